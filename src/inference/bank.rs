@@ -1,0 +1,440 @@
+//! The bank: mixing, weights, and what comes out of a bin.
+
+use super::BankError;
+use super::hypothesis::{Hypothesis, Layout, Scratch};
+use super::kernels::exp;
+use crate::model::{Model, Readout};
+
+/// Counts above this have no tabulated log factorial; sources refuse them.
+pub const COUNT_MAX: u32 = 4096;
+/// Time constant of the novelty score, seconds.
+const NOVELTY_WINDOW_S: f64 = 1.0;
+/// Time constant of the latent covariance behind the participation ratio, seconds.
+const PARTICIPATION_WINDOW_S: f64 = 2.0;
+
+/// What the bank knows after a bin. Slices are as long as the model's sizes.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Estimate {
+    /// Posterior probability per regime, temperature applied, `[n_regimes]`.
+    pub posterior: Vec<f32>,
+    /// `E[e | y_1..t]`, `[embedding]`, over all hypotheses.
+    pub embedding_mean: Vec<f32>,
+    /// Standard deviation of each embedding dimension, `[embedding]`.
+    pub embedding_sd: Vec<f32>,
+    /// `E[kappa | y_1..t]`, `[rank]`.
+    pub latent: Vec<f32>,
+    /// `log p(y_t | y_1..t-1)` (Laplace), nats per active channel; 0 for a missing bin.
+    pub log_likelihood: f32,
+    /// Smoothed normalised innovation squared over its expectation: about 1 when the model fits.
+    pub novelty: f32,
+    /// Participation ratio of the log rates' covariance over the last seconds, 1 to `rank`.
+    pub participation_ratio: f32,
+}
+
+/// The bank of filters of one session.
+#[derive(Debug)]
+pub struct FilterBank {
+    arch: pulp::Arch,
+    layout: Layout,
+    scratch: Scratch,
+    hypotheses: Vec<Hypothesis>,
+    /// Regime of each hypothesis.
+    regime_of: Vec<usize>,
+    prior_weight: Vec<f32>,
+    /// `[hypotheses, embedding]`.
+    prior_mean: Vec<f32>,
+    /// `[hypotheses, embedding, embedding]`.
+    prior_cov: Vec<f32>,
+    initial_variance: Vec<f32>,
+    hazard: f32,
+    temperature: f32,
+    novelty_rate: f32,
+    participation_rate: f32,
+    n_channels: usize,
+    n_active: usize,
+    /// 1 for a channel that informs, else 0; padded.
+    weight: Vec<f32>,
+    counts: Vec<f32>,
+    log_factorial: Vec<f32>,
+    weights: Vec<f32>,
+    latent_mean: Vec<f32>,
+    latent_cov: Vec<f32>,
+    innovation: Vec<f32>,
+    square: Vec<f32>,
+    inverse: Vec<f32>,
+    slow_mean: Vec<f32>,
+    slow_cov: Vec<f32>,
+    /// `C^T C`, `[rank, rank]`.
+    gram: Vec<f32>,
+    estimate: Estimate,
+    resets: u64,
+}
+
+impl FilterBank {
+    /// A bank for one session of a model, at its prior.
+    ///
+    /// # Errors
+    /// When the prior is empty or the readout does not fit the model's sizes.
+    pub fn new(model: &Model, readout: &Readout) -> Result<Self, BankError> {
+        let dims = &model.dims;
+        let components = &readout.prior.components;
+        let size = |what, expected, found| {
+            if expected == found { Ok(()) } else { Err(BankError::Size { what, expected, found }) }
+        };
+        if components.is_empty() {
+            return Err(BankError::NoHypotheses);
+        }
+        size("readout loading", readout.n_channels() * dims.rank, readout.loading.len())?;
+        for c in components {
+            size("prior mean", dims.embedding, c.mean.len())?;
+            size("prior covariance", dims.embedding * dims.embedding, c.covariance.len())?;
+        }
+        let layout = Layout::new(model, readout);
+        let (k, rank) = (components.len(), dims.rank);
+        let smoothing = |window: f64| (1.0 - (-model.bin_width_s / window).exp()) as f32;
+        let mut gram = vec![0.0; rank * rank];
+        for row in readout.loading.chunks_exact(rank) {
+            for r in 0..rank {
+                for q in 0..rank {
+                    gram[r * rank + q] += row[r] * row[q];
+                }
+            }
+        }
+        let mut bank = Self {
+            arch: pulp::Arch::new(),
+            scratch: Scratch::new(&layout),
+            hypotheses: vec![Hypothesis::new(&layout); k],
+            regime_of: components.iter().map(|c| c.regime).collect(),
+            prior_weight: components.iter().map(|c| c.weight).collect(),
+            prior_mean: components.iter().flat_map(|c| c.mean.iter().copied()).collect(),
+            prior_cov: components.iter().flat_map(|c| c.covariance.iter().copied()).collect(),
+            initial_variance: model.network.initial_variance.clone(),
+            hazard: model.online.hazard_per_bin,
+            temperature: model.online.temperature,
+            novelty_rate: smoothing(NOVELTY_WINDOW_S),
+            participation_rate: smoothing(PARTICIPATION_WINDOW_S),
+            n_channels: readout.n_channels(),
+            n_active: readout.n_channels(),
+            weight: vec![0.0; layout.channels_padded()],
+            counts: vec![0.0; layout.channels_padded()],
+            log_factorial: log_factorials(),
+            weights: vec![0.0; k],
+            latent_mean: vec![0.0; rank],
+            latent_cov: vec![0.0; rank * rank],
+            innovation: vec![0.0; rank],
+            square: vec![0.0; rank * rank],
+            inverse: vec![0.0; rank * rank],
+            slow_mean: vec![0.0; rank],
+            slow_cov: vec![0.0; rank * rank],
+            gram,
+            estimate: Estimate {
+                posterior: vec![0.0; model.regime_names.len()],
+                embedding_mean: vec![0.0; dims.embedding],
+                embedding_sd: vec![0.0; dims.embedding],
+                latent: vec![0.0; rank],
+                log_likelihood: 0.0,
+                novelty: 1.0,
+                participation_ratio: 1.0,
+            },
+            resets: 0,
+            layout,
+        };
+        bank.weight[..bank.n_channels].fill(1.0);
+        bank.reset();
+        Ok(bank)
+    }
+
+    /// Number of channels a bin must have.
+    #[must_use]
+    pub fn n_channels(&self) -> usize {
+        self.n_channels
+    }
+
+    /// Number of hypotheses.
+    #[must_use]
+    pub fn n_hypotheses(&self) -> usize {
+        self.hypotheses.len()
+    }
+
+    /// The newest estimate.
+    #[must_use]
+    pub fn estimate(&self) -> &Estimate {
+        &self.estimate
+    }
+
+    /// How often a hypothesis lost its numbers and was restarted at its prior.
+    #[must_use]
+    pub fn resets(&self) -> u64 {
+        self.resets
+    }
+
+    /// Back to the prior: nothing seen yet.
+    pub fn reset(&mut self) {
+        for k in 0..self.hypotheses.len() {
+            self.restart(k);
+            self.hypotheses[k].log_weight = self.prior_weight[k].ln();
+        }
+        self.slow_mean.fill(0.0);
+        self.slow_cov.fill(0.0);
+        self.estimate.novelty = 1.0;
+        self.estimate.log_likelihood = 0.0;
+        self.summarise();
+    }
+
+    /// Which channels inform: `false` contributes nothing until said otherwise.
+    pub fn set_active(&mut self, active: impl Iterator<Item = bool>) {
+        for (w, on) in self.weight[..self.n_channels].iter_mut().zip(active) {
+            *w = f32::from(u8::from(on));
+        }
+        self.n_active = self.weight.iter().filter(|&&w| w > 0.0).count();
+    }
+
+    /// One bin of counts, `[n_channels]`, each finite and in `0..=COUNT_MAX` (sources see to that).
+    pub fn update(&mut self, counts: &[f32]) -> &Estimate {
+        assert_eq!(counts.len(), self.n_channels, "counts of one bin");
+        let mut constant = 0.0f32;
+        for ((to, &y), w) in self.counts.iter_mut().zip(counts).zip(&self.weight) {
+            *to = y * w;
+            constant += self.log_factorial[(*to as usize).min(self.log_factorial.len() - 1)];
+        }
+        let arch = self.arch;
+        arch.dispatch(|| self.advance(Some(constant)));
+        &self.estimate
+    }
+
+    /// A missing bin: prediction without update.
+    pub fn predict(&mut self) -> &Estimate {
+        let arch = self.arch;
+        arch.dispatch(|| self.advance(None));
+        &self.estimate
+    }
+
+    #[inline(always)]
+    fn advance(&mut self, log_factorials: Option<f32>) {
+        self.mix();
+        for h in &mut self.hypotheses {
+            h.predict(&self.layout, &mut self.scratch);
+        }
+        self.estimate.log_likelihood = 0.0;
+        if let Some(constant) = log_factorials
+            && self.n_active > 0
+        {
+            for h in &mut self.hypotheses {
+                let evidence =
+                    h.update(&self.layout, &mut self.scratch, &self.counts, &self.weight);
+                h.log_weight += evidence;
+            }
+            let total = self.normalise();
+            self.estimate.log_likelihood = (total - constant) / self.n_active as f32;
+            self.track_novelty();
+        }
+        for k in 0..self.hypotheses.len() {
+            if !self.hypotheses[k].is_finite() {
+                self.restart(k);
+                self.hypotheses[k].log_weight = self.prior_weight[k].ln() + self.hazard.ln();
+                self.resets += 1;
+            }
+        }
+        self.normalise();
+        self.summarise();
+        self.track_participation();
+    }
+
+    fn restart(&mut self, k: usize) {
+        let (rank, d, stride) = (self.layout.rank, self.layout.embedding, self.layout.stride);
+        let h = &mut self.hypotheses[k];
+        h.mean.fill(0.0);
+        h.cov.fill(0.0);
+        h.mean[rank..rank + d].copy_from_slice(&self.prior_mean[k * d..(k + 1) * d]);
+        for r in 0..rank {
+            h.cov[r * stride + r] = self.initial_variance[r];
+        }
+        for i in 0..d {
+            let from = &self.prior_cov[(k * d + i) * d..(k * d + i + 1) * d];
+            h.cov[(rank + i) * stride + rank..(rank + i) * stride + rank + d].copy_from_slice(from);
+        }
+    }
+
+    /// Subtracts the log total from all log weights and returns it.
+    #[inline(always)]
+    fn normalise(&mut self) -> f32 {
+        let finite = |h: &Hypothesis| if h.log_weight.is_finite() { h.log_weight } else { -1e30 };
+        let top = self.hypotheses.iter().map(finite).fold(f32::NEG_INFINITY, f32::max);
+        let sum: f32 = self.hypotheses.iter().map(|h| exp(finite(h) - top)).sum();
+        let total = top + sum.ln();
+        for h in &mut self.hypotheses {
+            h.log_weight -= total;
+        }
+        total
+    }
+
+    /// Mean and covariance of the latents over all hypotheses.
+    #[inline(always)]
+    fn pool(&mut self) {
+        let (rank, stride) = (self.layout.rank, self.layout.stride);
+        self.latent_mean.fill(0.0);
+        self.latent_cov.fill(0.0);
+        for (w, h) in self.weights.iter_mut().zip(&self.hypotheses) {
+            *w = exp(h.log_weight);
+            for r in 0..rank {
+                self.latent_mean[r] += *w * h.mean[r];
+            }
+        }
+        for (&w, h) in self.weights.iter().zip(&self.hypotheses) {
+            for r in 0..rank {
+                let dr = h.mean[r] - self.latent_mean[r];
+                for q in 0..rank {
+                    let dq = h.mean[q] - self.latent_mean[q];
+                    self.latent_cov[r * rank + q] += w * (h.cov[r * stride + q] + dr * dq);
+                }
+            }
+        }
+    }
+
+    /// Interacting multiple models: with probability `hazard` a regime restarts at some prior
+    /// component from the pooled latent state; each hypothesis is moment-matched to the mixture of
+    /// going on and starting here.
+    #[inline(always)]
+    fn mix(&mut self) {
+        let (rank, d, stride) = (self.layout.rank, self.layout.embedding, self.layout.stride);
+        self.pool();
+        for (k, h) in self.hypotheses.iter_mut().enumerate() {
+            let born = self.hazard * self.prior_weight[k];
+            let weight = (1.0 - self.hazard) * self.weights[k] + born;
+            h.log_weight = weight.ln();
+            let fresh = born / weight;
+            let spread = fresh * (1.0 - fresh);
+            // innovation vector m - fresh mean, kept in place of scratch: [stride]
+            let mut delta = [0.0f32; crate::model::RANK_MAX + crate::model::EMBEDDING_MAX];
+            for i in 0..rank {
+                delta[i] = h.mean[i] - self.latent_mean[i];
+            }
+            for i in 0..d {
+                delta[rank + i] = h.mean[rank + i] - self.prior_mean[k * d + i];
+            }
+            for i in 0..rank + d {
+                h.mean[i] -= fresh * delta[i];
+                let row = &mut h.cov[i * stride..(i + 1) * stride];
+                for (c, dj) in row.iter_mut().zip(&delta) {
+                    *c = (1.0 - fresh) * *c + spread * delta[i] * dj;
+                }
+                if i < rank {
+                    for j in 0..rank {
+                        row[j] += fresh * self.latent_cov[i * rank + j];
+                    }
+                } else {
+                    let from = &self.prior_cov[(k * d + i - rank) * d..(k * d + i - rank + 1) * d];
+                    for (c, p) in row[rank..].iter_mut().zip(from) {
+                        *c += fresh * p;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Normalised innovation squared of the leading hypothesis, `s^T (Lambda + Lambda P Lambda)^-1 s`
+    /// with `s = C^T (y - lambda)`: chi-squared with `rank` degrees when the model holds.
+    #[inline(always)]
+    fn track_novelty(&mut self) {
+        let rank = self.layout.rank;
+        let Some(best) =
+            self.hypotheses.iter().max_by(|a, b| a.log_weight.total_cmp(&b.log_weight))
+        else {
+            return;
+        };
+        self.square.copy_from_slice(&best.information);
+        let trace: f32 = (0..rank).map(|r| best.information[r * rank + r]).sum();
+        for r in 0..rank {
+            self.square[r * rank + r] += 1e-5 * trace + 1e-6;
+        }
+        super::kernels::invert(&mut self.square, &mut self.inverse, rank);
+        let mut squared = 0.0;
+        for r in 0..rank {
+            self.innovation[r] =
+                (0..rank).map(|q| self.inverse[r * rank + q] * best.whitened[q]).sum();
+            squared += best.score[r] * self.innovation[r];
+        }
+        let ratio = (squared / rank as f32).clamp(0.0, 100.0);
+        self.estimate.novelty += self.novelty_rate * (ratio - self.estimate.novelty);
+    }
+
+    /// Label posterior and moments of the embedding and latents.
+    #[inline(always)]
+    fn summarise(&mut self) {
+        let (rank, d, stride) = (self.layout.rank, self.layout.embedding, self.layout.stride);
+        let out = &mut self.estimate;
+        out.posterior.fill(0.0);
+        out.embedding_mean.fill(0.0);
+        out.embedding_sd.fill(0.0);
+        out.latent.fill(0.0);
+        for (k, h) in self.hypotheses.iter().enumerate() {
+            let w = exp(h.log_weight);
+            out.posterior[self.regime_of[k]] += w;
+            for i in 0..rank {
+                out.latent[i] += w * h.mean[i];
+            }
+            for i in 0..d {
+                out.embedding_mean[i] += w * h.mean[rank + i];
+            }
+        }
+        for h in &self.hypotheses {
+            let w = exp(h.log_weight);
+            for i in 0..d {
+                let at = rank + i;
+                let delta = h.mean[at] - out.embedding_mean[i];
+                out.embedding_sd[i] += w * (h.cov[at * stride + at] + delta * delta);
+            }
+        }
+        out.embedding_sd.iter_mut().for_each(|v| *v = v.max(0.0).sqrt());
+        let power = 1.0 / self.temperature;
+        let mut sum = 0.0;
+        for p in &mut out.posterior {
+            *p = exp(p.max(1e-30).ln() * power);
+            sum += *p;
+        }
+        out.posterior.iter_mut().for_each(|p| *p /= sum);
+    }
+
+    /// Exponentially weighted latent covariance; participation ratio of `C S C^T` through `C^T C`.
+    #[inline(always)]
+    fn track_participation(&mut self) {
+        let rank = self.layout.rank;
+        let g = self.participation_rate;
+        for r in 0..rank {
+            self.innovation[r] = self.estimate.latent[r] - self.slow_mean[r];
+        }
+        for r in 0..rank {
+            self.slow_mean[r] += g * self.innovation[r];
+            for q in 0..rank {
+                let c = &mut self.slow_cov[r * rank + q];
+                *c = (1.0 - g) * (*c + g * self.innovation[r] * self.innovation[q]);
+            }
+        }
+        let (mut trace, mut trace_sq) = (0.0f32, 0.0f32);
+        for r in 0..rank {
+            for q in 0..rank {
+                self.square[r * rank + q] = (0..rank)
+                    .map(|k| self.slow_cov[r * rank + k] * self.gram[k * rank + q])
+                    .sum();
+            }
+            trace += self.square[r * rank + r];
+        }
+        for r in 0..rank {
+            for q in 0..rank {
+                trace_sq += self.square[r * rank + q] * self.square[q * rank + r];
+            }
+        }
+        self.estimate.participation_ratio =
+            if trace_sq > 0.0 { (trace * trace / trace_sq).clamp(1.0, rank as f32) } else { 1.0 };
+    }
+}
+
+fn log_factorials() -> Vec<f32> {
+    let mut sum = 0.0f64;
+    let mut table = vec![0.0];
+    for k in 1..=COUNT_MAX {
+        sum += f64::from(k).ln();
+        table.push(sum as f32);
+    }
+    table
+}

@@ -1,0 +1,384 @@
+//! One hypothesis: predict and update of a Gaussian over `z = (kappa, e)`.
+
+use super::kernels::{axpy, dot, dot_row, exp, gemv_t, invert, padded, padded_row, tanh};
+use crate::model::{Model, Readout};
+
+/// Constants of a model and readout, laid out for the kernels.
+#[derive(Debug)]
+pub(super) struct Layout {
+    pub(super) rank: usize,
+    pub(super) embedding: usize,
+    /// `rank + embedding`.
+    pub(super) state: usize,
+    /// Row stride of a covariance.
+    pub(super) stride: usize,
+    units: usize,
+    hidden: [usize; 2],
+    leak: f32,
+    pub(super) process_variance: Vec<f32>,
+    pub(super) embedding_drift: f32,
+    bounds: [f32; 2],
+    /// `[rank, units]`, units padded.
+    m: Vec<f32>,
+    offset: Vec<f32>,
+    w1: Vec<f32>,
+    b1: Vec<f32>,
+    w2: Vec<f32>,
+    b2: Vec<f32>,
+    /// `[hidden1, rank, units]`, units padded.
+    wn: Vec<f32>,
+    n0: Vec<f32>,
+    wc: Vec<f32>,
+    /// Channels padded.
+    channels: usize,
+    /// `C` transposed, `[rank, channels]`.
+    loading: Vec<f32>,
+    baseline: Vec<f32>,
+    /// `C_r * C_s` for r <= s, `[rank (rank+1) / 2, channels]`.
+    products: Vec<f32>,
+}
+
+/// Copies rows of `len` into rows of `stride`, zero behind.
+fn pad_rows(source: &[f32], len: usize, stride: usize) -> Vec<f32> {
+    let mut out = vec![0.0; source.len() / len * stride];
+    for (row, from) in out.chunks_exact_mut(stride).zip(source.chunks_exact(len)) {
+        row[..len].copy_from_slice(from);
+    }
+    out
+}
+
+/// `[rows, cols]` to `[cols, stride]`.
+fn transpose_padded(source: &[f32], rows: usize, cols: usize, stride: usize) -> Vec<f32> {
+    let mut out = vec![0.0; cols * stride];
+    for i in 0..rows {
+        for j in 0..cols {
+            out[j * stride + i] = source[i * cols + j];
+        }
+    }
+    out
+}
+
+impl Layout {
+    pub(super) fn new(model: &Model, readout: &Readout) -> Self {
+        let dims = &model.dims;
+        let (rank, embedding) = (dims.rank, dims.embedding);
+        let units = padded(dims.units);
+        let hidden = [padded_row(dims.hidden[0]), padded_row(dims.hidden[1])];
+        let channels = padded(readout.n_channels());
+        let hyper = &model.hypernetwork;
+        let loading = transpose_padded(&readout.loading, readout.n_channels(), rank, channels);
+        let mut products = Vec::with_capacity(rank * (rank + 1) / 2 * channels);
+        for r in 0..rank {
+            for s in r..rank {
+                products.extend(
+                    (0..channels).map(|i| loading[r * channels + i] * loading[s * channels + i]),
+                );
+            }
+        }
+        let mut w2 = pad_rows(&hyper.w2, dims.hidden[1], hidden[1]);
+        w2.resize(hidden[0] * hidden[1], 0.0);
+        let mut wn = pad_rows(&hyper.wn, dims.units, units);
+        wn.resize(hidden[1] * rank * units, 0.0);
+        let mut wc = hyper.wc.clone();
+        wc.resize(hidden[1] * rank, 0.0);
+        Self {
+            rank,
+            embedding,
+            state: rank + embedding,
+            stride: padded_row(rank + embedding),
+            units,
+            hidden,
+            leak: model.network.leak,
+            process_variance: model.network.process_variance.clone(),
+            embedding_drift: model.online.embedding_drift,
+            bounds: model.online.log_rate_bounds,
+            m: transpose_padded(&model.network.m, dims.units, rank, units),
+            offset: pad_rows(&model.network.offset, dims.units, units),
+            w1: pad_rows(&hyper.w1, dims.hidden[0], hidden[0]),
+            b1: pad_rows(&hyper.b1, dims.hidden[0], hidden[0]),
+            w2,
+            b2: pad_rows(&hyper.b2, dims.hidden[1], hidden[1]),
+            wn,
+            n0: pad_rows(&hyper.n0, dims.units, units),
+            wc,
+            channels,
+            loading,
+            baseline: pad_rows(&readout.baseline, readout.n_channels(), channels),
+            products,
+        }
+    }
+
+    pub(super) fn channels_padded(&self) -> usize {
+        self.channels
+    }
+}
+
+/// Working memory shared by all hypotheses of a bank.
+#[derive(Debug)]
+pub(super) struct Scratch {
+    phi: Vec<f32>,
+    slope: Vec<f32>,
+    h1: Vec<f32>,
+    h2: Vec<f32>,
+    d1: Vec<f32>,
+    d2: Vec<f32>,
+    tangent: Vec<f32>,
+    n: Vec<f32>,
+    contracted: Vec<f32>,
+    /// `[rank, stride]`: rows of the transition's Jacobian.
+    transition: Vec<f32>,
+    product: Vec<f32>,
+    gain_t: Vec<f32>,
+    rates: Vec<f32>,
+    residual: Vec<f32>,
+    log_rates: Vec<f32>,
+    square: Vec<f32>,
+    inverse: Vec<f32>,
+    latent: Vec<f32>,
+}
+
+impl Scratch {
+    pub(super) fn new(l: &Layout) -> Self {
+        let rows = || vec![0.0; l.rank * l.stride];
+        let channels = || vec![0.0; l.channels];
+        Self {
+            phi: vec![0.0; l.units],
+            slope: vec![0.0; l.units],
+            h1: vec![0.0; l.hidden[0]],
+            h2: vec![0.0; l.hidden[1]],
+            d1: vec![0.0; l.hidden[0]],
+            d2: vec![0.0; l.hidden[1]],
+            tangent: vec![0.0; l.hidden[1]],
+            n: vec![0.0; l.rank * l.units],
+            contracted: vec![0.0; l.hidden[1] * l.rank],
+            transition: rows(),
+            product: rows(),
+            gain_t: rows(),
+            rates: channels(),
+            residual: channels(),
+            log_rates: channels(),
+            square: vec![0.0; l.rank * l.rank],
+            inverse: vec![0.0; l.rank * l.rank],
+            latent: vec![0.0; l.rank],
+        }
+    }
+}
+
+/// One Gaussian over `(kappa, e)`.
+#[derive(Debug, Clone)]
+pub(super) struct Hypothesis {
+    /// `[stride]`: kappa, e, zeros.
+    pub(super) mean: Vec<f32>,
+    /// `[state, stride]`.
+    pub(super) cov: Vec<f32>,
+    /// Log weight, normalised over the bank.
+    pub(super) log_weight: f32,
+    /// Score `C^T (y - lambda)` of the newest update, `[rank]`.
+    pub(super) score: Vec<f32>,
+    /// `(I + Lambda P)^-1 score`, `[rank]`.
+    pub(super) whitened: Vec<f32>,
+    /// `Lambda = C^T diag(lambda) C`, `[rank, rank]`.
+    pub(super) information: Vec<f32>,
+}
+
+impl Hypothesis {
+    pub(super) fn new(l: &Layout) -> Self {
+        Self {
+            mean: vec![0.0; l.stride],
+            cov: vec![0.0; l.state * l.stride],
+            log_weight: 0.0,
+            score: vec![0.0; l.rank],
+            whitened: vec![0.0; l.rank],
+            information: vec![0.0; l.rank * l.rank],
+        }
+    }
+
+    /// Factors at the mean embedding, and the mean step with its Jacobian in `s.transition`.
+    #[inline(always)]
+    fn linearise(&self, l: &Layout, s: &mut Scratch) {
+        let (rank, units, a) = (l.rank, l.units, l.leak);
+        let (kappa, e) = (&self.mean[..rank], &self.mean[rank..l.state]);
+        s.phi.copy_from_slice(&l.offset);
+        gemv_t(&mut s.phi, kappa, &l.m);
+        for (phi, slope) in s.phi.iter_mut().zip(&mut s.slope) {
+            *phi = tanh(*phi);
+            *slope = 1.0 - *phi * *phi;
+        }
+        s.h1.copy_from_slice(&l.b1);
+        gemv_t(&mut s.h1, e, &l.w1);
+        activate(&mut s.h1, &mut s.d1);
+        s.h2.copy_from_slice(&l.b2);
+        gemv_t(&mut s.h2, &s.h1, &l.w2);
+        activate(&mut s.h2, &mut s.d2);
+        s.n.copy_from_slice(&l.n0);
+        gemv_t(&mut s.n, &s.h2, &l.wn);
+        // How each last hidden unit moves the step, given phi.
+        for b in 0..l.hidden[1] {
+            for r in 0..rank {
+                let at = b * rank + r;
+                s.contracted[at] =
+                    l.wc[at] + dot(&l.wn[at * units..(at + 1) * units], &s.phi);
+            }
+        }
+        // Step: (1-a) kappa + a (N^T phi + c), c through h2.
+        for r in 0..rank {
+            let drive = dot(&l.n0[r * units..(r + 1) * units], &s.phi);
+            let learned: f32 =
+                s.h2.iter().enumerate().map(|(b, h)| h * s.contracted[b * rank + r]).sum();
+            s.latent[r] = (1.0 - a) * kappa[r] + a * (drive + learned);
+        }
+        // Jacobian with respect to kappa: (1-a) I + a N^T D M.
+        s.transition.fill(0.0);
+        for r in 0..rank {
+            let n = &mut s.n[r * units..(r + 1) * units];
+            n.iter_mut().zip(&s.slope).for_each(|(n, d)| *n *= d);
+            for j in 0..rank {
+                s.transition[r * l.stride + j] = a * dot(n, &l.m[j * units..(j + 1) * units]);
+            }
+            s.transition[r * l.stride + r] += 1.0 - a;
+        }
+        // Jacobian with respect to e: tangents of h2 in the d directions, contracted.
+        for j in 0..l.embedding {
+            let row = &l.w1[j * l.hidden[0]..(j + 1) * l.hidden[0]];
+            s.h1.iter_mut().zip(row.iter().zip(&s.d1)).for_each(|(t, (w, d))| *t = w * d);
+            s.tangent.fill(0.0);
+            gemv_t(&mut s.tangent, &s.h1, &l.w2);
+            s.tangent.iter_mut().zip(&s.d2).for_each(|(t, d)| *t *= d);
+            for r in 0..rank {
+                let slope: f32 =
+                    s.tangent.iter().enumerate().map(|(b, t)| t * s.contracted[b * rank + r]).sum();
+                s.transition[r * l.stride + rank + j] = a * slope;
+            }
+        }
+    }
+
+    /// Time update: mean and covariance one bin ahead.
+    #[inline(always)]
+    pub(super) fn predict(&mut self, l: &Layout, s: &mut Scratch) {
+        let (rank, stride) = (l.rank, l.stride);
+        self.linearise(l, s);
+        self.mean[..rank].copy_from_slice(&s.latent);
+        s.product.fill(0.0);
+        for r in 0..rank {
+            let row = &mut s.product[r * stride..(r + 1) * stride];
+            gemv_t(row, &s.transition[r * stride..r * stride + l.state], &self.cov);
+        }
+        for r in 0..rank {
+            for q in 0..=r {
+                let value = dot_row(
+                    &s.product[r * stride..(r + 1) * stride],
+                    &s.transition[q * stride..(q + 1) * stride],
+                );
+                self.cov[r * stride + q] = value;
+                self.cov[q * stride + r] = value;
+            }
+            self.cov[r * stride + r] += l.process_variance[r];
+            for j in rank..l.state {
+                let value = s.product[r * stride + j];
+                self.cov[r * stride + j] = value;
+                self.cov[j * stride + r] = value;
+            }
+        }
+        for j in rank..l.state {
+            self.cov[j * stride + j] += l.embedding_drift;
+        }
+    }
+
+    /// Log rates at the mean, and `sum_i w_i (y_i eta_i - exp eta_i)`; rates in `s.rates`.
+    #[inline(always)]
+    fn rates(&self, l: &Layout, s: &mut Scratch, counts: &[f32], weight: &[f32]) -> f32 {
+        s.log_rates.copy_from_slice(&l.baseline);
+        gemv_t(&mut s.log_rates, &self.mean[..l.rank], &l.loading);
+        let [low, high] = l.bounds;
+        for ((eta, rate), w) in s.log_rates.iter_mut().zip(&mut s.rates).zip(weight) {
+            *eta = eta.clamp(low, high);
+            *rate = w * exp(*eta);
+        }
+        dot(counts, &s.log_rates) - dot(&s.rates, weight)
+    }
+
+    /// Measurement update by one bin of counts; `counts` is zero where `weight` is. Returns the
+    /// Laplace evidence, `sum log y!` left out.
+    #[inline(always)]
+    pub(super) fn update(
+        &mut self,
+        l: &Layout,
+        s: &mut Scratch,
+        counts: &[f32],
+        weight: &[f32],
+    ) -> f32 {
+        let (rank, stride, channels) = (l.rank, l.stride, l.channels);
+        self.rates(l, s, counts, weight);
+        for ((res, y), rate) in s.residual.iter_mut().zip(counts).zip(&s.rates) {
+            *res = y - rate;
+        }
+        let mut pair = 0;
+        for r in 0..rank {
+            self.score[r] = dot(&l.loading[r * channels..(r + 1) * channels], &s.residual);
+            for q in r..rank {
+                let value = dot(&l.products[pair * channels..(pair + 1) * channels], &s.rates);
+                self.information[r * rank + q] = value;
+                self.information[q * rank + r] = value;
+                pair += 1;
+            }
+        }
+        // A = I + Lambda P_kk
+        for r in 0..rank {
+            for q in 0..rank {
+                let value: f32 = (0..rank)
+                    .map(|k| self.information[r * rank + k] * self.cov[k * stride + q])
+                    .sum();
+                s.square[r * rank + q] = value + f32::from(u8::from(r == q));
+            }
+        }
+        let log_det = invert(&mut s.square, &mut s.inverse, rank);
+        s.product.fill(0.0);
+        s.gain_t.fill(0.0);
+        for r in 0..rank {
+            self.whitened[r] =
+                (0..rank).map(|k| s.inverse[r * rank + k] * self.score[k]).sum::<f32>();
+            let (gain, info) = (r * stride, r * rank);
+            for k in 0..rank {
+                let row = &self.cov[k * stride..(k + 1) * stride];
+                axpy(&mut s.gain_t[gain..gain + stride], s.inverse[k * rank + r], row);
+                axpy(&mut s.product[gain..gain + stride], self.information[info + k], row);
+            }
+        }
+        s.latent.copy_from_slice(&self.mean[..rank]);
+        for r in 0..rank {
+            axpy(&mut self.mean, self.score[r], &s.gain_t[r * stride..(r + 1) * stride]);
+        }
+        for i in 0..l.state {
+            let row = &mut self.cov[i * stride..(i + 1) * stride];
+            for r in 0..rank {
+                axpy(row, -s.gain_t[r * stride + i], &s.product[r * stride..(r + 1) * stride]);
+            }
+        }
+        for i in 0..l.state {
+            for j in 0..i {
+                let value = 0.5 * (self.cov[i * stride + j] + self.cov[j * stride + i]);
+                self.cov[i * stride + j] = value;
+                self.cov[j * stride + i] = value;
+            }
+        }
+        let quadratic: f32 =
+            (0..rank).map(|r| (self.mean[r] - s.latent[r]) * self.whitened[r]).sum();
+        self.rates(l, s, counts, weight) - 0.5 * quadratic - 0.5 * log_det
+    }
+
+    /// True while every number of the hypothesis is finite.
+    #[inline(always)]
+    pub(super) fn is_finite(&self) -> bool {
+        self.log_weight.is_finite()
+            && self.mean.iter().chain(&self.cov).map(|v| v * 0.0).sum::<f32>() == 0.0
+    }
+}
+
+/// `h = tanh(h)`, `d = 1 - h^2`.
+#[inline(always)]
+fn activate(h: &mut [f32], d: &mut [f32]) {
+    for (h, d) in h.iter_mut().zip(d) {
+        *h = tanh(*h);
+        *d = 1.0 - *h * *h;
+    }
+}

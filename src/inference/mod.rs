@@ -1,0 +1,28 @@
+//! The online fit: a bank of extended Kalman filters over `(kappa, e)` with Poisson counts, mixed by
+//! a hazard rate (interacting multiple models). No clock, no I/O, no allocation after construction.
+
+mod bank;
+mod hypothesis;
+pub(crate) mod kernels;
+#[cfg(test)]
+mod twin;
+
+pub use bank::{COUNT_MAX, Estimate, FilterBank};
+
+/// Why a filter bank could not be built.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum BankError {
+    /// A model without hypotheses.
+    #[error("the model's regime prior has no components")]
+    NoHypotheses,
+    /// Arrays that do not fit the model's sizes.
+    #[error("{what}: expected {expected} values, found {found}")]
+    Size {
+        /// Which array.
+        what: &'static str,
+        /// Values that the sizes ask for.
+        expected: usize,
+        /// Values found.
+        found: usize,
+    },
+}

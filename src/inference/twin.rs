@@ -1,0 +1,326 @@
+//! The slow, obvious twin of the filter bank: dense `f64` matrices, a transition Jacobian by finite
+//! differences, the update through explicit inverses. Only for checks.
+
+use nalgebra::{DMatrix, DVector};
+
+use super::FilterBank;
+use crate::model::{
+    Component, Dimensions, Hypernetwork, Model, Network, OnlineSettings, Readout, RegimePrior,
+};
+
+struct Twin<'a> {
+    model: &'a Model,
+    readout: &'a Readout,
+    mean: Vec<DVector<f64>>,
+    cov: Vec<DMatrix<f64>>,
+    log_weight: Vec<f64>,
+}
+
+fn column(x: &[f32]) -> DVector<f64> {
+    DVector::from_iterator(x.len(), x.iter().map(|&v| f64::from(v)))
+}
+
+impl<'a> Twin<'a> {
+    fn new(model: &'a Model, readout: &'a Readout) -> Self {
+        let (rank, d) = (model.dims.rank, model.dims.embedding);
+        let mut twin = Self { model, readout, mean: vec![], cov: vec![], log_weight: vec![] };
+        for c in &readout.prior.components {
+            let mut mean = DVector::zeros(rank + d);
+            mean.rows_mut(rank, d).copy_from(&column(&c.mean));
+            let mut cov = DMatrix::zeros(rank + d, rank + d);
+            for r in 0..rank {
+                cov[(r, r)] = f64::from(model.network.initial_variance[r]);
+            }
+            let prior = DMatrix::from_row_iterator(d, d, c.covariance.iter().map(|&v| f64::from(v)));
+            cov.view_mut((rank, rank), (d, d)).copy_from(&prior);
+            twin.mean.push(mean);
+            twin.cov.push(cov);
+            twin.log_weight.push(f64::from(c.weight).ln());
+        }
+        twin
+    }
+
+    fn advance(&self, z: &DVector<f64>) -> DVector<f64> {
+        let (dims, h) = (&self.model.dims, &self.model.hypernetwork);
+        let net = &self.model.network;
+        let mut e: Vec<f64> = z.iter().skip(dims.rank).copied().collect();
+        for (w, b, width) in [(&h.w1, &h.b1, dims.hidden[0]), (&h.w2, &h.b2, dims.hidden[1])] {
+            e = (0..width)
+                .map(|j| {
+                    (0..e.len()).map(|i| e[i] * f64::from(w[i * width + j])).sum::<f64>()
+                        + f64::from(b[j])
+                })
+                .map(f64::tanh)
+                .collect();
+        }
+        let a = f64::from(net.leak);
+        let mut out = z.clone();
+        for r in 0..dims.rank {
+            let mut drive: f64 =
+                (0..e.len()).map(|b| e[b] * f64::from(h.wc[b * dims.rank + r])).sum();
+            for n in 0..dims.units {
+                let x: f64 = (0..dims.rank)
+                    .map(|j| f64::from(net.m[n * dims.rank + j]) * z[j])
+                    .sum::<f64>()
+                    + f64::from(net.offset[n]);
+                let at = r * dims.units + n;
+                let weight = f64::from(h.n0[at])
+                    + (0..e.len())
+                        .map(|b| e[b] * f64::from(h.wn[b * dims.rank * dims.units + at]))
+                        .sum::<f64>();
+                drive += weight * x.tanh();
+            }
+            out[r] = (1.0 - a) * z[r] + a * drive;
+        }
+        out
+    }
+
+    fn jacobian(&self, z: &DVector<f64>) -> DMatrix<f64> {
+        let n = z.len();
+        let mut out = DMatrix::zeros(n, n);
+        for j in 0..n {
+            let (mut up, mut down) = (z.clone(), z.clone());
+            up[j] += 1e-5;
+            down[j] -= 1e-5;
+            out.set_column(j, &((self.advance(&up) - self.advance(&down)) / 2e-5));
+        }
+        out
+    }
+
+    fn log_rates(&self, z: &DVector<f64>) -> Vec<f64> {
+        let rank = self.model.dims.rank;
+        let [low, high] = self.model.online.log_rate_bounds.map(f64::from);
+        (0..self.readout.n_channels())
+            .map(|i| {
+                let eta = (0..rank)
+                    .map(|r| f64::from(self.readout.loading[i * rank + r]) * z[r])
+                    .sum::<f64>()
+                    + f64::from(self.readout.baseline[i]);
+                eta.clamp(low, high)
+            })
+            .collect()
+    }
+
+    fn weights(&self) -> Vec<f64> {
+        let top = self.log_weight.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+        let sum: f64 = self.log_weight.iter().map(|l| (l - top).exp()).sum();
+        self.log_weight.iter().map(|l| (l - top).exp() / sum).collect()
+    }
+
+    fn mix(&mut self) {
+        let (rank, d) = (self.model.dims.rank, self.model.dims.embedding);
+        let hazard = f64::from(self.model.online.hazard_per_bin);
+        let w = self.weights();
+        let latent = |m: &DVector<f64>| m.rows(0, rank).into_owned();
+        let pooled = (0..w.len()).fold(DVector::zeros(rank), |s, k| s + latent(&self.mean[k]) * w[k]);
+        let pooled_cov = (0..w.len()).fold(DMatrix::zeros(rank, rank), |s, k| {
+            let delta = latent(&self.mean[k]) - &pooled;
+            s + (self.cov[k].view((0, 0), (rank, rank)) + &delta * delta.transpose()) * w[k]
+        });
+        for (k, component) in self.readout.prior.components.iter().enumerate() {
+            let born = hazard * f64::from(component.weight);
+            let weight = (1.0 - hazard) * w[k] + born;
+            let (stay, fresh) = (1.0 - born / weight, born / weight);
+            let mut m0 = DVector::zeros(rank + d);
+            m0.rows_mut(0, rank).copy_from(&pooled);
+            m0.rows_mut(rank, d).copy_from(&column(&component.mean));
+            let mut c0 = DMatrix::zeros(rank + d, rank + d);
+            c0.view_mut((0, 0), (rank, rank)).copy_from(&pooled_cov);
+            let prior =
+                DMatrix::from_row_iterator(d, d, component.covariance.iter().map(|&v| f64::from(v)));
+            c0.view_mut((rank, rank), (d, d)).copy_from(&prior);
+            let mean = &self.mean[k] * stay + &m0 * fresh;
+            let (d1, d2) = (&self.mean[k] - &mean, &m0 - &mean);
+            self.cov[k] = (&self.cov[k] + &d1 * d1.transpose()) * stay
+                + (c0 + &d2 * d2.transpose()) * fresh;
+            self.mean[k] = mean;
+            self.log_weight[k] = weight.ln();
+        }
+    }
+
+    /// One bin; `None` is missing. Returns the predictive log-likelihood up to factorials.
+    fn step(&mut self, counts: Option<&[f32]>, active: &[bool]) -> f64 {
+        let (rank, dims) = (self.model.dims.rank, self.model.dims);
+        self.mix();
+        for k in 0..self.mean.len() {
+            let f = self.jacobian(&self.mean[k]);
+            self.mean[k] = self.advance(&self.mean[k]);
+            self.cov[k] = &f * &self.cov[k] * f.transpose();
+            for i in 0..rank + dims.embedding {
+                self.cov[k][(i, i)] += if i < rank {
+                    f64::from(self.model.network.process_variance[i])
+                } else {
+                    f64::from(self.model.online.embedding_drift)
+                };
+            }
+            let Some(counts) = counts else { continue };
+            let n = rank + dims.embedding;
+            let (mut info, mut score) = (DMatrix::zeros(n, n), DVector::zeros(n));
+            for (i, eta) in self.log_rates(&self.mean[k]).iter().enumerate() {
+                let row = DVector::from_iterator(
+                    n,
+                    (0..n).map(|r| {
+                        if r < rank { f64::from(self.readout.loading[i * rank + r]) } else { 0.0 }
+                    }),
+                );
+                if active[i] {
+                    info += &row * row.transpose() * eta.exp();
+                    score += &row * (f64::from(counts[i]) - eta.exp());
+                }
+            }
+            let before = self.mean[k].clone();
+            let prior_inverse = self.cov[k].clone().try_inverse().expect("invertible");
+            let cov = (prior_inverse + &info).try_inverse().expect("invertible");
+            self.mean[k] = &before + &cov * score;
+            let pk = self.cov[k].view((0, 0), (rank, rank)).into_owned();
+            let delta = (&self.mean[k] - &before).rows(0, rank).into_owned();
+            let ik = info.view((0, 0), (rank, rank)).into_owned();
+            let likelihood: f64 = self
+                .log_rates(&self.mean[k])
+                .iter()
+                .enumerate()
+                .filter(|(i, _)| active[*i])
+                .map(|(i, eta)| f64::from(counts[i]) * eta - eta.exp())
+                .sum();
+            self.log_weight[k] += likelihood
+                - 0.5 * delta.dot(&(pk.clone().try_inverse().expect("invertible") * &delta))
+                - 0.5 * (DMatrix::identity(rank, rank) + pk * ik).determinant().ln();
+            self.cov[k] = cov;
+        }
+        let top = self.log_weight.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+        let total = top + self.log_weight.iter().map(|l| (l - top).exp()).sum::<f64>().ln();
+        self.log_weight.iter_mut().for_each(|l| *l -= total);
+        total
+    }
+
+    fn posterior(&self) -> Vec<f64> {
+        let mut out = vec![0.0; self.model.regime_names.len()];
+        for (w, c) in self.weights().iter().zip(&self.readout.prior.components) {
+            out[c.regime] += w;
+        }
+        out
+    }
+
+    fn embedding(&self) -> DVector<f64> {
+        let (rank, d) = (self.model.dims.rank, self.model.dims.embedding);
+        let w = self.weights();
+        (0..w.len()).fold(DVector::zeros(d), |s, k| s + self.mean[k].rows(rank, d) * w[k])
+    }
+}
+
+/// A small model with arbitrary but fixed numbers.
+fn example() -> Model {
+    let dims = Dimensions { embedding: 3, rank: 2, units: 10, hidden: [6, 5] };
+    let wave = |n: usize, scale: f32, phase: f32| -> Vec<f32> {
+        (0..n).map(|i| scale * (1.3 * i as f32 + phase).sin()).collect()
+    };
+    let covariance = |s: f32| vec![s, 0.1 * s, 0.0, 0.1 * s, s, 0.0, 0.0, 0.0, 0.5 * s];
+    let components = (0..4)
+        .map(|k| Component {
+            regime: k / 2,
+            weight: 0.25,
+            mean: wave(3, 0.8, k as f32),
+            covariance: covariance(0.05 + 0.01 * k as f32),
+        })
+        .collect();
+    let channels = 21;
+    let prior = RegimePrior { components };
+    Model {
+        dims,
+        bin_width_s: 0.01,
+        regime_names: vec!["a".into(), "b".into()],
+        hypernetwork: Hypernetwork {
+            w1: wave(18, 0.9, 0.1),
+            b1: wave(6, 0.2, 0.2),
+            w2: wave(30, 0.7, 0.3),
+            b2: wave(5, 0.2, 0.4),
+            wn: wave(5 * 20, 0.4, 0.5),
+            n0: wave(20, 0.3, 0.6),
+            wc: wave(10, 0.3, 0.7),
+        },
+        network: Network {
+            m: wave(20, 0.8, 0.8),
+            offset: wave(10, 0.3, 0.9),
+            leak: 0.2,
+            process_variance: vec![0.03, 0.02],
+            initial_variance: vec![1.0, 0.8],
+        },
+        readouts: vec![Readout {
+            session: "s".into(),
+            loading: wave(channels * 2, 0.8, 1.0),
+            baseline: wave(channels, 0.5, 1.1).iter().map(|x| x - 1.0).collect(),
+            prior: prior.clone(),
+        }],
+        prior,
+        online: OnlineSettings::default(),
+    }
+}
+
+#[test]
+fn bank_agrees_with_the_dense_twin_through_gaps_and_masks() {
+    let model = example();
+    let readout = &model.readouts[0];
+    let mut twin = Twin::new(&model, readout);
+    let mut bank = FilterBank::new(&model, readout).expect("bank");
+    let mut active = vec![true; readout.n_channels()];
+    let mut moved = 0.0f64;
+    for t in 0..200usize {
+        if t == 60 {
+            active[3] = false;
+            active[11] = false;
+            bank.set_active(active.iter().copied());
+        }
+        let counts: Vec<f32> = (0..readout.n_channels())
+            .map(|i| ((t * 7 + i * 13 + (t * i) % 11) % 4 / 2) as f32)
+            .collect();
+        let missing = (100..110).contains(&t);
+        let total = twin.step((!missing).then_some(&counts), &active);
+        if missing { bank.predict() } else { bank.update(&counts) };
+        let estimate = bank.estimate();
+        for (p, q) in estimate.posterior.iter().zip(twin.posterior()) {
+            assert!((f64::from(*p) - q).abs() < 2e-3, "bin {t}: posterior {p} twin {q}");
+            moved = moved.max((q - 0.5).abs());
+        }
+        for (p, q) in estimate.embedding_mean.iter().zip(twin.embedding().iter()) {
+            assert!((f64::from(*p) - q).abs() < 2e-3, "bin {t}: embedding {p} twin {q}");
+        }
+        if !missing {
+            let n = active.iter().filter(|a| **a).count() as f64;
+            let found = f64::from(estimate.log_likelihood) * n;
+            // log 0! = log 1! = 0, so no factorial enters.
+            assert!((found - total).abs() < 2e-3 * total.abs(), "bin {t}: {found} twin {total}");
+        }
+    }
+    assert!(moved > 0.1, "the recording never moved the posterior: {moved}");
+    assert_eq!(bank.resets(), 0);
+}
+
+#[test]
+fn missing_bins_widen_and_masked_channels_say_nothing() {
+    let model = example();
+    let readout = &model.readouts[0];
+    let mut bank = FilterBank::new(&model, readout).expect("bank");
+    let counts = vec![1.0; readout.n_channels()];
+    for _ in 0..100 {
+        bank.update(&counts);
+    }
+    let before = bank.estimate().embedding_sd.clone();
+    for _ in 0..200 {
+        bank.predict();
+    }
+    for (a, b) in bank.estimate().embedding_sd.iter().zip(&before) {
+        assert!(a > b, "sd after 200 missing bins {a}, before {b}");
+    }
+    // Whatever a masked channel says, the estimate is the same.
+    let run = |value: f32| {
+        let mut bank = FilterBank::new(&model, readout).expect("bank");
+        bank.set_active((0..readout.n_channels()).map(|i| i != 5));
+        let mut counts = counts.clone();
+        counts[5] = value;
+        for _ in 0..50 {
+            bank.update(&counts);
+        }
+        bank.estimate().clone()
+    };
+    assert_eq!(run(0.0), run(40.0));
+}

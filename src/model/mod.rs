@@ -1,0 +1,210 @@
+//! The generative model: hypernetwork, low-rank rate network and readouts.
+//!
+//! `tau dr/dt = -r + J tanh(r) + xi` with `J = M N(e)^T` of rank `R` reduces exactly to the `R`
+//! latent dimensions `kappa` (Mastrogiuseppe & Ostojic 2018):
+//!
+//! ```text
+//! kappa[t+1] = (1-a) kappa[t] + a (N(e)^T tanh(M kappa[t] + b) + c(e)) + q[t],   q ~ Normal(0, Q)
+//! y_i[t]     ~ Poisson(exp(C_i . kappa[t] + d_i))
+//! ```
+//!
+//! `a = bin / tau`. The hypernetwork maps the task embedding `e` to `N(e)` and `c(e)` (JEDI,
+//! arXiv 2603.10489). Everything here is plain data in `f32`, row-major.
+
+mod hypernetwork;
+mod prior;
+
+pub use hypernetwork::{Factors, Hypernetwork};
+pub use prior::{Component, RegimePrior};
+
+use serde::{Deserialize, Serialize};
+
+/// Largest number of regimes a model may name.
+pub const REGIMES_MAX: usize = 16;
+/// Largest embedding dimension.
+pub const EMBEDDING_MAX: usize = 16;
+/// Largest rank (latent dimensions).
+pub const RANK_MAX: usize = 16;
+/// Largest number of network units.
+pub const UNITS_MAX: usize = 4096;
+/// Largest width of a hidden layer of the hypernetwork.
+pub const HIDDEN_MAX: usize = 1024;
+/// Largest number of channels of a session.
+pub const CHANNELS_MAX: usize = 8192;
+/// Largest number of mixture components over all regimes.
+pub const COMPONENTS_MAX: usize = 256;
+
+/// Sizes shared by every part of a model.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Dimensions {
+    /// Task embedding, `d`.
+    pub embedding: usize,
+    /// Rank of the connectivity and number of latent dimensions, `R`.
+    pub rank: usize,
+    /// Units of the rate network, `N`.
+    pub units: usize,
+    /// Widths of the hypernetwork's two hidden layers.
+    pub hidden: [usize; 2],
+}
+
+impl Default for Dimensions {
+    fn default() -> Self {
+        Self { embedding: 8, rank: 6, units: 64, hidden: [64, 24] }
+    }
+}
+
+impl Dimensions {
+    /// Says which size is out of range, and which range that is.
+    pub fn check(&self) -> Result<(), String> {
+        let range = |name: &str, value: usize, max: usize| {
+            if (1..=max).contains(&value) {
+                Ok(())
+            } else {
+                Err(format!("{name}: expected 1 to {max}, found {value}"))
+            }
+        };
+        range("embedding", self.embedding, EMBEDDING_MAX)?;
+        range("rank", self.rank, RANK_MAX)?;
+        range("units", self.units, UNITS_MAX)?;
+        range("hidden[0]", self.hidden[0], HIDDEN_MAX)?;
+        range("hidden[1]", self.hidden[1], HIDDEN_MAX)
+    }
+}
+
+/// The part of the rate network that all tasks and sessions share.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Network {
+    /// `M`, `[units, rank]`.
+    pub m: Vec<f32>,
+    /// `b`, `[units]`: offset of the units' input.
+    pub offset: Vec<f32>,
+    /// `a = bin / tau`, in (0, 1).
+    pub leak: f32,
+    /// Diagonal of `Q`, `[rank]`: process noise variance per bin.
+    pub process_variance: Vec<f32>,
+    /// Diagonal of the initial latent covariance, `[rank]`.
+    pub initial_variance: Vec<f32>,
+}
+
+/// How one recording session observes the latents: `log rate = C kappa + d` (per bin).
+#[derive(Debug, Clone, PartialEq)]
+pub struct Readout {
+    /// Session name.
+    pub session: String,
+    /// `C`, `[n_channels, rank]`.
+    pub loading: Vec<f32>,
+    /// `d`, `[n_channels]`: log of counts per bin at `kappa = 0`.
+    pub baseline: Vec<f32>,
+    /// The regimes' embeddings as this session's tasks show them.
+    pub prior: RegimePrior,
+}
+
+impl Readout {
+    /// Number of channels.
+    #[must_use]
+    pub fn n_channels(&self) -> usize {
+        self.baseline.len()
+    }
+}
+
+/// Settings of the online fit that belong to a trained model.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct OnlineSettings {
+    /// Hazard rate: expected regime restarts per bin.
+    pub hazard_per_bin: f32,
+    /// Variance the embedding's random walk gains per bin.
+    pub embedding_drift: f32,
+    /// Temperature of the label posterior: `p^(1/T)`, normalised.
+    pub temperature: f32,
+    /// Smoothed novelty above this is called `unknown`.
+    pub novelty_threshold: f32,
+    /// Bounds of `C kappa + d`, natural log of counts per bin.
+    pub log_rate_bounds: [f32; 2],
+}
+
+impl Default for OnlineSettings {
+    fn default() -> Self {
+        Self {
+            hazard_per_bin: 1.0 / 300.0,
+            embedding_drift: 1e-4,
+            temperature: 1.0,
+            novelty_threshold: f32::MAX,
+            log_rate_bounds: [-8.0, 4.0],
+        }
+    }
+}
+
+/// A trained model: everything that the online fit needs.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Model {
+    /// Sizes.
+    pub dims: Dimensions,
+    /// Width of the bins it was trained on, seconds.
+    pub bin_width_s: f64,
+    /// Names of the regimes; labels everywhere are indices into this.
+    pub regime_names: Vec<String>,
+    /// Embedding to low-rank factors.
+    pub hypernetwork: Hypernetwork,
+    /// Shared part of the network.
+    pub network: Network,
+    /// One per session known.
+    pub readouts: Vec<Readout>,
+    /// Mixture over all sessions' embeddings: the prior of a session yet to be calibrated.
+    pub prior: RegimePrior,
+    /// Online settings.
+    pub online: OnlineSettings,
+}
+
+impl Model {
+    /// The readout of a session by name.
+    #[must_use]
+    pub fn readout(&self, session: &str) -> Option<&Readout> {
+        self.readouts.iter().find(|r| r.session == session)
+    }
+
+    /// Names of the sessions, for messages.
+    #[must_use]
+    pub fn session_names(&self) -> Vec<&str> {
+        self.readouts.iter().map(|r| r.session.as_str()).collect()
+    }
+
+    /// Noise-free step `kappa[t] -> kappa[t+1]` under the factors of one embedding.
+    pub fn advance(&self, factors: &Factors, kappa: &[f32], out: &mut [f32]) {
+        let (rank, units, a) = (self.dims.rank, self.dims.units, self.network.leak);
+        for r in 0..rank {
+            out[r] = (1.0 - a) * kappa[r] + a * factors.c[r];
+        }
+        for n in 0..units {
+            let row = &self.network.m[n * rank..(n + 1) * rank];
+            let x: f32 = row.iter().zip(kappa).map(|(m, k)| m * k).sum::<f32>()
+                + self.network.offset[n];
+            let phi = x.tanh();
+            for r in 0..rank {
+                out[r] += a * factors.n[r * units + n] * phi;
+            }
+        }
+    }
+
+    /// `N(e)^T D M`, `[rank, rank]` row-major, `D = diag tanh'(M kappa + b)`: its eigenvalues are
+    /// the nonzero ones of the network's `J D`.
+    #[must_use]
+    pub fn reduced_jacobian(&self, factors: &Factors, kappa: &[f32]) -> Vec<f64> {
+        let (rank, units) = (self.dims.rank, self.dims.units);
+        let mut jacobian = vec![0.0f64; rank * rank];
+        for n in 0..units {
+            let row = &self.network.m[n * rank..(n + 1) * rank];
+            let x: f32 = row.iter().zip(kappa).map(|(m, k)| m * k).sum::<f32>()
+                + self.network.offset[n];
+            let slope = f64::from(1.0 - x.tanh().powi(2));
+            for r in 0..rank {
+                let left = f64::from(factors.n[r * units + n]) * slope;
+                for j in 0..rank {
+                    jacobian[r * rank + j] += left * f64::from(row[j]);
+                }
+            }
+        }
+        jacobian
+    }
+}

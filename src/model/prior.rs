@@ -1,0 +1,165 @@
+//! Where the regimes lie in embedding space: a Gaussian mixture per label, fitted by EM.
+
+use nalgebra::{DMatrix, DVector};
+use rand::RngExt;
+use rand_chacha::ChaCha8Rng;
+use serde::{Deserialize, Serialize};
+
+/// One Gaussian of the mixture: one hypothesis of the filter bank.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Component {
+    /// Index into the model's regime names.
+    pub regime: usize,
+    /// Prior weight; all components sum to 1.
+    pub weight: f32,
+    /// Mean, `[embedding]`.
+    pub mean: Vec<f32>,
+    /// Covariance, `[embedding, embedding]` row-major.
+    pub covariance: Vec<f32>,
+}
+
+/// The regime prior.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RegimePrior {
+    /// Components, ordered by regime.
+    pub components: Vec<Component>,
+}
+
+/// How to fit a [`RegimePrior`].
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct PriorFit {
+    /// Gaussians per regime, fewer where a regime has too few embeddings.
+    pub per_regime: usize,
+    /// Added to every covariance's diagonal.
+    pub covariance_floor: f64,
+}
+
+const EM_ITERATIONS: usize = 60;
+const EM_RESTARTS: usize = 6;
+/// Embeddings a Gaussian needs before a regime is given a further one.
+const EMBEDDINGS_PER_GAUSSIAN: usize = 5;
+
+impl RegimePrior {
+    /// Fits one mixture per regime to `(regime, embedding [d])` pairs; equal weight per regime.
+    /// Returns `None` where some regime below `n_regimes` has no embedding at all.
+    pub(crate) fn fit(
+        embeddings: &[(usize, Vec<f32>)],
+        n_regimes: usize,
+        how: PriorFit,
+        rng: &mut ChaCha8Rng,
+    ) -> Option<Self> {
+        let mut components = Vec::new();
+        for regime in 0..n_regimes {
+            let points: Vec<DVector<f64>> = embeddings
+                .iter()
+                .filter(|(r, _)| *r == regime)
+                .map(|(_, e)| DVector::from_iterator(e.len(), e.iter().map(|&x| f64::from(x))))
+                .collect();
+            if points.is_empty() {
+                return None;
+            }
+            let k = how.per_regime.min(points.len() / EMBEDDINGS_PER_GAUSSIAN).max(1);
+            for (weight, mean, cov) in best_mixture(&points, k, how.covariance_floor, rng) {
+                components.push(Component {
+                    regime,
+                    weight: (weight / n_regimes as f64) as f32,
+                    mean: mean.iter().map(|&x| x as f32).collect(),
+                    covariance: cov.iter().map(|&x| x as f32).collect(),
+                });
+            }
+        }
+        Some(Self { components })
+    }
+}
+
+type Gaussian = (f64, DVector<f64>, DMatrix<f64>);
+
+fn best_mixture(
+    points: &[DVector<f64>],
+    k: usize,
+    floor: f64,
+    rng: &mut ChaCha8Rng,
+) -> Vec<Gaussian> {
+    let restarts = if k == 1 { 1 } else { EM_RESTARTS };
+    let mut best: Option<(f64, Vec<Gaussian>)> = None;
+    for _ in 0..restarts {
+        let fitted = mixture(points, k, floor, rng);
+        if best.as_ref().is_none_or(|b| fitted.0 > b.0) {
+            best = Some(fitted);
+        }
+    }
+    best.map(|b| b.1).unwrap_or_default()
+}
+
+fn mixture(
+    points: &[DVector<f64>],
+    k: usize,
+    floor: f64,
+    rng: &mut ChaCha8Rng,
+) -> (f64, Vec<Gaussian>) {
+    let (n, d) = (points.len(), points[0].len());
+    // Hard assignment to randomly chosen centres starts the responsibilities.
+    let centres: Vec<usize> = (0..k).map(|_| rng.random_range(0..n)).collect();
+    let mut resp = DMatrix::<f64>::zeros(n, k);
+    for (i, p) in points.iter().enumerate() {
+        let nearest = (0..k)
+            .min_by(|&a, &b| {
+                let da = (p - &points[centres[a]]).norm_squared();
+                let db = (p - &points[centres[b]]).norm_squared();
+                da.total_cmp(&db)
+            })
+            .unwrap_or(0);
+        resp[(i, nearest)] = 1.0;
+    }
+    let mut gaussians = Vec::new();
+    let mut log_likelihood = f64::NEG_INFINITY;
+    for _ in 0..EM_ITERATIONS {
+        gaussians = maximise(points, &resp, floor, d);
+        log_likelihood = 0.0;
+        for (i, p) in points.iter().enumerate() {
+            let logs: Vec<f64> =
+                gaussians.iter().map(|(w, m, c)| w.ln() + log_normal(p, m, c)).collect();
+            let top = logs.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+            let total: f64 = logs.iter().map(|l| (l - top).exp()).sum();
+            log_likelihood += top + total.ln();
+            for j in 0..k {
+                resp[(i, j)] = (logs[j] - top).exp() / total;
+            }
+        }
+    }
+    (log_likelihood, gaussians)
+}
+
+fn maximise(
+    points: &[DVector<f64>],
+    resp: &DMatrix<f64>,
+    floor: f64,
+    d: usize,
+) -> Vec<Gaussian> {
+    let (n, k) = resp.shape();
+    (0..k)
+        .map(|j| {
+            let mass = resp.column(j).sum().max(1e-9);
+            let mean = (0..n)
+                .fold(DVector::zeros(d), |acc, i| acc + &points[i] * (resp[(i, j)] / mass));
+            let mut cov = DMatrix::identity(d, d) * floor;
+            for (i, point) in points.iter().enumerate() {
+                let delta = point - &mean;
+                cov += &delta * delta.transpose() * (resp[(i, j)] / mass);
+            }
+            (mass / n as f64, mean, cov)
+        })
+        .collect()
+}
+
+/// Log density of a normal distribution, up to nothing.
+fn log_normal(x: &DVector<f64>, mean: &DVector<f64>, cov: &DMatrix<f64>) -> f64 {
+    let Some(chol) = cov.clone().cholesky() else { return f64::NEG_INFINITY };
+    let delta = x - mean;
+    let log_det = 2.0 * chol.l_dirty().diagonal().iter().map(|v| v.ln()).sum::<f64>();
+    -0.5 * (delta.dot(&chol.solve(&delta))
+        + log_det
+        + x.len() as f64 * (2.0 * std::f64::consts::PI).ln())
+}

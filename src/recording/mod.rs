@@ -1,0 +1,183 @@
+//! Recordings: binned spike counts with labels, from files. Bytes in, checked trials out.
+
+mod npy;
+mod npz;
+
+use std::path::PathBuf;
+
+pub use npy::{Array, Values};
+pub use npz::{read, write};
+
+/// What is wrong with a recording file.
+#[derive(Debug, thiserror::Error)]
+pub enum RecordingError {
+    /// The file could not be read or written.
+    #[error("{path}: {source}")]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// The system's reason.
+        source: std::io::Error,
+    },
+    /// Not an `.npz`, or one that is broken.
+    #[error("{path}: expected a .npz file as numpy writes it, found: {found}")]
+    Archive {
+        /// The file.
+        path: PathBuf,
+        /// What the reader met.
+        found: String,
+    },
+    /// A key that is missing, of the wrong shape, or holds what it must not.
+    #[error("{path}: key '{key}': expected {expected}, found {found}")]
+    Key {
+        /// The file.
+        path: PathBuf,
+        /// The key.
+        key: String,
+        /// What was expected.
+        expected: String,
+        /// What was found.
+        found: String,
+    },
+    /// A bin width that does not divide into the one asked for.
+    #[error(
+        "{path}: expected bins of {recorded_ms} ms times a whole number, found a request for {asked_ms} ms"
+    )]
+    BinWidth {
+        /// The file.
+        path: PathBuf,
+        /// Width in the file, milliseconds.
+        recorded_ms: f64,
+        /// Width asked for, milliseconds.
+        asked_ms: f64,
+    },
+}
+
+/// One trial: consecutive bins of one session.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Trial {
+    /// Session (animal, day) name.
+    pub session: String,
+    /// `[bins, channels]`, row-major.
+    pub counts: Vec<u16>,
+    /// Task (condition) per bin.
+    pub task: Vec<i64>,
+    /// Regime per bin, index into the recording's names; `None` is unlabelled.
+    pub regime: Vec<Option<usize>>,
+    /// True largest Lyapunov exponent, 1/s, where the file tells it.
+    pub lyapunov_max_per_s: Option<f64>,
+    /// True frequency, Hz, where the file tells it.
+    pub frequency_hz: Option<f64>,
+}
+
+impl Trial {
+    /// Number of bins.
+    #[must_use]
+    pub fn n_bins(&self) -> usize {
+        self.regime.len()
+    }
+}
+
+/// A recording.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Recording {
+    /// Where it came from, for messages.
+    pub path: PathBuf,
+    /// Channels per bin.
+    pub n_channels: usize,
+    /// Width of a bin, seconds.
+    pub bin_width_s: f64,
+    /// Names of the regimes.
+    pub regime_names: Vec<String>,
+    /// Trials in order.
+    pub trials: Vec<Trial>,
+    /// True where the trials are pieces of one stream, false where each stands alone.
+    pub continuous: bool,
+}
+
+impl Recording {
+    /// Total number of bins.
+    #[must_use]
+    pub fn n_bins(&self) -> usize {
+        self.trials.iter().map(Trial::n_bins).sum()
+    }
+
+    /// Sums bins into wider ones of `bin_ms` milliseconds, trial by trial; a trial's incomplete last
+    /// bin is dropped. A wide bin has the label that most of its bins have.
+    ///
+    /// # Errors
+    /// When `bin_ms` is not a whole multiple of the recorded width.
+    pub fn rebin(&mut self, bin_ms: f64) -> Result<(), RecordingError> {
+        let ratio = bin_ms / 1e3 / self.bin_width_s;
+        let factor = ratio.round();
+        if !(1.0..=1e6).contains(&factor) || (ratio - factor).abs() > 1e-6 * factor {
+            return Err(RecordingError::BinWidth {
+                path: self.path.clone(),
+                recorded_ms: self.bin_width_s * 1e3,
+                asked_ms: bin_ms,
+            });
+        }
+        let factor = factor as usize;
+        if factor == 1 {
+            return Ok(());
+        }
+        let n = self.n_channels;
+        for trial in &mut self.trials {
+            let bins = trial.n_bins() / factor;
+            let mut counts = vec![0u16; bins * n];
+            for (b, wide) in counts.chunks_exact_mut(n).enumerate() {
+                for narrow in trial.counts[b * factor * n..(b + 1) * factor * n].chunks_exact(n) {
+                    wide.iter_mut().zip(narrow).for_each(|(w, c)| *w = w.saturating_add(*c));
+                }
+            }
+            trial.counts = counts;
+            trial.regime = trial.regime.chunks_exact(factor).map(majority).collect();
+            trial.task = trial.task.chunks_exact(factor).map(majority).collect();
+        }
+        self.trials.retain(|t| t.n_bins() > 0);
+        self.bin_width_s *= factor as f64;
+        Ok(())
+    }
+
+    /// Keeps trials `from..to` given as fractions of the whole; with a single trial, its bins.
+    pub fn keep(&mut self, from: f64, to: f64) {
+        let range = |n: usize| {
+            let at = |f: f64| ((n as f64 * f).round() as usize).min(n);
+            at(from)..at(to)
+        };
+        if let [trial] = self.trials.as_mut_slice() {
+            let kept = range(trial.n_bins());
+            let n = self.n_channels;
+            trial.counts = trial.counts[kept.start * n..kept.end * n].to_vec();
+            trial.regime = trial.regime[kept.clone()].to_vec();
+            trial.task = trial.task[kept].to_vec();
+        } else {
+            let kept = range(self.trials.len());
+            self.trials = self.trials[kept].to_vec();
+        }
+    }
+
+    /// Trials grouped into streams that are played without a break: all of a continuous recording's
+    /// trials of one session in a row, else each trial alone.
+    #[must_use]
+    pub fn streams(&self) -> Vec<Trial> {
+        let mut streams: Vec<Trial> = Vec::new();
+        for trial in &self.trials {
+            match streams.last_mut() {
+                Some(last) if self.continuous && last.session == trial.session => {
+                    last.counts.extend(&trial.counts);
+                    last.task.extend(&trial.task);
+                    last.regime.extend(&trial.regime);
+                }
+                _ => streams.push(trial.clone()),
+            }
+        }
+        streams
+    }
+}
+
+/// The most frequent value of a chunk, the earliest one among equals.
+fn majority<T: PartialEq + Copy>(values: &[T]) -> T {
+    let count = |v: &T| values.iter().filter(|x| *x == v).count();
+    values.iter().rev().max_by_key(|v| count(v)).copied().unwrap_or(values[0])
+}

@@ -1,0 +1,373 @@
+//! The `.npz` layout: see docs/recordings.md for the keys.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::io::{BufReader, BufWriter, Write};
+use std::path::Path;
+
+use zip::{ZipArchive, ZipWriter, write::SimpleFileOptions};
+
+use super::npy::{self, Array, Values};
+use super::{Recording, RecordingError, Trial};
+use crate::model::{CHANNELS_MAX, REGIMES_MAX};
+
+/// Largest count of a bin that a recording may hold.
+const COUNT_MAX: f64 = 4096.0;
+const KEYS: [&str; 11] = [
+    "counts",
+    "bin_width_s",
+    "trial_start",
+    "session",
+    "task",
+    "target",
+    "regime",
+    "regime_names",
+    "lyapunov_max_per_s",
+    "frequency_hz",
+    "continuous",
+];
+
+struct Keys<'a> {
+    path: &'a Path,
+    arrays: HashMap<String, Array>,
+}
+
+impl Keys<'_> {
+    fn wrong(&self, key: &str, expected: impl Into<String>, found: impl Into<String>) -> RecordingError {
+        RecordingError::Key {
+            path: self.path.to_owned(),
+            key: key.to_owned(),
+            expected: expected.into(),
+            found: found.into(),
+        }
+    }
+
+    fn required(&self, key: &str, expected: &str) -> Result<&Array, RecordingError> {
+        self.arrays.get(key).ok_or_else(|| self.wrong(key, expected, "no such key"))
+    }
+
+    /// Numbers of a key, all finite.
+    fn numbers(&self, key: &str, array: &Array) -> Result<Vec<f64>, RecordingError> {
+        let numbers = match &array.values {
+            Values::Bytes(v) => v.iter().map(|&b| f64::from(b)).collect(),
+            Values::Numbers(v) => v.clone(),
+            Values::Strings(_) => return Err(self.wrong(key, "numbers", "strings")),
+        };
+        match numbers.iter().position(|v| !v.is_finite()) {
+            None => Ok(numbers),
+            Some(i) => {
+                Err(self.wrong(key, "finite numbers", format!("{} at index {i}", numbers[i])))
+            }
+        }
+    }
+
+    /// One whole number per trial or per bin (or one for all), spread over the bins of each trial.
+    fn per_bin(&self, key: &str, sizes: &[usize]) -> Result<Option<Vec<Vec<i64>>>, RecordingError> {
+        let Some(array) = self.arrays.get(key) else { return Ok(None) };
+        let values = self.numbers(key, array)?;
+        if let Some(v) = values.iter().find(|v| v.fract() != 0.0) {
+            return Err(self.wrong(key, "whole numbers", v.to_string()));
+        }
+        let values: Vec<i64> = values.iter().map(|&v| v as i64).collect();
+        self.spread(key, &values, sizes).map(Some)
+    }
+
+    fn spread<T: Clone>(
+        &self,
+        key: &str,
+        values: &[T],
+        sizes: &[usize],
+    ) -> Result<Vec<Vec<T>>, RecordingError> {
+        let bins: usize = sizes.iter().sum();
+        if values.len() == bins && (bins != sizes.len() || sizes.iter().all(|&s| s == 1)) {
+            let mut at = 0;
+            return Ok(sizes
+                .iter()
+                .map(|&n| {
+                    at += n;
+                    values[at - n..at].to_vec()
+                })
+                .collect());
+        }
+        if values.len() == sizes.len() || values.len() == 1 {
+            let pick = |i: usize| values[if values.len() == 1 { 0 } else { i }].clone();
+            return Ok(sizes.iter().enumerate().map(|(i, &n)| vec![pick(i); n]).collect());
+        }
+        Err(self.wrong(
+            key,
+            format!("one value per trial ({}) or per bin ({bins})", sizes.len()),
+            format!("{} values", values.len()),
+        ))
+    }
+}
+
+/// Reads a recording.
+///
+/// # Errors
+/// Names the file, the key, what was expected and what was found.
+pub fn read(path: &Path) -> Result<Recording, RecordingError> {
+    let io = |source| RecordingError::Io { path: path.to_owned(), source };
+    let archive = |e: &dyn std::fmt::Display| RecordingError::Archive {
+        path: path.to_owned(),
+        found: e.to_string(),
+    };
+    let file = File::open(path).map_err(io)?;
+    let mut zip = ZipArchive::new(BufReader::new(file)).map_err(|e| archive(&e))?;
+    let mut keys = Keys { path, arrays: HashMap::new() };
+    for key in KEYS {
+        let name = format!("{key}.npy");
+        if zip.index_for_name(&name).is_none() {
+            continue;
+        }
+        let mut entry = zip.by_name(&name).map_err(|e| archive(&e))?;
+        let array = Array::read(&mut entry)
+            .map_err(|e| keys.wrong(key, "an array as numpy writes it", e.to_string()))?;
+        keys.arrays.insert(key.to_owned(), array);
+    }
+    build(&keys)
+}
+
+fn build(keys: &Keys<'_>) -> Result<Recording, RecordingError> {
+    const SHAPE: &str = "counts [trials, bins, channels] or [bins, channels]";
+    let counts = keys.required("counts", SHAPE)?;
+    let (n_channels, mut continuous) = match counts.shape.as_slice() {
+        [_, n] => (*n, true),
+        [_, _, n] => (*n, false),
+        other => return Err(keys.wrong("counts", SHAPE, format!("shape {other:?}"))),
+    };
+    if n_channels == 0 || n_channels > CHANNELS_MAX || counts.is_empty() {
+        let expected = format!("at least one bin and 1 to {CHANNELS_MAX} channels");
+        return Err(keys.wrong("counts", expected, format!("shape {:?}", counts.shape)));
+    }
+    let width = keys.required("bin_width_s", "the width of a bin in seconds")?;
+    let bin_width_s = match keys.numbers("bin_width_s", width)?.as_slice() {
+        [w] if *w > 0.0 && *w <= 10.0 => *w,
+        other => {
+            let found = format!("{other:?}");
+            return Err(keys.wrong("bin_width_s", "one number of seconds in (0, 10]", found));
+        }
+    };
+    let values = check_counts(keys, counts, n_channels)?;
+    let sizes = trial_sizes(keys, &counts.shape)?;
+    if let Some(flag) = keys.arrays.get("continuous") {
+        continuous = keys.numbers("continuous", flag)?.first().is_some_and(|v| *v != 0.0);
+    }
+    let regime_names = regime_names(keys)?;
+    let regime = keys.per_bin("regime", &sizes)?;
+    let task = match keys.per_bin("task", &sizes)? {
+        Some(task) => Some(task),
+        None => keys.per_bin("target", &sizes)?,
+    };
+    let sessions = session_names(keys, &sizes)?;
+    let truth = |key: &str| truth_per_trial(keys, key, task.as_deref(), sizes.len());
+    let (lyapunov, frequency) = (truth("lyapunov_max_per_s")?, truth("frequency_hz")?);
+    let mut trials = Vec::with_capacity(sizes.len());
+    let mut at = 0;
+    for (i, &bins) in sizes.iter().enumerate() {
+        let labels = match &regime {
+            None => vec![None; bins],
+            Some(r) => r[i]
+                .iter()
+                .map(|&v| match usize::try_from(v) {
+                    Err(_) if v == -1 => Ok(None),
+                    Ok(v) if v < regime_names.len() => Ok(Some(v)),
+                    _ => Err(keys.wrong(
+                        "regime",
+                        format!("-1 (unlabelled) or 0 to {}", regime_names.len().max(1) - 1),
+                        v.to_string(),
+                    )),
+                })
+                .collect::<Result<_, _>>()?,
+        };
+        trials.push(Trial {
+            session: sessions[i].clone(),
+            counts: values[at * n_channels..(at + bins) * n_channels].to_vec(),
+            task: task.as_ref().map_or_else(|| vec![0; bins], |t| t[i].clone()),
+            regime: labels,
+            lyapunov_max_per_s: lyapunov.as_ref().map(|l| l[i]),
+            frequency_hz: frequency.as_ref().map(|f| f[i]),
+        });
+        at += bins;
+    }
+    Ok(Recording {
+        path: keys.path.to_owned(),
+        n_channels,
+        bin_width_s,
+        regime_names,
+        trials,
+        continuous,
+    })
+}
+
+fn check_counts(
+    keys: &Keys<'_>,
+    counts: &Array,
+    n_channels: usize,
+) -> Result<Vec<u16>, RecordingError> {
+    let values = match &counts.values {
+        Values::Bytes(v) => return Ok(v.iter().map(|&b| b.into()).collect()),
+        Values::Numbers(v) => v,
+        Values::Strings(_) => return Err(keys.wrong("counts", "numbers", "strings")),
+    };
+    let sane = |v: f64| (0.0..=COUNT_MAX).contains(&v) && v.fract() == 0.0;
+    match values.iter().position(|&v| !sane(v)) {
+        None => Ok(values.iter().map(|&v| v as u16).collect()),
+        Some(i) => Err(keys.wrong(
+            "counts",
+            format!("whole counts from 0 to {COUNT_MAX}"),
+            format!("{} at bin {}, channel {}", values[i], i / n_channels, i % n_channels),
+        )),
+    }
+}
+
+fn trial_sizes(keys: &Keys<'_>, shape: &[usize]) -> Result<Vec<usize>, RecordingError> {
+    if let [trials, bins, _] = shape {
+        return Ok(vec![*bins; *trials]);
+    }
+    let bins = shape[0];
+    let Some(array) = keys.arrays.get("trial_start") else { return Ok(vec![bins]) };
+    let starts = keys.numbers("trial_start", array)?;
+    let rising = starts.windows(2).all(|w| w[0] < w[1]) && starts.iter().all(|s| s.fract() == 0.0);
+    if !rising || starts.first() != Some(&0.0) || starts.last().is_none_or(|&s| s >= bins as f64) {
+        let expected = format!("rising first bins from 0, all below {bins}");
+        let found = format!("{} values from {:?} to {:?}", starts.len(), starts.first(), starts.last());
+        return Err(keys.wrong("trial_start", expected, found));
+    }
+    let mut ends: Vec<usize> = starts[1..].iter().map(|&s| s as usize).collect();
+    ends.push(bins);
+    Ok(starts.iter().zip(ends).map(|(&s, e)| e - s as usize).collect())
+}
+
+fn regime_names(keys: &Keys<'_>) -> Result<Vec<String>, RecordingError> {
+    let names = match keys.arrays.get("regime_names") {
+        None if keys.arrays.contains_key("regime") => {
+            return Err(keys.wrong("regime_names", "one name per regime", "no such key"));
+        }
+        None => vec![],
+        Some(array) => match &array.values {
+            Values::Strings(s) => s.clone(),
+            _ => return Err(keys.wrong("regime_names", "strings", "numbers")),
+        },
+    };
+    if names.len() > REGIMES_MAX {
+        let expected = format!("at most {REGIMES_MAX} names");
+        return Err(keys.wrong("regime_names", expected, names.len().to_string()));
+    }
+    Ok(names)
+}
+
+/// Session names: strings as they are, numbers as their digits; "0" where the file has none.
+fn session_names(keys: &Keys<'_>, sizes: &[usize]) -> Result<Vec<String>, RecordingError> {
+    let Some(array) = keys.arrays.get("session") else {
+        return Ok(vec!["0".to_owned(); sizes.len()]);
+    };
+    let names: Vec<String> = match &array.values {
+        Values::Strings(s) => s.clone(),
+        _ => keys.numbers("session", array)?.iter().map(ToString::to_string).collect(),
+    };
+    if names.len() != sizes.len() && names.len() != 1 {
+        let found = format!("{} values", names.len());
+        return Err(keys.wrong("session", format!("one per trial ({})", sizes.len()), found));
+    }
+    Ok((0..sizes.len()).map(|i| names[if names.len() == 1 { 0 } else { i }].clone()).collect())
+}
+
+/// Truth given per trial, or per task (indexed by each trial's task).
+fn truth_per_trial(
+    keys: &Keys<'_>,
+    key: &str,
+    task: Option<&[Vec<i64>]>,
+    n_trials: usize,
+) -> Result<Option<Vec<f64>>, RecordingError> {
+    let Some(array) = keys.arrays.get(key) else { return Ok(None) };
+    let values = keys.numbers(key, array)?;
+    if values.len() == n_trials {
+        return Ok(Some(values));
+    }
+    let by_task: Option<Vec<f64>> = task.and_then(|tasks| {
+        tasks
+            .iter()
+            .map(|t| usize::try_from(*t.first()?).ok().and_then(|i| values.get(i).copied()))
+            .collect()
+    });
+    by_task.map(Some).ok_or_else(|| {
+        let expected = format!("one value per trial ({n_trials}) or one for each task number");
+        keys.wrong(key, expected, format!("{} values", values.len()))
+    })
+}
+
+/// Writes a recording: `[trials, bins, channels]` where all trials are equally long, else
+/// `[bins, channels]` with `trial_start`.
+///
+/// # Errors
+/// When the file cannot be written.
+pub fn write(recording: &Recording, path: &Path) -> Result<(), RecordingError> {
+    let io = |source| RecordingError::Io { path: path.to_owned(), source };
+    let archive = |e: zip::result::ZipError| io(std::io::Error::other(e));
+    let mut zip = ZipWriter::new(BufWriter::new(File::create(path).map_err(io)?));
+    let mut arrays: Vec<(&str, Vec<u8>)> = Vec::new();
+    let mut add = |key: &'static str, fill: &dyn Fn(&mut Vec<u8>) -> std::io::Result<()>| {
+        let mut bytes = Vec::new();
+        fill(&mut bytes).map_err(io)?;
+        arrays.push((key, bytes));
+        Ok::<(), RecordingError>(())
+    };
+    let trials = &recording.trials;
+    let equal = trials.windows(2).all(|w| w[0].n_bins() == w[1].n_bins());
+    let stack = equal && trials.len() > 1;
+    let shape = if stack {
+        vec![trials.len(), trials[0].n_bins(), recording.n_channels]
+    } else {
+        vec![recording.n_bins(), recording.n_channels]
+    };
+    let counts: Vec<u16> = trials.iter().flat_map(|t| t.counts.iter().copied()).collect();
+    if counts.iter().all(|&c| c <= 255) {
+        let bytes: Vec<u8> = counts.iter().map(|&c| c as u8).collect();
+        add("counts", &|w| npy::write_bytes(w, &shape, &bytes))?;
+    } else {
+        add("counts", &|w| npy::write_u16(w, &shape, &counts))?;
+    }
+    add("bin_width_s", &|w| npy::write_f64(w, &[], &[recording.bin_width_s]))?;
+    let continuous = [u8::from(recording.continuous)];
+    add("continuous", &|w| npy::write_bytes(w, &[], &continuous))?;
+    if !stack {
+        let mut at = 0;
+        let starts: Vec<i64> = trials
+            .iter()
+            .map(|t| {
+                at += t.n_bins();
+                (at - t.n_bins()) as i64
+            })
+            .collect();
+        add("trial_start", &|w| npy::write_i64(w, &[starts.len()], &starts))?;
+    }
+    let sessions: Vec<String> = trials.iter().map(|t| t.session.clone()).collect();
+    add("session", &|w| npy::write_strings(w, &sessions))?;
+    let n_bins = recording.n_bins();
+    let task: Vec<i64> = trials.iter().flat_map(|t| t.task.iter().copied()).collect();
+    add("task", &|w| npy::write_i64(w, &[n_bins], &task))?;
+    if !recording.regime_names.is_empty() {
+        let regime: Vec<i64> = trials
+            .iter()
+            .flat_map(|t| t.regime.iter().map(|r| r.map_or(-1, |r| r as i64)))
+            .collect();
+        add("regime", &|w| npy::write_i64(w, &[n_bins], &regime))?;
+        add("regime_names", &|w| npy::write_strings(w, &recording.regime_names))?;
+    }
+    let truth = |get: fn(&Trial) -> Option<f64>| -> Option<Vec<f64>> {
+        trials.iter().map(get).collect()
+    };
+    for (key, values) in [
+        ("lyapunov_max_per_s", truth(|t| t.lyapunov_max_per_s)),
+        ("frequency_hz", truth(|t| t.frequency_hz)),
+    ] {
+        if let Some(values) = values {
+            add(key, &|w| npy::write_f64(w, &[values.len()], &values))?;
+        }
+    }
+    for (key, bytes) in arrays {
+        zip.start_file(format!("{key}.npy"), SimpleFileOptions::default()).map_err(archive)?;
+        zip.write_all(&bytes).map_err(io)?;
+    }
+    zip.finish().map_err(archive)?.flush().map_err(io)
+}

@@ -1,0 +1,737 @@
+//! The filter's predictive likelihood with its hand-derived adjoint, one window of counts at a time.
+//!
+//! Forward, per bin: time update, one-step score, measurement update, exactly as the filter bank does
+//! it for a known embedding (no `e` in the state):
+//!
+//! ```text
+//! m- = (1-a) m + a (N^T tanh(M m + b) + c)       F = (1-a) I + a N^T D M      P- = F P F^T + Q
+//! score = mean_i (y_i log rho_i - rho_i)         rho_i = exp(eta_i + v_i / 2), v_i = C_i P- C_i^T
+//! W = (I + P- L)^-1,  P = W P-                   L = C^T diag(lambda) C, lambda = exp(eta)
+//! m = m- + P C^T (y - lambda)
+//! ```
+//!
+//! and from filtered states every few bins an open-loop forecast, scored alike without variance.
+//! Backward is the adjoint of each line in reverse, checked against finite differences in `f64`.
+
+use crate::inference::kernels::{Real, invert};
+
+/// Sizes and weights of the loss.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct LossShape {
+    pub(crate) rank: usize,
+    pub(crate) units: usize,
+    /// Bins at a window's start that are filtered but not scored.
+    pub(crate) burn_in: usize,
+    /// Bins of an open-loop forecast.
+    pub(crate) horizon: usize,
+    /// Bins between forecasts' starts.
+    pub(crate) forecast_every: usize,
+    /// Weight of the forecast score beside the one-step score.
+    pub(crate) forecast_weight: f64,
+    pub(crate) log_rate_bounds: [f32; 2],
+}
+
+/// Largest variance correction to a log rate: beyond it the log-normal mean is no help.
+const VARIANCE_MAX: f32 = 2.0;
+
+/// Parameters shared by all windows, and with the same layout their gradient.
+#[derive(Debug, Clone)]
+pub(crate) struct Shared<T> {
+    /// `[rank, units]`.
+    pub(crate) m: Vec<T>,
+    /// `[units]`.
+    pub(crate) offset: Vec<T>,
+    /// `logit a`.
+    pub(crate) logit_leak: T,
+    /// `[rank]`.
+    pub(crate) log_process: Vec<T>,
+    /// `[rank]`.
+    pub(crate) log_initial: Vec<T>,
+}
+
+impl<T: Real> Shared<T> {
+    pub(crate) fn len(s: &LossShape) -> usize {
+        s.units * s.rank + s.units + 1 + 2 * s.rank
+    }
+
+    pub(crate) fn unpack(s: &LossShape, flat: &[T]) -> Self {
+        let (m, rest) = flat.split_at(s.units * s.rank);
+        let (offset, rest) = rest.split_at(s.units);
+        let (process, initial) = rest[1..].split_at(s.rank);
+        Self {
+            m: m.to_vec(),
+            offset: offset.to_vec(),
+            logit_leak: rest[0],
+            log_process: process.to_vec(),
+            log_initial: initial.to_vec(),
+        }
+    }
+
+    pub(crate) fn pack(&self) -> Vec<T> {
+        let parts: [&[T]; 5] =
+            [&self.m, &self.offset, &[self.logit_leak], &self.log_process, &self.log_initial];
+        parts.concat()
+    }
+}
+
+/// A session's readout, transposed, with the products the filter asks for.
+#[derive(Debug, Clone)]
+pub(crate) struct SessionReadout<T> {
+    pub(crate) channels: usize,
+    /// `[rank, channels]`.
+    pub(crate) loading: Vec<T>,
+    /// `[channels]`.
+    pub(crate) baseline: Vec<T>,
+    /// `C_r C_s`, r <= s, `[pairs, channels]`.
+    products: Vec<T>,
+}
+
+impl<T: Real> SessionReadout<T> {
+    /// From `loading [rank, channels]` and `baseline [channels]`, one after the other.
+    pub(crate) fn unpack(rank: usize, channels: usize, flat: &[T]) -> Self {
+        let (loading, baseline) = flat.split_at(rank * channels);
+        let mut products = Vec::with_capacity(rank * (rank + 1) / 2 * channels);
+        for (r, q) in pairs(rank) {
+            let (a, b) = (&loading[r * channels..], &loading[q * channels..]);
+            products.extend((0..channels).map(|i| a[i] * b[i]));
+        }
+        Self { channels, loading: loading.to_vec(), baseline: baseline.to_vec(), products }
+    }
+}
+
+fn pairs(rank: usize) -> impl Iterator<Item = (usize, usize)> {
+    (0..rank).flat_map(move |r| (r..rank).map(move |q| (r, q)))
+}
+
+/// One window of counts with the factors in force at each bin.
+#[derive(Debug, Clone)]
+pub(crate) struct Window<'a, T> {
+    /// `[bins, channels]`.
+    pub(crate) counts: &'a [T],
+    /// Row of `factors` for each bin.
+    pub(crate) factor_of: &'a [usize],
+}
+
+/// Gradients of one window's loss.
+#[derive(Debug, Clone)]
+pub(crate) struct Gradient<T> {
+    /// `[n_factors, rank * units + rank]`.
+    pub(crate) factors: Vec<T>,
+    pub(crate) shared: Vec<T>,
+    /// `[rank * channels + channels]`.
+    pub(crate) readout: Vec<T>,
+}
+
+/// Scores of one window, in nats per bin and channel (log-likelihood up to the counts' factorials).
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub(crate) struct Scores {
+    pub(crate) one_step: f64,
+    pub(crate) forecast: f64,
+}
+
+#[inline(always)]
+fn dot<T: Real>(a: &[T], b: &[T]) -> T {
+    let mut lanes = [T::zero(); 16];
+    let (ca, cb) = (a.chunks_exact(16), b.chunks_exact(16));
+    let tail = ca.remainder().iter().zip(cb.remainder()).fold(T::zero(), |s, (x, y)| s + *x * *y);
+    for (x, y) in ca.zip(cb) {
+        for l in 0..16 {
+            lanes[l] += x[l] * y[l];
+        }
+    }
+    lanes.iter().fold(tail, |s, x| s + *x)
+}
+
+#[inline(always)]
+fn axpy<T: Real>(y: &mut [T], a: T, x: &[T]) {
+    for (y, x) in y.iter_mut().zip(x) {
+        *y += a * *x;
+    }
+}
+
+/// `out = a b` for `n` by `n` matrices.
+#[inline(always)]
+fn matmul<T: Real>(out: &mut [T], a: &[T], b: &[T], n: usize) {
+    for i in 0..n {
+        for j in 0..n {
+            out[i * n + j] = (0..n).fold(T::zero(), |s, k| s + a[i * n + k] * b[k * n + j]);
+        }
+    }
+}
+
+/// `out = a^T b`.
+#[inline(always)]
+fn matmul_tn<T: Real>(out: &mut [T], a: &[T], b: &[T], n: usize) {
+    for i in 0..n {
+        for j in 0..n {
+            out[i * n + j] = (0..n).fold(T::zero(), |s, k| s + a[k * n + i] * b[k * n + j]);
+        }
+    }
+}
+
+/// `out = a b^T`.
+#[inline(always)]
+fn matmul_nt<T: Real>(out: &mut [T], a: &[T], b: &[T], n: usize) {
+    for i in 0..n {
+        for j in 0..n {
+            out[i * n + j] = (0..n).fold(T::zero(), |s, k| s + a[i * n + k] * b[j * n + k]);
+        }
+    }
+}
+
+/// What the backward pass needs of one bin.
+struct Tape<T> {
+    /// Filtered mean before the step, `[R]`, and covariance, `[R, R]`.
+    mean_before: Vec<T>,
+    cov_before: Vec<T>,
+    phi: Vec<T>,
+    /// `N^T tanh + c`, `[R]`.
+    drive: Vec<T>,
+    transition: Vec<T>,
+    mean_pred: Vec<T>,
+    cov_pred: Vec<T>,
+    /// `lambda`, `[channels]`; `in_bounds` 1 where the log rate was not clipped.
+    rates: Vec<T>,
+    in_bounds: Vec<T>,
+    /// `w (y - rho)` where scored, and the same where the variance was not clipped.
+    score_slope: Vec<T>,
+    score_var_slope: Vec<T>,
+    information: Vec<T>,
+    projection: Vec<T>,
+    cov: Vec<T>,
+    score: Vec<T>,
+}
+
+/// One window's loss and gradient.
+pub(crate) struct Pass<'a, T> {
+    pub(crate) shape: &'a LossShape,
+    pub(crate) shared: &'a Shared<T>,
+    pub(crate) readout: &'a SessionReadout<T>,
+    /// `[n_factors, rank * units + rank]`.
+    pub(crate) factors: &'a [T],
+}
+
+impl<T: Real> Pass<'_, T> {
+    fn leak(&self) -> T {
+        (T::one() + (-self.shared.logit_leak).exp()).recip()
+    }
+
+    fn factor(&self, index: usize) -> (&[T], &[T]) {
+        let (r, n) = (self.shape.rank, self.shape.units);
+        let row = &self.factors[index * (r * n + r)..(index + 1) * (r * n + r)];
+        row.split_at(r * n)
+    }
+
+    /// `phi = tanh(M m + b)`, `drive = N^T phi + c`, `next = (1-a) m + a drive`.
+    #[inline(always)]
+    fn step(&self, m: &[T], factor: usize, phi: &mut [T], drive: &mut [T], next: &mut [T]) {
+        let (rank, units, a) = (self.shape.rank, self.shape.units, self.leak());
+        let (n, c) = self.factor(factor);
+        phi.copy_from_slice(&self.shared.offset);
+        for r in 0..rank {
+            axpy(phi, m[r], &self.shared.m[r * units..(r + 1) * units]);
+        }
+        phi.iter_mut().for_each(|x| *x = x.fast_tanh());
+        for r in 0..rank {
+            drive[r] = dot(&n[r * units..(r + 1) * units], phi) + c[r];
+            next[r] = (T::one() - a) * m[r] + a * drive[r];
+        }
+    }
+
+    /// Clipped log rates at latent `m`.
+    #[inline(always)]
+    fn log_rates(&self, m: &[T], eta: &mut [T], in_bounds: &mut [T]) {
+        let channels = self.readout.channels;
+        eta.copy_from_slice(&self.readout.baseline);
+        for (r, &k) in m.iter().enumerate() {
+            axpy(eta, k, &self.readout.loading[r * channels..(r + 1) * channels]);
+        }
+        let [low, high] = self.shape.log_rate_bounds.map(T::of);
+        for (eta, inside) in eta.iter_mut().zip(in_bounds) {
+            *inside = if *eta > low && *eta < high { T::one() } else { T::zero() };
+            *eta = eta.max(low).min(high);
+        }
+    }
+
+    /// Scores of one window and, if asked for, the gradient of
+    /// `-(one_step + forecast_weight * forecast)`.
+    #[inline(always)]
+    pub(crate) fn run(&self, window: &Window<'_, T>, gradient: Option<&mut Gradient<T>>) -> Scores {
+        let s = self.shape;
+        let (rank, units, channels) = (s.rank, s.units, self.readout.channels);
+        let bins = window.factor_of.len();
+        let a = self.leak();
+        let scored = bins.saturating_sub(s.burn_in).max(1);
+        let weight = T::of(1.0 / (scored * channels) as f32);
+        let process: Vec<T> = self.shared.log_process.iter().map(|x| x.exp()).collect();
+        let mut mean = vec![T::zero(); rank];
+        let mut cov = vec![T::zero(); rank * rank];
+        for r in 0..rank {
+            cov[r * rank + r] = self.shared.log_initial[r].exp();
+        }
+        let mut tapes: Vec<Tape<T>> = Vec::with_capacity(bins);
+        let mut one_step = T::zero();
+        let mut work = vec![T::zero(); rank * rank];
+        let mut slopes = vec![T::zero(); units];
+        let mut eta = vec![T::zero(); channels];
+        let mut var = vec![T::zero(); channels];
+        for t in 0..bins {
+            let y = &window.counts[t * channels..(t + 1) * channels];
+            let zeros = |n: usize| vec![T::zero(); n];
+            let mut tape = Tape {
+                mean_before: mean.clone(),
+                cov_before: cov.clone(),
+                phi: zeros(units),
+                drive: zeros(rank),
+                transition: zeros(rank * rank),
+                mean_pred: zeros(rank),
+                cov_pred: zeros(rank * rank),
+                rates: zeros(channels),
+                in_bounds: zeros(channels),
+                score_slope: zeros(channels),
+                score_var_slope: zeros(channels),
+                information: zeros(rank * rank),
+                projection: zeros(rank * rank),
+                cov: zeros(rank * rank),
+                score: zeros(rank),
+            };
+            let factor = window.factor_of[t];
+            self.step(&mean, factor, &mut tape.phi, &mut tape.drive, &mut tape.mean_pred);
+            let (n, _) = self.factor(factor);
+            for r in 0..rank {
+                let row = &n[r * units..(r + 1) * units];
+                for ((d, x), phi) in slopes.iter_mut().zip(row).zip(&tape.phi) {
+                    *d = *x * (T::one() - *phi * *phi);
+                }
+                for j in 0..rank {
+                    tape.transition[r * rank + j] =
+                        a * dot(&slopes, &self.shared.m[j * units..(j + 1) * units]);
+                }
+                tape.transition[r * rank + r] += T::one() - a;
+            }
+            matmul(&mut work, &tape.transition, &cov, rank);
+            matmul_nt(&mut tape.cov_pred, &work, &tape.transition, rank);
+            for r in 0..rank {
+                tape.cov_pred[r * rank + r] += process[r];
+            }
+            self.log_rates(&tape.mean_pred, &mut eta, &mut tape.in_bounds);
+            // Score of the prediction.
+            if t >= s.burn_in {
+                var.fill(T::zero());
+                for (p, (r, q)) in pairs(rank).enumerate() {
+                    let scale = if r == q { T::one() } else { T::of(2.0) };
+                    let cc = &self.readout.products[p * channels..(p + 1) * channels];
+                    axpy(&mut var, scale * tape.cov_pred[r * rank + q], cc);
+                }
+                let mut sum = T::zero();
+                for i in 0..channels {
+                    let clipped = var[i].max(T::zero()).min(T::of(VARIANCE_MAX));
+                    let log_rho = eta[i] + T::of(0.5) * clipped;
+                    let rho = log_rho.fast_exp();
+                    sum += y[i] * log_rho - rho;
+                    let slope = weight * (y[i] - rho);
+                    tape.score_slope[i] = slope;
+                    let free = var[i] > T::zero() && var[i] < T::of(VARIANCE_MAX);
+                    tape.score_var_slope[i] = if free { T::of(0.5) * slope } else { T::zero() };
+                }
+                one_step += weight * sum;
+            }
+            // Measurement update.
+            for (l, e) in tape.rates.iter_mut().zip(&eta) {
+                *l = e.fast_exp();
+            }
+            for (res, (y, l)) in var.iter_mut().zip(y.iter().zip(&tape.rates)) {
+                *res = *y - *l;
+            }
+            for (p, (r, q)) in pairs(rank).enumerate() {
+                let value = dot(&self.readout.products[p * channels..(p + 1) * channels], &tape.rates);
+                tape.information[r * rank + q] = value;
+                tape.information[q * rank + r] = value;
+            }
+            for r in 0..rank {
+                tape.score[r] = dot(&self.readout.loading[r * channels..(r + 1) * channels], &var);
+            }
+            matmul(&mut work, &tape.cov_pred, &tape.information, rank);
+            for r in 0..rank {
+                work[r * rank + r] += T::one();
+            }
+            invert(&mut work, &mut tape.projection, rank);
+            matmul(&mut cov, &tape.projection, &tape.cov_pred, rank);
+            for r in 0..rank {
+                for q in 0..r {
+                    let value = T::of(0.5) * (cov[r * rank + q] + cov[q * rank + r]);
+                    cov[r * rank + q] = value;
+                    cov[q * rank + r] = value;
+                }
+            }
+            for r in 0..rank {
+                mean[r] = tape.mean_pred[r]
+                    + (0..rank).fold(T::zero(), |s, k| s + cov[r * rank + k] * tape.score[k]);
+            }
+            tape.cov.copy_from_slice(&cov);
+            tapes.push(tape);
+        }
+        let mut pull = vec![T::zero(); bins * rank];
+        let mut gradient = gradient;
+        let forecast = self.forecast(window, &tapes, &mean, gradient.as_deref_mut(), &mut pull);
+        if let Some(g) = gradient {
+            self.backward(window, &tapes, &pull, g);
+        }
+        Scores {
+            one_step: one_step.to_f64().unwrap_or(f64::NAN),
+            forecast: forecast.to_f64().unwrap_or(f64::NAN),
+        }
+    }
+
+    /// Open-loop forecasts from filtered means; adds their gradient, and to `pull [bins, rank]` the
+    /// gradient with respect to each filtered mean.
+    #[inline(always)]
+    fn forecast(
+        &self,
+        window: &Window<'_, T>,
+        tapes: &[Tape<T>],
+        last_mean: &[T],
+        mut gradient: Option<&mut Gradient<T>>,
+        pull: &mut [T],
+    ) -> T {
+        let s = self.shape;
+        let (rank, units, channels) = (s.rank, s.units, self.readout.channels);
+        let bins = tapes.len();
+        let starts: Vec<usize> = (s.burn_in..bins.saturating_sub(s.horizon))
+            .step_by(s.forecast_every.max(1))
+            .collect();
+        if starts.is_empty() || s.horizon == 0 {
+            return T::zero();
+        }
+        let weight = T::of(1.0 / (starts.len() * s.horizon * channels) as f32);
+        let pull_weight = weight * T::of(s.forecast_weight as f32);
+        let mut states = vec![T::zero(); (s.horizon + 1) * rank];
+        let mut phis = vec![T::zero(); s.horizon * units];
+        let mut drives = vec![T::zero(); s.horizon * rank];
+        let mut slopes = vec![T::zero(); s.horizon * channels];
+        let (mut eta, mut inside) = (vec![T::zero(); channels], vec![T::zero(); channels]);
+        let mut total = T::zero();
+        for start in starts {
+            let from = tapes.get(start + 1).map_or(last_mean, |tape| &tape.mean_before);
+            states[..rank].copy_from_slice(from);
+            for h in 0..s.horizon {
+                let (before, after) = states.split_at_mut((h + 1) * rank);
+                self.step(
+                    &before[h * rank..],
+                    window.factor_of[start + 1 + h],
+                    &mut phis[h * units..(h + 1) * units],
+                    &mut drives[h * rank..(h + 1) * rank],
+                    &mut after[..rank],
+                );
+                self.log_rates(&after[..rank], &mut eta, &mut inside);
+                let y = &window.counts[(start + 1 + h) * channels..(start + 2 + h) * channels];
+                let mut sum = T::zero();
+                for i in 0..channels {
+                    let rate = eta[i].fast_exp();
+                    sum += y[i] * eta[i] - rate;
+                    slopes[h * channels + i] = -pull_weight * (y[i] - rate) * inside[i];
+                }
+                total += weight * sum;
+            }
+            if let Some(g) = gradient.as_deref_mut() {
+                let mut adjoint = vec![T::zero(); rank];
+                for h in (0..s.horizon).rev() {
+                    self.pull_readout(
+                        &slopes[h * channels..(h + 1) * channels],
+                        &states[(h + 1) * rank..(h + 2) * rank],
+                        &mut adjoint,
+                        g,
+                    );
+                    adjoint = self.pull_step(
+                        &StepRecord {
+                            mean: &states[h * rank..(h + 1) * rank],
+                            factor: window.factor_of[start + 1 + h],
+                            phi: &phis[h * units..(h + 1) * units],
+                            drive: &drives[h * rank..(h + 1) * rank],
+                        },
+                        &adjoint,
+                        None,
+                        g,
+                    );
+                }
+                axpy(&mut pull[start * rank..(start + 1) * rank], T::one(), &adjoint);
+            }
+        }
+        total
+    }
+
+    /// `eta = C m + d`: adds to the readout's gradient and to the adjoint of `m`.
+    #[inline(always)]
+    fn pull_readout(&self, eta_bar: &[T], m: &[T], m_bar: &mut [T], g: &mut Gradient<T>) {
+        let channels = self.readout.channels;
+        let (loading_bar, baseline_bar) = g.readout.split_at_mut(m.len() * channels);
+        for r in 0..m.len() {
+            let row = r * channels..(r + 1) * channels;
+            m_bar[r] += dot(eta_bar, &self.readout.loading[row.clone()]);
+            axpy(&mut loading_bar[row], m[r], eta_bar);
+        }
+        axpy(baseline_bar, T::one(), eta_bar);
+    }
+
+    /// Adjoint of the step and, where its adjoint is given, of the transition matrix.
+    /// Returns the adjoint of the mean before.
+    #[inline(always)]
+    fn pull_step(
+        &self,
+        at: &StepRecord<'_, T>,
+        next_bar: &[T],
+        transition_bar: Option<(&[T], &[T])>,
+        g: &mut Gradient<T>,
+    ) -> Vec<T> {
+        let s = self.shape;
+        let (rank, units, a) = (s.rank, s.units, self.leak());
+        let (n, _) = self.factor(at.factor);
+        let base = at.factor * (rank * units + rank);
+        let (n_bar, c_bar) =
+            g.factors[base..base + rank * units + rank].split_at_mut(rank * units);
+        let (m_bar, rest) = g.shared.split_at_mut(rank * units);
+        let (offset_bar, rest) = rest.split_at_mut(units);
+        let mut leak_bar = T::zero();
+        let mut phi_bar = vec![T::zero(); units];
+        let mut before_bar = vec![T::zero(); rank];
+        for r in 0..rank {
+            let drive_bar = a * next_bar[r];
+            leak_bar += next_bar[r] * (at.drive[r] - at.mean[r]);
+            before_bar[r] += (T::one() - a) * next_bar[r];
+            c_bar[r] += drive_bar;
+            axpy(&mut n_bar[r * units..(r + 1) * units], drive_bar, at.phi);
+            axpy(&mut phi_bar, drive_bar, &n[r * units..(r + 1) * units]);
+        }
+        if let Some((transition, f_bar)) = transition_bar {
+            // transition = (1-a) I + a E, E_rj = sum_n N_r D M_j
+            let mut slope_bar = vec![T::zero(); units];
+            let mut row = vec![T::zero(); units];
+            let slope: Vec<T> = at.phi.iter().map(|p| T::one() - *p * *p).collect();
+            for r in 0..rank {
+                row.fill(T::zero());
+                for j in 0..rank {
+                    let at_rj = r * rank + j;
+                    let diagonal = if r == j { T::one() } else { T::zero() };
+                    let e = (transition[at_rj] - (T::one() - a) * diagonal) / a;
+                    leak_bar += f_bar[at_rj] * (e - diagonal);
+                    axpy(&mut row, a * f_bar[at_rj], &self.shared.m[j * units..(j + 1) * units]);
+                }
+                let n_row = &n[r * units..(r + 1) * units];
+                for i in 0..units {
+                    n_bar[r * units + i] += slope[i] * row[i];
+                    slope_bar[i] += n_row[i] * row[i];
+                }
+            }
+            for j in 0..rank {
+                row.fill(T::zero());
+                for r in 0..rank {
+                    axpy(&mut row, a * f_bar[r * rank + j], &n[r * units..(r + 1) * units]);
+                }
+                for i in 0..units {
+                    m_bar[j * units + i] += slope[i] * row[i];
+                }
+            }
+            for i in 0..units {
+                phi_bar[i] -= T::of(2.0) * at.phi[i] * slope_bar[i];
+            }
+        }
+        for (x, phi) in phi_bar.iter_mut().zip(at.phi) {
+            *x *= T::one() - *phi * *phi;
+        }
+        for j in 0..rank {
+            axpy(&mut m_bar[j * units..(j + 1) * units], at.mean[j], &phi_bar);
+            before_bar[j] += dot(&phi_bar, &self.shared.m[j * units..(j + 1) * units]);
+        }
+        axpy(offset_bar, T::one(), &phi_bar);
+        rest[0] += leak_bar * a * (T::one() - a);
+        before_bar
+    }
+
+    #[inline(always)]
+    fn backward(
+        &self,
+        window: &Window<'_, T>,
+        tapes: &[Tape<T>],
+        pull: &[T],
+        g: &mut Gradient<T>,
+    ) {
+        let (rank, units, channels) = (self.shape.rank, self.shape.units, self.readout.channels);
+        let square = || vec![T::zero(); rank * rank];
+        let mut mean_bar = vec![T::zero(); rank];
+        let mut cov_bar = square();
+        let (mut work, mut more, mut info_bar, mut pred_bar) =
+            (square(), square(), square(), square());
+        let mut products_bar = vec![T::zero(); self.readout.products.len()];
+        let mut eta_bar = vec![T::zero(); channels];
+        let mut residual = vec![T::zero(); channels];
+        let two = T::of(2.0);
+        for t in (0..tapes.len()).rev() {
+            let tape = &tapes[t];
+            let y = &window.counts[t * channels..(t + 1) * channels];
+            axpy(&mut mean_bar, T::one(), &pull[t * rank..(t + 1) * rank]);
+            // m = m- + P u
+            let mut score_bar = vec![T::zero(); rank];
+            for r in 0..rank {
+                for q in 0..rank {
+                    score_bar[r] += tape.cov[r * rank + q] * mean_bar[q];
+                    cov_bar[r * rank + q] += T::of(0.5)
+                        * (mean_bar[r] * tape.score[q] + mean_bar[q] * tape.score[r]);
+                }
+            }
+            let mut pred_mean_bar = mean_bar.clone();
+            // P = (P-^-1 + L)^-1
+            matmul(&mut work, &tape.cov, &cov_bar, rank);
+            matmul(&mut info_bar, &work, &tape.cov, rank);
+            info_bar.iter_mut().for_each(|x| *x = -*x);
+            matmul(&mut more, &cov_bar, &tape.projection, rank);
+            matmul_tn(&mut pred_bar, &tape.projection, &more, rank);
+            // u = C^T (y - lambda), L = C^T diag(lambda) C
+            for ((res, y), l) in residual.iter_mut().zip(y).zip(&tape.rates) {
+                *res = *y - *l;
+            }
+            eta_bar.fill(T::zero());
+            for r in 0..rank {
+                let row = r * channels..(r + 1) * channels;
+                axpy(&mut eta_bar, -score_bar[r], &self.readout.loading[row.clone()]);
+                axpy(&mut g.readout[row], score_bar[r], &residual);
+            }
+            for (p, (r, q)) in pairs(rank).enumerate() {
+                let scale = if r == q { T::one() } else { two };
+                let row = p * channels..(p + 1) * channels;
+                let cc = &self.readout.products[row.clone()];
+                axpy(&mut eta_bar, scale * info_bar[r * rank + q], cc);
+                // The score is maximised, hence the minus before its slopes.
+                let cov_slope = -dot(&tape.score_var_slope, cc);
+                pred_bar[r * rank + q] += cov_slope;
+                if r != q {
+                    pred_bar[q * rank + r] += cov_slope;
+                }
+                let products_bar = &mut products_bar[row];
+                axpy(products_bar, scale * info_bar[r * rank + q], &tape.rates);
+                axpy(products_bar, -scale * tape.cov_pred[r * rank + q], &tape.score_var_slope);
+            }
+            for i in 0..channels {
+                eta_bar[i] = (eta_bar[i] * tape.rates[i] - tape.score_slope[i]) * tape.in_bounds[i];
+            }
+            self.pull_readout(&eta_bar, &tape.mean_pred, &mut pred_mean_bar, g);
+            // P- = F P F^T + Q
+            let tail = rank * units + units + 1;
+            for r in 0..rank {
+                g.shared[tail + r] +=
+                    pred_bar[r * rank + r] * self.shared.log_process[r].exp();
+            }
+            matmul(&mut work, &pred_bar, &tape.transition, rank);
+            matmul(&mut more, &work, &tape.cov_before, rank);
+            more.iter_mut().for_each(|x| *x *= two);
+            matmul_tn(&mut cov_bar, &tape.transition, &work, rank);
+            mean_bar = self.pull_step(
+                &StepRecord {
+                    mean: &tape.mean_before,
+                    factor: window.factor_of[t],
+                    phi: &tape.phi,
+                    drive: &tape.drive,
+                },
+                &pred_mean_bar,
+                Some((&tape.transition, &more)),
+                g,
+            );
+        }
+        let tail = rank * units + units + 1 + rank;
+        for r in 0..rank {
+            g.shared[tail + r] += cov_bar[r * rank + r] * self.shared.log_initial[r].exp();
+        }
+        for (p, (r, q)) in pairs(rank).enumerate() {
+            for i in 0..channels {
+                let bar = products_bar[p * channels + i];
+                g.readout[r * channels + i] += bar * self.readout.loading[q * channels + i];
+                g.readout[q * channels + i] += bar * self.readout.loading[r * channels + i];
+            }
+        }
+    }
+}
+
+/// What a step's adjoint needs.
+struct StepRecord<'a, T> {
+    mean: &'a [T],
+    factor: usize,
+    phi: &'a [T],
+    drive: &'a [T],
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SHAPE: LossShape = LossShape {
+        rank: 3,
+        units: 5,
+        burn_in: 2,
+        horizon: 4,
+        forecast_every: 3,
+        forecast_weight: 0.7,
+        log_rate_bounds: [-8.0, 4.0],
+    };
+    const CHANNELS: usize = 7;
+    const BINS: usize = 14;
+    const FACTORS: usize = 2;
+
+    fn wave(n: usize, scale: f64, phase: f64) -> Vec<f64> {
+        (0..n).map(|i| scale * (1.7 * i as f64 + phase).sin()).collect()
+    }
+
+    fn loss(
+        factors: &[f64],
+        shared: &[f64],
+        readout: &[f64],
+        gradient: Option<&mut Gradient<f64>>,
+    ) -> f64 {
+        let counts: Vec<f64> =
+            (0..BINS * CHANNELS).map(|i| f64::from(u8::from(i * i % 5 == 1)) + (i % 3) as f64).collect();
+        let factor_of: Vec<usize> = (0..BINS).map(|t| t / 8).collect();
+        let pass = Pass {
+            shape: &SHAPE,
+            shared: &Shared::unpack(&SHAPE, shared),
+            readout: &SessionReadout::unpack(SHAPE.rank, CHANNELS, readout),
+            factors,
+        };
+        let scores = pass.run(&Window { counts: &counts, factor_of: &factor_of }, gradient);
+        -(scores.one_step + SHAPE.forecast_weight * scores.forecast)
+    }
+
+    #[test]
+    fn adjoint_matches_finite_differences() {
+        let per_factor = SHAPE.rank * SHAPE.units + SHAPE.rank;
+        let mut inputs = [
+            wave(FACTORS * per_factor, 0.8, 0.3),
+            wave(Shared::<f64>::len(&SHAPE), 0.7, 1.1),
+            wave(SHAPE.rank * CHANNELS + CHANNELS, 0.5, 2.0),
+        ];
+        let mut gradient = Gradient {
+            factors: vec![0.0; inputs[0].len()],
+            shared: vec![0.0; inputs[1].len()],
+            readout: vec![0.0; inputs[2].len()],
+        };
+        loss(&inputs[0], &inputs[1], &inputs[2], Some(&mut gradient));
+        let analytic = [gradient.factors, gradient.shared, gradient.readout];
+        let mut largest: f64 = 0.0;
+        for part in 0..3 {
+            for i in 0..inputs[part].len() {
+                let (x, h) = (inputs[part][i], 1e-5);
+                inputs[part][i] = x + h;
+                let up = loss(&inputs[0], &inputs[1], &inputs[2], None);
+                inputs[part][i] = x - h;
+                let down = loss(&inputs[0], &inputs[1], &inputs[2], None);
+                inputs[part][i] = x;
+                let numeric = (up - down) / (2.0 * h);
+                let error = (numeric - analytic[part][i]).abs() / (1e-3 + numeric.abs());
+                largest = largest.max(error);
+                assert!(
+                    error < 1e-5,
+                    "part {part} index {i}: numeric {numeric} analytic {}",
+                    analytic[part][i]
+                );
+            }
+        }
+        assert!(largest > 0.0, "the check compared nothing");
+    }
+}

@@ -1,0 +1,2 @@
+//! Pretraining: losses and optimisation.
+mod filter;
