@@ -1,5 +1,8 @@
-//! regimed
+//! `regimed`: live dynamical-regime labels from binned spike counts.
+pub mod checkpoint;
+pub mod commands;
 pub mod inference;
 pub mod model;
 pub mod recording;
+pub mod regime;
 pub mod training;

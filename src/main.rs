@@ -1,1 +1,20 @@
-fn main(){}
+//! Parse, dispatch, exit code.
+
+mod cli;
+
+use clap::Parser;
+use cli::{Cli, Command};
+use regimed::commands::pretrain;
+
+fn main() -> std::process::ExitCode {
+    let result = match Cli::parse().command {
+        Command::Pretrain(args) => pretrain::run(&args),
+    };
+    match result {
+        Ok(()) => std::process::ExitCode::SUCCESS,
+        Err(e) => {
+            eprintln!("regimed: {e:#}");
+            std::process::ExitCode::FAILURE
+        }
+    }
+}

@@ -15,6 +15,7 @@ mod hypernetwork;
 mod prior;
 
 pub use hypernetwork::{Factors, Hypernetwork};
+pub(crate) use prior::PriorFit;
 pub use prior::{Component, RegimePrior};
 
 use serde::{Deserialize, Serialize};

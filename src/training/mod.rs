@@ -1,2 +1,16 @@
-//! Pretraining: losses and optimisation.
+//! Pretraining and calibration: the one-step predictive likelihood of the filter that serves, and
+//! open-loop forecasts, maximised with candle's autograd around a hand-derived adjoint of the filter.
+
+mod adam;
+mod calibration;
+mod data;
 mod filter;
+mod finish;
+mod objective;
+mod readout;
+mod trainer;
+
+pub use calibration::{Calibration, calibrate};
+pub use data::{Dataset, DatasetError, HeldOut, SessionShape};
+pub use finish::{FinishError, Finished, finish};
+pub use trainer::{StepReport, Trainer, TrainingSettings};

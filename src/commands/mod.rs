@@ -1,0 +1,5 @@
+//! One file per command of the binary.
+
+pub mod pretrain;
+mod progress;
+pub mod recordings;

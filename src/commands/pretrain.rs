@@ -1,0 +1,250 @@
+//! `regimed pretrain`: learns a model.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use anyhow::{Context, Result, bail};
+use safetensors::tensor::{Dtype, SafeTensors, TensorView};
+
+use super::progress::{Interrupt, Progress};
+use super::recordings::RecordingArgs;
+use crate::checkpoint::{self, DataFile, Provenance};
+use crate::regime::Verdict;
+use crate::training::{Dataset, Trainer, TrainingSettings, finish};
+
+/// File of a training that is not finished.
+const STATE_FILE: &str = "training.safetensors";
+
+/// Learn a model from labelled recordings
+#[derive(Debug, clap::Args)]
+pub struct PretrainArgs {
+    /// Recordings (.npz), one or several sessions
+    #[arg(required = true, value_name = "DATA")]
+    pub data: Vec<PathBuf>,
+    /// Directory of the model
+    #[arg(long, value_name = "MODEL")]
+    pub out: PathBuf,
+    /// Steps of Adam
+    #[arg(long, default_value_t = TrainingSettings::default().steps)]
+    pub steps: usize,
+    /// Windows per step
+    #[arg(long, default_value_t = TrainingSettings::default().batch)]
+    pub batch: usize,
+    /// Bins per window
+    #[arg(long, default_value_t = TrainingSettings::default().window_bins)]
+    pub window_bins: usize,
+    /// Learning rate at the start
+    #[arg(long, default_value_t = TrainingSettings::default().learning_rate)]
+    pub learning_rate: f64,
+    /// Rank of the connectivity, R
+    #[arg(long, default_value_t = TrainingSettings::default().dims.rank)]
+    pub rank: usize,
+    /// Dimensions of the task embedding, d
+    #[arg(long, default_value_t = TrainingSettings::default().dims.embedding)]
+    pub embedding: usize,
+    /// Units of the rate network, N
+    #[arg(long, default_value_t = TrainingSettings::default().dims.units)]
+    pub units: usize,
+    /// Seed of everything random
+    #[arg(long, default_value_t = 0)]
+    pub seed: u64,
+    /// Save the state of the training every so many steps
+    #[arg(long, default_value_t = 200)]
+    pub checkpoint_every: usize,
+    /// Go on from the state saved in the model directory
+    #[arg(long)]
+    pub resume: bool,
+    #[command(flatten)]
+    /// How to take the recordings.
+    pub recordings: RecordingArgs,
+}
+
+/// Runs the command.
+///
+/// # Errors
+/// Bad data, a state that does not fit, a training that diverges.
+pub fn run(args: &PretrainArgs) -> Result<()> {
+    for (flag, value) in [
+        ("--steps", args.steps),
+        ("--batch", args.batch),
+        ("--window-bins", args.window_bins),
+        ("--checkpoint-every", args.checkpoint_every),
+    ] {
+        if value == 0 {
+            bail!("{flag}: expected at least 1, found 0");
+        }
+    }
+    let mut settings = TrainingSettings {
+        steps: args.steps,
+        batch: args.batch,
+        window_bins: args.window_bins,
+        learning_rate: args.learning_rate,
+        seed: args.seed,
+        ..TrainingSettings::default()
+    };
+    settings.dims.rank = args.rank;
+    settings.dims.embedding = args.embedding;
+    settings.dims.units = args.units;
+    settings.dims.check().map_err(anyhow::Error::msg)?;
+    let files: Vec<DataFile> =
+        args.data.iter().map(|p| checkpoint::data_file(p)).collect::<Result<_, _>>()?;
+    let recordings = args.recordings.read_all(&args.data)?;
+    let data = Arc::new(Dataset::for_pretraining(&recordings)?);
+    for s in &data.sessions {
+        eprintln!("session '{}': {} channels", s.name, s.n_channels);
+    }
+    eprintln!(
+        "{} regimes ({}), bins of {} ms, {} held-out streams",
+        data.regime_names.len(),
+        data.regime_names.join(", "),
+        data.bin_width_s * 1e3,
+        data.held_out.len()
+    );
+    let mut trainer = Trainer::new(data, settings)?;
+    let identity = identity(&files, &settings, &args.recordings);
+    let state_path = args.out.join(STATE_FILE);
+    if args.resume {
+        resume(&mut trainer, &state_path, &identity)?;
+        eprintln!("resumed after {} steps", trainer.steps_done());
+    }
+    std::fs::create_dir_all(&args.out)
+        .with_context(|| format!("cannot create {}", args.out.display()))?;
+    let complete = train(&mut trainer, args, &state_path, &identity)?;
+    let finished = finish(&trainer)?;
+    let mut provenance = Provenance::of_this_program(args.seed, trainer.steps_done(), files);
+    provenance.held_out.clone_from(&finished.held_out);
+    provenance.held_out_by_session.clone_from(&finished.by_session);
+    checkpoint::save(&args.out, &finished.model, &provenance)?;
+    for (name, verdict) in &finished.by_session {
+        println!("session {name}: {}", sentence(verdict));
+    }
+    match &finished.held_out {
+        Some(verdict) => println!("held out: {}", sentence(verdict)),
+        None => println!("held out: nothing labelled"),
+    }
+    if complete {
+        // The state is of use only to an unfinished training.
+        let _ = std::fs::remove_file(&state_path);
+        println!("model written to {}", args.out.display());
+    } else {
+        println!(
+            "stopped after {} of {} steps; model as it stands written to {}; --resume goes on",
+            trainer.steps_done(),
+            args.steps,
+            args.out.display()
+        );
+    }
+    Ok(())
+}
+
+/// A verdict in words.
+pub(crate) fn sentence(v: &Verdict) -> String {
+    let after = |x: Option<f64>| x.map_or("-".into(), |x| format!("{x:.3}"));
+    format!(
+        "accuracy {:.3} (balanced {:.3}) over {} bins; after 0.5 s {}, 1 s {}, 2 s {}; log loss {:.3}",
+        v.accuracy,
+        v.balanced_accuracy,
+        v.n_bins,
+        after(v.accuracy_after_500ms),
+        after(v.accuracy_after_1s),
+        after(v.accuracy_after_2s),
+        v.log_loss
+    )
+}
+
+/// Runs the steps that are left; false when interrupted.
+fn train(
+    trainer: &mut Trainer,
+    args: &PretrainArgs,
+    state_path: &Path,
+    identity: &str,
+) -> Result<bool> {
+    let interrupt = Interrupt::listen()?;
+    let mut progress = Progress::new("pretrain", args.steps, trainer.steps_done());
+    let mut skipped = 0;
+    while trainer.steps_done() < args.steps {
+        let report = trainer.step()?;
+        skipped += usize::from(!report.gradient_norm.is_finite());
+        let done = trainer.steps_done();
+        progress.at(done, || {
+            let skipped =
+                if skipped > 0 { format!(", {skipped} skipped") } else { String::new() };
+            format!(
+                "one step {:.5}, forecast {:.5}, gradient {:.2}{skipped}",
+                report.one_step, report.forecast, report.gradient_norm
+            )
+        });
+        let stop = interrupt.raised();
+        if stop || done % args.checkpoint_every == 0 {
+            save_state(trainer, state_path, identity)?;
+        }
+        if stop {
+            break;
+        }
+    }
+    progress.finish();
+    Ok(trainer.steps_done() >= args.steps)
+}
+
+/// What must be the same for a training to go on.
+fn identity(files: &[DataFile], s: &TrainingSettings, r: &RecordingArgs) -> String {
+    let hashes: Vec<&str> = files.iter().map(|f| f.sha256.as_str()).collect();
+    format!(
+        "data {}, steps {}, batch {}, window {}, learning rate {}, {:?}, seed {}, bin {:?} ms, first {:?}, last {:?}",
+        hashes.join("+"),
+        s.steps,
+        s.batch,
+        s.window_bins,
+        s.learning_rate,
+        s.dims,
+        s.seed,
+        r.bin_ms,
+        r.first,
+        r.last
+    )
+}
+
+fn save_state(trainer: &Trainer, path: &Path, identity: &str) -> Result<()> {
+    let state: Vec<(String, Vec<u8>)> = trainer
+        .state()?
+        .into_iter()
+        .map(|(name, v)| (name, v.iter().flat_map(|x| x.to_le_bytes()).collect()))
+        .collect();
+    let views = state
+        .iter()
+        .map(|(name, bytes)| {
+            Ok((name.as_str(), TensorView::new(Dtype::F32, vec![bytes.len() / 4], bytes)?))
+        })
+        .collect::<Result<Vec<_>, safetensors::SafeTensorError>>()?;
+    let notes = HashMap::from([
+        ("step".to_owned(), trainer.steps_done().to_string()),
+        ("identity".to_owned(), identity.to_owned()),
+    ]);
+    let bytes = safetensors::serialize(views, Some(notes))?;
+    checkpoint::write_whole(path, &bytes).with_context(|| format!("cannot write {}", path.display()))
+}
+
+fn resume(trainer: &mut Trainer, path: &Path, identity: &str) -> Result<()> {
+    let bytes = std::fs::read(path).with_context(|| {
+        format!("--resume: cannot read {} (no interrupted training here)", path.display())
+    })?;
+    let broken = || format!("{}: not a training state", path.display());
+    let (_, header) = SafeTensors::read_metadata(&bytes).with_context(broken)?;
+    let notes = header.metadata().clone().unwrap_or_default();
+    let found = notes.get("identity").map_or("nothing", String::as_str);
+    if found != identity {
+        bail!("--resume: expected a training of {identity}; found one of {found}");
+    }
+    let step = notes.get("step").and_then(|s| s.parse().ok()).with_context(broken)?;
+    let state = SafeTensors::deserialize(&bytes)
+        .with_context(broken)?
+        .tensors()
+        .into_iter()
+        .map(|(name, view)| {
+            let values = view.data().chunks_exact(4);
+            (name, values.map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect())
+        })
+        .collect();
+    trainer.restore(step, state).map_err(|e| anyhow::anyhow!("{}: {e}", path.display()))
+}

@@ -1,0 +1,67 @@
+//! Flags that every command with recordings shares.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+
+use crate::recording::{self, Recording};
+
+/// How to take recordings.
+#[derive(Debug, Clone, Default, clap::Args)]
+pub struct RecordingArgs {
+    /// Sum bins into wider ones of this many milliseconds.
+    #[arg(long, value_name = "MS")]
+    pub bin_ms: Option<f64>,
+    /// Use only this first part of the trials (of the bins, with a single trial), e.g. 0.7.
+    #[arg(long, value_name = "FRACTION", conflicts_with = "last")]
+    pub first: Option<f64>,
+    /// Use only this last part of the trials (of the bins, with a single trial), e.g. 0.3.
+    #[arg(long, value_name = "FRACTION")]
+    pub last: Option<f64>,
+    /// Name for the recording's session, where it holds one.
+    #[arg(long, value_name = "NAME")]
+    pub session: Option<String>,
+}
+
+impl RecordingArgs {
+    /// Reads a recording and takes the part and bins asked for.
+    ///
+    /// # Errors
+    /// Says which file or flag, what was expected and what was found.
+    pub fn read(&self, path: &Path) -> Result<Recording> {
+        let mut recording = recording::read(path)?;
+        for (flag, value) in [("--first", self.first), ("--last", self.last)] {
+            if let Some(f) = value.filter(|f| !(*f > 0.0 && *f <= 1.0)) {
+                bail!("{flag}: expected a fraction above 0 and at most 1, found {f}");
+            }
+        }
+        if let Some(first) = self.first {
+            recording.keep(0.0, first);
+        }
+        if let Some(last) = self.last {
+            recording.keep(1.0 - last, 1.0);
+        }
+        if let Some(bin_ms) = self.bin_ms {
+            recording.rebin(bin_ms)?;
+        }
+        if let Some(name) = &self.session {
+            let first = recording.trials.first().map(|t| t.session.clone());
+            if recording.trials.iter().any(|t| Some(&t.session) != first.as_ref()) {
+                bail!("{}: --session names one session, found several", path.display());
+            }
+            recording.trials.iter_mut().for_each(|t| t.session.clone_from(name));
+        }
+        if recording.n_bins() == 0 {
+            bail!("{}: expected at least one bin after --first/--last/--bin-ms, found none", path.display());
+        }
+        Ok(recording)
+    }
+
+    /// Reads several.
+    ///
+    /// # Errors
+    /// As [`Self::read`].
+    pub fn read_all(&self, paths: &[PathBuf]) -> Result<Vec<Recording>> {
+        paths.iter().map(|p| self.read(p).context("cannot use this recording")).collect()
+    }
+}

@@ -1,0 +1,7 @@
+//! From label posteriors to decisions: hysteresis, change events, `unknown`, and scores against truth.
+
+mod decision;
+mod score;
+
+pub use decision::{Change, DecisionRule, Label, Tracker};
+pub use score::{Score, Verdict};

@@ -1,0 +1,145 @@
+//! How right a stream of posteriors was, against labels.
+
+use serde::{Deserialize, Serialize};
+
+/// Accumulates one or many streams' posteriors against their labels.
+#[derive(Debug, Clone)]
+pub struct Score {
+    bin_width_s: f64,
+    /// `[truth, said]` over labelled bins.
+    confusion: Vec<u64>,
+    n_regimes: usize,
+    /// Bins since the truth last changed, as `(right, all)`, up to [`LAG_MAX_S`].
+    by_lag: Vec<(u64, u64)>,
+    /// Truth of the bin before and bins since it began.
+    running: Option<(usize, usize)>,
+    negative_log_likelihood: f64,
+}
+
+/// Longest lag after a change that is kept, seconds.
+const LAG_MAX_S: f64 = 10.0;
+
+/// A score in numbers.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Verdict {
+    /// Labelled bins scored.
+    pub n_bins: u64,
+    /// Fraction of labelled bins with the right label on top.
+    pub accuracy: f64,
+    /// Mean over regimes of the fraction right.
+    pub balanced_accuracy: f64,
+    /// Fraction right in the bin 0.5 s after a stream's start or a change; absent where none is.
+    pub accuracy_after_500ms: Option<f64>,
+    /// The same after 1 s.
+    pub accuracy_after_1s: Option<f64>,
+    /// The same after 2 s.
+    pub accuracy_after_2s: Option<f64>,
+    /// Mean negative log posterior of the true label, nats.
+    pub log_loss: f64,
+}
+
+impl Score {
+    /// Nothing scored yet.
+    #[must_use]
+    pub fn new(n_regimes: usize, bin_width_s: f64) -> Self {
+        let lags = (LAG_MAX_S / bin_width_s).ceil() as usize + 1;
+        Self {
+            bin_width_s,
+            confusion: vec![0; n_regimes * n_regimes],
+            n_regimes,
+            by_lag: vec![(0, 0); lags],
+            running: None,
+            negative_log_likelihood: 0.0,
+        }
+    }
+
+    /// A new stream begins.
+    pub fn start_stream(&mut self) {
+        self.running = None;
+    }
+
+    /// The next bin.
+    pub fn push(&mut self, truth: Option<usize>, posterior: &[f32]) {
+        let Some(truth) = truth else {
+            self.running = None;
+            return;
+        };
+        let said = (0..posterior.len())
+            .max_by(|&a, &b| posterior[a].total_cmp(&posterior[b]))
+            .unwrap_or(0);
+        let lag = match self.running {
+            Some((before, lag)) if before == truth => lag + 1,
+            _ => 0,
+        };
+        self.running = Some((truth, lag));
+        if let Some((right, all)) = self.by_lag.get_mut(lag) {
+            *right += u64::from(said == truth);
+            *all += 1;
+        }
+        self.confusion[truth * self.n_regimes + said] += 1;
+        self.negative_log_likelihood -= f64::from(posterior[truth].max(1e-12)).ln();
+    }
+
+    /// `[truth, said]` counts of bins.
+    #[must_use]
+    pub fn confusion(&self) -> &[u64] {
+        &self.confusion
+    }
+
+    /// Fraction right in the last bin of the first `seconds` after a start or change.
+    #[must_use]
+    pub fn accuracy_after(&self, seconds: f64) -> Option<f64> {
+        let bin = ((seconds / self.bin_width_s).round() as usize).max(1) - 1;
+        let (right, all) = *self.by_lag.get(bin)?;
+        (all > 0).then(|| right as f64 / all as f64)
+    }
+
+    /// The score in numbers.
+    #[must_use]
+    pub fn verdict(&self) -> Verdict {
+        let rows: Vec<&[u64]> = self.confusion.chunks_exact(self.n_regimes).collect();
+        let n_bins: u64 = self.confusion.iter().sum();
+        let right: u64 = rows.iter().enumerate().map(|(r, row)| row[r]).sum();
+        let recalls: Vec<f64> = rows
+            .iter()
+            .enumerate()
+            .filter(|(_, row)| row.iter().sum::<u64>() > 0)
+            .map(|(r, row)| row[r] as f64 / row.iter().sum::<u64>() as f64)
+            .collect();
+        let n = n_bins.max(1) as f64;
+        Verdict {
+            n_bins,
+            accuracy: right as f64 / n,
+            balanced_accuracy: recalls.iter().sum::<f64>() / recalls.len().max(1) as f64,
+            accuracy_after_500ms: self.accuracy_after(0.5),
+            accuracy_after_1s: self.accuracy_after(1.0),
+            accuracy_after_2s: self.accuracy_after(2.0),
+            log_loss: self.negative_log_likelihood / n,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lags_restart_at_changes_and_unlabelled_bins_are_skipped() {
+        let mut score = Score::new(2, 0.25);
+        score.start_stream();
+        let (a, b) = ([0.9, 0.1], [0.2, 0.8]);
+        for (truth, posterior) in
+            [(Some(0), a), (Some(0), a), (Some(1), a), (Some(1), b), (None, b), (Some(1), b)]
+        {
+            score.push(truth, &posterior);
+        }
+        let verdict = score.verdict();
+        assert_eq!(verdict.n_bins, 5);
+        assert!((verdict.accuracy - 0.8).abs() < 1e-12);
+        assert!((verdict.balanced_accuracy - (1.0 + 2.0 / 3.0) / 2.0).abs() < 1e-12);
+        assert_eq!(score.accuracy_after(0.25), Some(2.0 / 3.0));
+        assert_eq!(verdict.accuracy_after_500ms, Some(1.0));
+        assert_eq!(verdict.accuracy_after_1s, None);
+    }
+}

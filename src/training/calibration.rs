@@ -1,0 +1,101 @@
+//! A new session on frozen dynamics: its readout, from a short recording.
+
+use std::sync::Arc;
+
+use rand::SeedableRng;
+use rand_chacha::ChaCha8Rng;
+use rand_distr::{Distribution, Normal};
+
+use super::data::Dataset;
+use super::finish::{COVARIANCE_FLOOR, FinishError, PER_REGIME};
+use super::trainer::{Trainer, TrainingSettings};
+use crate::model::{Model, PriorFit, Readout, RegimePrior};
+
+/// Turns of the latents that are tried: a readout's moments leave the latents' axes open.
+const ROTATIONS: usize = 12;
+/// Share of the steps spent on trying them.
+const TRIAL_SHARE: f64 = 0.4;
+
+/// A session's readout, ready to be added to its model.
+#[derive(Debug, Clone)]
+pub struct Calibration {
+    /// The readout with its regime prior.
+    pub readout: Readout,
+    /// Mean one-step predictive log-likelihood at the end, nats per bin and channel, up to the
+    /// factorials.
+    pub one_step: f64,
+    /// True where the prior is the calibration's own labels', false where it is the model's.
+    pub labelled: bool,
+}
+
+/// Learns the readout of `data`'s one session for `model`. `each` is told steps done and the newest
+/// one-step score after every step, and stops the work by returning `false`.
+///
+/// # Errors
+/// As candle's; and when the result is not finite.
+pub fn calibrate(
+    model: &Model,
+    data: &Arc<Dataset>,
+    settings: TrainingSettings,
+    mut each: impl FnMut(usize, f64) -> bool,
+) -> Result<Calibration, FinishError> {
+    let rank = model.dims.rank;
+    let mut rng = ChaCha8Rng::seed_from_u64(settings.seed);
+    let trial_steps = (settings.steps as f64 * TRIAL_SHARE / ROTATIONS as f64).ceil() as usize;
+    let mut best: Option<(f64, Trainer)> = None;
+    let mut done = 0;
+    let mut going = true;
+    for turn in 0..ROTATIONS {
+        let rotation = if turn == 0 { identity(rank) } else { orthogonal(rank, &mut rng) };
+        let mut trainer = Trainer::calibrating(model, data.clone(), settings, &rotation)?;
+        let mut score = f64::NEG_INFINITY;
+        for _ in 0..trial_steps {
+            if !going {
+                break;
+            }
+            let report = trainer.step()?;
+            score = report.one_step + report.forecast;
+            done += 1;
+            going = each(done, report.one_step);
+        }
+        if best.as_ref().is_none_or(|b| score > b.0) {
+            best = Some((score, trainer));
+        }
+    }
+    let (_, mut trainer) = best.ok_or_else(|| candle_core::Error::msg("no calibration steps"))?;
+    let mut one_step = f64::NAN;
+    while going && (done < settings.steps || one_step.is_nan()) {
+        one_step = trainer.step()?.one_step;
+        done += 1;
+        going = each(done, one_step);
+    }
+    let mut readout = trainer.readout(0)?;
+    if !readout.loading.iter().chain(&readout.baseline).all(|x| x.is_finite()) {
+        return Err(FinishError::Diverged("readout"));
+    }
+    let embeddings: Option<Vec<(usize, Vec<f32>)>> = trainer
+        .embeddings(0)?
+        .into_iter()
+        .map(|(r, e)| {
+            let name = &data.regime_names[r];
+            Some((model.regime_names.iter().position(|n| n == name)?, e))
+        })
+        .collect();
+    let how = PriorFit { per_regime: PER_REGIME, covariance_floor: COVARIANCE_FLOOR };
+    let own = embeddings
+        .and_then(|e| RegimePrior::fit(&e, model.regime_names.len(), how, &mut rng));
+    let labelled = own.is_some();
+    readout.prior = own.unwrap_or_else(|| model.prior.clone());
+    Ok(Calibration { readout, one_step, labelled })
+}
+
+fn identity(n: usize) -> Vec<f32> {
+    (0..n * n).map(|i| f32::from(u8::from(i % (n + 1) == 0))).collect()
+}
+
+/// A random orthogonal matrix: QR of a normal one.
+fn orthogonal(n: usize, rng: &mut ChaCha8Rng) -> Vec<f32> {
+    let Ok(normal) = Normal::new(0.0f64, 1.0) else { return identity(n) };
+    let square = nalgebra::DMatrix::from_fn(n, n, |_, _| normal.sample(rng));
+    square.qr().q().iter().map(|&x| x as f32).collect()
+}

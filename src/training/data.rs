@@ -1,0 +1,329 @@
+//! What training learns from: streams of counts with one embedding per session, task and regime.
+
+use std::collections::BTreeMap;
+
+use rand::RngExt;
+use rand_chacha::ChaCha8Rng;
+
+use crate::model::REGIMES_MAX;
+use crate::recording::{Recording, Trial};
+
+/// Tasks of one session and regime from which whole tasks are held out; with fewer, trials are.
+const TASKS_FOR_HELD_OUT_TASKS: usize = 6;
+/// Every so many-th task of a session and regime is held out.
+const HELD_OUT_EVERY: usize = 6;
+/// Last part of the trials (or bins of a single trial) held out where tasks are few.
+const HELD_OUT_TRIALS: f64 = 0.15;
+
+/// Why recordings cannot be trained on together.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum DatasetError {
+    /// Nothing to learn from.
+    #[error("expected at least one recording with labelled bins, found none")]
+    Empty,
+    /// Recordings with different bins.
+    #[error("{path}: expected bins of {expected_ms} ms as in the other recordings, found {found_ms} ms (see --bin-ms)")]
+    BinWidth {
+        /// The file that differs.
+        path: String,
+        /// Width of the first recording, milliseconds.
+        expected_ms: f64,
+        /// Width found, milliseconds.
+        found_ms: f64,
+    },
+    /// One session name with two channel counts.
+    #[error("{path}: session '{session}': expected {expected} channels as elsewhere, found {found}")]
+    Channels {
+        /// The file that differs.
+        path: String,
+        /// The session.
+        session: String,
+        /// Channels seen first.
+        expected: usize,
+        /// Channels found.
+        found: usize,
+    },
+    /// Too many regimes over all recordings.
+    #[error("expected at most {REGIMES_MAX} regimes over all recordings, found {0}")]
+    Regimes(usize),
+    /// A regime that a session shows nowhere in its training part.
+    #[error("session '{session}': expected bins of every regime in the training part, found none of '{regime}'")]
+    RegimeMissing {
+        /// The session.
+        session: String,
+        /// The regime without bins.
+        regime: String,
+    },
+}
+
+/// One embedding's meaning.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Label {
+    pub(crate) session: usize,
+    /// Index into the dataset's regimes; `None` is unlabelled.
+    pub(crate) regime: Option<usize>,
+    pub(crate) task: i64,
+}
+
+/// Consecutive bins of one session.
+#[derive(Debug, Clone)]
+pub(crate) struct Stream {
+    pub(crate) session: usize,
+    /// `[bins, channels]`.
+    pub(crate) counts: Vec<f32>,
+    /// Index of each bin's label.
+    pub(crate) label_of: Vec<usize>,
+}
+
+/// A session's name and size.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SessionShape {
+    /// Name.
+    pub name: String,
+    /// Channels per bin.
+    pub n_channels: usize,
+}
+
+/// A stream kept out of training, with its truth.
+#[derive(Debug, Clone)]
+pub struct HeldOut {
+    /// Index of its session.
+    pub session: usize,
+    /// `[bins, channels]`.
+    pub counts: Vec<f32>,
+    /// Regime per bin.
+    pub regime: Vec<Option<usize>>,
+}
+
+/// Recordings made ready for training.
+#[derive(Debug)]
+pub struct Dataset {
+    /// Width of a bin, seconds.
+    pub bin_width_s: f64,
+    /// Regimes over all recordings, in order of appearance.
+    pub regime_names: Vec<String>,
+    /// Sessions.
+    pub sessions: Vec<SessionShape>,
+    /// Streams kept out.
+    pub held_out: Vec<HeldOut>,
+    pub(crate) streams: Vec<Stream>,
+    pub(crate) labels: Vec<Label>,
+    /// Changes of regime per labelled bin.
+    pub(crate) changes_per_bin: f64,
+}
+
+impl Dataset {
+    /// For pretraining: takes recordings apart into training and held-out streams. Every session must
+    /// show every regime.
+    ///
+    /// # Errors
+    /// Says which recording does not go with the others, and why.
+    pub fn for_pretraining(recordings: &[Recording]) -> Result<Self, DatasetError> {
+        let data = Self::gather(recordings, split)?;
+        if data.regime_names.is_empty() {
+            return Err(DatasetError::Empty);
+        }
+        data.every_regime_shown()?;
+        Ok(data)
+    }
+
+    /// For calibration: all of a recording, labelled or not.
+    ///
+    /// # Errors
+    /// As [`Self::for_pretraining`], but labels are not asked for.
+    pub fn for_calibration(recording: &Recording) -> Result<Self, DatasetError> {
+        Self::gather(std::slice::from_ref(recording), |r| {
+            let nothing = Recording { trials: Vec::new(), ..r.clone() };
+            (r.clone(), nothing)
+        })
+    }
+
+    fn gather(
+        recordings: &[Recording],
+        split: impl Fn(&Recording) -> (Recording, Recording),
+    ) -> Result<Self, DatasetError> {
+        let first = recordings.first().ok_or(DatasetError::Empty)?;
+        let mut data = Self {
+            bin_width_s: first.bin_width_s,
+            regime_names: Vec::new(),
+            sessions: Vec::new(),
+            held_out: Vec::new(),
+            streams: Vec::new(),
+            labels: Vec::new(),
+            changes_per_bin: 0.0,
+        };
+        let (mut changes, mut labelled) = (0usize, 0usize);
+        for recording in recordings {
+            data.check(recording)?;
+            let regimes: Vec<usize> =
+                recording.regime_names.iter().map(|n| data.regime_index(n)).collect();
+            let (train, held) = split(recording);
+            for trial in &recording.streams() {
+                for pair in trial.regime.windows(2) {
+                    labelled += usize::from(pair[0].is_some());
+                    changes += usize::from(
+                        pair[0].is_some() && pair[1].is_some() && pair[0] != pair[1],
+                    );
+                }
+            }
+            for trial in train.streams() {
+                let stream = data.stream(&trial, &regimes);
+                data.streams.push(stream);
+            }
+            for trial in held.streams() {
+                let session = data.session_index(&trial.session, recording.n_channels);
+                data.held_out.push(HeldOut {
+                    session,
+                    counts: trial.counts.iter().map(|&c| f32::from(c)).collect(),
+                    regime: trial.regime.iter().map(|r| r.map(|r| regimes[r])).collect(),
+                });
+            }
+        }
+        if data.regime_names.len() > REGIMES_MAX {
+            return Err(DatasetError::Regimes(data.regime_names.len()));
+        }
+        data.changes_per_bin = changes as f64 / labelled.max(1) as f64;
+        Ok(data)
+    }
+
+    fn check(&mut self, recording: &Recording) -> Result<(), DatasetError> {
+        let path = recording.path.display().to_string();
+        if (recording.bin_width_s - self.bin_width_s).abs() > 1e-9 {
+            return Err(DatasetError::BinWidth {
+                path,
+                expected_ms: self.bin_width_s * 1e3,
+                found_ms: recording.bin_width_s * 1e3,
+            });
+        }
+        for trial in &recording.trials {
+            let at = self.session_index(&trial.session, recording.n_channels);
+            let expected = self.sessions[at].n_channels;
+            if expected != recording.n_channels {
+                return Err(DatasetError::Channels {
+                    path,
+                    session: trial.session.clone(),
+                    expected,
+                    found: recording.n_channels,
+                });
+            }
+        }
+        Ok(())
+    }
+
+    fn every_regime_shown(&self) -> Result<(), DatasetError> {
+        for (s, session) in self.sessions.iter().enumerate() {
+            for (r, regime) in self.regime_names.iter().enumerate() {
+                if !self.labels.iter().any(|l| l.session == s && l.regime == Some(r)) {
+                    return Err(DatasetError::RegimeMissing {
+                        session: session.name.clone(),
+                        regime: regime.clone(),
+                    });
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn regime_index(&mut self, name: &str) -> usize {
+        position_or_push(&mut self.regime_names, |n| n == name, || name.to_owned())
+    }
+
+    fn session_index(&mut self, name: &str, n_channels: usize) -> usize {
+        let shape = || SessionShape { name: name.to_owned(), n_channels };
+        position_or_push(&mut self.sessions, |s| s.name == name, shape)
+    }
+
+    fn stream(&mut self, trial: &Trial, regimes: &[usize]) -> Stream {
+        let n_channels = trial.counts.len() / trial.n_bins().max(1);
+        let session = self.session_index(&trial.session, n_channels);
+        let label_of = trial
+            .task
+            .iter()
+            .zip(&trial.regime)
+            .map(|(&task, regime)| {
+                let label = Label { session, regime: regime.map(|r| regimes[r]), task };
+                position_or_push(&mut self.labels, |l| *l == label, || label)
+            })
+            .collect();
+        Stream { session, counts: trial.counts.iter().map(|&c| f32::from(c)).collect(), label_of }
+    }
+
+    /// A batch of windows: `(stream, first bin, bins)`. Streams are drawn in proportion to the
+    /// windows they hold.
+    pub(crate) fn draw(
+        &self,
+        batch: usize,
+        window: usize,
+        rng: &mut ChaCha8Rng,
+    ) -> Vec<(usize, usize, usize)> {
+        let share: Vec<usize> =
+            self.streams.iter().map(|s| s.label_of.len().div_ceil(window)).collect();
+        let total: usize = share.iter().sum();
+        (0..batch)
+            .map(|_| {
+                let mut at = rng.random_range(0..total);
+                let stream = share
+                    .iter()
+                    .position(|&n| {
+                        let here = at < n;
+                        at = at.wrapping_sub(if here { 0 } else { n });
+                        here
+                    })
+                    .unwrap_or(0);
+                let bins = self.streams[stream].label_of.len();
+                let len = window.min(bins);
+                (stream, rng.random_range(0..=bins - len), len)
+            })
+            .collect()
+    }
+}
+
+fn position_or_push<T>(
+    list: &mut Vec<T>,
+    same: impl FnMut(&T) -> bool,
+    make: impl FnOnce() -> T,
+) -> usize {
+    list.iter().position(same).unwrap_or_else(|| {
+        list.push(make());
+        list.len() - 1
+    })
+}
+
+/// Training and held-out part: whole tasks where every labelled regime of a session has enough of
+/// them, else the last trials.
+fn split(recording: &Recording) -> (Recording, Recording) {
+    let mut tasks: BTreeMap<(&str, usize), Vec<i64>> = BTreeMap::new();
+    for trial in &recording.trials {
+        for (task, regime) in trial.task.iter().zip(&trial.regime) {
+            let Some(regime) = regime else { continue };
+            let list = tasks.entry((&trial.session, *regime)).or_default();
+            if !list.contains(task) {
+                list.push(*task);
+            }
+        }
+    }
+    let by_task = !recording.continuous
+        && tasks.values().all(|list| list.len() >= TASKS_FOR_HELD_OUT_TASKS);
+    if !by_task {
+        let (mut train, mut held) = (recording.clone(), recording.clone());
+        train.keep(0.0, 1.0 - HELD_OUT_TRIALS);
+        held.keep(1.0 - HELD_OUT_TRIALS, 1.0);
+        return (train, held);
+    }
+    let held_out = |trial: &Trial| {
+        trial.task.iter().zip(&trial.regime).any(|(task, regime)| {
+            regime
+                .and_then(|r| tasks.get(&(trial.session.as_str(), r)))
+                .and_then(|list| list.iter().position(|t| t == task))
+                .is_some_and(|at| at % HELD_OUT_EVERY == HELD_OUT_EVERY - 1)
+        })
+    };
+    let part = |keep_held: bool| Recording {
+        trials: recording.trials.iter().filter(|t| held_out(t) == keep_held).cloned().collect(),
+        path: recording.path.clone(),
+        regime_names: recording.regime_names.clone(),
+        ..*recording
+    };
+    (part(false), part(true))
+}

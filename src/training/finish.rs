@@ -1,0 +1,193 @@
+//! From trained parameters to a model that serves: regime priors, hazard, temperature, novelty.
+
+use rand::SeedableRng;
+use rand_chacha::ChaCha8Rng;
+
+use super::data::{Dataset, HeldOut};
+use super::trainer::Trainer;
+use crate::inference::{BankError, FilterBank};
+use crate::model::{Model, PriorFit, RegimePrior};
+use crate::regime::{Score, Verdict};
+
+/// Gaussians per regime.
+pub(super) const PER_REGIME: usize = 2;
+/// Added to the variance of an embedding within a component.
+pub(super) const COVARIANCE_FLOOR: f64 = 1e-3;
+/// Bounds of the hazard rate per bin.
+const HAZARD_BOUNDS: [f64; 2] = [1e-4, 0.2];
+/// Expected time in a regime where the labels show no change, seconds.
+const REGIME_TIME_S: f64 = 3.0;
+/// Variance that the embedding's random walk gains per second.
+const EMBEDDING_DRIFT_PER_S: f64 = 1e-2;
+/// Temperatures tried on held-out streams.
+const TEMPERATURES: [f32; 12] = [0.7, 1.0, 1.3, 1.6, 2.0, 2.5, 3.2, 4.0, 5.0, 7.0, 10.0, 15.0];
+/// Quantile of the known dynamics' novelty, over bins, that the threshold leaves below...
+const NOVELTY_QUANTILE: f64 = 0.999;
+/// ...times this.
+const NOVELTY_MARGIN: f32 = 1.25;
+/// Bins before this many seconds do not count for temperature and novelty.
+const SETTLED_S: f64 = 0.5;
+
+/// Why a trained state does not make a model.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum FinishError {
+    /// Candle's.
+    #[error(transparent)]
+    Tensor(#[from] candle_core::Error),
+    /// The parameters are not finite.
+    #[error("training diverged: '{0}' holds values that are not finite (try a smaller --learning-rate)")]
+    Diverged(&'static str),
+    /// A regime without embeddings.
+    #[error("session '{0}': expected embeddings of every regime, found a regime without")]
+    Prior(String),
+    /// The bank does not take the model.
+    #[error(transparent)]
+    Bank(#[from] BankError),
+}
+
+/// A finished model and how it did on what was held out.
+#[derive(Debug, Clone)]
+pub struct Finished {
+    /// The model.
+    pub model: Model,
+    /// Scores on held-out streams, per session and over all; `None` where nothing is labelled there.
+    pub held_out: Option<Verdict>,
+    /// The same by session name.
+    pub by_session: Vec<(String, Verdict)>,
+}
+
+/// Fits priors to the embeddings and settings to the held-out streams.
+///
+/// # Errors
+/// When training diverged, or a session shows no bin of some regime.
+pub fn finish(trainer: &Trainer) -> Result<Finished, FinishError> {
+    let mut model = trainer.unfitted_model()?;
+    all_finite(&model)?;
+    let data = trainer.data();
+    let mut rng = ChaCha8Rng::seed_from_u64(trainer.settings().seed);
+    let how = PriorFit { per_regime: PER_REGIME, covariance_floor: COVARIANCE_FLOOR };
+    let mut pooled = Vec::new();
+    for s in 0..data.sessions.len() {
+        let embeddings = trainer.embeddings(s)?;
+        let name = data.sessions[s].name.clone();
+        model.readouts[s].prior =
+            RegimePrior::fit(&embeddings, data.regime_names.len(), how, &mut rng)
+                .ok_or(FinishError::Prior(name))?;
+        pooled.extend(embeddings);
+    }
+    model.prior = RegimePrior::fit(&pooled, data.regime_names.len(), how, &mut rng)
+        .ok_or_else(|| FinishError::Prior("all".into()))?;
+    let hazard = if data.changes_per_bin > 0.0 {
+        data.changes_per_bin
+    } else {
+        data.bin_width_s / REGIME_TIME_S
+    };
+    model.online.hazard_per_bin = hazard.clamp(HAZARD_BOUNDS[0], HAZARD_BOUNDS[1]) as f32;
+    model.online.embedding_drift = (EMBEDDING_DRIFT_PER_S * data.bin_width_s) as f32;
+    tune(&mut model, data)?;
+    let (held_out, by_session) = score(&model, data)?;
+    Ok(Finished { model, held_out, by_session })
+}
+
+fn all_finite(model: &Model) -> Result<(), FinishError> {
+    let h = &model.hypernetwork;
+    let parts: [(&'static str, &[f32]); 6] = [
+        ("w1", &h.w1),
+        ("w2", &h.w2),
+        ("wn", &h.wn),
+        ("n0", &h.n0),
+        ("m", &model.network.m),
+        ("process_variance", &model.network.process_variance),
+    ];
+    for (name, values) in parts {
+        if !values.iter().all(|x| x.is_finite()) {
+            return Err(FinishError::Diverged(name));
+        }
+    }
+    for readout in &model.readouts {
+        if !readout.loading.iter().chain(&readout.baseline).all(|x| x.is_finite()) {
+            return Err(FinishError::Diverged("readout"));
+        }
+    }
+    Ok(())
+}
+
+/// Runs a model over one stream; `each` sees the bin and the bank after it.
+fn run(
+    model: &Model,
+    stream: &HeldOut,
+    mut each: impl FnMut(usize, &FilterBank),
+) -> Result<(), BankError> {
+    let mut bank = FilterBank::new(model, &model.readouts[stream.session])?;
+    let n = bank.n_channels();
+    for (t, counts) in stream.counts.chunks_exact(n).enumerate() {
+        bank.update(counts);
+        each(t, &bank);
+    }
+    Ok(())
+}
+
+/// Temperature by the held-out log loss, novelty threshold by its quantile.
+pub(crate) fn tune(model: &mut Model, data: &Dataset) -> Result<(), BankError> {
+    model.online.temperature = 1.0;
+    model.online.novelty_threshold = f32::MAX;
+    let settled = (SETTLED_S / model.bin_width_s).ceil() as usize;
+    let mut loss = [0.0f64; TEMPERATURES.len()];
+    let mut novelties = Vec::new();
+    for stream in &data.held_out {
+        let mut same = 0usize;
+        run(model, stream, |t, bank| {
+            let truth = stream.regime[t];
+            same = if t > 0 && stream.regime[t - 1] == truth { same + 1 } else { 0 };
+            if t >= 2 * settled {
+                novelties.push(bank.estimate().novelty);
+            }
+            let Some(truth) = truth else { return };
+            if same < settled.min(3) {
+                return;
+            }
+            let logs: Vec<f32> =
+                bank.estimate().posterior.iter().map(|p| p.max(1e-30).ln()).collect();
+            for (loss, temperature) in loss.iter_mut().zip(TEMPERATURES) {
+                let total: f32 = logs.iter().map(|l| (l / temperature).exp()).sum();
+                *loss += f64::from(total.ln() - logs[truth] / temperature);
+            }
+        })?;
+    }
+    let best = (0..loss.len()).min_by(|&a, &b| loss[a].total_cmp(&loss[b])).unwrap_or(1);
+    model.online.temperature = if loss[best] > 0.0 { TEMPERATURES[best] } else { 1.0 };
+    novelties.sort_by(f32::total_cmp);
+    if let Some(last) = novelties.len().checked_sub(1) {
+        let at = (NOVELTY_QUANTILE * last as f64).round() as usize;
+        model.online.novelty_threshold = (NOVELTY_MARGIN * novelties[at]).max(1.5);
+    }
+    Ok(())
+}
+
+type Scored = (Option<Verdict>, Vec<(String, Verdict)>);
+
+/// Scores of the held-out streams.
+pub(crate) fn score(model: &Model, data: &Dataset) -> Result<Scored, BankError> {
+    let fresh = || Score::new(model.regime_names.len(), model.bin_width_s);
+    let mut all = fresh();
+    let mut sessions = vec![fresh(); data.sessions.len()];
+    for stream in &data.held_out {
+        for score in [&mut all, &mut sessions[stream.session]] {
+            score.start_stream();
+        }
+        run(model, stream, |t, bank| {
+            let posterior = &bank.estimate().posterior;
+            all.push(stream.regime[t], posterior);
+            sessions[stream.session].push(stream.regime[t], posterior);
+        })?;
+    }
+    let told = |s: &Score| Some(s.verdict()).filter(|v| v.n_bins > 0);
+    let by_session = data
+        .sessions
+        .iter()
+        .zip(&sessions)
+        .filter_map(|(shape, s)| Some((shape.name.clone(), told(s)?)))
+        .collect();
+    Ok((told(&all), by_session))
+}

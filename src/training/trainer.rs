@@ -1,0 +1,510 @@
+//! Joint learning of hypernetwork, network, readouts and embeddings; with the dynamics frozen, of a
+//! new session's readout alone.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use candle_core::{Device, Result, Tensor, Var};
+use rand::SeedableRng;
+use rand_chacha::ChaCha8Rng;
+use rand_distr::{Distribution, Normal};
+
+use super::adam::{self, Parameter};
+use super::data::Dataset;
+use super::filter::{LossShape, Scores, Shared};
+use super::objective::{BatchLoss, BatchLossOp, ReadoutPlaces};
+use super::readout;
+use crate::model::{Dimensions, Hypernetwork, Model, Network, OnlineSettings, Readout, RegimePrior};
+
+/// The network's drive is `GAIN N^T tanh`: a larger step in `N` for the same step of Adam. Folded
+/// into `N` in the finished model.
+const GAIN: f64 = 4.0;
+/// Weight of the mean squared embedding.
+const EMBEDDING_PENALTY: f64 = 1e-4;
+/// Weight of the summed squares of the hypernetwork's output layer.
+const OUTPUT_PENALTY: f64 = 1e-6;
+/// Weight of the prior on embeddings while calibrating, per label.
+const PRIOR_PENALTY: f64 = 1e-3;
+
+/// How to train.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct TrainingSettings {
+    /// Sizes of the model.
+    pub dims: Dimensions,
+    /// Steps of Adam.
+    pub steps: usize,
+    /// Windows per step.
+    pub batch: usize,
+    /// Bins per window at most.
+    pub window_bins: usize,
+    /// Learning rate at the start; it falls to 0 as half a cosine.
+    pub learning_rate: f64,
+    /// Largest norm of a step's gradient.
+    pub clip_norm: f64,
+    /// Seed of everything random.
+    pub seed: u64,
+    /// Bins at a window's start that are not scored.
+    pub burn_in_bins: usize,
+    /// Bins of an open-loop forecast.
+    pub horizon_bins: usize,
+    /// Bins between forecasts.
+    pub forecast_every_bins: usize,
+    /// Weight of the forecasts beside the one-step score.
+    pub forecast_weight: f64,
+    /// Bounds of a log rate, natural log of counts per bin.
+    pub log_rate_bounds: [f32; 2],
+    /// Threads for the filter's passes.
+    pub threads: usize,
+}
+
+impl Default for TrainingSettings {
+    fn default() -> Self {
+        Self {
+            dims: Dimensions::default(),
+            steps: 2500,
+            batch: 48,
+            window_bins: 200,
+            learning_rate: 4e-3,
+            clip_norm: 1.0,
+            seed: 0,
+            burn_in_bins: 10,
+            horizon_bins: 10,
+            forecast_every_bins: 10,
+            forecast_weight: 1.0,
+            log_rate_bounds: [-8.0, 4.0],
+            threads: std::thread::available_parallelism().map_or(1, usize::from),
+        }
+    }
+}
+
+impl TrainingSettings {
+    fn loss_shape(&self) -> LossShape {
+        LossShape {
+            rank: self.dims.rank,
+            units: self.dims.units,
+            burn_in: self.burn_in_bins,
+            horizon: self.horizon_bins,
+            forecast_every: self.forecast_every_bins,
+            forecast_weight: self.forecast_weight,
+            log_rate_bounds: self.log_rate_bounds,
+        }
+    }
+}
+
+/// What one step did.
+#[derive(Debug, Clone, Copy)]
+pub struct StepReport {
+    /// Mean one-step predictive log-likelihood, nats per bin and channel, up to the factorials.
+    pub one_step: f64,
+    /// The same for open-loop forecasts.
+    pub forecast: f64,
+    /// Norm of the gradient before clipping; not finite where the step was skipped.
+    pub gradient_norm: f64,
+}
+
+/// Training in progress.
+pub struct Trainer {
+    data: Arc<Dataset>,
+    settings: TrainingSettings,
+    places: ReadoutPlaces,
+    parameters: Vec<Parameter>,
+    /// Parameters that steps change.
+    trainable: Vec<&'static str>,
+    /// While calibrating: mean and precision of each label's embedding.
+    prior_of_label: Option<(Tensor, Tensor)>,
+    step: usize,
+}
+
+const NAMES: [&str; 10] =
+    ["embeddings", "w1", "b1", "w2", "b2", "wn", "n0", "wc", "shared", "readouts"];
+
+impl Trainer {
+    /// A fresh start: random hypernetwork, readouts from the data's moments.
+    ///
+    /// # Errors
+    /// As candle's.
+    pub fn new(data: Arc<Dataset>, settings: TrainingSettings) -> Result<Self> {
+        let mut rng = ChaCha8Rng::seed_from_u64(settings.seed);
+        let normal = Normal::new(0.0f64, 1.0).map_err(candle_core::Error::wrap)?;
+        let mut draw = |n: usize, scale: f64| -> Vec<f32> {
+            (0..n).map(|_| (scale * normal.sample(&mut rng)) as f32).collect()
+        };
+        let Dimensions { embedding: d, rank, units, hidden: [h1, h2] } = settings.dims;
+        let over = |n: usize| 1.0 / (n as f64).sqrt();
+        let shared = Shared {
+            m: draw(units * rank, over(rank)),
+            offset: draw(units, 0.3),
+            logit_leak: -2.0,
+            log_process: vec![-3.0; rank],
+            log_initial: vec![0.0; rank],
+        };
+        let values = [
+            draw(data.labels.len() * d, 0.1),
+            draw(d * h1, over(d)),
+            vec![0.0; h1],
+            draw(h1 * h2, over(h1)),
+            vec![0.0; h2],
+            draw(h2 * rank * units, 0.02 * over(h2)),
+            draw(rank * units, 0.3 * over(units)),
+            vec![0.0; h2 * rank],
+            shared.pack(),
+            readouts_from_data(&data, rank),
+        ];
+        Self::assemble(data, settings, values, NAMES.to_vec())
+    }
+
+    /// Calibration: `model`'s dynamics stay as they are; readouts and embeddings of `data` are
+    /// learned. Labels that name one of the model's regimes start at that regime's prior and are
+    /// drawn to it, others to the whole prior. `rotation [rank, rank]` turns the latents that the
+    /// data's moments suggest.
+    ///
+    /// # Errors
+    /// As candle's.
+    pub fn calibrating(
+        model: &Model,
+        data: Arc<Dataset>,
+        settings: TrainingSettings,
+        rotation: &[f32],
+    ) -> Result<Self> {
+        let rank = model.dims.rank;
+        let leak = model.network.leak;
+        let shared = Shared {
+            m: transposed(&model.network.m, model.dims.units, rank),
+            offset: model.network.offset.clone(),
+            logit_leak: (leak / (1.0 - leak)).ln(),
+            log_process: model.network.process_variance.iter().map(|q| q.ln()).collect(),
+            log_initial: model.network.initial_variance.iter().map(|p| p.ln()).collect(),
+        };
+        let regimes: Vec<Option<usize>> = data
+            .labels
+            .iter()
+            .map(|l| {
+                let name = &data.regime_names[l.regime?];
+                model.regime_names.iter().position(|n| n == name)
+            })
+            .collect();
+        let moments: Vec<(Vec<f64>, Vec<f64>)> =
+            regimes.iter().map(|r| prior_moments(&model.prior, *r, model.dims.embedding)).collect();
+        let means: Vec<f32> = moments.iter().flat_map(|m| m.0.iter().map(|&x| x as f32)).collect();
+        let precisions: Vec<f32> =
+            moments.iter().flat_map(|m| m.1.iter().map(|&v| (1.0 / v) as f32)).collect();
+        let h = &model.hypernetwork;
+        let gain = GAIN as f32;
+        let mut readouts = readouts_from_data(&data, rank);
+        let places = places(&data, rank);
+        for s in 0..places.channels.len() {
+            rotate(&mut readouts[places.range(s)], rotation, rank);
+        }
+        let values = [
+            means.clone(),
+            h.w1.clone(),
+            h.b1.clone(),
+            h.w2.clone(),
+            h.b2.clone(),
+            h.wn.iter().map(|w| w / gain).collect(),
+            h.n0.iter().map(|w| w / gain).collect(),
+            h.wc.clone(),
+            shared.pack(),
+            readouts,
+        ];
+        let settings = TrainingSettings { dims: model.dims, ..settings };
+        let shape = (data.labels.len(), model.dims.embedding);
+        let mut trainer =
+            Self::assemble(data, settings, values, vec!["embeddings", "readouts"])?;
+        trainer.prior_of_label = Some((
+            Tensor::from_vec(means, shape, &Device::Cpu)?,
+            Tensor::from_vec(precisions, shape, &Device::Cpu)?,
+        ));
+        Ok(trainer)
+    }
+
+    fn assemble(
+        data: Arc<Dataset>,
+        settings: TrainingSettings,
+        values: [Vec<f32>; 10],
+        trainable: Vec<&'static str>,
+    ) -> Result<Self> {
+        let Dimensions { embedding: d, rank, units, hidden: [h1, h2] } = settings.dims;
+        let places = places(&data, rank);
+        let shapes: [(usize, usize); 10] = [
+            (data.labels.len(), d),
+            (d, h1),
+            (1, h1),
+            (h1, h2),
+            (1, h2),
+            (h2, rank * units),
+            (1, rank * units),
+            (h2, rank),
+            (1, Shared::<f32>::len(&settings.loss_shape())),
+            (1, places.len()),
+        ];
+        let parameters = NAMES
+            .iter()
+            .zip(values)
+            .zip(shapes)
+            .map(|((name, values), shape)| {
+                Ok(Parameter::new(name, Var::from_vec(values, shape, &Device::Cpu)?))
+            })
+            .collect::<Result<Vec<_>>>()?;
+        Ok(Self { data, settings, places, parameters, trainable, prior_of_label: None, step: 0 })
+    }
+
+    /// Steps done.
+    #[must_use]
+    pub fn steps_done(&self) -> usize {
+        self.step
+    }
+
+    /// The settings.
+    #[must_use]
+    pub fn settings(&self) -> &TrainingSettings {
+        &self.settings
+    }
+
+    /// The data.
+    #[must_use]
+    pub fn data(&self) -> &Dataset {
+        &self.data
+    }
+
+    fn tensor(&self, name: &str) -> &Tensor {
+        self.parameters
+            .iter()
+            .find(|p| p.name == name)
+            .map(|p| p.var.as_tensor())
+            .expect("NAMES lists every parameter")
+    }
+
+    fn values(&self, name: &str) -> Result<Vec<f32>> {
+        self.tensor(name).flatten_all()?.to_vec1()
+    }
+
+    /// `[labels, rank * units + rank]`.
+    fn factors(&self) -> Result<Tensor> {
+        let layer = |x: &Tensor, w: &str, b: &str| -> Result<Tensor> {
+            x.matmul(self.tensor(w))?.broadcast_add(self.tensor(b))?.tanh()
+        };
+        let hidden = layer(&layer(self.tensor("embeddings"), "w1", "b1")?, "w2", "b2")?;
+        let n = hidden.matmul(self.tensor("wn"))?.broadcast_add(self.tensor("n0"))?;
+        Tensor::cat(&[(n * GAIN)?, hidden.matmul(self.tensor("wc"))?], 1)
+    }
+
+    fn penalty(&self) -> Result<Tensor> {
+        let embeddings = self.tensor("embeddings");
+        if let Some((mean, precision)) = &self.prior_of_label {
+            let squared = (embeddings - mean)?.sqr()?.mul(precision)?;
+            return squared.mean_all()? * PRIOR_PENALTY;
+        }
+        let small = (embeddings.sqr()?.mean_all()? * EMBEDDING_PENALTY)?;
+        small + (self.tensor("wn").sqr()?.sum_all()? * OUTPUT_PENALTY)?
+    }
+
+    /// One step: draws a batch, runs the filter and its adjoint, moves the parameters.
+    ///
+    /// # Errors
+    /// As candle's.
+    pub fn step(&mut self) -> Result<StepReport> {
+        let mut rng = ChaCha8Rng::seed_from_u64(self.settings.seed);
+        rng.set_stream(self.step as u64 + 1);
+        let batch = BatchLoss {
+            shape: self.settings.loss_shape(),
+            places: self.places.clone(),
+            data: &self.data,
+            windows: self.data.draw(self.settings.batch, self.settings.window_bins, &mut rng),
+            threads: self.settings.threads,
+        };
+        let factors = self.factors()?;
+        let found = batch.evaluate(
+            &factors.flatten_all()?.to_vec1::<f32>()?,
+            &self.values("shared")?,
+            &self.values("readouts")?,
+        );
+        let Scores { one_step, forecast } = found.scores;
+        let op = BatchLossOp::new(found);
+        let loss = factors.apply_op3(self.tensor("shared"), self.tensor("readouts"), op)?;
+        let gradients = (loss + self.penalty()?)?.backward()?;
+        let progress = self.step as f64 / self.settings.steps.max(1) as f64;
+        let rate =
+            self.settings.learning_rate * 0.5 * (1.0 + (std::f64::consts::PI * progress).cos());
+        let (moving, still): (Vec<Parameter>, Vec<Parameter>) = std::mem::take(&mut self.parameters)
+            .into_iter()
+            .partition(|p| self.trainable.contains(&p.name));
+        self.parameters = moving;
+        let gradient_norm = adam::update(
+            &mut self.parameters,
+            &gradients,
+            rate,
+            self.settings.clip_norm,
+            self.step,
+        );
+        self.parameters.extend(still);
+        self.step += 1;
+        Ok(StepReport { one_step, forecast, gradient_norm: gradient_norm? })
+    }
+
+    /// The whole state as named arrays, `name`, `name.first` and `name.second`.
+    ///
+    /// # Errors
+    /// As candle's.
+    pub fn state(&self) -> Result<HashMap<String, Vec<f32>>> {
+        let mut state = HashMap::new();
+        for p in &self.parameters {
+            state.insert(p.name.to_owned(), p.values()?);
+            state.insert(format!("{}.first", p.name), p.first.clone());
+            state.insert(format!("{}.second", p.name), p.second.clone());
+        }
+        Ok(state)
+    }
+
+    /// Takes up a state saved after `step` steps.
+    ///
+    /// # Errors
+    /// Names the array that is missing or of another size.
+    pub fn restore(
+        &mut self,
+        step: usize,
+        mut state: HashMap<String, Vec<f32>>,
+    ) -> std::result::Result<(), String> {
+        for p in &mut self.parameters {
+            let mut take = |suffix: &str| {
+                let name = format!("{}{suffix}", p.name);
+                let found = state.remove(&name).ok_or(format!("array '{name}' is missing"))?;
+                if found.len() == p.first.len() {
+                    Ok(found)
+                } else {
+                    let (expected, found) = (p.first.len(), found.len());
+                    Err(format!("array '{name}': expected {expected} values, found {found}"))
+                }
+            };
+            let (values, first, second) = (take("")?, take(".first")?, take(".second")?);
+            p.set(values).map_err(|e| e.to_string())?;
+            p.first = first;
+            p.second = second;
+        }
+        self.step = step;
+        Ok(())
+    }
+
+    /// A session's readout in the model's layout, without a prior.
+    pub(crate) fn readout(&self, session: usize) -> Result<Readout> {
+        let rank = self.settings.dims.rank;
+        let shape = &self.data.sessions[session];
+        let flat = self.values("readouts")?;
+        let (loading, baseline) =
+            flat[self.places.range(session)].split_at(rank * shape.n_channels);
+        Ok(Readout {
+            session: shape.name.clone(),
+            loading: transposed(loading, rank, shape.n_channels),
+            baseline: baseline.to_vec(),
+            prior: RegimePrior::default(),
+        })
+    }
+
+    /// Embeddings learned for one session's labelled bins: `(regime, e)`.
+    ///
+    /// # Errors
+    /// As candle's.
+    pub fn embeddings(&self, session: usize) -> Result<Vec<(usize, Vec<f32>)>> {
+        let d = self.settings.dims.embedding;
+        let flat = self.values("embeddings")?;
+        let rows = self.data.labels.iter().zip(flat.chunks_exact(d));
+        Ok(rows
+            .filter(|(l, _)| l.session == session)
+            .filter_map(|(l, e)| Some((l.regime?, e.to_vec())))
+            .collect())
+    }
+
+    /// The model as it stands: readouts' priors, the pooled prior, temperature and novelty threshold
+    /// are yet to be fitted.
+    ///
+    /// # Errors
+    /// As candle's.
+    pub(crate) fn unfitted_model(&self) -> Result<Model> {
+        let dims = self.settings.dims;
+        let shape = self.settings.loss_shape();
+        let shared = Shared::unpack(&shape, &self.values("shared")?);
+        let scaled = |name: &str| -> Result<Vec<f32>> {
+            Ok(self.values(name)?.into_iter().map(|x| x * GAIN as f32).collect())
+        };
+        Ok(Model {
+            dims,
+            bin_width_s: self.data.bin_width_s,
+            regime_names: self.data.regime_names.clone(),
+            hypernetwork: Hypernetwork {
+                w1: self.values("w1")?,
+                b1: self.values("b1")?,
+                w2: self.values("w2")?,
+                b2: self.values("b2")?,
+                wn: scaled("wn")?,
+                n0: scaled("n0")?,
+                wc: self.values("wc")?,
+            },
+            network: Network {
+                m: transposed(&shared.m, dims.rank, dims.units),
+                offset: shared.offset,
+                leak: 1.0 / (1.0 + (-shared.logit_leak).exp()),
+                process_variance: shared.log_process.iter().map(|x| x.exp()).collect(),
+                initial_variance: shared.log_initial.iter().map(|x| x.exp()).collect(),
+            },
+            readouts: (0..self.data.sessions.len())
+                .map(|s| self.readout(s))
+                .collect::<Result<_>>()?,
+            prior: RegimePrior::default(),
+            online: OnlineSettings {
+                log_rate_bounds: self.settings.log_rate_bounds,
+                ..OnlineSettings::default()
+            },
+        })
+    }
+}
+
+fn places(data: &Dataset, rank: usize) -> ReadoutPlaces {
+    ReadoutPlaces { rank, channels: data.sessions.iter().map(|s| s.n_channels).collect() }
+}
+
+fn readouts_from_data(data: &Dataset, rank: usize) -> Vec<f32> {
+    let session = |(s, shape): (usize, &super::data::SessionShape)| {
+        let streams: Vec<_> = data.streams.iter().filter(|x| x.session == s).collect();
+        readout::from_moments(&streams, shape.n_channels, rank, data.bin_width_s)
+    };
+    data.sessions.iter().enumerate().flat_map(session).collect()
+}
+
+/// `[rows, columns]` to `[columns, rows]`.
+fn transposed(values: &[f32], rows: usize, columns: usize) -> Vec<f32> {
+    (0..columns).flat_map(|c| (0..rows).map(move |r| values[r * columns + c])).collect()
+}
+
+/// `C <- C Q` for a readout `[rank, channels]` followed by its baseline.
+fn rotate(readout: &mut [f32], rotation: &[f32], rank: usize) {
+    let channels = readout.len() / (rank + 1);
+    let before = readout[..rank * channels].to_vec();
+    for r in 0..rank {
+        for i in 0..channels {
+            readout[r * channels + i] =
+                (0..rank).map(|q| before[q * channels + i] * rotation[q * rank + r]).sum();
+        }
+    }
+}
+
+/// Mean and variance per dimension of a prior, or of one regime's part of it.
+fn prior_moments(prior: &RegimePrior, regime: Option<usize>, d: usize) -> (Vec<f64>, Vec<f64>) {
+    let parts: Vec<_> =
+        prior.components.iter().filter(|c| regime.is_none_or(|r| c.regime == r)).collect();
+    let total: f64 = parts.iter().map(|c| f64::from(c.weight)).sum();
+    let mut mean = vec![0.0; d];
+    let mut variance = vec![0.0; d];
+    for c in &parts {
+        for i in 0..d {
+            mean[i] += f64::from(c.weight) / total * f64::from(c.mean[i]);
+        }
+    }
+    for c in &parts {
+        for i in 0..d {
+            let delta = f64::from(c.mean[i]) - mean[i];
+            variance[i] += f64::from(c.weight) / total
+                * (f64::from(c.covariance[i * d + i]) + delta * delta);
+        }
+    }
+    (mean, variance)
+}
