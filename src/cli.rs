@@ -1,7 +1,7 @@
 //! The command line.
 
 use clap::{Parser, Subcommand};
-use regimed::commands::pretrain;
+use regimed::commands::{pretrain, simulate};
 
 /// Live dynamical-regime labels, change events and edge-of-chaos metrics from binned spike counts
 #[derive(Debug, Parser)]
@@ -14,4 +14,5 @@ pub(crate) struct Cli {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     Pretrain(pretrain::PretrainArgs),
+    Simulate(simulate::SimulateArgs),
 }

@@ -5,4 +5,5 @@ pub mod inference;
 pub mod model;
 pub mod recording;
 pub mod regime;
+pub mod teacher;
 pub mod training;

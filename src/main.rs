@@ -4,11 +4,12 @@ mod cli;
 
 use clap::Parser;
 use cli::{Cli, Command};
-use regimed::commands::pretrain;
+use regimed::commands::{pretrain, simulate};
 
 fn main() -> std::process::ExitCode {
     let result = match Cli::parse().command {
         Command::Pretrain(args) => pretrain::run(&args),
+        Command::Simulate(args) => simulate::run(&args),
     };
     match result {
         Ok(()) => std::process::ExitCode::SUCCESS,

@@ -3,3 +3,4 @@
 pub mod pretrain;
 mod progress;
 pub mod recordings;
+pub mod simulate;

@@ -1,0 +1,258 @@
+//! One animal: its network's shared structure, what is recorded of it, and its tasks.
+
+use rand::{RngExt, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+use rand_distr::{Distribution, StandardNormal};
+
+/// The regimes, in the order of recordings' `regime_names`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Regime {
+    /// One stable fixed point.
+    StableFixedPoint,
+    /// Two stable fixed points.
+    Bistable,
+    /// A limit cycle.
+    LimitCycle,
+    /// A ring of marginally stable points.
+    RingAttractor,
+    /// Chaos of a random network.
+    Chaotic,
+}
+
+impl Regime {
+    /// All regimes in order.
+    pub const ALL: [Self; 5] = [
+        Self::StableFixedPoint,
+        Self::Bistable,
+        Self::LimitCycle,
+        Self::RingAttractor,
+        Self::Chaotic,
+    ];
+}
+
+/// Names of [`Regime::ALL`].
+pub const REGIME_NAMES: [&str; 5] =
+    ["stable_fixed_point", "bistable", "limit_cycle", "ring_attractor", "chaotic"];
+
+/// Dimensions of the structured part of the connectivity.
+const LATENTS: usize = 6;
+/// Membrane time constant, seconds.
+const TAU_S: f64 = 0.1;
+/// Integration step, seconds, at most.
+const STEP_S_MAX: f64 = 0.005;
+/// Weight of the random part outside the chaotic regime.
+const RANDOM_GAIN: f32 = 0.3;
+/// Frequencies of limit cycles, Hz.
+const FREQUENCY_HZ: [f64; 2] = [0.7, 4.0];
+/// Angle by which tasks turn a regime's plane, radians (standard deviation).
+const PLANE_TURN: f64 = 0.25;
+
+/// What is recorded, and how large the network is.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct AnimalSettings {
+    /// Units of the network.
+    pub units: usize,
+    /// Units recorded, at most all.
+    pub channels: usize,
+    /// Mean rate over channels at rest, spikes per second.
+    pub rate_hz: f64,
+    /// Width of a bin, seconds.
+    pub bin_width_s: f64,
+}
+
+impl Default for AnimalSettings {
+    fn default() -> Self {
+        Self { units: 256, channels: 96, rate_hz: 14.0, bin_width_s: 0.01 }
+    }
+}
+
+/// An animal.
+#[derive(Debug, Clone)]
+pub struct Animal {
+    pub(super) settings: AnimalSettings,
+    seed: u64,
+    /// `M`, `[units, LATENTS]`.
+    pub(super) m: Vec<f32>,
+    /// `chi / sqrt(N)`, `[units, units]`.
+    chi: Vec<f32>,
+    /// An orthonormal frame of the latents for each regime, `[LATENTS][LATENTS]`.
+    frames: [Vec<Vec<f64>>; 5],
+    /// Units recorded.
+    pub(super) observed: Vec<usize>,
+    /// Log counts per bin at rest, and how strongly a unit's rate drives them, `[channels]`.
+    pub(super) log_base: Vec<f32>,
+    pub(super) gain: Vec<f32>,
+}
+
+/// A task: one network of an animal.
+#[derive(Debug, Clone)]
+pub struct Task {
+    /// Its regime.
+    pub regime: Regime,
+    /// Number of the task: unique over an animal's regimes.
+    pub number: i64,
+    /// Frequency that the connectivity was made for, Hz; 0 where it is no limit cycle.
+    pub design_frequency_hz: f64,
+    /// `J`, `[units, units]`.
+    pub(super) j: Vec<f32>,
+    /// `c`, `[units]`.
+    pub(super) input: Vec<f32>,
+    /// Latent directions (orthonormal) in which a limit cycle turns, `[2][LATENTS]`.
+    pub(super) plane: [Vec<f64>; 2],
+}
+
+fn normals(rng: &mut ChaCha8Rng, n: usize) -> Vec<f64> {
+    (0..n).map(|_| StandardNormal.sample(rng)).collect()
+}
+
+/// Gram-Schmidt over rows that are independent.
+fn orthonormal(mut rows: Vec<Vec<f64>>) -> Vec<Vec<f64>> {
+    for i in 0..rows.len() {
+        for j in 0..i {
+            let dot: f64 = rows[i].iter().zip(&rows[j]).map(|(a, b)| a * b).sum();
+            let other = rows[j].clone();
+            rows[i].iter_mut().zip(other).for_each(|(a, b)| *a -= dot * b);
+        }
+        let norm = rows[i].iter().map(|x| x * x).sum::<f64>().sqrt();
+        rows[i].iter_mut().for_each(|x| *x /= norm);
+    }
+    rows
+}
+
+impl Animal {
+    /// Animal number `index` of a seed.
+    #[must_use]
+    pub fn new(seed: u64, index: u64, settings: AnimalSettings) -> Self {
+        let mut rng = ChaCha8Rng::seed_from_u64(seed);
+        rng.set_stream(index << 32);
+        let n = settings.units;
+        let m = normals(&mut rng, n * LATENTS).iter().map(|&x| x as f32).collect();
+        let over = 1.0 / (n as f64).sqrt();
+        let chi = normals(&mut rng, n * n).iter().map(|x| (x * over) as f32).collect();
+        let frames = [(); 5].map(|()| {
+            orthonormal((0..LATENTS).map(|_| normals(&mut rng, LATENTS)).collect())
+        });
+        let channels = settings.channels.min(n);
+        let mut observed: Vec<usize> = (0..n).collect();
+        for i in 0..channels {
+            let j = rng.random_range(i..n);
+            observed.swap(i, j);
+        }
+        observed.truncate(channels);
+        let base = (settings.rate_hz * settings.bin_width_s).ln();
+        let log_base = normals(&mut rng, channels).iter().map(|x| (base + 0.5 * x) as f32).collect();
+        let gain =
+            normals(&mut rng, channels).iter().map(|x| (0.8 * (0.2 * x).exp()) as f32).collect();
+        Self { settings, seed: seed ^ (index << 32), m, chi, frames, observed, log_base, gain }
+    }
+
+    /// Recorded channels.
+    #[must_use]
+    pub fn n_channels(&self) -> usize {
+        self.observed.len()
+    }
+
+    /// The settings.
+    #[must_use]
+    pub fn settings(&self) -> &AnimalSettings {
+        &self.settings
+    }
+
+    /// Task number `index` of a regime: the same for the same seed, whatever else is simulated.
+    #[must_use]
+    pub fn task(&self, regime: Regime, index: u64) -> Task {
+        let at = Regime::ALL.iter().position(|r| *r == regime).unwrap_or(0);
+        let mut rng = ChaCha8Rng::seed_from_u64(self.seed);
+        rng.set_stream(1 + ((at as u64) << 40) + index);
+        let frame = orthonormal(
+            self.frames[at]
+                .iter()
+                .map(|row| {
+                    let turn = normals(&mut rng, LATENTS);
+                    row.iter().zip(turn).map(|(x, t)| x + PLANE_TURN * t / 2.0).collect()
+                })
+                .collect(),
+        );
+        let mut between = |low: f64, high: f64| rng.random_range(low..high);
+        let mut frequency_hz = 0.0;
+        // `A` as a sum of `weight * row^T column` over pairs of the frame's directions.
+        let mut terms: Vec<(usize, usize, f64)> = Vec::new();
+        let mut drive = 0.0;
+        let mut random = f64::from(RANDOM_GAIN);
+        match regime {
+            Regime::StableFixedPoint => {
+                let g = between(0.1, 0.6);
+                let turn = between(-0.8, 0.8);
+                terms.extend([(0, 0, g), (1, 1, g), (0, 1, -turn), (1, 0, turn)]);
+                drive = between(0.5, 1.2);
+            }
+            Regime::Bistable => terms.push((0, 0, between(1.6, 2.4))),
+            Regime::LimitCycle => {
+                frequency_hz = between(FREQUENCY_HZ[0].ln(), FREQUENCY_HZ[1].ln()).exp();
+                let g = between(1.7, 2.3);
+                let turn = g * std::f64::consts::TAU * frequency_hz * TAU_S;
+                terms.extend([(0, 0, g), (1, 1, g), (0, 1, -turn), (1, 0, turn)]);
+            }
+            Regime::RingAttractor => {
+                let g = between(1.7, 2.4);
+                terms.extend([(0, 0, g), (1, 1, g)]);
+            }
+            Regime::Chaotic => random = between(1.8, 2.5),
+        }
+        let direction = normals(&mut rng, 1)[0].signum();
+        let mut a = [[0.0f64; LATENTS]; LATENTS];
+        for (row, column, weight) in terms {
+            for i in 0..LATENTS {
+                for k in 0..LATENTS {
+                    a[i][k] += weight * frame[row][i] * frame[column][k];
+                }
+            }
+        }
+        Task {
+            regime,
+            number: (at as i64) * 10_000 + index as i64,
+            design_frequency_hz: frequency_hz,
+            j: self.connectivity(&a, random as f32),
+            input: self.along(&frame[2], (drive * direction) as f32),
+            plane: [frame[0].clone(), frame[1].clone()],
+        }
+    }
+
+    /// `(1/N) M A M^T + random chi`.
+    fn connectivity(&self, a: &[[f64; LATENTS]; LATENTS], random: f32) -> Vec<f32> {
+        let n = self.settings.units;
+        let mut j: Vec<f32> = self.chi.iter().map(|x| random * x).collect();
+        for (row, m_row) in self.m.chunks_exact(LATENTS).enumerate() {
+            let mut left = [0.0f32; LATENTS];
+            for k in 0..LATENTS {
+                left[k] = (0..LATENTS).map(|i| m_row[i] * a[i][k] as f32).sum::<f32>() / n as f32;
+            }
+            for (to, m_col) in j[row * n..(row + 1) * n].iter_mut().zip(self.m.chunks_exact(LATENTS))
+            {
+                *to += left.iter().zip(m_col).map(|(l, m)| l * m).sum::<f32>();
+            }
+        }
+        j
+    }
+
+    /// `M` times a latent direction.
+    pub(super) fn along(&self, direction: &[f64], scale: f32) -> Vec<f32> {
+        self.m
+            .chunks_exact(LATENTS)
+            .map(|row| scale * row.iter().zip(direction).map(|(m, d)| m * *d as f32).sum::<f32>())
+            .collect()
+    }
+
+    /// Steps per bin, and `a = step / tau`.
+    pub(super) fn stepping(&self) -> (usize, f32) {
+        let width = self.settings.bin_width_s;
+        let steps = (width / STEP_S_MAX).ceil().max(1.0) as usize;
+        (steps, (width / steps as f64 / TAU_S) as f32)
+    }
+
+    /// A random kick along the latents, `[units]`.
+    pub(super) fn kick(&self, scale: f64, rng: &mut ChaCha8Rng) -> Vec<f32> {
+        let direction = normals(rng, LATENTS);
+        self.along(&direction, scale as f32)
+    }
+}
