@@ -115,8 +115,11 @@ fn mixture(
     }
     let mut gaussians = Vec::new();
     let mut log_likelihood = f64::NEG_INFINITY;
+    let everything = DMatrix::from_element(n, 1, 1.0);
+    let spread = &maximise(points, &everything, &DMatrix::zeros(d, d), floor)[0].2;
+    let target = DMatrix::from_diagonal(&spread.diagonal());
     for _ in 0..EM_ITERATIONS {
-        gaussians = maximise(points, &resp, floor, d);
+        gaussians = maximise(points, &resp, &target, floor);
         log_likelihood = 0.0;
         for (i, p) in points.iter().enumerate() {
             let logs: Vec<f64> =
@@ -132,23 +135,28 @@ fn mixture(
     (log_likelihood, gaussians)
 }
 
+/// Weighted mean and covariance per Gaussian. With few points in `d` dimensions a covariance is
+/// shrunk towards `target`, as if `d` more points had shown that.
 fn maximise(
     points: &[DVector<f64>],
     resp: &DMatrix<f64>,
+    target: &DMatrix<f64>,
     floor: f64,
-    d: usize,
 ) -> Vec<Gaussian> {
     let (n, k) = resp.shape();
+    let d = target.nrows();
     (0..k)
         .map(|j| {
             let mass = resp.column(j).sum().max(1e-9);
             let mean = (0..n)
                 .fold(DVector::zeros(d), |acc, i| acc + &points[i] * (resp[(i, j)] / mass));
-            let mut cov = DMatrix::identity(d, d) * floor;
+            let mut cov = target * d as f64;
             for (i, point) in points.iter().enumerate() {
                 let delta = point - &mean;
-                cov += &delta * delta.transpose() * (resp[(i, j)] / mass);
+                cov += &delta * delta.transpose() * resp[(i, j)];
             }
+            cov /= mass + if target.norm() > 0.0 { d as f64 } else { 0.0 };
+            cov += DMatrix::identity(d, d) * floor;
             (mass / n as f64, mean, cov)
         })
         .collect()

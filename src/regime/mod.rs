@@ -1,7 +1,9 @@
 //! From label posteriors to decisions: hysteresis, change events, `unknown`, and scores against truth.
 
 mod decision;
+mod engine;
 mod score;
 
 pub use decision::{Change, DecisionRule, Label, Tracker};
+pub use engine::Engine;
 pub use score::{Score, Verdict};

@@ -34,8 +34,10 @@ impl Regime {
 pub const REGIME_NAMES: [&str; 5] =
     ["stable_fixed_point", "bistable", "limit_cycle", "ring_attractor", "chaotic"];
 
-/// Dimensions of the structured part of the connectivity.
+/// Dimensions of the structured part of the connectivity: normal columns, then the ring's two.
 const LATENTS: usize = 6;
+/// Of these, normal columns.
+const NORMAL: usize = 4;
 /// Membrane time constant, seconds.
 const TAU_S: f64 = 0.1;
 /// Integration step, seconds, at most.
@@ -71,11 +73,12 @@ impl Default for AnimalSettings {
 pub struct Animal {
     pub(super) settings: AnimalSettings,
     seed: u64,
-    /// `M`, `[units, LATENTS]`.
+    /// `M`, `[units, LATENTS]`. Its last two columns are `sqrt(2) cos` and `sqrt(2) sin` of evenly
+    /// spaced angles: with normal ones the ring would have gaps of finite size.
     pub(super) m: Vec<f32>,
     /// `chi / sqrt(N)`, `[units, units]`.
     chi: Vec<f32>,
-    /// An orthonormal frame of the latents for each regime, `[LATENTS][LATENTS]`.
+    /// An orthonormal frame of the normal latents for each regime, `[NORMAL][NORMAL]`.
     frames: [Vec<Vec<f64>>; 5],
     /// Units recorded.
     pub(super) observed: Vec<usize>,
@@ -119,6 +122,14 @@ fn orthonormal(mut rows: Vec<Vec<f64>>) -> Vec<Vec<f64>> {
     rows
 }
 
+/// Draws the first `first` places of a random order.
+fn shuffle<T>(list: &mut [T], first: usize, rng: &mut ChaCha8Rng) {
+    for i in 0..first {
+        let j = rng.random_range(i..list.len());
+        list.swap(i, j);
+    }
+}
+
 impl Animal {
     /// Animal number `index` of a seed.
     #[must_use]
@@ -126,18 +137,25 @@ impl Animal {
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
         rng.set_stream(index << 32);
         let n = settings.units;
-        let m = normals(&mut rng, n * LATENTS).iter().map(|&x| x as f32).collect();
+        let mut angles: Vec<f64> = (0..n).map(|i| std::f64::consts::TAU * i as f64 / n as f64).collect();
+        shuffle(&mut angles, n, &mut rng);
+        let normal = normals(&mut rng, n * NORMAL);
+        let m = normal
+            .chunks_exact(NORMAL)
+            .zip(&angles)
+            .flat_map(|(row, angle)| {
+                let ring = [angle.cos(), angle.sin()].map(|x| std::f64::consts::SQRT_2 * x);
+                row.iter().copied().chain(ring).map(|x| x as f32).collect::<Vec<_>>()
+            })
+            .collect();
         let over = 1.0 / (n as f64).sqrt();
         let chi = normals(&mut rng, n * n).iter().map(|x| (x * over) as f32).collect();
         let frames = [(); 5].map(|()| {
-            orthonormal((0..LATENTS).map(|_| normals(&mut rng, LATENTS)).collect())
+            orthonormal((0..NORMAL).map(|_| normals(&mut rng, NORMAL)).collect())
         });
         let channels = settings.channels.min(n);
         let mut observed: Vec<usize> = (0..n).collect();
-        for i in 0..channels {
-            let j = rng.random_range(i..n);
-            observed.swap(i, j);
-        }
+        shuffle(&mut observed, channels, &mut rng);
         observed.truncate(channels);
         let base = (settings.rate_hz * settings.bin_width_s).ln();
         let log_base = normals(&mut rng, channels).iter().map(|x| (base + 0.5 * x) as f32).collect();
@@ -164,15 +182,18 @@ impl Animal {
         let at = Regime::ALL.iter().position(|r| *r == regime).unwrap_or(0);
         let mut rng = ChaCha8Rng::seed_from_u64(self.seed);
         rng.set_stream(1 + ((at as u64) << 40) + index);
-        let frame = orthonormal(
-            self.frames[at]
-                .iter()
-                .map(|row| {
-                    let turn = normals(&mut rng, LATENTS);
-                    row.iter().zip(turn).map(|(x, t)| x + PLANE_TURN * t / 2.0).collect()
-                })
-                .collect(),
-        );
+        let turned = self.frames[at].iter().map(|row| {
+            let turn = normals(&mut rng, NORMAL);
+            row.iter().zip(turn).map(|(x, t)| x + PLANE_TURN * t / 2.0).collect()
+        });
+        let mut frame = orthonormal(turned.collect());
+        frame.iter_mut().for_each(|row| row.resize(LATENTS, 0.0));
+        if regime == Regime::RingAttractor {
+            for (i, row) in frame.iter_mut().enumerate() {
+                row.fill(0.0);
+                row[(NORMAL + i) % LATENTS] = 1.0;
+            }
+        }
         let mut between = |low: f64, high: f64| rng.random_range(low..high);
         let mut frequency_hz = 0.0;
         // `A` as a sum of `weight * row^T column` over pairs of the frame's directions.
@@ -196,6 +217,7 @@ impl Animal {
             Regime::RingAttractor => {
                 let g = between(1.7, 2.4);
                 terms.extend([(0, 0, g), (1, 1, g)]);
+                random = 0.0;
             }
             Regime::Chaotic => random = between(1.8, 2.5),
         }

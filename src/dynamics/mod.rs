@@ -1,0 +1,5 @@
+//! What a model's low-rank network does near a state: spectra of its linearisation.
+
+mod spectrum;
+
+pub use spectrum::{Spectrum, spectrum};

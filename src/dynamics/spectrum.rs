@@ -1,0 +1,119 @@
+//! Spectrum at a state, from `R x R` matrices only.
+//!
+//! With `D = diag tanh'(M kappa + b)` the nonzero eigenvalues `mu` of the network's `J D` are those
+//! of `N(e)^T D M`, `[rank, rank]`. The bin-to-bin map `(1-a) I + a J D` then has eigenvalues
+//! `1 - a + a mu` (and `1 - a`), the continuous Jacobian `(-I + J D) / tau` has `(mu - 1) / tau` (and
+//! `-1 / tau`), with `a = bin / tau`. Local stability is `Re mu < 1`.
+
+use nalgebra::DMatrix;
+
+use crate::model::Model;
+
+/// Local dynamics at one state under one embedding.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Spectrum {
+    /// `max |1 - a + a mu|`: spectral radius of the bin-to-bin map.
+    pub spectral_radius: f64,
+    /// `max Re (mu - 1) / tau`, 1/s.
+    pub spectral_abscissa_per_s: f64,
+    /// `|Im mu| / (2 pi tau)` of the eigenvalue with the largest real part, Hz.
+    pub leading_frequency_hz: f64,
+    /// `-1 / Re` of that eigenvalue of the continuous Jacobian, s: negative where it grows.
+    pub leading_time_constant_s: f64,
+}
+
+/// Spectrum at latents `kappa [rank]` under embedding `e [embedding]`; `None` where the eigenvalues
+/// are not finite.
+#[must_use]
+pub fn spectrum(model: &Model, e: &[f32], kappa: &[f32]) -> Option<Spectrum> {
+    let rank = model.dims.rank;
+    let a = f64::from(model.network.leak);
+    let tau_s = model.bin_width_s / a;
+    let factors = model.hypernetwork.factors(&model.dims, e);
+    let jacobian = model.reduced_jacobian(&factors, kappa);
+    if !jacobian.iter().all(|x| x.is_finite()) {
+        return None;
+    }
+    let mut radius = 1.0 - a;
+    // The N - rank directions outside the latents decay with tau.
+    let mut leading = (-1.0f64, 0.0f64);
+    for mu in DMatrix::from_row_slice(rank, rank, &jacobian).complex_eigenvalues().iter() {
+        radius = radius.max((1.0 - a + a * mu.re).hypot(a * mu.im));
+        if mu.re - 1.0 > leading.0 {
+            leading = (mu.re - 1.0, mu.im.abs());
+        }
+    }
+    let spectrum = Spectrum {
+        spectral_radius: radius,
+        spectral_abscissa_per_s: leading.0 / tau_s,
+        leading_frequency_hz: leading.1 / (std::f64::consts::TAU * tau_s),
+        leading_time_constant_s: -tau_s / leading.0,
+    };
+    spectrum.spectral_radius.is_finite().then_some(spectrum)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{
+        Component, Dimensions, Hypernetwork, Network, OnlineSettings, RegimePrior,
+    };
+
+    /// `N(e)^T M` is a damped rotation: everything about it is known.
+    fn rotation(gain: f32, turn: f32) -> Model {
+        let dims = Dimensions { embedding: 1, rank: 2, units: 2, hidden: [1, 1] };
+        Model {
+            dims,
+            bin_width_s: 0.01,
+            regime_names: vec!["a".into()],
+            hypernetwork: Hypernetwork {
+                w1: vec![0.0],
+                b1: vec![0.0],
+                w2: vec![0.0],
+                b2: vec![0.0],
+                wn: vec![0.0; 4],
+                n0: vec![gain, -turn, turn, gain],
+                wc: vec![0.0; 2],
+            },
+            network: Network {
+                m: vec![1.0, 0.0, 0.0, 1.0],
+                offset: vec![0.0; 2],
+                leak: 0.1,
+                process_variance: vec![0.1; 2],
+                initial_variance: vec![1.0; 2],
+            },
+            readouts: vec![],
+            prior: RegimePrior {
+                components: vec![Component {
+                    regime: 0,
+                    weight: 1.0,
+                    mean: vec![0.0],
+                    covariance: vec![1.0],
+                }],
+            },
+            online: OnlineSettings::default(),
+        }
+    }
+
+    #[test]
+    fn a_rotation_has_its_radius_frequency_and_time_constant() {
+        let model = rotation(0.5, 0.8);
+        let found = spectrum(&model, &[0.0], &[0.0, 0.0]).expect("finite");
+        let (a, tau) = (f64::from(0.1f32), 0.01 / f64::from(0.1f32));
+        let close = |x: f64, y: f64| assert!((x - y).abs() < 1e-6, "{x} for {y}: {found:?}");
+        close(found.spectral_radius, (1.0 - 0.5 * a).hypot(0.8 * a));
+        close(found.spectral_abscissa_per_s, -0.5 / tau);
+        close(found.leading_frequency_hz, 0.8 / (std::f64::consts::TAU * tau));
+        close(found.leading_time_constant_s, tau / 0.5);
+    }
+
+    #[test]
+    fn growth_has_a_negative_time_constant_and_saturation_ends_it() {
+        let model = rotation(1.5, 0.0);
+        let at_zero = spectrum(&model, &[0.0], &[0.0, 0.0]).expect("finite");
+        assert!(at_zero.spectral_abscissa_per_s > 0.0 && at_zero.leading_time_constant_s < 0.0);
+        assert!(at_zero.spectral_radius > 1.0);
+        let far = spectrum(&model, &[0.0], &[3.0, 3.0]).expect("finite");
+        assert!(far.spectral_abscissa_per_s < 0.0, "{far:?}");
+    }
+}

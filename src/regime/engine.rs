@@ -1,0 +1,72 @@
+//! The filter bank with its decision rule: what runs for every bin, live and offline alike.
+
+use super::decision::{Change, DecisionRule, Label, Tracker};
+use crate::inference::{BankError, Estimate, FilterBank};
+use crate::model::{Model, Readout};
+
+/// One session's numbers.
+#[derive(Debug)]
+pub struct Engine {
+    bank: FilterBank,
+    tracker: Tracker,
+    rule: DecisionRule,
+}
+
+impl Engine {
+    /// At the prior.
+    ///
+    /// # Errors
+    /// When the bank does not take the model.
+    pub fn new(model: &Model, readout: &Readout, rule: DecisionRule) -> Result<Self, BankError> {
+        Ok(Self { bank: FilterBank::new(model, readout)?, tracker: Tracker::new(rule), rule })
+    }
+
+    /// One bin: counts `[n_channels]`, or `None` where it is missing.
+    pub fn push(&mut self, counts: Option<&[f32]>) -> Option<Change> {
+        let estimate = match counts {
+            Some(counts) => self.bank.update(counts),
+            None => self.bank.predict(),
+        };
+        self.tracker.push(&estimate.posterior, estimate.novelty)
+    }
+
+    /// Back to the prior: another recording begins. The label in force stays until another is found.
+    pub fn restart(&mut self) {
+        self.bank.reset();
+    }
+
+    /// Which channels inform.
+    pub fn set_active(&mut self, active: impl Iterator<Item = bool>) {
+        self.bank.set_active(active);
+    }
+
+    /// The newest estimate.
+    #[must_use]
+    pub fn estimate(&self) -> &Estimate {
+        self.bank.estimate()
+    }
+
+    /// The label in force.
+    #[must_use]
+    pub fn label(&self) -> Option<Label> {
+        self.tracker.current()
+    }
+
+    /// The rule.
+    #[must_use]
+    pub fn rule(&self) -> &DecisionRule {
+        &self.rule
+    }
+
+    /// Channels per bin.
+    #[must_use]
+    pub fn n_channels(&self) -> usize {
+        self.bank.n_channels()
+    }
+
+    /// Hypotheses that lost their numbers so far.
+    #[must_use]
+    pub fn filter_resets(&self) -> u64 {
+        self.bank.resets()
+    }
+}
