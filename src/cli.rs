@@ -1,7 +1,7 @@
 //! The command line.
 
 use clap::{Parser, Subcommand};
-use regimed::commands::{pretrain, simulate};
+use regimed::commands::{pretrain, serve, simulate};
 
 /// Live dynamical-regime labels, change events and edge-of-chaos metrics from binned spike counts
 #[derive(Debug, Parser)]
@@ -15,4 +15,5 @@ pub(crate) struct Cli {
 pub(crate) enum Command {
     Pretrain(pretrain::PretrainArgs),
     Simulate(simulate::SimulateArgs),
+    Serve(serve::ServeArgs),
 }

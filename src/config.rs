@@ -64,7 +64,7 @@ impl std::fmt::Display for ConfigError {
 }
 
 /// Where a session's model comes from.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum ModelSource {
     /// The model in the binary.
     Builtin,

@@ -3,4 +3,5 @@
 pub mod pretrain;
 mod progress;
 pub mod recordings;
+pub mod serve;
 pub mod simulate;

@@ -1,0 +1,77 @@
+//! `regimed serve`: the daemon.
+
+use std::path::PathBuf;
+
+use anyhow::{Context, Result};
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::config;
+use crate::daemon::{Daemon, plan};
+use crate::telemetry;
+
+/// Run the daemon
+#[derive(Debug, clap::Args)]
+pub struct ServeArgs {
+    /// Configuration (TOML; see docs/configuration.md)
+    #[arg(long, value_name = "FILE")]
+    pub config: PathBuf,
+    /// Only check the configuration and its models
+    #[arg(long)]
+    pub check: bool,
+}
+
+/// Runs the command.
+///
+/// # Errors
+/// A faulty configuration, a model that does not fit, a port that is taken.
+pub fn run(args: &ServeArgs) -> Result<()> {
+    let config = config::read(&args.config)?;
+    if args.check {
+        for p in plan(&config)? {
+            let model = &p.checkpoint.model;
+            println!(
+                "session '{}': readout '{}', {} channels, bins of {} ms, {} hypotheses, regimes {}",
+                p.session,
+                p.readout().session,
+                p.readout().n_channels(),
+                model.bin_width_s * 1e3,
+                p.readout().prior.components.len(),
+                model.regime_names.join(", ")
+            );
+        }
+        println!("{}: good", args.config.display());
+        return Ok(());
+    }
+    telemetry::log_to_stderr();
+    runtime()?.block_on(async {
+        let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
+        let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for SIGINT")?;
+        let daemon = Daemon::start(config).await?;
+        let e = daemon.endpoints();
+        let shown = |a: Option<std::net::SocketAddr>| a.map_or("off".into(), |a| a.to_string());
+        tracing::info!(
+            grpc = shown(e.grpc),
+            zeromq_pull = shown(e.zeromq_pull),
+            zeromq_publish = shown(e.zeromq_publish),
+            http = shown(e.http),
+            "ready"
+        );
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        tracing::info!("draining");
+        daemon.stop().await?;
+        tracing::info!("stopped");
+        Ok(())
+    })
+}
+
+/// The runtime for I/O.
+pub(crate) fn runtime() -> Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .thread_name("io")
+        .build()
+        .context("cannot start the I/O threads")
+}

@@ -1,0 +1,310 @@
+//! A session: the thread that owns its numbers, and the task that tells the world.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::Poll;
+use std::time::Instant;
+
+use anyhow::{Context, Result};
+use futures_util::task::AtomicWaker;
+use ringbuf::HeapRb;
+use ringbuf::traits::{Consumer, Producer, Split};
+use tokio::task::JoinHandle;
+
+use super::metrics_worker::{MetricsWorker, Request};
+use super::models::Plan;
+use crate::config::Config;
+use crate::publish::zeromq::{Publisher, Topics};
+use crate::publish::{Outcome, SessionBus, SessionFacts, Update, Wording};
+use crate::regime::{Engine, Label};
+use crate::source::{Header, Kind, MASKED, Outlet, Port, PortSettings};
+use crate::telemetry::SessionMetrics;
+
+/// Outcomes that wait for the publishing task. Beyond that a decision is dropped and counted; one with
+/// a change waits for its place.
+const OUTCOMES_WAITING: usize = 4096;
+
+/// A session that runs.
+pub(super) struct Running {
+    pub(super) port: Arc<Port>,
+    pub(super) bus: Arc<SessionBus>,
+    /// Ends when the session is closed and everything it had is published.
+    pub(super) publishing: JoinHandle<()>,
+}
+
+type Sending = <HeapRb<Outcome> as Split>::Prod;
+type Fetching = <HeapRb<Outcome> as Split>::Cons;
+
+/// Shared by the thread and the task.
+#[derive(Default)]
+struct Link {
+    waker: AtomicWaker,
+    finished: AtomicBool,
+    lost: std::sync::atomic::AtomicU64,
+}
+
+/// Starts a session's thread and its publishing task.
+pub(super) fn start(
+    plan: Plan,
+    config: &Config,
+    publisher: Option<Arc<Publisher>>,
+    worker: &MetricsWorker,
+) -> Result<Running> {
+    let model = &plan.checkpoint.model;
+    let readout = plan.readout();
+    let engine = Engine::new(model, readout, plan.rule)
+        .with_context(|| format!("session '{}'", plan.session))?;
+    let outlet = Port::new(PortSettings {
+        session: plan.session.clone(),
+        n_channels: readout.n_channels(),
+        bin_width_s: model.bin_width_s,
+        queue_bins: config.queue_bins,
+        gap_bins_max: config.gap_bins_max,
+    });
+    let bus = Arc::new(SessionBus::new(
+        SessionFacts {
+            name: plan.session.clone(),
+            n_channels: readout.n_channels(),
+            bin_width_s: model.bin_width_s,
+            regime_names: model.regime_names.clone(),
+            model: plan.checkpoint.weights_sha256[..12].to_owned(),
+        },
+        config.events_kept,
+    ));
+    let (sending, fetching) = HeapRb::new(OUTCOMES_WAITING).split();
+    let link = Arc::new(Link::default());
+    let port = outlet.port.clone();
+    let n_channels = readout.n_channels();
+    let owner = Owner {
+        engine,
+        outlet,
+        sending,
+        link: link.clone(),
+        raw: vec![0; n_channels],
+        counts: vec![0.0; n_channels],
+        active: vec![true; n_channels],
+        bin: 0,
+    };
+    let thread = std::thread::Builder::new()
+        .name(format!("session-{}", plan.session))
+        .spawn(move || owner.run())
+        .context("cannot start a session's thread")?;
+    port.set_thread(thread.thread().clone());
+    let labels: Vec<&str> =
+        model.regime_names.iter().map(String::as_str).chain([Label::UNKNOWN]).collect();
+    let teller = Teller {
+        metrics: SessionMetrics::new(&plan.session, &labels),
+        wording: Wording {
+            session: plan.session.clone(),
+            regime_names: model.regime_names.clone(),
+            embedding: model.dims.embedding,
+            rank: model.dims.rank,
+        },
+        topics: Topics::new(&plan.session),
+        bus: bus.clone(),
+        publisher,
+        link,
+        fetching,
+        requests: worker.clone(),
+        checkpoint: plan.checkpoint.clone(),
+        metrics_every: (1.0 / config.metrics_hz / model.bin_width_s).round().max(1.0) as u64,
+        resets_told: 0,
+    };
+    Ok(Running { port, bus, publishing: tokio::spawn(teller.run()) })
+}
+
+/// Owns the numbers. After the first bins it neither allocates nor awaits.
+struct Owner {
+    engine: Engine,
+    outlet: Outlet,
+    sending: Sending,
+    link: Arc<Link>,
+    raw: Vec<u16>,
+    counts: Vec<f32>,
+    active: Vec<bool>,
+    bin: u64,
+}
+
+impl Owner {
+    fn run(mut self) {
+        loop {
+            // Asked before the ring is found empty: what came before closing is done.
+            let closed = self.outlet.port.is_closed();
+            match self.outlet.pop(&mut self.raw) {
+                Some(header) => self.handle(&header),
+                None if closed => break,
+                // `unpark` before this returns at once: no wake-up is lost.
+                None => std::thread::park(),
+            }
+        }
+        self.link.finished.store(true, Ordering::SeqCst);
+        self.link.waker.wake();
+    }
+
+    fn handle(&mut self, header: &Header) {
+        match header.kind {
+            Kind::Start => self.engine.restart(),
+            Kind::Missing(n) => {
+                for i in 0..u64::from(n) {
+                    self.bin(header, header.sequence + i, false);
+                }
+            }
+            Kind::Bin => {
+                self.unmask();
+                self.bin(header, header.sequence, true);
+            }
+        }
+    }
+
+    /// Counts to `f32`, masked channels switched off.
+    fn unmask(&mut self) {
+        let mut changed = false;
+        for ((count, active), &raw) in
+            self.counts.iter_mut().zip(&mut self.active).zip(&self.raw)
+        {
+            let on = raw != MASKED;
+            changed |= on != *active;
+            *active = on;
+            *count = if on { f32::from(raw) } else { 0.0 };
+        }
+        if changed {
+            self.engine.set_active(self.active.iter().copied());
+        }
+    }
+
+    fn bin(&mut self, header: &Header, sequence: u64, seen: bool) {
+        let began = Instant::now();
+        let change = self.engine.push(seen.then_some(self.counts.as_slice()));
+        let done = Instant::now();
+        let nanoseconds = |from: Instant| {
+            u64::try_from(done.saturating_duration_since(from).as_nanos()).unwrap_or(u64::MAX)
+        };
+        let outcome = Outcome {
+            sequence,
+            bin: self.bin,
+            rig_time_ns: if seen { header.rig_time_ns } else { 0 },
+            received_wall_ns: header.received.wall_ns,
+            latency_ns: nanoseconds(header.received.instant),
+            compute_ns: nanoseconds(began),
+            label: self.engine.label(),
+            change,
+            predicted: !seen,
+            waiting: u32::try_from(self.outlet.waiting()).unwrap_or(u32::MAX),
+            filter_resets: self.engine.filter_resets(),
+            ..Outcome::of(self.engine.estimate())
+        };
+        self.bin += 1;
+        self.send(outcome);
+    }
+
+    fn send(&mut self, mut outcome: Outcome) {
+        while let Err(back) = self.sending.try_push(outcome) {
+            self.link.waker.wake();
+            if back.change.is_none() {
+                self.link.lost.fetch_add(1, Ordering::Relaxed);
+                return;
+            }
+            // A change is never dropped: counts wait in their ring, and overflow there is counted.
+            outcome = back;
+            std::thread::yield_now();
+        }
+        self.link.waker.wake();
+    }
+}
+
+/// Turns outcomes into messages.
+struct Teller {
+    metrics: SessionMetrics,
+    wording: Wording,
+    topics: Topics,
+    bus: Arc<SessionBus>,
+    publisher: Option<Arc<Publisher>>,
+    link: Arc<Link>,
+    fetching: Fetching,
+    requests: MetricsWorker,
+    checkpoint: Arc<crate::checkpoint::Checkpoint>,
+    metrics_every: u64,
+    resets_told: u64,
+}
+
+impl Teller {
+    async fn run(mut self) {
+        while let Some(outcome) = self.next().await {
+            self.tell(&outcome).await;
+        }
+    }
+
+    async fn next(&mut self) -> Option<Outcome> {
+        std::future::poll_fn(|context| {
+            if let Some(outcome) = self.fetching.try_pop() {
+                return Poll::Ready(Some(outcome));
+            }
+            self.link.waker.register(context.waker());
+            // What came between looking and registering has woken nobody: look again, and read
+            // `finished` before the last look.
+            let finished = self.link.finished.load(Ordering::SeqCst);
+            match self.fetching.try_pop() {
+                Some(outcome) => Poll::Ready(Some(outcome)),
+                None if finished => Poll::Ready(None),
+                None => Poll::Pending,
+            }
+        })
+        .await
+    }
+
+    async fn tell(&mut self, o: &Outcome) {
+        if o.bin.is_multiple_of(self.metrics_every) {
+            self.requests.ask(Request {
+                bus: self.bus.clone(),
+                checkpoint: self.checkpoint.clone(),
+                bin: o.bin,
+                embedding: self.wording.embedding(o).to_vec(),
+                latent: self.wording.latent(o).to_vec(),
+                participation_ratio: o.participation_ratio,
+            });
+        }
+        let newest = self.bus.metrics();
+        let event = o.change.as_ref().map(|c| self.wording.event(o, c, self.bus.next_event()));
+        let decision = self.wording.decision(o, newest);
+        let update = Arc::new(Update { decision, event });
+        self.bus.publish(update.clone());
+        if let Some(publisher) = &self.publisher {
+            publisher.publish(&self.topics, &update).await;
+        }
+        self.measure(o, newest);
+        if let Some(event) = &update.event {
+            tracing::info!(
+                session = event.session,
+                bin = event.bin,
+                from = event.from,
+                to = event.to,
+                probability = event.probability,
+                "regime"
+            );
+        }
+    }
+
+    /// Prometheus, after everybody was told.
+    fn measure(&mut self, o: &Outcome, newest: Option<crate::wire::Metrics>) {
+        let m = &self.metrics;
+        m.latency.record(o.latency_ns as f64 * 1e-9);
+        m.compute.record(o.compute_ns as f64 * 1e-9);
+        m.queue.set(f64::from(o.waiting));
+        m.novelty.set(f64::from(o.novelty));
+        m.log_likelihood.set(f64::from(o.log_likelihood));
+        m.participation.set(f64::from(o.participation_ratio));
+        m.posterior(self.wording.posterior(o));
+        m.resets.increment(o.filter_resets - self.resets_told);
+        self.resets_told = o.filter_resets;
+        m.lost.increment(self.link.lost.swap(0, Ordering::Relaxed));
+        if let Some(change) = &o.change {
+            m.change(self.wording.label_index(change.to));
+        }
+        if let Some(s) = newest {
+            m.radius.set(f64::from(s.spectral_radius));
+            m.abscissa.set(f64::from(s.spectral_abscissa_per_s));
+            m.frequency.set(f64::from(s.leading_frequency_hz));
+            m.time_constant.set(f64::from(s.leading_time_constant_s));
+        }
+    }
+}

@@ -1,0 +1,10 @@
+//! Decisions and events out.
+
+mod bus;
+pub mod grpc;
+mod outcome;
+pub mod web;
+pub mod zeromq;
+
+pub use bus::{Bus, EventsError, SessionBus, SessionFacts, Subscription, Update};
+pub use outcome::{Outcome, Wording};

@@ -1,0 +1,215 @@
+//! Counts over gRPC.
+
+use std::collections::HashMap;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::Stream;
+use futures_util::stream::unfold;
+use tokio::sync::mpsc;
+use tonic::{Request, Response, Status, Streaming};
+
+use super::intake::{Intake, Refusal};
+use crate::publish::{Bus, Subscription, Update};
+use crate::wire::exchange_reply::Reply;
+use crate::wire::ingest_server::Ingest;
+use crate::wire::{Counts, ExchangeReply, IngestSummary, RejectReason, Rejection};
+
+/// Refusals that wait for one `Exchange` client before further ones go untold (they are counted).
+const REFUSALS_WAITING: usize = 256;
+/// After the last bin, decisions of an `Exchange` are waited for so long.
+const LAST_DECISIONS: Duration = Duration::from_secs(5);
+
+/// The service.
+pub struct IngestService {
+    /// Where counts go.
+    pub intake: Arc<Intake>,
+    /// Where decisions come from.
+    pub bus: Arc<Bus>,
+}
+
+/// A message as it came, or why it did not: what cannot be decoded is counted here.
+async fn next(inbound: &mut Streaming<Counts>, intake: &Intake) -> Result<Option<Counts>, Status> {
+    inbound.message().await.inspect_err(|status| {
+        // Of these, tonic makes undecodable and oversized messages; the rest is the connection's end.
+        if matches!(status.code(), tonic::Code::Internal | tonic::Code::OutOfRange) {
+            intake.note("", &Refusal::new(RejectReason::Malformed, status.message()));
+        }
+    })
+}
+
+#[tonic::async_trait]
+impl Ingest for IngestService {
+    async fn send_counts(
+        &self,
+        request: Request<Streaming<Counts>>,
+    ) -> Result<Response<IngestSummary>, Status> {
+        let mut inbound = request.into_inner();
+        let mut summary = IngestSummary::default();
+        let mut refused: HashMap<RejectReason, Rejection> = HashMap::new();
+        loop {
+            let message = tokio::select! {
+                message = next(&mut inbound, &self.intake) => message?,
+                () = self.bus.closed() => return Err(Status::unavailable("the daemon is shutting down")),
+            };
+            let Some(counts) = message else { break };
+            match self.intake.offer(&counts) {
+                Ok(accepted) => {
+                    summary.bins_accepted += accepted.bins;
+                    summary.bins_missing += accepted.missing;
+                }
+                Err(refusal) => {
+                    let entry = refused.entry(refusal.reason).or_default();
+                    entry.reason = refusal.reason.into();
+                    entry.messages += 1;
+                    entry.detail = refusal.detail;
+                }
+            }
+        }
+        summary.rejections = refused.into_values().collect();
+        summary.rejections.sort_by_key(|r| r.reason);
+        Ok(Response::new(summary))
+    }
+
+    type ExchangeStream = Pin<Box<dyn Stream<Item = Result<ExchangeReply, Status>> + Send>>;
+
+    async fn exchange(
+        &self,
+        request: Request<Streaming<Counts>>,
+    ) -> Result<Response<Self::ExchangeStream>, Status> {
+        let (notes, noted) = mpsc::channel(REFUSALS_WAITING);
+        let reader = Reader { intake: self.intake.clone(), bus: self.bus.clone(), notes };
+        tokio::spawn(reader.run(request.into_inner()));
+        let replies = Replies { noted, subscription: None, last: None, event: None, bus: self.bus.clone() };
+        let stream = unfold(replies, |mut replies| async {
+            replies.next().await.map(|reply| (reply, replies))
+        });
+        Ok(Response::new(Box::pin(stream)))
+    }
+}
+
+/// What an `Exchange`'s reader tells its replies.
+enum Note {
+    Session(Subscription),
+    Refused(Rejection),
+    /// The client has sent its last message; `None`: nothing was accepted.
+    Last(Option<u64>),
+    Broken(Status),
+}
+
+/// Reads an `Exchange` without waiting for its replies: a client that does not read them cannot
+/// hold up its own counts.
+struct Reader {
+    intake: Arc<Intake>,
+    bus: Arc<Bus>,
+    notes: mpsc::Sender<Note>,
+}
+
+impl Reader {
+    async fn run(self, mut inbound: Streaming<Counts>) {
+        let mut session: Option<String> = None;
+        let mut last = None;
+        let end = loop {
+            let counts = match next(&mut inbound, &self.intake).await {
+                Ok(Some(counts)) => counts,
+                Ok(None) => break Note::Last(last),
+                Err(status) => break Note::Broken(status),
+            };
+            if session.is_none()
+                && let Some(bus) = self.bus.session(&counts.session)
+            {
+                session = Some(counts.session.clone());
+                if self.notes.send(Note::Session(bus.subscribe())).await.is_err() {
+                    return;
+                }
+            }
+            let result = match &session {
+                Some(s) if *s != counts.session => {
+                    let detail = format!("expected session '{s}' as before on this stream, found '{}'",
+                        counts.session.chars().take(64).collect::<String>());
+                    let refusal = Refusal::new(RejectReason::UnknownSession, detail);
+                    self.intake.note(s, &refusal);
+                    Err(refusal)
+                }
+                _ => self.intake.offer(&counts),
+            };
+            match result {
+                Ok(accepted) => last = Some(accepted.last_sequence),
+                Err(refusal) => {
+                    // Where the client reads nothing, refusals are counted but go untold.
+                    let _ = self.notes.try_send(Note::Refused(Rejection {
+                        reason: refusal.reason.into(),
+                        messages: 1,
+                        detail: refusal.detail,
+                    }));
+                }
+            }
+        };
+        let _ = self.notes.send(end).await;
+    }
+}
+
+struct Replies {
+    noted: mpsc::Receiver<Note>,
+    subscription: Option<Subscription>,
+    /// Sequence number after whose decision the stream ends.
+    last: Option<u64>,
+    /// Event to send after its decision.
+    event: Option<Reply>,
+    bus: Arc<Bus>,
+}
+
+impl Replies {
+    async fn next(&mut self) -> Option<Result<ExchangeReply, Status>> {
+        let reply = |r| Some(Ok(ExchangeReply { reply: Some(r) }));
+        if let Some(event) = self.event.take() {
+            return reply(event);
+        }
+        loop {
+            if let Some(last) = self.last {
+                let update = tokio::time::timeout(LAST_DECISIONS, self.update()).await.ok()??;
+                if update.decision.sequence >= last {
+                    self.last = None;
+                    self.subscription = None;
+                    self.noted.close();
+                }
+                return reply(self.split(&update));
+            }
+            tokio::select! {
+                note = self.noted.recv() => match note? {
+                    Note::Session(subscription) => self.subscription = Some(subscription),
+                    Note::Refused(rejection) => return reply(Reply::Rejection(rejection)),
+                    Note::Last(last) => {
+                        last?;
+                        self.last = last;
+                    }
+                    Note::Broken(status) => return Some(Err(status)),
+                },
+                update = Self::update_of(&mut self.subscription) => {
+                    let update = update?;
+                    return reply(self.split(&update));
+                }
+                () = self.bus.closed() => {
+                    return None;
+                }
+            }
+        }
+    }
+
+    async fn update(&mut self) -> Option<Arc<Update>> {
+        Self::update_of(&mut self.subscription).await
+    }
+
+    async fn update_of(subscription: &mut Option<Subscription>) -> Option<Arc<Update>> {
+        match subscription {
+            Some(s) => s.next().await,
+            None => std::future::pending().await,
+        }
+    }
+
+    fn split(&mut self, update: &Update) -> Reply {
+        self.event = update.event.clone().map(Reply::Event);
+        Reply::Decision(update.decision.clone())
+    }
+}

@@ -1,0 +1,250 @@
+//! Every metric of the daemon, declared once; and tracing.
+
+use std::sync::OnceLock;
+use std::time::{Duration, Instant};
+
+use metrics::{Counter, Gauge, Histogram, counter, gauge, histogram};
+use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
+
+/// Upper bounds of the latency histograms, seconds.
+const LATENCY_BUCKETS_S: [f64; 14] = [
+    25e-6, 50e-6, 75e-6, 100e-6, 150e-6, 250e-6, 500e-6, 750e-6, 1e-3, 2.5e-3, 5e-3, 10e-3, 50e-3,
+    250e-3,
+];
+const LATENCY: &str = "regimed_latency_seconds";
+const COMPUTE: &str = "regimed_compute_seconds";
+const BINS: &str = "regimed_bins_total";
+const BINS_MISSING: &str = "regimed_bins_missing_total";
+const BINS_LATE: &str = "regimed_bins_late_total";
+const STARTS: &str = "regimed_recording_starts_total";
+const REJECTED: &str = "regimed_messages_rejected_total";
+const LOST: &str = "regimed_decisions_lost_total";
+const EVENTS: &str = "regimed_regime_changes_total";
+const RESETS: &str = "regimed_filter_resets_total";
+const QUEUE: &str = "regimed_queue_bins";
+const POSTERIOR: &str = "regimed_regime_posterior";
+const IN_FORCE: &str = "regimed_regime_in_force";
+const NOVELTY: &str = "regimed_novelty";
+const LOG_LIKELIHOOD: &str = "regimed_log_likelihood";
+const RADIUS: &str = "regimed_spectral_radius";
+const ABSCISSA: &str = "regimed_spectral_abscissa_per_second";
+const FREQUENCY: &str = "regimed_leading_frequency_hertz";
+const TIME_CONSTANT: &str = "regimed_leading_time_constant_seconds";
+const PARTICIPATION: &str = "regimed_participation_ratio";
+const CONNECTIONS_CUT: &str = "regimed_connections_cut_total";
+
+/// Installs the recorder once per process and returns its handle.
+///
+/// # Panics
+/// Where another recorder was installed before: a bug.
+pub fn install() -> PrometheusHandle {
+    static HANDLE: OnceLock<PrometheusHandle> = OnceLock::new();
+    HANDLE.get_or_init(build).clone()
+}
+
+fn build() -> PrometheusHandle {
+    let full = |name: &str| Matcher::Full(name.to_owned());
+    let handle = PrometheusBuilder::new()
+        .set_buckets_for_metric(full(LATENCY), &LATENCY_BUCKETS_S)
+        .and_then(|b| b.set_buckets_for_metric(full(COMPUTE), &LATENCY_BUCKETS_S))
+        .expect("buckets are not empty")
+        .install_recorder()
+        .expect("one recorder per process");
+    metrics::describe_histogram!(LATENCY, metrics::Unit::Seconds, "Bin received to decision made.");
+    metrics::describe_histogram!(COMPUTE, metrics::Unit::Seconds, "Filter bank's time per bin.");
+    for (name, text) in [
+        (BINS, "Bins accepted."),
+        (BINS_MISSING, "Bins missing from the sequence and predicted through."),
+        (BINS_LATE, "Bins dropped as duplicates or too late."),
+        (STARTS, "Recordings begun: a gap too long to predict through, or numbering begun anew."),
+        (REJECTED, "Messages rejected, by reason."),
+        (LOST, "Decisions lost, by place: session (nobody fetched them) or subscriber (too slow)."),
+        (EVENTS, "Regime changes, by the label they led to."),
+        (RESETS, "Hypotheses that lost their numbers and began anew."),
+        (CONNECTIONS_CUT, "ZeroMQ connections cut, by reason."),
+    ] {
+        metrics::describe_counter!(name, text);
+    }
+    for (name, text) in [
+        (QUEUE, "Bins that wait for the session."),
+        (POSTERIOR, "Posterior probability per regime."),
+        (IN_FORCE, "1 for the label in force."),
+        (NOVELTY, "Normalised innovation squared over its expectation, smoothed: about 1 when the model fits."),
+        (LOG_LIKELIHOOD, "One-step predictive log-likelihood, nats per channel and bin."),
+        (RADIUS, "Spectral radius of the bin-to-bin map at the filtered state."),
+        (ABSCISSA, "Spectral abscissa of the continuous Jacobian at the filtered state."),
+        (FREQUENCY, "Frequency of the leading eigenvalue."),
+        (TIME_CONSTANT, "Time constant of the leading eigenvalue; negative where it grows."),
+        (PARTICIPATION, "Participation ratio of the log rates' covariance over the last seconds."),
+    ] {
+        metrics::describe_gauge!(name, text);
+    }
+    gauge!("regimed_build_info", "version" => env!("CARGO_PKG_VERSION"), "commit" => env!("REGIMED_GIT_COMMIT"))
+        .set(1.0);
+    handle
+}
+
+/// Counts a rejected message.
+pub fn rejected(session: &str, reason: &'static str) {
+    counter!(REJECTED, "session" => session.to_owned(), "reason" => reason).increment(1);
+}
+
+/// Counts decisions that a subscriber lost.
+pub fn lost_by_subscriber(session: &str, n: u64) {
+    counter!(LOST, "session" => session.to_owned(), "place" => "subscriber").increment(n);
+}
+
+/// Counts a ZeroMQ connection that was cut.
+pub fn connection_cut(reason: &'static str) {
+    counter!(CONNECTIONS_CUT, "reason" => reason).increment(1);
+}
+
+/// A session's accounting of what came in.
+pub struct IntakeMetrics {
+    /// Bins accepted.
+    pub bins: Counter,
+    /// Bins missing.
+    pub missing: Counter,
+    /// Bins late.
+    pub late: Counter,
+    /// Recordings begun.
+    pub starts: Counter,
+}
+
+impl IntakeMetrics {
+    /// Handles for a session.
+    #[must_use]
+    pub fn new(session: &str) -> Self {
+        let of = |name: &'static str| counter!(name, "session" => session.to_owned());
+        let metrics =
+            Self { bins: of(BINS), missing: of(BINS_MISSING), late: of(BINS_LATE), starts: of(STARTS) };
+        // Shown as 0 before the first bin.
+        for c in [&metrics.bins, &metrics.missing, &metrics.late, &metrics.starts] {
+            c.increment(0);
+        }
+        metrics
+    }
+}
+
+/// A session's numbers as they go out.
+pub struct SessionMetrics {
+    session: String,
+    /// Receive to decision.
+    pub latency: Histogram,
+    /// Filter bank's time.
+    pub compute: Histogram,
+    /// Bins that wait.
+    pub queue: Gauge,
+    /// Novelty.
+    pub novelty: Gauge,
+    /// Predictive log-likelihood.
+    pub log_likelihood: Gauge,
+    /// Participation ratio.
+    pub participation: Gauge,
+    /// Spectral radius.
+    pub radius: Gauge,
+    /// Spectral abscissa.
+    pub abscissa: Gauge,
+    /// Leading frequency.
+    pub frequency: Gauge,
+    /// Leading time constant.
+    pub time_constant: Gauge,
+    /// Hypotheses begun anew.
+    pub resets: Counter,
+    /// Decisions lost before they were fetched.
+    pub lost: Counter,
+    posterior: Vec<Gauge>,
+    /// One per label, `unknown` last.
+    in_force: Vec<Gauge>,
+    changes: Vec<Counter>,
+}
+
+impl SessionMetrics {
+    /// Handles for a session whose labels are `labels`, `unknown` last.
+    #[must_use]
+    pub fn new(session: &str, labels: &[&str]) -> Self {
+        let name = || session.to_owned();
+        let per_label = |metric: &'static str| -> Vec<Gauge> {
+            labels
+                .iter()
+                .map(|l| gauge!(metric, "session" => name(), "regime" => (*l).to_owned()))
+                .collect()
+        };
+        let plain = |metric: &'static str| gauge!(metric, "session" => name());
+        Self {
+            latency: histogram!(LATENCY, "session" => name()),
+            compute: histogram!(COMPUTE, "session" => name()),
+            queue: plain(QUEUE),
+            novelty: plain(NOVELTY),
+            log_likelihood: plain(LOG_LIKELIHOOD),
+            participation: plain(PARTICIPATION),
+            radius: plain(RADIUS),
+            abscissa: plain(ABSCISSA),
+            frequency: plain(FREQUENCY),
+            time_constant: plain(TIME_CONSTANT),
+            resets: counter!(RESETS, "session" => name()),
+            lost: counter!(LOST, "session" => name(), "place" => "session"),
+            posterior: per_label(POSTERIOR).into_iter().take(labels.len().saturating_sub(1)).collect(),
+            in_force: per_label(IN_FORCE),
+            changes: labels
+                .iter()
+                .map(|l| counter!(EVENTS, "session" => name(), "to" => (*l).to_owned()))
+                .collect(),
+            session: name(),
+        }
+    }
+
+    /// The session's name.
+    #[must_use]
+    pub fn session(&self) -> &str {
+        &self.session
+    }
+
+    /// Posterior per regime.
+    pub fn posterior(&self, posterior: &[f32]) {
+        for (gauge, p) in self.posterior.iter().zip(posterior) {
+            gauge.set(f64::from(*p));
+        }
+    }
+
+    /// Label `index` (labels as at the start) is in force from now on.
+    pub fn change(&self, index: usize) {
+        for (i, gauge) in self.in_force.iter().enumerate() {
+            gauge.set(f64::from(u8::from(i == index)));
+        }
+        if let Some(counter) = self.changes.get(index) {
+            counter.increment(1);
+        }
+    }
+}
+
+/// Lets one line through per second and counts the others.
+#[derive(Debug, Default)]
+pub struct Throttle {
+    last: Option<Instant>,
+    held_back: u64,
+}
+
+impl Throttle {
+    /// `Some(lines held back since the last one)` when a line may be written now.
+    pub fn pass(&mut self, now: Instant) -> Option<u64> {
+        if self.last.is_some_and(|t| now.duration_since(t) < Duration::from_secs(1)) {
+            self.held_back += 1;
+            return None;
+        }
+        self.last = Some(now);
+        Some(std::mem::take(&mut self.held_back))
+    }
+}
+
+/// Logs to standard error; `REGIMED_LOG` chooses levels (default `info`).
+pub fn log_to_stderr() {
+    let filter = tracing_subscriber::EnvFilter::try_from_env("REGIMED_LOG")
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
+    // A second daemon in one process keeps the first one's log.
+    let _ = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_target(false)
+        .try_init();
+}
