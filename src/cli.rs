@@ -1,7 +1,7 @@
 //! The command line.
 
 use clap::{Parser, Subcommand};
-use regimed::commands::{pretrain, serve, simulate};
+use regimed::commands::{calibrate, demo, pretrain, replay, serve, simulate, watch};
 
 /// Live dynamical-regime labels, change events and edge-of-chaos metrics from binned spike counts
 #[derive(Debug, Parser)]
@@ -13,7 +13,11 @@ pub(crate) struct Cli {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    Pretrain(pretrain::PretrainArgs),
-    Simulate(simulate::SimulateArgs),
+    Demo(demo::DemoArgs),
     Serve(serve::ServeArgs),
+    Simulate(simulate::SimulateArgs),
+    Pretrain(pretrain::PretrainArgs),
+    Calibrate(calibrate::CalibrateArgs),
+    Replay(replay::ReplayArgs),
+    Watch(watch::WatchArgs),
 }

@@ -2,21 +2,38 @@
 
 mod cli;
 
+use std::process::ExitCode;
+
 use clap::Parser;
 use cli::{Cli, Command};
-use regimed::commands::{pretrain, serve, simulate};
+use regimed::commands::{calibrate, demo, pretrain, replay, serve, simulate, watch};
 
-fn main() -> std::process::ExitCode {
+fn main() -> ExitCode {
+    abort_on_panic();
     let result = match Cli::parse().command {
-        Command::Pretrain(args) => pretrain::run(&args),
-        Command::Simulate(args) => simulate::run(&args),
+        Command::Demo(args) => demo::run(&args),
         Command::Serve(args) => serve::run(&args),
+        Command::Simulate(args) => simulate::run(&args),
+        Command::Pretrain(args) => pretrain::run(&args),
+        Command::Calibrate(args) => calibrate::run(&args),
+        Command::Replay(args) => replay::run(&args),
+        Command::Watch(args) => watch::run(&args),
     };
     match result {
-        Ok(()) => std::process::ExitCode::SUCCESS,
+        Ok(()) => ExitCode::SUCCESS,
         Err(e) => {
             eprintln!("regimed: {e:#}");
-            std::process::ExitCode::FAILURE
+            ExitCode::FAILURE
         }
     }
+}
+
+/// A panic is a bug, and a daemon that has lost a thread must not look alive. (A profile setting would
+/// do the same, and build every dependency twice: docs/decisions/0002-panics-abort-by-hook.md.)
+fn abort_on_panic() {
+    let report = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |info| {
+        report(info);
+        std::process::abort();
+    }));
 }

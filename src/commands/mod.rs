@@ -1,7 +1,14 @@
 //! One file per command of the binary.
 
+pub mod calibrate;
+pub mod demo;
+mod endpoint;
+mod picture;
 pub mod pretrain;
 mod progress;
 pub mod recordings;
+pub mod replay;
+mod scoreboard;
 pub mod serve;
 pub mod simulate;
+pub mod watch;

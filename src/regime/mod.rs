@@ -6,4 +6,4 @@ mod score;
 
 pub use decision::{Change, DecisionRule, Label, Tracker};
 pub use engine::Engine;
-pub use score::{Score, Verdict};
+pub use score::{ChangeScore, ChangeVerdict, Score, Verdict};

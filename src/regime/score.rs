@@ -120,6 +120,95 @@ impl Score {
     }
 }
 
+/// How labels in force followed the true changes.
+#[derive(Debug, Clone, Default)]
+pub struct ChangeScore {
+    truth: Option<usize>,
+    said: Option<usize>,
+    /// A true change not yet found: new label, bins since.
+    pending: Option<(usize, u64)>,
+    delays_bins: Vec<u64>,
+    missed: u64,
+    false_changes: u64,
+    labelled_bins: u64,
+}
+
+/// A [`ChangeScore`] in numbers.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ChangeVerdict {
+    /// True changes from one label to another.
+    pub changes: u64,
+    /// Changes whose new label was in force before the next change.
+    pub found: u64,
+    /// Median time from a change to its label in force, seconds; absent where none was found.
+    pub median_delay_s: Option<f64>,
+    /// 90th percentile of the same.
+    pub p90_delay_s: Option<f64>,
+    /// Labels that came into force and were wrong, per minute of labelled recording.
+    pub false_changes_per_minute: f64,
+}
+
+impl ChangeScore {
+    /// A new stream begins.
+    pub fn start_stream(&mut self) {
+        self.settle();
+        self.truth = None;
+        self.said = None;
+    }
+
+    fn settle(&mut self) {
+        self.missed += u64::from(self.pending.take().is_some());
+    }
+
+    /// The next bin: truth, and the label in force (`None`: none, or `unknown`).
+    pub fn push(&mut self, truth: Option<usize>, said: Option<usize>) {
+        if let (Some(before), Some(now)) = (self.truth, truth)
+            && before != now
+        {
+            self.settle();
+            self.pending = Some((now, 0));
+        }
+        if truth.is_none() {
+            self.settle();
+        }
+        self.truth = truth;
+        if let Some((label, bins)) = &mut self.pending {
+            *bins += 1;
+            if said == Some(*label) {
+                self.delays_bins.push(*bins);
+                self.pending = None;
+            }
+        }
+        self.labelled_bins += u64::from(truth.is_some());
+        let changed = said.is_some() && said != self.said;
+        self.false_changes += u64::from(changed && truth.is_some() && said != truth);
+        self.said = said;
+    }
+
+    /// The score in numbers.
+    #[must_use]
+    pub fn verdict(&self, bin_width_s: f64) -> ChangeVerdict {
+        let mut delays: Vec<f64> =
+            self.delays_bins.iter().map(|&b| b as f64 * bin_width_s).collect();
+        delays.sort_by(f64::total_cmp);
+        let at = |q: f64| {
+            let last = delays.len().checked_sub(1)?;
+            Some(delays[(q * last as f64).round() as usize])
+        };
+        let found = delays.len() as u64;
+        let open = u64::from(self.pending.is_some());
+        let minutes = self.labelled_bins as f64 * bin_width_s / 60.0;
+        ChangeVerdict {
+            changes: found + self.missed + open,
+            found,
+            median_delay_s: at(0.5),
+            p90_delay_s: at(0.9),
+            false_changes_per_minute: self.false_changes as f64 / minutes.max(1e-12),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -141,5 +230,28 @@ mod tests {
         assert_eq!(score.accuracy_after(0.25), Some(2.0 / 3.0));
         assert_eq!(verdict.accuracy_after_500ms, Some(1.0));
         assert_eq!(verdict.accuracy_after_1s, None);
+    }
+
+    #[test]
+    fn changes_are_found_missed_or_false() {
+        let mut score = ChangeScore::default();
+        score.start_stream();
+        let pairs = [
+            (0, 0),
+            (1, 0),
+            (1, 1), // found in its second bin
+            (1, 0), // a false change
+            (1, 1),
+            (0, 1), // never found before
+            (1, 1), // this change, found at once
+        ];
+        for (truth, said) in pairs {
+            score.push(Some(truth), Some(said));
+        }
+        let verdict = score.verdict(0.5);
+        assert_eq!((verdict.changes, verdict.found), (3, 2));
+        assert_eq!(verdict.median_delay_s, Some(1.0));
+        let minutes = 7.0 * 0.5 / 60.0;
+        assert!((verdict.false_changes_per_minute - 1.0 / minutes).abs() < 1e-9);
     }
 }

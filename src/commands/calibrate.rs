@@ -1,0 +1,95 @@
+//! `regimed calibrate`: adds a session's readout to a model.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use anyhow::{Context, Result, bail};
+
+use super::progress::{Interrupt, Progress};
+use super::recordings::RecordingArgs;
+use crate::checkpoint;
+use crate::training::{Dataset, TrainingSettings, calibrate};
+
+/// Add a session's readout to a model; its dynamics stay as they are
+#[derive(Debug, clap::Args)]
+pub struct CalibrateArgs {
+    /// Recording of the new session (.npz), labelled or not
+    #[arg(value_name = "DATA")]
+    pub data: PathBuf,
+    /// Directory of the model
+    #[arg(long, value_name = "MODEL")]
+    pub model: PathBuf,
+    /// Directory for the model with the new readout (default: the model's own)
+    #[arg(long, value_name = "MODEL")]
+    pub out: Option<PathBuf>,
+    /// Steps of Adam
+    #[arg(long, default_value_t = 600)]
+    pub steps: usize,
+    /// Windows per step
+    #[arg(long, default_value_t = 16)]
+    pub batch: usize,
+    /// Bins per window
+    #[arg(long, default_value_t = TrainingSettings::default().window_bins)]
+    pub window_bins: usize,
+    /// Learning rate at the start
+    #[arg(long, default_value_t = 1e-2)]
+    pub learning_rate: f64,
+    /// Seed
+    #[arg(long, default_value_t = 0)]
+    pub seed: u64,
+    #[command(flatten)]
+    /// How to take the recording; --session names the new session.
+    pub recordings: RecordingArgs,
+}
+
+/// Runs the command.
+///
+/// # Errors
+/// A recording or model that cannot be used, or that do not go together.
+pub fn run(args: &CalibrateArgs) -> Result<()> {
+    if args.steps == 0 || args.batch == 0 || args.window_bins == 0 {
+        bail!("--steps, --batch, --window-bins: expected at least 1 each, found a 0");
+    }
+    let mut checkpoint = checkpoint::load(&args.model)?;
+    let recording = args.recordings.read(&args.data)?;
+    let model = &mut checkpoint.model;
+    let (expected, found) = (model.bin_width_s * 1e3, recording.bin_width_s * 1e3);
+    if (expected - found).abs() > 1e-6 * expected {
+        bail!("{}: expected bins of {expected} ms as the model's, found {found} ms (see --bin-ms)", args.data.display());
+    }
+    let data = Arc::new(Dataset::for_calibration(&recording)?);
+    let [session] = data.sessions.as_slice() else {
+        bail!("{}: expected one session, found {}", args.data.display(), data.sessions.len());
+    };
+    let name = session.name.clone();
+    eprintln!("session '{name}': {} channels, {:.1} s", session.n_channels,
+        recording.n_bins() as f64 * recording.bin_width_s);
+    let settings = TrainingSettings {
+        steps: args.steps,
+        batch: args.batch,
+        window_bins: args.window_bins,
+        learning_rate: args.learning_rate,
+        seed: args.seed,
+        log_rate_bounds: model.online.log_rate_bounds,
+        ..TrainingSettings::default()
+    };
+    let interrupt = Interrupt::listen()?;
+    let mut progress = Progress::new("calibrate", args.steps, 0);
+    let found = calibrate(model, &data, settings, |done, one_step| {
+        progress.at(done, || format!("one step {one_step:.5}"));
+        !interrupt.raised()
+    })?;
+    progress.finish();
+    let prior = if found.labelled { "its own labels" } else { "the model's" };
+    println!("session '{name}': one-step log-likelihood {:.5} nats per bin and channel; regime prior: {prior}", found.one_step);
+    match model.readouts.iter_mut().find(|r| r.session == name) {
+        Some(place) => *place = found.readout,
+        None => model.readouts.push(found.readout),
+    }
+    let out = args.out.as_ref().unwrap_or(&args.model);
+    checkpoint.provenance.data.push(checkpoint::data_file(&args.data)?);
+    checkpoint::save(out, &checkpoint.model, &checkpoint.provenance)
+        .context("cannot write the calibrated model")?;
+    println!("model with {} sessions written to {}", checkpoint.model.readouts.len(), out.display());
+    Ok(())
+}
