@@ -1,7 +1,7 @@
 //! The command line.
 
 use clap::{Parser, Subcommand};
-use regimed::commands::{calibrate, demo, pretrain, replay, serve, simulate, watch};
+use regimed::commands::{calibrate, demo, evaluate, pretrain, replay, serve, simulate, watch};
 
 /// Live dynamical-regime labels, change events and edge-of-chaos metrics from binned spike counts
 #[derive(Debug, Parser)]
@@ -18,6 +18,7 @@ pub(crate) enum Command {
     Simulate(simulate::SimulateArgs),
     Pretrain(pretrain::PretrainArgs),
     Calibrate(calibrate::CalibrateArgs),
+    Evaluate(evaluate::EvaluateArgs),
     Replay(replay::ReplayArgs),
     Watch(watch::WatchArgs),
 }

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use cli::{Cli, Command};
-use regimed::commands::{calibrate, demo, pretrain, replay, serve, simulate, watch};
+use regimed::commands::{calibrate, demo, evaluate, pretrain, replay, serve, simulate, watch};
 
 fn main() -> ExitCode {
     abort_on_panic();
@@ -16,6 +16,7 @@ fn main() -> ExitCode {
         Command::Simulate(args) => simulate::run(&args),
         Command::Pretrain(args) => pretrain::run(&args),
         Command::Calibrate(args) => calibrate::run(&args),
+        Command::Evaluate(args) => evaluate::run(&args),
         Command::Replay(args) => replay::run(&args),
         Command::Watch(args) => watch::run(&args),
     };

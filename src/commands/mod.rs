@@ -3,6 +3,7 @@
 pub mod calibrate;
 pub mod demo;
 mod endpoint;
+pub mod evaluate;
 mod picture;
 pub mod pretrain;
 mod progress;

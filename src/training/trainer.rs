@@ -62,8 +62,8 @@ impl Default for TrainingSettings {
         Self {
             dims: Dimensions::default(),
             steps: 2500,
-            batch: 48,
-            window_bins: 200,
+            batch: 96,
+            window_bins: 100,
             learning_rate: 4e-3,
             clip_norm: 1.0,
             seed: 0,
