@@ -15,6 +15,8 @@ use crate::training::{Dataset, Trainer, TrainingSettings, finish};
 
 /// File of a training that is not finished.
 const STATE_FILE: &str = "training.safetensors";
+/// Times that a training is validated on what was held out; the best model is kept.
+const VALIDATIONS: usize = 12;
 
 /// Learn a model from labelled recordings
 #[derive(Debug, clap::Args)]
@@ -110,18 +112,19 @@ pub fn run(args: &PretrainArgs) -> Result<()> {
     }
     std::fs::create_dir_all(&args.out)
         .with_context(|| format!("cannot create {}", args.out.display()))?;
-    let complete = train(&mut trainer, args, &state_path, &identity)?;
-    let finished = finish(&trainer)?;
-    let mut provenance = Provenance::of_this_program(args.seed, trainer.steps_done(), files);
-    provenance.held_out.clone_from(&finished.held_out);
-    provenance.held_out_by_session.clone_from(&finished.by_session);
-    checkpoint::save(&args.out, &finished.model, &provenance)?;
-    for (name, verdict) in &finished.by_session {
-        println!("session {name}: {}", sentence(verdict));
+    let mut keeper = Keeper::new(args, files);
+    if args.resume {
+        keeper.take_up();
     }
-    match &finished.held_out {
-        Some(verdict) => println!("held out: {}", sentence(verdict)),
-        None => println!("held out: nothing labelled"),
+    let complete = train(&mut trainer, args, &mut keeper, (&state_path, &identity))?;
+    if let Some(best) = &keeper.best {
+        for (name, verdict) in &best.held_out_by_session {
+            println!("session {name}: {}", sentence(verdict));
+        }
+        match &best.held_out {
+            Some(verdict) => println!("held out: {} (step {})", sentence(verdict), best.steps),
+            None => println!("held out: nothing labelled"),
+        }
     }
     if complete {
         // The state is of use only to an unfinished training.
@@ -129,7 +132,7 @@ pub fn run(args: &PretrainArgs) -> Result<()> {
         println!("model written to {}", args.out.display());
     } else {
         println!(
-            "stopped after {} of {} steps; model as it stands written to {}; --resume goes on",
+            "stopped after {} of {} steps; the best model so far is in {}; --resume goes on",
             trainer.steps_done(),
             args.steps,
             args.out.display()
@@ -153,32 +156,78 @@ pub(crate) fn sentence(v: &Verdict) -> String {
     )
 }
 
+/// Keeps the model with the smallest held-out log loss in the model directory.
+struct Keeper<'a> {
+    args: &'a PretrainArgs,
+    files: Vec<DataFile>,
+    best: Option<Provenance>,
+}
+
+impl<'a> Keeper<'a> {
+    fn new(args: &'a PretrainArgs, files: Vec<DataFile>) -> Self {
+        Self { args, files, best: None }
+    }
+
+    /// Of a training that was interrupted.
+    fn take_up(&mut self) {
+        self.best = checkpoint::load(&self.args.out).ok().map(|c| c.provenance);
+    }
+
+    /// Fits priors to the training as it stands and keeps the model where it is the best so far;
+    /// returns what was held out's log loss.
+    fn validate(&mut self, trainer: &Trainer) -> Result<Option<f64>> {
+        let found = finish(trainer)?;
+        let steps = trainer.steps_done();
+        let mut provenance =
+            Provenance::of_this_program(self.args.seed, steps, self.files.clone());
+        provenance.held_out = found.held_out;
+        provenance.held_out_by_session = found.by_session;
+        let loss = |p: &Provenance| p.held_out.as_ref().map(|v| v.log_loss);
+        let now = loss(&provenance);
+        let better = match (now, self.best.as_ref().and_then(loss)) {
+            (Some(now), Some(best)) => now < best,
+            _ => true,
+        };
+        if better {
+            checkpoint::save(&self.args.out, &found.model, &provenance)?;
+            self.best = Some(provenance);
+        }
+        Ok(now)
+    }
+}
+
 /// Runs the steps that are left; false when interrupted.
 fn train(
     trainer: &mut Trainer,
     args: &PretrainArgs,
-    state_path: &Path,
-    identity: &str,
+    keeper: &mut Keeper<'_>,
+    (state_path, identity): (&Path, &str),
 ) -> Result<bool> {
     let interrupt = Interrupt::listen()?;
     let mut progress = Progress::new("pretrain", args.steps, trainer.steps_done());
+    let validate_every = args.steps.div_ceil(VALIDATIONS);
     let mut skipped = 0;
+    let mut held_out = None;
     while trainer.steps_done() < args.steps {
         let report = trainer.step()?;
         skipped += usize::from(!report.gradient_norm.is_finite());
         let done = trainer.steps_done();
-        progress.at(done, || {
-            let skipped =
-                if skipped > 0 { format!(", {skipped} skipped") } else { String::new() };
-            format!(
-                "one step {:.5}, forecast {:.5}, gradient {:.2}{skipped}",
-                report.one_step, report.forecast, report.gradient_norm
-            )
-        });
         let stop = interrupt.raised();
         if stop || done % args.checkpoint_every == 0 {
             save_state(trainer, state_path, identity)?;
         }
+        if done % validate_every == 0 || done == args.steps || (stop && keeper.best.is_none()) {
+            held_out = keeper.validate(trainer)?;
+        }
+        progress.at(done, || {
+            let held_out = held_out.map_or(String::new(), |l| format!(", held-out log loss {l:.3}"));
+            let skipped =
+                if skipped > 0 { format!(", {skipped} steps skipped") } else { String::new() };
+            format!(
+                "one step {:.5}, forecast {:.5}, gradient {:.2}{held_out}{skipped}",
+                report.one_step, report.forecast, report.gradient_norm
+            )
+        });
         if stop {
             break;
         }

@@ -30,7 +30,7 @@ pub struct RegimePrior {
 /// How to fit a [`RegimePrior`].
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct PriorFit {
-    /// Gaussians per regime, fewer where a regime has too few embeddings.
+    /// Gaussians per regime, at most one for each of its embeddings.
     pub per_regime: usize,
     /// Added to every covariance's diagonal.
     pub covariance_floor: f64,
@@ -38,8 +38,6 @@ pub(crate) struct PriorFit {
 
 const EM_ITERATIONS: usize = 60;
 const EM_RESTARTS: usize = 6;
-/// Embeddings a Gaussian needs before a regime is given a further one.
-const EMBEDDINGS_PER_GAUSSIAN: usize = 5;
 
 impl RegimePrior {
     /// Fits one mixture per regime to `(regime, embedding [d])` pairs; equal weight per regime.
@@ -60,7 +58,7 @@ impl RegimePrior {
             if points.is_empty() {
                 return None;
             }
-            let k = how.per_regime.min(points.len() / EMBEDDINGS_PER_GAUSSIAN).max(1);
+            let k = how.per_regime.min(points.len());
             for (weight, mean, cov) in best_mixture(&points, k, how.covariance_floor, rng) {
                 components.push(Component {
                     regime,

@@ -7,12 +7,14 @@ use rand_chacha::ChaCha8Rng;
 use rand_distr::{Distribution, Normal};
 
 use super::data::Dataset;
-use super::finish::{COVARIANCE_FLOOR, FinishError, PER_REGIME};
+use super::finish::{COVARIANCE_FLOOR, FinishError};
 use super::trainer::{Trainer, TrainingSettings};
 use crate::model::{Model, PriorFit, Readout, RegimePrior};
 
 /// Turns of the latents that are tried: a readout's moments leave the latents' axes open.
 const ROTATIONS: usize = 12;
+/// Gaussians per regime of a calibrated session's own prior.
+const CALIBRATED_PER_REGIME: usize = 2;
 /// Share of the steps spent on trying them.
 const TRIAL_SHARE: f64 = 0.4;
 
@@ -81,7 +83,7 @@ pub fn calibrate(
             Some((model.regime_names.iter().position(|n| n == name)?, e))
         })
         .collect();
-    let how = PriorFit { per_regime: PER_REGIME, covariance_floor: COVARIANCE_FLOOR };
+    let how = PriorFit { per_regime: CALIBRATED_PER_REGIME, covariance_floor: COVARIANCE_FLOOR };
     let own = embeddings
         .and_then(|e| RegimePrior::fit(&e, model.regime_names.len(), how, &mut rng));
     let labelled = own.is_some();

@@ -9,8 +9,12 @@ use crate::inference::{BankError, FilterBank};
 use crate::model::{Model, PriorFit, RegimePrior};
 use crate::regime::{Score, Verdict};
 
-/// Gaussians per regime.
-pub(super) const PER_REGIME: usize = 2;
+/// Gaussians per regime that are tried, the first one first...
+const PER_REGIME: [usize; 4] = [2, 4, 6, 8];
+/// ...as long as there are no more of them in all, since each costs time in every bin...
+const COMPONENTS_MAX: usize = 32;
+/// ...and the held-out log loss falls by this fraction.
+const WORTH_MORE_COMPONENTS: f64 = 0.03;
 /// Added to the variance of an embedding within a component.
 pub(super) const COVARIANCE_FLOOR: f64 = 1e-3;
 /// Bounds of the hazard rate per bin.
@@ -65,8 +69,39 @@ pub fn finish(trainer: &Trainer) -> Result<Finished, FinishError> {
     let mut model = trainer.unfitted_model()?;
     all_finite(&model)?;
     let data = trainer.data();
+    let hazard = if data.changes_per_bin > 0.0 {
+        data.changes_per_bin
+    } else {
+        data.bin_width_s / REGIME_TIME_S
+    };
+    model.online.hazard_per_bin = hazard.clamp(HAZARD_BOUNDS[0], HAZARD_BOUNDS[1]) as f32;
+    model.online.embedding_drift = (EMBEDDING_DRIFT_PER_S * data.bin_width_s) as f32;
+    let mut best: Option<Finished> = None;
+    for per_regime in PER_REGIME {
+        if best.is_some() && per_regime * model.regime_names.len() > COMPONENTS_MAX {
+            break;
+        }
+        fit_priors(&mut model, trainer, per_regime)?;
+        tune(&mut model, data)?;
+        let (held_out, by_session) = score(&model, data)?;
+        let found = Finished { model: model.clone(), held_out, by_session };
+        let loss = |f: &Finished| f.held_out.as_ref().map_or(0.0, |v| v.log_loss);
+        let better = best
+            .as_ref()
+            .is_none_or(|b| loss(&found) < (1.0 - WORTH_MORE_COMPONENTS) * loss(b));
+        if !better {
+            break;
+        }
+        best = Some(found);
+    }
+    best.ok_or_else(|| FinishError::Prior("all".into()))
+}
+
+/// A mixture per regime to each session's embeddings, and to all of them together.
+fn fit_priors(model: &mut Model, trainer: &Trainer, per_regime: usize) -> Result<(), FinishError> {
+    let data = trainer.data();
     let mut rng = ChaCha8Rng::seed_from_u64(trainer.settings().seed);
-    let how = PriorFit { per_regime: PER_REGIME, covariance_floor: COVARIANCE_FLOOR };
+    let how = PriorFit { per_regime, covariance_floor: COVARIANCE_FLOOR };
     let mut pooled = Vec::new();
     for s in 0..data.sessions.len() {
         let embeddings = trainer.embeddings(s)?;
@@ -78,16 +113,7 @@ pub fn finish(trainer: &Trainer) -> Result<Finished, FinishError> {
     }
     model.prior = RegimePrior::fit(&pooled, data.regime_names.len(), how, &mut rng)
         .ok_or_else(|| FinishError::Prior("all".into()))?;
-    let hazard = if data.changes_per_bin > 0.0 {
-        data.changes_per_bin
-    } else {
-        data.bin_width_s / REGIME_TIME_S
-    };
-    model.online.hazard_per_bin = hazard.clamp(HAZARD_BOUNDS[0], HAZARD_BOUNDS[1]) as f32;
-    model.online.embedding_drift = (EMBEDDING_DRIFT_PER_S * data.bin_width_s) as f32;
-    tune(&mut model, data)?;
-    let (held_out, by_session) = score(&model, data)?;
-    Ok(Finished { model, held_out, by_session })
+    Ok(())
 }
 
 fn all_finite(model: &Model) -> Result<(), FinishError> {

@@ -23,6 +23,8 @@ const GAIN: f64 = 4.0;
 const EMBEDDING_PENALTY: f64 = 1e-4;
 /// Weight of the summed squares of the hypernetwork's output layer.
 const OUTPUT_PENALTY: f64 = 1e-6;
+/// Standard deviation of the normal prior on loadings.
+const LOADING_SD: f64 = 0.3;
 /// Weight of the prior on embeddings while calibrating, per label.
 const PRIOR_PENALTY: f64 = 1e-3;
 
@@ -112,6 +114,9 @@ pub struct Trainer {
     trainable: Vec<&'static str>,
     /// While calibrating: mean and precision of each label's embedding.
     prior_of_label: Option<(Tensor, Tensor)>,
+    /// Weight of each squared loading, 0 for baselines: a normal prior, in the loss' units of nats per
+    /// bin and channel.
+    loading_weight: Tensor,
     step: usize,
 }
 
@@ -246,7 +251,17 @@ impl Trainer {
                 Ok(Parameter::new(name, Var::from_vec(values, shape, &Device::Cpu)?))
             })
             .collect::<Result<Vec<_>>>()?;
-        Ok(Self { data, settings, places, parameters, trainable, prior_of_label: None, step: 0 })
+        let loading_weight = loading_weight(&data, &places)?;
+        Ok(Self {
+            data,
+            settings,
+            places,
+            parameters,
+            trainable,
+            prior_of_label: None,
+            loading_weight,
+            step: 0,
+        })
     }
 
     /// Steps done.
@@ -291,12 +306,13 @@ impl Trainer {
 
     fn penalty(&self) -> Result<Tensor> {
         let embeddings = self.tensor("embeddings");
+        let loadings = (self.tensor("readouts").sqr()?.mul(&self.loading_weight)?).sum_all()?;
         if let Some((mean, precision)) = &self.prior_of_label {
             let squared = (embeddings - mean)?.sqr()?.mul(precision)?;
-            return squared.mean_all()? * PRIOR_PENALTY;
+            return loadings + (squared.mean_all()? * PRIOR_PENALTY)?;
         }
         let small = (embeddings.sqr()?.mean_all()? * EMBEDDING_PENALTY)?;
-        small + (self.tensor("wn").sqr()?.sum_all()? * OUTPUT_PENALTY)?
+        loadings + (small + (self.tensor("wn").sqr()?.sum_all()? * OUTPUT_PENALTY)?)?
     }
 
     /// One step: draws a batch, runs the filter and its adjoint, moves the parameters.
@@ -460,6 +476,19 @@ impl Trainer {
 
 fn places(data: &Dataset, rank: usize) -> ReadoutPlaces {
     ReadoutPlaces { rank, channels: data.sessions.iter().map(|s| s.n_channels).collect() }
+}
+
+fn loading_weight(data: &Dataset, places: &ReadoutPlaces) -> Result<Tensor> {
+    let mut weights = Vec::with_capacity(places.len());
+    for (s, &channels) in places.channels.iter().enumerate() {
+        let of_session = data.streams.iter().filter(|x| x.session == s);
+        let bins: usize = of_session.map(|x| x.label_of.len()).sum();
+        let weight = 0.5 / (LOADING_SD * LOADING_SD * (bins.max(1) * channels) as f64);
+        weights.extend(std::iter::repeat_n(weight as f32, channels * places.rank));
+        weights.extend(std::iter::repeat_n(0.0f32, channels));
+    }
+    let n = weights.len();
+    Tensor::from_vec(weights, (1, n), &Device::Cpu)
 }
 
 fn readouts_from_data(data: &Dataset, rank: usize) -> Vec<f32> {
