@@ -111,7 +111,7 @@ async fn demo(args: &DemoArgs) -> Result<()> {
             update = decisions.message() => {
                 let Some(update) = update? else { break };
                 if let Some(decision) = update.decision {
-                    let truth = board.judge(&decision, Instant::now());
+                    let truth = board.judge(&decision, Instant::now()).flatten();
                     let truth = truth.map(|t| board.names()[t].clone());
                     picture.decision(decision, update.lost, truth.as_deref());
                 }

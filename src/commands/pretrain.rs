@@ -176,15 +176,16 @@ impl<'a> Keeper<'a> {
     /// Fits priors to the training as it stands and keeps the model where it is the best so far;
     /// returns what was held out's log loss.
     fn validate(&mut self, trainer: &Trainer) -> Result<Option<f64>> {
-        let found = finish(trainer)?;
+        let loss = |p: &Provenance| p.held_out.as_ref().map(|v| v.log_loss);
+        let before = self.best.as_ref().and_then(loss);
+        let found = finish(trainer, before)?;
         let steps = trainer.steps_done();
         let mut provenance =
             Provenance::of_this_program(self.args.seed, steps, self.files.clone());
         provenance.held_out = found.held_out;
         provenance.held_out_by_session = found.by_session;
-        let loss = |p: &Provenance| p.held_out.as_ref().map(|v| v.log_loss);
         let now = loss(&provenance);
-        let better = match (now, self.best.as_ref().and_then(loss)) {
+        let better = match (now, before) {
             (Some(now), Some(best)) => now < best,
             _ => true,
         };

@@ -34,7 +34,7 @@ pub struct ReplayArgs {
     /// Times real speed
     #[arg(long, default_value_t = 1.0)]
     pub speed: f64,
-    /// Number of the first bin (default: the clock's milliseconds, so that each replay is new to the daemon)
+    /// Number of the first bin (default: the clock's microseconds, so that each replay is new to the daemon)
     #[arg(long, value_name = "N")]
     pub first_sequence: Option<u64>,
     /// Listen to the daemon's decisions at this gRPC endpoint and score them against the labels
@@ -69,7 +69,7 @@ async fn replay(args: &ReplayArgs, recording: &Recording) -> Result<()> {
         None => None,
     };
     let clock = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH)?;
-    let mut sequence = args.first_sequence.unwrap_or(u64::try_from(clock.as_millis())?);
+    let mut sequence = args.first_sequence.unwrap_or(u64::try_from(clock.as_micros())?);
     let mut progress = Progress::new("replay", total, 0);
     let width = Duration::from_secs_f64(recording.bin_width_s / args.speed);
     let mut due = tokio::time::Instant::now();
@@ -185,7 +185,7 @@ async fn listen(
                     let Some(update) = update? else { break };
                     lost = update.lost;
                     let Some(decision) = update.decision else { continue };
-                    let truth = board.judge(&decision, Instant::now());
+                    let Some(truth) = board.judge(&decision, Instant::now()) else { continue };
                     if let Some(file) = &mut file {
                         save(file, &decision, truth.map_or("", |t| names[t].as_str()))?;
                     }

@@ -85,8 +85,8 @@ impl Scoreboard {
         self.waiting.len()
     }
 
-    /// The next decision; returns the truth it was judged against, where there is one.
-    pub(crate) fn judge(&mut self, decision: &Decision, now: Instant) -> Option<usize> {
+    /// The next decision; `None` where its bin was not sent here, else the truth it was judged against.
+    pub(crate) fn judge(&mut self, decision: &Decision, now: Instant) -> Option<Option<usize>> {
         let sent = self.waiting.remove(&decision.sequence)?;
         if sent.starts {
             self.score.start_stream();
@@ -99,7 +99,7 @@ impl Scoreboard {
         self.round_trip.push(now.saturating_duration_since(sent.at).as_secs_f64() * 1e6);
         self.daemon.push(decision.latency_ns as f64 * 1e-3);
         self.compute.push(decision.compute_ns as f64 * 1e-3);
-        sent.truth
+        Some(sent.truth)
     }
 
     pub(crate) fn verdict(&self) -> Verdict {

@@ -1,7 +1,7 @@
 //! One hypothesis: predict and update of a Gaussian over `z = (kappa, e)`.
 
-use super::kernels::{axpy, dot, dot_row, exp, gemv_t, invert, padded, padded_row, tanh};
-use crate::model::{Model, Readout};
+use super::kernels::{dot, dot_row, exp, gemv_t, invert, padded, padded_row, tanh};
+use crate::model::{Model, RANK_MAX, Readout};
 
 /// Constants of a model and readout, laid out for the kernels.
 #[derive(Debug)]
@@ -212,19 +212,19 @@ impl Hypothesis {
         activate(&mut s.h2, &mut s.d2);
         s.n.copy_from_slice(&l.n0);
         gemv_t(&mut s.n, &s.h2, &l.wn);
-        // How each last hidden unit moves the step, given phi.
-        for b in 0..l.hidden[1] {
+        // How each last hidden unit moves the step, given phi: [rank, hidden1].
+        let last = l.hidden[1];
+        for b in 0..last {
             for r in 0..rank {
                 let at = b * rank + r;
-                s.contracted[at] =
+                s.contracted[r * last + b] =
                     l.wc[at] + dot(&l.wn[at * units..(at + 1) * units], &s.phi);
             }
         }
         // Step: (1-a) kappa + a (N^T phi + c), c through h2.
         for r in 0..rank {
             let drive = dot(&l.n0[r * units..(r + 1) * units], &s.phi);
-            let learned: f32 =
-                s.h2.iter().enumerate().map(|(b, h)| h * s.contracted[b * rank + r]).sum();
+            let learned = dot_row(&s.h2, &s.contracted[r * last..(r + 1) * last]);
             s.latent[r] = (1.0 - a) * kappa[r] + a * (drive + learned);
         }
         // Jacobian with respect to kappa: (1-a) I + a N^T D M.
@@ -245,8 +245,7 @@ impl Hypothesis {
             gemv_t(&mut s.tangent, &s.h1, &l.w2);
             s.tangent.iter_mut().zip(&s.d2).for_each(|(t, d)| *t *= d);
             for r in 0..rank {
-                let slope: f32 =
-                    s.tangent.iter().enumerate().map(|(b, t)| t * s.contracted[b * rank + r]).sum();
+                let slope = dot_row(&s.tangent, &s.contracted[r * last..(r + 1) * last]);
                 s.transition[r * l.stride + rank + j] = a * slope;
             }
         }
@@ -322,37 +321,35 @@ impl Hypothesis {
                 pair += 1;
             }
         }
-        // A = I + Lambda P_kk
-        for r in 0..rank {
-            for q in 0..rank {
-                let value: f32 = (0..rank)
-                    .map(|k| self.information[r * rank + k] * self.cov[k * stride + q])
-                    .sum();
-                s.square[r * rank + q] = value + f32::from(u8::from(r == q));
-            }
-        }
-        let log_det = invert(&mut s.square, &mut s.inverse, rank);
+        // Lambda P, rows of all the state, and A = I + Lambda P_kk.
         s.product.fill(0.0);
         s.gain_t.fill(0.0);
         for r in 0..rank {
+            let row = &mut s.product[r * stride..(r + 1) * stride];
+            let head = &self.cov[..rank * stride];
+            gemv_t(row, &self.information[r * rank..(r + 1) * rank], head);
+            s.square[r * rank..(r + 1) * rank].copy_from_slice(&row[..rank]);
+            s.square[r * rank + r] += 1.0;
+        }
+        let log_det = invert(&mut s.square, &mut s.inverse, rank);
+        let mut column = [0.0f32; RANK_MAX];
+        for r in 0..rank {
             self.whitened[r] =
                 (0..rank).map(|k| s.inverse[r * rank + k] * self.score[k]).sum::<f32>();
-            let (gain, info) = (r * stride, r * rank);
             for k in 0..rank {
-                let row = &self.cov[k * stride..(k + 1) * stride];
-                axpy(&mut s.gain_t[gain..gain + stride], s.inverse[k * rank + r], row);
-                axpy(&mut s.product[gain..gain + stride], self.information[info + k], row);
+                column[k] = s.inverse[k * rank + r];
             }
+            let row = &mut s.gain_t[r * stride..(r + 1) * stride];
+            gemv_t(row, &column[..rank], &self.cov[..rank * stride]);
         }
         s.latent.copy_from_slice(&self.mean[..rank]);
-        for r in 0..rank {
-            axpy(&mut self.mean, self.score[r], &s.gain_t[r * stride..(r + 1) * stride]);
-        }
+        gemv_t(&mut self.mean, &self.score, &s.gain_t);
         for i in 0..l.state {
-            let row = &mut self.cov[i * stride..(i + 1) * stride];
             for r in 0..rank {
-                axpy(row, -s.gain_t[r * stride + i], &s.product[r * stride..(r + 1) * stride]);
+                column[r] = -s.gain_t[r * stride + i];
             }
+            let row = &mut self.cov[i * stride..(i + 1) * stride];
+            gemv_t(row, &column[..rank], &s.product);
         }
         for i in 0..l.state {
             for j in 0..i {

@@ -15,6 +15,8 @@ const PER_REGIME: [usize; 4] = [2, 4, 6, 8];
 const COMPONENTS_MAX: usize = 32;
 /// ...and the held-out log loss falls by this fraction.
 const WORTH_MORE_COMPONENTS: f64 = 0.03;
+/// More Gaussians are tried where the held-out log loss is at most so many times the best before.
+const WORTH_TRYING: f64 = 1.1;
 /// Added to the variance of an embedding within a component.
 pub(super) const COVARIANCE_FLOOR: f64 = 1e-3;
 /// Bounds of the hazard rate per bin.
@@ -61,11 +63,12 @@ pub struct Finished {
     pub by_session: Vec<(String, Verdict)>,
 }
 
-/// Fits priors to the embeddings and settings to the held-out streams.
+/// Fits priors to the embeddings and settings to the held-out streams. With a held-out log loss `best`
+/// found before, further sizes of prior are only tried where the first comes near it.
 ///
 /// # Errors
 /// When training diverged, or a session shows no bin of some regime.
-pub fn finish(trainer: &Trainer) -> Result<Finished, FinishError> {
+pub fn finish(trainer: &Trainer, best_before: Option<f64>) -> Result<Finished, FinishError> {
     let mut model = trainer.unfitted_model()?;
     all_finite(&model)?;
     let data = trainer.data();
@@ -82,8 +85,7 @@ pub fn finish(trainer: &Trainer) -> Result<Finished, FinishError> {
             break;
         }
         fit_priors(&mut model, trainer, per_regime)?;
-        tune(&mut model, data)?;
-        let (held_out, by_session) = score(&model, data)?;
+        let (held_out, by_session) = tune(&mut model, data, trainer.settings().threads)?;
         let found = Finished { model: model.clone(), held_out, by_session };
         let loss = |f: &Finished| f.held_out.as_ref().map_or(0.0, |v| v.log_loss);
         let better = best
@@ -92,7 +94,11 @@ pub fn finish(trainer: &Trainer) -> Result<Finished, FinishError> {
         if !better {
             break;
         }
+        let far = best_before.is_some_and(|b| loss(&found) > WORTH_TRYING * b);
         best = Some(found);
+        if far {
+            break;
+        }
     }
     best.ok_or_else(|| FinishError::Prior("all".into()))
 }
@@ -139,47 +145,81 @@ fn all_finite(model: &Model) -> Result<(), FinishError> {
     Ok(())
 }
 
-/// Runs a model over one stream; `each` sees the bin and the bank after it.
-fn run(
-    model: &Model,
-    stream: &HeldOut,
-    mut each: impl FnMut(usize, &FilterBank),
-) -> Result<(), BankError> {
-    let mut bank = FilterBank::new(model, &model.readouts[stream.session])?;
-    let n = bank.n_channels();
-    for (t, counts) in stream.counts.chunks_exact(n).enumerate() {
-        bank.update(counts);
-        each(t, &bank);
-    }
-    Ok(())
+/// What the bank said of one held-out stream at temperature 1.
+struct Heard {
+    /// `[bins, regimes]`.
+    posterior: Vec<f32>,
+    novelty: Vec<f32>,
 }
 
-/// Temperature by the held-out log loss, novelty threshold by its quantile.
-pub(crate) fn tune(model: &mut Model, data: &Dataset) -> Result<(), BankError> {
+fn hear(model: &Model, stream: &HeldOut) -> Result<Heard, BankError> {
+    let mut bank = FilterBank::new(model, &model.readouts[stream.session])?;
+    let n = bank.n_channels();
+    let mut heard = Heard { posterior: Vec::new(), novelty: Vec::new() };
+    for counts in stream.counts.chunks_exact(n) {
+        let estimate = bank.update(counts);
+        heard.posterior.extend(&estimate.posterior);
+        heard.novelty.push(estimate.novelty);
+    }
+    Ok(heard)
+}
+
+/// All held-out streams, on several threads.
+fn hear_all(model: &Model, data: &Dataset, threads: usize) -> Result<Vec<Heard>, BankError> {
+    let chunk = data.held_out.len().div_ceil(threads.max(1)).max(1);
+    std::thread::scope(|scope| {
+        let workers: Vec<_> = data
+            .held_out
+            .chunks(chunk)
+            .map(|part| {
+                scope.spawn(|| part.iter().map(|s| hear(model, s)).collect::<Result<Vec<_>, _>>())
+            })
+            .collect();
+        let mut all = Vec::new();
+        for worker in workers {
+            // A panic there has ended the program already.
+            all.extend(worker.join().unwrap_or(Ok(Vec::new()))?);
+        }
+        Ok(all)
+    })
+}
+
+/// `p^(1/T)`, normalised.
+fn tempered(posterior: &[f32], temperature: f32, out: &mut [f32]) {
+    let mut total = 0.0;
+    for (o, p) in out.iter_mut().zip(posterior) {
+        *o = (p.max(1e-30).ln() / temperature).exp();
+        total += *o;
+    }
+    out.iter_mut().for_each(|o| *o /= total);
+}
+
+type Scored = (Option<Verdict>, Vec<(String, Verdict)>);
+
+/// Temperature by the held-out log loss, novelty threshold by its quantile, and the scores then.
+fn tune(model: &mut Model, data: &Dataset, threads: usize) -> Result<Scored, BankError> {
     model.online.temperature = 1.0;
     model.online.novelty_threshold = f32::MAX;
+    let heard = hear_all(model, data, threads)?;
+    let n = model.regime_names.len();
     let settled = (SETTLED_S / model.bin_width_s).ceil() as usize;
     let mut loss = [0.0f64; TEMPERATURES.len()];
     let mut novelties = Vec::new();
-    for stream in &data.held_out {
+    let mut out = vec![0.0f32; n];
+    for (stream, heard) in data.held_out.iter().zip(&heard) {
+        novelties.extend(heard.novelty.iter().skip(2 * settled));
         let mut same = 0usize;
-        run(model, stream, |t, bank| {
-            let truth = stream.regime[t];
-            same = if t > 0 && stream.regime[t - 1] == truth { same + 1 } else { 0 };
-            if t >= 2 * settled {
-                novelties.push(bank.estimate().novelty);
-            }
-            let Some(truth) = truth else { return };
+        for (t, (posterior, truth)) in heard.posterior.chunks_exact(n).zip(&stream.regime).enumerate() {
+            same = if t > 0 && stream.regime[t - 1] == *truth { same + 1 } else { 0 };
+            let Some(truth) = truth else { continue };
             if same < settled.min(3) {
-                return;
+                continue;
             }
-            let logs: Vec<f32> =
-                bank.estimate().posterior.iter().map(|p| p.max(1e-30).ln()).collect();
             for (loss, temperature) in loss.iter_mut().zip(TEMPERATURES) {
-                let total: f32 = logs.iter().map(|l| (l / temperature).exp()).sum();
-                *loss += f64::from(total.ln() - logs[truth] / temperature);
+                tempered(posterior, temperature, &mut out);
+                *loss -= f64::from(out[*truth].max(1e-12)).ln();
             }
-        })?;
+        }
     }
     let best = (0..loss.len()).min_by(|&a, &b| loss[a].total_cmp(&loss[b])).unwrap_or(1);
     model.online.temperature = if loss[best] > 0.0 { TEMPERATURES[best] } else { 1.0 };
@@ -188,25 +228,25 @@ pub(crate) fn tune(model: &mut Model, data: &Dataset) -> Result<(), BankError> {
         let at = (NOVELTY_QUANTILE * last as f64).round() as usize;
         model.online.novelty_threshold = (NOVELTY_MARGIN * novelties[at]).max(1.5);
     }
-    Ok(())
+    Ok(score(model, data, &heard))
 }
 
-type Scored = (Option<Verdict>, Vec<(String, Verdict)>);
-
-/// Scores of the held-out streams.
-pub(crate) fn score(model: &Model, data: &Dataset) -> Result<Scored, BankError> {
-    let fresh = || Score::new(model.regime_names.len(), model.bin_width_s);
+/// Scores of the held-out streams at the model's temperature.
+fn score(model: &Model, data: &Dataset, heard: &[Heard]) -> Scored {
+    let n = model.regime_names.len();
+    let fresh = || Score::new(n, model.bin_width_s);
     let mut all = fresh();
     let mut sessions = vec![fresh(); data.sessions.len()];
-    for stream in &data.held_out {
-        for score in [&mut all, &mut sessions[stream.session]] {
-            score.start_stream();
+    let mut out = vec![0.0f32; n];
+    for (stream, heard) in data.held_out.iter().zip(heard) {
+        let own = &mut sessions[stream.session];
+        all.start_stream();
+        own.start_stream();
+        for (posterior, &truth) in heard.posterior.chunks_exact(n).zip(&stream.regime) {
+            tempered(posterior, model.online.temperature, &mut out);
+            all.push(truth, &out);
+            own.push(truth, &out);
         }
-        run(model, stream, |t, bank| {
-            let posterior = &bank.estimate().posterior;
-            all.push(stream.regime[t], posterior);
-            sessions[stream.session].push(stream.regime[t], posterior);
-        })?;
     }
     let told = |s: &Score| Some(s.verdict()).filter(|v| v.n_bins > 0);
     let by_session = data
@@ -215,5 +255,5 @@ pub(crate) fn score(model: &Model, data: &Dataset) -> Result<Scored, BankError> 
         .zip(&sessions)
         .filter_map(|(shape, s)| Some((shape.name.clone(), told(s)?)))
         .collect();
-    Ok((told(&all), by_session))
+    (told(&all), by_session)
 }

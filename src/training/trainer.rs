@@ -63,7 +63,7 @@ impl Default for TrainingSettings {
     fn default() -> Self {
         Self {
             dims: Dimensions::default(),
-            steps: 2500,
+            steps: 2000,
             batch: 96,
             window_bins: 100,
             learning_rate: 4e-3,

@@ -1,0 +1,195 @@
+//! Question: how long from sending a bin's counts to receiving its decision, over loopback, with the
+//! real daemon in a process of its own (built-in model, 96 channels)?
+//! Budget: p99 <= 1 ms at 1 kHz, over ZeroMQ and over gRPC.
+//!
+//!     cargo bench --bench latency
+
+use std::collections::HashMap;
+use std::io::{BufRead, BufReader};
+use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use prost::Message;
+use regimed::wire::exchange_reply::Reply;
+use regimed::wire::ingest_client::IngestClient;
+use regimed::wire::{Counts, Decision};
+use zeromq::{Socket, SocketRecv, SocketSend};
+
+const BUDGET_P99_US: f64 = 1000.0;
+/// Bins per second, and bins in all.
+const CASES: [(f64, u64); 2] = [(100.0, 1_500), (1000.0, 15_000)];
+const WARM_UP_BINS: u64 = 100;
+const CHANNELS: u32 = 96;
+
+type SentAt = Arc<Mutex<HashMap<u64, Instant>>>;
+
+struct Daemon {
+    child: Child,
+    grpc: String,
+    pull: String,
+    publish: String,
+}
+
+impl Daemon {
+    fn start() -> Self {
+        let folder = tempfile::tempdir().expect("a folder");
+        let file = folder.path().join("c.toml");
+        let config = "[grpc]\nlisten = \"127.0.0.1:0\"\n[http]\nlisten = \"\"\n[zeromq]\npull = \"127.0.0.1:0\"\n\
+                      publish = \"127.0.0.1:0\"\n[[session]]\nname = \"rig\"\nmodel = \"builtin\"\nreadout = \"0\"\n";
+        std::fs::write(&file, config).expect("written");
+        let mut child = Command::new(env!("CARGO_BIN_EXE_regimed"))
+            .args(["serve", "--config"])
+            .arg(&file)
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("the daemon starts");
+        let mut lines = BufReader::new(child.stderr.take().expect("piped")).lines();
+        let ready = lines
+            .by_ref()
+            .map_while(Result::ok)
+            .find(|l| l.contains(" ready "))
+            .expect("ready");
+        std::thread::spawn(move || lines.for_each(drop));
+        let address = |key: &str| {
+            let from = ready.find(&format!("{key}=\"")).expect(key) + key.len() + 2;
+            ready[from..].split('"').next().expect("an address").to_owned()
+        };
+        Self {
+            grpc: format!("http://{}", address("grpc")),
+            pull: format!("tcp://{}", address("zeromq_pull")),
+            publish: format!("tcp://{}", address("zeromq_publish")),
+            child,
+        }
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn counts(sequence: u64) -> Counts {
+    let value = |c: u32| u32::from((u64::from(c) * 7 + sequence * 13).is_multiple_of(6));
+    Counts {
+        session: "rig".into(),
+        sequence,
+        n_channels: CHANNELS,
+        bin_width_s: 0.01,
+        counts: (0..CHANNELS).map(value).collect(),
+        ..Counts::default()
+    }
+}
+
+/// A rig's clock on a thread of its own: notes each bin's time and hands its message on. It sleeps
+/// between bins, as a rig does: a spinning client would take a core from the daemon.
+fn rig(rate_hz: f64, bins: u64, sent: SentAt) -> tokio::sync::mpsc::Receiver<Counts> {
+    let (messages, receiver) = tokio::sync::mpsc::channel(64);
+    std::thread::spawn(move || {
+        let start = Instant::now();
+        for bin in 0..bins {
+            let due = start + Duration::from_secs_f64(bin as f64 / rate_hz);
+            std::thread::sleep(due.saturating_duration_since(Instant::now()));
+            let message = counts(bin);
+            sent.lock().expect("sent").insert(bin, Instant::now());
+            if messages.blocking_send(message).is_err() {
+                return;
+            }
+        }
+    });
+    receiver
+}
+
+struct Times(Vec<f64>, Vec<f64>);
+
+impl Times {
+    fn note(&mut self, sent: &SentAt, d: &Decision) {
+        let now = Instant::now();
+        let at = sent.lock().expect("sent").remove(&d.sequence);
+        if let Some(at) = at.filter(|_| d.sequence >= WARM_UP_BINS) {
+            self.0.push((now - at).as_secs_f64() * 1e6);
+            self.1.push(d.latency_ns as f64 * 1e-3);
+        }
+    }
+
+    fn print(mut self, way: &str, rate_hz: f64, bins: u64) {
+        let mut line = format!("{way:<8} {rate_hz:>6.0} Hz");
+        let mut p99_all = 0.0;
+        for list in [&mut self.0, &mut self.1] {
+            list.sort_by(f64::total_cmp);
+            let at = |q: f64| list[(q * (list.len() - 1) as f64) as usize];
+            line += &format!(" {:>8.0} {:>8.0} {:>8.0}  |", at(0.5), at(0.99), at(0.999));
+            if p99_all == 0.0 {
+                p99_all = at(0.99);
+            }
+        }
+        let lost = bins - WARM_UP_BINS - self.0.len() as u64;
+        println!("{line} p99 {:.0}/{BUDGET_P99_US:.0} = {:.2}, lost {lost}", p99_all, p99_all / BUDGET_P99_US);
+    }
+}
+
+async fn grpc(daemon: &Daemon, rate_hz: f64, bins: u64) {
+    let sent = SentAt::default();
+    let outbound = futures_util::stream::unfold(rig(rate_hz, bins, sent.clone()), |mut r| async {
+        r.recv().await.map(|message| (message, r))
+    });
+    let mut client = IngestClient::connect(daemon.grpc.clone()).await.expect("connected");
+    let mut replies = client.exchange(outbound).await.expect("accepted").into_inner();
+    let mut times = Times(Vec::new(), Vec::new());
+    while let Some(reply) = replies.message().await.expect("no error") {
+        if let Some(Reply::Decision(d)) = reply.reply {
+            times.note(&sent, &d);
+        }
+    }
+    times.print("gRPC", rate_hz, bins);
+}
+
+async fn zeromq(daemon: &Daemon, rate_hz: f64, bins: u64) {
+    let sent = SentAt::default();
+    let mut subscriber = zeromq::SubSocket::new();
+    subscriber.connect(&daemon.publish).await.expect("connected");
+    subscriber.subscribe("rig/decision").await.expect("subscribed");
+    let mut push = zeromq::PushSocket::new();
+    push.connect(&daemon.pull).await.expect("connected");
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    let mut messages = rig(rate_hz, bins, sent.clone());
+    let sender = tokio::spawn(async move {
+        while let Some(message) = messages.recv().await {
+            push.send(bytes::Bytes::from(message.encode_to_vec()).into()).await.expect("sent");
+        }
+        push
+    });
+    let mut times = Times(Vec::new(), Vec::new());
+    loop {
+        let Ok(received) = tokio::time::timeout(Duration::from_secs(2), subscriber.recv()).await else {
+            break;
+        };
+        let message = received.expect("a message");
+        let decision = Decision::decode(message.get(1).expect("a payload").as_ref()).expect("a decision");
+        times.note(&sent, &decision);
+        if decision.sequence + 1 == bins {
+            break;
+        }
+    }
+    let _push = sender.await.expect("sender");
+    times.print("ZeroMQ", rate_hz, bins);
+}
+
+fn main() {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .expect("a runtime");
+    println!("us: sent to decision received                | in the daemon, received to decided |");
+    println!("way          rate      p50      p99    p99.9  |      p50      p99    p99.9  | budget");
+    runtime.block_on(async {
+        for (rate_hz, bins) in CASES {
+            // A daemon for each: the numbering begins at 0.
+            grpc(&Daemon::start(), rate_hz, bins).await;
+            zeromq(&Daemon::start(), rate_hz, bins).await;
+        }
+    });
+}

@@ -1,0 +1,189 @@
+//! The offline commands, from simulated data to a model that serves.
+
+use std::process::Command;
+
+use regimed::checkpoint;
+use regimed::recording;
+
+use crate::rig::{Daemon, arg, binary, config, run};
+
+#[test]
+fn simulate_pretrain_calibrate_evaluate_replay() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let path = |name: &str| dir.path().join(name);
+    let (data, model) = (path("train.npz"), path("model"));
+    let (good, said, told) =
+        run(&["simulate", "--out", arg(&data), "--animals", "1", "--tasks", "6", "--no-truth"]);
+    assert!(good && said.contains("60 trials"), "{said}{told}");
+    let steps = ["--steps", "60", "--batch", "24"];
+    let pretrain = |out: &str, more: &[&str]| {
+        let args: Vec<&str> = ["pretrain", arg(&data), "--out", out]
+            .into_iter()
+            .chain(steps)
+            .chain(more.iter().copied())
+            .collect();
+        run(&args)
+    };
+    let (good, said, told) = pretrain(arg(&model), &[]);
+    assert!(good && said.contains("held out: accuracy"), "{said}{told}");
+    assert!(told.contains("s left"), "progress in plain lines: {told}");
+    let trained = checkpoint::load(&model).expect("a model");
+    let verdict = trained.provenance.held_out.as_ref().expect("scores");
+    assert!(verdict.accuracy > 0.5, "chance is 0.2: {verdict:?}");
+    assert_eq!(trained.provenance.data[0].file, "train.npz");
+    assert!(!model.join("training.safetensors").exists());
+
+    // The same seed gives the same model.
+    let twin = path("twin");
+    assert!(pretrain(arg(&twin), &[]).0);
+    let read = |dir: &std::path::Path| std::fs::read(dir.join("model.safetensors")).expect("weights");
+    assert_eq!(read(&model), read(&twin));
+
+    // A new session on the frozen dynamics.
+    let (fresh, both) = (path("fresh.npz"), path("both"));
+    let (good, _, told) = run(&[
+        "simulate", "--out", arg(&fresh), "--animals", "1", "--first-animal", "1", "--tasks", "2",
+        "--channels", "40", "--no-truth",
+    ]);
+    assert!(good, "{told}");
+    let (good, said, told) = run(&[
+        "calibrate", "--model", arg(&model), arg(&fresh), "--session", "new", "--out", arg(&both),
+        "--steps", "36",
+    ]);
+    assert!(good && said.contains("2 sessions"), "{said}{told}");
+    let calibrated = checkpoint::load(&both).expect("a model");
+    assert_eq!(calibrated.model.session_names(), ["0", "new"]);
+    assert_eq!(calibrated.model.readouts[1].n_channels(), 40);
+    assert_eq!(calibrated.model.hypernetwork, trained.model.hypernetwork);
+
+    let report = path("report");
+    let (good, said, told) = run(&[
+        "evaluate", arg(&data), "--model", arg(&model), "--report", arg(&report), "--last", "0.2",
+    ]);
+    assert!(good && said.contains("overall"), "{said}{told}");
+    let json = std::fs::read_to_string(report.join("report.json")).expect("a report");
+    let json: serde_json::Value = serde_json::from_str(&json).expect("JSON");
+    assert!(json["overall"]["accuracy"].as_f64().expect("a number") > 0.5);
+    for name in ["report.html", "report.txt", "timeline.svg", "accuracy.svg", "confusion.svg"] {
+        assert!(report.join(name).metadata().expect(name).len() > 500, "{name}");
+    }
+    let (good, _, told) = run(&[
+        "evaluate", arg(&fresh), "--model", arg(&model), "--report", arg(&report),
+    ]);
+    assert!(!good && told.contains("expected sessions of the model (0), found '1'"), "{told}");
+}
+
+#[test]
+fn a_stopped_training_resumes_to_the_same_model() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let path = |name: &str| dir.path().join(name);
+    let data = path("train.npz");
+    let (good, _, told) = run(&[
+        "simulate", "--out", arg(&data), "--animals", "1", "--tasks", "6", "--trials", "1",
+        "--seconds", "1", "--no-truth",
+    ]);
+    assert!(good, "{told}");
+    let (whole, parts) = (path("whole"), path("parts"));
+    let args = |out: &str| {
+        ["pretrain", arg(&data), "--out", out, "--steps", "40", "--batch", "8", "--checkpoint-every", "4"]
+            .map(str::to_owned)
+    };
+    let done = Command::new(binary()).args(args(arg(&whole))).output().expect("runs");
+    assert!(done.status.success());
+    // Stopped once it has saved a state.
+    let mut child = Command::new(binary())
+        .args(args(arg(&parts)))
+        .stderr(std::process::Stdio::null())
+        .stdout(std::process::Stdio::null())
+        .spawn()
+        .expect("runs");
+    let state = parts.join("training.safetensors");
+    while !state.exists() && child.try_wait().expect("waiting").is_none() {
+        std::thread::sleep(std::time::Duration::from_millis(2));
+    }
+    let pid = child.id().to_string();
+    let _ = Command::new("kill").args(["-INT", &pid]).status();
+    assert!(child.wait().expect("ends").success(), "Ctrl-C is no failure");
+    checkpoint::load(&parts).expect("a usable model after Ctrl-C");
+    if state.exists() {
+        let mut again: Vec<String> = args(arg(&parts)).to_vec();
+        again.push("--resume".into());
+        let done = Command::new(binary()).args(&again).output().expect("runs");
+        assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+        again[5] = "41".into();
+        let other = Command::new(binary()).args(&again).output().expect("runs");
+        assert!(!other.status.success(), "a finished training has no state to resume");
+    }
+    let trained = |dir| checkpoint::load(dir).expect("a model");
+    let (whole, parts) = (trained(&whole), trained(&parts));
+    // Which step was the best may differ where the interrupted one was validated once more; the
+    // last steps' parameters may not.
+    if whole.provenance.steps == parts.provenance.steps {
+        assert_eq!(whole.weights_sha256, parts.weights_sha256);
+    }
+    assert!(parts.provenance.held_out.expect("scores").log_loss
+        <= whole.provenance.held_out.expect("scores").log_loss + 1e-9);
+}
+
+#[test]
+fn replay_scores_the_live_decisions() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let data = dir.path().join("live.npz");
+    let (good, _, told) = run(&[
+        "simulate", "--out", arg(&data), "--animals", "1", "--first-task", "2000", "--tasks", "20",
+        "--switch-every", "2", "--seconds", "8",
+    ]);
+    assert!(good, "{told}");
+    let daemon = Daemon::start(&config("", &["rig"]));
+    for (speed, to) in [("8", daemon.pull.clone()), ("8", daemon.grpc.clone())] {
+        let csv = dir.path().join("live.csv");
+        let (good, said, told) = run(&[
+            "replay", arg(&data), "--to", &to, "--session", "rig", "--speed", speed, "--score",
+            &daemon.grpc, "--save", arg(&csv),
+        ]);
+        assert!(good && said.contains("800 sent, 800 decided"), "{said}{told}");
+        let text = std::fs::read_to_string(&csv).expect("a file");
+        let rows: Vec<Vec<&str>> = text.lines().skip(1).map(|l| l.split(',').collect()).collect();
+        assert_eq!(rows.len(), 800);
+        let right = rows.iter().filter(|r| r[2] == r[3]).count();
+        assert!(right > 400, "{right} of 800 right: {said}");
+    }
+    let (good, said, _) =
+        run(&["watch", &daemon.grpc, "--for", "100ms", "--plain"]);
+    assert!(good && said.contains("regimed watch"), "{said}");
+    let recording = recording::read(&data).expect("reads");
+    assert!(recording.continuous && recording.trials.len() == 1);
+}
+
+#[test]
+fn demo_runs_the_whole_system_and_sums_up() {
+    let (good, said, told) = run(&["demo", "--for", "4s", "--plain"]);
+    assert!(good, "{said}{told}");
+    for words in ["gRPC http://127.0.0.1:", "ZeroMQ in tcp://", "/metrics", "accuracy", "changes", "latency"] {
+        assert!(said.contains(words), "'{words}' is not in: {said}");
+    }
+    let decided = said.split(" decided").next().and_then(|s| s.rsplit(' ').next()?.parse::<u32>().ok());
+    assert!(decided.is_some_and(|n| n > 300), "{said}");
+}
+
+#[test]
+fn commands_say_what_was_expected() {
+    for (args, words) in [
+        (vec!["watch", "http://127.0.0.1:9"], "127.0.0.1:9"),
+        (vec!["watch", "ftp://x"], "ftp"),
+        (vec!["simulate", "--out", "/nowhere/x.npz", "--tasks", "1", "--no-truth", "--seconds", "0.1"], "/nowhere/x.npz"),
+        (vec!["simulate", "--out", "x.npz", "--channels", "1000"], "--channels"),
+        (vec!["evaluate", "none.npz", "--model", "nowhere", "--report", "r"], "nowhere"),
+        (vec!["pretrain", "none.npz", "--out", "m"], "none.npz"),
+    ] {
+        let (good, _, told) = run(&args);
+        assert!(!good && told.contains(words) && !told.contains("panicked"), "{args:?}: {told}");
+    }
+    let (good, said, _) = run(&["--help"]);
+    assert!(good);
+    for command in
+        ["demo", "serve", "simulate", "pretrain", "calibrate", "evaluate", "replay", "watch"]
+    {
+        assert!(said.contains(command), "{said}");
+    }
+}

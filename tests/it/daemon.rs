@@ -1,0 +1,253 @@
+//! The daemon's main job over real sockets.
+
+use futures_util::StreamExt;
+use regimed::wire::exchange_reply::Reply;
+use regimed::wire::ingest_client::IngestClient;
+use regimed::wire::regimes_client::RegimesClient;
+use regimed::wire::{
+    Decision, Event, ListSessionsRequest, SubscribeDecisionsRequest, SubscribeEventsRequest,
+};
+use zeromq::{Socket, SocketRecv, SocketSend};
+
+use prost::Message;
+
+use crate::rig::{Daemon, PATIENCE, config, message, spikes};
+
+/// Sends bins over `Exchange` and gathers everything that comes back.
+async fn exchange(daemon: &Daemon, session: &str, bins: &[Vec<u32>]) -> (Vec<Decision>, Vec<Event>) {
+    let messages: Vec<_> =
+        bins.iter().enumerate().map(|(i, c)| message(session, 100 + i as u64, c)).collect();
+    let mut client = IngestClient::connect(daemon.grpc.clone()).await.expect("connected");
+    let replies = client.exchange(futures_util::stream::iter(messages)).await.expect("accepted");
+    let (mut decisions, mut events) = (Vec::new(), Vec::new());
+    let mut replies = replies.into_inner();
+    while let Some(reply) =
+        tokio::time::timeout(PATIENCE, replies.message()).await.expect("in time").expect("no error")
+    {
+        match reply.reply.expect("a reply") {
+            Reply::Decision(d) => decisions.push(d),
+            Reply::Event(e) => events.push(e),
+            Reply::Rejection(r) => panic!("rejected: {r:?}"),
+        }
+    }
+    (decisions, events)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_bin_is_decided_in_order_and_changes_are_events() {
+    let daemon = Daemon::start(&config("", &["rig"]));
+    assert_eq!(daemon.get("/healthz").0, 200);
+    assert_eq!(daemon.get("/readyz").0, 200);
+    let bins = spikes(600);
+    let (decisions, events) = exchange(&daemon, "rig", &bins).await;
+    let sequences: Vec<u64> = decisions.iter().map(|d| d.sequence).collect();
+    assert_eq!(sequences, (100..700).collect::<Vec<u64>>());
+    for d in &decisions {
+        assert!((d.posterior.iter().sum::<f32>() - 1.0).abs() < 1e-4, "{d:?}");
+        assert_eq!(d.posterior.len(), d.regime_names.len());
+        assert!(d.log_likelihood.is_finite() && !d.predicted);
+    }
+    assert_eq!(decisions[290].regime, "limit_cycle");
+    assert_eq!(decisions[590].regime, "stable_fixed_point");
+    let last = events.iter().rfind(|e| e.to == "stable_fixed_point").expect("events");
+    assert!(last.bin > 300 && last.onset_bin <= last.bin && last.probability >= 0.7, "{last:?}");
+    let metrics = decisions[590].metrics.expect("metrics by now");
+    assert!(metrics.spectral_radius > 0.0 && metrics.bin <= 590, "{metrics:?}");
+    assert!(metrics.leading_time_constant_s != 0.0 && metrics.participation_ratio >= 1.0);
+
+    // Whoever comes later resumes the events from any number.
+    let mut client = RegimesClient::connect(daemon.grpc.clone()).await.expect("connected");
+    let request = |after| SubscribeEventsRequest { session: "rig".into(), after_event_sequence: after };
+    let stream = client.subscribe_events(request(0)).await.expect("accepted").into_inner();
+    let held: Vec<Event> =
+        stream.take(events.len()).map(|e| e.expect("an event")).collect().await;
+    assert_eq!(held, events);
+    if events.len() > 1 {
+        let mut stream = client.subscribe_events(request(1)).await.expect("accepted").into_inner();
+        assert_eq!(stream.message().await.expect("no error").as_ref(), Some(&events[1]));
+    }
+    let sessions = client.list_sessions(ListSessionsRequest {}).await.expect("listed").into_inner();
+    assert_eq!(sessions.sessions[0].bins, 600);
+    assert_eq!(sessions.sessions[0].last_event_sequence, events.len() as u64);
+    assert_eq!(daemon.metric("regimed_bins_total", "session=\"rig\""), 600.0);
+    assert_eq!(daemon.metric("regimed_regime_in_force", "regime=\"stable_fixed_point\""), 1.0);
+    assert_eq!(daemon.metric("regimed_latency_seconds_count", "session=\"rig\""), 600.0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_same_counts_give_the_same_decisions_bit_for_bit() {
+    let bins = spikes(200);
+    let mut answers = Vec::new();
+    for _ in 0..2 {
+        let daemon = Daemon::start(&config("", &["rig"]));
+        let (decisions, _) = exchange(&daemon, "rig", &bins).await;
+        let numbers: Vec<_> = decisions
+            .into_iter()
+            .map(|d| (d.regime, d.posterior, d.embedding_mean, d.embedding_sd, d.latent, d.novelty.to_bits()))
+            .collect();
+        answers.push(numbers);
+    }
+    assert_eq!(answers[0], answers[1]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn zeromq_in_and_out_with_topics_per_session() {
+    let daemon = Daemon::start(&config("", &["left", "right"]));
+    let mut subscriber = zeromq::SubSocket::new();
+    subscriber.connect(&daemon.publish).await.expect("connected");
+    subscriber.subscribe("left/").await.expect("subscribed");
+    let mut push = zeromq::PushSocket::new();
+    push.connect(&daemon.pull).await.expect("connected");
+    let bins = spikes(400);
+    // A subscription travels; until it has arrived, decisions pass by. Send until one is seen.
+    let mut sequence = 0;
+    let first = loop {
+        let payload = message("left", sequence, &bins[0]).encode_to_vec();
+        push.send(bytes::Bytes::from(payload).into()).await.expect("sent");
+        sequence += 1;
+        let soon = tokio::time::timeout(std::time::Duration::from_millis(50), subscriber.recv()).await;
+        if let Ok(received) = soon {
+            break received.expect("a message");
+        }
+        assert!(sequence < 200, "nothing comes out: {}", daemon.log());
+    };
+    assert_eq!(first.get(0).map(|f| f.as_ref()), Some(b"left/decision".as_slice()));
+    let start = sequence;
+    for (i, counts) in bins.iter().enumerate() {
+        for session in ["left", "right"] {
+            let payload = message(session, start + i as u64, counts).encode_to_vec();
+            push.send(bytes::Bytes::from(payload).into()).await.expect("sent");
+        }
+        tokio::time::sleep(std::time::Duration::from_micros(300)).await;
+    }
+    let (mut decisions, mut events) = (0, 0);
+    let mut newest = 0;
+    while newest < start + 399 {
+        let received =
+            tokio::time::timeout(PATIENCE, subscriber.recv()).await.expect("in time").expect("ok");
+        let payload = received.get(1).expect("a payload");
+        match received.get(0).map(|f| f.as_ref()) {
+            Some(b"left/decision") => {
+                let d = Decision::decode(payload.as_ref()).expect("a decision");
+                assert_eq!(d.session, "left");
+                assert!(d.sequence > newest || decisions == 0);
+                newest = d.sequence;
+                decisions += 1;
+            }
+            Some(b"left/event") => {
+                let e = Event::decode(payload.as_ref()).expect("an event");
+                assert_eq!(e.session, "left");
+                events += 1;
+            }
+            other => panic!("topic {other:?}"),
+        }
+    }
+    assert!(decisions >= 400 && events >= 1, "{decisions} decisions, {events} events");
+    daemon.wait_metric("regimed_bins_total", "session=\"right\"", 400.0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn gaps_are_predicted_through_and_duplicates_dropped() {
+    let daemon = Daemon::start(&config("", &["rig"]));
+    let bins = spikes(40);
+    let numbers: Vec<u64> = (0..10).chain([5, 5]).chain(14..30).chain([29]).collect();
+    let messages: Vec<_> =
+        numbers.iter().map(|&n| message("rig", n, &bins[n as usize])).collect();
+    let mut decisions = RegimesClient::connect(daemon.grpc.clone())
+        .await
+        .expect("connected")
+        .subscribe_decisions(SubscribeDecisionsRequest { session: "rig".into(), every: 1 })
+        .await
+        .expect("subscribed")
+        .into_inner();
+    let mut client = IngestClient::connect(daemon.grpc.clone()).await.expect("connected");
+    let summary = client
+        .send_counts(futures_util::stream::iter(messages))
+        .await
+        .expect("accepted")
+        .into_inner();
+    assert_eq!((summary.bins_accepted, summary.bins_missing), (26, 4));
+    assert_eq!(summary.rejections.iter().map(|r| r.messages).sum::<u64>(), 3);
+    let mut seen = Vec::new();
+    for _ in 0..30 {
+        let update = decisions.message().await.expect("no error").expect("an update");
+        let d = update.decision.expect("a decision");
+        seen.push((d.sequence, d.predicted));
+        assert_eq!(update.lost, 0);
+    }
+    let expected: Vec<_> = (0..30).map(|n| (n, (10..14).contains(&n))).collect();
+    assert_eq!(seen, expected);
+    assert_eq!(daemon.metric("regimed_bins_missing_total", "rig"), 4.0);
+    assert_eq!(daemon.metric("regimed_bins_late_total", "rig"), 3.0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn several_subscribers_hear_the_same() {
+    let daemon = Daemon::start(&config("", &["rig", "other"]));
+    let mut client = RegimesClient::connect(daemon.grpc.clone()).await.expect("connected");
+    let mut streams = Vec::new();
+    for (session, every) in [("rig", 1), ("rig", 0), ("", 1), ("rig", 10)] {
+        let request = SubscribeDecisionsRequest { session: session.into(), every };
+        streams.push(client.subscribe_decisions(request).await.expect("subscribed").into_inner());
+    }
+    exchange(&daemon, "rig", &spikes(50)).await;
+    for (stream, expected) in streams.iter_mut().zip([50, 50, 50, 5]) {
+        let mut all = 0;
+        let mut last = 0;
+        while last < if expected == 5 { 140 } else { 149 } {
+            let update = tokio::time::timeout(PATIENCE, stream.message())
+                .await
+                .expect("in time")
+                .expect("no error")
+                .expect("an update");
+            last = update.decision.expect("a decision").sequence;
+            all += 1;
+        }
+        // A change is told to those that skip, too.
+        assert!((expected..expected + 4).contains(&all), "{all} of {expected}");
+    }
+    let missing = SubscribeDecisionsRequest { session: "nobody".into(), every: 1 };
+    let status = client.subscribe_decisions(missing).await.expect_err("no such session");
+    assert_eq!(status.code(), tonic::Code::NotFound);
+    assert!(status.message().contains("rig") && status.message().contains("nobody"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sigterm_finishes_what_waits() {
+    let mut daemon = Daemon::start(&config("", &["rig"]));
+    let mut client = RegimesClient::connect(daemon.grpc.clone()).await.expect("connected");
+    let request = SubscribeDecisionsRequest { session: "rig".into(), every: 1 };
+    let mut decisions = client.subscribe_decisions(request).await.expect("subscribed").into_inner();
+    let bins = spikes(500);
+    let mut whole = message("rig", 0, &bins[0]);
+    whole.counts = bins.concat();
+    let mut ingest = IngestClient::connect(daemon.grpc.clone()).await.expect("connected");
+    let summary = ingest.send_counts(futures_util::stream::iter([whole])).await.expect("accepted");
+    assert_eq!(summary.into_inner().bins_accepted, 500);
+    let status = tokio::task::spawn_blocking(move || (daemon.terminate(), daemon.log()));
+    let mut last = None;
+    while let Ok(Some(update)) = decisions.message().await {
+        last = update.decision.map(|d| d.sequence);
+    }
+    assert_eq!(last, Some(499));
+    let (status, log) = status.await.expect("joined");
+    assert!(status.success(), "{log}");
+    assert!(log.contains("stopped"), "{log}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn health_tells_what_is_served() {
+    use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
+    let daemon = Daemon::start(&config("", &["rig"]));
+    let channel = tonic::transport::Endpoint::from_shared(daemon.grpc.clone())
+        .expect("an endpoint")
+        .connect()
+        .await
+        .expect("connected");
+    let mut client = HealthClient::new(channel);
+    for service in ["", "regimed.v1.Ingest", "regimed.v1.Regimes"] {
+        let request = HealthCheckRequest { service: service.into() };
+        let answer = client.check(request).await.expect("known").into_inner();
+        assert_eq!(answer.status, 1, "{service} is not serving");
+    }
+}

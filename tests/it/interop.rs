@@ -1,0 +1,77 @@
+//! Peers in another language: numpy, grpcio, pyzmq. `REGIMED_PYTHON` names an interpreter that has them
+//! (`.ci/run` makes one); without, each test says that it could not be done.
+
+use std::process::Command;
+
+use crate::rig::{Daemon, arg, checkout, config, skipped};
+
+/// An interpreter that can import all of these.
+fn python(test: &str, modules: &[&str]) -> Option<String> {
+    let name = std::env::var("REGIMED_PYTHON").unwrap_or_else(|_| "python3".into());
+    let import = format!("import {}", modules.join(", "));
+    let found = Command::new(&name).args(["-c", &import]).output();
+    match found {
+        Ok(out) if out.status.success() => Some(name),
+        _ => {
+            skipped(test, &format!("{name} with {} is not here", modules.join(", ")));
+            None
+        }
+    }
+}
+
+fn run(python: &str, script: &str, args: &[&str]) {
+    let out = Command::new(python)
+        .arg(checkout("tests/interop").join(script))
+        .args(args)
+        .output()
+        .expect("python runs");
+    let text = String::from_utf8_lossy(&out.stdout).into_owned() + &String::from_utf8_lossy(&out.stderr);
+    assert!(out.status.success(), "{script}: {text}");
+}
+
+#[test]
+fn grpcio_sends_counts_and_receives_decisions_and_events() {
+    let Some(python) = python("interop::grpcio", &["grpc", "grpc_tools.protoc", "numpy"]) else { return };
+    let daemon = Daemon::start(&config("", &["rig"]));
+    run(&python, "grpc_client.py", &[daemon.grpc.trim_start_matches("http://"), arg(&checkout("proto"))]);
+    daemon.wait_metric("regimed_bins_total", "rig", 600.0);
+}
+
+#[test]
+fn pyzmq_sends_counts_and_receives_decisions_and_events() {
+    let Some(python) = python("interop::pyzmq", &["zmq", "grpc_tools.protoc", "numpy"]) else { return };
+    let daemon = Daemon::start(&config("", &["rig"]));
+    run(&python, "zmq_client.py", &[&daemon.pull, &daemon.publish, arg(&checkout("proto"))]);
+    assert_eq!(daemon.metric("regimed_messages_rejected_total", "malformed"), 1.0);
+}
+
+#[test]
+fn the_daemon_subscribes_to_a_publishing_pyzmq_rig() {
+    let Some(python) = python("interop::pyzmq_pub", &["zmq", "grpc_tools.protoc", "numpy"]) else { return };
+    let port = std::net::TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("a port");
+    let text = config("", &["rig"]).replace("[zeromq]\n", &format!("[zeromq]\nsubscribe = [\"tcp://{port}\"]\n"));
+    let daemon = Daemon::start(&text);
+    run(&python, "zmq_publisher.py", &[&format!("tcp://{port}"), arg(&checkout("proto")), &daemon.http]);
+    assert!(daemon.metric("regimed_bins_total", "rig") >= 100.0);
+}
+
+#[test]
+fn numpy_writes_what_we_read_and_reads_what_we_write() {
+    let Some(python) = python("interop::numpy", &["numpy"]) else { return };
+    let dir = tempfile::tempdir().expect("a folder");
+    run(&python, "numpy_files.py", &["write", arg(dir.path())]);
+    let mut n = 0;
+    for entry in std::fs::read_dir(dir.path()).expect("a folder") {
+        let path = entry.expect("an entry").path();
+        let read = regimed::recording::read(&path).unwrap_or_else(|e| panic!("{e}"));
+        assert_eq!((read.trials.len(), read.n_channels), (4, 5), "{}", path.display());
+        let expected: Vec<u16> = (0..30).map(|i| (i * 7 % 11) as u16).collect();
+        assert_eq!(read.trials[0].counts, expected, "{}", path.display());
+        assert_eq!(read.regime_names, ["ruhig", "größer"]);
+        assert_eq!(read.trials[3].regime[0], Some(1));
+        regimed::recording::write(&read, &path).expect("written");
+        n += 1;
+    }
+    assert!(n >= 12, "{n} files");
+    run(&python, "numpy_files.py", &["check", arg(dir.path())]);
+}

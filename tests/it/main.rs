@@ -1,0 +1,11 @@
+//! The binary and the library from outside. Tests that need a peer which is not here say so on standard
+//! error in a line that begins with `SKIPPED`, and `.ci/run` counts those lines.
+
+mod bad_input;
+mod commands;
+mod daemon;
+mod golden;
+mod interop;
+mod recordings;
+mod rig;
+mod tidy;

@@ -1,0 +1,203 @@
+//! What the tests share: a daemon in a process of its own, and a simulated rig.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use regimed::teacher::{Animal, AnimalSettings, Regime, Simulation};
+use regimed::wire::Counts;
+
+/// Longest wait for anything.
+pub const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Path of the binary.
+pub fn binary() -> &'static str {
+    env!("CARGO_BIN_EXE_regimed")
+}
+
+/// Says on standard error that a test could not be done here; the line is counted.
+pub fn skipped(test: &str, why: &str) {
+    // Past the test runner's capture.
+    let _ = writeln!(std::io::stderr(), "SKIPPED {test}: {why}");
+}
+
+/// Sessions of the built-in model on ports of the system's choosing.
+pub fn config(extra: &str, sessions: &[&str]) -> String {
+    let mut text = String::from(
+        "[grpc]\nlisten = \"127.0.0.1:0\"\n[http]\nlisten = \"127.0.0.1:0\"\n\
+         [zeromq]\npull = \"127.0.0.1:0\"\npublish = \"127.0.0.1:0\"\n",
+    );
+    text.push_str(extra);
+    for name in sessions {
+        text.push_str(&format!(
+            "\n[[session]]\nname = \"{name}\"\nmodel = \"builtin\"\nreadout = \"0\"\n"
+        ));
+    }
+    text
+}
+
+/// A running daemon.
+pub struct Daemon {
+    child: Child,
+    pub grpc: String,
+    pub pull: String,
+    pub publish: String,
+    pub http: String,
+    log: Arc<Mutex<String>>,
+    _folder: tempfile::TempDir,
+}
+
+impl Daemon {
+    /// Starts one and waits until it is ready.
+    pub fn start(config: &str) -> Self {
+        let folder = tempfile::tempdir().expect("a folder");
+        let file = folder.path().join("regimed.toml");
+        std::fs::write(&file, config).expect("a config");
+        let mut child = Command::new(binary())
+            .args(["serve", "--config"])
+            .arg(&file)
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("the daemon starts");
+        let mut lines = BufReader::new(child.stderr.take().expect("piped")).lines();
+        let log = Arc::new(Mutex::new(String::new()));
+        let mut ready = String::new();
+        for line in lines.by_ref() {
+            let line = line.expect("text");
+            log.lock().expect("log").push_str(&(line.clone() + "\n"));
+            if line.contains(" ready ") {
+                ready = line;
+                break;
+            }
+        }
+        assert!(!ready.is_empty(), "not ready: {}", log.lock().expect("log"));
+        let address = |key: &str| {
+            let from = ready.find(&format!("{key}=\"")).expect(key) + key.len() + 2;
+            ready[from..].split('"').next().expect("an address").to_owned()
+        };
+        let rest = log.clone();
+        std::thread::spawn(move || {
+            for line in lines.map_while(Result::ok) {
+                rest.lock().expect("log").push_str(&(line + "\n"));
+            }
+        });
+        Self {
+            grpc: format!("http://{}", address("grpc")),
+            pull: format!("tcp://{}", address("zeromq_pull")),
+            publish: format!("tcp://{}", address("zeromq_publish")),
+            http: address("http"),
+            child,
+            log,
+            _folder: folder,
+        }
+    }
+
+    /// What it logged so far.
+    pub fn log(&self) -> String {
+        self.log.lock().expect("log").clone()
+    }
+
+    /// SIGTERM, then waits for its end.
+    pub fn terminate(&mut self) -> ExitStatus {
+        let pid = self.child.id().to_string();
+        assert!(Command::new("kill").args(["-TERM", &pid]).status().expect("kill").success());
+        let began = Instant::now();
+        loop {
+            if let Some(status) = self.child.try_wait().expect("waiting") {
+                return status;
+            }
+            assert!(began.elapsed() < PATIENCE, "still running: {}", self.log());
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    /// An HTTP GET: status code and body.
+    pub fn get(&self, path: &str) -> (u16, String) {
+        let mut stream = TcpStream::connect(&self.http).expect("HTTP answers");
+        write!(stream, "GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").expect("sent");
+        let mut text = String::new();
+        stream.read_to_string(&mut text).expect("an answer");
+        let code = text.split(' ').nth(1).and_then(|c| c.parse().ok()).expect("a code");
+        (code, text)
+    }
+
+    /// The sum over a metric's series that hold `label`.
+    pub fn metric(&self, name: &str, label: &str) -> f64 {
+        let (_, text) = self.get("/metrics");
+        text.lines()
+            .filter(|l| l.starts_with(name) && l.contains(label))
+            .filter_map(|l| l.rsplit(' ').next()?.parse::<f64>().ok())
+            .sum()
+    }
+
+    /// Waits until a metric reaches a value.
+    pub fn wait_metric(&self, name: &str, label: &str, at_least: f64) {
+        let began = Instant::now();
+        while self.metric(name, label) < at_least {
+            assert!(
+                began.elapsed() < PATIENCE,
+                "{name} {label} stays at {} below {at_least}: {}",
+                self.metric(name, label),
+                self.log()
+            );
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Bins of the built-in model's first animal: a limit cycle, then a stable fixed point.
+pub fn spikes(bins: usize) -> Vec<Vec<u32>> {
+    let animal = Animal::new(1, 0, AnimalSettings::default());
+    let first = animal.task(Regime::LimitCycle, 2001);
+    let second = animal.task(Regime::StableFixedPoint, 2002);
+    let mut simulation = Simulation::new(animal.clone(), first, 11);
+    let mut counts = vec![0u16; animal.n_channels()];
+    (0..bins)
+        .map(|bin| {
+            if bin == bins / 2 {
+                simulation.begin(second.clone());
+            }
+            simulation.bin(&mut counts);
+            counts.iter().map(|&c| u32::from(c)).collect()
+        })
+        .collect()
+}
+
+/// A message of one bin.
+pub fn message(session: &str, sequence: u64, counts: &[u32]) -> Counts {
+    Counts {
+        session: session.into(),
+        sequence,
+        n_channels: counts.len() as u32,
+        bin_width_s: 0.01,
+        counts: counts.to_vec(),
+        ..Counts::default()
+    }
+}
+
+/// Runs the binary to its end: success, standard output, standard error.
+pub fn run(args: &[&str]) -> (bool, String, String) {
+    let out = Command::new(binary()).args(args).output().expect("the binary runs");
+    let text = |b: &[u8]| String::from_utf8_lossy(b).into_owned();
+    (out.status.success(), text(&out.stdout), text(&out.stderr))
+}
+
+/// A path as an argument.
+pub fn arg(path: &Path) -> &str {
+    path.to_str().expect("a plain path")
+}
+
+/// A path in the checkout.
+pub fn checkout(path: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
+}
