@@ -33,15 +33,19 @@ fn readout(model: &Model, channels: usize, rng: &mut ChaCha8Rng) -> Readout {
         loading: (0..channels * model.dims.rank)
             .map(|_| 0.3 * rng.sample::<f32, _>(StandardNormal))
             .collect(),
-        baseline: (0..channels).map(|_| -1.9 + 0.5 * rng.sample::<f32, _>(StandardNormal)).collect(),
+        baseline: (0..channels)
+            .map(|_| -1.9 + 0.5 * rng.sample::<f32, _>(StandardNormal))
+            .collect(),
         prior: RegimePrior { components },
     }
 }
 
 fn main() {
     let model = regimed::daemon::builtin_model().expect("the built-in model").model;
-    println!("{HYPOTHESES} hypotheses, R = {}, d = {}, N = {}, {BINS} bins after {WARM_UP_BINS}",
-        model.dims.rank, model.dims.embedding, model.dims.units);
+    println!(
+        "{HYPOTHESES} hypotheses, R = {}, d = {}, N = {}, {BINS} bins after {WARM_UP_BINS}",
+        model.dims.rank, model.dims.embedding, model.dims.units
+    );
     println!("channels      p50      p99    p99.9  us per bin; ratio to the budget");
     for (channels, budget_p50, budget_p99) in CASES {
         let mut rng = ChaCha8Rng::seed_from_u64(1);
@@ -61,11 +65,15 @@ fn main() {
                 times.push(began.elapsed().as_secs_f64() * 1e6);
             }
         }
-        assert!(bank.estimate().posterior.iter().all(|p| p.is_finite()), "the bank lost its numbers");
+        assert!(
+            bank.estimate().posterior.iter().all(|p| p.is_finite()),
+            "the bank lost its numbers"
+        );
         times.sort_by(f64::total_cmp);
         let at = |q: f64| times[(q * (BINS - 1) as f64) as usize];
         let told = |name: &str, found: f64, budget: Option<f64>| {
-            budget.map_or(String::new(), |b| format!("  {name} {found:.0}/{b:.0} = {:.2}", found / b))
+            budget
+                .map_or(String::new(), |b| format!("  {name} {found:.0}/{b:.0} = {:.2}", found / b))
         };
         println!(
             "{channels:>8} {:>8.1} {:>8.1} {:>8.1}{}{}",

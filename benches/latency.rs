@@ -45,11 +45,8 @@ impl Daemon {
             .spawn()
             .expect("the daemon starts");
         let mut lines = BufReader::new(child.stderr.take().expect("piped")).lines();
-        let ready = lines
-            .by_ref()
-            .map_while(Result::ok)
-            .find(|l| l.contains(" ready "))
-            .expect("ready");
+        let ready =
+            lines.by_ref().map_while(Result::ok).find(|l| l.contains(" ready ")).expect("ready");
         std::thread::spawn(move || lines.for_each(drop));
         let address = |key: &str| {
             let from = ready.find(&format!("{key}=\"")).expect(key) + key.len() + 2;
@@ -126,7 +123,11 @@ impl Times {
             }
         }
         let lost = bins - WARM_UP_BINS - self.0.len() as u64;
-        println!("{line} p99 {:.0}/{BUDGET_P99_US:.0} = {:.2}, lost {lost}", p99_all, p99_all / BUDGET_P99_US);
+        println!(
+            "{line} p99 {:.0}/{BUDGET_P99_US:.0} = {:.2}, lost {lost}",
+            p99_all,
+            p99_all / BUDGET_P99_US
+        );
     }
 }
 
@@ -163,11 +164,13 @@ async fn zeromq(daemon: &Daemon, rate_hz: f64, bins: u64) {
     });
     let mut times = Times(Vec::new(), Vec::new());
     loop {
-        let Ok(received) = tokio::time::timeout(Duration::from_secs(2), subscriber.recv()).await else {
+        let Ok(received) = tokio::time::timeout(Duration::from_secs(2), subscriber.recv()).await
+        else {
             break;
         };
         let message = received.expect("a message");
-        let decision = Decision::decode(message.get(1).expect("a payload").as_ref()).expect("a decision");
+        let decision =
+            Decision::decode(message.get(1).expect("a payload").as_ref()).expect("a decision");
         times.note(&sent, &decision);
         if decision.sequence + 1 == bins {
             break;
@@ -184,7 +187,9 @@ fn main() {
         .build()
         .expect("a runtime");
     println!("us: sent to decision received                | in the daemon, received to decided |");
-    println!("way          rate      p50      p99    p99.9  |      p50      p99    p99.9  | budget");
+    println!(
+        "way          rate      p50      p99    p99.9  |      p50      p99    p99.9  | budget"
+    );
     runtime.block_on(async {
         for (rate_hz, bins) in CASES {
             // A daemon for each: the numbering begins at 0.

@@ -31,7 +31,9 @@ const FILE_BYTES_MAX: u64 = 1 << 30;
 #[non_exhaustive]
 pub enum CheckpointError {
     /// The file system's reason.
-    #[error("{path}: {source} (a model directory holds {WEIGHTS_FILE} and {CARD_FILE}; `regimed pretrain` makes one)")]
+    #[error(
+        "{path}: {source} (a model directory holds {WEIGHTS_FILE} and {CARD_FILE}; `regimed pretrain` makes one)"
+    )]
     Io {
         /// The file.
         path: PathBuf,
@@ -143,7 +145,8 @@ pub fn sha256_hex(bytes: &[u8]) -> String {
 /// # Errors
 /// When it cannot be read.
 pub fn data_file(path: &Path) -> Result<DataFile, CheckpointError> {
-    let bytes = fs::read(path).map_err(|source| CheckpointError::Io { path: path.into(), source })?;
+    let bytes =
+        fs::read(path).map_err(|source| CheckpointError::Io { path: path.into(), source })?;
     let file = path.file_name().map_or(Cow::Borrowed("?"), |n| n.to_string_lossy()).into_owned();
     Ok(DataFile { file, sha256: sha256_hex(&bytes) })
 }
@@ -183,9 +186,8 @@ pub fn from_bytes(dir: &Path, card: &[u8], weights: &[u8]) -> Result<Checkpoint,
         format: String,
         format_version: u32,
     }
-    let no_card = |e: serde_json::Error| {
-        wrong(CARD_FILE, "content", "a model card".into(), e.to_string())
-    };
+    let no_card =
+        |e: serde_json::Error| wrong(CARD_FILE, "content", "a model card".into(), e.to_string());
     let version: Version = serde_json::from_slice(card).map_err(no_card)?;
     if version.format != FORMAT || version.format_version != FORMAT_VERSION {
         return Err(wrong(
@@ -200,7 +202,8 @@ pub fn from_bytes(dir: &Path, card: &[u8], weights: &[u8]) -> Result<Checkpoint,
     if found != card.weights_sha256 {
         return Err(wrong(WEIGHTS_FILE, "SHA-256", card.weights_sha256, found));
     }
-    check_card(&card).map_err(|(what, expected, found)| wrong(CARD_FILE, &what, expected, found))?;
+    check_card(&card)
+        .map_err(|(what, expected, found)| wrong(CARD_FILE, &what, expected, found))?;
     let arrays = Arrays::read(weights)
         .map_err(|(what, expected, found)| wrong(WEIGHTS_FILE, &what, expected, found))?;
     let model = assemble(&card, arrays)
@@ -211,7 +214,12 @@ pub fn from_bytes(dir: &Path, card: &[u8], weights: &[u8]) -> Result<Checkpoint,
 /// What is wrong: which part, expected, found.
 type Fault = (String, String, String);
 
-fn fault<T>(what: impl Into<String>, expected: impl ToString, found: impl ToString) -> Result<T, Fault> {
+#[allow(clippy::needless_pass_by_value)] // words and numbers alike, given where they stand
+fn fault<T>(
+    what: impl Into<String>,
+    expected: impl ToString,
+    found: impl ToString,
+) -> Result<T, Fault> {
     Err((what.into(), expected.to_string(), found.to_string()))
 }
 
@@ -253,7 +261,7 @@ fn check_card(card: &Card) -> Result<(), Fault> {
     if !(o.temperature > 0.0 && o.temperature.is_finite()) {
         return fault("online.temperature", "above 0", o.temperature);
     }
-    if !(o.novelty_threshold > 0.0) {
+    if o.novelty_threshold.is_nan() || o.novelty_threshold <= 0.0 {
         return fault("online.novelty_threshold", "above 0", o.novelty_threshold);
     }
     let [low, high] = o.log_rate_bounds;
@@ -284,11 +292,8 @@ fn check_prior(what: &str, prior: &RegimePrior, card: &Card) -> Result<(), Fault
         if !c.mean.iter().all(|x| x.is_finite()) {
             return fault(here, "a finite mean", "one that is not");
         }
-        let covariance = nalgebra::DMatrix::from_iterator(
-            d,
-            d,
-            c.covariance.iter().map(|&x| f64::from(x)),
-        );
+        let covariance =
+            nalgebra::DMatrix::from_iterator(d, d, c.covariance.iter().map(|&x| f64::from(x)));
         if covariance.cholesky().is_none() {
             return fault(here, "a positive definite covariance", "one that is not");
         }

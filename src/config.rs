@@ -224,7 +224,11 @@ impl<'a> Section<'a, '_> {
         }
     }
 
-    fn required_string(&mut self, key: &'static str, expected: &str) -> Option<(&'a str, Range<usize>)> {
+    fn required_string(
+        &mut self,
+        key: &'static str,
+        expected: &str,
+    ) -> Option<(&'a str, Range<usize>)> {
         if self.table.iter().any(|(k, _)| k.get_ref() == key) {
             return self.string(key);
         }
@@ -277,15 +281,20 @@ impl<'a> Section<'a, '_> {
     }
 
     /// An address, or `""` for off.
-    fn address(&mut self, key: &'static str, plaintext_allowed: bool) -> Option<Option<SocketAddr>> {
+    fn address(
+        &mut self,
+        key: &'static str,
+        plaintext_allowed: bool,
+    ) -> Option<Option<SocketAddr>> {
         let (text, span) = self.string(key)?;
         if text.is_empty() {
             return Some(None);
         }
         let bare = text.strip_prefix("tcp://").unwrap_or(text);
         let Ok(address) = bare.parse::<SocketAddr>() else {
-            let problem =
-                format!("expected an address such as \"127.0.0.1:7733\" (\"\" is off), found \"{text}\"");
+            let problem = format!(
+                "expected an address such as \"127.0.0.1:7733\" (\"\" is off), found \"{text}\""
+            );
             self.fault(span, key, problem);
             return None;
         };
@@ -384,7 +393,11 @@ fn top<'a>(table: &'a DeTable<'a>, path: &Path, faults: &mut Faults<'a>) -> Conf
         && config.zeromq_pull.is_none()
         && config.zeromq_subscribe.is_empty();
     if nothing_in {
-        section.fault(0..0, "grpc.listen", "expected one way for counts in at least, found gRPC and ZeroMQ both off");
+        section.fault(
+            0..0,
+            "grpc.listen",
+            "expected one way for counts in at least, found gRPC and ZeroMQ both off",
+        );
     }
     section.finish();
     config
@@ -438,8 +451,7 @@ fn one_session(
     let readout = s.string("readout");
     let channels = s.whole("channels", 1, crate::model::CHANNELS_MAX);
     let bin_ms = s.number("bin_ms", 0.001..60_000.0, "milliseconds above 0");
-    let probability_min =
-        s.number("probability_min", 0.0..1.0, "a probability from 0 and below 1");
+    let probability_min = s.number("probability_min", 0.0..1.0, "a probability from 0 and below 1");
     let dwell_ms = s.number("dwell_ms", 0.0..600_000.0, "milliseconds from 0");
     let unknown = s.boolean("unknown").unwrap_or(true);
     let (name, span) = name?;

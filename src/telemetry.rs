@@ -69,7 +69,10 @@ fn build() -> PrometheusHandle {
         (QUEUE, "Bins that wait for the session."),
         (POSTERIOR, "Posterior probability per regime."),
         (IN_FORCE, "1 for the label in force."),
-        (NOVELTY, "Normalised innovation squared over its expectation, smoothed: about 1 when the model fits."),
+        (
+            NOVELTY,
+            "Normalised innovation squared over its expectation, smoothed: about 1 when the model fits.",
+        ),
         (LOG_LIKELIHOOD, "One-step predictive log-likelihood, nats per channel and bin."),
         (RADIUS, "Spectral radius of the bin-to-bin map at the filtered state."),
         (ABSCISSA, "Spectral abscissa of the continuous Jacobian at the filtered state."),
@@ -116,8 +119,12 @@ impl IntakeMetrics {
     #[must_use]
     pub fn new(session: &str) -> Self {
         let of = |name: &'static str| counter!(name, "session" => session.to_owned());
-        let metrics =
-            Self { bins: of(BINS), missing: of(BINS_MISSING), late: of(BINS_LATE), starts: of(STARTS) };
+        let metrics = Self {
+            bins: of(BINS),
+            missing: of(BINS_MISSING),
+            late: of(BINS_LATE),
+            starts: of(STARTS),
+        };
         // Shown as 0 before the first bin.
         for c in [&metrics.bins, &metrics.missing, &metrics.late, &metrics.starts] {
             c.increment(0);
@@ -184,7 +191,10 @@ impl SessionMetrics {
             time_constant: plain(TIME_CONSTANT),
             resets: counter!(RESETS, "session" => name()),
             lost: counter!(LOST, "session" => name(), "place" => "session"),
-            posterior: per_label(POSTERIOR).into_iter().take(labels.len().saturating_sub(1)).collect(),
+            posterior: per_label(POSTERIOR)
+                .into_iter()
+                .take(labels.len().saturating_sub(1))
+                .collect(),
             in_force: per_label(IN_FORCE),
             changes: labels
                 .iter()

@@ -55,15 +55,21 @@ pub fn run(args: &CalibrateArgs) -> Result<()> {
     let model = &mut checkpoint.model;
     let (expected, found) = (model.bin_width_s * 1e3, recording.bin_width_s * 1e3);
     if (expected - found).abs() > 1e-6 * expected {
-        bail!("{}: expected bins of {expected} ms as the model's, found {found} ms (see --bin-ms)", args.data.display());
+        bail!(
+            "{}: expected bins of {expected} ms as the model's, found {found} ms (see --bin-ms)",
+            args.data.display()
+        );
     }
     let data = Arc::new(Dataset::for_calibration(&recording)?);
     let [session] = data.sessions.as_slice() else {
         bail!("{}: expected one session, found {}", args.data.display(), data.sessions.len());
     };
     let name = session.name.clone();
-    eprintln!("session '{name}': {} channels, {:.1} s", session.n_channels,
-        recording.n_bins() as f64 * recording.bin_width_s);
+    eprintln!(
+        "session '{name}': {} channels, {:.1} s",
+        session.n_channels,
+        recording.n_bins() as f64 * recording.bin_width_s
+    );
     let settings = TrainingSettings {
         steps: args.steps,
         batch: args.batch,
@@ -81,7 +87,10 @@ pub fn run(args: &CalibrateArgs) -> Result<()> {
     })?;
     progress.finish();
     let prior = if found.labelled { "its own labels" } else { "the model's" };
-    println!("session '{name}': one-step log-likelihood {:.5} nats per bin and channel; regime prior: {prior}", found.one_step);
+    println!(
+        "session '{name}': one-step log-likelihood {:.5} nats per bin and channel; regime prior: {prior}",
+        found.one_step
+    );
     match model.readouts.iter_mut().find(|r| r.session == name) {
         Some(place) => *place = found.readout,
         None => model.readouts.push(found.readout),
@@ -90,6 +99,10 @@ pub fn run(args: &CalibrateArgs) -> Result<()> {
     checkpoint.provenance.data.push(checkpoint::data_file(&args.data)?);
     checkpoint::save(out, &checkpoint.model, &checkpoint.provenance)
         .context("cannot write the calibrated model")?;
-    println!("model with {} sessions written to {}", checkpoint.model.readouts.len(), out.display());
+    println!(
+        "model with {} sessions written to {}",
+        checkpoint.model.readouts.len(),
+        out.display()
+    );
     Ok(())
 }

@@ -89,7 +89,10 @@ async fn demo(args: &DemoArgs) -> Result<()> {
         format!("gRPC {grpc}  (regimed watch {grpc})"),
         format!("ZeroMQ in {pull}, out tcp://{}", address(endpoints.zeromq_publish)),
         format!("http://{0}/metrics /healthz /readyz", address(endpoints.http)),
-        format!("simulated rig: 96 channels at 100 Hz, unseen tasks, another regime every {} to {} s", DWELL.from_s, DWELL.to_s),
+        format!(
+            "simulated rig: 96 channels at 100 Hz, unseen tasks, another regime every {} to {} s",
+            DWELL.from_s, DWELL.to_s
+        ),
     ];
     let mut client = RegimesClient::connect(grpc).await.context("the daemon does not answer")?;
     let request = SubscribeDecisionsRequest { session: SESSION.into(), every: 1 };

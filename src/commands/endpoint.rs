@@ -17,7 +17,9 @@ pub(crate) fn grpc(text: &str) -> Result<String> {
     match text.split_once("://") {
         Some(("http", _)) => Ok(text.to_owned()),
         None => Ok(format!("http://{text}")),
-        Some((scheme, _)) => bail!("expected a gRPC endpoint such as http://127.0.0.1:7733, found {scheme}://"),
+        Some((scheme, _)) => {
+            bail!("expected a gRPC endpoint such as http://127.0.0.1:7733, found {scheme}://")
+        }
     }
 }
 
@@ -35,16 +37,15 @@ impl Sender {
     pub(crate) async fn connect(text: &str) -> Result<Self> {
         if text.starts_with("tcp://") || text.starts_with("ipc://") {
             let mut socket = PushSocket::new();
-            socket
-                .connect(text)
-                .await
-                .with_context(|| format!("nothing answers at {text} (is `regimed serve` running?)"))?;
+            socket.connect(text).await.with_context(|| {
+                format!("nothing answers at {text} (is `regimed serve` running?)")
+            })?;
             return Ok(Self::ZeroMq(socket));
         }
         let endpoint = grpc(text)?;
-        let mut client = IngestClient::connect(endpoint.clone())
-            .await
-            .with_context(|| format!("nothing answers at {endpoint} (is `regimed serve` running?)"))?;
+        let mut client = IngestClient::connect(endpoint.clone()).await.with_context(|| {
+            format!("nothing answers at {endpoint} (is `regimed serve` running?)")
+        })?;
         let (messages, receiver) = mpsc::channel(WAITING);
         let stream = futures_util::stream::unfold(receiver, |mut receiver| async {
             receiver.recv().await.map(|m: Counts| (m, receiver))

@@ -46,8 +46,7 @@ pub(crate) struct Picture {
 impl Picture {
     /// On a terminal, unless `plain`.
     pub(crate) fn new(title: String, notes: Vec<String>, plain: bool) -> Self {
-        let terminal =
-            !plain && std::io::stdout().is_terminal() && std::io::stdin().is_terminal();
+        let terminal = !plain && std::io::stdout().is_terminal() && std::io::stdin().is_terminal();
         // Where the terminal does not take it, lines do.
         let screen = if terminal { ratatui::try_init().ok() } else { None };
         if screen.is_none() {
@@ -144,7 +143,10 @@ impl Picture {
         let best = d.posterior.iter().copied().fold(0.0f32, f32::max);
         let truth = self.truth.as_ref().map_or(String::new(), |t| format!(" (truth {t})"));
         let metrics = d.metrics.as_ref().map_or(String::new(), |m| {
-            format!(", radius {:.3}, abscissa {:+.2} /s", m.spectral_radius, m.spectral_abscissa_per_s)
+            format!(
+                ", radius {:.3}, abscissa {:+.2} /s",
+                m.spectral_radius, m.spectral_abscissa_per_s
+            )
         });
         Some(format!(
             "bin {:>7} {}: {}{truth} p {best:.2}, novelty {:.2}{metrics}; {rate:.0} bins/s, latency p50 {p50} p99 {p99} us{}",
@@ -207,7 +209,12 @@ impl Picture {
         frame.render_widget(Paragraph::new(lines).block(Block::bordered().title(" events ")), log);
     }
 
-    fn paint_bars(&self, frame: &mut ratatui::Frame<'_>, area: ratatui::layout::Rect, d: &Decision) {
+    fn paint_bars(
+        &self,
+        frame: &mut ratatui::Frame<'_>,
+        area: ratatui::layout::Rect,
+        d: &Decision,
+    ) {
         let bars: Vec<Bar<'_>> = d
             .posterior
             .iter()

@@ -180,8 +180,7 @@ impl<'a> Keeper<'a> {
         let before = self.best.as_ref().and_then(loss);
         let found = finish(trainer, before)?;
         let steps = trainer.steps_done();
-        let mut provenance =
-            Provenance::of_this_program(self.args.seed, steps, self.files.clone());
+        let mut provenance = Provenance::of_this_program(self.args.seed, steps, self.files.clone());
         provenance.held_out = found.held_out;
         provenance.held_out_by_session = found.by_session;
         let now = loss(&provenance);
@@ -214,14 +213,18 @@ fn train(
         skipped += usize::from(!report.gradient_norm.is_finite());
         let done = trainer.steps_done();
         let stop = interrupt.raised();
-        if stop || done % args.checkpoint_every == 0 {
+        if stop || done.is_multiple_of(args.checkpoint_every) {
             save_state(trainer, state_path, identity)?;
         }
-        if done % validate_every == 0 || done == args.steps || (stop && keeper.best.is_none()) {
+        if done.is_multiple_of(validate_every)
+            || done == args.steps
+            || (stop && keeper.best.is_none())
+        {
             held_out = keeper.validate(trainer)?;
         }
         progress.at(done, || {
-            let held_out = held_out.map_or(String::new(), |l| format!(", held-out log loss {l:.3}"));
+            let held_out =
+                held_out.map_or(String::new(), |l| format!(", held-out log loss {l:.3}"));
             let skipped =
                 if skipped > 0 { format!(", {skipped} steps skipped") } else { String::new() };
             format!(
@@ -272,7 +275,8 @@ fn save_state(trainer: &Trainer, path: &Path, identity: &str) -> Result<()> {
         ("identity".to_owned(), identity.to_owned()),
     ]);
     let bytes = safetensors::serialize(views, Some(notes))?;
-    checkpoint::write_whole(path, &bytes).with_context(|| format!("cannot write {}", path.display()))
+    checkpoint::write_whole(path, &bytes)
+        .with_context(|| format!("cannot write {}", path.display()))
 }
 
 fn resume(trainer: &mut Trainer, path: &Path, identity: &str) -> Result<()> {

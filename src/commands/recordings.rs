@@ -52,7 +52,10 @@ impl RecordingArgs {
             recording.trials.iter_mut().for_each(|t| t.session.clone_from(name));
         }
         if recording.n_bins() == 0 {
-            bail!("{}: expected at least one bin after --first/--last/--bin-ms, found none", path.display());
+            bail!(
+                "{}: expected at least one bin after --first/--last/--bin-ms, found none",
+                path.display()
+            );
         }
         Ok(recording)
     }

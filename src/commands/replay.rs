@@ -116,7 +116,8 @@ async fn replay(args: &ReplayArgs, recording: &Recording) -> Result<()> {
 
 fn counts(recording: &Recording, stream: &Trial, bin: usize, sequence: u64) -> Counts {
     let n = recording.n_channels;
-    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    let now =
+        std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
     Counts {
         session: stream.session.clone(),
         sequence,
@@ -144,15 +145,15 @@ async fn listen(
     let sessions: Vec<&str> = recording.trials.iter().map(|t| t.session.as_str()).collect();
     let Some(session) = listed.iter().find(|l| sessions.contains(&l.name.as_str())) else {
         let known: Vec<&str> = listed.iter().map(|l| l.name.as_str()).collect();
-        bail!("--score: expected one of the daemon's sessions {}, found '{}' (see --session)",
-            known.join(", "), sessions[0]);
+        bail!(
+            "--score: expected one of the daemon's sessions {}, found '{}' (see --session)",
+            known.join(", "),
+            sessions[0]
+        );
     };
     let names = session.regime_names.clone();
-    let of: Vec<Option<usize>> = recording
-        .regime_names
-        .iter()
-        .map(|n| names.iter().position(|m| m == n))
-        .collect();
+    let of: Vec<Option<usize>> =
+        recording.regime_names.iter().map(|n| names.iter().position(|m| m == n)).collect();
     let request = SubscribeDecisionsRequest { session: String::new(), every: 1 };
     let mut decisions = client.subscribe_decisions(request).await?.into_inner();
     let (notes, mut noted) = mpsc::unbounded_channel::<(u64, Sent)>();
@@ -162,7 +163,11 @@ async fn listen(
             let file = std::fs::File::create(path)
                 .with_context(|| format!("cannot write {}", path.display()))?;
             let mut file = std::io::BufWriter::new(file);
-            writeln!(file, "sequence,bin,truth,label,novelty,log_likelihood,latency_us,{}", names.join(","))?;
+            writeln!(
+                file,
+                "sequence,bin,truth,label,novelty,log_likelihood,latency_us,{}",
+                names.join(",")
+            )?;
             Some(file)
         }
         None => None,
@@ -199,7 +204,11 @@ async fn listen(
         if let Some(file) = &mut file {
             file.flush()?;
         }
-        let lost = if lost > 0 { format!("\nlost       {lost} decisions: this listener was too slow") } else { String::new() };
+        let lost = if lost > 0 {
+            format!("\nlost       {lost} decisions: this listener was too slow")
+        } else {
+            String::new()
+        };
         Ok(board.summary() + &lost)
     });
     Ok((notes, task))

@@ -66,7 +66,11 @@ pub fn run(args: &SimulateArgs) -> Result<()> {
         ..AnimalSettings::default()
     };
     let positive = |flag: &str, x: f64, max: f64| {
-        if x > 0.0 && x <= max { Ok(()) } else { bail!("{flag}: expected above 0 and at most {max}, found {x}") }
+        if x > 0.0 && x <= max {
+            Ok(())
+        } else {
+            bail!("{flag}: expected above 0 and at most {max}, found {x}")
+        }
     };
     positive("--bin-ms", args.bin_ms, 1000.0)?;
     positive("--seconds", args.seconds, 86_400.0)?;

@@ -51,9 +51,9 @@ pub fn run(args: &WatchArgs) -> Result<()> {
 
 async fn watch(args: &WatchArgs) -> Result<()> {
     let endpoint = super::endpoint::grpc(&args.endpoint)?;
-    let mut client = RegimesClient::connect(endpoint.clone())
-        .await
-        .with_context(|| format!("no daemon answers at {endpoint} (is `regimed serve` running?)"))?;
+    let mut client = RegimesClient::connect(endpoint.clone()).await.with_context(|| {
+        format!("no daemon answers at {endpoint} (is `regimed serve` running?)")
+    })?;
     let listed = client.list_sessions(ListSessionsRequest {}).await?.into_inner().sessions;
     let names: Vec<&str> = listed.iter().map(|s| s.name.as_str()).collect();
     let session = match &args.session {

@@ -59,7 +59,8 @@ pub struct Daemon {
 /// Binds a port, or says which and what to do.
 async fn listen(what: &str, key: &str, address: SocketAddr) -> Result<TcpListener> {
     gate::bind(address).await.with_context(|| {
-        let todo = format!("{what}: cannot listen on {address} (another {key} in the configuration helps");
+        let todo =
+            format!("{what}: cannot listen on {address} (another {key} in the configuration helps");
         if address.port() == 0 { todo + ")" } else { todo + ", or ending what uses it)" }
     })
 }
@@ -116,7 +117,7 @@ impl Daemon {
         let worker = metrics_worker::MetricsWorker::start(plans.len())?;
         let mut sessions = Vec::new();
         for plan in plans {
-            sessions.push(session::start(plan, &config, publisher.clone(), &worker)?);
+            sessions.push(session::start(&plan, &config, publisher.clone(), &worker)?);
         }
         let bus = Arc::new(Bus {
             sessions: sessions.iter().map(|s| s.bus.clone()).collect::<Vec<Arc<SessionBus>>>(),

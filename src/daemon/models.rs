@@ -89,7 +89,10 @@ fn fit(session: &SessionConfig, checkpoint: Arc<Checkpoint>) -> Result<Plan> {
     };
     let channels = model.readouts[readout].n_channels();
     if let Some(found) = session.channels.filter(|c| *c != channels) {
-        bail!("expected {channels} channels as in readout '{}' of the model, found channels = {found}", session.readout);
+        bail!(
+            "expected {channels} channels as in readout '{}' of the model, found channels = {found}",
+            session.readout
+        );
     }
     let model_ms = model.bin_width_s * 1e3;
     if let Some(found) = session.bin_ms.filter(|b| (b - model_ms).abs() > 1e-6 * model_ms) {

@@ -45,7 +45,7 @@ struct Link {
 
 /// Starts a session's thread and its publishing task.
 pub(super) fn start(
-    plan: Plan,
+    plan: &Plan,
     config: &Config,
     publisher: Option<Arc<Publisher>>,
     worker: &MetricsWorker,
@@ -54,7 +54,7 @@ pub(super) fn start(
     let readout = plan.readout();
     let engine = Engine::new(model, readout, plan.rule)
         .with_context(|| format!("session '{}'", plan.session))?;
-    let outlet = Port::new(PortSettings {
+    let outlet = Port::open(PortSettings {
         session: plan.session.clone(),
         n_channels: readout.n_channels(),
         bin_width_s: model.bin_width_s,
@@ -159,9 +159,7 @@ impl Owner {
     /// Counts to `f32`, masked channels switched off.
     fn unmask(&mut self) {
         let mut changed = false;
-        for ((count, active), &raw) in
-            self.counts.iter_mut().zip(&mut self.active).zip(&self.raw)
-        {
+        for ((count, active), &raw) in self.counts.iter_mut().zip(&mut self.active).zip(&self.raw) {
             let on = raw != MASKED;
             changed |= on != *active;
             *active = on;

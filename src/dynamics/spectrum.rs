@@ -55,9 +55,7 @@ pub fn spectrum(model: &Model, e: &[f32], kappa: &[f32]) -> Option<Spectrum> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{
-        Component, Dimensions, Hypernetwork, Network, OnlineSettings, RegimePrior,
-    };
+    use crate::model::{Component, Dimensions, Hypernetwork, Network, OnlineSettings, RegimePrior};
 
     /// `N(e)^T M` is a damped rotation: everything about it is known.
     fn rotation(gain: f32, turn: f32) -> Model {

@@ -413,9 +413,8 @@ impl FilterBank {
         let (mut trace, mut trace_sq) = (0.0f32, 0.0f32);
         for r in 0..rank {
             for q in 0..rank {
-                self.square[r * rank + q] = (0..rank)
-                    .map(|k| self.slow_cov[r * rank + k] * self.gram[k * rank + q])
-                    .sum();
+                self.square[r * rank + q] =
+                    (0..rank).map(|k| self.slow_cov[r * rank + k] * self.gram[k * rank + q]).sum();
             }
             trace += self.square[r * rank + r];
         }

@@ -4,7 +4,9 @@
 use num_traits::Float;
 
 /// Floating point of the filter: `f32` in service, `f64` where a check wants the digits.
-pub(crate) trait Real: Float + std::ops::AddAssign + std::ops::SubAssign + std::ops::MulAssign + Send + Sync {
+pub(crate) trait Real:
+    Float + std::ops::AddAssign + std::ops::SubAssign + std::ops::MulAssign + Send + Sync
+{
     /// Fast exponential.
     fn fast_exp(self) -> Self;
     /// Fast hyperbolic tangent.

@@ -31,7 +31,8 @@ impl<'a> Twin<'a> {
             for r in 0..rank {
                 cov[(r, r)] = f64::from(model.network.initial_variance[r]);
             }
-            let prior = DMatrix::from_row_iterator(d, d, c.covariance.iter().map(|&v| f64::from(v)));
+            let prior =
+                DMatrix::from_row_iterator(d, d, c.covariance.iter().map(|&v| f64::from(v)));
             cov.view_mut((rank, rank), (d, d)).copy_from(&prior);
             twin.mean.push(mean);
             twin.cov.push(cov);
@@ -59,10 +60,9 @@ impl<'a> Twin<'a> {
             let mut drive: f64 =
                 (0..e.len()).map(|b| e[b] * f64::from(h.wc[b * dims.rank + r])).sum();
             for n in 0..dims.units {
-                let x: f64 = (0..dims.rank)
-                    .map(|j| f64::from(net.m[n * dims.rank + j]) * z[j])
-                    .sum::<f64>()
-                    + f64::from(net.offset[n]);
+                let x: f64 =
+                    (0..dims.rank).map(|j| f64::from(net.m[n * dims.rank + j]) * z[j]).sum::<f64>()
+                        + f64::from(net.offset[n]);
                 let at = r * dims.units + n;
                 let weight = f64::from(h.n0[at])
                     + (0..e.len())
@@ -112,7 +112,8 @@ impl<'a> Twin<'a> {
         let hazard = f64::from(self.model.online.hazard_per_bin);
         let w = self.weights();
         let latent = |m: &DVector<f64>| m.rows(0, rank).into_owned();
-        let pooled = (0..w.len()).fold(DVector::zeros(rank), |s, k| s + latent(&self.mean[k]) * w[k]);
+        let pooled =
+            (0..w.len()).fold(DVector::zeros(rank), |s, k| s + latent(&self.mean[k]) * w[k]);
         let pooled_cov = (0..w.len()).fold(DMatrix::zeros(rank, rank), |s, k| {
             let delta = latent(&self.mean[k]) - &pooled;
             s + (self.cov[k].view((0, 0), (rank, rank)) + &delta * delta.transpose()) * w[k]
@@ -126,13 +127,16 @@ impl<'a> Twin<'a> {
             m0.rows_mut(rank, d).copy_from(&column(&component.mean));
             let mut c0 = DMatrix::zeros(rank + d, rank + d);
             c0.view_mut((0, 0), (rank, rank)).copy_from(&pooled_cov);
-            let prior =
-                DMatrix::from_row_iterator(d, d, component.covariance.iter().map(|&v| f64::from(v)));
+            let prior = DMatrix::from_row_iterator(
+                d,
+                d,
+                component.covariance.iter().map(|&v| f64::from(v)),
+            );
             c0.view_mut((rank, rank), (d, d)).copy_from(&prior);
             let mean = &self.mean[k] * stay + &m0 * fresh;
             let (d1, d2) = (&self.mean[k] - &mean, &m0 - &mean);
-            self.cov[k] = (&self.cov[k] + &d1 * d1.transpose()) * stay
-                + (c0 + &d2 * d2.transpose()) * fresh;
+            self.cov[k] =
+                (&self.cov[k] + &d1 * d1.transpose()) * stay + (c0 + &d2 * d2.transpose()) * fresh;
             self.mean[k] = mean;
             self.log_weight[k] = weight.ln();
         }
@@ -275,7 +279,11 @@ fn bank_agrees_with_the_dense_twin_through_gaps_and_masks() {
             .collect();
         let missing = (100..110).contains(&t);
         let total = twin.step((!missing).then_some(&counts), &active);
-        if missing { bank.predict() } else { bank.update(&counts) };
+        if missing {
+            bank.predict()
+        } else {
+            bank.update(&counts)
+        };
         let estimate = bank.estimate();
         for (p, q) in estimate.posterior.iter().zip(twin.posterior()) {
             assert!((f64::from(*p) - q).abs() < 2e-3, "bin {t}: posterior {p} twin {q}");

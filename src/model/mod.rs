@@ -179,8 +179,8 @@ impl Model {
         }
         for n in 0..units {
             let row = &self.network.m[n * rank..(n + 1) * rank];
-            let x: f32 = row.iter().zip(kappa).map(|(m, k)| m * k).sum::<f32>()
-                + self.network.offset[n];
+            let x: f32 =
+                row.iter().zip(kappa).map(|(m, k)| m * k).sum::<f32>() + self.network.offset[n];
             let phi = x.tanh();
             for r in 0..rank {
                 out[r] += a * factors.n[r * units + n] * phi;
@@ -196,8 +196,8 @@ impl Model {
         let mut jacobian = vec![0.0f64; rank * rank];
         for n in 0..units {
             let row = &self.network.m[n * rank..(n + 1) * rank];
-            let x: f32 = row.iter().zip(kappa).map(|(m, k)| m * k).sum::<f32>()
-                + self.network.offset[n];
+            let x: f32 =
+                row.iter().zip(kappa).map(|(m, k)| m * k).sum::<f32>() + self.network.offset[n];
             let slope = f64::from(1.0 - x.tanh().powi(2));
             for r in 0..rank {
                 let left = f64::from(factors.n[r * units + n]) * slope;

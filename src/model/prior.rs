@@ -146,8 +146,8 @@ fn maximise(
     (0..k)
         .map(|j| {
             let mass = resp.column(j).sum().max(1e-9);
-            let mean = (0..n)
-                .fold(DVector::zeros(d), |acc, i| acc + &points[i] * (resp[(i, j)] / mass));
+            let mean =
+                (0..n).fold(DVector::zeros(d), |acc, i| acc + &points[i] * (resp[(i, j)] / mass));
             let mut cov = target * d as f64;
             for (i, point) in points.iter().enumerate() {
                 let delta = point - &mean;

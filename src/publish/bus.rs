@@ -39,7 +39,9 @@ pub struct SessionFacts {
 
 /// Why events cannot be resumed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("expected to resume after event {oldest_resumable} or later, found {asked}: older events are no longer held")]
+#[error(
+    "expected to resume after event {oldest_resumable} or later, found {asked}: older events are no longer held"
+)]
 pub struct EventsError {
     /// Oldest number after which nothing would be skipped.
     pub oldest_resumable: u64,

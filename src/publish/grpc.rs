@@ -48,14 +48,11 @@ impl Regimes for RegimesService {
         request: Request<SubscribeDecisionsRequest>,
     ) -> Result<Response<Self::SubscribeDecisionsStream>, Status> {
         let SubscribeDecisionsRequest { session, every } = request.into_inner();
-        let sessions = if session.is_empty() {
-            self.bus.sessions.clone()
-        } else {
-            vec![self.find(&session)?]
-        };
+        let sessions =
+            if session.is_empty() { self.bus.sessions.clone() } else { vec![self.find(&session)?] };
         let every = u64::from(every.max(1));
-        let merged: SelectAll<BoxStream<'static, DecisionUpdate>> = select_all(
-            sessions.into_iter().map(|bus| {
+        let merged: SelectAll<BoxStream<'static, DecisionUpdate>> =
+            select_all(sessions.into_iter().map(|bus| {
                 let updates = unfold(bus.subscribe(), move |mut subscription| async move {
                     loop {
                         let update = subscription.next().await?;
@@ -67,8 +64,7 @@ impl Regimes for RegimesService {
                     }
                 });
                 Box::pin(updates) as BoxStream<'static, DecisionUpdate>
-            }),
-        );
+            }));
         let bus = self.bus.clone();
         let stream = unfold((merged, bus), |(mut merged, bus)| async move {
             use futures_util::StreamExt;
@@ -90,7 +86,9 @@ impl Regimes for RegimesService {
         let SubscribeEventsRequest { session, after_event_sequence } = request.into_inner();
         let session = self.find(&session)?;
         // Said at once where it can be.
-        session.event_after(after_event_sequence).map_err(|e| Status::out_of_range(e.to_string()))?;
+        session
+            .event_after(after_event_sequence)
+            .map_err(|e| Status::out_of_range(e.to_string()))?;
         let state = Some((session.newest_event(), session, self.bus.clone(), after_event_sequence));
         let stream = unfold(state, |state| async move {
             let (mut newest, session, bus, after) = state?;

@@ -153,7 +153,8 @@ impl Wording {
             to: change.to.name(&self.regime_names).to_owned(),
             probability: change.probability,
             rig_time_ns: o.rig_time_ns,
-            decision_time_ns: o.received_wall_ns
+            decision_time_ns: o
+                .received_wall_ns
                 .saturating_add(i64::try_from(o.latency_ns).unwrap_or(i64::MAX)),
         }
     }

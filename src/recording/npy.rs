@@ -126,9 +126,8 @@ fn parse_dtype(header: &str) -> io::Result<Dtype> {
     let descr = quote.and_then(|q| text[1..].split(q).next()).ok_or_else(|| {
         bad("expected a plain dtype, found a structured one (save each field as its own key)")
     })?;
-    let unsupported = || {
-        bad(format!("expected an integer, float, boolean or string dtype, found '{descr}'"))
-    };
+    let unsupported =
+        || bad(format!("expected an integer, float, boolean or string dtype, found '{descr}'"));
     let bytes = descr.as_bytes();
     let (order, kind) = match bytes {
         [o @ (b'<' | b'>' | b'|' | b'='), k, ..] => (*o, *k),
@@ -255,31 +254,47 @@ fn write_header(writer: &mut impl Write, descr: &str, shape: &[usize]) -> io::Re
 }
 
 /// Writes unsigned bytes.
-pub fn write_bytes(writer: &mut impl Write, shape: &[usize], values: &[u8]) -> io::Result<()> {
+pub(super) fn write_bytes(
+    writer: &mut impl Write,
+    shape: &[usize],
+    values: &[u8],
+) -> io::Result<()> {
     write_header(writer, "|u1", shape)?;
     writer.write_all(values)
 }
 
 /// Writes unsigned 16-bit integers.
-pub fn write_u16(writer: &mut impl Write, shape: &[usize], values: &[u16]) -> io::Result<()> {
+pub(super) fn write_u16(
+    writer: &mut impl Write,
+    shape: &[usize],
+    values: &[u16],
+) -> io::Result<()> {
     write_header(writer, "<u2", shape)?;
     values.iter().try_for_each(|v| writer.write_all(&v.to_le_bytes()))
 }
 
 /// Writes signed 64-bit integers.
-pub fn write_i64(writer: &mut impl Write, shape: &[usize], values: &[i64]) -> io::Result<()> {
+pub(super) fn write_i64(
+    writer: &mut impl Write,
+    shape: &[usize],
+    values: &[i64],
+) -> io::Result<()> {
     write_header(writer, "<i8", shape)?;
     values.iter().try_for_each(|v| writer.write_all(&v.to_le_bytes()))
 }
 
 /// Writes 64-bit floats.
-pub fn write_f64(writer: &mut impl Write, shape: &[usize], values: &[f64]) -> io::Result<()> {
+pub(super) fn write_f64(
+    writer: &mut impl Write,
+    shape: &[usize],
+    values: &[f64],
+) -> io::Result<()> {
     write_header(writer, "<f8", shape)?;
     values.iter().try_for_each(|v| writer.write_all(&v.to_le_bytes()))
 }
 
 /// Writes strings as numpy's unicode dtype.
-pub fn write_strings(writer: &mut impl Write, values: &[String]) -> io::Result<()> {
+pub(super) fn write_strings(writer: &mut impl Write, values: &[String]) -> io::Result<()> {
     let width = values.iter().map(|s| s.chars().count()).max().unwrap_or(0).max(1);
     write_header(writer, &format!("<U{width}"), &[values.len()])?;
     for s in values {

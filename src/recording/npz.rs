@@ -33,7 +33,12 @@ struct Keys<'a> {
 }
 
 impl Keys<'_> {
-    fn wrong(&self, key: &str, expected: impl Into<String>, found: impl Into<String>) -> RecordingError {
+    fn wrong(
+        &self,
+        key: &str,
+        expected: impl Into<String>,
+        found: impl Into<String>,
+    ) -> RecordingError {
         RecordingError::Key {
             path: self.path.to_owned(),
             key: key.to_owned(),
@@ -230,7 +235,8 @@ fn trial_sizes(keys: &Keys<'_>, shape: &[usize]) -> Result<Vec<usize>, Recording
     let rising = starts.windows(2).all(|w| w[0] < w[1]) && starts.iter().all(|s| s.fract() == 0.0);
     if !rising || starts.first() != Some(&0.0) || starts.last().is_none_or(|&s| s >= bins as f64) {
         let expected = format!("rising first bins from 0, all below {bins}");
-        let found = format!("{} values from {:?} to {:?}", starts.len(), starts.first(), starts.last());
+        let found =
+            format!("{} values from {:?} to {:?}", starts.len(), starts.first(), starts.last());
         return Err(keys.wrong("trial_start", expected, found));
     }
     let mut ends: Vec<usize> = starts[1..].iter().map(|&s| s as usize).collect();
@@ -354,9 +360,8 @@ pub fn write(recording: &Recording, path: &Path) -> Result<(), RecordingError> {
         add("regime", &|w| npy::write_i64(w, &[n_bins], &regime))?;
         add("regime_names", &|w| npy::write_strings(w, &recording.regime_names))?;
     }
-    let truth = |get: fn(&Trial) -> Option<f64>| -> Option<Vec<f64>> {
-        trials.iter().map(get).collect()
-    };
+    let truth =
+        |get: fn(&Trial) -> Option<f64>| -> Option<Vec<f64>> { trials.iter().map(get).collect() };
     for (key, values) in [
         ("lyapunov_max_per_s", truth(|t| t.lyapunov_max_per_s)),
         ("frequency_hz", truth(|t| t.frequency_hz)),

@@ -49,7 +49,7 @@ impl Label {
 
     /// The label's name.
     #[must_use]
-    pub fn name<'a>(self, regime_names: &'a [String]) -> &'a str {
+    pub fn name(self, regime_names: &[String]) -> &str {
         match self {
             Self::Regime(r) => &regime_names[r],
             Self::Unknown => Self::UNKNOWN,

@@ -55,7 +55,11 @@ impl FrameCheck {
                     if expected.is_some_and(|e| e != byte) || (seen == 10 && byte < 3) {
                         return Err("not_zmtp_3");
                     }
-                    if seen + 1 == GREETING { State::Flags } else { State::Greeting { seen: seen + 1 } }
+                    if seen + 1 == GREETING {
+                        State::Flags
+                    } else {
+                        State::Greeting { seen: seen + 1 }
+                    }
                 }
                 State::Flags => {
                     if byte & !0b111 != 0 {
@@ -66,8 +70,7 @@ impl FrameCheck {
                 }
                 State::Length { command, left, length } => {
                     let length = length << 8 | u64::from(byte);
-                    let max =
-                        if command { COMMAND_BYTES_MAX } else { self.frame_bytes_max };
+                    let max = if command { COMMAND_BYTES_MAX } else { self.frame_bytes_max };
                     match left {
                         1 if length > max => return Err("oversized_frame"),
                         1 if length == 0 => State::Flags,
@@ -153,7 +156,11 @@ pub async fn serve(front: TcpListener, behind: PathBuf, frame_bytes_max: usize) 
 }
 
 /// One connection to its end; the reason where it was cut.
-async fn connection(mut peer: TcpStream, behind: &Path, frame_bytes_max: usize) -> Option<&'static str> {
+async fn connection(
+    mut peer: TcpStream,
+    behind: &Path,
+    frame_bytes_max: usize,
+) -> Option<&'static str> {
     let Ok(mut inner) = UnixStream::connect(behind).await else { return Some("shutting_down") };
     let _ = peer.set_nodelay(true);
     let (mut peer_read, mut peer_write) = peer.split();

@@ -81,7 +81,8 @@ impl Ingest for IngestService {
         let (notes, noted) = mpsc::channel(REFUSALS_WAITING);
         let reader = Reader { intake: self.intake.clone(), bus: self.bus.clone(), notes };
         tokio::spawn(reader.run(request.into_inner()));
-        let replies = Replies { noted, subscription: None, last: None, event: None, bus: self.bus.clone() };
+        let replies =
+            Replies { noted, subscription: None, last: None, event: None, bus: self.bus.clone() };
         let stream = unfold(replies, |mut replies| async {
             replies.next().await.map(|reply| (reply, replies))
         });
@@ -126,8 +127,10 @@ impl Reader {
             }
             let result = match &session {
                 Some(s) if *s != counts.session => {
-                    let detail = format!("expected session '{s}' as before on this stream, found '{}'",
-                        counts.session.chars().take(64).collect::<String>());
+                    let detail = format!(
+                        "expected session '{s}' as before on this stream, found '{}'",
+                        counts.session.chars().take(64).collect::<String>()
+                    );
                     let refusal = Refusal::new(RejectReason::UnknownSession, detail);
                     self.intake.note(s, &refusal);
                     Err(refusal)

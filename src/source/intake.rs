@@ -57,7 +57,10 @@ impl Received {
     #[must_use]
     pub fn now() -> Self {
         let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        Self { instant: Instant::now(), wall_ns: i64::try_from(wall.as_nanos()).unwrap_or(i64::MAX) }
+        Self {
+            instant: Instant::now(),
+            wall_ns: i64::try_from(wall.as_nanos()).unwrap_or(i64::MAX),
+        }
     }
 }
 
@@ -169,7 +172,7 @@ pub struct Port {
 impl Port {
     /// An entrance and its outlet.
     #[must_use]
-    pub fn new(settings: PortSettings) -> Outlet {
+    pub fn open(settings: PortSettings) -> Outlet {
         // Two headers more than bins: a gap and a start may come before a bin.
         let (headers, headers_out) = HeapRb::new(settings.queue_bins + 2).split();
         let (counts, counts_out) = HeapRb::new(settings.queue_bins * settings.n_channels).split();
@@ -287,7 +290,10 @@ impl Port {
         if message.sequence.checked_add(n as u64).is_none() {
             return Err(Refusal::new(
                 RejectReason::Malformed,
-                format!("expected a sequence number with room for {n} bins, found {}", message.sequence),
+                format!(
+                    "expected a sequence number with room for {n} bins, found {}",
+                    message.sequence
+                ),
             ));
         }
         Ok(n)
@@ -298,7 +304,9 @@ impl Port {
             let (bin, channel) = (i / self.settings.n_channels, i % self.settings.n_channels);
             Err(Refusal::new(
                 RejectReason::BadCount,
-                format!("expected counts from 0 to {COUNT_MAX}, found {found} in bin {bin}, channel {channel}"),
+                format!(
+                    "expected counts from 0 to {COUNT_MAX}, found {found} in bin {bin}, channel {channel}"
+                ),
             ))
         };
         for (i, &count) in message.counts.iter().enumerate() {
@@ -324,7 +332,10 @@ impl Port {
                     ),
                 ));
             }
-            flat.iter_mut().skip(channel).step_by(self.settings.n_channels).for_each(|c| *c = MASKED);
+            flat.iter_mut()
+                .skip(channel)
+                .step_by(self.settings.n_channels)
+                .for_each(|c| *c = MASKED);
         }
         Ok(())
     }
@@ -474,7 +485,7 @@ mod tests {
     use super::*;
 
     fn outlet() -> Outlet {
-        Port::new(PortSettings {
+        Port::open(PortSettings {
             session: "rig".into(),
             n_channels: 2,
             bin_width_s: 0.01,
@@ -531,10 +542,10 @@ mod tests {
     fn numbering_begun_anew_is_believed_after_a_run() {
         let mut outlet = outlet();
         outlet.port.offer(&message(1000, 1), Received::now()).expect("taken");
-        for i in 0..LATE_RUN_RESTART as u64 - 1 {
+        for i in 0..u64::from(LATE_RUN_RESTART) - 1 {
             assert_eq!(reason(&outlet, &message(i, 1)), RejectReason::DuplicateOrLate);
         }
-        let first_taken = LATE_RUN_RESTART as u64 - 1;
+        let first_taken = u64::from(LATE_RUN_RESTART) - 1;
         outlet.port.offer(&message(first_taken, 1), Received::now()).expect("taken");
         assert_eq!(kinds(&mut outlet)[2..], [(Kind::Start, 1001), (Kind::Bin, first_taken)]);
     }

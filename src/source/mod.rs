@@ -5,4 +5,6 @@ pub mod grpc;
 mod intake;
 pub mod zeromq;
 
-pub use intake::{Accepted, Header, Intake, Kind, MASKED, Outlet, Port, PortSettings, Received, Refusal};
+pub use intake::{
+    Accepted, Header, Intake, Kind, MASKED, Outlet, Port, PortSettings, Received, Refusal,
+};

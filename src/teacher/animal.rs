@@ -137,7 +137,8 @@ impl Animal {
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
         rng.set_stream(index << 32);
         let n = settings.units;
-        let mut angles: Vec<f64> = (0..n).map(|i| std::f64::consts::TAU * i as f64 / n as f64).collect();
+        let mut angles: Vec<f64> =
+            (0..n).map(|i| std::f64::consts::TAU * i as f64 / n as f64).collect();
         shuffle(&mut angles, n, &mut rng);
         let normal = normals(&mut rng, n * NORMAL);
         let m = normal
@@ -150,15 +151,15 @@ impl Animal {
             .collect();
         let over = 1.0 / (n as f64).sqrt();
         let chi = normals(&mut rng, n * n).iter().map(|x| (x * over) as f32).collect();
-        let frames = [(); 5].map(|()| {
-            orthonormal((0..NORMAL).map(|_| normals(&mut rng, NORMAL)).collect())
-        });
+        let frames =
+            [(); 5].map(|()| orthonormal((0..NORMAL).map(|_| normals(&mut rng, NORMAL)).collect()));
         let channels = settings.channels.min(n);
         let mut observed: Vec<usize> = (0..n).collect();
         shuffle(&mut observed, channels, &mut rng);
         observed.truncate(channels);
         let base = (settings.rate_hz * settings.bin_width_s).ln();
-        let log_base = normals(&mut rng, channels).iter().map(|x| (base + 0.5 * x) as f32).collect();
+        let log_base =
+            normals(&mut rng, channels).iter().map(|x| (base + 0.5 * x) as f32).collect();
         let gain =
             normals(&mut rng, channels).iter().map(|x| (0.8 * (0.2 * x).exp()) as f32).collect();
         Self { settings, seed: seed ^ (index << 32), m, chi, frames, observed, log_base, gain }
@@ -249,7 +250,8 @@ impl Animal {
             for k in 0..LATENTS {
                 left[k] = (0..LATENTS).map(|i| m_row[i] * a[i][k] as f32).sum::<f32>() / n as f32;
             }
-            for (to, m_col) in j[row * n..(row + 1) * n].iter_mut().zip(self.m.chunks_exact(LATENTS))
+            for (to, m_col) in
+                j[row * n..(row + 1) * n].iter_mut().zip(self.m.chunks_exact(LATENTS))
             {
                 *to += left.iter().zip(m_col).map(|(l, m)| l * m).sum::<f32>();
             }

@@ -90,8 +90,7 @@ impl Simulation {
     pub fn bin(&mut self, counts: &mut [u16]) {
         self.advance();
         let observed = self.animal.observed.iter().zip(&self.animal.log_base);
-        for ((count, (&unit, base)), gain) in
-            counts.iter_mut().zip(observed).zip(&self.animal.gain)
+        for ((count, (&unit, base)), gain) in counts.iter_mut().zip(observed).zip(&self.animal.gain)
         {
             let rate = f64::from((base + gain * self.state[unit].tanh()).exp());
             let drawn = Poisson::new(rate).map_or(0.0, |p| p.sample(&mut self.rng));

@@ -91,10 +91,12 @@ mod tests {
             let task = animal.task(Regime::Chaotic, 0);
             let mut simulation = Simulation::new(animal, task, 9);
             let mut counts = vec![0u16; 96];
-            (0..50).flat_map(|_| {
-                simulation.bin(&mut counts);
-                counts.clone()
-            }).collect::<Vec<_>>()
+            (0..50)
+                .flat_map(|_| {
+                    simulation.bin(&mut counts);
+                    counts.clone()
+                })
+                .collect::<Vec<_>>()
         };
         let first = spikes(4);
         assert_eq!(first, spikes(4));

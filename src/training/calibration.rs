@@ -84,8 +84,8 @@ pub fn calibrate(
         })
         .collect();
     let how = PriorFit { per_regime: CALIBRATED_PER_REGIME, covariance_floor: COVARIANCE_FLOOR };
-    let own = embeddings
-        .and_then(|e| RegimePrior::fit(&e, model.regime_names.len(), how, &mut rng));
+    let own =
+        embeddings.and_then(|e| RegimePrior::fit(&e, model.regime_names.len(), how, &mut rng));
     let labelled = own.is_some();
     readout.prior = own.unwrap_or_else(|| model.prior.clone());
     Ok(Calibration { readout, one_step, labelled })

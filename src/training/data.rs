@@ -23,7 +23,9 @@ pub enum DatasetError {
     #[error("expected at least one recording with labelled bins, found none")]
     Empty,
     /// Recordings with different bins.
-    #[error("{path}: expected bins of {expected_ms} ms as in the other recordings, found {found_ms} ms (see --bin-ms)")]
+    #[error(
+        "{path}: expected bins of {expected_ms} ms as in the other recordings, found {found_ms} ms (see --bin-ms)"
+    )]
     BinWidth {
         /// The file that differs.
         path: String,
@@ -33,7 +35,9 @@ pub enum DatasetError {
         found_ms: f64,
     },
     /// One session name with two channel counts.
-    #[error("{path}: session '{session}': expected {expected} channels as elsewhere, found {found}")]
+    #[error(
+        "{path}: session '{session}': expected {expected} channels as elsewhere, found {found}"
+    )]
     Channels {
         /// The file that differs.
         path: String,
@@ -48,7 +52,9 @@ pub enum DatasetError {
     #[error("expected at most {REGIMES_MAX} regimes over all recordings, found {0}")]
     Regimes(usize),
     /// A regime that a session shows nowhere in its training part.
-    #[error("session '{session}': expected bins of every regime in the training part, found none of '{regime}'")]
+    #[error(
+        "session '{session}': expected bins of every regime in the training part, found none of '{regime}'"
+    )]
     RegimeMissing {
         /// The session.
         session: String,
@@ -162,9 +168,8 @@ impl Dataset {
             for trial in &recording.streams() {
                 for pair in trial.regime.windows(2) {
                     labelled += usize::from(pair[0].is_some());
-                    changes += usize::from(
-                        pair[0].is_some() && pair[1].is_some() && pair[0] != pair[1],
-                    );
+                    changes +=
+                        usize::from(pair[0].is_some() && pair[1].is_some() && pair[0] != pair[1]);
                 }
             }
             for trial in train.streams() {
@@ -303,8 +308,8 @@ fn split(recording: &Recording) -> (Recording, Recording) {
             }
         }
     }
-    let by_task = !recording.continuous
-        && tasks.values().all(|list| list.len() >= TASKS_FOR_HELD_OUT_TASKS);
+    let by_task =
+        !recording.continuous && tasks.values().all(|list| list.len() >= TASKS_FOR_HELD_OUT_TASKS);
     if !by_task {
         let (mut train, mut held) = (recording.clone(), recording.clone());
         train.keep(0.0, 1.0 - HELD_OUT_TRIALS);

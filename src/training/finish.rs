@@ -42,7 +42,9 @@ pub enum FinishError {
     #[error(transparent)]
     Tensor(#[from] candle_core::Error),
     /// The parameters are not finite.
-    #[error("training diverged: '{0}' holds values that are not finite (try a smaller --learning-rate)")]
+    #[error(
+        "training diverged: '{0}' holds values that are not finite (try a smaller --learning-rate)"
+    )]
     Diverged(&'static str),
     /// A regime without embeddings.
     #[error("session '{0}': expected embeddings of every regime, found a regime without")]
@@ -88,9 +90,8 @@ pub fn finish(trainer: &Trainer, best_before: Option<f64>) -> Result<Finished, F
         let (held_out, by_session) = tune(&mut model, data, trainer.settings().threads)?;
         let found = Finished { model: model.clone(), held_out, by_session };
         let loss = |f: &Finished| f.held_out.as_ref().map_or(0.0, |v| v.log_loss);
-        let better = best
-            .as_ref()
-            .is_none_or(|b| loss(&found) < (1.0 - WORTH_MORE_COMPONENTS) * loss(b));
+        let better =
+            best.as_ref().is_none_or(|b| loss(&found) < (1.0 - WORTH_MORE_COMPONENTS) * loss(b));
         if !better {
             break;
         }
@@ -209,7 +210,9 @@ fn tune(model: &mut Model, data: &Dataset, threads: usize) -> Result<Scored, Ban
     for (stream, heard) in data.held_out.iter().zip(&heard) {
         novelties.extend(heard.novelty.iter().skip(2 * settled));
         let mut same = 0usize;
-        for (t, (posterior, truth)) in heard.posterior.chunks_exact(n).zip(&stream.regime).enumerate() {
+        for (t, (posterior, truth)) in
+            heard.posterior.chunks_exact(n).zip(&stream.regime).enumerate()
+        {
             same = if t > 0 && stream.regime[t - 1] == *truth { same + 1 } else { 0 };
             let Some(truth) = truth else { continue };
             if same < settled.min(3) {

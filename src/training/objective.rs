@@ -67,8 +67,7 @@ impl BatchLoss<'_> {
         let group = |g: usize| {
             self.group(g, factors, &shared_values, &sessions, [factors.len(), shared.len()])
         };
-        let mut results: Vec<Option<(Scores, Gradient<f32>)>> =
-            (0..GROUPS).map(|_| None).collect();
+        let mut results: Vec<Option<(Scores, Gradient<f32>)>> = (0..GROUPS).map(|_| None).collect();
         let per_thread = GROUPS.div_ceil(self.threads.clamp(1, GROUPS));
         std::thread::scope(|scope| {
             for (t, chunk) in results.chunks_mut(per_thread).enumerate() {

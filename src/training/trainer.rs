@@ -14,7 +14,9 @@ use super::data::Dataset;
 use super::filter::{LossShape, Scores, Shared};
 use super::objective::{BatchLoss, BatchLossOp, ReadoutPlaces};
 use super::readout;
-use crate::model::{Dimensions, Hypernetwork, Model, Network, OnlineSettings, Readout, RegimePrior};
+use crate::model::{
+    Dimensions, Hypernetwork, Model, Network, OnlineSettings, Readout, RegimePrior,
+};
 
 /// The network's drive is `GAIN N^T tanh`: a larger step in `N` for the same step of Adam. Folded
 /// into `N` in the finished model.
@@ -214,8 +216,7 @@ impl Trainer {
         ];
         let settings = TrainingSettings { dims: model.dims, ..settings };
         let shape = (data.labels.len(), model.dims.embedding);
-        let mut trainer =
-            Self::assemble(data, settings, values, vec!["embeddings", "readouts"])?;
+        let mut trainer = Self::assemble(data, settings, values, vec!["embeddings", "readouts"])?;
         trainer.prior_of_label = Some((
             Tensor::from_vec(means, shape, &Device::Cpu)?,
             Tensor::from_vec(precisions, shape, &Device::Cpu)?,
@@ -342,9 +343,10 @@ impl Trainer {
         let progress = self.step as f64 / self.settings.steps.max(1) as f64;
         let rate =
             self.settings.learning_rate * 0.5 * (1.0 + (std::f64::consts::PI * progress).cos());
-        let (moving, still): (Vec<Parameter>, Vec<Parameter>) = std::mem::take(&mut self.parameters)
-            .into_iter()
-            .partition(|p| self.trainable.contains(&p.name));
+        let (moving, still): (Vec<Parameter>, Vec<Parameter>) =
+            std::mem::take(&mut self.parameters)
+                .into_iter()
+                .partition(|p| self.trainable.contains(&p.name));
         self.parameters = moving;
         let gradient_norm = adam::update(
             &mut self.parameters,
@@ -531,8 +533,8 @@ fn prior_moments(prior: &RegimePrior, regime: Option<usize>, d: usize) -> (Vec<f
     for c in &parts {
         for i in 0..d {
             let delta = f64::from(c.mean[i]) - mean[i];
-            variance[i] += f64::from(c.weight) / total
-                * (f64::from(c.covariance[i * d + i]) + delta * delta);
+            variance[i] +=
+                f64::from(c.weight) / total * (f64::from(c.covariance[i * d + i]) + delta * delta);
         }
     }
     (mean, variance)

@@ -91,8 +91,12 @@ async fn garbage_on_every_port_is_survived() {
     ready.extend([4, 12, 5]);
     ready.extend(b"READY");
     ready.extend([11, 0xff, 0xff, 0xff, 0xff, 0xff]);
-    for address in [port(&daemon.pull), port(&daemon.publish), port(&daemon.grpc), daemon.http.clone()] {
-        for bytes in [&b"GET / nonsense\r\n\r\n"[..], &greeting[..30], &absurd, &command, &ready, &[0; 4096]] {
+    for address in
+        [port(&daemon.pull), port(&daemon.publish), port(&daemon.grpc), daemon.http.clone()]
+    {
+        for bytes in
+            [&b"GET / nonsense\r\n\r\n"[..], &greeting[..30], &absurd, &command, &ready, &[0; 4096]]
+        {
             let mut stream = TcpStream::connect(&address).expect("the port is open");
             // The daemon may close at any byte.
             let _ = stream.write_all(bytes);
@@ -116,9 +120,11 @@ async fn garbage_on_every_port_is_survived() {
     daemon.wait_metric("regimed_connections_cut_total", "oversized_frame", 3.0);
 
     still_works(&daemon, &message("rig", 1, &spikes(1)[0])).await;
-    push.send(bytes::Bytes::from(prost::Message::encode_to_vec(&message("rig", 2, &spikes(1)[0]))).into())
-        .await
-        .expect("sent");
+    push.send(
+        bytes::Bytes::from(prost::Message::encode_to_vec(&message("rig", 2, &spikes(1)[0]))).into(),
+    )
+    .await
+    .expect("sent");
     daemon.wait_metric("regimed_bins_total", "rig", 2.0);
 }
 
@@ -126,7 +132,8 @@ async fn garbage_on_every_port_is_survived() {
 fn a_bad_config_tells_every_fault() {
     let folder = tempfile::tempdir().expect("a folder");
     let file = folder.path().join("c.toml");
-    std::fs::write(&file, "[grpc]\nlisten = 3\ncolour = 1\n[[session]]\nname = \"a\"\n").expect("written");
+    std::fs::write(&file, "[grpc]\nlisten = 3\ncolour = 1\n[[session]]\nname = \"a\"\n")
+        .expect("written");
     let (good, _, told) = run(&["serve", "--config", arg(&file)]);
     assert!(!good);
     for words in ["line 2: grpc.listen", "line 3: grpc.colour", "line 4: session[0].model"] {
@@ -198,7 +205,10 @@ fn a_damaged_model_is_refused_with_what_was_expected() {
     flipped[last] ^= 1;
     assert!(refused(&card, &flipped).contains("SHA-256: expected"));
     let other = text.replace("\"format_version\": 1", "\"format_version\": 9");
-    assert!(refused(other.as_bytes(), &weights).contains("expected regimed-model 1, found regimed-model 9"));
+    assert!(
+        refused(other.as_bytes(), &weights)
+            .contains("expected regimed-model 1, found regimed-model 9")
+    );
     let other = text.replacen("\"rank\": 6", "\"rank\": 7", 1);
     assert!(refused(other.as_bytes(), &weights).contains("shape"));
     let other = text.replacen("\"n_channels\": 96", "\"n_channels\": 95", 1);

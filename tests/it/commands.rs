@@ -36,19 +36,38 @@ fn simulate_pretrain_calibrate_evaluate_replay() {
     // The same seed gives the same model.
     let twin = path("twin");
     assert!(pretrain(arg(&twin), &[]).0);
-    let read = |dir: &std::path::Path| std::fs::read(dir.join("model.safetensors")).expect("weights");
+    let read =
+        |dir: &std::path::Path| std::fs::read(dir.join("model.safetensors")).expect("weights");
     assert_eq!(read(&model), read(&twin));
 
     // A new session on the frozen dynamics.
     let (fresh, both) = (path("fresh.npz"), path("both"));
     let (good, _, told) = run(&[
-        "simulate", "--out", arg(&fresh), "--animals", "1", "--first-animal", "1", "--tasks", "2",
-        "--channels", "40", "--no-truth",
+        "simulate",
+        "--out",
+        arg(&fresh),
+        "--animals",
+        "1",
+        "--first-animal",
+        "1",
+        "--tasks",
+        "2",
+        "--channels",
+        "40",
+        "--no-truth",
     ]);
     assert!(good, "{told}");
     let (good, said, told) = run(&[
-        "calibrate", "--model", arg(&model), arg(&fresh), "--session", "new", "--out", arg(&both),
-        "--steps", "36",
+        "calibrate",
+        "--model",
+        arg(&model),
+        arg(&fresh),
+        "--session",
+        "new",
+        "--out",
+        arg(&both),
+        "--steps",
+        "36",
     ]);
     assert!(good && said.contains("2 sessions"), "{said}{told}");
     let calibrated = checkpoint::load(&both).expect("a model");
@@ -58,7 +77,14 @@ fn simulate_pretrain_calibrate_evaluate_replay() {
 
     let report = path("report");
     let (good, said, told) = run(&[
-        "evaluate", arg(&data), "--model", arg(&model), "--report", arg(&report), "--last", "0.2",
+        "evaluate",
+        arg(&data),
+        "--model",
+        arg(&model),
+        "--report",
+        arg(&report),
+        "--last",
+        "0.2",
     ]);
     assert!(good && said.contains("overall"), "{said}{told}");
     let json = std::fs::read_to_string(report.join("report.json")).expect("a report");
@@ -67,9 +93,8 @@ fn simulate_pretrain_calibrate_evaluate_replay() {
     for name in ["report.html", "report.txt", "timeline.svg", "accuracy.svg", "confusion.svg"] {
         assert!(report.join(name).metadata().expect(name).len() > 500, "{name}");
     }
-    let (good, _, told) = run(&[
-        "evaluate", arg(&fresh), "--model", arg(&model), "--report", arg(&report),
-    ]);
+    let (good, _, told) =
+        run(&["evaluate", arg(&fresh), "--model", arg(&model), "--report", arg(&report)]);
     assert!(!good && told.contains("expected sessions of the model (0), found '1'"), "{told}");
 }
 
@@ -79,14 +104,35 @@ fn a_stopped_training_resumes_to_the_same_model() {
     let path = |name: &str| dir.path().join(name);
     let data = path("train.npz");
     let (good, _, told) = run(&[
-        "simulate", "--out", arg(&data), "--animals", "1", "--tasks", "6", "--trials", "1",
-        "--seconds", "1", "--no-truth",
+        "simulate",
+        "--out",
+        arg(&data),
+        "--animals",
+        "1",
+        "--tasks",
+        "6",
+        "--trials",
+        "1",
+        "--seconds",
+        "1",
+        "--no-truth",
     ]);
     assert!(good, "{told}");
     let (whole, parts) = (path("whole"), path("parts"));
     let args = |out: &str| {
-        ["pretrain", arg(&data), "--out", out, "--steps", "40", "--batch", "8", "--checkpoint-every", "4"]
-            .map(str::to_owned)
+        [
+            "pretrain",
+            arg(&data),
+            "--out",
+            out,
+            "--steps",
+            "40",
+            "--batch",
+            "8",
+            "--checkpoint-every",
+            "4",
+        ]
+        .map(str::to_owned)
     };
     let done = Command::new(binary()).args(args(arg(&whole))).output().expect("runs");
     assert!(done.status.success());
@@ -121,8 +167,10 @@ fn a_stopped_training_resumes_to_the_same_model() {
     if whole.provenance.steps == parts.provenance.steps {
         assert_eq!(whole.weights_sha256, parts.weights_sha256);
     }
-    assert!(parts.provenance.held_out.expect("scores").log_loss
-        <= whole.provenance.held_out.expect("scores").log_loss + 1e-9);
+    assert!(
+        parts.provenance.held_out.expect("scores").log_loss
+            <= whole.provenance.held_out.expect("scores").log_loss + 1e-9
+    );
 }
 
 #[test]
@@ -130,16 +178,37 @@ fn replay_scores_the_live_decisions() {
     let dir = tempfile::tempdir().expect("a folder");
     let data = dir.path().join("live.npz");
     let (good, _, told) = run(&[
-        "simulate", "--out", arg(&data), "--animals", "1", "--first-task", "2000", "--tasks", "20",
-        "--switch-every", "2", "--seconds", "8",
+        "simulate",
+        "--out",
+        arg(&data),
+        "--animals",
+        "1",
+        "--first-task",
+        "2000",
+        "--tasks",
+        "20",
+        "--switch-every",
+        "2",
+        "--seconds",
+        "8",
     ]);
     assert!(good, "{told}");
     let daemon = Daemon::start(&config("", &["rig"]));
     for (speed, to) in [("8", daemon.pull.clone()), ("8", daemon.grpc.clone())] {
         let csv = dir.path().join("live.csv");
         let (good, said, told) = run(&[
-            "replay", arg(&data), "--to", &to, "--session", "rig", "--speed", speed, "--score",
-            &daemon.grpc, "--save", arg(&csv),
+            "replay",
+            arg(&data),
+            "--to",
+            &to,
+            "--session",
+            "rig",
+            "--speed",
+            speed,
+            "--score",
+            &daemon.grpc,
+            "--save",
+            arg(&csv),
         ]);
         assert!(good && said.contains("800 sent, 800 decided"), "{said}{told}");
         let text = std::fs::read_to_string(&csv).expect("a file");
@@ -148,8 +217,7 @@ fn replay_scores_the_live_decisions() {
         let right = rows.iter().filter(|r| r[2] == r[3]).count();
         assert!(right > 400, "{right} of 800 right: {said}");
     }
-    let (good, said, _) =
-        run(&["watch", &daemon.grpc, "--for", "100ms", "--plain"]);
+    let (good, said, _) = run(&["watch", &daemon.grpc, "--for", "100ms", "--plain"]);
     assert!(good && said.contains("regimed watch"), "{said}");
     let recording = recording::read(&data).expect("reads");
     assert!(recording.continuous && recording.trials.len() == 1);
@@ -159,10 +227,13 @@ fn replay_scores_the_live_decisions() {
 fn demo_runs_the_whole_system_and_sums_up() {
     let (good, said, told) = run(&["demo", "--for", "4s", "--plain"]);
     assert!(good, "{said}{told}");
-    for words in ["gRPC http://127.0.0.1:", "ZeroMQ in tcp://", "/metrics", "accuracy", "changes", "latency"] {
+    for words in
+        ["gRPC http://127.0.0.1:", "ZeroMQ in tcp://", "/metrics", "accuracy", "changes", "latency"]
+    {
         assert!(said.contains(words), "'{words}' is not in: {said}");
     }
-    let decided = said.split(" decided").next().and_then(|s| s.rsplit(' ').next()?.parse::<u32>().ok());
+    let decided =
+        said.split(" decided").next().and_then(|s| s.rsplit(' ').next()?.parse::<u32>().ok());
     assert!(decided.is_some_and(|n| n > 300), "{said}");
 }
 
@@ -171,7 +242,19 @@ fn commands_say_what_was_expected() {
     for (args, words) in [
         (vec!["watch", "http://127.0.0.1:9"], "127.0.0.1:9"),
         (vec!["watch", "ftp://x"], "ftp"),
-        (vec!["simulate", "--out", "/nowhere/x.npz", "--tasks", "1", "--no-truth", "--seconds", "0.1"], "/nowhere/x.npz"),
+        (
+            vec![
+                "simulate",
+                "--out",
+                "/nowhere/x.npz",
+                "--tasks",
+                "1",
+                "--no-truth",
+                "--seconds",
+                "0.1",
+            ],
+            "/nowhere/x.npz",
+        ),
         (vec!["simulate", "--out", "x.npz", "--channels", "1000"], "--channels"),
         (vec!["evaluate", "none.npz", "--model", "nowhere", "--report", "r"], "nowhere"),
         (vec!["pretrain", "none.npz", "--out", "m"], "none.npz"),

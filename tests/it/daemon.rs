@@ -14,7 +14,11 @@ use prost::Message;
 use crate::rig::{Daemon, PATIENCE, config, message, spikes};
 
 /// Sends bins over `Exchange` and gathers everything that comes back.
-async fn exchange(daemon: &Daemon, session: &str, bins: &[Vec<u32>]) -> (Vec<Decision>, Vec<Event>) {
+async fn exchange(
+    daemon: &Daemon,
+    session: &str,
+    bins: &[Vec<u32>],
+) -> (Vec<Decision>, Vec<Event>) {
     let messages: Vec<_> =
         bins.iter().enumerate().map(|(i, c)| message(session, 100 + i as u64, c)).collect();
     let mut client = IngestClient::connect(daemon.grpc.clone()).await.expect("connected");
@@ -57,10 +61,10 @@ async fn every_bin_is_decided_in_order_and_changes_are_events() {
 
     // Whoever comes later resumes the events from any number.
     let mut client = RegimesClient::connect(daemon.grpc.clone()).await.expect("connected");
-    let request = |after| SubscribeEventsRequest { session: "rig".into(), after_event_sequence: after };
+    let request =
+        |after| SubscribeEventsRequest { session: "rig".into(), after_event_sequence: after };
     let stream = client.subscribe_events(request(0)).await.expect("accepted").into_inner();
-    let held: Vec<Event> =
-        stream.take(events.len()).map(|e| e.expect("an event")).collect().await;
+    let held: Vec<Event> = stream.take(events.len()).map(|e| e.expect("an event")).collect().await;
     assert_eq!(held, events);
     if events.len() > 1 {
         let mut stream = client.subscribe_events(request(1)).await.expect("accepted").into_inner();
@@ -83,7 +87,16 @@ async fn the_same_counts_give_the_same_decisions_bit_for_bit() {
         let (decisions, _) = exchange(&daemon, "rig", &bins).await;
         let numbers: Vec<_> = decisions
             .into_iter()
-            .map(|d| (d.regime, d.posterior, d.embedding_mean, d.embedding_sd, d.latent, d.novelty.to_bits()))
+            .map(|d| {
+                (
+                    d.regime,
+                    d.posterior,
+                    d.embedding_mean,
+                    d.embedding_sd,
+                    d.latent,
+                    d.novelty.to_bits(),
+                )
+            })
             .collect();
         answers.push(numbers);
     }
@@ -105,13 +118,14 @@ async fn zeromq_in_and_out_with_topics_per_session() {
         let payload = message("left", sequence, &bins[0]).encode_to_vec();
         push.send(bytes::Bytes::from(payload).into()).await.expect("sent");
         sequence += 1;
-        let soon = tokio::time::timeout(std::time::Duration::from_millis(50), subscriber.recv()).await;
+        let soon =
+            tokio::time::timeout(std::time::Duration::from_millis(50), subscriber.recv()).await;
         if let Ok(received) = soon {
             break received.expect("a message");
         }
         assert!(sequence < 200, "nothing comes out: {}", daemon.log());
     };
-    assert_eq!(first.get(0).map(|f| f.as_ref()), Some(b"left/decision".as_slice()));
+    assert_eq!(first.get(0).map(AsRef::as_ref), Some(b"left/decision".as_slice()));
     let start = sequence;
     for (i, counts) in bins.iter().enumerate() {
         for session in ["left", "right"] {
@@ -126,7 +140,7 @@ async fn zeromq_in_and_out_with_topics_per_session() {
         let received =
             tokio::time::timeout(PATIENCE, subscriber.recv()).await.expect("in time").expect("ok");
         let payload = received.get(1).expect("a payload");
-        match received.get(0).map(|f| f.as_ref()) {
+        match received.get(0).map(AsRef::as_ref) {
             Some(b"left/decision") => {
                 let d = Decision::decode(payload.as_ref()).expect("a decision");
                 assert_eq!(d.session, "left");
@@ -151,8 +165,7 @@ async fn gaps_are_predicted_through_and_duplicates_dropped() {
     let daemon = Daemon::start(&config("", &["rig"]));
     let bins = spikes(40);
     let numbers: Vec<u64> = (0..10).chain([5, 5]).chain(14..30).chain([29]).collect();
-    let messages: Vec<_> =
-        numbers.iter().map(|&n| message("rig", n, &bins[n as usize])).collect();
+    let messages: Vec<_> = numbers.iter().map(|&n| message("rig", n, &bins[n as usize])).collect();
     let mut decisions = RegimesClient::connect(daemon.grpc.clone())
         .await
         .expect("connected")

@@ -25,21 +25,30 @@ fn run(python: &str, script: &str, args: &[&str]) {
         .args(args)
         .output()
         .expect("python runs");
-    let text = String::from_utf8_lossy(&out.stdout).into_owned() + &String::from_utf8_lossy(&out.stderr);
+    let text =
+        String::from_utf8_lossy(&out.stdout).into_owned() + &String::from_utf8_lossy(&out.stderr);
     assert!(out.status.success(), "{script}: {text}");
 }
 
 #[test]
 fn grpcio_sends_counts_and_receives_decisions_and_events() {
-    let Some(python) = python("interop::grpcio", &["grpc", "grpc_tools.protoc", "numpy"]) else { return };
+    let Some(python) = python("interop::grpcio", &["grpc", "grpc_tools.protoc", "numpy"]) else {
+        return;
+    };
     let daemon = Daemon::start(&config("", &["rig"]));
-    run(&python, "grpc_client.py", &[daemon.grpc.trim_start_matches("http://"), arg(&checkout("proto"))]);
+    run(
+        &python,
+        "grpc_client.py",
+        &[daemon.grpc.trim_start_matches("http://"), arg(&checkout("proto"))],
+    );
     daemon.wait_metric("regimed_bins_total", "rig", 600.0);
 }
 
 #[test]
 fn pyzmq_sends_counts_and_receives_decisions_and_events() {
-    let Some(python) = python("interop::pyzmq", &["zmq", "grpc_tools.protoc", "numpy"]) else { return };
+    let Some(python) = python("interop::pyzmq", &["zmq", "grpc_tools.protoc", "numpy"]) else {
+        return;
+    };
     let daemon = Daemon::start(&config("", &["rig"]));
     run(&python, "zmq_client.py", &[&daemon.pull, &daemon.publish, arg(&checkout("proto"))]);
     assert_eq!(daemon.metric("regimed_messages_rejected_total", "malformed"), 1.0);
@@ -47,11 +56,19 @@ fn pyzmq_sends_counts_and_receives_decisions_and_events() {
 
 #[test]
 fn the_daemon_subscribes_to_a_publishing_pyzmq_rig() {
-    let Some(python) = python("interop::pyzmq_pub", &["zmq", "grpc_tools.protoc", "numpy"]) else { return };
-    let port = std::net::TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("a port");
-    let text = config("", &["rig"]).replace("[zeromq]\n", &format!("[zeromq]\nsubscribe = [\"tcp://{port}\"]\n"));
+    let Some(python) = python("interop::pyzmq_pub", &["zmq", "grpc_tools.protoc", "numpy"]) else {
+        return;
+    };
+    let port =
+        std::net::TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("a port");
+    let text = config("", &["rig"])
+        .replace("[zeromq]\n", &format!("[zeromq]\nsubscribe = [\"tcp://{port}\"]\n"));
     let daemon = Daemon::start(&text);
-    run(&python, "zmq_publisher.py", &[&format!("tcp://{port}"), arg(&checkout("proto")), &daemon.http]);
+    run(
+        &python,
+        "zmq_publisher.py",
+        &[&format!("tcp://{port}"), arg(&checkout("proto")), &daemon.http],
+    );
     assert!(daemon.metric("regimed_bins_total", "rig") >= 100.0);
 }
 

@@ -86,23 +86,68 @@ fn a_good_file_is_read_and_written_back() {
 #[test]
 fn every_fault_names_file_key_expected_and_found() {
     let table: Vec<(Keys, &str, &str, &str)> = vec![
-        (good().into_iter().filter(|k| k.0 != "counts").collect(), "counts", "[trials, bins, channels]", "no such key"),
-        (good().into_iter().filter(|k| k.0 != "bin_width_s").collect(), "bin_width_s", "seconds", "no such key"),
-        (good().into_iter().filter(|k| k.0 != "regime_names").collect(), "regime_names", "one name per regime", "no such key"),
-        (with("counts", npy("<f8", "(1, 2)", &f64s(&[0.0, f64::NAN]))), "counts", "0 to 4096", "NaN at bin 0, channel 1"),
-        (with("counts", npy("<i8", "(1, 2)", &i64s(&[-3, 0]))), "counts", "0 to 4096", "-3 at bin 0, channel 0"),
+        (
+            good().into_iter().filter(|k| k.0 != "counts").collect(),
+            "counts",
+            "[trials, bins, channels]",
+            "no such key",
+        ),
+        (
+            good().into_iter().filter(|k| k.0 != "bin_width_s").collect(),
+            "bin_width_s",
+            "seconds",
+            "no such key",
+        ),
+        (
+            good().into_iter().filter(|k| k.0 != "regime_names").collect(),
+            "regime_names",
+            "one name per regime",
+            "no such key",
+        ),
+        (
+            with("counts", npy("<f8", "(1, 2)", &f64s(&[0.0, f64::NAN]))),
+            "counts",
+            "0 to 4096",
+            "NaN at bin 0, channel 1",
+        ),
+        (
+            with("counts", npy("<i8", "(1, 2)", &i64s(&[-3, 0]))),
+            "counts",
+            "0 to 4096",
+            "-3 at bin 0, channel 0",
+        ),
         (with("counts", npy("<f8", "(1, 2)", &f64s(&[0.5, 0.0]))), "counts", "whole counts", "0.5"),
         (with("counts", npy("|u1", "(4,)", &[1; 4])), "counts", "[bins, channels]", "[4]"),
         (with("counts", npy("|u1", "(0, 3, 2)", &[])), "counts", "at least one bin", "[0, 3, 2]"),
         (with("counts", npy("|u1", "(2, 3, 2)", &[1; 5])), "counts", "numpy", ""),
         (with("counts", b"nonsense".to_vec()), "counts", "numpy", ""),
         (with("bin_width_s", npy("<f8", "()", &f64s(&[-1.0]))), "bin_width_s", "(0, 10]", "-1"),
-        (with("bin_width_s", npy("<f8", "(2,)", &f64s(&[0.1, 0.1]))), "bin_width_s", "one number", "0.1, 0.1"),
-        (with("regime", npy("<i8", "(5,)", &i64s(&[0; 5]))), "regime", "per trial (2) or per bin (6)", "5 values"),
+        (
+            with("bin_width_s", npy("<f8", "(2,)", &f64s(&[0.1, 0.1]))),
+            "bin_width_s",
+            "one number",
+            "0.1, 0.1",
+        ),
+        (
+            with("regime", npy("<i8", "(5,)", &i64s(&[0; 5]))),
+            "regime",
+            "per trial (2) or per bin (6)",
+            "5 values",
+        ),
         (with("regime", npy("<i8", "(2,)", &i64s(&[0, 2]))), "regime", "0 to 1", "2"),
         (with("regime", npy("<f8", "(2,)", &f64s(&[0.5, 0.0]))), "regime", "whole numbers", "0.5"),
-        (with("regime_names", npy("<i8", "(2,)", &i64s(&[1, 2]))), "regime_names", "strings", "numbers"),
-        (with("session", npy("<U4", "(3,)", &names(&["a", "b", "c"]))), "session", "per trial (2)", "3 values"),
+        (
+            with("regime_names", npy("<i8", "(2,)", &i64s(&[1, 2]))),
+            "regime_names",
+            "strings",
+            "numbers",
+        ),
+        (
+            with("session", npy("<U4", "(3,)", &names(&["a", "b", "c"]))),
+            "session",
+            "per trial (2)",
+            "3 values",
+        ),
     ];
     let dir = tempfile::tempdir().expect("a folder");
     for (keys, key, expected, found) in table {

@@ -11,21 +11,21 @@ use regimed::teacher::{Animal, AnimalSettings, Regime, Simulation};
 use regimed::wire::Counts;
 
 /// Longest wait for anything.
-pub const PATIENCE: Duration = Duration::from_secs(30);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Path of the binary.
-pub fn binary() -> &'static str {
+pub(crate) fn binary() -> &'static str {
     env!("CARGO_BIN_EXE_regimed")
 }
 
 /// Says on standard error that a test could not be done here; the line is counted.
-pub fn skipped(test: &str, why: &str) {
+pub(crate) fn skipped(test: &str, why: &str) {
     // Past the test runner's capture.
     let _ = writeln!(std::io::stderr(), "SKIPPED {test}: {why}");
 }
 
 /// Sessions of the built-in model on ports of the system's choosing.
-pub fn config(extra: &str, sessions: &[&str]) -> String {
+pub(crate) fn config(extra: &str, sessions: &[&str]) -> String {
     let mut text = String::from(
         "[grpc]\nlisten = \"127.0.0.1:0\"\n[http]\nlisten = \"127.0.0.1:0\"\n\
          [zeromq]\npull = \"127.0.0.1:0\"\npublish = \"127.0.0.1:0\"\n",
@@ -40,19 +40,19 @@ pub fn config(extra: &str, sessions: &[&str]) -> String {
 }
 
 /// A running daemon.
-pub struct Daemon {
+pub(crate) struct Daemon {
     child: Child,
-    pub grpc: String,
-    pub pull: String,
-    pub publish: String,
-    pub http: String,
+    pub(crate) grpc: String,
+    pub(crate) pull: String,
+    pub(crate) publish: String,
+    pub(crate) http: String,
     log: Arc<Mutex<String>>,
     _folder: tempfile::TempDir,
 }
 
 impl Daemon {
     /// Starts one and waits until it is ready.
-    pub fn start(config: &str) -> Self {
+    pub(crate) fn start(config: &str) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
         let file = folder.path().join("regimed.toml");
         std::fs::write(&file, config).expect("a config");
@@ -96,12 +96,12 @@ impl Daemon {
     }
 
     /// What it logged so far.
-    pub fn log(&self) -> String {
+    pub(crate) fn log(&self) -> String {
         self.log.lock().expect("log").clone()
     }
 
     /// SIGTERM, then waits for its end.
-    pub fn terminate(&mut self) -> ExitStatus {
+    pub(crate) fn terminate(&mut self) -> ExitStatus {
         let pid = self.child.id().to_string();
         assert!(Command::new("kill").args(["-TERM", &pid]).status().expect("kill").success());
         let began = Instant::now();
@@ -115,9 +115,10 @@ impl Daemon {
     }
 
     /// An HTTP GET: status code and body.
-    pub fn get(&self, path: &str) -> (u16, String) {
+    pub(crate) fn get(&self, path: &str) -> (u16, String) {
         let mut stream = TcpStream::connect(&self.http).expect("HTTP answers");
-        write!(stream, "GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").expect("sent");
+        write!(stream, "GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+            .expect("sent");
         let mut text = String::new();
         stream.read_to_string(&mut text).expect("an answer");
         let code = text.split(' ').nth(1).and_then(|c| c.parse().ok()).expect("a code");
@@ -125,7 +126,7 @@ impl Daemon {
     }
 
     /// The sum over a metric's series that hold `label`.
-    pub fn metric(&self, name: &str, label: &str) -> f64 {
+    pub(crate) fn metric(&self, name: &str, label: &str) -> f64 {
         let (_, text) = self.get("/metrics");
         text.lines()
             .filter(|l| l.starts_with(name) && l.contains(label))
@@ -134,7 +135,7 @@ impl Daemon {
     }
 
     /// Waits until a metric reaches a value.
-    pub fn wait_metric(&self, name: &str, label: &str, at_least: f64) {
+    pub(crate) fn wait_metric(&self, name: &str, label: &str, at_least: f64) {
         let began = Instant::now();
         while self.metric(name, label) < at_least {
             assert!(
@@ -156,7 +157,7 @@ impl Drop for Daemon {
 }
 
 /// Bins of the built-in model's first animal: a limit cycle, then a stable fixed point.
-pub fn spikes(bins: usize) -> Vec<Vec<u32>> {
+pub(crate) fn spikes(bins: usize) -> Vec<Vec<u32>> {
     let animal = Animal::new(1, 0, AnimalSettings::default());
     let first = animal.task(Regime::LimitCycle, 2001);
     let second = animal.task(Regime::StableFixedPoint, 2002);
@@ -174,7 +175,7 @@ pub fn spikes(bins: usize) -> Vec<Vec<u32>> {
 }
 
 /// A message of one bin.
-pub fn message(session: &str, sequence: u64, counts: &[u32]) -> Counts {
+pub(crate) fn message(session: &str, sequence: u64, counts: &[u32]) -> Counts {
     Counts {
         session: session.into(),
         sequence,
@@ -186,18 +187,18 @@ pub fn message(session: &str, sequence: u64, counts: &[u32]) -> Counts {
 }
 
 /// Runs the binary to its end: success, standard output, standard error.
-pub fn run(args: &[&str]) -> (bool, String, String) {
+pub(crate) fn run(args: &[&str]) -> (bool, String, String) {
     let out = Command::new(binary()).args(args).output().expect("the binary runs");
     let text = |b: &[u8]| String::from_utf8_lossy(b).into_owned();
     (out.status.success(), text(&out.stdout), text(&out.stderr))
 }
 
 /// A path as an argument.
-pub fn arg(path: &Path) -> &str {
+pub(crate) fn arg(path: &Path) -> &str {
     path.to_str().expect("a plain path")
 }
 
 /// A path in the checkout.
-pub fn checkout(path: &str) -> PathBuf {
+pub(crate) fn checkout(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
 }

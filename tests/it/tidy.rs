@@ -51,16 +51,25 @@ fn imports_point_down() {
         let here = floor(room).unwrap_or_else(|| panic!("{room} is on no floor"));
         for (number, line) in code(file).lines().enumerate() {
             for part in line.split("crate::").skip(1) {
-                let other = part.split(|c: char| !c.is_alphanumeric() && c != '_').next().unwrap_or("");
+                let other =
+                    part.split(|c: char| !c.is_alphanumeric() && c != '_').next().unwrap_or("");
                 let Some(there) = floor(other) else { continue };
                 seen += 1;
                 if there > here && !ALLOWED.contains(&(room, other)) {
-                    faults.push(format!("{}:{}: {room} uses {other}", inside.display(), number + 1));
+                    faults.push(format!(
+                        "{}:{}: {room} uses {other}",
+                        inside.display(),
+                        number + 1
+                    ));
                 }
             }
             if here == 0 && !line.trim_start().starts_with("//") {
                 for word in PURE_FORBIDDEN.iter().filter(|w| line.contains(**w)) {
-                    faults.push(format!("{}:{}: {word} in pure code", inside.display(), number + 1));
+                    faults.push(format!(
+                        "{}:{}: {word} in pure code",
+                        inside.display(),
+                        number + 1
+                    ));
                 }
             }
         }

@@ -18,7 +18,7 @@ use crate::config::BUILTIN_MODEL;
 use crate::daemon::builtin_model;
 use crate::recording::Trial;
 use crate::regime::{ChangeScore, ChangeVerdict, DecisionRule, Score, Verdict};
-use stream::{Timeline, Tally};
+use stream::{Tally, Timeline};
 
 /// Times after a start or change at which accuracy is told, seconds.
 const LAGS_S: [f64; 9] = [0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0, 1.5, 2.0];
@@ -128,7 +128,7 @@ pub fn run(args: &EvaluateArgs) -> Result<()> {
         }
     }
     progress.finish();
-    let report = report(args, &checkpoint, tally, &sessions, n_streams);
+    let report = report(args, &checkpoint, &tally, &sessions, n_streams);
     write(args, &report, &timeline)
 }
 
@@ -137,7 +137,9 @@ fn check(checkpoint: &Checkpoint, recording: &crate::recording::Recording) -> Re
     let path = recording.path.display();
     let (expected, found) = (model.bin_width_s * 1e3, recording.bin_width_s * 1e3);
     if (expected - found).abs() > 1e-6 * expected {
-        bail!("{path}: expected bins of {expected} ms as the model's, found {found} ms (see --bin-ms)");
+        bail!(
+            "{path}: expected bins of {expected} ms as the model's, found {found} ms (see --bin-ms)"
+        );
     }
     for trial in &recording.trials {
         let Some(readout) = model.readout(&trial.session) else {
@@ -162,7 +164,7 @@ fn check(checkpoint: &Checkpoint, recording: &crate::recording::Recording) -> Re
 fn report(
     args: &EvaluateArgs,
     checkpoint: &Checkpoint,
-    tally: Tally,
+    tally: &Tally,
     sessions: &[(String, Score)],
     streams: usize,
 ) -> Report {
@@ -225,7 +227,9 @@ fn table(r: &Report) -> String {
         100.0 * r.unknown_fraction
     ));
     let [p50, p99, p999, max] = r.compute_us;
-    line(format!("compute    p50 {p50:.0}, p99 {p99:.0}, p99.9 {p999:.0}, max {max:.0} us per bin"));
+    line(format!(
+        "compute    p50 {p50:.0}, p99 {p99:.0}, p99.9 {p999:.0}, max {max:.0} us per bin"
+    ));
     line(format!("log-likelihood {:.4} nats per channel and bin", r.mean_log_likelihood));
     line(String::new());
     let width = r.regime_names.iter().map(String::len).max().unwrap_or(0).max(8);

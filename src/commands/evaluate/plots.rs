@@ -63,10 +63,8 @@ pub(super) fn timeline(t: &Timeline, names: &[String], bin_width_s: f64) -> Resu
         for i in 1..=t.truth.len() {
             if i == t.truth.len() || t.truth[i] != t.truth[from] {
                 if let Some(r) = t.truth[from] {
-                    let corners = [
-                        (from as f64 * bin_width_s, 1.05),
-                        (i as f64 * bin_width_s, 1.13),
-                    ];
+                    let corners =
+                        [(from as f64 * bin_width_s, 1.05), (i as f64 * bin_width_s, 1.13)];
                     let band = Rectangle::new(corners, colour(r).filled());
                     chart.draw_series([band]).map_err(said)?;
                 }
@@ -79,9 +77,7 @@ pub(super) fn timeline(t: &Timeline, names: &[String], bin_width_s: f64) -> Resu
                 .iter()
                 .enumerate()
                 .map(|(i, p)| ((i as f64 + 1.0) * bin_width_s, f64::from(p[r])));
-            chart
-                .draw_series(LineSeries::new(points, colour(r).stroke_width(1)))
-                .map_err(said)?;
+            chart.draw_series(LineSeries::new(points, colour(r).stroke_width(1))).map_err(said)?;
             let y = 50 + 22 * r as i32;
             let box_ = Rectangle::new([(4, y), (16, y + 12)], colour(r).filled());
             key.draw(&box_).map_err(said)?;
@@ -111,9 +107,9 @@ pub(super) fn accuracy(points: &[(f64, f64)], n_regimes: usize) -> Result<String
             .draw()
             .map_err(said)?;
         let chance = 1.0 / n_regimes as f64;
-        let dashes = (0..40).map(|i| end * f64::from(i) / 40.0).map(|x| {
-            PathElement::new(vec![(x, chance), (x + end / 80.0, chance)], BLACK.mix(0.6))
-        });
+        let dashes = (0..40)
+            .map(|i| end * f64::from(i) / 40.0)
+            .map(|x| PathElement::new(vec![(x, chance), (x + end / 80.0, chance)], BLACK.mix(0.6)));
         chart.draw_series(dashes).map_err(said)?;
         chart
             .draw_series(LineSeries::new(points.iter().copied(), colour(0).stroke_width(2)))

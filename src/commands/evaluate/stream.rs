@@ -56,7 +56,12 @@ pub(super) struct Tally {
 
 impl Tally {
     /// Streams a trial whose regimes are the model's; returns its timeline.
-    pub(super) fn run(&mut self, model: &Model, trial: &Trial, own: &mut Score) -> Result<Timeline> {
+    pub(super) fn run(
+        &mut self,
+        model: &Model,
+        trial: &Trial,
+        own: &mut Score,
+    ) -> Result<Timeline> {
         let readout = model.readout(&trial.session).context("a session the model does not know")?;
         let rule = DecisionRule::new(model.bin_width_s, model.online.novelty_threshold);
         let mut engine = Engine::new(model, readout, rule)?;
