@@ -4,10 +4,11 @@ time, and score the daemon's own output against a per-bin linear discriminant an
     pip install numpy scikit-learn hmmlearn matplotlib
     python benches/real_recordings.py FOLDER_OF_RECORDINGS OUT_FOLDER [NAME ...]
 
-Names: chewie, delayed, maze, rat (all by default). Prints one Markdown section per recording; writes NAME.json, NAME.csv
+Names: chewie, delayed, maze, maze-calibrated, rat (all by default). The mazes are one trial each: the model learns, or
+is calibrated, on one and streams the other; maze-calibrated starts from chewie's model, so it needs that case first. Prints one Markdown section per recording; writes NAME.json, NAME.csv
 (every live decision) and NAME.png. The binary is target/release/regimed. A recording that is absent is skipped, and said.
 """
-import csv, json, re, subprocess, sys, time
+import csv, json, re, shutil, subprocess, sys, time
 from pathlib import Path
 
 import matplotlib
@@ -25,8 +26,9 @@ out.mkdir(parents=True, exist_ok=True)
 CASES = {
     "chewie": dict(file="chewie-reach.npz", steps=200, speed=1),
     "delayed": dict(file="delayed-reach.npz", steps=600, speed=1, bin_ms=10),
-    "maze": dict(file="mc-maze-748.npz", calibrate_on="mc-maze-1356.npz", steps=600, speed=1, bin_ms=20),
-    "rat": dict(file="rat-linear-track.npz", steps=600, speed=10),
+    "maze": dict(file="mc-maze-748.npz", learn_on="mc-maze-1356.npz", steps=200, speed=1, bin_ms=20),
+    "maze-calibrated": dict(file="mc-maze-748.npz", learn_on="mc-maze-1356.npz", base="chewie", speed=1, bin_ms=100),
+    "rat": dict(file="rat-linear-track.npz", steps=600, speed=10, first=0.35),  # its second half is all rest
 }
 
 
@@ -80,6 +82,12 @@ def delays(truth, said, width):
     return found, len(at)
 
 
+def trailing(x, window):
+    """Counts summed over the last `window` bins, causally."""
+    total = np.cumsum(np.vstack([np.zeros((window, x.shape[1])), x]), 0)
+    return total[window:] - total[:-window]
+
+
 def hmm(train, test, n):
     """Poisson HMM fitted to the counts alone, states named by the training labels, filtered causally."""
     (x, y), (z, _) = train, test
@@ -108,44 +116,56 @@ def serve(model, session, out):
     sys.exit("the daemon did not start")
 
 
-def case(name, file, steps, speed, bin_ms=None, calibrate_on=None):
-    if not (data / file).exists():
-        print(f"## {name}: SKIPPED, {file} is not here")
+def learn(name, model, file, learn_on, base, steps, first, bins):
+    """Makes the model that will stream: pretrained, or a calibrated copy of another case's."""
+    if base:
+        shutil.copytree(out / base, model, dirs_exist_ok=True)
+        run("calibrate", "--model", model, data / learn_on, *bins, "--session", name)
+    else:
+        part = [] if learn_on else ["--first", first]
+        run("pretrain", data / (learn_on or file), *bins, "--session", name, *part, "--steps", steps, "--out", model)
+
+
+def case(name, file, speed, steps=None, bin_ms=None, learn_on=None, base=None, first=0.7):
+    absent = [f for f in (file, learn_on) if f and not (data / f).exists()]
+    if absent:
+        print(f"## {name}: SKIPPED, {', '.join(absent)} not here")
         return
     model, bins = out / name, ["--bin-ms", bin_ms] if bin_ms else []
     began = time.time()
-    if calibrate_on:
-        trained = run("pretrain", data / calibrate_on, *bins, "--session", "other", "--steps", steps, "--out", model)
-        trained += run("calibrate", "--model", model, data / file, *bins, "--session", name, "--first", 0.5)
-        fraction = 0.5
-    else:
-        trained = run("pretrain", data / file, *bins, "--session", name, "--first", 0.7, "--steps", steps, "--out", model)
-        fraction = 0.7
+    learn(name, model, file, learn_on, base, steps, first, bins)
     took = time.time() - began
     daemon = serve(model, name, out)
     csv_file = out / f"{name}.csv"
-    said = run("replay", data / file, *bins, "--session", name, "--last", 1 - fraction, "--speed", speed,
+    said = run("replay", data / file, *bins, "--session", name, *([] if learn_on else ["--last", round(1 - first, 3)]), "--speed", speed,
                "--to", f"tcp://{PULL}", "--score", f"http://{GRPC}", "--save", csv_file)
     daemon.terminate()
     daemon.wait()
     x, y, starts, names, width = load(data / file, bin_ms)
-    train, test = split(x, y, starts, fraction)
+    if learn_on:
+        test, train = (x, y), load(data / learn_on, bin_ms)[:2]
+    else:
+        train, test = split(x, y, starts, first)
     n = len(names)
     rows = list(csv.DictReader(open(csv_file)))
     live = np.array([names.index(r["label"]) if r["label"] in names else -1 for r in rows])
     posterior = np.array([[float(r[k]) for k in names] for r in rows])
     truth = test[1][:len(rows)]
     lda = LinearDiscriminantAnalysis().fit(train[0][train[1] >= 0], train[1][train[1] >= 0])
+    window = max(round(0.5 / width), 1)
+    past_train, past_test = trailing(train[0], window), trailing(test[0], window)
+    lda_past = LinearDiscriminantAnalysis().fit(past_train[train[1] >= 0], train[1][train[1] >= 0])
     methods = {
         "regimed, label in force": live,
         "regimed, most probable regime": posterior.argmax(1),
         "linear discriminant per bin": lda.predict(test[0])[:len(rows)],
+        "linear discriminant, last 0.5 s": lda_past.predict(past_test)[:len(rows)],
         "Poisson HMM, filtered": hmm(train, test, n)[:len(rows)],
     }
     latency = re.findall(r"(?:decision received|in the daemon): p50 (\d+), p99 (\d+), p99.9 (\d+)", said)
     result = dict(name=name, width_s=width, train_s=took, test_bins=len(rows), methods={})
-    print(f"## {file}\n\n{len(rows)} bins of {1e3 * width:.0f} ms streamed at {speed} x real speed, {len(train[0])} before them for "
-          f"{'calibration' if calibrate_on else 'training'} ({took:.0f} s). Regimes: {', '.join(names)}.\n")
+    print(f"## {file}\n\n{len(rows)} bins of {1e3 * width:.0f} ms streamed at {speed} x real speed, {len(train[0])} for "
+          f"{'calibration' if base else 'training'} before ({took:.0f} s). Regimes: {', '.join(names)}.\n")
     print("| method | balanced accuracy | changes found | median delay |\n|---|---|---|---|")
     known = truth >= 0
     for method, label in methods.items():

@@ -115,7 +115,7 @@ pub struct Dataset {
     pub held_out: Vec<HeldOut>,
     pub(crate) streams: Vec<Stream>,
     pub(crate) labels: Vec<Label>,
-    /// Changes of regime per labelled bin.
+    /// Entries into a regime per labelled bin.
     pub(crate) changes_per_bin: f64,
 }
 
@@ -166,10 +166,10 @@ impl Dataset {
                 recording.regime_names.iter().map(|n| data.regime_index(n)).collect();
             let (train, held) = split(recording);
             for trial in &recording.streams() {
-                for pair in trial.regime.windows(2) {
-                    labelled += usize::from(pair[0].is_some());
-                    changes +=
-                        usize::from(pair[0].is_some() && pair[1].is_some() && pair[0] != pair[1]);
+                // A regime that follows unlabelled bins was entered too.
+                for pair in trial.regime.windows(2).filter(|pair| pair[1].is_some()) {
+                    labelled += 1;
+                    changes += usize::from(pair[0] != pair[1]);
                 }
             }
             for trial in train.streams() {
