@@ -22,7 +22,7 @@ fn readout(model: &Model, channels: usize, rng: &mut ChaCha8Rng) -> Readout {
     let d = model.dims.embedding;
     let components = (0..HYPOTHESES)
         .map(|k| Component {
-            regime: k % model.regime_names.len(),
+            regime: Some(k % model.regime_names.len()),
             weight: 1.0 / HYPOTHESES as f32,
             mean: (0..d).map(|_| 0.3 * rng.sample::<f32, _>(StandardNormal)).collect(),
             covariance: (0..d * d).map(|i| if i % (d + 1) == 0 { 0.02 } else { 0.0 }).collect(),

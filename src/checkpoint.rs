@@ -251,9 +251,16 @@ fn check_card(card: &Card) -> Result<(), Fault> {
         check_prior(&format!("session '{}' prior", session.name), &session.prior, card)?;
     }
     let o = &card.online;
-    let in_unit = |x: f32| x > 0.0 && x < 1.0;
-    if !in_unit(o.hazard_per_bin) {
-        return fault("online.hazard_per_bin", "between 0 and 1", o.hazard_per_bin);
+    let states = names.len() + 1;
+    if o.hazard_per_bin.len() != states * states {
+        let found = format!("{} values", o.hazard_per_bin.len());
+        return fault("online.hazard_per_bin", format!("{states} x {states} values"), found);
+    }
+    for (r, row) in o.hazard_per_bin.chunks_exact(states).enumerate() {
+        if !(row.iter().all(|&h| h >= 0.0) && row.iter().sum::<f32>() < 1.0) {
+            let expected = "rates of 0 or more with a sum below 1";
+            return fault(format!("online.hazard_per_bin row {r}"), expected, format!("{row:?}"));
+        }
     }
     if !(o.embedding_drift >= 0.0 && o.embedding_drift.is_finite()) {
         return fault("online.embedding_drift", "0 or more", o.embedding_drift);
@@ -279,8 +286,8 @@ fn check_prior(what: &str, prior: &RegimePrior, card: &Card) -> Result<(), Fault
     }
     for (i, c) in prior.components.iter().enumerate() {
         let here = format!("{what} component {i}");
-        if c.regime >= card.regime_names.len() {
-            return fault(here, format!("a regime below {}", card.regime_names.len()), c.regime);
+        if let Some(found) = c.regime.filter(|r| *r >= card.regime_names.len()) {
+            return fault(here, format!("a regime below {}", card.regime_names.len()), found);
         }
         if !(c.weight > 0.0 && c.weight <= 1.0) {
             return fault(here, "a weight in (0, 1]", c.weight);
@@ -393,7 +400,7 @@ fn assemble(card: &Card, mut arrays: Arrays) -> Result<Model, Fault> {
         network,
         readouts,
         prior: card.prior.clone(),
-        online: card.online,
+        online: card.online.clone(),
     })
 }
 
@@ -438,7 +445,7 @@ pub fn save(dir: &Path, model: &Model, provenance: &Provenance) -> Result<(), Ch
         dimensions: model.dims,
         bin_width_s: model.bin_width_s,
         regime_names: model.regime_names.clone(),
-        online: model.online,
+        online: model.online.clone(),
         sessions,
         prior: model.prior.clone(),
         provenance: provenance.clone(),

@@ -24,6 +24,7 @@ const RESETS: &str = "regimed_filter_resets_total";
 const QUEUE: &str = "regimed_queue_bins";
 const POSTERIOR: &str = "regimed_regime_posterior";
 const IN_FORCE: &str = "regimed_regime_in_force";
+const UNLABELLED: &str = "regimed_unlabelled_posterior";
 const NOVELTY: &str = "regimed_novelty";
 const LOG_LIKELIHOOD: &str = "regimed_log_likelihood";
 const RADIUS: &str = "regimed_spectral_radius";
@@ -67,7 +68,8 @@ fn build() -> PrometheusHandle {
     }
     for (name, text) in [
         (QUEUE, "Bins that wait for the session."),
-        (POSTERIOR, "Posterior probability per regime."),
+        (POSTERIOR, "Posterior probability per regime, given that it is one of them."),
+        (UNLABELLED, "Posterior probability of dynamics that training saw without a label."),
         (IN_FORCE, "1 for the label in force."),
         (
             NOVELTY,
@@ -144,6 +146,8 @@ pub struct SessionMetrics {
     pub queue: Gauge,
     /// Novelty.
     pub novelty: Gauge,
+    /// Probability of none of the regimes.
+    pub unlabelled: Gauge,
     /// Predictive log-likelihood.
     pub log_likelihood: Gauge,
     /// Participation ratio.
@@ -183,6 +187,7 @@ impl SessionMetrics {
             compute: histogram!(COMPUTE, "session" => name()),
             queue: plain(QUEUE),
             novelty: plain(NOVELTY),
+            unlabelled: plain(UNLABELLED),
             log_likelihood: plain(LOG_LIKELIHOOD),
             participation: plain(PARTICIPATION),
             radius: plain(RADIUS),

@@ -224,7 +224,7 @@ impl Picture {
                 Bar::default()
                     .label(Line::from(name.as_str()))
                     .value((f64::from(*p) * 1000.0).round() as u64)
-                    .text_value(format!("{p:.2}"))
+                    .text_value(format!("{p:.2} "))
                     .style(Style::default().fg(COLOURS[i % COLOURS.len()]))
             })
             .collect();
@@ -252,8 +252,8 @@ impl Picture {
                 m.leading_time_constant_s
             )),
             Line::raw(format!(
-                "participation ratio {:.2}   novelty {:.2}   log-likelihood {:+.3} nats/channel",
-                m.participation_ratio, d.novelty, d.log_likelihood
+                "participation ratio {:.2}   novelty {:.2}   unlabelled {:.2}   log-likelihood {:+.3} nats/channel",
+                m.participation_ratio, d.novelty, d.unlabelled, d.log_likelihood
             )),
             Line::raw(format!("bin {}   sequence {}   {rate:.1} bins/s", d.bin, d.sequence)),
             Line::raw(format!(

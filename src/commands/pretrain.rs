@@ -15,6 +15,10 @@ use crate::training::{Dataset, Trainer, TrainingSettings, finish};
 
 /// File of a training that is not finished.
 const STATE_FILE: &str = "training.safetensors";
+/// A short recording is learned within tens of steps: the first validation comes after so many passes
+/// over the data, though not before so many steps.
+const FIRST_VALIDATION_PASSES: f64 = 20.0;
+const FIRST_VALIDATION_STEP: usize = 8;
 /// Times that a training is validated on what was held out; the best model is kept.
 const VALIDATIONS: usize = 12;
 
@@ -48,6 +52,9 @@ pub struct PretrainArgs {
     /// Units of the rate network, N
     #[arg(long, default_value_t = TrainingSettings::default().dims.units)]
     pub units: usize,
+    /// Weight of telling regimes apart beside predicting the counts; 0 leaves it out
+    #[arg(long, default_value_t = TrainingSettings::default().contrast_weight)]
+    pub contrast_weight: f64,
     /// Seed of everything random
     #[arg(long, default_value_t = 0)]
     pub seed: u64,
@@ -77,12 +84,16 @@ pub fn run(args: &PretrainArgs) -> Result<()> {
             bail!("{flag}: expected at least 1, found 0");
         }
     }
+    if !(args.contrast_weight >= 0.0 && args.contrast_weight.is_finite()) {
+        bail!("--contrast-weight: expected 0 or more, found {}", args.contrast_weight);
+    }
     let mut settings = TrainingSettings {
         steps: args.steps,
         batch: args.batch,
         window_bins: args.window_bins,
         learning_rate: args.learning_rate,
         seed: args.seed,
+        contrast_weight: args.contrast_weight,
         ..TrainingSettings::default()
     };
     settings.dims.rank = args.rank;
@@ -196,6 +207,18 @@ impl<'a> Keeper<'a> {
     }
 }
 
+/// Whether a training is validated after step `done`: in even intervals, and before the first of them
+/// at steps that grow by half.
+fn validates_after(done: usize, settings: &TrainingSettings, data: &Dataset) -> bool {
+    let pass = data.training_bins() as f64 / (settings.batch * settings.window_bins) as f64;
+    let mut early = ((FIRST_VALIDATION_PASSES * pass) as usize).max(FIRST_VALIDATION_STEP);
+    while early < done {
+        early += early / 2;
+    }
+    let every = settings.steps.div_ceil(VALIDATIONS);
+    done == settings.steps || done.is_multiple_of(every) || (done == early && done < every)
+}
+
 /// Runs the steps that are left; false when interrupted.
 fn train(
     trainer: &mut Trainer,
@@ -205,7 +228,6 @@ fn train(
 ) -> Result<bool> {
     let interrupt = Interrupt::listen()?;
     let mut progress = Progress::new("pretrain", args.steps, trainer.steps_done());
-    let validate_every = args.steps.div_ceil(VALIDATIONS);
     let mut skipped = 0;
     let mut held_out = None;
     while trainer.steps_done() < args.steps {
@@ -216,8 +238,7 @@ fn train(
         if stop || done.is_multiple_of(args.checkpoint_every) {
             save_state(trainer, state_path, identity)?;
         }
-        if done.is_multiple_of(validate_every)
-            || done == args.steps
+        if validates_after(done, trainer.settings(), trainer.data())
             || (stop && keeper.best.is_none())
         {
             held_out = keeper.validate(trainer)?;
@@ -228,8 +249,8 @@ fn train(
             let skipped =
                 if skipped > 0 { format!(", {skipped} steps skipped") } else { String::new() };
             format!(
-                "one step {:.5}, forecast {:.5}, gradient {:.2}{held_out}{skipped}",
-                report.one_step, report.forecast, report.gradient_norm
+                "one step {:.5}, forecast {:.5}, contrast {:.3}, gradient {:.2}{held_out}{skipped}",
+                report.one_step, report.forecast, report.contrast, report.gradient_norm
             )
         });
         if stop {
@@ -244,12 +265,13 @@ fn train(
 fn identity(files: &[DataFile], s: &TrainingSettings, r: &RecordingArgs) -> String {
     let hashes: Vec<&str> = files.iter().map(|f| f.sha256.as_str()).collect();
     format!(
-        "data {}, steps {}, batch {}, window {}, learning rate {}, {:?}, seed {}, bin {:?} ms, first {:?}, last {:?}",
+        "data {}, steps {}, batch {}, window {}, learning rate {}, contrast {}, {:?}, seed {}, bin {:?} ms, first {:?}, last {:?}",
         hashes.join("+"),
         s.steps,
         s.batch,
         s.window_bins,
         s.learning_rate,
+        s.contrast_weight,
         s.dims,
         s.seed,
         r.bin_ms,

@@ -98,8 +98,8 @@ fn fit(session: &SessionConfig, checkpoint: Arc<Checkpoint>) -> Result<Plan> {
     if let Some(found) = session.bin_ms.filter(|b| (b - model_ms).abs() > 1e-6 * model_ms) {
         bail!("expected bins of {model_ms} ms as the model was trained on, found bin_ms = {found}");
     }
-    let threshold = if session.unknown { model.online.novelty_threshold } else { f32::MAX };
-    let mut rule = DecisionRule::new(model.bin_width_s, threshold);
+    let mut rule = DecisionRule::new(model.bin_width_s, model.online.novelty_threshold);
+    rule.unknown = session.unknown;
     if let Some(p) = session.probability_min {
         rule.probability_min = p as f32;
     }

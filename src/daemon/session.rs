@@ -289,6 +289,7 @@ impl Teller {
         m.compute.record(o.compute_ns as f64 * 1e-9);
         m.queue.set(f64::from(o.waiting));
         m.novelty.set(f64::from(o.novelty));
+        m.unlabelled.set(f64::from(o.unlabelled));
         m.log_likelihood.set(f64::from(o.log_likelihood));
         m.participation.set(f64::from(o.participation_ratio));
         m.posterior(self.wording.posterior(o));

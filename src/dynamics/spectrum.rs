@@ -83,13 +83,13 @@ mod tests {
             readouts: vec![],
             prior: RegimePrior {
                 components: vec![Component {
-                    regime: 0,
+                    regime: Some(0),
                     weight: 1.0,
                     mean: vec![0.0],
                     covariance: vec![1.0],
                 }],
             },
-            online: OnlineSettings::default(),
+            online: OnlineSettings::new(1),
         }
     }
 

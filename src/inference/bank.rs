@@ -11,12 +11,18 @@ pub const COUNT_MAX: u32 = 4096;
 const NOVELTY_WINDOW_S: f64 = 1.0;
 /// Time constant of the latent covariance behind the participation ratio, seconds.
 const PARTICIPATION_WINDOW_S: f64 = 2.0;
+/// Weight, beside its prior's, of a hypothesis that lost its numbers.
+const RESTARTED_WEIGHT: f32 = 1e-3;
 
 /// What the bank knows after a bin. Slices are as long as the model's sizes.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Estimate {
-    /// Posterior probability per regime, temperature applied, `[n_regimes]`.
+    /// Posterior probability per regime given that it is one of them, temperature applied,
+    /// `[n_regimes]`; sums to 1.
     pub posterior: Vec<f32>,
+    /// Posterior probability that it is none of them, but dynamics that training saw without a label;
+    /// 0 where it saw none.
+    pub unlabelled: f32,
     /// `E[e | y_1..t]`, `[embedding]`, over all hypotheses.
     pub embedding_mean: Vec<f32>,
     /// Standard deviation of each embedding dimension, `[embedding]`.
@@ -38,15 +44,20 @@ pub struct FilterBank {
     layout: Layout,
     scratch: Scratch,
     hypotheses: Vec<Hypothesis>,
-    /// Regime of each hypothesis.
+    /// Regime of each hypothesis; `n_regimes` is without a label.
     regime_of: Vec<usize>,
+    /// Probability per bin of entering a hypothesis out of a regime, `[n_regimes + 1, hypotheses]`.
+    entry: Vec<f32>,
+    /// Probability per bin of leaving a regime: sums of `entry`'s rows.
+    leave: Vec<f32>,
+    /// Weight of each regime's hypotheses, `[n_regimes + 1]`.
+    regime_weight: Vec<f32>,
     prior_weight: Vec<f32>,
     /// `[hypotheses, embedding]`.
     prior_mean: Vec<f32>,
     /// `[hypotheses, embedding, embedding]`.
     prior_cov: Vec<f32>,
     initial_variance: Vec<f32>,
-    hazard: f32,
     temperature: f32,
     novelty_rate: f32,
     participation_rate: f32,
@@ -100,16 +111,24 @@ impl FilterBank {
                 }
             }
         }
+        let n_regimes = model.regime_names.len();
+        let states = n_regimes + 1;
+        size("hazard rates", states * states, model.online.hazard_per_bin.len())?;
+        let regime_of: Vec<usize> =
+            components.iter().map(|c| c.regime.unwrap_or(n_regimes)).collect();
+        let entry = entry(&model.online.hazard_per_bin, &regime_of, readout);
         let mut bank = Self {
             arch: pulp::Arch::new(),
+            leave: entry.chunks_exact(k).map(|row| row.iter().sum()).collect(),
+            entry,
+            regime_weight: vec![0.0; states],
             scratch: Scratch::new(&layout),
             hypotheses: vec![Hypothesis::new(&layout); k],
-            regime_of: components.iter().map(|c| c.regime).collect(),
+            regime_of,
             prior_weight: components.iter().map(|c| c.weight).collect(),
             prior_mean: components.iter().flat_map(|c| c.mean.iter().copied()).collect(),
             prior_cov: components.iter().flat_map(|c| c.covariance.iter().copied()).collect(),
             initial_variance: model.network.initial_variance.clone(),
-            hazard: model.online.hazard_per_bin,
             temperature: model.online.temperature,
             novelty_rate: smoothing(NOVELTY_WINDOW_S),
             participation_rate: smoothing(PARTICIPATION_WINDOW_S),
@@ -128,7 +147,8 @@ impl FilterBank {
             slow_cov: vec![0.0; rank * rank],
             gram,
             estimate: Estimate {
-                posterior: vec![0.0; model.regime_names.len()],
+                posterior: vec![0.0; n_regimes],
+                unlabelled: 0.0,
                 embedding_mean: vec![0.0; dims.embedding],
                 embedding_sd: vec![0.0; dims.embedding],
                 latent: vec![0.0; rank],
@@ -231,7 +251,7 @@ impl FilterBank {
         for k in 0..self.hypotheses.len() {
             if !self.hypotheses[k].is_finite() {
                 self.restart(k);
-                self.hypotheses[k].log_weight = self.prior_weight[k].ln() + self.hazard.ln();
+                self.hypotheses[k].log_weight = (RESTARTED_WEIGHT * self.prior_weight[k]).ln();
                 self.resets += 1;
             }
         }
@@ -291,16 +311,23 @@ impl FilterBank {
         }
     }
 
-    /// Interacting multiple models: with probability `hazard` a regime restarts at some prior
-    /// component from the pooled latent state; each hypothesis is moment-matched to the mixture of
-    /// going on and starting here.
+    /// Interacting multiple models: with a probability that depends on the regime left and the one
+    /// entered, a fresh component starts from the pooled latent state; each hypothesis is
+    /// moment-matched to the mixture of going on and starting here.
     #[inline(always)]
     fn mix(&mut self) {
         let (rank, d, stride) = (self.layout.rank, self.layout.embedding, self.layout.stride);
         self.pool();
+        self.regime_weight.fill(0.0);
+        for (&regime, w) in self.regime_of.iter().zip(&self.weights) {
+            self.regime_weight[regime] += w;
+        }
+        let n = self.hypotheses.len();
         for (k, h) in self.hypotheses.iter_mut().enumerate() {
-            let born = self.hazard * self.prior_weight[k];
-            let weight = (1.0 - self.hazard) * self.weights[k] + born;
+            let born: f32 =
+                self.regime_weight.iter().enumerate().map(|(r, w)| w * self.entry[r * n + k]).sum();
+            let going_on = (1.0 - self.leave[self.regime_of[k]]) * self.weights[k];
+            let weight = (going_on + born).max(f32::MIN_POSITIVE);
             h.log_weight = weight.ln();
             let fresh = born / weight;
             let spread = fresh * (1.0 - fresh);
@@ -364,12 +391,13 @@ impl FilterBank {
         let (rank, d, stride) = (self.layout.rank, self.layout.embedding, self.layout.stride);
         let out = &mut self.estimate;
         out.posterior.fill(0.0);
+        out.unlabelled = 0.0;
         out.embedding_mean.fill(0.0);
         out.embedding_sd.fill(0.0);
         out.latent.fill(0.0);
         for (k, h) in self.hypotheses.iter().enumerate() {
             let w = exp(h.log_weight);
-            out.posterior[self.regime_of[k]] += w;
+            *out.posterior.get_mut(self.regime_of[k]).unwrap_or(&mut out.unlabelled) += w;
             for i in 0..rank {
                 out.latent[i] += w * h.mean[i];
             }
@@ -387,12 +415,16 @@ impl FilterBank {
         }
         out.embedding_sd.iter_mut().for_each(|v| *v = v.max(0.0).sqrt());
         let power = 1.0 / self.temperature;
+        let tempered = |p: f32| exp(p.max(1e-30).ln() * power);
+        // Zero is not tempered: there is no hypothesis without a label.
+        let unlabelled = if out.unlabelled > 0.0 { tempered(out.unlabelled) } else { 0.0 };
         let mut sum = 0.0;
         for p in &mut out.posterior {
-            *p = exp(p.max(1e-30).ln() * power);
+            *p = tempered(*p);
             sum += *p;
         }
         out.posterior.iter_mut().for_each(|p| *p /= sum);
+        out.unlabelled = unlabelled / (unlabelled + sum);
     }
 
     /// Exponentially weighted latent covariance; participation ratio of `C S C^T` through `C^T C`.
@@ -426,6 +458,23 @@ impl FilterBank {
         self.estimate.participation_ratio =
             if trace_sq > 0.0 { (trace * trace / trace_sq).clamp(1.0, rank as f32) } else { 1.0 };
     }
+}
+
+/// Hazard rates `[n_regimes + 1, n_regimes + 1]` spread over the components of each regime that is
+/// entered; `[n_regimes + 1, components]`.
+fn entry(hazard: &[f32], regime_of: &[usize], readout: &Readout) -> Vec<f32> {
+    let components = &readout.prior.components;
+    let states = hazard.len().isqrt();
+    let mut total = vec![0.0f32; states];
+    for (&r, c) in regime_of.iter().zip(components) {
+        total[r] += c.weight;
+    }
+    let into = |from: usize| {
+        let total = &total;
+        let parts = regime_of.iter().zip(components);
+        parts.map(move |(&r, c)| hazard[from * states + r] * c.weight / total[r])
+    };
+    (0..states).flat_map(into).collect()
 }
 
 fn log_factorials() -> Vec<f32> {

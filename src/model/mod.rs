@@ -110,11 +110,13 @@ impl Readout {
 }
 
 /// Settings of the online fit that belong to a trained model.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct OnlineSettings {
-    /// Hazard rate: expected regime restarts per bin.
-    pub hazard_per_bin: f32,
+    /// Hazard rates, `[n_regimes + 1, n_regimes + 1]` row-major: probability per bin that, out of the
+    /// row's regime, the column's is entered at its prior (the diagonal: another task of the same
+    /// regime). Row and column `n_regimes` are for bins without a label. A row sums to below 1.
+    pub hazard_per_bin: Vec<f32>,
     /// Variance the embedding's random walk gains per bin.
     pub embedding_drift: f32,
     /// Temperature of the label posterior: `p^(1/T)`, normalised.
@@ -125,10 +127,21 @@ pub struct OnlineSettings {
     pub log_rate_bounds: [f32; 2],
 }
 
-impl Default for OnlineSettings {
-    fn default() -> Self {
+impl OnlineSettings {
+    /// One hazard rate out of every regime, to all regimes alike.
+    #[must_use]
+    pub fn uniform_hazard(n_regimes: usize, hazard_per_bin: f32) -> Vec<f32> {
+        let states = n_regimes + 1;
+        (0..states * states)
+            .map(|i| if i % states < n_regimes { hazard_per_bin / n_regimes as f32 } else { 0.0 })
+            .collect()
+    }
+
+    /// The usual settings for `n_regimes` regimes.
+    #[must_use]
+    pub fn new(n_regimes: usize) -> Self {
         Self {
-            hazard_per_bin: 1.0 / 300.0,
+            hazard_per_bin: Self::uniform_hazard(n_regimes, 1.0 / 300.0),
             embedding_drift: 1e-4,
             temperature: 1.0,
             novelty_threshold: f32::MAX,

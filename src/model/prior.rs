@@ -9,8 +9,8 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Component {
-    /// Index into the model's regime names.
-    pub regime: usize,
+    /// Index into the model's regime names; `None` is what bins without a label showed.
+    pub regime: Option<usize>,
     /// Prior weight; all components sum to 1.
     pub weight: f32,
     /// Mean, `[embedding]`.
@@ -40,16 +40,20 @@ const EM_ITERATIONS: usize = 60;
 const EM_RESTARTS: usize = 6;
 
 impl RegimePrior {
-    /// Fits one mixture per regime to `(regime, embedding [d])` pairs; equal weight per regime.
-    /// Returns `None` where some regime below `n_regimes` has no embedding at all.
+    /// Fits one mixture per regime to `(regime, embedding [d])` pairs, and one to those without a
+    /// label where there are some; each weighs the same. Returns `None` where some regime below
+    /// `n_regimes` has no embedding at all.
     pub(crate) fn fit(
-        embeddings: &[(usize, Vec<f32>)],
+        embeddings: &[(Option<usize>, Vec<f32>)],
         n_regimes: usize,
         how: PriorFit,
         rng: &mut ChaCha8Rng,
     ) -> Option<Self> {
+        let unlabelled = embeddings.iter().any(|(r, _)| r.is_none());
+        let regimes: Vec<Option<usize>> =
+            (0..n_regimes).map(Some).chain(unlabelled.then_some(None)).collect();
         let mut components = Vec::new();
-        for regime in 0..n_regimes {
+        for &regime in &regimes {
             let points: Vec<DVector<f64>> = embeddings
                 .iter()
                 .filter(|(r, _)| *r == regime)
@@ -62,7 +66,7 @@ impl RegimePrior {
             for (weight, mean, cov) in best_mixture(&points, k, how.covariance_floor, rng) {
                 components.push(Component {
                     regime,
-                    weight: (weight / n_regimes as f64) as f32,
+                    weight: (weight / regimes.len() as f64) as f32,
                     mean: mean.iter().map(|&x| x as f32).collect(),
                     covariance: cov.iter().map(|&x| x as f32).collect(),
                 });

@@ -31,6 +31,8 @@ pub struct Outcome {
     /// Hypotheses begun anew so far.
     pub filter_resets: u64,
     pub(crate) posterior: [f32; REGIMES_MAX],
+    /// Probability of none of the regimes.
+    pub unlabelled: f32,
     pub(crate) embedding_mean: [f32; EMBEDDING_MAX],
     pub(crate) embedding_sd: [f32; EMBEDDING_MAX],
     pub(crate) latent: [f32; RANK_MAX],
@@ -65,6 +67,7 @@ impl Outcome {
             waiting: 0,
             filter_resets: 0,
             posterior: filled(&estimate.posterior),
+            unlabelled: estimate.unlabelled,
             embedding_mean: filled(&estimate.embedding_mean),
             embedding_sd: filled(&estimate.embedding_sd),
             latent: filled(&estimate.latent),
@@ -135,6 +138,7 @@ impl Wording {
             latent: self.latent(o).to_vec(),
             log_likelihood: o.log_likelihood,
             novelty: o.novelty,
+            unlabelled: o.unlabelled,
             predicted: o.predicted,
             metrics,
         }

@@ -7,6 +7,8 @@ pub struct DecisionRule {
     pub probability_min: f32,
     /// ...for this many bins in a row.
     pub dwell_bins: u32,
+    /// Whether `unknown` may be said.
+    pub unknown: bool,
     /// Smoothed novelty above this is `unknown`, after as many bins in a row.
     pub novelty_threshold: f32,
     /// Bins from the start before `unknown` may be said: novelty is a smoothed score.
@@ -28,6 +30,7 @@ impl DecisionRule {
         Self {
             probability_min: Self::PROBABILITY_MIN,
             dwell_bins: bins(Self::DWELL_S) as u32,
+            unknown: true,
             novelty_threshold,
             novelty_warm_up_bins: bins(Self::NOVELTY_WARM_UP_S) as u64,
         }
@@ -39,7 +42,7 @@ impl DecisionRule {
 pub enum Label {
     /// Index into the model's regime names.
     Regime(usize),
-    /// Dynamics that no learned regime explains.
+    /// Dynamics that no learned regime explains, or that training saw without a label.
     Unknown,
 }
 
@@ -68,7 +71,8 @@ pub struct Change {
     pub onset_bin: u64,
     /// Bin in which the change was decided.
     pub bin: u64,
-    /// Posterior probability of the new label at the decision; for `unknown`, of the best label.
+    /// Posterior probability of the new label at the decision; for an `unknown` by novelty, of what
+    /// leads otherwise.
     pub probability: f32,
 }
 
@@ -97,18 +101,26 @@ impl Tracker {
         self.current
     }
 
-    /// The next bin's posterior and novelty.
-    pub fn push(&mut self, posterior: &[f32], novelty: f32) -> Option<Change> {
+    /// The next bin's posterior over the regimes, probability of none of them, and novelty.
+    pub fn push(&mut self, posterior: &[f32], unlabelled: f32, novelty: f32) -> Option<Change> {
         let bin = self.bin;
         self.bin += 1;
-        let (best, probability) = posterior
+        let (best, mut probability) = posterior
             .iter()
             .copied()
             .enumerate()
             .fold((0, f32::MIN), |top, at| if at.1 > top.1 { at } else { top });
-        let strange =
-            bin >= self.rule.novelty_warm_up_bins && novelty > self.rule.novelty_threshold;
-        let leading = if strange { Label::Unknown } else { Label::Regime(best) };
+        let mut leading = Label::Regime(best);
+        let mut strange = false;
+        if self.rule.unknown {
+            let labelled = (1.0 - unlabelled) * probability;
+            strange =
+                bin >= self.rule.novelty_warm_up_bins && novelty > self.rule.novelty_threshold;
+            if strange || unlabelled > labelled {
+                leading = Label::Unknown;
+            }
+            probability = labelled.max(unlabelled);
+        }
         if self.leading != Some(leading) {
             self.leading = Some(leading);
             self.onset_bin = bin;
@@ -132,6 +144,7 @@ mod tests {
         DecisionRule {
             probability_min: 0.7,
             dwell_bins: 3,
+            unknown: true,
             novelty_threshold: 2.0,
             novelty_warm_up_bins: 2,
         }
@@ -141,19 +154,34 @@ mod tests {
     fn a_change_needs_its_dwell_and_tells_its_onset() {
         let mut tracker = Tracker::new(rule());
         for _ in 0..3 {
-            tracker.push(&[0.9, 0.1], 1.0);
+            tracker.push(&[0.9, 0.1], 0.0, 1.0);
         }
         assert_eq!(tracker.current(), Some(Label::Regime(0)));
         // One bin of the other label is not enough.
-        assert_eq!(tracker.push(&[0.1, 0.9], 1.0), None);
-        assert_eq!(tracker.push(&[0.9, 0.1], 1.0), None);
+        assert_eq!(tracker.push(&[0.1, 0.9], 0.0, 1.0), None);
+        assert_eq!(tracker.push(&[0.9, 0.1], 0.0, 1.0), None);
         // Leading from bin 5, confident from bin 6, decided in bin 8.
-        assert_eq!(tracker.push(&[0.4, 0.6], 1.0), None);
-        assert_eq!(tracker.push(&[0.2, 0.8], 1.0), None);
-        assert_eq!(tracker.push(&[0.2, 0.8], 1.0), None);
-        let change = tracker.push(&[0.1, 0.9], 1.0).expect("a change");
+        assert_eq!(tracker.push(&[0.4, 0.6], 0.0, 1.0), None);
+        assert_eq!(tracker.push(&[0.2, 0.8], 0.0, 1.0), None);
+        assert_eq!(tracker.push(&[0.2, 0.8], 0.0, 1.0), None);
+        let change = tracker.push(&[0.1, 0.9], 0.0, 1.0).expect("a change");
         assert_eq!(change.from, Some(Label::Regime(0)));
         assert_eq!((change.to, change.onset_bin, change.bin), (Label::Regime(1), 5, 8));
+    }
+
+    #[test]
+    fn dynamics_without_a_label_are_unknown_where_that_may_be_said() {
+        for (unknown, expected) in [(true, Label::Unknown), (false, Label::Regime(1))] {
+            let mut tracker = Tracker::new(DecisionRule { unknown, ..rule() });
+            for _ in 0..3 {
+                tracker.push(&[0.1, 0.9], 0.0, 1.0);
+            }
+            let changes: Vec<_> =
+                (0..3).filter_map(|_| tracker.push(&[0.1, 0.9], 0.8, 1.0)).collect();
+            assert_eq!(tracker.current(), Some(expected));
+            assert_eq!(changes.len(), usize::from(unknown));
+            assert!(changes.iter().all(|c| (c.probability - 0.8).abs() < 1e-6));
+        }
     }
 
     #[test]
@@ -161,14 +189,14 @@ mod tests {
         let mut tracker = Tracker::new(rule());
         let labels: Vec<_> = (0..8)
             .map(|_| {
-                tracker.push(&[1.0, 0.0], 5.0);
+                tracker.push(&[1.0, 0.0], 0.0, 5.0);
                 tracker.current()
             })
             .collect();
         assert_eq!(labels[1], None);
         assert_eq!(labels[4], Some(Label::Unknown));
         for _ in 0..3 {
-            tracker.push(&[0.0, 1.0], 1.0);
+            tracker.push(&[0.0, 1.0], 0.0, 1.0);
         }
         assert_eq!(tracker.current(), Some(Label::Regime(1)));
     }

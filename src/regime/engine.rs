@@ -27,7 +27,7 @@ impl Engine {
             Some(counts) => self.bank.update(counts),
             None => self.bank.predict(),
         };
-        self.tracker.push(&estimate.posterior, estimate.novelty)
+        self.tracker.push(&estimate.posterior, estimate.unlabelled, estimate.novelty)
     }
 
     /// Back to the prior: another recording begins. The label in force stays until another is found.

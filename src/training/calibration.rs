@@ -75,12 +75,11 @@ pub fn calibrate(
     if !readout.loading.iter().chain(&readout.baseline).all(|x| x.is_finite()) {
         return Err(FinishError::Diverged("readout"));
     }
-    let embeddings: Option<Vec<(usize, Vec<f32>)>> = trainer
-        .embeddings(0)?
-        .into_iter()
+    let labelled = trainer.embeddings(0)?.into_iter().filter_map(|(r, e)| Some((r?, e)));
+    let embeddings: Option<Vec<(Option<usize>, Vec<f32>)>> = labelled
         .map(|(r, e)| {
             let name = &data.regime_names[r];
-            Some((model.regime_names.iter().position(|n| n == name)?, e))
+            Some((Some(model.regime_names.iter().position(|n| n == name)?), e))
         })
         .collect();
     let how = PriorFit { per_regime: CALIBRATED_PER_REGIME, covariance_floor: COVARIANCE_FLOOR };

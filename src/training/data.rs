@@ -115,8 +115,33 @@ pub struct Dataset {
     pub held_out: Vec<HeldOut>,
     pub(crate) streams: Vec<Stream>,
     pub(crate) labels: Vec<Label>,
-    /// Entries into a regime per labelled bin.
-    pub(crate) changes_per_bin: f64,
+    pub(crate) steps: StepCounts,
+    /// The same with unlabelled bins left out: what follows them was entered from what came before.
+    pub(crate) labelled_steps: StepCounts,
+}
+
+/// How often one bin's regime (or none) was followed by another's: what hazard rates are learned from.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct StepCounts {
+    /// Bins of a regime that another bin follows.
+    pub(crate) bins: BTreeMap<Option<usize>, usize>,
+    /// Changes of regime or task from bin to bin.
+    pub(crate) changes: BTreeMap<(Option<usize>, Option<usize>), usize>,
+}
+
+impl StepCounts {
+    /// Adds a stream's labels, `(regime, task)` of each bin.
+    fn add(&mut self, labels: impl Iterator<Item = (Option<usize>, i64)>) {
+        let mut before = None;
+        for now in labels {
+            if let Some(before) = before.replace(now) {
+                *self.bins.entry(before.0).or_default() += 1;
+                if before != now {
+                    *self.changes.entry((before.0, now.0)).or_default() += 1;
+                }
+            }
+        }
+    }
 }
 
 impl Dataset {
@@ -157,20 +182,19 @@ impl Dataset {
             held_out: Vec::new(),
             streams: Vec::new(),
             labels: Vec::new(),
-            changes_per_bin: 0.0,
+            steps: StepCounts::default(),
+            labelled_steps: StepCounts::default(),
         };
-        let (mut changes, mut labelled) = (0usize, 0usize);
         for recording in recordings {
             data.check(recording)?;
             let regimes: Vec<usize> =
                 recording.regime_names.iter().map(|n| data.regime_index(n)).collect();
             let (train, held) = split(recording);
             for trial in &recording.streams() {
-                // A regime that follows unlabelled bins was entered too.
-                for pair in trial.regime.windows(2).filter(|pair| pair[1].is_some()) {
-                    labelled += 1;
-                    changes += usize::from(pair[0] != pair[1]);
-                }
+                let label = |t: usize| (trial.regime[t].map(|r| regimes[r]), trial.task[t]);
+                let labels = (0..trial.n_bins()).map(label);
+                data.steps.add(labels.clone());
+                data.labelled_steps.add(labels.filter(|l| l.0.is_some()));
             }
             for trial in train.streams() {
                 let stream = data.stream(&trial, &regimes);
@@ -188,7 +212,6 @@ impl Dataset {
         if data.regime_names.len() > REGIMES_MAX {
             return Err(DatasetError::Regimes(data.regime_names.len()));
         }
-        data.changes_per_bin = changes as f64 / labelled.max(1) as f64;
         Ok(data)
     }
 
@@ -214,6 +237,19 @@ impl Dataset {
             }
         }
         Ok(())
+    }
+
+    /// Bins in all training streams.
+    #[must_use]
+    pub fn training_bins(&self) -> usize {
+        self.streams.iter().map(|s| s.label_of.len()).sum()
+    }
+
+    /// Fraction of bins without a label.
+    pub(crate) fn unlabelled_share(&self) -> f64 {
+        let all: usize = self.steps.bins.values().sum();
+        let unlabelled = self.steps.bins.get(&None).copied().unwrap_or(0);
+        unlabelled as f64 / all.max(1) as f64
     }
 
     fn every_regime_shown(&self) -> Result<(), DatasetError> {
@@ -254,18 +290,13 @@ impl Dataset {
         Stream { session, counts: trial.counts.iter().map(|&c| f32::from(c)).collect(), label_of }
     }
 
-    /// A batch of windows: `(stream, first bin, bins)`. Streams are drawn in proportion to the
-    /// windows they hold.
-    pub(crate) fn draw(
-        &self,
-        batch: usize,
-        window: usize,
-        rng: &mut ChaCha8Rng,
-    ) -> Vec<(usize, usize, usize)> {
+    /// A batch of windows, streams drawn in proportion to the windows they hold. With `contrast_bins`
+    /// above 0, each window gets a stretch that long behind the burn-in and, for it, a rival label.
+    pub(crate) fn draw(&self, of: &Draw, rng: &mut ChaCha8Rng) -> Vec<Drawn> {
         let share: Vec<usize> =
-            self.streams.iter().map(|s| s.label_of.len().div_ceil(window)).collect();
+            self.streams.iter().map(|s| s.label_of.len().div_ceil(of.window_bins)).collect();
         let total: usize = share.iter().sum();
-        (0..batch)
+        (0..of.batch)
             .map(|_| {
                 let mut at = rng.random_range(0..total);
                 let stream = share
@@ -277,11 +308,67 @@ impl Dataset {
                     })
                     .unwrap_or(0);
                 let bins = self.streams[stream].label_of.len();
-                let len = window.min(bins);
-                (stream, rng.random_range(0..=bins - len), len)
+                let len = of.window_bins.min(bins);
+                let from = rng.random_range(0..=bins - len);
+                let labels = &self.streams[stream].label_of[from..from + len];
+                Drawn { stream, from, bins: len, rival: self.draw_rival(of, labels, rng) }
             })
             .collect()
     }
+
+    /// A stretch of a window, and a label of the same session and another regime.
+    fn draw_rival(&self, of: &Draw, labels: &[usize], rng: &mut ChaCha8Rng) -> Option<Rival> {
+        let len = of.contrast_bins.min(labels.len().checked_sub(of.burn_in_bins)?);
+        if len == 0 {
+            return None;
+        }
+        let from = rng.random_range(of.burn_in_bins..=labels.len() - len);
+        let truth = self.labels[labels[from + len / 2]];
+        truth.regime?;
+        let others = |r: usize| {
+            (0..self.labels.len()).filter(move |&i| {
+                self.labels[i].session == truth.session && self.labels[i].regime == Some(r)
+            })
+        };
+        let regimes: Vec<usize> = (0..self.regime_names.len())
+            .filter(|&r| Some(r) != truth.regime && others(r).next().is_some())
+            .collect();
+        if regimes.is_empty() {
+            return None;
+        }
+        let candidates: Vec<usize> = others(regimes[rng.random_range(0..regimes.len())]).collect();
+        let label = candidates[rng.random_range(0..candidates.len())];
+        Some(Rival { from, to: from + len, label })
+    }
+}
+
+/// How to draw a batch.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Draw {
+    pub(crate) batch: usize,
+    pub(crate) window_bins: usize,
+    pub(crate) burn_in_bins: usize,
+    pub(crate) contrast_bins: usize,
+}
+
+/// A window of a stream.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Drawn {
+    pub(crate) stream: usize,
+    pub(crate) from: usize,
+    pub(crate) bins: usize,
+    pub(crate) rival: Option<Rival>,
+}
+
+/// Another regime's label for a stretch of a window.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Rival {
+    /// First bin of the stretch in its window.
+    pub(crate) from: usize,
+    /// Bin behind it.
+    pub(crate) to: usize,
+    /// Index into the dataset's labels.
+    pub(crate) label: usize,
 }
 
 fn position_or_push<T>(

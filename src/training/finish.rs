@@ -19,10 +19,13 @@ const WORTH_MORE_COMPONENTS: f64 = 0.03;
 const WORTH_TRYING: f64 = 1.1;
 /// Added to the variance of an embedding within a component.
 pub(super) const COVARIANCE_FLOOR: f64 = 1e-3;
-/// Bounds of the hazard rate per bin.
-const HAZARD_BOUNDS: [f64; 2] = [1e-4, 0.2];
+/// Bounds of the hazard rate out of a regime, per bin.
+const HAZARD_BOUNDS: [f64; 2] = [1e-4, 0.5];
 /// Expected time in a regime where the labels show no change, seconds.
 const REGIME_TIME_S: f64 = 3.0;
+/// A model knows the dynamics of unlabelled bins where they are at least this share of all bins and do
+/// not raise the labelled ones' log loss.
+const UNLABELLED_SHARE: f64 = 0.02;
 /// Variance that the embedding's random walk gains per second.
 const EMBEDDING_DRIFT_PER_S: f64 = 1e-2;
 /// Temperatures tried on held-out streams.
@@ -74,44 +77,83 @@ pub fn finish(trainer: &Trainer, best_before: Option<f64>) -> Result<Finished, F
     let mut model = trainer.unfitted_model()?;
     all_finite(&model)?;
     let data = trainer.data();
-    let hazard = if data.changes_per_bin > 0.0 {
-        data.changes_per_bin
-    } else {
-        data.bin_width_s / REGIME_TIME_S
-    };
-    model.online.hazard_per_bin = hazard.clamp(HAZARD_BOUNDS[0], HAZARD_BOUNDS[1]) as f32;
     model.online.embedding_drift = (EMBEDDING_DRIFT_PER_S * data.bin_width_s) as f32;
-    let mut best: Option<Finished> = None;
-    for per_regime in PER_REGIME {
-        if best.is_some() && per_regime * model.regime_names.len() > COMPONENTS_MAX {
-            break;
-        }
-        fit_priors(&mut model, trainer, per_regime)?;
+    let loss = |f: &Finished| f.held_out.as_ref().map_or(0.0, |v| v.log_loss);
+    let mut fitted = |per_regime: usize, unlabelled: bool| -> Result<Finished, FinishError> {
+        model.online.hazard_per_bin = hazard(data, unlabelled);
+        fit_priors(&mut model, trainer, per_regime, unlabelled)?;
         let (held_out, by_session) = tune(&mut model, data, trainer.settings().threads)?;
-        let found = Finished { model: model.clone(), held_out, by_session };
-        let loss = |f: &Finished| f.held_out.as_ref().map_or(0.0, |v| v.log_loss);
-        let better =
-            best.as_ref().is_none_or(|b| loss(&found) < (1.0 - WORTH_MORE_COMPONENTS) * loss(b));
-        if !better {
-            break;
-        }
-        let far = best_before.is_some_and(|b| loss(&found) > WORTH_TRYING * b);
-        best = Some(found);
-        if far {
-            break;
+        Ok(Finished { model: model.clone(), held_out, by_session })
+    };
+    let mut best = fitted(PER_REGIME[0], false)?;
+    let mut unlabelled = false;
+    if data.unlabelled_share() >= UNLABELLED_SHARE {
+        let found = fitted(PER_REGIME[0], true)?;
+        unlabelled = loss(&found) <= loss(&best);
+        if unlabelled {
+            best = found;
         }
     }
-    best.ok_or_else(|| FinishError::Prior("all".into()))
+    let regimes = data.regime_names.len() + usize::from(unlabelled);
+    for per_regime in PER_REGIME.into_iter().skip(1) {
+        let far = best_before.is_some_and(|b| loss(&best) > WORTH_TRYING * b);
+        if far || per_regime * regimes > COMPONENTS_MAX {
+            break;
+        }
+        let found = fitted(per_regime, unlabelled)?;
+        if loss(&found) >= (1.0 - WORTH_MORE_COMPONENTS) * loss(&best) {
+            break;
+        }
+        best = found;
+    }
+    Ok(best)
+}
+
+/// Hazard rates from the labels' changes, with one pseudo-change out of each regime; the same for all
+/// where the labels never change.
+fn hazard(data: &Dataset, unlabelled: bool) -> Vec<f32> {
+    let n = data.regime_names.len();
+    let regimes: Vec<Option<usize>> = (0..n).map(Some).chain(unlabelled.then_some(None)).collect();
+    let steps = if unlabelled { &data.steps } else { &data.labelled_steps };
+    let usual = data.bin_width_s / REGIME_TIME_S;
+    let even = 1.0 / regimes.len() as f64;
+    let mut rates = vec![0.0f32; (n + 1) * (n + 1)];
+    for &from in &regimes {
+        let bins = steps.bins.get(&from).copied().unwrap_or(0) as f64;
+        let row: Vec<f64> = regimes
+            .iter()
+            .map(|&to| {
+                let changes = steps.changes.get(&(from, to)).copied().unwrap_or(0) as f64;
+                if steps.changes.is_empty() {
+                    usual * even
+                } else {
+                    (changes + even) / (bins + 1.0 / usual)
+                }
+            })
+            .collect();
+        let total: f64 = row.iter().sum();
+        let scale = total.clamp(HAZARD_BOUNDS[0], HAZARD_BOUNDS[1]) / total;
+        for (&to, rate) in regimes.iter().zip(row) {
+            rates[from.unwrap_or(n) * (n + 1) + to.unwrap_or(n)] = (rate * scale) as f32;
+        }
+    }
+    rates
 }
 
 /// A mixture per regime to each session's embeddings, and to all of them together.
-fn fit_priors(model: &mut Model, trainer: &Trainer, per_regime: usize) -> Result<(), FinishError> {
+fn fit_priors(
+    model: &mut Model,
+    trainer: &Trainer,
+    per_regime: usize,
+    unlabelled: bool,
+) -> Result<(), FinishError> {
     let data = trainer.data();
     let mut rng = ChaCha8Rng::seed_from_u64(trainer.settings().seed);
     let how = PriorFit { per_regime, covariance_floor: COVARIANCE_FLOOR };
     let mut pooled = Vec::new();
     for s in 0..data.sessions.len() {
-        let embeddings = trainer.embeddings(s)?;
+        let mut embeddings = trainer.embeddings(s)?;
+        embeddings.retain(|(regime, _)| unlabelled || regime.is_some());
         let name = data.sessions[s].name.clone();
         model.readouts[s].prior =
             RegimePrior::fit(&embeddings, data.regime_names.len(), how, &mut rng)
@@ -259,4 +301,76 @@ fn score(model: &Model, data: &Dataset, heard: &[Heard]) -> Scored {
         .filter_map(|(shape, s)| Some((shape.name.clone(), told(s)?)))
         .collect();
     (told(&all), by_session)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+
+    use super::*;
+    use crate::recording::{Recording, Trial};
+
+    fn data(labels: &[(Option<usize>, usize)]) -> Dataset {
+        let regime: Vec<Option<usize>> =
+            labels.iter().flat_map(|&(r, n)| std::iter::repeat_n(r, n)).collect();
+        let trial = Trial {
+            session: "s".into(),
+            counts: vec![0; regime.len()],
+            task: vec![0; regime.len()],
+            regime,
+            lyapunov_max_per_s: None,
+            frequency_hz: None,
+        };
+        let recording = Recording {
+            path: PathBuf::from("test"),
+            n_channels: 1,
+            bin_width_s: 0.1,
+            regime_names: vec!["a".into(), "b".into()],
+            trials: vec![trial],
+            continuous: true,
+        };
+        Dataset::for_calibration(&recording).expect("a dataset")
+    }
+
+    fn close(found: &[f32], expected: &[f64]) {
+        assert_eq!(found.len(), expected.len());
+        for (f, e) in found.iter().zip(expected) {
+            assert!((f64::from(*f) - e).abs() < 1e-6, "{found:?} for {expected:?}");
+        }
+    }
+
+    #[test]
+    fn hazard_rates_are_the_labels_changes_with_a_pseudo_change() {
+        let data = data(&[(Some(0), 10), (None, 5), (Some(1), 20), (Some(0), 11)]);
+        // 30 bins of the usual regime time carry one pseudo-change, spread evenly.
+        let (a, b, none) = (20.0 + 30.0, 20.0 + 30.0, 5.0 + 30.0);
+        let third = 1.0 / 3.0;
+        close(
+            &hazard(&data, true),
+            &[
+                third / a,
+                third / a,
+                (1.0 + third) / a,
+                (1.0 + third) / b,
+                third / b,
+                third / b,
+                third / none,
+                (1.0 + third) / none,
+                third / none,
+            ],
+        );
+        // Without unlabelled bins, b was entered from a.
+        let rates = hazard(&data, false);
+        close(&rates[..2], &[0.5 / a, 1.5 / a]);
+        close(&rates[2..6], &[0.0, 1.5 / b, 0.5 / b, 0.0]);
+        close(&rates[6..], &[0.0; 3]);
+    }
+
+    #[test]
+    fn hazard_rates_without_changes_are_the_same_for_all() {
+        let usual = 0.1 / REGIME_TIME_S;
+        let rates = hazard(&data(&[(Some(1), 50)]), false);
+        let half = usual / 2.0;
+        close(&rates, &[half, half, 0.0, half, half, 0.0, 0.0, 0.0, 0.0]);
+    }
 }

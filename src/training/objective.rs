@@ -5,8 +5,8 @@ use std::sync::Mutex;
 
 use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor};
 
-use super::data::Dataset;
-use super::filter::{Gradient, LossShape, Pass, Scores, SessionReadout, Shared, Window};
+use super::data::{Dataset, Drawn};
+use super::filter::{Gradient, LossShape, Pass, SessionReadout, Shared, Window};
 
 /// Windows are dealt to this many groups; sums run within a group, then over groups in order, so a
 /// step does not depend on the number of cores.
@@ -31,20 +31,43 @@ impl ReadoutPlaces {
     }
 }
 
+/// How labels are told apart.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct Contrast {
+    /// Weight of a stretch's cross-entropy beside the scores, which are per bin and channel.
+    pub(crate) weight: f64,
+    /// Log-likelihood ratios are divided by this: the model's bins are not as independent as it thinks.
+    pub(crate) temperature: f64,
+}
+
+/// Rivals less probable than this get no gradient.
+const RIVAL_MIN: f64 = 1e-3;
+
 /// Mean loss over a batch of windows as a function of
 /// `factors [labels, rank * units + rank]`, `shared` and `readouts` (flat).
 pub(crate) struct BatchLoss<'a> {
     pub(crate) shape: LossShape,
     pub(crate) places: ReadoutPlaces,
     pub(crate) data: &'a Dataset,
-    /// `(stream, first bin, bins)`.
-    pub(crate) windows: Vec<(usize, usize, usize)>,
+    pub(crate) windows: Vec<Drawn>,
+    pub(crate) contrast: Contrast,
     pub(crate) threads: usize,
+}
+
+/// Means over a batch's windows.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub(crate) struct BatchScores {
+    /// One-step predictive log-likelihood, nats per bin and channel.
+    pub(crate) one_step: f64,
+    /// The same for forecasts.
+    pub(crate) forecast: f64,
+    /// Cross-entropy of the true label against its rival, nats; 0 without rivals.
+    pub(crate) contrast: f64,
 }
 
 /// Mean scores of a batch and the gradient of its loss.
 pub(crate) struct BatchResult {
-    pub(crate) scores: Scores,
+    pub(crate) scores: BatchScores,
     pub(crate) loss: f64,
     pub(crate) gradient: Gradient<f32>,
 }
@@ -67,7 +90,8 @@ impl BatchLoss<'_> {
         let group = |g: usize| {
             self.group(g, factors, &shared_values, &sessions, [factors.len(), shared.len()])
         };
-        let mut results: Vec<Option<(Scores, Gradient<f32>)>> = (0..GROUPS).map(|_| None).collect();
+        let mut results: Vec<Option<(BatchScores, Gradient<f32>)>> =
+            (0..GROUPS).map(|_| None).collect();
         let per_thread = GROUPS.div_ceil(self.threads.clamp(1, GROUPS));
         std::thread::scope(|scope| {
             for (t, chunk) in results.chunks_mut(per_thread).enumerate() {
@@ -80,11 +104,12 @@ impl BatchLoss<'_> {
             }
         });
         let mut results = results.into_iter().flatten();
-        let zero = || (Scores::default(), self.zeros([factors.len(), shared.len()]));
+        let zero = || (BatchScores::default(), self.zeros([factors.len(), shared.len()]));
         let (mut scores, mut total) = results.next().unwrap_or_else(zero);
         for (s, g) in results {
             scores.one_step += s.one_step;
             scores.forecast += s.forecast;
+            scores.contrast += s.contrast;
             add(&mut total.factors, &g.factors);
             add(&mut total.shared, &g.shared);
             add(&mut total.readout, &g.readout);
@@ -92,10 +117,12 @@ impl BatchLoss<'_> {
         let n = self.windows.len() as f64;
         scores.one_step /= n;
         scores.forecast /= n;
+        scores.contrast /= n;
         for part in [&mut total.factors, &mut total.shared, &mut total.readout] {
             part.iter_mut().for_each(|x| *x /= n as f32);
         }
-        let loss = -(scores.one_step + self.shape.forecast_weight * scores.forecast);
+        let loss = self.contrast.weight * scores.contrast
+            - (scores.one_step + self.shape.forecast_weight * scores.forecast);
         BatchResult { scores, loss, gradient: total }
     }
 
@@ -114,33 +141,78 @@ impl BatchLoss<'_> {
         shared: &Shared<f32>,
         sessions: &[SessionReadout<f32>],
         sizes: [usize; 2],
-    ) -> (Scores, Gradient<f32>) {
+    ) -> (BatchScores, Gradient<f32>) {
         let arch = pulp::Arch::new();
         let mut total = self.zeros(sizes);
-        let mut scores = Scores::default();
-        for &(stream, from, bins) in self.windows.iter().skip(group).step_by(GROUPS) {
-            let stream = &self.data.streams[stream];
-            let channels = sessions[stream.session].channels;
-            let range = self.places.range(stream.session);
-            let window = Window {
-                counts: &stream.counts[from * channels..(from + bins) * channels],
-                factor_of: &stream.label_of[from..from + bins],
-            };
-            let readout = &sessions[stream.session];
+        let mut scores = BatchScores::default();
+        for drawn in self.windows.iter().skip(group).step_by(GROUPS) {
+            let session = self.data.streams[drawn.stream].session;
+            let range = self.places.range(session);
+            let readout = &sessions[session];
             let pass = Pass { shape: &self.shape, shared, readout, factors };
             let mut gradient = Gradient {
                 factors: std::mem::take(&mut total.factors),
                 shared: std::mem::take(&mut total.shared),
                 readout: vec![0.0; range.len()],
             };
-            let found = arch.dispatch(|| pass.run(&window, Some(&mut gradient)));
+            let found = arch.dispatch(|| self.window(drawn, &pass, &mut gradient));
             add(&mut total.readout[range], &gradient.readout);
             total.factors = gradient.factors;
             total.shared = gradient.shared;
             scores.one_step += found.one_step;
             scores.forecast += found.forecast;
+            scores.contrast += found.contrast;
         }
         (scores, total)
+    }
+
+    /// One window: its scores; and with a rival the cross-entropy `log(1 + exp(-D))`, `D` the tempered
+    /// difference of the stretch's scores under the true labels and under the rival.
+    #[inline(always)]
+    fn window(
+        &self,
+        drawn: &Drawn,
+        pass: &Pass<'_, f32>,
+        gradient: &mut Gradient<f32>,
+    ) -> BatchScores {
+        let stream = &self.data.streams[drawn.stream];
+        let (channels, bins) = (pass.readout.channels, drawn.bins);
+        let counts = &stream.counts[drawn.from * channels..(drawn.from + bins) * channels];
+        let factor_of = &stream.label_of[drawn.from..drawn.from + bins];
+        let share = 1.0 / (bins.saturating_sub(self.shape.burn_in).max(1) * channels) as f32;
+        let mut weight = vec![share; bins];
+        weight[..self.shape.burn_in.min(bins)].fill(0.0);
+        let mut contrast = 0.0;
+        if let Some(rival) = &drawn.rival {
+            let mut rival_of = factor_of[..rival.to].to_vec();
+            rival_of[rival.from..].fill(rival.label);
+            let mut stretch = vec![0.0; rival.to];
+            stretch[rival.from..].fill(1.0);
+            let score = |factor_of: &[usize]| -> f64 {
+                let window = Window { counts, factor_of, weight: &stretch, forecasts: false };
+                pass.run(&window, None).one_step.iter().sum()
+            };
+            let truth_of = &factor_of[..rival.to];
+            let ratio = (score(truth_of) - score(&rival_of)) / self.contrast.temperature;
+            let rival_probability = 1.0 / (1.0 + ratio.exp());
+            contrast = (-ratio).max(0.0) + (-ratio.abs()).exp().ln_1p();
+            if rival_probability > RIVAL_MIN {
+                let pull = self.contrast.weight * rival_probability / self.contrast.temperature;
+                weight[rival.from..rival.to].iter_mut().for_each(|w| *w += pull as f32);
+                stretch[rival.from..].fill(-pull as f32);
+                let window =
+                    Window { counts, factor_of: &rival_of, weight: &stretch, forecasts: false };
+                pass.run(&window, Some(gradient));
+            }
+        }
+        let window = Window { counts, factor_of, weight: &weight, forecasts: true };
+        let found = pass.run(&window, Some(gradient));
+        let scored = found.one_step.iter().skip(self.shape.burn_in);
+        BatchScores {
+            one_step: f64::from(share) * scored.sum::<f64>(),
+            forecast: found.forecast,
+            contrast,
+        }
     }
 }
 
@@ -200,5 +272,90 @@ impl CustomOp3 for BatchLossOp {
             Some(scaled(gradient.shared, shared)?),
             Some(scaled(gradient.readout, readouts)?),
         ))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+
+    use rand::{RngExt, SeedableRng};
+    use rand_chacha::ChaCha8Rng;
+
+    use super::*;
+    use crate::recording::{Recording, Trial};
+    use crate::training::data::Draw;
+
+    const CHANNELS: usize = 5;
+    const BINS: usize = 30;
+
+    /// Two regimes, one embedding each; the second fires more.
+    fn data(rng: &mut ChaCha8Rng) -> Dataset {
+        let mut trial = |regime: usize| Trial {
+            session: "s".into(),
+            counts: (0..BINS * CHANNELS).map(|_| rng.random_range(0..2 + regime as u16)).collect(),
+            task: vec![0; BINS],
+            regime: vec![Some(regime); BINS],
+            lyapunov_max_per_s: None,
+            frequency_hz: None,
+        };
+        let recording = Recording {
+            path: PathBuf::from("test"),
+            n_channels: CHANNELS,
+            bin_width_s: 0.01,
+            regime_names: vec!["quiet".into(), "loud".into()],
+            trials: (0..12).map(|i| trial(i % 2)).collect(),
+            continuous: false,
+        };
+        Dataset::for_pretraining(&[recording]).expect("a dataset")
+    }
+
+    #[test]
+    fn gradient_with_rivals_matches_finite_differences() {
+        let mut rng = ChaCha8Rng::seed_from_u64(3);
+        let data = data(&mut rng);
+        let shape = LossShape {
+            rank: 2,
+            units: 8,
+            burn_in: 4,
+            horizon: 3,
+            forecast_every: 5,
+            forecast_weight: 0.5,
+            log_rate_bounds: [-8.0, 4.0],
+        };
+        let draw = Draw { batch: 9, window_bins: 20, burn_in_bins: 4, contrast_bins: 6 };
+        let windows = data.draw(&draw, &mut rng);
+        assert!(windows.iter().all(|w| w.rival.is_some_and(|r| r.to - r.from == 6)));
+        let batch = BatchLoss {
+            shape,
+            places: ReadoutPlaces { rank: 2, channels: vec![CHANNELS] },
+            data: &data,
+            windows,
+            contrast: Contrast { weight: 0.7, temperature: 2.0 },
+            threads: 2,
+        };
+        let sizes = [data.labels.len() * 18, Shared::<f32>::len(&shape), CHANNELS * 3];
+        let mut numbers =
+            |n: usize| -> Vec<f32> { (0..n).map(|_| rng.random_range(-0.5..0.5)).collect() };
+        let at = sizes.map(&mut numbers);
+        let along = sizes.map(&mut numbers);
+        let moved = |by: f32| -> BatchResult {
+            let [factors, shared, readouts] = std::array::from_fn(|part| {
+                at[part].iter().zip(&along[part]).map(|(x, d)| x + by * d).collect::<Vec<f32>>()
+            });
+            batch.evaluate(&factors, &shared, &readouts)
+        };
+        let found = moved(0.0);
+        assert!(found.scores.contrast > 0.05, "the contrast matters: {:?}", found.scores);
+        let parts = [&found.gradient.factors, &found.gradient.shared, &found.gradient.readout];
+        let slope: f64 = parts
+            .into_iter()
+            .zip(&along)
+            .flat_map(|(g, d)| g.iter().zip(d))
+            .map(|(g, d)| f64::from(*g) * f64::from(*d))
+            .sum();
+        let step = 1e-2;
+        let expected = (moved(step).loss - moved(-step).loss) / (2.0 * f64::from(step));
+        assert!((slope - expected).abs() < 2e-3 * expected.abs(), "{slope} for {expected}");
     }
 }

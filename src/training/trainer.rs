@@ -10,9 +10,9 @@ use rand_chacha::ChaCha8Rng;
 use rand_distr::{Distribution, Normal};
 
 use super::adam::{self, Parameter};
-use super::data::Dataset;
-use super::filter::{LossShape, Scores, Shared};
-use super::objective::{BatchLoss, BatchLossOp, ReadoutPlaces};
+use super::data::{Dataset, Draw};
+use super::filter::{LossShape, Shared};
+use super::objective::{BatchLoss, BatchLossOp, BatchScores, Contrast, ReadoutPlaces};
 use super::readout;
 use crate::model::{
     Dimensions, Hypernetwork, Model, Network, OnlineSettings, Readout, RegimePrior,
@@ -55,6 +55,12 @@ pub struct TrainingSettings {
     pub forecast_every_bins: usize,
     /// Weight of the forecasts beside the one-step score.
     pub forecast_weight: f64,
+    /// Weight of the contrast between regimes; 0 leaves it out.
+    pub contrast_weight: f64,
+    /// Length of the stretches that are contrasted, seconds.
+    pub contrast_s: f64,
+    /// Temperature of their log-likelihood ratios.
+    pub contrast_temperature: f64,
     /// Bounds of a log rate, natural log of counts per bin.
     pub log_rate_bounds: [f32; 2],
     /// Threads for the filter's passes.
@@ -75,6 +81,9 @@ impl Default for TrainingSettings {
             horizon_bins: 10,
             forecast_every_bins: 10,
             forecast_weight: 1.0,
+            contrast_weight: 0.03,
+            contrast_s: 0.2,
+            contrast_temperature: 3.0,
             log_rate_bounds: [-8.0, 4.0],
             threads: std::thread::available_parallelism().map_or(1, usize::from),
         }
@@ -102,6 +111,8 @@ pub struct StepReport {
     pub one_step: f64,
     /// The same for open-loop forecasts.
     pub forecast: f64,
+    /// Cross-entropy of the true label against another regime's, nats per stretch.
+    pub contrast: f64,
     /// Norm of the gradient before clipping; not finite where the step was skipped.
     pub gradient_norm: f64,
 }
@@ -327,7 +338,11 @@ impl Trainer {
             shape: self.settings.loss_shape(),
             places: self.places.clone(),
             data: &self.data,
-            windows: self.data.draw(self.settings.batch, self.settings.window_bins, &mut rng),
+            windows: self.data.draw(&self.draw(), &mut rng),
+            contrast: Contrast {
+                weight: self.settings.contrast_weight,
+                temperature: self.settings.contrast_temperature,
+            },
             threads: self.settings.threads,
         };
         let factors = self.factors()?;
@@ -336,7 +351,7 @@ impl Trainer {
             &self.values("shared")?,
             &self.values("readouts")?,
         );
-        let Scores { one_step, forecast } = found.scores;
+        let BatchScores { one_step, forecast, contrast } = found.scores;
         let op = BatchLossOp::new(found);
         let loss = factors.apply_op3(self.tensor("shared"), self.tensor("readouts"), op)?;
         let gradients = (loss + self.penalty()?)?.backward()?;
@@ -357,7 +372,20 @@ impl Trainer {
         );
         self.parameters.extend(still);
         self.step += 1;
-        Ok(StepReport { one_step, forecast, gradient_norm: gradient_norm? })
+        Ok(StepReport { one_step, forecast, contrast, gradient_norm: gradient_norm? })
+    }
+
+    /// How this training draws its batches. Calibration, whose embeddings say little yet, has no rivals.
+    fn draw(&self) -> Draw {
+        let s = &self.settings;
+        let contrasts = s.contrast_weight > 0.0 && self.prior_of_label.is_none();
+        let contrast_bins = (s.contrast_s / self.data.bin_width_s).round().max(2.0) as usize;
+        Draw {
+            batch: s.batch,
+            window_bins: s.window_bins,
+            burn_in_bins: s.burn_in_bins,
+            contrast_bins: if contrasts { contrast_bins } else { 0 },
+        }
     }
 
     /// The whole state as named arrays, `name`, `name.first` and `name.second`.
@@ -418,17 +446,17 @@ impl Trainer {
         })
     }
 
-    /// Embeddings learned for one session's labelled bins: `(regime, e)`.
+    /// Embeddings learned for one session: `(regime, e)`, the regime `None` for bins without a label.
     ///
     /// # Errors
     /// As candle's.
-    pub fn embeddings(&self, session: usize) -> Result<Vec<(usize, Vec<f32>)>> {
+    pub fn embeddings(&self, session: usize) -> Result<Vec<(Option<usize>, Vec<f32>)>> {
         let d = self.settings.dims.embedding;
         let flat = self.values("embeddings")?;
         let rows = self.data.labels.iter().zip(flat.chunks_exact(d));
         Ok(rows
             .filter(|(l, _)| l.session == session)
-            .filter_map(|(l, e)| Some((l.regime?, e.to_vec())))
+            .map(|(l, e)| (l.regime, e.to_vec()))
             .collect())
     }
 
@@ -470,7 +498,7 @@ impl Trainer {
             prior: RegimePrior::default(),
             online: OnlineSettings {
                 log_rate_bounds: self.settings.log_rate_bounds,
-                ..OnlineSettings::default()
+                ..OnlineSettings::new(self.data.regime_names.len())
             },
         })
     }
@@ -521,7 +549,7 @@ fn rotate(readout: &mut [f32], rotation: &[f32], rank: usize) {
 /// Mean and variance per dimension of a prior, or of one regime's part of it.
 fn prior_moments(prior: &RegimePrior, regime: Option<usize>, d: usize) -> (Vec<f64>, Vec<f64>) {
     let parts: Vec<_> =
-        prior.components.iter().filter(|c| regime.is_none_or(|r| c.regime == r)).collect();
+        prior.components.iter().filter(|c| regime.is_none() || c.regime == regime).collect();
     let total: f64 = parts.iter().map(|c| f64::from(c.weight)).sum();
     let mut mean = vec![0.0; d];
     let mut variance = vec![0.0; d];

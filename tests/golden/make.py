@@ -44,11 +44,11 @@ weights = save(arrays)
 mean, cov, of = map(np.asarray, prior)
 components = [dict(regime=int(k), weight=1 / len(of), mean=m.tolist(), covariance=c.ravel().tolist())
               for m, c, k in zip(mean.astype(float), cov.astype(float), of)]
+hazard = ([bank.HAZARD / len(names)] * len(names) + [0.0]) * (len(names) + 1)  # the last: bins without a label
 card = dict(
     format="regimed-model", format_version=1,
     dimensions=dict(embedding=D, rank=R, units=N, hidden=[H, H]), bin_width_s=float(d["bin_width_s"]), regime_names=names,
-    online=dict(hazard_per_bin=bank.HAZARD, embedding_drift=bank.Q_E, temperature=1.0, novelty_threshold=1e9,
-                log_rate_bounds=[-8.0, 2.5]),
+    online=dict(hazard_per_bin=hazard, embedding_drift=bank.Q_E, temperature=1.0, novelty_threshold=1e9, log_rate_bounds=[-8.0, 2.5]),
     sessions=[dict(name="0", n_channels=int(params["C"].shape[0]), prior=dict(components=components))],
     prior=dict(components=components),
     provenance=dict(regimed_version="", git_commit="", seed=0, steps=0, data=[], held_out=None, held_out_by_session=[]),

@@ -214,8 +214,9 @@ fn a_damaged_model_is_refused_with_what_was_expected() {
     let other = text.replacen("\"n_channels\": 96", "\"n_channels\": 95", 1);
     let said = refused(other.as_bytes(), &weights);
     assert!(said.contains("[95, 6]") && said.contains("[96, 6]"), "{said}");
-    let other = text.replacen("\"hazard_per_bin\": 0", "\"hazard_per_bin\": 5", 1);
-    assert!(refused(other.as_bytes(), &weights).contains("hazard_per_bin"));
+    let other =
+        text.replacen("\"hazard_per_bin\": [\n      0.", "\"hazard_per_bin\": [\n      5.", 1);
+    assert!(refused(other.as_bytes(), &weights).contains("hazard_per_bin row 0"));
     assert!(refused(b"{", &weights).contains("model card"));
     regimed::checkpoint::from_bytes(&model, &card, &weights).expect("the undamaged one loads");
 }

@@ -113,6 +113,10 @@ pub(crate) struct Window<'a, T> {
     pub(crate) counts: &'a [T],
     /// Row of `factors` for each bin.
     pub(crate) factor_of: &'a [usize],
+    /// Weight of each bin's one-step score in the gradient; 0 leaves the bin unscored.
+    pub(crate) weight: &'a [T],
+    /// Whether open-loop forecasts are made and scored.
+    pub(crate) forecasts: bool,
 }
 
 /// Gradients of one window's loss.
@@ -125,10 +129,12 @@ pub(crate) struct Gradient<T> {
     pub(crate) readout: Vec<T>,
 }
 
-/// Scores of one window, in nats per bin and channel (log-likelihood up to the counts' factorials).
-#[derive(Debug, Clone, Copy, Default, PartialEq)]
+/// Scores of one window (log-likelihood up to the counts' factorials).
+#[derive(Debug, Clone, Default, PartialEq)]
 pub(crate) struct Scores {
-    pub(crate) one_step: f64,
+    /// One-step score of each bin, nats over all channels; 0 where unscored.
+    pub(crate) one_step: Vec<f64>,
+    /// Mean over the forecasts, nats per bin and channel.
     pub(crate) forecast: f64,
 }
 
@@ -257,15 +263,13 @@ impl<T: Real> Pass<'_, T> {
     }
 
     /// Scores of one window and, if asked for, the gradient of
-    /// `-(one_step + forecast_weight * forecast)`.
+    /// `-(sum_t weight_t one_step_t + forecast_weight * forecast)`.
     #[inline(always)]
     pub(crate) fn run(&self, window: &Window<'_, T>, gradient: Option<&mut Gradient<T>>) -> Scores {
         let s = self.shape;
         let (rank, units, channels) = (s.rank, s.units, self.readout.channels);
         let bins = window.factor_of.len();
         let a = self.leak();
-        let scored = bins.saturating_sub(s.burn_in).max(1);
-        let weight = T::of(1.0 / (scored * channels) as f32);
         let process: Vec<T> = self.shared.log_process.iter().map(|x| x.exp()).collect();
         let mut mean = vec![T::zero(); rank];
         let mut cov = vec![T::zero(); rank * rank];
@@ -273,7 +277,7 @@ impl<T: Real> Pass<'_, T> {
             cov[r * rank + r] = self.shared.log_initial[r].exp();
         }
         let mut tapes: Vec<Tape<T>> = Vec::with_capacity(bins);
-        let mut one_step = T::zero();
+        let mut one_step = vec![0.0; bins];
         let mut work = vec![T::zero(); rank * rank];
         let mut slopes = vec![T::zero(); units];
         let mut eta = vec![T::zero(); channels];
@@ -319,7 +323,8 @@ impl<T: Real> Pass<'_, T> {
             }
             self.log_rates(&tape.mean_pred, &mut eta, &mut tape.in_bounds);
             // Score of the prediction.
-            if t >= s.burn_in {
+            let weight = window.weight[t];
+            if weight != T::zero() {
                 var.fill(T::zero());
                 for (p, (r, q)) in pairs(rank).enumerate() {
                     let scale = if r == q { T::one() } else { T::of(2.0) };
@@ -337,7 +342,7 @@ impl<T: Real> Pass<'_, T> {
                     let free = var[i] > T::zero() && var[i] < T::of(VARIANCE_MAX);
                     tape.score_var_slope[i] = if free { T::of(0.5) * slope } else { T::zero() };
                 }
-                one_step += weight * sum;
+                one_step[t] = sum.to_f64().unwrap_or(f64::NAN);
             }
             // Measurement update.
             for (l, e) in tape.rates.iter_mut().zip(&eta) {
@@ -377,14 +382,15 @@ impl<T: Real> Pass<'_, T> {
         }
         let mut pull = vec![T::zero(); bins * rank];
         let mut gradient = gradient;
-        let forecast = self.forecast(window, &tapes, &mean, gradient.as_deref_mut(), &mut pull);
+        let forecast = if window.forecasts {
+            self.forecast(window, &tapes, &mean, gradient.as_deref_mut(), &mut pull)
+        } else {
+            T::zero()
+        };
         if let Some(g) = gradient {
             self.backward(window, &tapes, &pull, g);
         }
-        Scores {
-            one_step: one_step.to_f64().unwrap_or(f64::NAN),
-            forecast: forecast.to_f64().unwrap_or(f64::NAN),
-        }
+        Scores { one_step, forecast: forecast.to_f64().unwrap_or(f64::NAN) }
     }
 
     /// Open-loop forecasts from filtered means; adds their gradient, and to `pull [bins, rank]` the
@@ -501,8 +507,14 @@ mod tests {
             readout: &SessionReadout::unpack(SHAPE.rank, CHANNELS, readout),
             factors,
         };
-        let scores = pass.run(&Window { counts: &counts, factor_of: &factor_of }, gradient);
-        -(scores.one_step + SHAPE.forecast_weight * scores.forecast)
+        // Unscored, favoured and, as of a rival in a contrast, opposed bins.
+        let weight: Vec<f64> =
+            (0..BINS).map(|t| [0.0, 0.013, -0.007, 0.021][if t < 2 { 0 } else { t % 4 }]).collect();
+        let window =
+            Window { counts: &counts, factor_of: &factor_of, weight: &weight, forecasts: true };
+        let scores = pass.run(&window, gradient);
+        let one_step: f64 = scores.one_step.iter().zip(&weight).map(|(s, w)| s * w).sum();
+        -(one_step + SHAPE.forecast_weight * scores.forecast)
     }
 
     #[test]
