@@ -1,5 +1,6 @@
 //! `regimed replay`: plays a recording as a rig would.
 
+use std::collections::HashSet;
 use std::io::Write;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -152,6 +153,7 @@ async fn listen(
         );
     };
     let names = session.regime_names.clone();
+    let played: HashSet<String> = sessions.iter().map(|s| (*s).to_owned()).collect();
     let of: Vec<Option<usize>> =
         recording.regime_names.iter().map(|n| names.iter().position(|m| m == n)).collect();
     let request = SubscribeDecisionsRequest { session: String::new(), every: 1 };
@@ -165,8 +167,8 @@ async fn listen(
             let mut file = std::io::BufWriter::new(file);
             writeln!(
                 file,
-                "sequence,bin,truth,label,novelty,log_likelihood,latency_us,{}",
-                names.join(",")
+                "sequence,bin,truth,label,novelty,log_likelihood,latency_us,unlabelled,{}",
+                names.iter().map(|n| quoted(n)).collect::<Vec<_>>().join(",")
             )?;
             Some(file)
         }
@@ -190,6 +192,9 @@ async fn listen(
                     let Some(update) = update? else { break };
                     lost = update.lost;
                     let Some(decision) = update.decision else { continue };
+                    if !played.contains(&decision.session) {
+                        continue;
+                    }
                     let Some(truth) = board.judge(&decision, Instant::now()) else { continue };
                     if let Some(file) = &mut file {
                         save(file, &decision, truth.map_or("", |t| names[t].as_str()))?;
@@ -214,17 +219,28 @@ async fn listen(
     Ok((notes, task))
 }
 
+/// A name as a field of CSV (RFC 4180).
+fn quoted(name: &str) -> std::borrow::Cow<'_, str> {
+    if name.contains(['"', ',', '\n', '\r']) {
+        format!("\"{}\"", name.replace('"', "\"\"")).into()
+    } else {
+        name.into()
+    }
+}
+
 fn save(file: &mut impl Write, d: &Decision, truth: &str) -> Result<()> {
     let posterior: Vec<String> = d.posterior.iter().map(|p| format!("{p:.4}")).collect();
     writeln!(
         file,
-        "{},{},{truth},{},{:.4},{:.5},{:.1},{}",
+        "{},{},{},{},{:.4},{:.5},{:.1},{:.4},{}",
         d.sequence,
         d.bin,
-        d.regime,
+        quoted(truth),
+        quoted(&d.regime),
         d.novelty,
         d.log_likelihood,
         d.latency_ns as f64 * 1e-3,
+        d.unlabelled,
         posterior.join(",")
     )?;
     Ok(())

@@ -98,7 +98,7 @@ fn fit(session: &SessionConfig, checkpoint: Arc<Checkpoint>) -> Result<Plan> {
     if let Some(found) = session.bin_ms.filter(|b| (b - model_ms).abs() > 1e-6 * model_ms) {
         bail!("expected bins of {model_ms} ms as the model was trained on, found bin_ms = {found}");
     }
-    let mut rule = DecisionRule::new(model.bin_width_s, model.online.novelty_threshold);
+    let mut rule = DecisionRule::of(model);
     rule.unknown = session.unknown;
     if let Some(p) = session.probability_min {
         rule.probability_min = p as f32;

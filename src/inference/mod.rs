@@ -8,6 +8,8 @@ pub(crate) mod kernels;
 mod twin;
 
 pub use bank::{COUNT_MAX, Estimate, FilterBank};
+#[cfg(test)]
+pub(crate) use twin::example as example_model;
 
 /// Why a filter bank could not be built.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -226,7 +226,7 @@ impl<'a> Twin<'a> {
 }
 
 /// A small model with arbitrary but fixed numbers.
-fn example() -> Model {
+pub(crate) fn example() -> Model {
     let dims = Dimensions { embedding: 3, rank: 2, units: 10, hidden: [6, 5] };
     let wave = |n: usize, scale: f32, phase: f32| -> Vec<f32> {
         (0..n).map(|i| scale * (1.3 * i as f32 + phase).sin()).collect()

@@ -184,6 +184,17 @@ impl Model {
         self.readouts.iter().map(|r| r.session.as_str()).collect()
     }
 
+    /// Expected time in the regime that is left soonest, by the hazard rates, seconds.
+    #[must_use]
+    pub fn shortest_regime_s(&self) -> f64 {
+        let n = self.regime_names.len();
+        let left = |r: usize| -> f64 {
+            let row = &self.online.hazard_per_bin[r * (n + 1)..(r + 1) * (n + 1)];
+            (0..=n).filter(|&to| to != r).map(|to| f64::from(row[to])).sum()
+        };
+        self.bin_width_s / (0..n).map(left).fold(0.0, f64::max)
+    }
+
     /// Noise-free step `kappa[t] -> kappa[t+1]` under the factors of one embedding.
     pub fn advance(&self, factors: &Factors, kappa: &[f32], out: &mut [f32]) {
         let (rank, units, a) = (self.dims.rank, self.dims.units, self.network.leak);

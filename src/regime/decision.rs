@@ -1,5 +1,7 @@
 //! Hysteresis: when a label is in force, and when it changed.
 
+use crate::model::Model;
+
 /// When the label in force gives way to another.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct DecisionRule {
@@ -18,20 +20,23 @@ pub struct DecisionRule {
 impl DecisionRule {
     /// Default posterior probability.
     pub const PROBABILITY_MIN: f32 = 0.7;
-    /// Default dwell, seconds.
+    /// Default dwell, seconds...
     pub const DWELL_S: f64 = 0.05;
+    /// ...but at most this fraction of the time that the model's shortest regime lasts.
+    pub const DWELL_FRACTION: f64 = 0.05;
     /// Time before `unknown` may be said, seconds.
     pub const NOVELTY_WARM_UP_S: f64 = 1.0;
 
-    /// The default rule at a bin width, seconds, for a model's novelty threshold.
+    /// The default rule for a model.
     #[must_use]
-    pub fn new(bin_width_s: f64, novelty_threshold: f32) -> Self {
-        let bins = |seconds: f64| (seconds / bin_width_s).ceil().max(1.0);
+    pub fn of(model: &Model) -> Self {
+        let bins = |seconds: f64| (seconds / model.bin_width_s).round().max(1.0);
+        let dwell_s = Self::DWELL_S.min(Self::DWELL_FRACTION * model.shortest_regime_s());
         Self {
             probability_min: Self::PROBABILITY_MIN,
-            dwell_bins: bins(Self::DWELL_S) as u32,
+            dwell_bins: bins(dwell_s) as u32,
             unknown: true,
-            novelty_threshold,
+            novelty_threshold: model.online.novelty_threshold,
             novelty_warm_up_bins: bins(Self::NOVELTY_WARM_UP_S) as u64,
         }
     }
@@ -148,6 +153,16 @@ mod tests {
             novelty_threshold: 2.0,
             novelty_warm_up_bins: 2,
         }
+    }
+
+    #[test]
+    fn the_dwell_suits_the_shortest_regime() {
+        let mut model = crate::inference::example_model();
+        // The second regime is left at 0.005 + 0.03 per bin of 10 ms: it lasts 286 ms.
+        assert!((model.shortest_regime_s() - 0.01 / 0.035).abs() < 1e-6);
+        assert_eq!(DecisionRule::of(&model).dwell_bins, 1);
+        model.online.hazard_per_bin = crate::model::OnlineSettings::uniform_hazard(2, 1.0 / 300.0);
+        assert_eq!(DecisionRule::of(&model).dwell_bins, 5);
     }
 
     #[test]

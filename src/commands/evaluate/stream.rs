@@ -63,7 +63,7 @@ impl Tally {
         own: &mut Score,
     ) -> Result<Timeline> {
         let readout = model.readout(&trial.session).context("a session the model does not know")?;
-        let rule = DecisionRule::new(model.bin_width_s, model.online.novelty_threshold);
+        let rule = DecisionRule::of(model);
         let mut engine = Engine::new(model, readout, rule)?;
         self.score.start_stream();
         own.start_stream();
