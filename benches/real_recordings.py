@@ -94,15 +94,30 @@ def hmm(train, test, n):
     best = max((PoissonHMM(n, n_iter=60, random_state=s).fit(x.astype(int)) for s in range(3)), key=lambda m: m.score(x.astype(int)))
     state = best.predict(x.astype(int))
     name = [np.bincount(y[(state == k) & (y >= 0)], minlength=n).argmax() if ((state == k) & (y >= 0)).any() else 0 for k in range(n)]
-    alpha, said = best.startprob_, []
-    rate = np.maximum(best.lambdas_, 1e-6)
-    for row in z:
-        log = row @ np.log(rate).T - rate.sum(1)
-        alpha = alpha * np.exp(log - log.max())
+    return np.array(name)[filtered(z, best.startprob_, best.transmat_, best.lambdas_).argmax(1)]
+
+
+def labelled_hmm(train, test, n):
+    """The same with rates and transitions counted from the labels; unlabelled bins are a state of their own, never named."""
+    (x, y), (z, _) = train, test
+    state = np.where(y < 0, n, y)
+    k = n + 1 if (y < 0).any() else n
+    rate = np.array([(x[state == s].sum(0) + 0.5) / ((state == s).sum() + 1) for s in range(k)])
+    step = np.full((k, k), 0.5)
+    np.add.at(step, (state[:-1], state[1:]), 1)
+    return filtered(z, np.full(k, 1 / k), step / step.sum(1, keepdims=True), rate)[:, :n].argmax(1)
+
+
+def filtered(counts, alpha, step, rate):
+    """P(state | counts so far), [bins, states]."""
+    rate, out = np.maximum(rate, 1e-6), []
+    for row in counts:
+        log = np.log(np.maximum(alpha, 1e-300)) + row @ np.log(rate).T - rate.sum(1)
+        alpha = np.exp(log - log.max())
         alpha /= alpha.sum()
-        said.append(name[alpha.argmax()])
-        alpha = alpha @ best.transmat_
-    return np.array(said)
+        out.append(alpha)
+        alpha = alpha @ step
+    return np.array(out)
 
 
 def serve(model, session, out):
@@ -160,7 +175,8 @@ def case(name, file, speed, steps=None, bin_ms=None, learn_on=None, base=None, f
         "regimed, most probable regime": posterior.argmax(1),
         "linear discriminant per bin": lda.predict(test[0])[:len(rows)],
         "linear discriminant, last 0.5 s": lda_past.predict(past_test)[:len(rows)],
-        "Poisson HMM, filtered": hmm(train, test, n)[:len(rows)],
+        "Poisson HMM, unsupervised": hmm(train, test, n)[:len(rows)],
+        "Poisson HMM, from labels": labelled_hmm(train, test, n)[:len(rows)],
     }
     latency = re.findall(r"(?:decision received|in the daemon): p50 (\d+), p99 (\d+), p99.9 (\d+)", said)
     result = dict(name=name, width_s=width, train_s=took, test_bins=len(rows), methods={})
@@ -194,14 +210,14 @@ def plot(name, names, width, truth, live, posterior):
     fig, axes = plt.subplots(3, 1, figsize=(10, 3.6), sharex=True, height_ratios=[1, 1, 5], layout="constrained")
     colours = plt.cm.tab10(np.arange(10))
     for ax, label, what in ((axes[0], truth, "truth"), (axes[1], live, "label")):
-        for k in range(len(names)):
-            ax.fill_between(t, 0, 1, where=label[shown] == k, color=colours[k], step="pre", lw=0)
+        cells = np.vstack([colours, np.ones(4)])[label[shown]]  # none and unknown are the last: white
+        ax.imshow(cells[None], extent=(0, len(t) * width, 0, 1), aspect="auto", interpolation="nearest")
         ax.set_yticks([]); ax.set_ylabel(what, rotation=0, ha="right", va="center")
     for k, regime in enumerate(names):
         axes[2].plot(t, posterior[shown, k], color=colours[k], lw=1, label=regime)
-    axes[2].set(xlabel="time in the streamed part (s)", ylabel="posterior", ylim=(0, 1.02))
+    axes[2].set(xlim=(0, len(t) * width), xlabel="time in the streamed part (s)", ylabel="posterior", ylim=(0, 1.02))
     axes[2].legend(loc="upper right", ncols=len(names))
-    fig.savefig(out / f"{name}.png", dpi=110)
+    fig.savefig(out / f"{name}.png", dpi=90)
 
 
 for name in sys.argv[3:] or CASES:

@@ -218,14 +218,14 @@ impl FilterBank {
             constant += self.log_factorial[(*to as usize).min(self.log_factorial.len() - 1)];
         }
         let arch = self.arch;
-        arch.dispatch(|| self.advance(Some(constant)));
+        arch.dispatch(Advance { bank: self, log_factorials: Some(constant) });
         &self.estimate
     }
 
     /// A missing bin: prediction without update.
     pub fn predict(&mut self) -> &Estimate {
         let arch = self.arch;
-        arch.dispatch(|| self.advance(None));
+        arch.dispatch(Advance { bank: self, log_factorials: None });
         &self.estimate
     }
 
@@ -457,6 +457,22 @@ impl FilterBank {
         }
         self.estimate.participation_ratio =
             if trace_sq > 0.0 { (trace * trace / trace_sq).clamp(1.0, rank as f32) } else { 1.0 };
+    }
+}
+
+/// [`FilterBank::advance`], compiled for each set of vector instructions. A closure would not do: its
+/// call is not inlined into the function that has them.
+struct Advance<'a> {
+    bank: &'a mut FilterBank,
+    log_factorials: Option<f32>,
+}
+
+impl pulp::WithSimd for Advance<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: pulp::Simd>(self, _: S) {
+        self.bank.advance(self.log_factorials);
     }
 }
 

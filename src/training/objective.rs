@@ -155,7 +155,12 @@ impl BatchLoss<'_> {
                 shared: std::mem::take(&mut total.shared),
                 readout: vec![0.0; range.len()],
             };
-            let found = arch.dispatch(|| self.window(drawn, &pass, &mut gradient));
+            let found = arch.dispatch(OneWindow {
+                batch: self,
+                drawn,
+                pass: &pass,
+                gradient: &mut gradient,
+            });
             add(&mut total.readout[range], &gradient.readout);
             total.factors = gradient.factors;
             total.shared = gradient.shared;
@@ -213,6 +218,23 @@ impl BatchLoss<'_> {
             forecast: found.forecast,
             contrast,
         }
+    }
+}
+
+/// [`BatchLoss::window`], compiled for each set of vector instructions.
+struct OneWindow<'a> {
+    batch: &'a BatchLoss<'a>,
+    drawn: &'a Drawn,
+    pass: &'a Pass<'a, f32>,
+    gradient: &'a mut Gradient<f32>,
+}
+
+impl pulp::WithSimd for OneWindow<'_> {
+    type Output = BatchScores;
+
+    #[inline(always)]
+    fn with_simd<S: pulp::Simd>(self, _: S) -> BatchScores {
+        self.batch.window(self.drawn, self.pass, self.gradient)
     }
 }
 
