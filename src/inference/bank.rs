@@ -1,5 +1,7 @@
 //! The bank: mixing, weights, and what comes out of a bin.
 
+use pulp::{Simd, WithSimd};
+
 use super::BankError;
 use super::hypothesis::{Hypothesis, Layout, Scratch};
 use super::kernels::exp;
@@ -230,10 +232,10 @@ impl FilterBank {
     }
 
     #[inline(always)]
-    fn advance(&mut self, log_factorials: Option<f32>) {
+    fn advance<S: Simd>(&mut self, simd: S, log_factorials: Option<f32>) {
         self.mix();
         for h in &mut self.hypotheses {
-            h.predict(&self.layout, &mut self.scratch);
+            h.predict(simd, &self.layout, &mut self.scratch);
         }
         self.estimate.log_likelihood = 0.0;
         if let Some(constant) = log_factorials
@@ -241,7 +243,7 @@ impl FilterBank {
         {
             for h in &mut self.hypotheses {
                 let evidence =
-                    h.update(&self.layout, &mut self.scratch, &self.counts, &self.weight);
+                    h.update(simd, &self.layout, &mut self.scratch, &self.counts, &self.weight);
                 h.log_weight += evidence;
             }
             let total = self.normalise();
@@ -467,12 +469,12 @@ struct Advance<'a> {
     log_factorials: Option<f32>,
 }
 
-impl pulp::WithSimd for Advance<'_> {
+impl WithSimd for Advance<'_> {
     type Output = ();
 
     #[inline(always)]
-    fn with_simd<S: pulp::Simd>(self, _: S) {
-        self.bank.advance(self.log_factorials);
+    fn with_simd<S: Simd>(self, simd: S) {
+        self.bank.advance(simd, self.log_factorials);
     }
 }
 

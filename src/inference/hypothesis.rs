@@ -1,6 +1,8 @@
 //! One hypothesis: predict and update of a Gaussian over `z = (kappa, e)`.
 
-use super::kernels::{dot, dot_row, exp, gemv_t, invert, padded, padded_row, tanh};
+use pulp::Simd;
+
+use super::kernels::{dot, exp, gemv_t, invert, padded, padded_row, tanh};
 use crate::model::{Model, RANK_MAX, Readout};
 
 /// Constants of a model and readout, laid out for the kernels.
@@ -195,36 +197,36 @@ impl Hypothesis {
 
     /// Factors at the mean embedding, and the mean step with its Jacobian in `s.transition`.
     #[inline(always)]
-    fn linearise(&self, l: &Layout, s: &mut Scratch) {
+    fn linearise<S: Simd>(&self, simd: S, l: &Layout, s: &mut Scratch) {
         let (rank, units, a) = (l.rank, l.units, l.leak);
         let (kappa, e) = (&self.mean[..rank], &self.mean[rank..l.state]);
         s.phi.copy_from_slice(&l.offset);
-        gemv_t(&mut s.phi, kappa, &l.m);
+        gemv_t(simd, &mut s.phi, kappa, &l.m);
         for (phi, slope) in s.phi.iter_mut().zip(&mut s.slope) {
             *phi = tanh(*phi);
             *slope = 1.0 - *phi * *phi;
         }
         s.h1.copy_from_slice(&l.b1);
-        gemv_t(&mut s.h1, e, &l.w1);
+        gemv_t(simd, &mut s.h1, e, &l.w1);
         activate(&mut s.h1, &mut s.d1);
         s.h2.copy_from_slice(&l.b2);
-        gemv_t(&mut s.h2, &s.h1, &l.w2);
+        gemv_t(simd, &mut s.h2, &s.h1, &l.w2);
         activate(&mut s.h2, &mut s.d2);
         s.n.copy_from_slice(&l.n0);
-        gemv_t(&mut s.n, &s.h2, &l.wn);
+        gemv_t(simd, &mut s.n, &s.h2, &l.wn);
         // How each last hidden unit moves the step, given phi: [rank, hidden1].
         let last = l.hidden[1];
         for b in 0..last {
             for r in 0..rank {
                 let at = b * rank + r;
                 s.contracted[r * last + b] =
-                    l.wc[at] + dot(&l.wn[at * units..(at + 1) * units], &s.phi);
+                    l.wc[at] + dot(simd, &l.wn[at * units..(at + 1) * units], &s.phi);
             }
         }
         // Step: (1-a) kappa + a (N^T phi + c), c through h2.
         for r in 0..rank {
-            let drive = dot(&l.n0[r * units..(r + 1) * units], &s.phi);
-            let learned = dot_row(&s.h2, &s.contracted[r * last..(r + 1) * last]);
+            let drive = dot(simd, &l.n0[r * units..(r + 1) * units], &s.phi);
+            let learned = dot(simd, &s.h2, &s.contracted[r * last..(r + 1) * last]);
             s.latent[r] = (1.0 - a) * kappa[r] + a * (drive + learned);
         }
         // Jacobian with respect to kappa: (1-a) I + a N^T D M.
@@ -233,7 +235,7 @@ impl Hypothesis {
             let n = &mut s.n[r * units..(r + 1) * units];
             n.iter_mut().zip(&s.slope).for_each(|(n, d)| *n *= d);
             for j in 0..rank {
-                s.transition[r * l.stride + j] = a * dot(n, &l.m[j * units..(j + 1) * units]);
+                s.transition[r * l.stride + j] = a * dot(simd, n, &l.m[j * units..(j + 1) * units]);
             }
             s.transition[r * l.stride + r] += 1.0 - a;
         }
@@ -242,10 +244,10 @@ impl Hypothesis {
             let row = &l.w1[j * l.hidden[0]..(j + 1) * l.hidden[0]];
             s.h1.iter_mut().zip(row.iter().zip(&s.d1)).for_each(|(t, (w, d))| *t = w * d);
             s.tangent.fill(0.0);
-            gemv_t(&mut s.tangent, &s.h1, &l.w2);
+            gemv_t(simd, &mut s.tangent, &s.h1, &l.w2);
             s.tangent.iter_mut().zip(&s.d2).for_each(|(t, d)| *t *= d);
             for r in 0..rank {
-                let slope = dot_row(&s.tangent, &s.contracted[r * last..(r + 1) * last]);
+                let slope = dot(simd, &s.tangent, &s.contracted[r * last..(r + 1) * last]);
                 s.transition[r * l.stride + rank + j] = a * slope;
             }
         }
@@ -253,18 +255,19 @@ impl Hypothesis {
 
     /// Time update: mean and covariance one bin ahead.
     #[inline(always)]
-    pub(super) fn predict(&mut self, l: &Layout, s: &mut Scratch) {
+    pub(super) fn predict<S: Simd>(&mut self, simd: S, l: &Layout, s: &mut Scratch) {
         let (rank, stride) = (l.rank, l.stride);
-        self.linearise(l, s);
+        self.linearise(simd, l, s);
         self.mean[..rank].copy_from_slice(&s.latent);
         s.product.fill(0.0);
         for r in 0..rank {
             let row = &mut s.product[r * stride..(r + 1) * stride];
-            gemv_t(row, &s.transition[r * stride..r * stride + l.state], &self.cov);
+            gemv_t(simd, row, &s.transition[r * stride..r * stride + l.state], &self.cov);
         }
         for r in 0..rank {
             for q in 0..=r {
-                let value = dot_row(
+                let value = dot(
+                    simd,
                     &s.product[r * stride..(r + 1) * stride],
                     &s.transition[q * stride..(q + 1) * stride],
                 );
@@ -285,37 +288,46 @@ impl Hypothesis {
 
     /// Log rates at the mean, and `sum_i w_i (y_i eta_i - exp eta_i)`; rates in `s.rates`.
     #[inline(always)]
-    fn rates(&self, l: &Layout, s: &mut Scratch, counts: &[f32], weight: &[f32]) -> f32 {
+    fn rates<S: Simd>(
+        &self,
+        simd: S,
+        l: &Layout,
+        s: &mut Scratch,
+        counts: &[f32],
+        weight: &[f32],
+    ) -> f32 {
         s.log_rates.copy_from_slice(&l.baseline);
-        gemv_t(&mut s.log_rates, &self.mean[..l.rank], &l.loading);
+        gemv_t(simd, &mut s.log_rates, &self.mean[..l.rank], &l.loading);
         let [low, high] = l.bounds;
         for ((eta, rate), w) in s.log_rates.iter_mut().zip(&mut s.rates).zip(weight) {
             *eta = eta.clamp(low, high);
             *rate = w * exp(*eta);
         }
-        dot(counts, &s.log_rates) - dot(&s.rates, weight)
+        dot(simd, counts, &s.log_rates) - dot(simd, &s.rates, weight)
     }
 
     /// Measurement update by one bin of counts; `counts` is zero where `weight` is. Returns the
     /// Laplace evidence, `sum log y!` left out.
     #[inline(always)]
-    pub(super) fn update(
+    pub(super) fn update<S: Simd>(
         &mut self,
+        simd: S,
         l: &Layout,
         s: &mut Scratch,
         counts: &[f32],
         weight: &[f32],
     ) -> f32 {
         let (rank, stride, channels) = (l.rank, l.stride, l.channels);
-        self.rates(l, s, counts, weight);
+        self.rates(simd, l, s, counts, weight);
         for ((res, y), rate) in s.residual.iter_mut().zip(counts).zip(&s.rates) {
             *res = y - rate;
         }
         let mut pair = 0;
         for r in 0..rank {
-            self.score[r] = dot(&l.loading[r * channels..(r + 1) * channels], &s.residual);
+            self.score[r] = dot(simd, &l.loading[r * channels..(r + 1) * channels], &s.residual);
             for q in r..rank {
-                let value = dot(&l.products[pair * channels..(pair + 1) * channels], &s.rates);
+                let value =
+                    dot(simd, &l.products[pair * channels..(pair + 1) * channels], &s.rates);
                 self.information[r * rank + q] = value;
                 self.information[q * rank + r] = value;
                 pair += 1;
@@ -327,7 +339,7 @@ impl Hypothesis {
         for r in 0..rank {
             let row = &mut s.product[r * stride..(r + 1) * stride];
             let head = &self.cov[..rank * stride];
-            gemv_t(row, &self.information[r * rank..(r + 1) * rank], head);
+            gemv_t(simd, row, &self.information[r * rank..(r + 1) * rank], head);
             s.square[r * rank..(r + 1) * rank].copy_from_slice(&row[..rank]);
             s.square[r * rank + r] += 1.0;
         }
@@ -340,16 +352,16 @@ impl Hypothesis {
                 column[k] = s.inverse[k * rank + r];
             }
             let row = &mut s.gain_t[r * stride..(r + 1) * stride];
-            gemv_t(row, &column[..rank], &self.cov[..rank * stride]);
+            gemv_t(simd, row, &column[..rank], &self.cov[..rank * stride]);
         }
         s.latent.copy_from_slice(&self.mean[..rank]);
-        gemv_t(&mut self.mean, &self.score, &s.gain_t);
+        gemv_t(simd, &mut self.mean, &self.score, &s.gain_t);
         for i in 0..l.state {
             for r in 0..rank {
                 column[r] = -s.gain_t[r * stride + i];
             }
             let row = &mut self.cov[i * stride..(i + 1) * stride];
-            gemv_t(row, &column[..rank], &s.product);
+            gemv_t(simd, row, &column[..rank], &s.product);
         }
         for i in 0..l.state {
             for j in 0..i {
@@ -360,7 +372,7 @@ impl Hypothesis {
         }
         let quadratic: f32 =
             (0..rank).map(|r| (self.mean[r] - s.latent[r]) * self.whitened[r]).sum();
-        self.rates(l, s, counts, weight) - 0.5 * quadratic - 0.5 * log_det
+        self.rates(simd, l, s, counts, weight) - 0.5 * quadratic - 0.5 * log_det
     }
 
     /// True while every number of the hypothesis is finite.

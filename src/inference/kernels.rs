@@ -1,7 +1,9 @@
-//! Vector kernels of the filter bank. Every loop runs over fixed lanes in a fixed order, so a result
-//! does not depend on the machine's vector width. All are inlined into [`pulp`]'s dispatch.
+//! Vector kernels of the filter bank, inlined into [`pulp`]'s dispatch. Sums run in an order that
+//! depends on the width of the processor's vectors alone: on one kind of processor the same input gives
+//! the same bits.
 
 use num_traits::Float;
+use pulp::Simd;
 
 /// Floating point of the filter: `f32` in service, `f64` where a check wants the digits.
 pub(crate) trait Real:
@@ -42,8 +44,8 @@ impl Real for f64 {
     }
 }
 
-/// Lanes of a block; padded lengths are multiples of this.
-pub(crate) const LANES: usize = 8;
+/// Padded lengths of rows are multiples of this; of longer arrays, of [`WIDE`].
+const LANES: usize = 8;
 const WIDE: usize = 2 * LANES;
 
 /// Rounds a length up to whole blocks of the widest loop.
@@ -82,74 +84,77 @@ pub(crate) fn tanh(x: f32) -> f32 {
     1.0 - 2.0 / (exp(2.0 * x) + 1.0)
 }
 
-/// `sum_i a_i b_i` over whole blocks.
+/// `sum_i a_i b_i`, four sums at a time.
 #[inline(always)]
-pub(crate) fn dot(a: &[f32], b: &[f32]) -> f32 {
-    let mut lanes = [0.0f32; WIDE];
-    let (a, b) = (a.chunks_exact(WIDE), b.chunks_exact(WIDE));
-    for (x, y) in a.zip(b) {
-        for l in 0..WIDE {
-            lanes[l] += x[l] * y[l];
+pub(crate) fn dot<S: Simd>(simd: S, a: &[f32], b: &[f32]) -> f32 {
+    let (a, a_tail) = S::as_simd_f32s(a);
+    let (b, b_tail) = S::as_simd_f32s(b);
+    let zero = simd.splat_f32s(0.0);
+    let mut sums = [zero; 4];
+    let (a4, b4) = (a.chunks_exact(4), b.chunks_exact(4));
+    let (a_rest, b_rest) = (a4.remainder(), b4.remainder());
+    for (x, y) in a4.zip(b4) {
+        for (l, sum) in sums.iter_mut().enumerate() {
+            *sum = simd.mul_add_e_f32s(x[l], y[l], *sum);
         }
     }
-    reduce(&lanes)
-}
-
-/// `sum_i a_i b_i` over narrow blocks (rows of the covariance).
-#[inline(always)]
-pub(crate) fn dot_row(a: &[f32], b: &[f32]) -> f32 {
-    let mut lanes = [0.0f32; LANES];
-    for (x, y) in a.chunks_exact(LANES).zip(b.chunks_exact(LANES)) {
-        for l in 0..LANES {
-            lanes[l] += x[l] * y[l];
-        }
+    for (x, y) in a_rest.iter().zip(b_rest) {
+        sums[0] = simd.mul_add_e_f32s(*x, *y, sums[0]);
     }
-    (lanes[0] + lanes[4]) + (lanes[1] + lanes[5]) + ((lanes[2] + lanes[6]) + (lanes[3] + lanes[7]))
+    let [s0, s1, s2, s3] = sums;
+    let sum = simd.add_f32s(simd.add_f32s(s0, s1), simd.add_f32s(s2, s3));
+    let tail: f32 = a_tail.iter().zip(b_tail).map(|(x, y)| x * y).sum();
+    simd.reduce_sum_f32s(sum) + tail
 }
 
+/// `y += sum_b a_b X_b`, rows of `x` as long as `y`; four rows at a time.
 #[inline(always)]
-fn reduce(lanes: &[f32; WIDE]) -> f32 {
-    let mut half = [0.0f32; 8];
-    for l in 0..8 {
-        half[l] = lanes[l] + lanes[l + 8];
-    }
-    (half[0] + half[4]) + (half[1] + half[5]) + ((half[2] + half[6]) + (half[3] + half[7]))
-}
-
-/// `y += a x` over whole narrow blocks.
-#[inline(always)]
-pub(crate) fn axpy(y: &mut [f32], a: f32, x: &[f32]) {
-    for (y, x) in y.chunks_exact_mut(LANES).zip(x.chunks_exact(LANES)) {
-        for l in 0..LANES {
-            y[l] += a * x[l];
-        }
-    }
-}
-
-/// `y += sum_b a_b X_b`, rows of `x` as long as `y`; four rows at a time keep `y` in registers.
-#[inline(always)]
-pub(crate) fn gemv_t(y: &mut [f32], a: &[f32], x: &[f32]) {
+pub(crate) fn gemv_t<S: Simd>(simd: S, y: &mut [f32], a: &[f32], x: &[f32]) {
     let len = y.len();
     let mut b = 0;
     while b + 4 <= a.len() {
         let (x0, rest) = x[b * len..(b + 4) * len].split_at(len);
         let (x1, rest) = rest.split_at(len);
         let (x2, x3) = rest.split_at(len);
-        let rows = x0
-            .chunks_exact(LANES)
-            .zip(x1.chunks_exact(LANES))
-            .zip(x2.chunks_exact(LANES).zip(x3.chunks_exact(LANES)));
-        for (y, ((x0, x1), (x2, x3))) in y.chunks_exact_mut(LANES).zip(rows) {
-            for l in 0..LANES {
-                y[l] += (a[b] * x0[l] + a[b + 1] * x1[l]) + (a[b + 2] * x2[l] + a[b + 3] * x3[l]);
-            }
-        }
+        rows4(simd, y, [a[b], a[b + 1], a[b + 2], a[b + 3]], [x0, x1, x2, x3]);
         b += 4;
     }
     while b < a.len() {
-        axpy(y, a[b], &x[b * len..(b + 1) * len]);
+        axpy(simd, y, a[b], &x[b * len..(b + 1) * len]);
         b += 1;
     }
+}
+
+/// `y += a_0 x_0 + a_1 x_1 + a_2 x_2 + a_3 x_3`.
+#[inline(always)]
+fn rows4<S: Simd>(simd: S, y: &mut [f32], a: [f32; 4], x: [&[f32]; 4]) {
+    let (y, y_tail) = S::as_mut_simd_f32s(y);
+    let n = y.len();
+    let scale = a.map(|a| simd.splat_f32s(a));
+    let rows = x.map(|x| &S::as_simd_f32s(x).0[..n]);
+    for (i, y) in y.iter_mut().enumerate() {
+        let low = simd.mul_add_e_f32s(scale[0], rows[0][i], *y);
+        let low = simd.mul_add_e_f32s(scale[1], rows[1][i], low);
+        let high = simd.mul_f32s(scale[2], rows[2][i]);
+        let high = simd.mul_add_e_f32s(scale[3], rows[3][i], high);
+        *y = simd.add_f32s(low, high);
+    }
+    let tails = x.map(|x| S::as_simd_f32s(x).1);
+    for (i, y) in y_tail.iter_mut().enumerate() {
+        *y += (a[0] * tails[0][i] + a[1] * tails[1][i]) + (a[2] * tails[2][i] + a[3] * tails[3][i]);
+    }
+}
+
+/// `y += a x`.
+#[inline(always)]
+fn axpy<S: Simd>(simd: S, y: &mut [f32], a: f32, x: &[f32]) {
+    let (y, y_tail) = S::as_mut_simd_f32s(y);
+    let (x, x_tail) = S::as_simd_f32s(x);
+    let scale = simd.splat_f32s(a);
+    for (y, x) in y.iter_mut().zip(x) {
+        *y = simd.mul_add_e_f32s(scale, *x, *y);
+    }
+    y_tail.iter_mut().zip(x_tail).for_each(|(y, x)| *y += a * x);
 }
 
 /// Inverts the `n` by `n` row-major matrix `a` in place of `inverse` by Gauss-Jordan elimination
@@ -235,11 +240,15 @@ mod tests {
         let x: Vec<f32> = (0..rows * 16).map(|i| (i as f32 * 0.7).sin()).collect();
         let a: Vec<f32> = (0..rows).map(|i| (i as f32).cos()).collect();
         let mut y = vec![0.0; 16];
-        gemv_t(&mut y, &a, &x);
+        let simd = pulp::Scalar::new();
+        gemv_t(simd, &mut y, &a, &x);
         for j in 0..16 {
             let expected: f32 = (0..rows).map(|b| a[b] * x[b * 16 + j]).sum();
             assert!((y[j] - expected).abs() < 1e-5);
         }
-        assert!((dot(&x[..16], &x[16..32]) - dot_row(&x[..16], &x[16..32])).abs() < 1e-5);
+        for len in [5, 16, 83] {
+            let expected: f32 = (0..len).map(|i| x[i] * x[i + 9]).sum();
+            assert!((dot(simd, &x[..len], &x[9..9 + len]) - expected).abs() < 1e-5);
+        }
     }
 }
