@@ -102,7 +102,11 @@ async fn replay(args: &ReplayArgs, recording: &Recording) -> Result<()> {
     }
     progress.finish();
     println!("{done} bins sent{}", if stopped { ", stopped" } else { "" });
-    if let Some(account) = sender.finish().await? {
+    let account = sender.finish().await?;
+    if account.is_none() && listener.is_none() {
+        println!("ZeroMQ has no way back; --score ENDPOINT tells what the daemon made of them");
+    }
+    if let Some(account) = account {
         println!("accepted {}, missing {}", account.bins_accepted, account.bins_missing);
         for r in account.rejections {
             println!("{} messages rejected: {}", r.messages, r.detail);

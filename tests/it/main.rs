@@ -9,3 +9,4 @@ mod interop;
 mod recordings;
 mod rig;
 mod tidy;
+mod unlabelled;
