@@ -3,7 +3,7 @@
 use pulp::{Simd, WithSimd};
 
 use super::BankError;
-use super::hypothesis::{Hypothesis, Layout, Scratch};
+use super::hypothesis::{Bin, Hypothesis, Layout, Scratch};
 use super::kernels::exp;
 use crate::model::{Model, Readout};
 
@@ -241,9 +241,9 @@ impl FilterBank {
         if let Some(constant) = log_factorials
             && self.n_active > 0
         {
+            let bin = Bin { counts: &self.counts, weight: &self.weight };
             for h in &mut self.hypotheses {
-                let evidence =
-                    h.update(simd, &self.layout, &mut self.scratch, &self.counts, &self.weight);
+                let evidence = h.update(simd, &self.layout, &mut self.scratch, bin);
                 h.log_weight += evidence;
             }
             let total = self.normalise();

@@ -166,6 +166,15 @@ impl Scratch {
     }
 }
 
+/// One bin as the update sees it, padded.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Bin<'a> {
+    /// Zero where `weight` is.
+    pub(super) counts: &'a [f32],
+    /// 1 for a channel that informs, else 0.
+    pub(super) weight: &'a [f32],
+}
+
 /// One Gaussian over `(kappa, e)`.
 #[derive(Debug, Clone)]
 pub(super) struct Hypothesis {
@@ -288,38 +297,29 @@ impl Hypothesis {
 
     /// Log rates at the mean, and `sum_i w_i (y_i eta_i - exp eta_i)`; rates in `s.rates`.
     #[inline(always)]
-    fn rates<S: Simd>(
-        &self,
-        simd: S,
-        l: &Layout,
-        s: &mut Scratch,
-        counts: &[f32],
-        weight: &[f32],
-    ) -> f32 {
+    fn rates<S: Simd>(&self, simd: S, l: &Layout, s: &mut Scratch, bin: Bin<'_>) -> f32 {
         s.log_rates.copy_from_slice(&l.baseline);
         gemv_t(simd, &mut s.log_rates, &self.mean[..l.rank], &l.loading);
         let [low, high] = l.bounds;
-        for ((eta, rate), w) in s.log_rates.iter_mut().zip(&mut s.rates).zip(weight) {
+        for ((eta, rate), w) in s.log_rates.iter_mut().zip(&mut s.rates).zip(bin.weight) {
             *eta = eta.clamp(low, high);
             *rate = w * exp(*eta);
         }
-        dot(simd, counts, &s.log_rates) - dot(simd, &s.rates, weight)
+        dot(simd, bin.counts, &s.log_rates) - dot(simd, &s.rates, bin.weight)
     }
 
-    /// Measurement update by one bin of counts; `counts` is zero where `weight` is. Returns the
-    /// Laplace evidence, `sum log y!` left out.
+    /// Measurement update by one bin. Returns the Laplace evidence, `sum log y!` left out.
     #[inline(always)]
     pub(super) fn update<S: Simd>(
         &mut self,
         simd: S,
         l: &Layout,
         s: &mut Scratch,
-        counts: &[f32],
-        weight: &[f32],
+        bin: Bin<'_>,
     ) -> f32 {
         let (rank, stride, channels) = (l.rank, l.stride, l.channels);
-        self.rates(simd, l, s, counts, weight);
-        for ((res, y), rate) in s.residual.iter_mut().zip(counts).zip(&s.rates) {
+        self.rates(simd, l, s, bin);
+        for ((res, y), rate) in s.residual.iter_mut().zip(bin.counts).zip(&s.rates) {
             *res = y - rate;
         }
         let mut pair = 0;
@@ -372,7 +372,7 @@ impl Hypothesis {
         }
         let quadratic: f32 =
             (0..rank).map(|r| (self.mean[r] - s.latent[r]) * self.whitened[r]).sum();
-        self.rates(simd, l, s, counts, weight) - 0.5 * quadratic - 0.5 * log_det
+        self.rates(simd, l, s, bin) - 0.5 * quadratic - 0.5 * log_det
     }
 
     /// True while every number of the hypothesis is finite.
