@@ -30,15 +30,18 @@ const FILE_BYTES_MAX: u64 = 1 << 30;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum CheckpointError {
-    /// The file system's reason.
+    /// No model there.
     #[error(
-        "{path}: {source} (a model directory holds {WEIGHTS_FILE} and {CARD_FILE}; `regimed pretrain` makes one)"
+        "{0}: no such file (a model directory holds {WEIGHTS_FILE} and {CARD_FILE}; `regimed pretrain` makes one)"
     )]
+    Missing(PathBuf),
+    /// The file system's reason.
+    #[error("{path}: {reason}")]
     Io {
         /// The file.
         path: PathBuf,
         /// The reason.
-        source: std::io::Error,
+        reason: std::io::Error,
     },
     /// Content that is not what it must be.
     #[error("{path}: {what}: expected {expected}, found {found}")]
@@ -146,7 +149,7 @@ pub fn sha256_hex(bytes: &[u8]) -> String {
 /// When it cannot be read.
 pub fn data_file(path: &Path) -> Result<DataFile, CheckpointError> {
     let bytes =
-        fs::read(path).map_err(|source| CheckpointError::Io { path: path.into(), source })?;
+        fs::read(path).map_err(|reason| CheckpointError::Io { path: path.into(), reason })?;
     let file = path.file_name().map_or(Cow::Borrowed("?"), |n| n.to_string_lossy()).into_owned();
     Ok(DataFile { file, sha256: sha256_hex(&bytes) })
 }
@@ -158,7 +161,10 @@ pub fn data_file(path: &Path) -> Result<DataFile, CheckpointError> {
 pub fn load(dir: &Path) -> Result<Checkpoint, CheckpointError> {
     let read = |name: &str| {
         let path = dir.join(name);
-        let io = |source| CheckpointError::Io { path: path.clone(), source };
+        let io = |reason: std::io::Error| match reason.kind() {
+            std::io::ErrorKind::NotFound => CheckpointError::Missing(path.clone()),
+            _ => CheckpointError::Io { path: path.clone(), reason },
+        };
         let length = fs::metadata(&path).map_err(io)?.len();
         if length > FILE_BYTES_MAX {
             let (expected, found) = (format!("at most {FILE_BYTES_MAX} bytes"), length.to_string());
@@ -454,7 +460,7 @@ pub fn save(dir: &Path, model: &Model, provenance: &Provenance) -> Result<(), Ch
     let json = serde_json::to_vec_pretty(&card).map_err(|e| wrong(e.to_string()))?;
     let io = |path: &Path| {
         let path = path.to_owned();
-        move |source| CheckpointError::Io { path, source }
+        move |reason| CheckpointError::Io { path, reason }
     };
     fs::create_dir_all(dir).map_err(io(dir))?;
     for (name, bytes) in [(WEIGHTS_FILE, &weights), (CARD_FILE, &json)] {

@@ -100,9 +100,9 @@ pub fn run(args: &PretrainArgs) -> Result<()> {
     settings.dims.embedding = args.embedding;
     settings.dims.units = args.units;
     settings.dims.check().map_err(anyhow::Error::msg)?;
+    let recordings = args.recordings.read_all(&args.data)?;
     let files: Vec<DataFile> =
         args.data.iter().map(|p| checkpoint::data_file(p)).collect::<Result<_, _>>()?;
-    let recordings = args.recordings.read_all(&args.data)?;
     let data = Arc::new(Dataset::for_pretraining(&recordings)?);
     for s in &data.sessions {
         eprintln!("session '{}': {} channels", s.name, s.n_channels);

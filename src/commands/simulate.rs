@@ -80,6 +80,11 @@ pub fn run(args: &SimulateArgs) -> Result<()> {
     positive("--animals", args.animals as f64, 1e3)?;
     positive("--tasks", args.tasks as f64, 9_999.0)?;
     positive("--trials", args.trials as f64, 1e5)?;
+    // Said before the work, not after it.
+    let folder = args.out.parent().filter(|p| !p.as_os_str().is_empty());
+    if let Some(folder) = folder.filter(|f| !f.is_dir()) {
+        bail!("--out: expected a file in a folder that exists, found no {}", folder.display());
+    }
     let mut trials = Vec::new();
     let total = args.animals as usize * if args.switch_every.is_some() { 1 } else { 5 };
     let mut progress = Progress::new("simulate", total, 0);

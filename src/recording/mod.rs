@@ -12,12 +12,12 @@ pub use npz::{read, write};
 #[derive(Debug, thiserror::Error)]
 pub enum RecordingError {
     /// The file could not be read or written.
-    #[error("{path}: {source}")]
+    #[error("{path}: {reason}")]
     Io {
         /// The file.
         path: PathBuf,
         /// The system's reason.
-        source: std::io::Error,
+        reason: std::io::Error,
     },
     /// Not an `.npz`, or one that is broken.
     #[error("{path}: expected a .npz file as numpy writes it, found: {found}")]

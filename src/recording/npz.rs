@@ -111,7 +111,7 @@ impl Keys<'_> {
 /// # Errors
 /// Names the file, the key, what was expected and what was found.
 pub fn read(path: &Path) -> Result<Recording, RecordingError> {
-    let io = |source| RecordingError::Io { path: path.to_owned(), source };
+    let io = |reason| RecordingError::Io { path: path.to_owned(), reason };
     let archive = |e: &dyn std::fmt::Display| RecordingError::Archive {
         path: path.to_owned(),
         found: e.to_string(),
@@ -308,7 +308,7 @@ fn truth_per_trial(
 /// # Errors
 /// When the file cannot be written.
 pub fn write(recording: &Recording, path: &Path) -> Result<(), RecordingError> {
-    let io = |source| RecordingError::Io { path: path.to_owned(), source };
+    let io = |reason| RecordingError::Io { path: path.to_owned(), reason };
     let archive = |e: zip::result::ZipError| io(std::io::Error::other(e));
     let mut zip = ZipWriter::new(BufWriter::new(File::create(path).map_err(io)?));
     let mut arrays: Vec<(&str, Vec<u8>)> = Vec::new();

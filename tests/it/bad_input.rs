@@ -170,6 +170,23 @@ fn a_model_that_does_not_fit_is_refused() {
 }
 
 #[test]
+fn a_missing_file_is_named_once() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (none, out) = (folder.path().join("none.npz"), folder.path().join("out"));
+    for command in [
+        vec!["pretrain", arg(&none), "--out", arg(&out)],
+        vec!["evaluate", arg(&none), "--model", "builtin", "--report", arg(&out)],
+        vec!["replay", arg(&none)],
+        vec!["calibrate", arg(&none), "--model", arg(&none), "--session", "x"],
+    ] {
+        let (good, _, told) = run(&command);
+        assert!(!good && told.contains("none.npz"), "{command:?}: {told}");
+        let reasons = told.matches("o such file").count();
+        assert_eq!((told.lines().count(), reasons), (1, 1), "{command:?}: {told}");
+    }
+}
+
+#[test]
 fn a_port_that_is_taken_is_named() {
     let taken = TcpListener::bind("127.0.0.1:0").expect("a port");
     let address = taken.local_addr().expect("bound").to_string();
