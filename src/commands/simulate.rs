@@ -83,7 +83,11 @@ pub fn run(args: &SimulateArgs) -> Result<()> {
     // Said before the work, not after it.
     let folder = args.out.parent().filter(|p| !p.as_os_str().is_empty());
     if let Some(folder) = folder.filter(|f| !f.is_dir()) {
-        bail!("--out: expected a file in a folder that exists, found no {}", folder.display());
+        bail!(
+            "--out {}: expected a folder that exists, found no {}",
+            args.out.display(),
+            folder.display()
+        );
     }
     let mut trials = Vec::new();
     let total = args.animals as usize * if args.switch_every.is_some() { 1 } else { 5 };
