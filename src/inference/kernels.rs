@@ -234,21 +234,38 @@ mod tests {
         assert!((log_det - 28f32.ln()).abs() < 1e-6);
     }
 
+    struct Check<'a> {
+        a: &'a [f32],
+        x: &'a [f32],
+    }
+
+    impl pulp::WithSimd for Check<'_> {
+        type Output = ();
+
+        fn with_simd<S: Simd>(self, simd: S) {
+            let (a, x) = (self.a, self.x);
+            for len in [3, 13, 16] {
+                let mut y = vec![0.0; len];
+                gemv_t(simd, &mut y, a, &x[..a.len() * len]);
+                for j in 0..len {
+                    let expected: f32 = (0..a.len()).map(|b| a[b] * x[b * len + j]).sum();
+                    assert!((y[j] - expected).abs() < 1e-5);
+                }
+            }
+            for len in [5, 16, 83] {
+                let expected: f32 = (0..len).map(|i| x[i] * x[i + 9]).sum();
+                assert!((dot(simd, &x[..len], &x[9..9 + len]) - expected).abs() < 1e-5);
+            }
+        }
+    }
+
     #[test]
-    fn gemv_matches_a_plain_loop() {
+    fn gemv_and_dot_match_plain_loops() {
         let rows = 7;
         let x: Vec<f32> = (0..rows * 16).map(|i| (i as f32 * 0.7).sin()).collect();
         let a: Vec<f32> = (0..rows).map(|i| (i as f32).cos()).collect();
-        let mut y = vec![0.0; 16];
-        let simd = pulp::Scalar::new();
-        gemv_t(simd, &mut y, &a, &x);
-        for j in 0..16 {
-            let expected: f32 = (0..rows).map(|b| a[b] * x[b * 16 + j]).sum();
-            assert!((y[j] - expected).abs() < 1e-5);
-        }
-        for len in [5, 16, 83] {
-            let expected: f32 = (0..len).map(|i| x[i] * x[i + 9]).sum();
-            assert!((dot(simd, &x[..len], &x[9..9 + len]) - expected).abs() < 1e-5);
-        }
+        // On this processor's vectors, with lengths that leave a tail, and without vectors.
+        pulp::Arch::new().dispatch(Check { a: &a, x: &x });
+        pulp::WithSimd::with_simd(Check { a: &a, x: &x }, pulp::Scalar::new());
     }
 }
