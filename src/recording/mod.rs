@@ -6,7 +6,7 @@ mod npz;
 use std::path::PathBuf;
 
 pub use npy::{Array, Values};
-pub use npz::{read, write};
+pub use npz::{Archive, numbered, read, trial_starts, write};
 
 /// What is wrong with a recording file.
 #[derive(Debug, thiserror::Error)]

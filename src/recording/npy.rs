@@ -283,6 +283,16 @@ pub(super) fn write_i64(
     values.iter().try_for_each(|v| writer.write_all(&v.to_le_bytes()))
 }
 
+/// Writes 32-bit floats.
+pub(super) fn write_f32(
+    writer: &mut impl Write,
+    shape: &[usize],
+    values: &[f32],
+) -> io::Result<()> {
+    write_header(writer, "<f4", shape)?;
+    values.iter().try_for_each(|v| writer.write_all(&v.to_le_bytes()))
+}
+
 /// Writes 64-bit floats.
 pub(super) fn write_f64(
     writer: &mut impl Write,

@@ -302,22 +302,99 @@ fn truth_per_trial(
     })
 }
 
+/// A new `.npz` being written, array by array.
+pub struct Archive<'a> {
+    path: &'a Path,
+    zip: ZipWriter<BufWriter<File>>,
+}
+
+impl<'a> Archive<'a> {
+    /// Creates the file.
+    ///
+    /// # Errors
+    /// The file system's.
+    pub fn create(path: &'a Path) -> Result<Self, RecordingError> {
+        let io = |reason| RecordingError::Io { path: path.to_owned(), reason };
+        let zip = ZipWriter::new(BufWriter::new(File::create(path).map_err(io)?));
+        Ok(Self { path, zip })
+    }
+
+    fn io(&self, reason: std::io::Error) -> RecordingError {
+        RecordingError::Io { path: self.path.to_owned(), reason }
+    }
+
+    /// Adds one array; `fill` writes it as `.npy`.
+    fn add(
+        &mut self,
+        key: &str,
+        fill: impl FnOnce(&mut ZipWriter<BufWriter<File>>) -> std::io::Result<()>,
+    ) -> Result<(), RecordingError> {
+        self.zip
+            .start_file(format!("{key}.npy"), SimpleFileOptions::default())
+            .map_err(|e| self.io(std::io::Error::other(e)))?;
+        fill(&mut self.zip).map_err(|e| self.io(e))
+    }
+
+    /// Adds 32-bit floats.
+    ///
+    /// # Errors
+    /// The file system's.
+    pub fn f32(
+        &mut self,
+        key: &str,
+        shape: &[usize],
+        values: &[f32],
+    ) -> Result<(), RecordingError> {
+        self.add(key, |w| npy::write_f32(w, shape, values))
+    }
+
+    /// Adds 64-bit floats.
+    ///
+    /// # Errors
+    /// The file system's.
+    pub fn f64(
+        &mut self,
+        key: &str,
+        shape: &[usize],
+        values: &[f64],
+    ) -> Result<(), RecordingError> {
+        self.add(key, |w| npy::write_f64(w, shape, values))
+    }
+
+    /// Adds signed 64-bit integers.
+    ///
+    /// # Errors
+    /// The file system's.
+    pub fn i64(&mut self, key: &str, values: &[i64]) -> Result<(), RecordingError> {
+        self.add(key, |w| npy::write_i64(w, &[values.len()], values))
+    }
+
+    /// Adds strings.
+    ///
+    /// # Errors
+    /// The file system's.
+    pub fn strings(&mut self, key: &str, values: &[String]) -> Result<(), RecordingError> {
+        self.add(key, |w| npy::write_strings(w, values))
+    }
+
+    /// Completes the file.
+    ///
+    /// # Errors
+    /// The file system's.
+    pub fn finish(self) -> Result<(), RecordingError> {
+        let path = self.path;
+        let io = |reason| RecordingError::Io { path: path.to_owned(), reason };
+        self.zip.finish().map_err(|e| io(std::io::Error::other(e)))?.flush().map_err(io)
+    }
+}
+
 /// Writes a recording: `[trials, bins, channels]` where all trials are equally long, else
 /// `[bins, channels]` with `trial_start`.
 ///
 /// # Errors
 /// When the file cannot be written.
 pub fn write(recording: &Recording, path: &Path) -> Result<(), RecordingError> {
-    let io = |reason| RecordingError::Io { path: path.to_owned(), reason };
-    let archive = |e: zip::result::ZipError| io(std::io::Error::other(e));
-    let mut zip = ZipWriter::new(BufWriter::new(File::create(path).map_err(io)?));
-    let mut arrays: Vec<(&str, Vec<u8>)> = Vec::new();
-    let mut add = |key: &'static str, fill: &dyn Fn(&mut Vec<u8>) -> std::io::Result<()>| {
-        let mut bytes = Vec::new();
-        fill(&mut bytes).map_err(io)?;
-        arrays.push((key, bytes));
-        Ok::<(), RecordingError>(())
-    };
+    let mut archive = Archive::create(path)?;
     let trials = &recording.trials;
     let equal = trials.windows(2).all(|w| w[0].n_bins() == w[1].n_bins());
     let stack = equal && trials.len() > 1;
@@ -329,36 +406,24 @@ pub fn write(recording: &Recording, path: &Path) -> Result<(), RecordingError> {
     let counts: Vec<u16> = trials.iter().flat_map(|t| t.counts.iter().copied()).collect();
     if counts.iter().all(|&c| c <= 255) {
         let bytes: Vec<u8> = counts.iter().map(|&c| c as u8).collect();
-        add("counts", &|w| npy::write_bytes(w, &shape, &bytes))?;
+        archive.add("counts", |w| npy::write_bytes(w, &shape, &bytes))?;
     } else {
-        add("counts", &|w| npy::write_u16(w, &shape, &counts))?;
+        archive.add("counts", |w| npy::write_u16(w, &shape, &counts))?;
     }
-    add("bin_width_s", &|w| npy::write_f64(w, &[], &[recording.bin_width_s]))?;
+    archive.f64("bin_width_s", &[], &[recording.bin_width_s])?;
     let continuous = [u8::from(recording.continuous)];
-    add("continuous", &|w| npy::write_bytes(w, &[], &continuous))?;
+    archive.add("continuous", |w| npy::write_bytes(w, &[], &continuous))?;
     if !stack {
-        let mut at = 0;
-        let starts: Vec<i64> = trials
-            .iter()
-            .map(|t| {
-                at += t.n_bins();
-                (at - t.n_bins()) as i64
-            })
-            .collect();
-        add("trial_start", &|w| npy::write_i64(w, &[starts.len()], &starts))?;
+        archive.i64("trial_start", &trial_starts(trials.iter().map(Trial::n_bins)))?;
     }
     let sessions: Vec<String> = trials.iter().map(|t| t.session.clone()).collect();
-    add("session", &|w| npy::write_strings(w, &sessions))?;
-    let n_bins = recording.n_bins();
+    archive.strings("session", &sessions)?;
     let task: Vec<i64> = trials.iter().flat_map(|t| t.task.iter().copied()).collect();
-    add("task", &|w| npy::write_i64(w, &[n_bins], &task))?;
+    archive.i64("task", &task)?;
     if !recording.regime_names.is_empty() {
-        let regime: Vec<i64> = trials
-            .iter()
-            .flat_map(|t| t.regime.iter().map(|r| r.map_or(-1, |r| r as i64)))
-            .collect();
-        add("regime", &|w| npy::write_i64(w, &[n_bins], &regime))?;
-        add("regime_names", &|w| npy::write_strings(w, &recording.regime_names))?;
+        let regime: Vec<i64> = trials.iter().flat_map(|t| numbered(&t.regime)).collect();
+        archive.i64("regime", &regime)?;
+        archive.strings("regime_names", &recording.regime_names)?;
     }
     let truth =
         |get: fn(&Trial) -> Option<f64>| -> Option<Vec<f64>> { trials.iter().map(get).collect() };
@@ -367,12 +432,24 @@ pub fn write(recording: &Recording, path: &Path) -> Result<(), RecordingError> {
         ("frequency_hz", truth(|t| t.frequency_hz)),
     ] {
         if let Some(values) = values {
-            add(key, &|w| npy::write_f64(w, &[values.len()], &values))?;
+            archive.f64(key, &[values.len()], &values)?;
         }
     }
-    for (key, bytes) in arrays {
-        zip.start_file(format!("{key}.npy"), SimpleFileOptions::default()).map_err(archive)?;
-        zip.write_all(&bytes).map_err(io)?;
-    }
-    zip.finish().map_err(archive)?.flush().map_err(io)
+    archive.finish()
+}
+
+/// First bin of each of several trials, one after another.
+pub fn trial_starts(lengths: impl Iterator<Item = usize>) -> Vec<i64> {
+    lengths
+        .scan(0, |at, n| {
+            let start = *at;
+            *at += n;
+            Some(start as i64)
+        })
+        .collect()
+}
+
+/// Labels as a file has them: -1 is unlabelled.
+pub fn numbered(labels: &[Option<usize>]) -> impl Iterator<Item = i64> {
+    labels.iter().map(|r| r.map_or(-1, |r| r as i64))
 }

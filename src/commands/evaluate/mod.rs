@@ -1,5 +1,6 @@
 //! `regimed evaluate`: streams recordings through the engine that serves, and scores them.
 
+mod decisions;
 mod plots;
 mod stream;
 
@@ -18,6 +19,7 @@ use crate::config::BUILTIN_MODEL;
 use crate::daemon::builtin_model;
 use crate::recording::Trial;
 use crate::regime::{ChangeScore, ChangeVerdict, DecisionRule, Score, Verdict};
+use decisions::Decisions;
 use stream::{Tally, Timeline};
 
 /// Times after a start or change at which accuracy is told, seconds.
@@ -35,6 +37,9 @@ pub struct EvaluateArgs {
     /// Directory for report.json, report.txt, report.html and the plots (SVG)
     #[arg(long, value_name = "DIR")]
     pub report: PathBuf,
+    /// File for what was concluded from every bin (.npz; keys in docs/recordings.md)
+    #[arg(long, value_name = "FILE")]
+    pub decisions: Option<PathBuf>,
     #[command(flatten)]
     /// How to take the recordings; --session names the model's session.
     pub recordings: RecordingArgs,
@@ -94,6 +99,7 @@ pub fn run(args: &EvaluateArgs) -> Result<()> {
         bins: 0,
         log_likelihood: 0.0,
         dynamics: Vec::new(),
+        decisions: args.decisions.is_some().then(Decisions::default),
     };
     let mut sessions: Vec<(String, Score)> = Vec::new();
     let mut timeline = Timeline::default();
@@ -128,6 +134,9 @@ pub fn run(args: &EvaluateArgs) -> Result<()> {
         }
     }
     progress.finish();
+    if let (Some(path), Some(decisions)) = (&args.decisions, &tally.decisions) {
+        decisions.write(path, model)?;
+    }
     let report = report(args, &checkpoint, &tally, &sessions, n_streams);
     write(args, &report, &timeline)
 }

@@ -5,6 +5,7 @@ use std::time::Instant;
 use anyhow::{Context, Result};
 
 use super::super::scoreboard::Durations;
+use super::decisions::Decisions;
 use super::{DecisionRule, MetricRow};
 use crate::dynamics::spectrum;
 use crate::model::Model;
@@ -52,6 +53,8 @@ pub(super) struct Tally {
     pub(super) bins: u64,
     pub(super) log_likelihood: f64,
     pub(super) dynamics: Vec<Dynamics>,
+    /// Every bin's, where asked for.
+    pub(super) decisions: Option<Decisions>,
 }
 
 impl Tally {
@@ -68,6 +71,9 @@ impl Tally {
         self.score.start_stream();
         own.start_stream();
         self.changes.start_stream();
+        if let Some(decisions) = &mut self.decisions {
+            decisions.start_stream(trial);
+        }
         let n = engine.n_channels();
         let every = (METRICS_EVERY_S / model.bin_width_s).round().max(1.0) as usize;
         let from = (METRICS_FROM_S / model.bin_width_s).round() as usize;
@@ -77,9 +83,12 @@ impl Tally {
         for (bin, (row, &truth)) in trial.counts.chunks_exact(n).zip(&trial.regime).enumerate() {
             counts.iter_mut().zip(row).for_each(|(c, &y)| *c = f32::from(y));
             let began = Instant::now();
-            engine.push(Some(&counts));
+            let change = engine.push(Some(&counts));
             self.compute.push(began.elapsed().as_secs_f64() * 1e6);
             let estimate = engine.estimate();
+            if let Some(decisions) = &mut self.decisions {
+                decisions.push(estimate, engine.label(), change);
+            }
             self.score.push(truth, &estimate.posterior);
             own.push(truth, &estimate.posterior);
             let said = match engine.label() {
