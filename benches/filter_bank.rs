@@ -8,7 +8,7 @@ use std::time::Instant;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use rand_distr::{Distribution, Poisson, StandardNormal};
-use regimed::inference::FilterBank;
+use regimed::inference::{Adaptation, FilterBank};
 use regimed::model::{Component, Model, Readout, RegimePrior};
 
 const HYPOTHESES: usize = 16;
@@ -36,6 +36,7 @@ fn readout(model: &Model, channels: usize, rng: &mut ChaCha8Rng) -> Readout {
         baseline: (0..channels)
             .map(|_| -1.9 + 0.5 * rng.sample::<f32, _>(StandardNormal))
             .collect(),
+        dispersion: None,
         prior: RegimePrior { components },
     }
 }
@@ -50,7 +51,7 @@ fn main() {
     for (channels, budget_p50, budget_p99) in CASES {
         let mut rng = ChaCha8Rng::seed_from_u64(1);
         let readout = readout(&model, channels, &mut rng);
-        let mut bank = FilterBank::new(&model, &readout).expect("a bank");
+        let mut bank = FilterBank::new(&model, &readout, Adaptation::default()).expect("a bank");
         let bins: Vec<Vec<f32>> = (0..512)
             .map(|_| {
                 let rate = |b: &f32| Poisson::new(b.exp()).expect("a rate");

@@ -17,7 +17,7 @@ use crate::model::{
 use crate::regime::Verdict;
 
 /// Version of the directory's format.
-pub const FORMAT_VERSION: u32 = 1;
+pub const FORMAT_VERSION: u32 = 2;
 const FORMAT: &str = "regimed-model";
 /// File of arrays.
 pub const WEIGHTS_FILE: &str = "model.safetensors";
@@ -108,6 +108,8 @@ impl Provenance {
 struct SessionCard {
     name: String,
     n_channels: usize,
+    /// Counts are negative binomial, with a dispersion per channel among the arrays; else Poisson.
+    negative_binomial: bool,
     prior: RegimePrior,
 }
 
@@ -268,6 +270,21 @@ fn check_card(card: &Card) -> Result<(), Fault> {
             return fault(format!("online.hazard_per_bin row {r}"), expected, format!("{row:?}"));
         }
     }
+    if !(o.process_noise > 0.0 && o.process_noise.is_finite()) {
+        return fault("online.process_noise", "above 0", o.process_noise);
+    }
+    for (i, p) in o.operating_points.iter().enumerate() {
+        let before = i.checked_sub(1).map(|b| &o.operating_points[b]);
+        let in_order = before.is_none_or(|b| {
+            p.false_changes_per_min < b.false_changes_per_min
+                && p.probability_min > b.probability_min
+        });
+        let (chance, often) = (p.probability_min, p.false_changes_per_min);
+        if !((0.0..1.0).contains(&chance) && often >= 0.0 && often.is_finite() && in_order) {
+            let expected = "probabilities below 1 that rise as false changes fall";
+            return fault(format!("online.operating_points[{i}]"), expected, format!("{p:?}"));
+        }
+    }
     if !(o.embedding_drift >= 0.0 && o.embedding_drift.is_finite()) {
         return fault("online.embedding_drift", "0 or more", o.embedding_drift);
     }
@@ -388,10 +405,18 @@ fn assemble(card: &Card, mut arrays: Arrays) -> Result<Model, Fault> {
     let mut readouts = Vec::new();
     for (i, session) in card.sessions.iter().enumerate() {
         let n = session.n_channels;
+        let dispersion = match session.negative_binomial {
+            true => Some(take(&format!("readout.{i}.dispersion"), &[n])?),
+            false => None,
+        };
+        if let Some(alpha) = dispersion.iter().flatten().find(|a| **a < 0.0) {
+            return fault(format!("readout.{i}.dispersion"), "values of 0 or more", alpha);
+        }
         readouts.push(Readout {
             session: session.name.clone(),
             loading: take(&format!("readout.{i}.loading"), &[n, rank])?,
             baseline: take(&format!("readout.{i}.baseline"), &[n])?,
+            dispersion,
             prior: session.prior.clone(),
         });
     }
@@ -442,6 +467,7 @@ pub fn save(dir: &Path, model: &Model, provenance: &Provenance) -> Result<(), Ch
         .map(|r| SessionCard {
             name: r.session.clone(),
             n_channels: r.n_channels(),
+            negative_binomial: r.dispersion.is_some(),
             prior: r.prior.clone(),
         })
         .collect();
@@ -507,6 +533,9 @@ fn named_arrays(model: &Model) -> Vec<NamedArray<'_>> {
     for (i, r) in model.readouts.iter().enumerate() {
         arrays.push(named(&format!("readout.{i}.loading"), &[r.n_channels(), rank], &r.loading));
         arrays.push(named(&format!("readout.{i}.baseline"), &[r.n_channels()], &r.baseline));
+        if let Some(alpha) = &r.dispersion {
+            arrays.push(named(&format!("readout.{i}.dispersion"), &[r.n_channels()], alpha));
+        }
     }
     arrays
 }

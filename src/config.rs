@@ -7,6 +7,9 @@ use std::path::{Path, PathBuf};
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
+use crate::inference::Adaptation;
+use crate::regime::DecisionRule;
+
 /// Default address of gRPC.
 pub const GRPC_LISTEN: &str = "127.0.0.1:7733";
 /// Default address of ZeroMQ counts in (PULL).
@@ -85,12 +88,16 @@ pub struct SessionConfig {
     pub channels: Option<usize>,
     /// Bin width the rig will send, ms, where stated: checked against the model.
     pub bin_ms: Option<f64>,
-    /// Posterior probability that a new label must reach.
+    /// False changes per minute that the decision rule may make, by the model's operating points.
+    pub false_changes_per_min: f64,
+    /// Posterior probability that a new label must reach, whatever the operating points say.
     pub probability_min: Option<f64>,
     /// Time for which it must hold it, ms.
     pub dwell_ms: Option<f64>,
     /// Whether `unknown` may be said.
     pub unknown: bool,
+    /// What is followed beside the dynamics.
+    pub adaptation: Adaptation,
 }
 
 /// A validated configuration.
@@ -454,6 +461,15 @@ fn one_session(
     let probability_min = s.number("probability_min", 0.0..1.0, "a probability from 0 and below 1");
     let dwell_ms = s.number("dwell_ms", 0.0..600_000.0, "milliseconds from 0");
     let unknown = s.boolean("unknown").unwrap_or(true);
+    let false_changes = "false changes per minute, above 0";
+    let false_changes_per_min = s.number("false_changes_per_min", 1e-6..1e4, false_changes);
+    let default = Adaptation::default();
+    let gain_s = s.number("gain_time_constant_s", 0.0..1e6, "seconds, 0 for fixed gains");
+    let adaptation = Adaptation {
+        gain_time_constant_s: gain_s.or(default.gain_time_constant_s).filter(|s| *s > 0.0),
+        silence: s.boolean("silent_channels").unwrap_or(default.silence),
+        artefacts: s.boolean("artefacts").unwrap_or(default.artefacts),
+    };
     let (name, span) = name?;
     let sane = |c: char| c.is_ascii_alphanumeric() || "-_.:".contains(c);
     if name.is_empty() || name.len() > 64 || !name.chars().all(sane) {
@@ -482,6 +498,9 @@ fn one_session(
         probability_min,
         dwell_ms,
         unknown,
+        false_changes_per_min: false_changes_per_min
+            .unwrap_or(DecisionRule::FALSE_CHANGES_PER_MIN),
+        adaptation,
     })
 }
 

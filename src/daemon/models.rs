@@ -8,6 +8,7 @@ use anyhow::{Context, Result, bail};
 
 use crate::checkpoint::{self, Checkpoint};
 use crate::config::{Config, ModelSource, SessionConfig};
+use crate::inference::Adaptation;
 use crate::model::Readout;
 use crate::regime::DecisionRule;
 
@@ -33,6 +34,8 @@ pub struct Plan {
     pub readout: usize,
     /// When the label changes.
     pub rule: DecisionRule,
+    /// What is followed beside the dynamics.
+    pub adaptation: Adaptation,
 }
 
 impl Plan {
@@ -98,7 +101,7 @@ fn fit(session: &SessionConfig, checkpoint: Arc<Checkpoint>) -> Result<Plan> {
     if let Some(found) = session.bin_ms.filter(|b| (b - model_ms).abs() > 1e-6 * model_ms) {
         bail!("expected bins of {model_ms} ms as the model was trained on, found bin_ms = {found}");
     }
-    let mut rule = DecisionRule::of(model);
+    let mut rule = DecisionRule::of(model, session.false_changes_per_min);
     rule.unknown = session.unknown;
     if let Some(p) = session.probability_min {
         rule.probability_min = p as f32;
@@ -106,5 +109,11 @@ fn fit(session: &SessionConfig, checkpoint: Arc<Checkpoint>) -> Result<Plan> {
     if let Some(ms) = session.dwell_ms {
         rule.dwell_bins = (ms / model_ms).ceil().max(1.0) as u32;
     }
-    Ok(Plan { session: session.name.clone(), readout, rule, checkpoint })
+    Ok(Plan {
+        session: session.name.clone(),
+        readout,
+        rule,
+        adaptation: session.adaptation,
+        checkpoint,
+    })
 }

@@ -52,7 +52,7 @@ pub(super) fn start(
 ) -> Result<Running> {
     let model = &plan.checkpoint.model;
     let readout = plan.readout();
-    let engine = Engine::new(model, readout, plan.rule)
+    let engine = Engine::new(model, readout, plan.rule, plan.adaptation)
         .with_context(|| format!("session '{}'", plan.session))?;
     let outlet = Port::open(PortSettings {
         session: plan.session.clone(),

@@ -3,6 +3,7 @@
 use pulp::{Simd, WithSimd};
 
 use super::BankError;
+use super::channels::{Adaptation, Channels};
 use super::hypothesis::{Bin, Hypothesis, Layout, Scratch};
 use super::kernels::exp;
 use crate::model::{Model, Readout};
@@ -13,6 +14,9 @@ pub const COUNT_MAX: u32 = 4096;
 const NOVELTY_WINDOW_S: f64 = 1.0;
 /// Time constant of the latent covariance behind the participation ratio, seconds.
 const PARTICIPATION_WINDOW_S: f64 = 2.0;
+/// Where less than this share of a hypothesis' weight was newly entered, it keeps its moments: what
+/// enters a hypothesis that leads would only blur it. Once it no longer leads, entering outweighs it.
+pub(super) const FRESH_SHARE_MIN: f32 = 0.005;
 /// Weight, beside its prior's, of a hypothesis that lost its numbers.
 const RESTARTED_WEIGHT: f32 = 1e-3;
 
@@ -37,6 +41,10 @@ pub struct Estimate {
     pub novelty: f32,
     /// Participation ratio of the log rates' covariance over the last seconds, 1 to `rank`.
     pub participation_ratio: f32,
+    /// The bin was taken for an artefact: prediction without update.
+    pub artefact: bool,
+    /// Channels that fell silent and do not inform.
+    pub silent_channels: u32,
 }
 
 /// The bank of filters of one session.
@@ -63,11 +71,7 @@ pub struct FilterBank {
     temperature: f32,
     novelty_rate: f32,
     participation_rate: f32,
-    n_channels: usize,
-    n_active: usize,
-    /// 1 for a channel that informs, else 0; padded.
-    weight: Vec<f32>,
-    counts: Vec<f32>,
+    channels: Channels,
     log_factorial: Vec<f32>,
     weights: Vec<f32>,
     latent_mean: Vec<f32>,
@@ -88,7 +92,11 @@ impl FilterBank {
     ///
     /// # Errors
     /// When the prior is empty or the readout does not fit the model's sizes.
-    pub fn new(model: &Model, readout: &Readout) -> Result<Self, BankError> {
+    pub fn new(
+        model: &Model,
+        readout: &Readout,
+        adaptation: Adaptation,
+    ) -> Result<Self, BankError> {
         let dims = &model.dims;
         let components = &readout.prior.components;
         let size = |what, expected, found| {
@@ -134,10 +142,7 @@ impl FilterBank {
             temperature: model.online.temperature,
             novelty_rate: smoothing(NOVELTY_WINDOW_S),
             participation_rate: smoothing(PARTICIPATION_WINDOW_S),
-            n_channels: readout.n_channels(),
-            n_active: readout.n_channels(),
-            weight: vec![0.0; layout.channels_padded()],
-            counts: vec![0.0; layout.channels_padded()],
+            channels: Channels::new(readout, model.bin_width_s, adaptation),
             log_factorial: log_factorials(),
             weights: vec![0.0; k],
             latent_mean: vec![0.0; rank],
@@ -157,11 +162,12 @@ impl FilterBank {
                 log_likelihood: 0.0,
                 novelty: 1.0,
                 participation_ratio: 1.0,
+                artefact: false,
+                silent_channels: 0,
             },
             resets: 0,
             layout,
         };
-        bank.weight[..bank.n_channels].fill(1.0);
         bank.reset();
         Ok(bank)
     }
@@ -169,7 +175,14 @@ impl FilterBank {
     /// Number of channels a bin must have.
     #[must_use]
     pub fn n_channels(&self) -> usize {
-        self.n_channels
+        self.channels.len()
+    }
+
+    /// Rates of the newest bin as they were predicted, counts per bin, `[n_channels]`; 0 where a channel
+    /// does not inform.
+    #[must_use]
+    pub fn expected_counts(&self) -> &[f32] {
+        &self.channels.expected[..self.channels.len()]
     }
 
     /// Number of hypotheses.
@@ -192,6 +205,7 @@ impl FilterBank {
 
     /// Back to the prior: nothing seen yet.
     pub fn reset(&mut self) {
+        self.channels.reset();
         for k in 0..self.hypotheses.len() {
             self.restart(k);
             self.hypotheses[k].log_weight = self.prior_weight[k].ln();
@@ -205,53 +219,52 @@ impl FilterBank {
 
     /// Which channels inform: `false` contributes nothing until said otherwise.
     pub fn set_active(&mut self, active: impl Iterator<Item = bool>) {
-        for (w, on) in self.weight[..self.n_channels].iter_mut().zip(active) {
-            *w = f32::from(u8::from(on));
-        }
-        self.n_active = self.weight.iter().filter(|&&w| w > 0.0).count();
+        self.channels.set_active(active);
     }
 
     /// One bin of counts, `[n_channels]`, each finite and in `0..=COUNT_MAX` (sources see to that).
     pub fn update(&mut self, counts: &[f32]) -> &Estimate {
-        assert_eq!(counts.len(), self.n_channels, "counts of one bin");
-        let mut constant = 0.0f32;
-        for ((to, &y), w) in self.counts.iter_mut().zip(counts).zip(&self.weight) {
-            *to = y * w;
-            constant += self.log_factorial[(*to as usize).min(self.log_factorial.len() - 1)];
-        }
+        assert_eq!(counts.len(), self.channels.len(), "counts of one bin");
+        let seen = self.channels.take(counts);
+        self.estimate.artefact = !seen;
         let arch = self.arch;
-        arch.dispatch(Advance { bank: self, log_factorials: Some(constant) });
+        arch.dispatch(Advance { bank: self, seen });
         &self.estimate
     }
 
     /// A missing bin: prediction without update.
     pub fn predict(&mut self) -> &Estimate {
+        self.estimate.artefact = false;
         let arch = self.arch;
-        arch.dispatch(Advance { bank: self, log_factorials: None });
+        arch.dispatch(Advance { bank: self, seen: false });
         &self.estimate
     }
 
     #[inline(always)]
-    fn advance<S: Simd>(&mut self, simd: S, log_factorials: Option<f32>) {
+    fn advance<S: Simd>(&mut self, simd: S, seen: bool) {
         self.mix();
         for h in &mut self.hypotheses {
             h.predict(simd, &self.layout, &mut self.scratch);
         }
         self.estimate.log_likelihood = 0.0;
-        if let Some(constant) = log_factorials
-            && self.n_active > 0
-        {
-            let bin = Bin { counts: &self.counts, weight: &self.weight };
+        let n_informing = self.channels.n_informing();
+        if seen && n_informing > 0 {
+            let Channels { counts, weight, baseline, expected, .. } = &mut self.channels;
+            expected.fill(0.0);
+            let bin = Bin { counts, weight, baseline };
+            let constant = self.layout.count_constant(counts, &self.log_factorial);
             for h in &mut self.hypotheses {
-                let evidence = h.update(simd, &self.layout, &mut self.scratch, bin);
+                let evidence = h.update(simd, &self.layout, &mut self.scratch, bin, expected);
                 h.log_weight += evidence;
             }
             let total = self.normalise();
-            self.estimate.log_likelihood = (total - constant) / self.n_active as f32;
+            self.estimate.log_likelihood = (total + constant) / n_informing as f32;
             self.track_novelty();
+            self.channels.learn();
+            self.estimate.silent_channels = self.channels.n_silent() as u32;
         }
         for k in 0..self.hypotheses.len() {
-            if !self.hypotheses[k].is_finite() {
+            if !self.hypotheses[k].is_sound(&self.layout) {
                 self.restart(k);
                 self.hypotheses[k].log_weight = (RESTARTED_WEIGHT * self.prior_weight[k]).ln();
                 self.resets += 1;
@@ -332,6 +345,9 @@ impl FilterBank {
             let weight = (going_on + born).max(f32::MIN_POSITIVE);
             h.log_weight = weight.ln();
             let fresh = born / weight;
+            if fresh < FRESH_SHARE_MIN {
+                continue;
+            }
             let spread = fresh * (1.0 - fresh);
             // innovation vector m - fresh mean, kept in place of scratch: [stride]
             let mut delta = [0.0f32; crate::model::RANK_MAX + crate::model::EMBEDDING_MAX];
@@ -466,7 +482,7 @@ impl FilterBank {
 /// call is not inlined into the function that has them.
 struct Advance<'a> {
     bank: &'a mut FilterBank,
-    log_factorials: Option<f32>,
+    seen: bool,
 }
 
 impl WithSimd for Advance<'_> {
@@ -474,7 +490,7 @@ impl WithSimd for Advance<'_> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
-        self.bank.advance(simd, self.log_factorials);
+        self.bank.advance(simd, self.seen);
     }
 }
 

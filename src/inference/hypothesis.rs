@@ -2,8 +2,11 @@
 
 use pulp::Simd;
 
-use super::kernels::{dot, exp, gemv_t, invert, padded, padded_row, tanh};
+use super::kernels::{axpy, dot, exp, gemv_t, invert, ln_1p, padded, padded_row, tanh};
 use crate::model::{Model, RANK_MAX, Readout};
+
+/// Smaller dispersions are taken for this one: nearly Poisson, and nothing is divided by 0.
+const DISPERSION_MIN: f32 = 1e-3;
 
 /// Constants of a model and readout, laid out for the kernels.
 #[derive(Debug)]
@@ -35,7 +38,8 @@ pub(super) struct Layout {
     channels: usize,
     /// `C` transposed, `[rank, channels]`.
     loading: Vec<f32>,
-    baseline: Vec<f32>,
+    /// Dispersion of negative binomial counts where the readout has one.
+    dispersion: Option<Vec<f32>>,
     /// `C_r * C_s` for r <= s, `[rank (rank+1) / 2, channels]`.
     products: Vec<f32>,
 }
@@ -46,6 +50,13 @@ fn pad_rows(source: &[f32], len: usize, stride: usize) -> Vec<f32> {
     for (row, from) in out.chunks_exact_mut(stride).zip(source.chunks_exact(len)) {
         row[..len].copy_from_slice(from);
     }
+    out
+}
+
+/// One row of `len` into one of `stride`, `rest` behind.
+fn pad_rows_with(source: &[f32], len: usize, stride: usize, rest: f32) -> Vec<f32> {
+    let mut out = pad_rows(source, len, stride);
+    out[len..].fill(rest);
     out
 }
 
@@ -91,7 +102,12 @@ impl Layout {
             units,
             hidden,
             leak: model.network.leak,
-            process_variance: model.network.process_variance.clone(),
+            process_variance: model
+                .network
+                .process_variance
+                .iter()
+                .map(|q| q * model.online.process_noise)
+                .collect(),
             embedding_drift: model.online.embedding_drift,
             bounds: model.online.log_rate_bounds,
             m: transpose_padded(&model.network.m, dims.units, rank, units),
@@ -105,13 +121,27 @@ impl Layout {
             wc,
             channels,
             loading,
-            baseline: pad_rows(&readout.baseline, readout.n_channels(), channels),
+            dispersion: readout.dispersion.as_ref().map(|alpha| {
+                let floored: Vec<f32> = alpha.iter().map(|a| a.max(DISPERSION_MIN)).collect();
+                pad_rows_with(&floored, readout.n_channels(), channels, DISPERSION_MIN)
+            }),
             products,
         }
     }
 
-    pub(super) fn channels_padded(&self) -> usize {
-        self.channels
+    /// What counts of one bin add to the log-likelihood whatever the rates: `-sum log y!`, and for
+    /// negative binomial counts `sum_j<y log(1 + alpha j)` as well.
+    pub(super) fn count_constant(&self, counts: &[f32], log_factorial: &[f32]) -> f32 {
+        let last = log_factorial.len() - 1;
+        let mut constant = 0.0f32;
+        for (i, &y) in counts.iter().enumerate() {
+            let y = (y as usize).min(last);
+            constant -= log_factorial[y];
+            if let Some(alpha) = self.dispersion.as_ref().filter(|_| y > 1) {
+                constant += (1..y).map(|j| (alpha[i] * j as f32).ln_1p()).sum::<f32>();
+            }
+        }
+        constant
     }
 }
 
@@ -134,6 +164,8 @@ pub(super) struct Scratch {
     rates: Vec<f32>,
     residual: Vec<f32>,
     log_rates: Vec<f32>,
+    /// `1 / (1 + alpha rate)` of negative binomial counts.
+    shrink: Vec<f32>,
     square: Vec<f32>,
     inverse: Vec<f32>,
     latent: Vec<f32>,
@@ -159,6 +191,7 @@ impl Scratch {
             rates: channels(),
             residual: channels(),
             log_rates: channels(),
+            shrink: channels(),
             square: vec![0.0; l.rank * l.rank],
             inverse: vec![0.0; l.rank * l.rank],
             latent: vec![0.0; l.rank],
@@ -173,6 +206,8 @@ pub(super) struct Bin<'a> {
     pub(super) counts: &'a [f32],
     /// 1 for a channel that informs, else 0.
     pub(super) weight: &'a [f32],
+    /// Log rates at `kappa = 0`.
+    pub(super) baseline: &'a [f32],
 }
 
 /// One Gaussian over `(kappa, e)`.
@@ -295,20 +330,34 @@ impl Hypothesis {
         }
     }
 
-    /// Log rates at the mean, and `sum_i w_i (y_i eta_i - exp eta_i)`; rates in `s.rates`.
+    /// Log-likelihood of the bin at the mean, what is the same for all rates left out:
+    /// `sum_i w_i (y_i eta_i - exp eta_i)`, or of negative binomial counts
+    /// `sum_i w_i (y_i eta_i - (y_i + 1/alpha_i) log(1 + alpha_i exp eta_i))`. Rates in `s.rates`.
     #[inline(always)]
     fn rates<S: Simd>(&self, simd: S, l: &Layout, s: &mut Scratch, bin: Bin<'_>) -> f32 {
-        s.log_rates.copy_from_slice(&l.baseline);
+        s.log_rates.copy_from_slice(bin.baseline);
         gemv_t(simd, &mut s.log_rates, &self.mean[..l.rank], &l.loading);
         let [low, high] = l.bounds;
         for ((eta, rate), w) in s.log_rates.iter_mut().zip(&mut s.rates).zip(bin.weight) {
             *eta = eta.clamp(low, high);
             *rate = w * exp(*eta);
         }
-        dot(simd, bin.counts, &s.log_rates) - dot(simd, &s.rates, bin.weight)
+        let linear = dot(simd, bin.counts, &s.log_rates);
+        let Some(dispersion) = &l.dispersion else {
+            return linear - dot(simd, &s.rates, bin.weight);
+        };
+        // The residual's place holds the terms until it is needed itself.
+        let each = s.residual.iter_mut().zip(&mut s.shrink).zip(&s.rates);
+        for ((((term, shrink), rate), alpha), y) in each.zip(dispersion).zip(bin.counts) {
+            let excess = alpha * rate;
+            *shrink = 1.0 / (1.0 + excess);
+            *term = (y + 1.0 / alpha) * ln_1p(excess);
+        }
+        linear - dot(simd, &s.residual, bin.weight)
     }
 
-    /// Measurement update by one bin. Returns the Laplace evidence, `sum log y!` left out.
+    /// Measurement update by one bin. Returns the Laplace evidence, what is the same for all rates left
+    /// out; adds this hypothesis' share of the rates that were predicted to `expected`.
     #[inline(always)]
     pub(super) fn update<S: Simd>(
         &mut self,
@@ -316,11 +365,20 @@ impl Hypothesis {
         l: &Layout,
         s: &mut Scratch,
         bin: Bin<'_>,
+        expected: &mut [f32],
     ) -> f32 {
         let (rank, stride, channels) = (l.rank, l.stride, l.channels);
         self.rates(simd, l, s, bin);
+        axpy(simd, expected, exp(self.log_weight), &s.rates);
         for ((res, y), rate) in s.residual.iter_mut().zip(bin.counts).zip(&s.rates) {
             *res = y - rate;
+        }
+        if l.dispersion.is_some() {
+            // Score and Fisher information with respect to the log rate carry 1 / (1 + alpha rate).
+            for ((res, rate), shrink) in s.residual.iter_mut().zip(&mut s.rates).zip(&s.shrink) {
+                *res *= shrink;
+                *rate *= shrink;
+            }
         }
         let mut pair = 0;
         for r in 0..rank {
@@ -375,11 +433,12 @@ impl Hypothesis {
         self.rates(simd, l, s, bin) - 0.5 * quadratic - 0.5 * log_det
     }
 
-    /// True while every number of the hypothesis is finite.
+    /// True while every number of the hypothesis is finite and every variance positive.
     #[inline(always)]
-    pub(super) fn is_finite(&self) -> bool {
+    pub(super) fn is_sound(&self, l: &Layout) -> bool {
         self.log_weight.is_finite()
             && self.mean.iter().chain(&self.cov).map(|v| v * 0.0).sum::<f32>() == 0.0
+            && (0..l.state).all(|i| self.cov[i * l.stride + i] > 0.0)
     }
 }
 

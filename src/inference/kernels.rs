@@ -84,6 +84,23 @@ pub(crate) fn tanh(x: f32) -> f32 {
     1.0 - 2.0 / (exp(2.0 * x) + 1.0)
 }
 
+/// `log(1 + x)` within 1e-6 of its value for `x >= 0`; no branch.
+#[inline(always)]
+pub(crate) fn ln_1p(x: f32) -> f32 {
+    // x is small: the series. Otherwise 1 + x = m 2^n with m in [sqrt(1/2), sqrt 2), and
+    // log m = 2 atanh((m - 1) / (m + 1)).
+    let tail = 1.0 / 5.0 - x * (1.0 / 6.0 - x * (1.0 / 7.0 - x * (1.0 / 8.0)));
+    let series = x * (1.0 - x * (0.5 - x * (1.0 / 3.0 - x * (0.25 - x * tail))));
+    let bits = (1.0 + x).to_bits().wrapping_sub(0x3f35_04f3);
+    let n = (bits as i32 >> 23) as f32;
+    let m = f32::from_bits((bits & 0x007f_ffff).wrapping_add(0x3f35_04f3));
+    let z = (m - 1.0) / (m + 1.0);
+    let z2 = z * z;
+    let log_m =
+        2.0 * z * (1.0 + z2 * (1.0 / 3.0 + z2 * (0.2 + z2 * (1.0 / 7.0 + z2 * (1.0 / 9.0)))));
+    if x < 0.1 { series } else { n * std::f32::consts::LN_2 + log_m }
+}
+
 /// `sum_i a_i b_i`, four sums at a time.
 #[inline(always)]
 pub(crate) fn dot<S: Simd>(simd: S, a: &[f32], b: &[f32]) -> f32 {
@@ -147,7 +164,7 @@ fn rows4<S: Simd>(simd: S, y: &mut [f32], a: [f32; 4], x: [&[f32]; 4]) {
 
 /// `y += a x`.
 #[inline(always)]
-fn axpy<S: Simd>(simd: S, y: &mut [f32], a: f32, x: &[f32]) {
+pub(crate) fn axpy<S: Simd>(simd: S, y: &mut [f32], a: f32, x: &[f32]) {
     let (y, y_tail) = S::as_mut_simd_f32s(y);
     let (x, x_tail) = S::as_simd_f32s(x);
     let scale = simd.splat_f32s(a);
@@ -206,7 +223,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn exp_and_tanh_match_the_standard_library() {
+    fn exp_tanh_and_log_match_the_standard_library() {
         for i in -20_000..20_000 {
             let x = i as f32 * 0.004;
             let expected = f64::from(x).exp();
@@ -216,6 +233,10 @@ mod tests {
                 exp(x)
             );
             assert!((f64::from(tanh(x)) - f64::from(x).tanh()).abs() < 4e-7, "tanh({x})");
+            let positive = exp(0.2 * x);
+            let expected = f64::from(positive).ln_1p();
+            let relative = (f64::from(ln_1p(positive)) - expected) / expected;
+            assert!(relative.abs() < 1e-6, "ln_1p({positive}): {relative}");
         }
     }
 

@@ -2,12 +2,14 @@
 //! a hazard rate (interacting multiple models). No clock, no I/O, no allocation after construction.
 
 mod bank;
+mod channels;
 mod hypothesis;
 pub(crate) mod kernels;
 #[cfg(test)]
 mod twin;
 
 pub use bank::{COUNT_MAX, Estimate, FilterBank};
+pub use channels::Adaptation;
 #[cfg(test)]
 pub(crate) use twin::example as example_model;
 

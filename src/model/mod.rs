@@ -97,6 +97,9 @@ pub struct Readout {
     pub loading: Vec<f32>,
     /// `d`, `[n_channels]`: log of counts per bin at `kappa = 0`.
     pub baseline: Vec<f32>,
+    /// `alpha`, `[n_channels]`, where counts are negative binomial: variance = rate + alpha rate^2.
+    /// `None`: Poisson.
+    pub dispersion: Option<Vec<f32>>,
     /// The regimes' embeddings as this session's tasks show them.
     pub prior: RegimePrior,
 }
@@ -109,6 +112,18 @@ impl Readout {
     }
 }
 
+/// How a decision rule did on what training held out.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct OperatingPoint {
+    /// Posterior probability that a new label must reach.
+    pub probability_min: f32,
+    /// Labels that came into force and were wrong, per minute.
+    pub false_changes_per_min: f64,
+    /// Median time from a change to its label in force, seconds; absent where none was found.
+    pub median_delay_s: Option<f64>,
+}
+
 /// Settings of the online fit that belong to a trained model.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -117,12 +132,17 @@ pub struct OnlineSettings {
     /// row's regime, the column's is entered at its prior (the diagonal: another task of the same
     /// regime). Row and column `n_regimes` are for bins without a label. A row sums to below 1.
     pub hazard_per_bin: Vec<f32>,
+    /// Factor of the process noise `Q` in the online fit: noise for what the model does not know.
+    pub process_noise: f32,
     /// Variance the embedding's random walk gains per bin.
     pub embedding_drift: f32,
     /// Temperature of the label posterior: `p^(1/T)`, normalised.
     pub temperature: f32,
     /// Smoothed novelty above this is called `unknown`.
     pub novelty_threshold: f32,
+    /// Decision rules from lenient to strict, each with fewer false changes than the one before; empty
+    /// where nothing labelled was held out.
+    pub operating_points: Vec<OperatingPoint>,
     /// Bounds of `C kappa + d`, natural log of counts per bin.
     pub log_rate_bounds: [f32; 2],
 }
@@ -142,9 +162,11 @@ impl OnlineSettings {
     pub fn new(n_regimes: usize) -> Self {
         Self {
             hazard_per_bin: Self::uniform_hazard(n_regimes, 1.0 / 300.0),
-            embedding_drift: 1e-4,
+            process_noise: 1.0,
+            embedding_drift: 1e-7,
             temperature: 1.0,
             novelty_threshold: f32::MAX,
+            operating_points: Vec::new(),
             log_rate_bounds: [-8.0, 4.0],
         }
     }

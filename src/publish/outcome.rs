@@ -42,6 +42,10 @@ pub struct Outcome {
     pub novelty: f32,
     /// Participation ratio.
     pub participation_ratio: f32,
+    /// The bin was taken for an artefact.
+    pub artefact: bool,
+    /// Channels that fell silent.
+    pub silent_channels: u32,
 }
 
 fn filled<const N: usize>(values: &[f32]) -> [f32; N] {
@@ -74,6 +78,8 @@ impl Outcome {
             log_likelihood: estimate.log_likelihood,
             novelty: estimate.novelty,
             participation_ratio: estimate.participation_ratio,
+            artefact: estimate.artefact,
+            silent_channels: estimate.silent_channels,
         }
     }
 }
@@ -140,6 +146,8 @@ impl Wording {
             novelty: o.novelty,
             unlabelled: o.unlabelled,
             predicted: o.predicted,
+            artefact: o.artefact,
+            silent_channels: o.silent_channels,
             metrics,
         }
     }
@@ -152,7 +160,10 @@ impl Wording {
             event_sequence,
             bin: o.bin,
             sequence: o.sequence,
-            onset_bin: change.onset_bin,
+            onset_bin: change.onset.bin,
+            onset_low_bin: change.onset.low_bin,
+            onset_high_bin: change.onset.high_bin,
+            from_probability: change.from_probability,
             from: change.from.map_or_else(String::new, |l| l.name(&self.regime_names).to_owned()),
             to: change.to.name(&self.regime_names).to_owned(),
             probability: change.probability,

@@ -139,22 +139,30 @@ impl Recording {
         Ok(())
     }
 
-    /// Keeps trials `from..to` given as fractions of the whole; with a single trial, its bins.
+    /// Keeps of each session the trials `from..to`, given as fractions of its whole; of a session with
+    /// a single trial, its bins.
     pub fn keep(&mut self, from: f64, to: f64) {
         let range = |n: usize| {
             let at = |f: f64| ((n as f64 * f).round() as usize).min(n);
             at(from)..at(to)
         };
-        if let [trial] = self.trials.as_mut_slice() {
-            let kept = range(trial.n_bins());
-            let n = self.n_channels;
-            trial.counts = trial.counts[kept.start * n..kept.end * n].to_vec();
-            trial.regime = trial.regime[kept.clone()].to_vec();
-            trial.task = trial.task[kept].to_vec();
-        } else {
-            let kept = range(self.trials.len());
-            self.trials = self.trials[kept].to_vec();
-        }
+        let mut all = std::collections::HashMap::<String, usize>::new();
+        self.trials.iter().for_each(|t| *all.entry(t.session.clone()).or_default() += 1);
+        let mut seen = std::collections::HashMap::<String, usize>::new();
+        let n = self.n_channels;
+        self.trials.retain_mut(|trial| {
+            let total = all[&trial.session];
+            if total == 1 {
+                let kept = range(trial.n_bins());
+                trial.counts = trial.counts[kept.start * n..kept.end * n].to_vec();
+                trial.regime = trial.regime[kept.clone()].to_vec();
+                trial.task = trial.task[kept].to_vec();
+                return trial.n_bins() > 0;
+            }
+            let at = seen.entry(trial.session.clone()).or_default();
+            *at += 1;
+            range(total).contains(&(*at - 1))
+        });
     }
 
     /// Trials grouped into streams that are played without a break: all of a continuous recording's

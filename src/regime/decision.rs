@@ -1,5 +1,6 @@
-//! Hysteresis: when a label is in force, and when it changed.
+//! When a label is in force, when it changed, and since when.
 
+use super::onset::{Onset, OnsetFinder};
 use crate::model::Model;
 
 /// When the label in force gives way to another.
@@ -18,22 +19,30 @@ pub struct DecisionRule {
 }
 
 impl DecisionRule {
-    /// Default posterior probability.
-    pub const PROBABILITY_MIN: f32 = 0.7;
+    /// Posterior probability where the model does not say how often a probability errs.
+    pub const PROBABILITY_MIN: f32 = 0.9;
+    /// False changes per minute that the default rule allows.
+    pub const FALSE_CHANGES_PER_MIN: f64 = 1.0;
     /// Default dwell, seconds...
-    pub const DWELL_S: f64 = 0.05;
+    pub const DWELL_S: f64 = 0.02;
     /// ...but at most this fraction of the time that the model's shortest regime lasts.
     pub const DWELL_FRACTION: f64 = 0.05;
     /// Time before `unknown` may be said, seconds.
     pub const NOVELTY_WARM_UP_S: f64 = 1.0;
 
-    /// The default rule for a model.
+    /// The rule for a model that allows so many false changes per minute, as the model's operating
+    /// points have it: measured on what its training held out.
     #[must_use]
-    pub fn of(model: &Model) -> Self {
+    pub fn of(model: &Model, false_changes_per_min: f64) -> Self {
         let bins = |seconds: f64| (seconds / model.bin_width_s).round().max(1.0);
         let dwell_s = Self::DWELL_S.min(Self::DWELL_FRACTION * model.shortest_regime_s());
+        // The table's last is the strictest there is.
+        let points = &model.online.operating_points;
+        let allowed = points.iter().find(|p| p.false_changes_per_min <= false_changes_per_min);
         Self {
-            probability_min: Self::PROBABILITY_MIN,
+            probability_min: allowed
+                .or(points.last())
+                .map_or(Self::PROBABILITY_MIN, |p| p.probability_min),
             dwell_bins: bins(dwell_s) as u32,
             unknown: true,
             novelty_threshold: model.online.novelty_threshold,
@@ -72,13 +81,15 @@ pub struct Change {
     pub from: Option<Label>,
     /// Label now.
     pub to: Label,
-    /// First bin in which the new label led.
-    pub onset_bin: u64,
+    /// Since when the new label holds.
+    pub onset: Onset,
     /// Bin in which the change was decided.
     pub bin: u64,
     /// Posterior probability of the new label at the decision; for an `unknown` by novelty, of what
     /// leads otherwise.
     pub probability: f32,
+    /// Posterior probability of the old label at the decision; 0 for the first.
+    pub from_probability: f32,
 }
 
 /// Follows one session's posteriors.
@@ -88,16 +99,25 @@ pub struct Tracker {
     bin: u64,
     current: Option<Label>,
     leading: Option<Label>,
-    /// Bin in which `leading` took the lead.
-    onset_bin: u64,
+    /// Bin in which novelty alone began to call for `unknown`.
+    strange_since: Option<u64>,
     confident_bins: u32,
+    onset: OnsetFinder,
 }
 
 impl Tracker {
     /// A tracker that has seen nothing.
     #[must_use]
-    pub fn new(rule: DecisionRule) -> Self {
-        Self { rule, bin: 0, current: None, leading: None, onset_bin: 0, confident_bins: 0 }
+    pub fn new(model: &Model, rule: DecisionRule) -> Self {
+        Self {
+            rule,
+            bin: 0,
+            current: None,
+            leading: None,
+            strange_since: None,
+            confident_bins: 0,
+            onset: OnsetFinder::new(model),
+        }
     }
 
     /// The label in force; until the first decision, `None`.
@@ -106,10 +126,18 @@ impl Tracker {
         self.current
     }
 
+    /// Another recording begins: no change reaches back before it.
+    pub fn restart(&mut self) {
+        self.onset.restart();
+        self.strange_since = None;
+        self.confident_bins = 0;
+    }
+
     /// The next bin's posterior over the regimes, probability of none of them, and novelty.
     pub fn push(&mut self, posterior: &[f32], unlabelled: f32, novelty: f32) -> Option<Change> {
         let bin = self.bin;
         self.bin += 1;
+        self.onset.push(posterior, unlabelled);
         let (best, mut probability) = posterior
             .iter()
             .copied()
@@ -126,9 +154,9 @@ impl Tracker {
             }
             probability = labelled.max(unlabelled);
         }
+        self.strange_since = strange.then(|| self.strange_since.unwrap_or(bin));
         if self.leading != Some(leading) {
             self.leading = Some(leading);
-            self.onset_bin = bin;
             self.confident_bins = 0;
         }
         let confident = strange || probability >= self.rule.probability_min;
@@ -136,8 +164,18 @@ impl Tracker {
         if self.current == Some(leading) || self.confident_bins < self.rule.dwell_bins {
             return None;
         }
+        let onset = match (leading, self.strange_since) {
+            (Label::Unknown, Some(since)) => self.onset.of_novelty(since, bin),
+            (Label::Regime(r), _) => self.onset.of_regime(r, bin),
+            (Label::Unknown, None) => self.onset.of_regime(posterior.len(), bin),
+        };
         let from = self.current.replace(leading);
-        Some(Change { from, to: leading, onset_bin: self.onset_bin, bin, probability })
+        let from_probability = match from {
+            None => 0.0,
+            Some(Label::Regime(r)) => posterior[r] * (1.0 - unlabelled),
+            Some(Label::Unknown) => unlabelled,
+        };
+        Some(Change { from, to: leading, onset, bin, probability, from_probability })
     }
 }
 
@@ -155,39 +193,65 @@ mod tests {
         }
     }
 
+    fn tracker(rule: DecisionRule) -> Tracker {
+        Tracker::new(&crate::inference::example_model(), rule)
+    }
+
+    #[test]
+    fn the_rule_is_the_first_operating_point_that_errs_rarely_enough() {
+        let mut model = crate::inference::example_model();
+        let of = |model: &Model, allowed: f64| DecisionRule::of(model, allowed).probability_min;
+        assert!((of(&model, 1.0) - DecisionRule::PROBABILITY_MIN).abs() < 1e-6);
+        model.online.operating_points = [(0.6, 5.0), (0.8, 1.5), (0.95, 0.25)]
+            .map(|(probability_min, false_changes_per_min)| crate::model::OperatingPoint {
+                probability_min,
+                false_changes_per_min,
+                median_delay_s: Some(0.2),
+            })
+            .to_vec();
+        for (allowed, expected) in [(9.0, 0.6), (1.5, 0.8), (1.0, 0.95), (0.1, 0.95)] {
+            assert!((of(&model, allowed) - expected).abs() < 1e-6, "{allowed} per minute");
+        }
+    }
+
     #[test]
     fn the_dwell_suits_the_shortest_regime() {
         let mut model = crate::inference::example_model();
         // The second regime is left at 0.005 + 0.03 per bin of 10 ms: it lasts 286 ms.
         assert!((model.shortest_regime_s() - 0.01 / 0.035).abs() < 1e-6);
-        assert_eq!(DecisionRule::of(&model).dwell_bins, 1);
+        assert_eq!(DecisionRule::of(&model, 1.0).dwell_bins, 1);
         model.online.hazard_per_bin = crate::model::OnlineSettings::uniform_hazard(2, 1.0 / 300.0);
-        assert_eq!(DecisionRule::of(&model).dwell_bins, 5);
+        assert_eq!(DecisionRule::of(&model, 1.0).dwell_bins, 2);
     }
 
     #[test]
     fn a_change_needs_its_dwell_and_tells_its_onset() {
-        let mut tracker = Tracker::new(rule());
+        let mut tracker = tracker(rule());
         for _ in 0..3 {
-            tracker.push(&[0.9, 0.1], 0.0, 1.0);
+            tracker.push(&[0.999, 0.001], 0.0, 1.0);
         }
         assert_eq!(tracker.current(), Some(Label::Regime(0)));
         // One bin of the other label is not enough.
-        assert_eq!(tracker.push(&[0.1, 0.9], 0.0, 1.0), None);
-        assert_eq!(tracker.push(&[0.9, 0.1], 0.0, 1.0), None);
-        // Leading from bin 5, confident from bin 6, decided in bin 8.
+        assert_eq!(tracker.push(&[0.2, 0.8], 0.0, 1.0), None);
+        assert_eq!(tracker.push(&[0.999, 0.001], 0.0, 1.0), None);
+        // Confident from bin 6, decided in bin 8.
         assert_eq!(tracker.push(&[0.4, 0.6], 0.0, 1.0), None);
         assert_eq!(tracker.push(&[0.2, 0.8], 0.0, 1.0), None);
         assert_eq!(tracker.push(&[0.2, 0.8], 0.0, 1.0), None);
         let change = tracker.push(&[0.1, 0.9], 0.0, 1.0).expect("a change");
         assert_eq!(change.from, Some(Label::Regime(0)));
-        assert_eq!((change.to, change.onset_bin, change.bin), (Label::Regime(1), 5, 8));
+        assert_eq!((change.to, change.bin), (Label::Regime(1), 8));
+        let Onset { bin, low_bin, high_bin } = change.onset;
+        assert!((4..=6).contains(&bin), "{bin}");
+        assert!(low_bin <= bin && bin <= high_bin && high_bin <= 8, "{:?}", change.onset);
+        assert!((change.probability - 0.9).abs() < 1e-6);
+        assert!((change.from_probability - 0.1).abs() < 1e-6);
     }
 
     #[test]
     fn dynamics_without_a_label_are_unknown_where_that_may_be_said() {
         for (unknown, expected) in [(true, Label::Unknown), (false, Label::Regime(1))] {
-            let mut tracker = Tracker::new(DecisionRule { unknown, ..rule() });
+            let mut tracker = tracker(DecisionRule { unknown, ..rule() });
             for _ in 0..3 {
                 tracker.push(&[0.1, 0.9], 0.0, 1.0);
             }
@@ -201,7 +265,7 @@ mod tests {
 
     #[test]
     fn novelty_says_unknown_after_the_warm_up_only() {
-        let mut tracker = Tracker::new(rule());
+        let mut tracker = tracker(rule());
         let labels: Vec<_> = (0..8)
             .map(|_| {
                 tracker.push(&[1.0, 0.0], 0.0, 5.0);

@@ -1,7 +1,7 @@
 //! The filter bank with its decision rule: what runs for every bin, live and offline alike.
 
 use super::decision::{Change, DecisionRule, Label, Tracker};
-use crate::inference::{BankError, Estimate, FilterBank};
+use crate::inference::{Adaptation, BankError, Estimate, FilterBank};
 use crate::model::{Model, Readout};
 
 /// One session's numbers.
@@ -17,8 +17,14 @@ impl Engine {
     ///
     /// # Errors
     /// When the bank does not take the model.
-    pub fn new(model: &Model, readout: &Readout, rule: DecisionRule) -> Result<Self, BankError> {
-        Ok(Self { bank: FilterBank::new(model, readout)?, tracker: Tracker::new(rule), rule })
+    pub fn new(
+        model: &Model,
+        readout: &Readout,
+        rule: DecisionRule,
+        adaptation: Adaptation,
+    ) -> Result<Self, BankError> {
+        let bank = FilterBank::new(model, readout, adaptation)?;
+        Ok(Self { bank, tracker: Tracker::new(model, rule), rule })
     }
 
     /// One bin: counts `[n_channels]`, or `None` where it is missing.
@@ -33,6 +39,7 @@ impl Engine {
     /// Back to the prior: another recording begins. The label in force stays until another is found.
     pub fn restart(&mut self) {
         self.bank.reset();
+        self.tracker.restart();
     }
 
     /// Which channels inform.
@@ -44,6 +51,12 @@ impl Engine {
     #[must_use]
     pub fn estimate(&self) -> &Estimate {
         self.bank.estimate()
+    }
+
+    /// Rates of the newest bin as they were predicted, counts per bin, `[n_channels]`.
+    #[must_use]
+    pub fn expected_counts(&self) -> &[f32] {
+        self.bank.expected_counts()
     }
 
     /// The label in force.

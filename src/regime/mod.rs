@@ -2,8 +2,10 @@
 
 mod decision;
 mod engine;
+mod onset;
 mod score;
 
 pub use decision::{Change, DecisionRule, Label, Tracker};
 pub use engine::Engine;
+pub use onset::Onset;
 pub use score::{ChangeScore, ChangeVerdict, Score, Verdict};

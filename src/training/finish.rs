@@ -3,11 +3,12 @@
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 
-use super::data::{Dataset, HeldOut};
+use super::data::Dataset;
+use super::held_out::{operating_points, tune};
 use super::trainer::Trainer;
-use crate::inference::{BankError, FilterBank};
+use crate::inference::BankError;
 use crate::model::{Model, PriorFit, RegimePrior};
-use crate::regime::{Score, Verdict};
+use crate::regime::Verdict;
 
 /// Gaussians per regime that are tried, the first one first...
 const PER_REGIME: [usize; 4] = [2, 4, 6, 8];
@@ -27,15 +28,11 @@ const REGIME_TIME_S: f64 = 3.0;
 /// not raise the labelled ones' log loss.
 const UNLABELLED_SHARE: f64 = 0.02;
 /// Variance that the embedding's random walk gains per second.
-const EMBEDDING_DRIFT_PER_S: f64 = 1e-2;
-/// Temperatures tried on held-out streams.
-const TEMPERATURES: [f32; 12] = [0.7, 1.0, 1.3, 1.6, 2.0, 2.5, 3.2, 4.0, 5.0, 7.0, 10.0, 15.0];
-/// Quantile of the known dynamics' novelty, over bins, that the threshold leaves below...
-const NOVELTY_QUANTILE: f64 = 0.999;
-/// ...times this.
-const NOVELTY_MARGIN: f32 = 1.25;
-/// Bins before this many seconds do not count for temperature and novelty.
-const SETTLED_S: f64 = 0.5;
+const EMBEDDING_DRIFT_PER_S: f64 = 1e-5;
+/// Factors of the process noise that are tried in turn...
+const PROCESS_NOISE: [f32; 2] = [2.0, 3.0];
+/// ...while the held-out log loss falls by this fraction.
+const WORTH_MORE_NOISE: f64 = 0.005;
 
 /// Why a trained state does not make a model.
 #[derive(Debug, thiserror::Error)]
@@ -106,6 +103,19 @@ pub fn finish(trainer: &Trainer, best_before: Option<f64>) -> Result<Finished, F
         }
         best = found;
     }
+    let data = trainer.data();
+    let threads = trainer.settings().threads;
+    for process_noise in PROCESS_NOISE {
+        let mut model = best.model.clone();
+        model.online.process_noise = process_noise;
+        let (held_out, by_session) = tune(&mut model, data, threads)?;
+        let found = Finished { model, held_out, by_session };
+        if loss(&found) >= (1.0 - WORTH_MORE_NOISE) * loss(&best) {
+            break;
+        }
+        best = found;
+    }
+    best.model.online.operating_points = operating_points(&best.model, data)?;
     Ok(best)
 }
 
@@ -186,121 +196,6 @@ fn all_finite(model: &Model) -> Result<(), FinishError> {
         }
     }
     Ok(())
-}
-
-/// What the bank said of one held-out stream at temperature 1.
-struct Heard {
-    /// `[bins, regimes]`.
-    posterior: Vec<f32>,
-    novelty: Vec<f32>,
-}
-
-fn hear(model: &Model, stream: &HeldOut) -> Result<Heard, BankError> {
-    let mut bank = FilterBank::new(model, &model.readouts[stream.session])?;
-    let n = bank.n_channels();
-    let mut heard = Heard { posterior: Vec::new(), novelty: Vec::new() };
-    for counts in stream.counts.chunks_exact(n) {
-        let estimate = bank.update(counts);
-        heard.posterior.extend(&estimate.posterior);
-        heard.novelty.push(estimate.novelty);
-    }
-    Ok(heard)
-}
-
-/// All held-out streams, on several threads.
-fn hear_all(model: &Model, data: &Dataset, threads: usize) -> Result<Vec<Heard>, BankError> {
-    let chunk = data.held_out.len().div_ceil(threads.max(1)).max(1);
-    std::thread::scope(|scope| {
-        let workers: Vec<_> = data
-            .held_out
-            .chunks(chunk)
-            .map(|part| {
-                scope.spawn(|| part.iter().map(|s| hear(model, s)).collect::<Result<Vec<_>, _>>())
-            })
-            .collect();
-        let mut all = Vec::new();
-        for worker in workers {
-            // A panic there has ended the program already.
-            all.extend(worker.join().unwrap_or(Ok(Vec::new()))?);
-        }
-        Ok(all)
-    })
-}
-
-/// `p^(1/T)`, normalised.
-fn tempered(posterior: &[f32], temperature: f32, out: &mut [f32]) {
-    let mut total = 0.0;
-    for (o, p) in out.iter_mut().zip(posterior) {
-        *o = (p.max(1e-30).ln() / temperature).exp();
-        total += *o;
-    }
-    out.iter_mut().for_each(|o| *o /= total);
-}
-
-type Scored = (Option<Verdict>, Vec<(String, Verdict)>);
-
-/// Temperature by the held-out log loss, novelty threshold by its quantile, and the scores then.
-fn tune(model: &mut Model, data: &Dataset, threads: usize) -> Result<Scored, BankError> {
-    model.online.temperature = 1.0;
-    model.online.novelty_threshold = f32::MAX;
-    let heard = hear_all(model, data, threads)?;
-    let n = model.regime_names.len();
-    let settled = (SETTLED_S / model.bin_width_s).ceil() as usize;
-    let mut loss = [0.0f64; TEMPERATURES.len()];
-    let mut novelties = Vec::new();
-    let mut out = vec![0.0f32; n];
-    for (stream, heard) in data.held_out.iter().zip(&heard) {
-        novelties.extend(heard.novelty.iter().skip(2 * settled));
-        let mut same = 0usize;
-        for (t, (posterior, truth)) in
-            heard.posterior.chunks_exact(n).zip(&stream.regime).enumerate()
-        {
-            same = if t > 0 && stream.regime[t - 1] == *truth { same + 1 } else { 0 };
-            let Some(truth) = truth else { continue };
-            if same < settled.min(3) {
-                continue;
-            }
-            for (loss, temperature) in loss.iter_mut().zip(TEMPERATURES) {
-                tempered(posterior, temperature, &mut out);
-                *loss -= f64::from(out[*truth].max(1e-12)).ln();
-            }
-        }
-    }
-    let best = (0..loss.len()).min_by(|&a, &b| loss[a].total_cmp(&loss[b])).unwrap_or(1);
-    model.online.temperature = if loss[best] > 0.0 { TEMPERATURES[best] } else { 1.0 };
-    novelties.sort_by(f32::total_cmp);
-    if let Some(last) = novelties.len().checked_sub(1) {
-        let at = (NOVELTY_QUANTILE * last as f64).round() as usize;
-        model.online.novelty_threshold = (NOVELTY_MARGIN * novelties[at]).max(1.5);
-    }
-    Ok(score(model, data, &heard))
-}
-
-/// Scores of the held-out streams at the model's temperature.
-fn score(model: &Model, data: &Dataset, heard: &[Heard]) -> Scored {
-    let n = model.regime_names.len();
-    let fresh = || Score::new(n, model.bin_width_s);
-    let mut all = fresh();
-    let mut sessions = vec![fresh(); data.sessions.len()];
-    let mut out = vec![0.0f32; n];
-    for (stream, heard) in data.held_out.iter().zip(heard) {
-        let own = &mut sessions[stream.session];
-        all.start_stream();
-        own.start_stream();
-        for (posterior, &truth) in heard.posterior.chunks_exact(n).zip(&stream.regime) {
-            tempered(posterior, model.online.temperature, &mut out);
-            all.push(truth, &out);
-            own.push(truth, &out);
-        }
-    }
-    let told = |s: &Score| Some(s.verdict()).filter(|v| v.n_bins > 0);
-    let by_session = data
-        .sessions
-        .iter()
-        .zip(&sessions)
-        .filter_map(|(shape, s)| Some((shape.name.clone(), told(s)?)))
-        .collect();
-    (told(&all), by_session)
 }
 
 #[cfg(test)]

@@ -6,6 +6,7 @@ mod calibration;
 mod data;
 mod filter;
 mod finish;
+mod held_out;
 mod objective;
 mod readout;
 mod trainer;

@@ -442,6 +442,7 @@ impl Trainer {
             session: shape.name.clone(),
             loading: transposed(loading, rank, shape.n_channels),
             baseline: baseline.to_vec(),
+            dispersion: None,
             prior: RegimePrior::default(),
         })
     }

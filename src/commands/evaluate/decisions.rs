@@ -18,8 +18,8 @@ pub(super) struct Decisions {
     posterior: Vec<f32>,
     unlabelled: Vec<f32>,
     label: Vec<Option<Label>>,
-    /// Onset of the change decided in a bin, in the stream's bins; -1 where none was.
-    onset: Vec<i64>,
+    /// Onset of the change decided in a bin with its interval, in the stream's bins; -1 where none was.
+    onset: [Vec<i64>; 3],
     novelty: Vec<f32>,
     log_likelihood: Vec<f32>,
     embedding_mean: Vec<f32>,
@@ -45,7 +45,10 @@ impl Decisions {
         self.posterior.extend(&estimate.posterior);
         self.unlabelled.push(estimate.unlabelled);
         self.label.push(label);
-        self.onset.push(change.map_or(-1, |c| c.onset_bin as i64));
+        let onset = change.map(|c| [c.onset.bin, c.onset.low_bin, c.onset.high_bin]);
+        for (i, column) in self.onset.iter_mut().enumerate() {
+            column.push(onset.map_or(-1, |o| o[i] as i64));
+        }
         self.novelty.push(estimate.novelty);
         self.log_likelihood.push(estimate.log_likelihood);
         self.embedding_mean.extend(&estimate.embedding_mean);
@@ -75,7 +78,9 @@ impl Decisions {
         archive.strings("label_names", &names)?;
         archive.i64("truth", &self.truth)?;
         archive.i64("label", &label)?;
-        archive.i64("onset_bin", &self.onset)?;
+        for (key, column) in ["onset_bin", "onset_low_bin", "onset_high_bin"].iter().zip(&self.onset) {
+            archive.i64(key, column)?;
+        }
         archive.f32("posterior", &[n, model.regime_names.len()], &self.posterior)?;
         archive.f32("unlabelled", &[n], &self.unlabelled)?;
         archive.f32("novelty", &[n], &self.novelty)?;

@@ -40,6 +40,9 @@ pub struct EvaluateArgs {
     /// File for what was concluded from every bin (.npz; keys in docs/recordings.md)
     #[arg(long, value_name = "FILE")]
     pub decisions: Option<PathBuf>,
+    /// Decide with the rule that made at most so many false changes per minute in training
+    #[arg(long, default_value_t = DecisionRule::FALSE_CHANGES_PER_MIN)]
+    pub false_changes_per_min: f64,
     #[command(flatten)]
     /// How to take the recordings; --session names the model's session.
     pub recordings: RecordingArgs,
@@ -92,6 +95,7 @@ pub fn run(args: &EvaluateArgs) -> Result<()> {
     let model = &checkpoint.model;
     let recordings = args.recordings.read_all(&args.data)?;
     let mut tally = Tally {
+        false_changes_per_min: args.false_changes_per_min,
         score: Score::new(model.regime_names.len(), model.bin_width_s),
         changes: ChangeScore::default(),
         compute: Durations::default(),

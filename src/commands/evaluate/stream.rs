@@ -8,6 +8,7 @@ use super::super::scoreboard::Durations;
 use super::decisions::Decisions;
 use super::{DecisionRule, MetricRow};
 use crate::dynamics::spectrum;
+use crate::inference::Adaptation;
 use crate::model::Model;
 use crate::recording::Trial;
 use crate::regime::{ChangeScore, Engine, Label, Score};
@@ -46,6 +47,8 @@ pub(super) struct Dynamics {
 
 /// Everything counted.
 pub(super) struct Tally {
+    /// What the decision rule allows.
+    pub(super) false_changes_per_min: f64,
     pub(super) score: Score,
     pub(super) changes: ChangeScore,
     pub(super) compute: Durations,
@@ -66,8 +69,8 @@ impl Tally {
         own: &mut Score,
     ) -> Result<Timeline> {
         let readout = model.readout(&trial.session).context("a session the model does not know")?;
-        let rule = DecisionRule::of(model);
-        let mut engine = Engine::new(model, readout, rule)?;
+        let rule = DecisionRule::of(model, self.false_changes_per_min);
+        let mut engine = Engine::new(model, readout, rule, Adaptation::default())?;
         self.score.start_stream();
         own.start_stream();
         self.changes.start_stream();

@@ -1,0 +1,213 @@
+//! What is known of the channels themselves: which inform, how their rates drift, which fell silent.
+
+use super::kernels::{padded, padded_row};
+use crate::model::Readout;
+
+/// What the fit follows beside the dynamics, so that a rig's troubles are not taken for them.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Adaptation {
+    /// Time constant of the channels' gains, seconds; `None` leaves the readout as it was trained.
+    pub gain_time_constant_s: Option<f64>,
+    /// Channels that fell silent stop informing until they fire again.
+    pub silence: bool,
+    /// A bin in which far more was counted than expected is taken for missing.
+    pub artefacts: bool,
+}
+
+impl Adaptation {
+    /// Nothing is followed.
+    pub const NONE: Self = Self { gain_time_constant_s: None, silence: false, artefacts: false };
+    /// Default time constant of gains, seconds: long beside regimes.
+    pub const GAIN_TIME_CONSTANT_S: f64 = 60.0;
+}
+
+impl Default for Adaptation {
+    fn default() -> Self {
+        Self {
+            gain_time_constant_s: Some(Self::GAIN_TIME_CONSTANT_S),
+            silence: true,
+            artefacts: true,
+        }
+    }
+}
+
+/// Spikes for and against a gain of 1 that count beside those observed.
+const GAIN_PSEUDO_COUNT: f32 = 20.0;
+/// Bounds of a gain.
+const GAIN_BOUNDS: [f32; 2] = [0.05, 20.0];
+/// Every so many bins a channel's gain is taken over into its baseline: a logarithm is not cheap.
+const GAIN_EVERY: usize = 16;
+/// A channel is silent when nothing came where so many spikes were expected: by chance `e^-14`.
+const SILENCE: f32 = 14.0;
+/// A bin is an artefact with more than this many times the counts expected, and so many of their
+/// standard deviations.
+const ARTEFACT: [f32; 2] = [2.5, 6.0];
+/// Artefacts in a row, seconds: what lasts longer is how the population fires now.
+const ARTEFACT_S_MAX: f64 = 0.5;
+/// Time over which the expected counts of a bin are averaged for that, seconds.
+const TOTAL_WINDOW_S: f64 = 0.1;
+
+/// The channels of a session.
+#[derive(Debug)]
+pub(super) struct Channels {
+    adaptation: Adaptation,
+    n: usize,
+    /// Which channels the source says inform, `[channels]`.
+    active: Vec<bool>,
+    /// 1 for a channel that informs, else 0; padded.
+    pub(super) weight: Vec<f32>,
+    /// Counts of the newest bin, 0 where the weight is; padded.
+    pub(super) counts: Vec<f32>,
+    /// Log rates at `kappa = 0`, gains included; padded.
+    pub(super) baseline: Vec<f32>,
+    /// Rates of the newest bin as they were predicted, 0 where the weight is; padded.
+    pub(super) expected: Vec<f32>,
+    trained: Vec<f32>,
+    gain: Vec<f32>,
+    /// Counts observed and expected at gain 1, discounted.
+    observed: Vec<f32>,
+    predicted: Vec<f32>,
+    keep: f32,
+    /// Spikes expected since the last one.
+    silent: Vec<f32>,
+    /// Expected counts of a bin, smoothed.
+    total: f32,
+    total_rate: f32,
+    artefacts_in_a_row: u32,
+    artefacts_max: u32,
+    turn: usize,
+}
+
+impl Channels {
+    pub(super) fn new(readout: &Readout, bin_width_s: f64, adaptation: Adaptation) -> Self {
+        let n = readout.n_channels();
+        let zeros = || vec![0.0f32; padded(n)];
+        let mut baseline = zeros();
+        baseline[..n].copy_from_slice(&readout.baseline);
+        let keep = |window: f64| (-bin_width_s / window).exp() as f32;
+        let mut channels = Self {
+            adaptation,
+            n,
+            active: vec![true; n],
+            weight: zeros(),
+            counts: zeros(),
+            trained: baseline.clone(),
+            baseline,
+            expected: zeros(),
+            gain: vec![1.0; padded_row(n)],
+            observed: zeros(),
+            predicted: zeros(),
+            keep: adaptation.gain_time_constant_s.map_or(1.0, keep),
+            silent: vec![0.0; n],
+            total: 0.0,
+            total_rate: 1.0 - keep(TOTAL_WINDOW_S),
+            artefacts_in_a_row: 0,
+            artefacts_max: (ARTEFACT_S_MAX / bin_width_s).ceil() as u32,
+            turn: 0,
+        };
+        channels.reset();
+        channels
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.n
+    }
+
+    /// Another recording begins: gains and silences of the last one are forgotten.
+    pub(super) fn reset(&mut self) {
+        self.baseline.copy_from_slice(&self.trained);
+        self.gain.fill(1.0);
+        self.observed.fill(0.0);
+        self.predicted.fill(0.0);
+        self.silent.fill(0.0);
+        self.total = 0.0;
+        self.artefacts_in_a_row = 0;
+        self.weigh();
+    }
+
+    /// Channels that inform.
+    pub(super) fn n_informing(&self) -> usize {
+        self.weight.iter().filter(|&&w| w > 0.0).count()
+    }
+
+    /// Channels taken for silent.
+    pub(super) fn n_silent(&self) -> usize {
+        self.silent.iter().filter(|&&s| s > SILENCE).count()
+    }
+
+    pub(super) fn set_active(&mut self, active: impl Iterator<Item = bool>) {
+        self.active.iter_mut().zip(active).for_each(|(to, on)| *to = on);
+        self.weigh();
+    }
+
+    fn weigh(&mut self) {
+        for ((w, &on), &silent) in self.weight.iter_mut().zip(&self.active).zip(&self.silent) {
+            *w = f32::from(u8::from(on && silent <= SILENCE));
+        }
+    }
+
+    /// Takes a bin's counts, `[channels]`. `false` where it is an artefact and must not inform.
+    pub(super) fn take(&mut self, counts: &[f32]) -> bool {
+        let mut heard = false;
+        for (i, &y) in counts.iter().enumerate() {
+            if self.active[i] && y > 0.0 && self.silent[i] > 0.0 {
+                heard |= self.silent[i] > SILENCE;
+                self.silent[i] = 0.0;
+            }
+        }
+        if heard {
+            self.weigh();
+        }
+        let mut total = 0.0;
+        for ((to, &y), w) in self.counts.iter_mut().zip(counts).zip(&self.weight) {
+            *to = y * w;
+            total += *to;
+        }
+        let [times, deviations] = ARTEFACT;
+        let artefact = self.adaptation.artefacts
+            && self.total > 0.0
+            && total > times * self.total + deviations * self.total.sqrt()
+            && self.artefacts_in_a_row < self.artefacts_max;
+        self.artefacts_in_a_row = if artefact { self.artefacts_in_a_row + 1 } else { 0 };
+        !artefact
+    }
+
+    /// Learns from a bin that informed: `expected` is filled.
+    pub(super) fn learn(&mut self) {
+        let total: f32 = self.expected.iter().sum();
+        // The first bin has no past to be smoothed with.
+        let rate = if self.total > 0.0 { self.total_rate } else { 1.0 };
+        self.total += rate * (total - self.total);
+        if self.adaptation.silence {
+            let mut fell_silent = false;
+            for (i, silent) in self.silent.iter_mut().enumerate() {
+                if self.counts[i] == 0.0 && self.expected[i] > 0.0 {
+                    *silent += self.expected[i];
+                    fell_silent |= *silent > SILENCE;
+                }
+            }
+            if fell_silent {
+                self.weigh();
+            }
+        }
+        if self.adaptation.gain_time_constant_s.is_some() {
+            self.follow_gains();
+        }
+    }
+
+    /// A gamma posterior of each channel's gain whose evidence fades (power steady model, Smith 1979):
+    /// `gain = (pseudo + sum y) / (pseudo + sum lambda)`, sums discounted, `lambda` at gain 1.
+    fn follow_gains(&mut self) {
+        for i in 0..self.n {
+            self.observed[i] = self.keep * self.observed[i] + self.counts[i];
+            self.predicted[i] = self.keep * self.predicted[i] + self.expected[i] / self.gain[i];
+        }
+        for i in (self.turn..self.n).step_by(GAIN_EVERY) {
+            let gain =
+                (GAIN_PSEUDO_COUNT + self.observed[i]) / (GAIN_PSEUDO_COUNT + self.predicted[i]);
+            self.gain[i] = gain.clamp(GAIN_BOUNDS[0], GAIN_BOUNDS[1]);
+            self.baseline[i] = self.trained[i] + self.gain[i].ln();
+        }
+        self.turn = (self.turn + 1) % GAIN_EVERY;
+    }
+}

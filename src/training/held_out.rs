@@ -1,0 +1,204 @@
+//! What held-out streams say of a model: temperature, novelty threshold, scores, operating points.
+
+use rand::{RngExt, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+
+use super::data::{Dataset, HeldOut};
+use crate::inference::{Adaptation, BankError, FilterBank};
+use crate::model::{Model, OperatingPoint};
+use crate::regime::{ChangeScore, DecisionRule, Label, Score, Tracker, Verdict};
+
+/// Temperatures tried on held-out streams.
+const TEMPERATURES: [f32; 12] = [0.7, 1.0, 1.3, 1.6, 2.0, 2.5, 3.2, 4.0, 5.0, 7.0, 10.0, 15.0];
+/// Quantile of the known dynamics' novelty, over bins, that the threshold leaves below...
+const NOVELTY_QUANTILE: f64 = 0.999;
+/// ...times this.
+const NOVELTY_MARGIN: f32 = 1.25;
+/// Bins before this many seconds do not count for temperature and novelty.
+const SETTLED_S: f64 = 0.5;
+/// Probabilities a new label must reach that are tried as decision rules.
+const PROBABILITIES: [f32; 13] =
+    [0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.93, 0.95, 0.97, 0.98, 0.99, 0.995, 0.998];
+/// A rule that finds fewer of the changes is no rule.
+const FOUND_MIN: f64 = 0.5;
+
+/// What the bank said of one held-out stream at temperature 1.
+struct Heard {
+    /// `[bins, regimes]`.
+    posterior: Vec<f32>,
+    novelty: Vec<f32>,
+}
+
+fn hear(model: &Model, stream: &HeldOut) -> Result<Heard, BankError> {
+    let mut bank = FilterBank::new(model, &model.readouts[stream.session], Adaptation::NONE)?;
+    let n = bank.n_channels();
+    let mut heard = Heard { posterior: Vec::new(), novelty: Vec::new() };
+    for counts in stream.counts.chunks_exact(n) {
+        let estimate = bank.update(counts);
+        heard.posterior.extend(&estimate.posterior);
+        heard.novelty.push(estimate.novelty);
+    }
+    Ok(heard)
+}
+
+/// All held-out streams, on several threads.
+fn hear_all(model: &Model, data: &Dataset, threads: usize) -> Result<Vec<Heard>, BankError> {
+    let chunk = data.held_out.len().div_ceil(threads.max(1)).max(1);
+    std::thread::scope(|scope| {
+        let workers: Vec<_> = data
+            .held_out
+            .chunks(chunk)
+            .map(|part| {
+                scope.spawn(|| part.iter().map(|s| hear(model, s)).collect::<Result<Vec<_>, _>>())
+            })
+            .collect();
+        let mut all = Vec::new();
+        for worker in workers {
+            // A panic there has ended the program already.
+            all.extend(worker.join().unwrap_or(Ok(Vec::new()))?);
+        }
+        Ok(all)
+    })
+}
+
+/// `p^(1/T)`, normalised.
+fn tempered(posterior: &[f32], temperature: f32, out: &mut [f32]) {
+    let mut total = 0.0;
+    for (o, p) in out.iter_mut().zip(posterior) {
+        *o = (p.max(1e-30).ln() / temperature).exp();
+        total += *o;
+    }
+    out.iter_mut().for_each(|o| *o /= total);
+}
+
+/// Scores over all held-out streams, and by session.
+pub(super) type Scored = (Option<Verdict>, Vec<(String, Verdict)>);
+
+/// Temperature by the held-out log loss, novelty threshold by its quantile, and the scores then.
+pub(super) fn tune(
+    model: &mut Model,
+    data: &Dataset,
+    threads: usize,
+) -> Result<Scored, BankError> {
+    model.online.temperature = 1.0;
+    model.online.novelty_threshold = f32::MAX;
+    let heard = hear_all(model, data, threads)?;
+    let n = model.regime_names.len();
+    let settled = (SETTLED_S / model.bin_width_s).ceil() as usize;
+    let mut loss = [0.0f64; TEMPERATURES.len()];
+    let mut novelties = Vec::new();
+    let mut out = vec![0.0f32; n];
+    for (stream, heard) in data.held_out.iter().zip(&heard) {
+        novelties.extend(heard.novelty.iter().skip(2 * settled));
+        let mut same = 0usize;
+        for (t, (posterior, truth)) in
+            heard.posterior.chunks_exact(n).zip(&stream.regime).enumerate()
+        {
+            same = if t > 0 && stream.regime[t - 1] == *truth { same + 1 } else { 0 };
+            let Some(truth) = truth else { continue };
+            if same < settled.min(3) {
+                continue;
+            }
+            for (loss, temperature) in loss.iter_mut().zip(TEMPERATURES) {
+                tempered(posterior, temperature, &mut out);
+                *loss -= f64::from(out[*truth].max(1e-12)).ln();
+            }
+        }
+    }
+    let best = (0..loss.len()).min_by(|&a, &b| loss[a].total_cmp(&loss[b])).unwrap_or(1);
+    model.online.temperature = if loss[best] > 0.0 { TEMPERATURES[best] } else { 1.0 };
+    novelties.sort_by(f32::total_cmp);
+    if let Some(last) = novelties.len().checked_sub(1) {
+        let at = (NOVELTY_QUANTILE * last as f64).round() as usize;
+        model.online.novelty_threshold = (NOVELTY_MARGIN * novelties[at]).max(1.5);
+    }
+    Ok(score(model, data, &heard))
+}
+
+/// Scores of the held-out streams at the model's temperature.
+fn score(model: &Model, data: &Dataset, heard: &[Heard]) -> Scored {
+    let n = model.regime_names.len();
+    let fresh = || Score::new(n, model.bin_width_s);
+    let mut all = fresh();
+    let mut sessions = vec![fresh(); data.sessions.len()];
+    let mut out = vec![0.0f32; n];
+    for (stream, heard) in data.held_out.iter().zip(heard) {
+        let own = &mut sessions[stream.session];
+        all.start_stream();
+        own.start_stream();
+        for (posterior, &truth) in heard.posterior.chunks_exact(n).zip(&stream.regime) {
+            tempered(posterior, model.online.temperature, &mut out);
+            all.push(truth, &out);
+            own.push(truth, &out);
+        }
+    }
+    let told = |s: &Score| Some(s.verdict()).filter(|v| v.n_bins > 0);
+    let by_session = data
+        .sessions
+        .iter()
+        .zip(&sessions)
+        .filter_map(|(shape, s)| Some((shape.name.clone(), told(s)?)))
+        .collect();
+    (told(&all), by_session)
+}
+
+/// A decision rule under trial: what follows the posteriors, and how it does.
+struct Trial {
+    probability_min: f32,
+    tracker: Tracker,
+    score: ChangeScore,
+}
+
+/// How decision rules do on each session's held-out streams, played one behind the other in a random
+/// order: where one ends and the next has another label, the regime changes.
+pub(super) fn operating_points(
+    model: &Model,
+    data: &Dataset,
+) -> Result<Vec<OperatingPoint>, BankError> {
+    let mut trials: Vec<Trial> = PROBABILITIES
+        .iter()
+        .map(|&probability_min| {
+            let rule = DecisionRule { probability_min, ..DecisionRule::of(model, 0.0) };
+            let (tracker, score) = (Tracker::new(model, rule), ChangeScore::default());
+            Trial { probability_min, tracker, score }
+        })
+        .collect();
+    let mut rng = ChaCha8Rng::seed_from_u64(0);
+    for (session, readout) in model.readouts.iter().enumerate() {
+        let mut streams: Vec<&HeldOut> =
+            data.held_out.iter().filter(|s| s.session == session).collect();
+        for i in (1..streams.len()).rev() {
+            streams.swap(i, rng.random_range(0..=i));
+        }
+        let mut bank = FilterBank::new(model, readout, Adaptation::default())?;
+        trials.iter_mut().for_each(|t| t.score.start_stream());
+        for stream in streams {
+            for (counts, &truth) in
+                stream.counts.chunks_exact(readout.n_channels()).zip(&stream.regime)
+            {
+                let e = bank.update(counts);
+                for t in &mut trials {
+                    t.tracker.push(&e.posterior, e.unlabelled, e.novelty);
+                    let said = match t.tracker.current() {
+                        Some(Label::Regime(r)) => Some(r),
+                        Some(Label::Unknown) | None => None,
+                    };
+                    t.score.push(truth, said);
+                }
+            }
+        }
+    }
+    let mut points: Vec<OperatingPoint> = Vec::new();
+    for t in &trials {
+        let v = t.score.verdict(model.bin_width_s);
+        let rarer = points.last().is_none_or(|p| v.false_changes_per_minute < p.false_changes_per_min);
+        if v.changes > 0 && v.found as f64 >= FOUND_MIN * v.changes as f64 && rarer {
+            points.push(OperatingPoint {
+                probability_min: t.probability_min,
+                false_changes_per_min: v.false_changes_per_minute,
+                median_delay_s: v.median_delay_s,
+            });
+        }
+    }
+    Ok(points)
+}
