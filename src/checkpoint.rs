@@ -291,8 +291,9 @@ fn check_card(card: &Card) -> Result<(), Fault> {
     if !(o.temperature > 0.0 && o.temperature.is_finite()) {
         return fault("online.temperature", "above 0", o.temperature);
     }
-    if o.novelty_threshold.is_nan() || o.novelty_threshold <= 0.0 {
-        return fault("online.novelty_threshold", "above 0", o.novelty_threshold);
+    let limits = o.novelty_limits;
+    if !(limits.innovation_runs > 0.0 && limits.embedding_distance > 0.0) {
+        return fault("online.novelty_limits", "limits above 0", format!("{limits:?}"));
     }
     let [low, high] = o.log_rate_bounds;
     if !(low < high && low >= -40.0 && high <= 40.0) {

@@ -22,6 +22,15 @@ const FIRST_VALIDATION_STEP: usize = 8;
 /// Times that a training is validated on what was held out; the best model is kept.
 const VALIDATIONS: usize = 12;
 
+/// How counts scatter around their rates.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum CountModel {
+    /// Variance as the rate
+    Poisson,
+    /// More variance than the rate, fitted per channel after training
+    NegativeBinomial,
+}
+
 /// Learn a model from labelled recordings
 #[derive(Debug, clap::Args)]
 pub struct PretrainArgs {
@@ -55,6 +64,9 @@ pub struct PretrainArgs {
     /// Weight of telling regimes apart beside predicting the counts; 0 leaves it out
     #[arg(long, default_value_t = TrainingSettings::default().contrast_weight)]
     pub contrast_weight: f64,
+    /// How counts scatter around their rates in the online fit
+    #[arg(long, value_enum, default_value_t = CountModel::Poisson)]
+    pub counts: CountModel,
     /// Seed of everything random
     #[arg(long, default_value_t = 0)]
     pub seed: u64,
@@ -94,6 +106,7 @@ pub fn run(args: &PretrainArgs) -> Result<()> {
         learning_rate: args.learning_rate,
         seed: args.seed,
         contrast_weight: args.contrast_weight,
+        negative_binomial: args.counts == CountModel::NegativeBinomial,
         ..TrainingSettings::default()
     };
     settings.dims.rank = args.rank;

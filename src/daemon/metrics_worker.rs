@@ -5,7 +5,7 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
 use anyhow::{Context, Result};
 
-use crate::checkpoint::Checkpoint;
+use crate::model::Model;
 use crate::dynamics::spectrum;
 use crate::publish::SessionBus;
 use crate::wire::Metrics;
@@ -13,7 +13,7 @@ use crate::wire::Metrics;
 /// A state to describe.
 pub(super) struct Request {
     pub(super) bus: Arc<SessionBus>,
-    pub(super) checkpoint: Arc<Checkpoint>,
+    pub(super) model: Arc<Model>,
     pub(super) bin: u64,
     pub(super) embedding: Vec<f32>,
     pub(super) latent: Vec<f32>,
@@ -43,7 +43,7 @@ impl MetricsWorker {
 
 fn work(requests: &Receiver<Request>) {
     while let Ok(r) = requests.recv() {
-        let Some(s) = spectrum(&r.checkpoint.model, &r.embedding, &r.latent) else { continue };
+        let Some(s) = spectrum(&r.model, &r.embedding, &r.latent) else { continue };
         r.bus.set_metrics(Metrics {
             bin: r.bin,
             spectral_radius: s.spectral_radius as f32,

@@ -9,7 +9,7 @@ use anyhow::{Context, Result, bail};
 use crate::checkpoint::{self, Checkpoint};
 use crate::config::{Config, ModelSource, SessionConfig};
 use crate::inference::Adaptation;
-use crate::model::Readout;
+use crate::model::{Model, Readout};
 use crate::regime::DecisionRule;
 
 const BUILTIN_CARD: &[u8] = include_bytes!("../../models/default/model.json");
@@ -28,8 +28,10 @@ pub fn builtin_model() -> Result<Checkpoint> {
 pub struct Plan {
     /// Name.
     pub session: String,
-    /// The model, shared among sessions that name the same.
+    /// The model's checkpoint, shared among sessions that name the same.
     pub checkpoint: Arc<Checkpoint>,
+    /// Its model, at the session's bin width.
+    pub model: Arc<Model>,
     /// Index of the readout.
     pub readout: usize,
     /// When the label changes.
@@ -42,7 +44,7 @@ impl Plan {
     /// The readout.
     #[must_use]
     pub fn readout(&self) -> &Readout {
-        &self.checkpoint.model.readouts[self.readout]
+        &self.model.readouts[self.readout]
     }
 }
 
@@ -97,23 +99,22 @@ fn fit(session: &SessionConfig, checkpoint: Arc<Checkpoint>) -> Result<Plan> {
             session.readout
         );
     }
-    let model_ms = model.bin_width_s * 1e3;
-    if let Some(found) = session.bin_ms.filter(|b| (b - model_ms).abs() > 1e-6 * model_ms) {
-        bail!("expected bins of {model_ms} ms as the model was trained on, found bin_ms = {found}");
-    }
-    let mut rule = DecisionRule::of(model, session.false_changes_per_min);
+    let bin_width_s = session.bin_ms.map_or(model.bin_width_s, |ms| ms / 1e3);
+    let model = model.at_bin_width(bin_width_s).map_err(|e| anyhow::anyhow!("bin_ms: {e}"))?;
+    let mut rule = DecisionRule::of(&model, session.false_changes_per_min);
     rule.unknown = session.unknown;
     if let Some(p) = session.probability_min {
         rule.probability_min = p as f32;
     }
     if let Some(ms) = session.dwell_ms {
-        rule.dwell_bins = (ms / model_ms).ceil().max(1.0) as u32;
+        rule.dwell_bins = (ms / 1e3 / bin_width_s).ceil().max(1.0) as u32;
     }
     Ok(Plan {
         session: session.name.clone(),
         readout,
         rule,
         adaptation: session.adaptation,
+        model: Arc::new(model),
         checkpoint,
     })
 }

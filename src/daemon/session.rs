@@ -50,7 +50,7 @@ pub(super) fn start(
     publisher: Option<Arc<Publisher>>,
     worker: &MetricsWorker,
 ) -> Result<Running> {
-    let model = &plan.checkpoint.model;
+    let model = &plan.model;
     let readout = plan.readout();
     let engine = Engine::new(model, readout, plan.rule, plan.adaptation)
         .with_context(|| format!("session '{}'", plan.session))?;
@@ -106,7 +106,7 @@ pub(super) fn start(
         link,
         fetching,
         requests: worker.clone(),
-        checkpoint: plan.checkpoint.clone(),
+        model: plan.model.clone(),
         metrics_every: (1.0 / config.metrics_hz / model.bin_width_s).round().max(1.0) as u64,
         resets_told: 0,
     };
@@ -220,7 +220,7 @@ struct Teller {
     link: Arc<Link>,
     fetching: Fetching,
     requests: MetricsWorker,
-    checkpoint: Arc<crate::checkpoint::Checkpoint>,
+    model: Arc<crate::model::Model>,
     metrics_every: u64,
     resets_told: u64,
 }
@@ -254,7 +254,7 @@ impl Teller {
         if o.bin.is_multiple_of(self.metrics_every) {
             self.requests.ask(Request {
                 bus: self.bus.clone(),
-                checkpoint: self.checkpoint.clone(),
+                model: self.model.clone(),
                 bin: o.bin,
                 embedding: self.wording.embedding(o).to_vec(),
                 latent: self.wording.latent(o).to_vec(),

@@ -3,15 +3,13 @@
 use pulp::{Simd, WithSimd};
 
 use super::BankError;
-use super::channels::{Adaptation, Channels};
+use super::channels::{Adaptation, Channels, NOVELTY_WINDOW_S};
 use super::hypothesis::{Bin, Hypothesis, Layout, Scratch};
 use super::kernels::exp;
-use crate::model::{Model, Readout};
+use crate::model::{Component, Model, NoveltyLimits, Readout};
 
 /// Counts above this have no tabulated log factorial; sources refuse them.
 pub const COUNT_MAX: u32 = 4096;
-/// Time constant of the novelty score, seconds.
-const NOVELTY_WINDOW_S: f64 = 1.0;
 /// Time constant of the latent covariance behind the participation ratio, seconds.
 const PARTICIPATION_WINDOW_S: f64 = 2.0;
 /// Where less than this share of a hypothesis' weight was newly entered, it keeps its moments: what
@@ -37,8 +35,14 @@ pub struct Estimate {
     pub latent: Vec<f32>,
     /// `log p(y_t | y_1..t-1)` (Laplace), nats per active channel; 0 for a missing bin.
     pub log_likelihood: f32,
-    /// Smoothed normalised innovation squared over its expectation: about 1 when the model fits.
+    /// The larger of the next two over its limit: above 1, the dynamics are none the model knows.
     pub novelty: f32,
+    /// Squared residuals smoothed over 1 s, over all channels, over what white innovations give: 1 by
+    /// chance.
+    pub innovation_runs: f32,
+    /// Squared Mahalanobis distance of the embedding from the nearest component of the regime prior, over
+    /// its dimensions, smoothed over 1 s.
+    pub embedding_distance: f32,
     /// Participation ratio of the log rates' covariance over the last seconds, 1 to `rank`.
     pub participation_ratio: f32,
     /// The bin was taken for an artefact: prediction without update.
@@ -67,6 +71,9 @@ pub struct FilterBank {
     prior_mean: Vec<f32>,
     /// `[hypotheses, embedding, embedding]`.
     prior_cov: Vec<f32>,
+    /// Inverses of these.
+    prior_precision: Vec<f32>,
+    limits: NoveltyLimits,
     initial_variance: Vec<f32>,
     temperature: f32,
     novelty_rate: f32,
@@ -78,7 +85,6 @@ pub struct FilterBank {
     latent_cov: Vec<f32>,
     innovation: Vec<f32>,
     square: Vec<f32>,
-    inverse: Vec<f32>,
     slow_mean: Vec<f32>,
     slow_cov: Vec<f32>,
     /// `C^T C`, `[rank, rank]`.
@@ -138,6 +144,8 @@ impl FilterBank {
             prior_weight: components.iter().map(|c| c.weight).collect(),
             prior_mean: components.iter().flat_map(|c| c.mean.iter().copied()).collect(),
             prior_cov: components.iter().flat_map(|c| c.covariance.iter().copied()).collect(),
+            prior_precision: components.iter().flat_map(precision).collect(),
+            limits: model.online.novelty_limits,
             initial_variance: model.network.initial_variance.clone(),
             temperature: model.online.temperature,
             novelty_rate: smoothing(NOVELTY_WINDOW_S),
@@ -149,7 +157,6 @@ impl FilterBank {
             latent_cov: vec![0.0; rank * rank],
             innovation: vec![0.0; rank],
             square: vec![0.0; rank * rank],
-            inverse: vec![0.0; rank * rank],
             slow_mean: vec![0.0; rank],
             slow_cov: vec![0.0; rank * rank],
             gram,
@@ -160,7 +167,9 @@ impl FilterBank {
                 embedding_sd: vec![0.0; dims.embedding],
                 latent: vec![0.0; rank],
                 log_likelihood: 0.0,
-                novelty: 1.0,
+                novelty: 0.0,
+                innovation_runs: 1.0,
+                embedding_distance: 0.0,
                 participation_ratio: 1.0,
                 artefact: false,
                 silent_channels: 0,
@@ -212,7 +221,9 @@ impl FilterBank {
         }
         self.slow_mean.fill(0.0);
         self.slow_cov.fill(0.0);
-        self.estimate.novelty = 1.0;
+        self.estimate.novelty = 0.0;
+        self.estimate.innovation_runs = 1.0;
+        self.estimate.embedding_distance = 0.0;
         self.estimate.log_likelihood = 0.0;
         self.summarise();
     }
@@ -259,7 +270,7 @@ impl FilterBank {
             }
             let total = self.normalise();
             self.estimate.log_likelihood = (total + constant) / n_informing as f32;
-            self.track_novelty();
+            self.estimate.innovation_runs = self.channels.innovation_runs();
             self.channels.learn();
             self.estimate.silent_channels = self.channels.n_silent() as u32;
         }
@@ -272,6 +283,7 @@ impl FilterBank {
         }
         self.normalise();
         self.summarise();
+        self.track_novelty();
         self.track_participation();
     }
 
@@ -377,30 +389,24 @@ impl FilterBank {
         }
     }
 
-    /// Normalised innovation squared of the leading hypothesis, `s^T (Lambda + Lambda P Lambda)^-1 s`
-    /// with `s = C^T (y - lambda)`: chi-squared with `rank` degrees when the model holds.
+    /// Distance of the embedding from what the model knows, and the novelty with it.
     #[inline(always)]
     fn track_novelty(&mut self) {
-        let rank = self.layout.rank;
-        let Some(best) =
-            self.hypotheses.iter().max_by(|a, b| a.log_weight.total_cmp(&b.log_weight))
-        else {
-            return;
-        };
-        self.square.copy_from_slice(&best.information);
-        let trace: f32 = (0..rank).map(|r| best.information[r * rank + r]).sum();
-        for r in 0..rank {
-            self.square[r * rank + r] += 1e-5 * trace + 1e-6;
+        let d = self.layout.embedding;
+        let e = &mut self.estimate;
+        let mut nearest = f32::INFINITY;
+        for (mean, precision) in
+            self.prior_mean.chunks_exact(d).zip(self.prior_precision.chunks_exact(d * d))
+        {
+            let delta = |i: usize| e.embedding_mean[i] - mean[i];
+            let squared: f32 = (0..d)
+                .map(|i| delta(i) * (0..d).map(|j| precision[i * d + j] * delta(j)).sum::<f32>())
+                .sum();
+            nearest = nearest.min(squared);
         }
-        super::kernels::invert(&mut self.square, &mut self.inverse, rank);
-        let mut squared = 0.0;
-        for r in 0..rank {
-            self.innovation[r] =
-                (0..rank).map(|q| self.inverse[r * rank + q] * best.whitened[q]).sum();
-            squared += best.score[r] * self.innovation[r];
-        }
-        let ratio = (squared / rank as f32).clamp(0.0, 100.0);
-        self.estimate.novelty += self.novelty_rate * (ratio - self.estimate.novelty);
+        e.embedding_distance += self.novelty_rate * (nearest / d as f32 - e.embedding_distance);
+        e.novelty = (e.innovation_runs / self.limits.innovation_runs)
+            .max(e.embedding_distance / self.limits.embedding_distance);
     }
 
     /// Label posterior and moments of the embedding and latents.
@@ -492,6 +498,14 @@ impl WithSimd for Advance<'_> {
     fn with_simd<S: Simd>(self, simd: S) {
         self.bank.advance(simd, self.seen);
     }
+}
+
+/// Inverse of a component's covariance, `[embedding, embedding]`.
+fn precision(component: &Component) -> Vec<f32> {
+    let d = component.mean.len();
+    let cov = component.covariance.iter().map(|&x| f64::from(x));
+    let inverse = nalgebra::DMatrix::from_iterator(d, d, cov).try_inverse();
+    inverse.map_or_else(|| vec![0.0; d * d], |p| p.iter().map(|&x| x as f32).collect())
 }
 
 /// Hazard rates `[n_regimes + 1, n_regimes + 1]` spread over the components of each regime that is

@@ -44,6 +44,8 @@ const SILENCE: f32 = 14.0;
 const ARTEFACT: [f32; 2] = [2.5, 6.0];
 /// Artefacts in a row, seconds: what lasts longer is how the population fires now.
 const ARTEFACT_S_MAX: f64 = 0.5;
+/// Time constant of the signs of unknown dynamics, seconds.
+pub(super) const NOVELTY_WINDOW_S: f64 = 1.0;
 /// Time over which the expected counts of a bin are averaged for that, seconds.
 const TOTAL_WINDOW_S: f64 = 0.1;
 
@@ -76,6 +78,11 @@ pub(super) struct Channels {
     artefacts_in_a_row: u32,
     artefacts_max: u32,
     turn: usize,
+    /// Smoothed residuals of each channel, and the variance they have by chance.
+    run: Vec<f32>,
+    run_variance: Vec<f32>,
+    run_rate: f32,
+    dispersion: Option<Vec<f32>>,
 }
 
 impl Channels {
@@ -104,6 +111,10 @@ impl Channels {
             artefacts_in_a_row: 0,
             artefacts_max: (ARTEFACT_S_MAX / bin_width_s).ceil() as u32,
             turn: 0,
+            run: vec![0.0; n],
+            run_variance: vec![0.0; n],
+            run_rate: 1.0 - keep(NOVELTY_WINDOW_S),
+            dispersion: readout.dispersion.clone(),
         };
         channels.reset();
         channels
@@ -120,6 +131,8 @@ impl Channels {
         self.observed.fill(0.0);
         self.predicted.fill(0.0);
         self.silent.fill(0.0);
+        self.run.fill(0.0);
+        self.run_variance.fill(0.0);
         self.total = 0.0;
         self.artefacts_in_a_row = 0;
         self.weigh();
@@ -193,6 +206,23 @@ impl Channels {
         if self.adaptation.gain_time_constant_s.is_some() {
             self.follow_gains();
         }
+    }
+
+    /// How far counts stray from their predictions for long: squared residuals, smoothed over
+    /// [`NOVELTY_WINDOW_S`], summed over channels, over what white innovations give. 1 by chance.
+    pub(super) fn innovation_runs(&mut self) -> f32 {
+        let g = self.run_rate;
+        let (mut squares, mut by_chance) = (0.0f32, 0.0f32);
+        for i in 0..self.n {
+            let rate = self.expected[i];
+            let alpha = self.dispersion.as_ref().map_or(0.0, |a| a[i]);
+            self.run[i] += g * (self.counts[i] - rate - self.run[i]);
+            let variance = g * g * rate * (1.0 + alpha * rate);
+            self.run_variance[i] = (1.0 - g) * (1.0 - g) * self.run_variance[i] + variance;
+            squares += self.run[i] * self.run[i];
+            by_chance += self.run_variance[i];
+        }
+        squares / by_chance.max(f32::MIN_POSITIVE)
     }
 
     /// A gamma posterior of each channel's gain whose evidence fades (power steady model, Smith 1979):

@@ -11,9 +11,11 @@
 //! `a = bin / tau`. The hypernetwork maps the task embedding `e` to `N(e)` and `c(e)` (JEDI,
 //! arXiv 2603.10489). Everything here is plain data in `f32`, row-major.
 
+mod bin_width;
 mod hypernetwork;
 mod prior;
 
+pub use bin_width::BIN_RATIO_MAX;
 pub use hypernetwork::{Factors, Hypernetwork};
 pub(crate) use prior::PriorFit;
 pub use prior::{Component, RegimePrior};
@@ -112,6 +114,21 @@ impl Readout {
     }
 }
 
+/// Limits of the two signs of unknown dynamics.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NoveltyLimits {
+    /// Of the innovations' runs: how far counts stray from their predictions for long, 1 by chance.
+    pub innovation_runs: f32,
+    /// Of the embedding's squared Mahalanobis distance from the nearest component, per dimension.
+    pub embedding_distance: f32,
+}
+
+impl NoveltyLimits {
+    /// Nothing is unknown.
+    pub const NONE: Self = Self { innovation_runs: f32::MAX, embedding_distance: f32::MAX };
+}
+
 /// How a decision rule did on what training held out.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -138,8 +155,8 @@ pub struct OnlineSettings {
     pub embedding_drift: f32,
     /// Temperature of the label posterior: `p^(1/T)`, normalised.
     pub temperature: f32,
-    /// Smoothed novelty above this is called `unknown`.
-    pub novelty_threshold: f32,
+    /// What known dynamics hardly ever exceed: novelty is measured against these.
+    pub novelty_limits: NoveltyLimits,
     /// Decision rules from lenient to strict, each with fewer false changes than the one before; empty
     /// where nothing labelled was held out.
     pub operating_points: Vec<OperatingPoint>,
@@ -165,7 +182,7 @@ impl OnlineSettings {
             process_noise: 1.0,
             embedding_drift: 1e-7,
             temperature: 1.0,
-            novelty_threshold: f32::MAX,
+            novelty_limits: NoveltyLimits::NONE,
             operating_points: Vec::new(),
             log_rate_bounds: [-8.0, 4.0],
         }

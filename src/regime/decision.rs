@@ -12,9 +12,7 @@ pub struct DecisionRule {
     pub dwell_bins: u32,
     /// Whether `unknown` may be said.
     pub unknown: bool,
-    /// Smoothed novelty above this is `unknown`, after as many bins in a row.
-    pub novelty_threshold: f32,
-    /// Bins from the start before `unknown` may be said: novelty is a smoothed score.
+    /// Bins from the start before `unknown` may be said for novelty above 1: it is a smoothed score.
     pub novelty_warm_up_bins: u64,
 }
 
@@ -45,7 +43,6 @@ impl DecisionRule {
                 .map_or(Self::PROBABILITY_MIN, |p| p.probability_min),
             dwell_bins: bins(dwell_s) as u32,
             unknown: true,
-            novelty_threshold: model.online.novelty_threshold,
             novelty_warm_up_bins: bins(Self::NOVELTY_WARM_UP_S) as u64,
         }
     }
@@ -148,7 +145,7 @@ impl Tracker {
         if self.rule.unknown {
             let labelled = (1.0 - unlabelled) * probability;
             strange =
-                bin >= self.rule.novelty_warm_up_bins && novelty > self.rule.novelty_threshold;
+                bin >= self.rule.novelty_warm_up_bins && novelty > 1.0;
             if strange || unlabelled > labelled {
                 leading = Label::Unknown;
             }
@@ -188,7 +185,6 @@ mod tests {
             probability_min: 0.7,
             dwell_bins: 3,
             unknown: true,
-            novelty_threshold: 2.0,
             novelty_warm_up_bins: 2,
         }
     }
@@ -228,17 +224,17 @@ mod tests {
     fn a_change_needs_its_dwell_and_tells_its_onset() {
         let mut tracker = tracker(rule());
         for _ in 0..3 {
-            tracker.push(&[0.999, 0.001], 0.0, 1.0);
+            tracker.push(&[0.999, 0.001], 0.0, 0.5);
         }
         assert_eq!(tracker.current(), Some(Label::Regime(0)));
         // One bin of the other label is not enough.
-        assert_eq!(tracker.push(&[0.2, 0.8], 0.0, 1.0), None);
-        assert_eq!(tracker.push(&[0.999, 0.001], 0.0, 1.0), None);
+        assert_eq!(tracker.push(&[0.2, 0.8], 0.0, 0.5), None);
+        assert_eq!(tracker.push(&[0.999, 0.001], 0.0, 0.5), None);
         // Confident from bin 6, decided in bin 8.
-        assert_eq!(tracker.push(&[0.4, 0.6], 0.0, 1.0), None);
-        assert_eq!(tracker.push(&[0.2, 0.8], 0.0, 1.0), None);
-        assert_eq!(tracker.push(&[0.2, 0.8], 0.0, 1.0), None);
-        let change = tracker.push(&[0.1, 0.9], 0.0, 1.0).expect("a change");
+        assert_eq!(tracker.push(&[0.4, 0.6], 0.0, 0.5), None);
+        assert_eq!(tracker.push(&[0.2, 0.8], 0.0, 0.5), None);
+        assert_eq!(tracker.push(&[0.2, 0.8], 0.0, 0.5), None);
+        let change = tracker.push(&[0.1, 0.9], 0.0, 0.5).expect("a change");
         assert_eq!(change.from, Some(Label::Regime(0)));
         assert_eq!((change.to, change.bin), (Label::Regime(1), 8));
         let Onset { bin, low_bin, high_bin } = change.onset;
@@ -253,10 +249,10 @@ mod tests {
         for (unknown, expected) in [(true, Label::Unknown), (false, Label::Regime(1))] {
             let mut tracker = tracker(DecisionRule { unknown, ..rule() });
             for _ in 0..3 {
-                tracker.push(&[0.1, 0.9], 0.0, 1.0);
+                tracker.push(&[0.1, 0.9], 0.0, 0.5);
             }
             let changes: Vec<_> =
-                (0..3).filter_map(|_| tracker.push(&[0.1, 0.9], 0.8, 1.0)).collect();
+                (0..3).filter_map(|_| tracker.push(&[0.1, 0.9], 0.8, 0.5)).collect();
             assert_eq!(tracker.current(), Some(expected));
             assert_eq!(changes.len(), usize::from(unknown));
             assert!(changes.iter().all(|c| (c.probability - 0.8).abs() < 1e-6));
@@ -275,7 +271,7 @@ mod tests {
         assert_eq!(labels[1], None);
         assert_eq!(labels[4], Some(Label::Unknown));
         for _ in 0..3 {
-            tracker.push(&[0.0, 1.0], 0.0, 1.0);
+            tracker.push(&[0.0, 1.0], 0.0, 0.5);
         }
         assert_eq!(tracker.current(), Some(Label::Regime(1)));
     }

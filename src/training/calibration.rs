@@ -8,6 +8,7 @@ use rand_distr::{Distribution, Normal};
 
 use super::data::Dataset;
 use super::finish::{COVARIANCE_FLOOR, FinishError};
+use super::held_out::dispersion;
 use super::trainer::{Trainer, TrainingSettings};
 use crate::model::{Model, PriorFit, Readout, RegimePrior};
 
@@ -87,6 +88,11 @@ pub fn calibrate(
         embeddings.and_then(|e| RegimePrior::fit(&e, model.regime_names.len(), how, &mut rng));
     let labelled = own.is_some();
     readout.prior = own.unwrap_or_else(|| model.prior.clone());
+    // As the model's other sessions have it.
+    if model.readouts.iter().any(|r| r.dispersion.is_some()) {
+        let counts = data.streams.iter().map(|s| s.counts.as_slice());
+        readout.dispersion = Some(dispersion(model, &readout, counts)?);
+    }
     Ok(Calibration { readout, one_step, labelled })
 }
 

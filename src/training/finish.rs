@@ -4,7 +4,7 @@ use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 
 use super::data::Dataset;
-use super::held_out::{operating_points, tune};
+use super::held_out::{dispersion, operating_points, tune};
 use super::trainer::Trainer;
 use crate::inference::BankError;
 use crate::model::{Model, PriorFit, RegimePrior};
@@ -114,6 +114,16 @@ pub fn finish(trainer: &Trainer, best_before: Option<f64>) -> Result<Finished, F
             break;
         }
         best = found;
+    }
+    if trainer.settings().negative_binomial {
+        let mut model = best.model;
+        for s in 0..data.sessions.len() {
+            let streams = data.streams.iter().filter(|t| t.session == s);
+            let counts = streams.map(|t| t.counts.as_slice());
+            model.readouts[s].dispersion = Some(dispersion(&model, &model.readouts[s], counts)?);
+        }
+        let (held_out, by_session) = tune(&mut model, data, threads)?;
+        best = Finished { model, held_out, by_session };
     }
     best.model.online.operating_points = operating_points(&best.model, data)?;
     Ok(best)

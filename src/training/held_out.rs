@@ -1,24 +1,26 @@
-//! What held-out streams say of a model: temperature, novelty threshold, scores, operating points.
+//! What held-out streams say of a model: temperature, novelty's limits, scores, operating points.
 
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 use super::data::{Dataset, HeldOut};
 use crate::inference::{Adaptation, BankError, FilterBank};
-use crate::model::{Model, OperatingPoint};
+use crate::model::{Model, NoveltyLimits, OperatingPoint, Readout};
 use crate::regime::{ChangeScore, DecisionRule, Label, Score, Tracker, Verdict};
 
 /// Temperatures tried on held-out streams.
 const TEMPERATURES: [f32; 12] = [0.7, 1.0, 1.3, 1.6, 2.0, 2.5, 3.2, 4.0, 5.0, 7.0, 10.0, 15.0];
-/// Quantile of the known dynamics' novelty, over bins, that the threshold leaves below...
-const NOVELTY_QUANTILE: f64 = 0.999;
+/// Quantile of what known dynamics show of novelty's signs, over bins, that is their limit...
+const NOVELTY_QUANTILE: f64 = 0.995;
 /// ...times this.
-const NOVELTY_MARGIN: f32 = 1.25;
+const NOVELTY_MARGIN: f32 = 1.1;
 /// Bins before this many seconds do not count for temperature and novelty.
 const SETTLED_S: f64 = 0.5;
 /// Probabilities a new label must reach that are tried as decision rules.
 const PROBABILITIES: [f32; 13] =
     [0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.93, 0.95, 0.97, 0.98, 0.99, 0.995, 0.998];
+/// Expected counts by which a channel's dispersion is drawn towards that of all.
+const DISPERSION_PRIOR_COUNTS: f64 = 500.0;
 /// A rule that finds fewer of the changes is no rule.
 const FOUND_MIN: f64 = 0.5;
 
@@ -26,17 +28,23 @@ const FOUND_MIN: f64 = 0.5;
 struct Heard {
     /// `[bins, regimes]`.
     posterior: Vec<f32>,
-    novelty: Vec<f32>,
+    innovation_runs: Vec<f32>,
+    embedding_distance: Vec<f32>,
 }
 
 fn hear(model: &Model, stream: &HeldOut) -> Result<Heard, BankError> {
     let mut bank = FilterBank::new(model, &model.readouts[stream.session], Adaptation::NONE)?;
     let n = bank.n_channels();
-    let mut heard = Heard { posterior: Vec::new(), novelty: Vec::new() };
+    let mut heard = Heard {
+        posterior: Vec::new(),
+        innovation_runs: Vec::new(),
+        embedding_distance: Vec::new(),
+    };
     for counts in stream.counts.chunks_exact(n) {
         let estimate = bank.update(counts);
         heard.posterior.extend(&estimate.posterior);
-        heard.novelty.push(estimate.novelty);
+        heard.innovation_runs.push(estimate.innovation_runs);
+        heard.embedding_distance.push(estimate.embedding_distance);
     }
     Ok(heard)
 }
@@ -74,22 +82,20 @@ fn tempered(posterior: &[f32], temperature: f32, out: &mut [f32]) {
 /// Scores over all held-out streams, and by session.
 pub(super) type Scored = (Option<Verdict>, Vec<(String, Verdict)>);
 
-/// Temperature by the held-out log loss, novelty threshold by its quantile, and the scores then.
+/// Temperature by the held-out log loss, novelty's limits by their quantiles, and the scores then.
 pub(super) fn tune(
     model: &mut Model,
     data: &Dataset,
     threads: usize,
 ) -> Result<Scored, BankError> {
     model.online.temperature = 1.0;
-    model.online.novelty_threshold = f32::MAX;
+    model.online.novelty_limits = NoveltyLimits::NONE;
     let heard = hear_all(model, data, threads)?;
     let n = model.regime_names.len();
     let settled = (SETTLED_S / model.bin_width_s).ceil() as usize;
     let mut loss = [0.0f64; TEMPERATURES.len()];
-    let mut novelties = Vec::new();
     let mut out = vec![0.0f32; n];
     for (stream, heard) in data.held_out.iter().zip(&heard) {
-        novelties.extend(heard.novelty.iter().skip(2 * settled));
         let mut same = 0usize;
         for (t, (posterior, truth)) in
             heard.posterior.chunks_exact(n).zip(&stream.regime).enumerate()
@@ -107,10 +113,20 @@ pub(super) fn tune(
     }
     let best = (0..loss.len()).min_by(|&a, &b| loss[a].total_cmp(&loss[b])).unwrap_or(1);
     model.online.temperature = if loss[best] > 0.0 { TEMPERATURES[best] } else { 1.0 };
-    novelties.sort_by(f32::total_cmp);
-    if let Some(last) = novelties.len().checked_sub(1) {
-        let at = (NOVELTY_QUANTILE * last as f64).round() as usize;
-        model.online.novelty_threshold = (NOVELTY_MARGIN * novelties[at]).max(1.5);
+    let limit = |of: fn(&Heard) -> &Vec<f32>| {
+        let mut seen: Vec<f32> =
+            heard.iter().flat_map(|h| of(h).iter().skip(2 * settled).copied()).collect();
+        seen.sort_by(f32::total_cmp);
+        let last = seen.len().checked_sub(1)?;
+        Some(NOVELTY_MARGIN * seen[(NOVELTY_QUANTILE * last as f64).round() as usize])
+    };
+    if let (Some(innovation_runs), Some(embedding_distance)) =
+        (limit(|h| &h.innovation_runs), limit(|h| &h.embedding_distance))
+    {
+        model.online.novelty_limits = NoveltyLimits {
+            innovation_runs: innovation_runs.max(f32::MIN_POSITIVE),
+            embedding_distance: embedding_distance.max(f32::MIN_POSITIVE),
+        };
     }
     Ok(score(model, data, &heard))
 }
@@ -201,4 +217,40 @@ pub(super) fn operating_points(
         }
     }
     Ok(points)
+}
+
+/// Dispersion of each channel's counts beyond Poisson, `alpha` in variance = rate + alpha rate^2, by
+/// moments of what the bank of a Poisson `readout` left unexplained in a stream: `sum (y - lambda)^2 -
+/// lambda` over `sum lambda^2`, shrunk towards the channels' pooled value by so many expected counts.
+///
+/// # Errors
+/// When the bank does not take the model.
+pub fn dispersion<'a>(
+    model: &Model,
+    readout: &Readout,
+    streams: impl Iterator<Item = &'a [f32]>,
+) -> Result<Vec<f32>, BankError> {
+    let n = readout.n_channels();
+    let (mut excess, mut squares, mut counts) = (vec![0.0f64; n], vec![0.0f64; n], vec![0.0; n]);
+    let mut bank = FilterBank::new(model, readout, Adaptation::NONE)?;
+    for stream in streams {
+        bank.reset();
+        for bin in stream.chunks_exact(n) {
+            bank.update(bin);
+            for (i, (&y, &rate)) in bin.iter().zip(bank.expected_counts()).enumerate() {
+                let (y, rate) = (f64::from(y), f64::from(rate));
+                excess[i] += (y - rate).powi(2) - rate;
+                squares[i] += rate * rate;
+                counts[i] += rate;
+            }
+        }
+    }
+    let pooled = excess.iter().sum::<f64>() / squares.iter().sum::<f64>().max(1e-12);
+    Ok((0..n)
+        .map(|i| {
+            let own = excess[i] / squares[i].max(1e-12);
+            let trust = counts[i] / (counts[i] + DISPERSION_PRIOR_COUNTS);
+            (trust * own + (1.0 - trust) * pooled).max(0.0) as f32
+        })
+        .collect())
 }

@@ -14,4 +14,5 @@ mod trainer;
 pub use calibration::{Calibration, calibrate};
 pub use data::{Dataset, DatasetError, HeldOut, SessionShape};
 pub use finish::{FinishError, Finished, finish};
+pub use held_out::dispersion;
 pub use trainer::{StepReport, Trainer, TrainingSettings};

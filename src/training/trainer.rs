@@ -63,6 +63,9 @@ pub struct TrainingSettings {
     pub contrast_temperature: f64,
     /// Bounds of a log rate, natural log of counts per bin.
     pub log_rate_bounds: [f32; 2],
+    /// Whether the online fit takes counts for negative binomial, with a dispersion per channel fitted
+    /// after training; else for Poisson.
+    pub negative_binomial: bool,
     /// Threads for the filter's passes.
     pub threads: usize,
 }
@@ -85,6 +88,7 @@ impl Default for TrainingSettings {
             contrast_s: 0.2,
             contrast_temperature: 3.0,
             log_rate_bounds: [-8.0, 4.0],
+            negative_binomial: false,
             threads: std::thread::available_parallelism().map_or(1, usize::from),
         }
     }

@@ -92,8 +92,14 @@ pub fn run(args: &EvaluateArgs) -> Result<()> {
     } else {
         checkpoint::load(&args.model)?
     };
-    let model = &checkpoint.model;
     let recordings = args.recordings.read_all(&args.data)?;
+    let mut checkpoint = checkpoint;
+    if let Some(first) = recordings.first() {
+        // A model serves other bins than its own, as in the daemon.
+        checkpoint.model = (checkpoint.model.at_bin_width(first.bin_width_s))
+            .map_err(|e| anyhow::anyhow!("{}: {e}", first.path.display()))?;
+    }
+    let model = &checkpoint.model;
     let mut tally = Tally {
         false_changes_per_min: args.false_changes_per_min,
         score: Score::new(model.regime_names.len(), model.bin_width_s),
@@ -151,7 +157,7 @@ fn check(checkpoint: &Checkpoint, recording: &crate::recording::Recording) -> Re
     let (expected, found) = (model.bin_width_s * 1e3, recording.bin_width_s * 1e3);
     if (expected - found).abs() > 1e-6 * expected {
         bail!(
-            "{path}: expected bins of {expected} ms as the model's, found {found} ms (see --bin-ms)"
+            "{path}: expected bins of {expected} ms as the first recording's, found {found} ms (see --bin-ms)"
         );
     }
     for trial in &recording.trials {

@@ -1,0 +1,95 @@
+//! A model at another bin width than it was trained on.
+
+use super::Model;
+
+/// Largest ratio of bin widths, either way.
+pub const BIN_RATIO_MAX: f64 = 10.0;
+
+impl Model {
+    /// The model for bins of another width, with `r` their ratio: the leak over a bin becomes
+    /// `1 - (1-a)^r` (exact where the drive stands still within a bin), process noise what the leak alone
+    /// makes of it, `(1 - (1-a)^(2r)) / (1 - (1-a)^2)`; rates, hazards and the embedding's drift are
+    /// multiplied by `r`, dispersions divided (counts of neighbouring bins independent).
+    ///
+    /// # Errors
+    /// Where one width is more than [`BIN_RATIO_MAX`] times the other.
+    pub fn at_bin_width(&self, bin_width_s: f64) -> Result<Self, String> {
+        let r = bin_width_s / self.bin_width_s;
+        if (r - 1.0).abs() < 1e-6 {
+            return Ok(self.clone());
+        }
+        let (low, high) = (1.0 / BIN_RATIO_MAX - 1e-9, BIN_RATIO_MAX + 1e-9);
+        if !(low..=high).contains(&r) {
+            let ms = self.bin_width_s * 1e3;
+            return Err(format!(
+                "expected bins of {} to {} ms (the model was trained on {ms} ms), found {} ms",
+                ms / BIN_RATIO_MAX,
+                ms * BIN_RATIO_MAX,
+                bin_width_s * 1e3
+            ));
+        }
+        let mut model = self.clone();
+        model.bin_width_s = bin_width_s;
+        let kept = 1.0 - f64::from(self.network.leak);
+        model.network.leak = (1.0 - kept.powf(r)) as f32;
+        let noise = (1.0 - kept.powf(2.0 * r)) / (1.0 - kept * kept);
+        model.network.process_variance.iter_mut().for_each(|q| *q *= noise as f32);
+        let shift = r.ln() as f32;
+        for readout in &mut model.readouts {
+            readout.baseline.iter_mut().for_each(|d| *d += shift);
+            readout.dispersion.iter_mut().flatten().for_each(|alpha| *alpha /= r as f32);
+        }
+        let online = &mut model.online;
+        online.log_rate_bounds.iter_mut().for_each(|b| *b += shift);
+        online.embedding_drift *= r as f32;
+        let states = self.regime_names.len() + 1;
+        for row in online.hazard_per_bin.chunks_exact_mut(states) {
+            let sum: f32 = row.iter().sum();
+            // The probability of leaving at all within the bin, spread as before.
+            let left = 1.0 - (1.0 - f64::from(sum)).powf(r);
+            if sum > 0.0 {
+                row.iter_mut().for_each(|h| *h *= (left / f64::from(sum)) as f32);
+            }
+        }
+        Ok(model)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::inference::example_model;
+
+    #[test]
+    fn two_short_steps_are_about_a_long_one() {
+        let model = example_model();
+        let half = model.at_bin_width(0.005).expect("half");
+        let factors = model.hypernetwork.factors(&model.dims, &[0.3, -0.2, 0.5]);
+        let kappa = [0.4f32, -0.7];
+        let (mut once, mut twice) = ([0.0f32; 2], [0.0f32; 2]);
+        model.advance(&factors, &kappa, &mut once);
+        half.advance(&factors, &kappa, &mut twice);
+        let middle = twice;
+        half.advance(&factors, &middle, &mut twice);
+        for r in 0..2 {
+            let moved = (once[r] - kappa[r]).abs();
+            assert!((once[r] - twice[r]).abs() < 0.1 * moved + 1e-3, "{once:?} {twice:?}");
+        }
+        let (a, b) = (&model.readouts[0].baseline, &half.readouts[0].baseline);
+        assert!((a[0].exp() - 2.0 * b[0].exp()).abs() < 1e-5);
+        // There and back again.
+        let back = half.at_bin_width(0.01).expect("back");
+        assert!((back.network.leak - model.network.leak).abs() < 1e-6);
+        for (x, y) in back.online.hazard_per_bin.iter().zip(&model.online.hazard_per_bin) {
+            assert!((x - y).abs() < 1e-6);
+        }
+        for (x, y) in back.network.process_variance.iter().zip(&model.network.process_variance) {
+            assert!((x - y).abs() < 1e-6);
+        }
+    }
+
+    #[test]
+    fn too_far_is_refused_in_words() {
+        let said = example_model().at_bin_width(0.2).expect_err("too wide");
+        assert!(said.contains("1 to 100 ms") && said.contains("found 200 ms"), "{said}");
+    }
+}
