@@ -196,7 +196,7 @@ fn stream(
     let from = (SCORED_FROM_S / model.bin_width_s) as usize;
     let mut unknown = 0usize;
     for (t, (bin, &truth)) in recorded.bins.iter().zip(&recorded.truth).enumerate() {
-        engine.push(bin.as_deref());
+        let change = engine.push(bin.as_deref());
         if t < from {
             continue;
         }
@@ -209,7 +209,7 @@ fn stream(
             }
             None => None,
         };
-        changes.push(Some(truth), said);
+        changes.push(Some(truth), said, change.as_ref());
     }
     (score, changes, unknown as f64 / (recorded.bins.len() - from) as f64)
 }

@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::decision::Change;
+
 /// Accumulates one or many streams' posteriors against their labels.
 #[derive(Debug, Clone)]
 pub struct Score {
@@ -14,7 +16,12 @@ pub struct Score {
     /// Truth of the bin before and bins since it began.
     running: Option<(usize, usize)>,
     negative_log_likelihood: f64,
+    /// By the largest posterior probability: bins, sum of that probability, bins right.
+    reliability: [(u64, f64, u64); RELIABILITY_BINS],
 }
+
+/// Classes of the largest posterior probability, of equal width between 0 and 1.
+pub const RELIABILITY_BINS: usize = 20;
 
 /// Longest lag after a change that is kept, seconds.
 const LAG_MAX_S: f64 = 10.0;
@@ -37,6 +44,9 @@ pub struct Verdict {
     pub accuracy_after_2s: Option<f64>,
     /// Mean negative log posterior of the true label, nats.
     pub log_loss: f64,
+    /// Expected calibration error: mean over bins of |right - said|, between the fraction right and the
+    /// mean largest probability in 20 classes of that probability (Guo et al. 2017).
+    pub calibration_error: f64,
 }
 
 impl Score {
@@ -51,6 +61,7 @@ impl Score {
             by_lag: vec![(0, 0); lags],
             running: None,
             negative_log_likelihood: 0.0,
+            reliability: [(0, 0.0, 0); RELIABILITY_BINS],
         }
     }
 
@@ -79,6 +90,21 @@ impl Score {
         }
         self.confusion[truth * self.n_regimes + said] += 1;
         self.negative_log_likelihood -= f64::from(posterior[truth].max(1e-12)).ln();
+        let largest = f64::from(posterior[said]);
+        let class = (largest * RELIABILITY_BINS as f64) as usize;
+        let (bins, sum, right) = &mut self.reliability[class.min(RELIABILITY_BINS - 1)];
+        *bins += 1;
+        *sum += largest;
+        *right += u64::from(said == truth);
+    }
+
+    /// `(mean largest probability, fraction right, bins)` of each class of probabilities that occurred.
+    #[must_use]
+    pub fn reliability(&self) -> Vec<(f64, f64, u64)> {
+        let told = |&(bins, sum, right): &(u64, f64, u64)| {
+            (bins > 0).then(|| (sum / bins as f64, right as f64 / bins as f64, bins))
+        };
+        self.reliability.iter().filter_map(told).collect()
     }
 
     /// `[truth, said]` counts of bins.
@@ -116,6 +142,11 @@ impl Score {
             accuracy_after_1s: self.accuracy_after(1.0),
             accuracy_after_2s: self.accuracy_after(2.0),
             log_loss: self.negative_log_likelihood / n,
+            calibration_error: self
+                .reliability()
+                .iter()
+                .map(|(said, right, bins)| (said - right).abs() * *bins as f64 / n)
+                .sum(),
         }
     }
 }
@@ -131,6 +162,9 @@ pub struct ChangeScore {
     missed: u64,
     false_changes: u64,
     labelled_bins: u64,
+    /// Of the changes found: errors of their onsets in bins, and how many intervals hold the truth.
+    onset_errors_bins: Vec<u64>,
+    onsets_covered: u64,
 }
 
 /// A [`ChangeScore`] in numbers.
@@ -145,6 +179,10 @@ pub struct ChangeVerdict {
     pub median_delay_s: Option<f64>,
     /// 90th percentile of the same.
     pub p90_delay_s: Option<f64>,
+    /// Median distance of the onset told from the true one, seconds, over changes found.
+    pub median_onset_error_s: Option<f64>,
+    /// Fraction of the onsets' 90 % intervals that hold the true onset.
+    pub onset_coverage: Option<f64>,
     /// Labels that came into force and were wrong, per minute of labelled recording.
     pub false_changes_per_minute: f64,
 }
@@ -161,8 +199,9 @@ impl ChangeScore {
         self.missed += u64::from(self.pending.take().is_some());
     }
 
-    /// The next bin: truth, and the label in force (`None`: none, or `unknown`).
-    pub fn push(&mut self, truth: Option<usize>, said: Option<usize>) {
+    /// The next bin: truth, the label in force (`None`: none, or `unknown`), and the change to it, if it
+    /// was decided here.
+    pub fn push(&mut self, truth: Option<usize>, said: Option<usize>, change: Option<&Change>) {
         if let (Some(before), Some(now)) = (self.truth, truth)
             && before != now
         {
@@ -177,6 +216,13 @@ impl ChangeScore {
             *bins += 1;
             if said == Some(*label) {
                 self.delays_bins.push(*bins);
+                if let Some(change) = change {
+                    let true_onset = (change.bin + 1).saturating_sub(*bins);
+                    let onset = change.onset;
+                    let covered = (onset.low_bin..=onset.high_bin).contains(&true_onset);
+                    self.onsets_covered += u64::from(covered);
+                    self.onset_errors_bins.push(onset.bin.abs_diff(true_onset));
+                }
                 self.pending = None;
             }
         }
@@ -189,21 +235,28 @@ impl ChangeScore {
     /// The score in numbers.
     #[must_use]
     pub fn verdict(&self, bin_width_s: f64) -> ChangeVerdict {
-        let mut delays: Vec<f64> =
-            self.delays_bins.iter().map(|&b| b as f64 * bin_width_s).collect();
-        delays.sort_by(f64::total_cmp);
-        let at = |q: f64| {
-            let last = delays.len().checked_sub(1)?;
-            Some(delays[(q * last as f64).round() as usize])
+        let sorted = |bins: &[u64]| {
+            let mut bins = bins.to_vec();
+            bins.sort_unstable();
+            bins
         };
+        let quantile = |sorted: &[u64], q: f64| {
+            let last = sorted.len().checked_sub(1)?;
+            Some(sorted[(q * last as f64).round() as usize] as f64 * bin_width_s)
+        };
+        let delays = sorted(&self.delays_bins);
+        let errors = sorted(&self.onset_errors_bins);
         let found = delays.len() as u64;
         let open = u64::from(self.pending.is_some());
         let minutes = self.labelled_bins as f64 * bin_width_s / 60.0;
         ChangeVerdict {
             changes: found + self.missed + open,
             found,
-            median_delay_s: at(0.5),
-            p90_delay_s: at(0.9),
+            median_delay_s: quantile(&delays, 0.5),
+            p90_delay_s: quantile(&delays, 0.9),
+            median_onset_error_s: quantile(&errors, 0.5),
+            onset_coverage: (!errors.is_empty())
+                .then(|| self.onsets_covered as f64 / errors.len() as f64),
             false_changes_per_minute: self.false_changes as f64 / minutes.max(1e-12),
         }
     }
@@ -211,6 +264,7 @@ impl ChangeScore {
 
 #[cfg(test)]
 mod tests {
+    use super::super::{Label, Onset};
     use super::*;
 
     #[test]
@@ -226,10 +280,38 @@ mod tests {
         let verdict = score.verdict();
         assert_eq!(verdict.n_bins, 5);
         assert!((verdict.accuracy - 0.8).abs() < 1e-12);
+        // Said 0.9, right once of two; said 0.8, right always.
+        let expected = (0.9f64 - 2.0 / 3.0) * 0.6 + (1.0 - 0.8) * 0.4;
+        assert!((verdict.calibration_error - expected).abs() < 1e-6, "{verdict:?}");
         assert!((verdict.balanced_accuracy - (1.0 + 2.0 / 3.0) / 2.0).abs() < 1e-12);
         assert_eq!(score.accuracy_after(0.25), Some(2.0 / 3.0));
         assert_eq!(verdict.accuracy_after_500ms, Some(1.0));
         assert_eq!(verdict.accuracy_after_1s, None);
+    }
+
+    #[test]
+    fn onsets_are_held_against_the_true_ones() {
+        let mut score = ChangeScore::default();
+        score.start_stream();
+        for bin in 0..40u64 {
+            // The truth changes in bins 10 and 30, said in bins 14 and 33.
+            let truth = usize::from((10..30).contains(&bin));
+            let said = usize::from((14..33).contains(&bin));
+            let onset = |bin| Onset { bin, low_bin: bin - 1, high_bin: bin + 1 };
+            let change = [(14, 11), (33, 27)].iter().find(|c| c.0 == bin).map(|c| Change {
+                from: None,
+                to: Label::Regime(said),
+                onset: onset(c.1),
+                bin,
+                probability: 0.9,
+                from_probability: 0.1,
+            });
+            score.push(Some(truth), Some(said), change.as_ref());
+        }
+        let verdict = score.verdict(1.0);
+        assert_eq!((verdict.changes, verdict.found), (2, 2));
+        assert_eq!(verdict.onset_coverage, Some(0.5));
+        assert_eq!(verdict.median_onset_error_s, Some(3.0));
     }
 
     #[test]
@@ -246,7 +328,7 @@ mod tests {
             (1, 1), // this change, found at once
         ];
         for (truth, said) in pairs {
-            score.push(Some(truth), Some(said));
+            score.push(Some(truth), Some(said), None);
         }
         let verdict = score.verdict(0.5);
         assert_eq!((verdict.changes, verdict.found), (3, 2));

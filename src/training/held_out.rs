@@ -194,12 +194,12 @@ pub(super) fn operating_points(
             {
                 let e = bank.update(counts);
                 for t in &mut trials {
-                    t.tracker.push(&e.posterior, e.unlabelled, e.novelty);
+                    let change = t.tracker.push(&e.posterior, e.unlabelled, e.novelty);
                     let said = match t.tracker.current() {
                         Some(Label::Regime(r)) => Some(r),
                         Some(Label::Unknown) | None => None,
                     };
-                    t.score.push(truth, said);
+                    t.score.push(truth, said, change.as_ref());
                 }
             }
         }

@@ -74,6 +74,8 @@ struct Report {
     confusion: Vec<Vec<f64>>,
     /// `(seconds after a start or change, fraction right)`.
     accuracy_after_s: Vec<(f64, f64)>,
+    /// `(mean largest probability, fraction right, bins)` by class of that probability.
+    reliability: Vec<(f64, f64, u64)>,
     changes: ChangeVerdict,
     unknown_fraction: f64,
     mean_log_likelihood: f64,
@@ -214,6 +216,7 @@ fn report(
             .filter(|s| **s >= model.bin_width_s)
             .filter_map(|&s| Some((s, tally.score.accuracy_after(s)?)))
             .collect(),
+        reliability: tally.score.reliability(),
         changes: tally.changes.verdict(model.bin_width_s),
         unknown_fraction: tally.unknown_bins as f64 / bins,
         mean_log_likelihood: tally.log_likelihood / bins,
@@ -245,6 +248,14 @@ fn table(r: &Report) -> String {
         c.false_changes_per_minute,
         100.0 * r.unknown_fraction
     ));
+    if let Some(coverage) = c.onset_coverage {
+        line(format!(
+            "onsets     median error {}; 90 % intervals hold {:.1} %",
+            seconds(c.median_onset_error_s),
+            100.0 * coverage
+        ));
+    }
+    line(format!("calibration error {:.3}", r.overall.calibration_error));
     let [p50, p99, p999, max] = r.compute_us;
     line(format!(
         "compute    p50 {p50:.0}, p99 {p99:.0}, p99.9 {p999:.0}, max {max:.0} us per bin"
@@ -292,6 +303,7 @@ fn write(args: &EvaluateArgs, report: &Report, timeline: &Timeline) -> Result<()
     let plots = [
         ("timeline.svg", plots::timeline(timeline, &report.regime_names, report.bin_width_s)?),
         ("accuracy.svg", plots::accuracy(&report.accuracy_after_s, report.regime_names.len())?),
+        ("reliability.svg", plots::reliability(&report.reliability)?),
         ("confusion.svg", plots::confusion(&report.confusion, &report.regime_names)?),
     ];
     let mut html = String::from(

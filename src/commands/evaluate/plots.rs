@@ -88,6 +88,39 @@ pub(super) fn timeline(t: &Timeline, names: &[String], bin_width_s: f64) -> Resu
     })
 }
 
+/// Fraction right against the probability said; the diagonal is calibrated. Dots grow with the bins.
+pub(super) fn reliability(classes: &[(f64, f64, u64)]) -> Result<String> {
+    let most = classes.iter().map(|c| c.2).max().unwrap_or(1).max(1) as f64;
+    svg((360, 340), |area| {
+        let mut chart = ChartBuilder::on(area)
+            .caption("fraction right against probability said", ("sans-serif", 15))
+            .margin(10)
+            .x_label_area_size(36)
+            .y_label_area_size(44)
+            .build_cartesian_2d(0.0..1.0, 0.0..1.02)
+            .map_err(said)?;
+        chart
+            .configure_mesh()
+            .light_line_style(WHITE)
+            .x_desc("largest posterior probability")
+            .y_desc("fraction right")
+            .draw()
+            .map_err(said)?;
+        let diagonal = [(0.0, 0.0), (1.0, 1.0)];
+        chart
+            .draw_series(LineSeries::new(diagonal, RGBColor(150, 150, 150).stroke_width(1)))
+            .map_err(said)?;
+        let points = classes.iter().map(|c| (c.0, c.1));
+        chart.draw_series(LineSeries::new(points, colour(0).stroke_width(2))).map_err(said)?;
+        let dot = |c: &(f64, f64, u64)| {
+            let size = 2.0 + 6.0 * (c.2 as f64 / most).sqrt();
+            Circle::new((c.0, c.1), size as i32, colour(0).filled())
+        };
+        chart.draw_series(classes.iter().map(dot)).map_err(said)?;
+        Ok(())
+    })
+}
+
 /// Accuracy against the time since a start or change, chance as a line.
 pub(super) fn accuracy(points: &[(f64, f64)], n_regimes: usize) -> Result<String> {
     let end = points.last().map_or(1.0, |p| p.0);

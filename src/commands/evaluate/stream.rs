@@ -102,7 +102,7 @@ impl Tally {
                 }
                 None => None,
             };
-            self.changes.push(truth, said);
+            self.changes.push(truth, said, change.as_ref());
             self.bins += 1;
             self.log_likelihood += f64::from(estimate.log_likelihood);
             if seen.truth.len() < TIMELINE_BINS {
