@@ -88,6 +88,8 @@ pub struct SessionConfig {
     pub channels: Option<usize>,
     /// Bin width the rig will send, ms, where stated: checked against the model.
     pub bin_ms: Option<f64>,
+    /// Time that a regime lasts on average, seconds, where it is not as in training.
+    pub mean_dwell_s: Option<f64>,
     /// False changes per minute that the decision rule may make, by the model's operating points.
     pub false_changes_per_min: f64,
     /// Posterior probability that a new label must reach, whatever the operating points say.
@@ -461,6 +463,7 @@ fn one_session(
     let probability_min = s.number("probability_min", 0.0..1.0, "a probability from 0 and below 1");
     let dwell_ms = s.number("dwell_ms", 0.0..600_000.0, "milliseconds from 0");
     let unknown = s.boolean("unknown").unwrap_or(true);
+    let mean_dwell_s = s.number("mean_dwell_s", 0.001..1e9, "seconds above 0");
     let false_changes = "false changes per minute, above 0";
     let false_changes_per_min = s.number("false_changes_per_min", 1e-6..1e4, false_changes);
     let default = Adaptation::default();
@@ -498,6 +501,7 @@ fn one_session(
         probability_min,
         dwell_ms,
         unknown,
+        mean_dwell_s,
         false_changes_per_min: false_changes_per_min
             .unwrap_or(DecisionRule::FALSE_CHANGES_PER_MIN),
         adaptation,

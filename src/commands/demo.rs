@@ -76,6 +76,7 @@ async fn demo(args: &DemoArgs) -> Result<()> {
             bin_ms: None,
             probability_min: None,
             dwell_ms: None,
+            mean_dwell_s: None,
             false_changes_per_min: crate::regime::DecisionRule::FALSE_CHANGES_PER_MIN,
             adaptation: crate::inference::Adaptation::default(),
             unknown: true,

@@ -5,19 +5,17 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
 use anyhow::{Context, Result};
 
+use crate::dynamics::spectrum_interval;
 use crate::model::Model;
-use crate::dynamics::spectrum;
-use crate::publish::SessionBus;
-use crate::wire::Metrics;
+use crate::publish::{Outcome, SessionBus, Wording};
+use crate::wire::{Interval, Metrics};
 
 /// A state to describe.
 pub(super) struct Request {
     pub(super) bus: Arc<SessionBus>,
     pub(super) model: Arc<Model>,
-    pub(super) bin: u64,
-    pub(super) embedding: Vec<f32>,
-    pub(super) latent: Vec<f32>,
-    pub(super) participation_ratio: f32,
+    pub(super) wording: Arc<Wording>,
+    pub(super) outcome: Outcome,
 }
 
 /// The way to the worker; it ends with the last of these.
@@ -43,14 +41,19 @@ impl MetricsWorker {
 
 fn work(requests: &Receiver<Request>) {
     while let Ok(r) = requests.recv() {
-        let Some(s) = spectrum(&r.model, &r.embedding, &r.latent) else { continue };
+        let o = &r.outcome;
+        let Some(s) = spectrum_interval(&r.model, r.wording.state(o)) else { continue };
+        let told = |[low, high]: [f64; 2]| Some(Interval { low: low as f32, high: high as f32 });
         r.bus.set_metrics(Metrics {
-            bin: r.bin,
-            spectral_radius: s.spectral_radius as f32,
-            spectral_abscissa_per_s: s.spectral_abscissa_per_s as f32,
-            leading_frequency_hz: s.leading_frequency_hz as f32,
-            leading_time_constant_s: s.leading_time_constant_s as f32,
-            participation_ratio: r.participation_ratio,
+            bin: o.bin,
+            spectral_radius: s.mean.spectral_radius as f32,
+            spectral_abscissa_per_s: s.mean.spectral_abscissa_per_s as f32,
+            leading_frequency_hz: s.mean.leading_frequency_hz as f32,
+            leading_time_constant_s: s.mean.leading_time_constant_s as f32,
+            participation_ratio: o.participation_ratio,
+            spectral_radius_interval: told(s.spectral_radius),
+            spectral_abscissa_per_s_interval: told(s.spectral_abscissa_per_s),
+            leading_frequency_hz_interval: told(s.leading_frequency_hz),
         });
     }
 }

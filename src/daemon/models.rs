@@ -101,6 +101,10 @@ fn fit(session: &SessionConfig, checkpoint: Arc<Checkpoint>) -> Result<Plan> {
     }
     let bin_width_s = session.bin_ms.map_or(model.bin_width_s, |ms| ms / 1e3);
     let model = model.at_bin_width(bin_width_s).map_err(|e| anyhow::anyhow!("bin_ms: {e}"))?;
+    let model = match session.mean_dwell_s {
+        Some(seconds) => model.with_mean_dwell(seconds),
+        None => model,
+    };
     let mut rule = DecisionRule::of(&model, session.false_changes_per_min);
     rule.unknown = session.unknown;
     if let Some(p) = session.probability_min {

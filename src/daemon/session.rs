@@ -94,12 +94,12 @@ pub(super) fn start(
         model.regime_names.iter().map(String::as_str).chain([Label::UNKNOWN]).collect();
     let teller = Teller {
         metrics: SessionMetrics::new(&plan.session, &labels),
-        wording: Wording {
+        wording: Arc::new(Wording {
             session: plan.session.clone(),
             regime_names: model.regime_names.clone(),
             embedding: model.dims.embedding,
             rank: model.dims.rank,
-        },
+        }),
         topics: Topics::new(&plan.session),
         bus: bus.clone(),
         publisher,
@@ -213,7 +213,7 @@ impl Owner {
 /// Turns outcomes into messages.
 struct Teller {
     metrics: SessionMetrics,
-    wording: Wording,
+    wording: Arc<Wording>,
     topics: Topics,
     bus: Arc<SessionBus>,
     publisher: Option<Arc<Publisher>>,
@@ -255,10 +255,8 @@ impl Teller {
             self.requests.ask(Request {
                 bus: self.bus.clone(),
                 model: self.model.clone(),
-                bin: o.bin,
-                embedding: self.wording.embedding(o).to_vec(),
-                latent: self.wording.latent(o).to_vec(),
-                participation_ratio: o.participation_ratio,
+                wording: self.wording.clone(),
+                outcome: *o,
             });
         }
         let newest = self.bus.metrics();

@@ -2,4 +2,4 @@
 
 mod spectrum;
 
-pub use spectrum::{Spectrum, spectrum};
+pub use spectrum::{Spectrum, SpectrumInterval, StatePosterior, spectrum, spectrum_interval};

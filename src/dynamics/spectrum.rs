@@ -6,6 +6,9 @@
 //! `-1 / tau`), with `a = bin / tau`. Local stability is `Re mu < 1`.
 
 use nalgebra::DMatrix;
+use rand::{RngExt, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+use rand_distr::StandardNormal;
 
 use crate::model::Model;
 
@@ -50,6 +53,60 @@ pub fn spectrum(model: &Model, e: &[f32], kappa: &[f32]) -> Option<Spectrum> {
         leading_time_constant_s: -tau_s / leading.0,
     };
     spectrum.spectral_radius.is_finite().then_some(spectrum)
+}
+
+/// Draws of a posterior that an interval is made from.
+const DRAWS: usize = 24;
+/// Standard normal quantile of a 90 % interval.
+const HALF_WIDTH: f64 = 1.645;
+
+/// A spectrum with 90 % credible intervals `[low, high]`.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct SpectrumInterval {
+    /// At the posterior mean.
+    pub mean: Spectrum,
+    /// Of [`Spectrum::spectral_radius`].
+    pub spectral_radius: [f64; 2],
+    /// Of [`Spectrum::spectral_abscissa_per_s`].
+    pub spectral_abscissa_per_s: [f64; 2],
+    /// Of [`Spectrum::leading_frequency_hz`], not below 0.
+    pub leading_frequency_hz: [f64; 2],
+}
+
+/// A posterior over embedding and latents: means and standard deviations, dimension by dimension.
+#[derive(Debug, Clone, Copy)]
+pub struct StatePosterior<'a> {
+    /// Of the embedding, `[embedding]`.
+    pub embedding: [&'a [f32]; 2],
+    /// Of the latents, `[rank]`.
+    pub latent: [&'a [f32]; 2],
+}
+
+/// The spectrum at a posterior's mean, with intervals: mean and standard deviation over draws from the
+/// posterior, the same normal variates every time.
+#[must_use]
+pub fn spectrum_interval(model: &Model, of: StatePosterior<'_>) -> Option<SpectrumInterval> {
+    let mean = spectrum(model, of.embedding[0], of.latent[0])?;
+    let mut rng = ChaCha8Rng::seed_from_u64(0);
+    let mut draw = |[mean, sd]: [&[f32]; 2]| -> Vec<f32> {
+        mean.iter().zip(sd).map(|(m, s)| m + s * rng.sample::<f32, _>(StandardNormal)).collect()
+    };
+    let drawn: Vec<Spectrum> = (0..DRAWS)
+        .filter_map(|_| spectrum(model, &draw(of.embedding), &draw(of.latent)))
+        .collect();
+    let interval = |of: fn(&Spectrum) -> f64| {
+        let n = drawn.len().max(1) as f64;
+        let mean = drawn.iter().map(of).sum::<f64>() / n;
+        let square = drawn.iter().map(|s| (of(s) - mean).powi(2)).sum::<f64>();
+        let half = HALF_WIDTH * (square / (n - 1.0).max(1.0)).sqrt();
+        [mean - half, mean + half]
+    };
+    Some(SpectrumInterval {
+        mean,
+        spectral_radius: interval(|s| s.spectral_radius),
+        spectral_abscissa_per_s: interval(|s| s.spectral_abscissa_per_s),
+        leading_frequency_hz: interval(|s| s.leading_frequency_hz).map(|f| f.max(0.0)),
+    })
 }
 
 #[cfg(test)]

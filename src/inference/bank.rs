@@ -33,6 +33,8 @@ pub struct Estimate {
     pub embedding_sd: Vec<f32>,
     /// `E[kappa | y_1..t]`, `[rank]`.
     pub latent: Vec<f32>,
+    /// Standard deviation of each latent dimension, `[rank]`.
+    pub latent_sd: Vec<f32>,
     /// `log p(y_t | y_1..t-1)` (Laplace), nats per active channel; 0 for a missing bin.
     pub log_likelihood: f32,
     /// The larger of the next two over its limit: above 1, the dynamics are none the model knows.
@@ -166,6 +168,7 @@ impl FilterBank {
                 embedding_mean: vec![0.0; dims.embedding],
                 embedding_sd: vec![0.0; dims.embedding],
                 latent: vec![0.0; rank],
+                latent_sd: vec![0.0; rank],
                 log_likelihood: 0.0,
                 novelty: 0.0,
                 innovation_runs: 1.0,
@@ -419,6 +422,7 @@ impl FilterBank {
         out.embedding_mean.fill(0.0);
         out.embedding_sd.fill(0.0);
         out.latent.fill(0.0);
+        out.latent_sd.fill(0.0);
         for (k, h) in self.hypotheses.iter().enumerate() {
             let w = exp(h.log_weight);
             *out.posterior.get_mut(self.regime_of[k]).unwrap_or(&mut out.unlabelled) += w;
@@ -436,8 +440,13 @@ impl FilterBank {
                 let delta = h.mean[at] - out.embedding_mean[i];
                 out.embedding_sd[i] += w * (h.cov[at * stride + at] + delta * delta);
             }
+            for i in 0..rank {
+                let delta = h.mean[i] - out.latent[i];
+                out.latent_sd[i] += w * (h.cov[i * stride + i] + delta * delta);
+            }
         }
-        out.embedding_sd.iter_mut().for_each(|v| *v = v.max(0.0).sqrt());
+        let sds = out.embedding_sd.iter_mut().chain(&mut out.latent_sd);
+        sds.for_each(|v| *v = v.max(0.0).sqrt());
         let power = 1.0 / self.temperature;
         let tempered = |p: f32| exp(p.max(1e-30).ln() * power);
         // Zero is not tempered: there is no hypothesis without a label.

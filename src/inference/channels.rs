@@ -35,8 +35,8 @@ impl Default for Adaptation {
 const GAIN_PSEUDO_COUNT: f32 = 20.0;
 /// Bounds of a gain.
 const GAIN_BOUNDS: [f32; 2] = [0.05, 20.0];
-/// Every so many bins a channel's gain is taken over into its baseline: a logarithm is not cheap.
-const GAIN_EVERY: usize = 16;
+/// Every so many bins gains are taken over into the baselines: a logarithm is not cheap.
+const GAIN_EVERY: u32 = 16;
 /// A channel is silent when nothing came where so many spikes were expected: by chance `e^-14`.
 const SILENCE: f32 = 14.0;
 /// A bin is an artefact with more than this many times the counts expected, and so many of their
@@ -77,7 +77,7 @@ pub(super) struct Channels {
     total_rate: f32,
     artefacts_in_a_row: u32,
     artefacts_max: u32,
-    turn: usize,
+    bins_to_gains: u32,
     /// Smoothed residuals of each channel, and the variance they have by chance.
     run: Vec<f32>,
     run_variance: Vec<f32>,
@@ -110,7 +110,7 @@ impl Channels {
             total_rate: 1.0 - keep(TOTAL_WINDOW_S),
             artefacts_in_a_row: 0,
             artefacts_max: (ARTEFACT_S_MAX / bin_width_s).ceil() as u32,
-            turn: 0,
+            bins_to_gains: GAIN_EVERY,
             run: vec![0.0; n],
             run_variance: vec![0.0; n],
             run_rate: 1.0 - keep(NOVELTY_WINDOW_S),
@@ -135,6 +135,7 @@ impl Channels {
         self.run_variance.fill(0.0);
         self.total = 0.0;
         self.artefacts_in_a_row = 0;
+        self.bins_to_gains = GAIN_EVERY;
         self.weigh();
     }
 
@@ -232,12 +233,16 @@ impl Channels {
             self.observed[i] = self.keep * self.observed[i] + self.counts[i];
             self.predicted[i] = self.keep * self.predicted[i] + self.expected[i] / self.gain[i];
         }
-        for i in (self.turn..self.n).step_by(GAIN_EVERY) {
+        self.bins_to_gains -= 1;
+        if self.bins_to_gains > 0 {
+            return;
+        }
+        self.bins_to_gains = GAIN_EVERY;
+        for i in 0..self.n {
             let gain =
                 (GAIN_PSEUDO_COUNT + self.observed[i]) / (GAIN_PSEUDO_COUNT + self.predicted[i]);
             self.gain[i] = gain.clamp(GAIN_BOUNDS[0], GAIN_BOUNDS[1]);
             self.baseline[i] = self.trained[i] + self.gain[i].ln();
         }
-        self.turn = (self.turn + 1) % GAIN_EVERY;
     }
 }

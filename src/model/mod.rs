@@ -234,6 +234,24 @@ impl Model {
         self.bin_width_s / (0..n).map(left).fold(0.0, f64::max)
     }
 
+    /// The model with hazard rates scaled so that a regime lasts `seconds` on average over regimes. Where
+    /// one lasts long, the longer it lasts the better its embedding becomes known.
+    #[must_use]
+    pub fn with_mean_dwell(&self, seconds: f64) -> Self {
+        let mut model = self.clone();
+        let n = self.regime_names.len();
+        let rates = &mut model.online.hazard_per_bin;
+        let left: f64 = rates[..n * (n + 1)].iter().map(|&h| f64::from(h)).sum();
+        let most = rates.chunks_exact(n + 1).map(|row| row.iter().sum::<f32>()).fold(0.0, f32::max);
+        if left > 0.0 {
+            let scale = (self.bin_width_s / seconds * n as f64 / left) as f32;
+            // No regime is left more surely than every other bin.
+            let scale = scale.min(0.5 / most);
+            rates.iter_mut().for_each(|h| *h *= scale);
+        }
+        model
+    }
+
     /// Noise-free step `kappa[t] -> kappa[t+1]` under the factors of one embedding.
     pub fn advance(&self, factors: &Factors, kappa: &[f32], out: &mut [f32]) {
         let (rank, units, a) = (self.dims.rank, self.dims.units, self.network.leak);

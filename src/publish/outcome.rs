@@ -1,5 +1,6 @@
 //! What a session thread makes of a bin, in fixed size; and its wording as messages.
 
+use crate::dynamics::StatePosterior;
 use crate::inference::Estimate;
 use crate::model::{EMBEDDING_MAX, RANK_MAX, REGIMES_MAX};
 use crate::regime::{Change, Label};
@@ -36,6 +37,7 @@ pub struct Outcome {
     pub(crate) embedding_mean: [f32; EMBEDDING_MAX],
     pub(crate) embedding_sd: [f32; EMBEDDING_MAX],
     pub(crate) latent: [f32; RANK_MAX],
+    pub(crate) latent_sd: [f32; RANK_MAX],
     /// Predictive log-likelihood per channel, nats.
     pub log_likelihood: f32,
     /// Novelty.
@@ -75,6 +77,7 @@ impl Outcome {
             embedding_mean: filled(&estimate.embedding_mean),
             embedding_sd: filled(&estimate.embedding_sd),
             latent: filled(&estimate.latent),
+            latent_sd: filled(&estimate.latent_sd),
             log_likelihood: estimate.log_likelihood,
             novelty: estimate.novelty,
             participation_ratio: estimate.participation_ratio,
@@ -104,16 +107,14 @@ impl Wording {
         &outcome.posterior[..self.regime_names.len()]
     }
 
-    /// Embedding mean, `[embedding]`.
+    /// Means and standard deviations of embedding and latents.
     #[must_use]
-    pub fn embedding<'a>(&self, outcome: &'a Outcome) -> &'a [f32] {
-        &outcome.embedding_mean[..self.embedding]
-    }
-
-    /// Latents, `[rank]`.
-    #[must_use]
-    pub fn latent<'a>(&self, outcome: &'a Outcome) -> &'a [f32] {
-        &outcome.latent[..self.rank]
+    pub fn state<'a>(&self, outcome: &'a Outcome) -> StatePosterior<'a> {
+        let (d, rank) = (self.embedding, self.rank);
+        StatePosterior {
+            embedding: [&outcome.embedding_mean[..d], &outcome.embedding_sd[..d]],
+            latent: [&outcome.latent[..rank], &outcome.latent_sd[..rank]],
+        }
     }
 
     /// Index of a label among the regime names with `unknown` behind them.
@@ -128,6 +129,7 @@ impl Wording {
     /// The decision.
     #[must_use]
     pub fn decision(&self, o: &Outcome, metrics: Option<wire::Metrics>) -> wire::Decision {
+        let state = self.state(o);
         wire::Decision {
             session: self.session.clone(),
             sequence: o.sequence,
@@ -139,9 +141,10 @@ impl Wording {
             regime: o.label.map_or_else(String::new, |l| l.name(&self.regime_names).to_owned()),
             posterior: self.posterior(o).to_vec(),
             regime_names: self.regime_names.clone(),
-            embedding_mean: self.embedding(o).to_vec(),
-            embedding_sd: o.embedding_sd[..self.embedding].to_vec(),
-            latent: self.latent(o).to_vec(),
+            embedding_mean: state.embedding[0].to_vec(),
+            embedding_sd: state.embedding[1].to_vec(),
+            latent: state.latent[0].to_vec(),
+            latent_sd: state.latent[1].to_vec(),
             log_likelihood: o.log_likelihood,
             novelty: o.novelty,
             unlabelled: o.unlabelled,

@@ -22,7 +22,7 @@ impl DecisionRule {
     /// False changes per minute that the default rule allows.
     pub const FALSE_CHANGES_PER_MIN: f64 = 1.0;
     /// Default dwell, seconds...
-    pub const DWELL_S: f64 = 0.02;
+    pub const DWELL_S: f64 = 0.03;
     /// ...but at most this fraction of the time that the model's shortest regime lasts.
     pub const DWELL_FRACTION: f64 = 0.05;
     /// Time before `unknown` may be said, seconds.
@@ -217,7 +217,7 @@ mod tests {
         assert!((model.shortest_regime_s() - 0.01 / 0.035).abs() < 1e-6);
         assert_eq!(DecisionRule::of(&model, 1.0).dwell_bins, 1);
         model.online.hazard_per_bin = crate::model::OnlineSettings::uniform_hazard(2, 1.0 / 300.0);
-        assert_eq!(DecisionRule::of(&model, 1.0).dwell_bins, 2);
+        assert_eq!(DecisionRule::of(&model, 1.0).dwell_bins, 3);
     }
 
     #[test]

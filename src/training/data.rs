@@ -12,6 +12,8 @@ use crate::recording::{Recording, Trial};
 const TASKS_FOR_HELD_OUT_TASKS: usize = 6;
 /// Every so many-th task of a session and regime is held out.
 const HELD_OUT_EVERY: usize = 6;
+/// Held-out bins that are kept in all.
+const HELD_OUT_BINS_MAX: usize = 120_000;
 /// Last part of the trials (or bins of a single trial) held out where tasks are few.
 const HELD_OUT_TRIALS: f64 = 0.15;
 
@@ -209,10 +211,33 @@ impl Dataset {
                 });
             }
         }
+        data.limit_held_out();
         if data.regime_names.len() > REGIMES_MAX {
             return Err(DatasetError::Regimes(data.regime_names.len()));
         }
         Ok(data)
+    }
+
+    /// Cuts the longest held-out streams so that all together are at most [`HELD_OUT_BINS_MAX`]: every
+    /// validation plays them.
+    fn limit_held_out(&mut self) {
+        let mut lengths: Vec<usize> = self.held_out.iter().map(|s| s.regime.len()).collect();
+        lengths.sort_unstable();
+        let mut left = HELD_OUT_BINS_MAX;
+        let longest = lengths
+            .iter()
+            .enumerate()
+            .find_map(|(i, &n)| {
+                let share = left / (lengths.len() - i);
+                left -= n.min(share);
+                (n > share).then_some(share)
+            })
+            .unwrap_or(usize::MAX);
+        for stream in &mut self.held_out {
+            let n = self.sessions[stream.session].n_channels;
+            stream.regime.truncate(longest);
+            stream.counts.truncate(longest.saturating_mul(n));
+        }
     }
 
     fn check(&mut self, recording: &Recording) -> Result<(), DatasetError> {

@@ -66,7 +66,8 @@ pub struct Finished {
 }
 
 /// Fits priors to the embeddings and settings to the held-out streams. With a held-out log loss `best`
-/// found before, further sizes of prior are only tried where the first comes near it.
+/// found before, further sizes of prior are only tried where the first comes near it, and what is no
+/// better gets no operating points.
 ///
 /// # Errors
 /// When training diverged, or a session shows no bin of some regime.
@@ -102,6 +103,10 @@ pub fn finish(trainer: &Trainer, best_before: Option<f64>) -> Result<Finished, F
             break;
         }
         best = found;
+    }
+    if best_before.is_some_and(|b| loss(&best) > b) {
+        // No better than what is there: the rest would be for nothing.
+        return Ok(best);
     }
     let data = trainer.data();
     let threads = trainer.settings().threads;

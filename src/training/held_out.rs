@@ -11,7 +11,7 @@ use crate::regime::{ChangeScore, DecisionRule, Label, Score, Tracker, Verdict};
 /// Temperatures tried on held-out streams.
 const TEMPERATURES: [f32; 12] = [0.7, 1.0, 1.3, 1.6, 2.0, 2.5, 3.2, 4.0, 5.0, 7.0, 10.0, 15.0];
 /// Quantile of what known dynamics show of novelty's signs, over bins, that is their limit...
-const NOVELTY_QUANTILE: f64 = 0.995;
+const NOVELTY_QUANTILE: f64 = 0.998;
 /// ...times this.
 const NOVELTY_MARGIN: f32 = 1.1;
 /// Bins before this many seconds do not count for temperature and novelty.

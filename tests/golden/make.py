@@ -46,10 +46,12 @@ components = [dict(regime=int(k), weight=1 / len(of), mean=m.tolist(), covarianc
               for m, c, k in zip(mean.astype(float), cov.astype(float), of)]
 hazard = ([bank.HAZARD / len(names)] * len(names) + [0.0]) * (len(names) + 1)  # the last: bins without a label
 card = dict(
-    format="regimed-model", format_version=1,
+    format="regimed-model", format_version=2,
     dimensions=dict(embedding=D, rank=R, units=N, hidden=[H, H]), bin_width_s=float(d["bin_width_s"]), regime_names=names,
-    online=dict(hazard_per_bin=hazard, embedding_drift=bank.Q_E, temperature=1.0, novelty_threshold=1e9, log_rate_bounds=[-8.0, 2.5]),
-    sessions=[dict(name="0", n_channels=int(params["C"].shape[0]), prior=dict(components=components))],
+    online=dict(hazard_per_bin=hazard, process_noise=1.0, embedding_drift=bank.Q_E, temperature=1.0,
+                novelty_limits=dict(innovation_runs=3.0, embedding_distance=10.0), operating_points=[],
+                log_rate_bounds=[-8.0, 2.5]),
+    sessions=[dict(name="0", n_channels=int(params["C"].shape[0]), negative_binomial=False, prior=dict(components=components))],
     prior=dict(components=components),
     provenance=dict(regimed_version="", git_commit="", seed=0, steps=0, data=[], held_out=None, held_out_by_session=[]),
     weights_sha256=hashlib.sha256(weights).hexdigest())

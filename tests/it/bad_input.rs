@@ -152,7 +152,7 @@ fn a_model_that_does_not_fit_is_refused() {
     };
     for (text, words) in [
         (session("channels = 64"), ["96", "64"]),
-        (session("bin_ms = 20"), ["10 ms", "20"]),
+        (session("bin_ms = 200"), ["1 to 100 ms", "200"]),
         (session("").replace("\"0\"", "\"9\""), ["0, 1, 2", "'9'"]),
         (session("").replace("builtin", "nowhere"), ["nowhere", "model.json"]),
     ] {
