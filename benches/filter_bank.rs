@@ -1,63 +1,250 @@
-//! Question: what does one bin cost on one core, with 16 hypotheses, R = 6, d = 8, N = 64?
+//! Question: what does one bin cost on one core, with 16 hypotheses, R = 6, d = 8, N = 64, and how far is
+//! each stage from the floor that this machine's arithmetic and memory set?
 //! Budget: 256 channels p50 <= 100 us and p99 <= 250 us; 1024 channels p99 <= 500 us.
 //!
-//!     cargo bench --bench filter_bank
+//!     cargo bench --bench filter_bank                   # times, stages, floors
+//!     cargo bench --bench filter_bank -- instructions   # 200 bins of 256 channels and nothing else:
+//!     valgrind --tool=callgrind target/release/deps/filter_bank-* instructions
+//!     cargo bench --bench filter_bank -- endure 100000000   # so many bins of 12 channels: still sound?
 
+use std::hint::black_box;
 use std::time::Instant;
 
+use pulp::{Simd, WithSimd};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use rand_distr::{Distribution, Poisson, StandardNormal};
-use regimed::inference::{Adaptation, FilterBank};
-use regimed::model::{Component, Model, Readout, RegimePrior};
+use regimed::inference::{Adaptation, FilterBank, Stage};
+use regimed::model::{
+    Component, Dimensions, Hypernetwork, Model, Network, OnlineSettings, Readout, RegimePrior,
+};
 
 const HYPOTHESES: usize = 16;
 const WARM_UP_BINS: usize = 1_000;
 const BINS: usize = 20_000;
+const STAGE_ROUNDS: usize = 3_000;
 /// Channels, then budgets for p50 and p99 in microseconds.
 const CASES: [(usize, Option<f64>, Option<f64>); 3] =
     [(96, None, None), (256, Some(100.0), Some(250.0)), (1024, None, Some(500.0))];
 
-fn readout(model: &Model, channels: usize, rng: &mut ChaCha8Rng) -> Readout {
-    let d = model.dims.embedding;
-    let components = (0..HYPOTHESES)
+/// A model of the budget's sizes, numbers as small as trained ones.
+fn model(channels: usize, hypotheses: usize, rng: &mut ChaCha8Rng) -> Model {
+    let dims = Dimensions { embedding: 8, rank: 6, units: 64, hidden: [64, 24] };
+    let Dimensions { embedding: d, rank, units, hidden: [h1, h2] } = dims;
+    let mut normals = |n: usize, sd: f32| -> Vec<f32> {
+        (0..n).map(|_| sd * rng.sample::<f32, _>(StandardNormal)).collect()
+    };
+    let components = (0..hypotheses)
         .map(|k| Component {
-            regime: Some(k % model.regime_names.len()),
-            weight: 1.0 / HYPOTHESES as f32,
-            mean: (0..d).map(|_| 0.3 * rng.sample::<f32, _>(StandardNormal)).collect(),
+            regime: Some(k % 5),
+            weight: 1.0 / hypotheses as f32,
+            mean: normals(d, 0.3),
             covariance: (0..d * d).map(|i| if i % (d + 1) == 0 { 0.02 } else { 0.0 }).collect(),
         })
         .collect();
-    Readout {
+    let prior = RegimePrior { components };
+    let readout = Readout {
         session: "bench".into(),
-        loading: (0..channels * model.dims.rank)
-            .map(|_| 0.3 * rng.sample::<f32, _>(StandardNormal))
-            .collect(),
-        baseline: (0..channels)
-            .map(|_| -1.9 + 0.5 * rng.sample::<f32, _>(StandardNormal))
-            .collect(),
+        loading: normals(channels * rank, 0.3),
+        baseline: normals(channels, 0.5).iter().map(|x| x - 1.9).collect(),
         dispersion: None,
-        prior: RegimePrior { components },
+        prior: prior.clone(),
+    };
+    Model {
+        dims,
+        bin_width_s: 0.01,
+        regime_names: (0..5).map(|r| r.to_string()).collect(),
+        hypernetwork: Hypernetwork {
+            w1: normals(d * h1, 0.3),
+            b1: normals(h1, 0.1),
+            w2: normals(h1 * h2, 0.15),
+            b2: normals(h2, 0.1),
+            wn: normals(h2 * rank * units, 0.02),
+            n0: normals(rank * units, 0.02),
+            wc: normals(h2 * rank, 0.1),
+        },
+        network: Network {
+            m: normals(units * rank, 0.4),
+            offset: normals(units, 0.1),
+            leak: 0.1,
+            process_variance: vec![0.02; rank],
+            initial_variance: vec![0.5; rank],
+        },
+        readouts: vec![readout],
+        prior,
+        online: OnlineSettings::new(5),
     }
 }
 
-fn main() {
-    let model = regimed::daemon::builtin_model().expect("the built-in model").model;
+fn draw(model: &Model, bins: usize, rng: &mut ChaCha8Rng) -> Vec<Vec<f32>> {
+    let rate = |b: &f32| Poisson::new(b.exp()).expect("a rate");
+    let baseline = &model.readouts[0].baseline;
+    (0..bins).map(|_| baseline.iter().map(|b| rate(b).sample(rng)).collect()).collect()
+}
+
+/// Floating-point operations and bytes touched of a stage, for one bin.
+fn work(model: &Model, channels: usize, stage: Stage) -> (f64, f64) {
+    let Dimensions { embedding: d, rank: r, units: n, hidden: [h1, h2] } = model.dims;
+    let (k, c, z) = (HYPOTHESES, channels, d + r);
+    let (flops, floats) = match stage {
+        // Moments of each hypothesis against the pool or its prior; few are mixed, all may be.
+        Stage::Mixing => (k * (3 * r * r + 5 * z * z), k * (2 * z * z + d * d)),
+        // M kappa, two hidden layers, N(e), its contraction with phi, N^T D M, tanh of 20 operations.
+        Stage::Factors => (
+            k * (2 * n * r
+                + 2 * d * h1
+                + 2 * h1 * h2
+                + 4 * h2 * r * n
+                + 2 * n * r * r
+                + 2 * n * r
+                + 20 * (n + h1 + h2)),
+            k * (2 * h2 * r * n + h1 * h2 + 3 * n * r + d * h1),
+        ),
+        Stage::Tangents => (k * d * (h1 + 2 * h1 * h2 + h2 + 2 * h2 * r), k * d * h1 * h2),
+        Stage::Propagation => (k * (2 * r * z * z + r * r * z), k * 2 * z * z),
+        // Log rates, exponentials of 20 operations, residuals, score, information, expected counts.
+        Stage::Information => (
+            k * c * (2 * r + 20 + 3 + 2 * r + r * (r + 1) + 2),
+            k * c * (2 * r + r * (r + 1) / 2 + 6),
+        ),
+        // I + Lambda P, its inverse, gain, covariance, and the log rates at the new mean.
+        Stage::Update => (
+            k * (2 * r * r * z + 4 * r * r * r + 2 * r * r * z + 2 * r * z * z + c * (2 * r + 24)),
+            k * (3 * z * z + c * (r + 4)),
+        ),
+        Stage::Summary => (k * (3 * z + 2 * d * d) + 6 * r * r * r, k * (2 * z + d * d)),
+    };
+    (flops as f64, 4.0 * floats as f64)
+}
+
+/// Fused multiply-adds on registers alone.
+struct Peak(usize);
+
+impl WithSimd for Peak {
+    type Output = f32;
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) -> f32 {
+        let mut sums = [simd.splat_f32s(1.0); 12];
+        let (a, b) = (simd.splat_f32s(0.999_9), simd.splat_f32s(1e-4));
+        for _ in 0..self.0 {
+            for sum in &mut sums {
+                *sum = simd.mul_add_e_f32s(*sum, a, b);
+            }
+        }
+        let total = sums.into_iter().fold(simd.splat_f32s(0.0), |t, s| simd.add_f32s(t, s));
+        simd.reduce_sum_f32s(total)
+    }
+}
+
+/// Sum over an array, as often as told.
+struct Read<'a>(&'a [f32], usize);
+
+impl WithSimd for Read<'_> {
+    type Output = f32;
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) -> f32 {
+        let (vectors, _) = S::as_simd_f32s(self.0);
+        let mut sums = [simd.splat_f32s(0.0); 8];
+        for _ in 0..self.1 {
+            for chunk in vectors.chunks_exact(8) {
+                for (sum, x) in sums.iter_mut().zip(chunk) {
+                    *sum = simd.add_f32s(*sum, *x);
+                }
+            }
+        }
+        let total = sums.into_iter().fold(simd.splat_f32s(0.0), |t, s| simd.add_f32s(t, s));
+        simd.reduce_sum_f32s(total)
+    }
+}
+
+/// Best of several tries.
+fn fastest(mut run: impl FnMut() -> f64) -> f64 {
+    (0..15).map(|_| run()).fold(0.0, f64::max)
+}
+
+/// Operations and bytes per microsecond of one core.
+fn ceilings() -> (f64, f64) {
+    let arch = pulp::Arch::new();
+    let rounds = 200_000;
+    let lanes = arch.dispatch(Lanes) as f64;
+    let flops = fastest(|| {
+        let began = Instant::now();
+        black_box(arch.dispatch(Peak(black_box(rounds))));
+        rounds as f64 * 12.0 * 2.0 * lanes / (began.elapsed().as_secs_f64() * 1e6)
+    });
+    // As large as what a bin of 256 channels goes through: beyond the first cache, within the second.
+    let array = vec![1.0f32; 48 << 10];
+    let bytes = fastest(|| {
+        let began = Instant::now();
+        black_box(arch.dispatch(Read(black_box(&array), 200)));
+        200.0 * 4.0 * array.len() as f64 / (began.elapsed().as_secs_f64() * 1e6)
+    });
+    (flops, bytes)
+}
+
+struct Lanes;
+
+impl WithSimd for Lanes {
+    type Output = usize;
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, _: S) -> usize {
+        S::F32_LANES
+    }
+}
+
+fn stages(model: &Model, bank: &mut FilterBank, bins: &[Vec<f32>], (peak, width): (f64, f64)) {
+    let channels = bank.n_channels();
+    let mut best = [f64::MAX; Stage::ALL.len()];
+    let mut all = vec![Vec::with_capacity(STAGE_ROUNDS); Stage::ALL.len()];
+    for round in 0..STAGE_ROUNDS {
+        bank.update(&bins[round % bins.len()]);
+        for (i, stage) in Stage::ALL.into_iter().enumerate() {
+            let began = Instant::now();
+            bank.run_stage(stage);
+            let us = began.elapsed().as_secs_f64() * 1e6;
+            best[i] = best[i].min(us);
+            all[i].push(us);
+        }
+        // What the stages left is no posterior of anything.
+        bank.reset();
+    }
+    println!("  stage            us   floor us   ratio   kflop     KiB");
+    let (mut total, mut total_floor) = (0.0, 0.0);
+    for (i, stage) in Stage::ALL.into_iter().enumerate() {
+        all[i].sort_by(f64::total_cmp);
+        let median = all[i][STAGE_ROUNDS / 2];
+        let (flops, bytes) = work(model, channels, stage);
+        let floor = (flops / peak).max(bytes / width);
+        println!(
+            "  {:<12} {median:>7.2} {floor:>9.2} {:>7.1} {:>8.1} {:>7.1}",
+            format!("{stage:?}").to_lowercase(),
+            median / floor,
+            flops / 1e3,
+            bytes / 1024.0
+        );
+        total += median;
+        total_floor += floor;
+    }
+    println!("  {:<12} {total:>7.2} {total_floor:>9.2} {:>7.1}", "together", total / total_floor);
+}
+
+fn times() {
+    let ceilings = ceilings();
     println!(
-        "{HYPOTHESES} hypotheses, R = {}, d = {}, N = {}, {BINS} bins after {WARM_UP_BINS}",
-        model.dims.rank, model.dims.embedding, model.dims.units
+        "this core: {:.1} Gflop/s in f32 registers, {:.1} GB/s from the second cache",
+        ceilings.0 * 1e-3,
+        ceilings.1 * 1e-3
     );
-    println!("channels      p50      p99    p99.9  us per bin; ratio to the budget");
+    println!("{HYPOTHESES} hypotheses, R = 6, d = 8, N = 64, {BINS} bins after {WARM_UP_BINS}");
     for (channels, budget_p50, budget_p99) in CASES {
         let mut rng = ChaCha8Rng::seed_from_u64(1);
-        let readout = readout(&model, channels, &mut rng);
-        let mut bank = FilterBank::new(&model, &readout, Adaptation::default()).expect("a bank");
-        let bins: Vec<Vec<f32>> = (0..512)
-            .map(|_| {
-                let rate = |b: &f32| Poisson::new(b.exp()).expect("a rate");
-                readout.baseline.iter().map(|b| rate(b).sample(&mut rng)).collect()
-            })
-            .collect();
+        let model = model(channels, HYPOTHESES, &mut rng);
+        let readout = &model.readouts[0];
+        let mut bank = FilterBank::new(&model, readout, Adaptation::default()).expect("a bank");
+        let bins = draw(&model, 512, &mut rng);
         let mut times = Vec::with_capacity(BINS);
         for bin in 0..WARM_UP_BINS + BINS {
             let began = Instant::now();
@@ -66,10 +253,8 @@ fn main() {
                 times.push(began.elapsed().as_secs_f64() * 1e6);
             }
         }
-        assert!(
-            bank.estimate().posterior.iter().all(|p| p.is_finite()),
-            "the bank lost its numbers"
-        );
+        let sound = bank.estimate().posterior.iter().all(|p| p.is_finite());
+        assert!(sound && bank.resets() == 0, "the bank lost its numbers");
         times.sort_by(f64::total_cmp);
         let at = |q: f64| times[(q * (BINS - 1) as f64) as usize];
         let told = |name: &str, found: f64, budget: Option<f64>| {
@@ -77,12 +262,60 @@ fn main() {
                 .map_or(String::new(), |b| format!("  {name} {found:.0}/{b:.0} = {:.2}", found / b))
         };
         println!(
-            "{channels:>8} {:>8.1} {:>8.1} {:>8.1}{}{}",
+            "{channels} channels: p50 {:.1}, p99 {:.1}, p99.9 {:.1} us per bin{}{}",
             at(0.5),
             at(0.99),
             at(0.999),
             told("p50", at(0.5), budget_p50),
             told("p99", at(0.99), budget_p99)
         );
+        stages(&model, &mut bank, &bins, ceilings);
+    }
+}
+
+fn endure(n: u64) {
+    let mut rng = ChaCha8Rng::seed_from_u64(1);
+    let model = model(12, 2, &mut rng);
+    let readout = &model.readouts[0];
+    let mut bank = FilterBank::new(&model, readout, Adaptation::default()).expect("a bank");
+    let bins = draw(&model, 4_099, &mut rng);
+    let began = Instant::now();
+    for bin in 0..n {
+        let estimate = bank.update(&bins[(bin % 4_099) as usize]);
+        if (bin + 1) % (n / 10).max(1) == 0 {
+            let sum: f32 = estimate.posterior.iter().sum();
+            println!(
+                "{:>12} bins, {:.0} s: posterior sums to {sum}, embedding sd {:.4} to {:.4}, hypotheses begun anew {}",
+                bin + 1,
+                began.elapsed().as_secs_f64(),
+                estimate.embedding_sd.iter().copied().fold(f32::MAX, f32::min),
+                estimate.embedding_sd.iter().copied().fold(0.0, f32::max),
+                bank.resets()
+            );
+        }
+    }
+    assert_eq!(bank.resets(), 0, "hypotheses lost their numbers");
+}
+
+fn main() {
+    let args: Vec<String> = std::env::args().skip(1).filter(|a| !a.starts_with('-')).collect();
+    match args.first().map(String::as_str) {
+        None => times(),
+        Some("instructions") => {
+            let mut rng = ChaCha8Rng::seed_from_u64(1);
+            let model = model(256, HYPOTHESES, &mut rng);
+            let readout = &model.readouts[0];
+            let mut bank = FilterBank::new(&model, readout, Adaptation::default()).expect("a bank");
+            let bins = draw(&model, 20, &mut rng);
+            for bin in 0..200 {
+                bank.update(&bins[bin % bins.len()]);
+            }
+            black_box(bank.estimate());
+        }
+        Some("endure") => {
+            let n = args.get(1).and_then(|n| n.replace('_', "").parse().ok());
+            endure(n.unwrap_or(10_000_000));
+        }
+        Some(other) => eprintln!("expected nothing, instructions or endure BINS, found '{other}'"),
     }
 }

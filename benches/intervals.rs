@@ -73,7 +73,12 @@ impl At {
         }
         if self.metrics[0] > 0.0 {
             let share = |i: usize| self.covered_metrics[i] / self.metrics[i].max(1.0);
-            print!("   radius {:.3}, abscissa {:.3}, frequency {:.3}", share(0), share(1), share(2));
+            print!(
+                "   radius {:.3}, abscissa {:.3}, frequency {:.3}",
+                share(0),
+                share(1),
+                share(2)
+            );
         }
         println!();
     }
@@ -203,5 +208,8 @@ fn main() {
             }
         }
     }
-    tell("teachers' unseen tasks, against the estimate after a minute, regimes said to last an hour", &found);
+    tell(
+        "teachers' unseen tasks, against the estimate after a minute, regimes said to last an hour",
+        &found,
+    );
 }

@@ -217,8 +217,14 @@ fn stream(
 fn over_animals(each: impl Fn(usize) -> (Score, ChangeScore, f64, f64) + Sync) -> Found {
     let mut found = Found::default();
     let results: Vec<_> = std::thread::scope(|scope| {
-        let workers: Vec<_> =
-            (0..ANIMALS as usize).map(|a| scope.spawn({ let each = &each; move || each(a) })).collect();
+        let workers: Vec<_> = (0..ANIMALS as usize)
+            .map(|a| {
+                scope.spawn({
+                    let each = &each;
+                    move || each(a)
+                })
+            })
+            .collect();
         workers.into_iter().map(|w| w.join().expect("a worker")).collect()
     });
     for (score, changes, unknown, bin_s) in results {
@@ -252,8 +258,7 @@ fn main() {
         None => regimed::daemon::builtin_model().expect("the built-in model").model,
     };
     let ways = [Adaptation::default(), Adaptation::NONE];
-    let clean: Vec<Recorded> =
-        (0..ANIMALS).map(|a| record(a, AnimalSettings::default())).collect();
+    let clean: Vec<Recorded> = (0..ANIMALS).map(|a| record(a, AnimalSettings::default())).collect();
     println!(
         "right label 1 s after a change, median delay, false changes per minute, bins called unknown"
     );

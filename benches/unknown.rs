@@ -193,7 +193,11 @@ fn scores(model: &Model, session: usize, counts: &Counts) -> ([f64; SCORES.len()
 fn auroc(negative: &[f64], positive: &[f64]) -> f64 {
     let wins: f64 = positive
         .iter()
-        .flat_map(|p| negative.iter().map(move |n| f64::from(u8::from(p > n)) + 0.5 * f64::from(u8::from(p == n))))
+        .flat_map(|p| {
+            negative
+                .iter()
+                .map(move |n| f64::from(u8::from(p > n)) + 0.5 * f64::from(u8::from(p == n)))
+        })
         .sum();
     wins / (negative.len() * positive.len()) as f64
 }

@@ -502,8 +502,7 @@ fn one_session(
         dwell_ms,
         unknown,
         mean_dwell_s,
-        false_changes_per_min: false_changes_per_min
-            .unwrap_or(DecisionRule::FALSE_CHANGES_PER_MIN),
+        false_changes_per_min: false_changes_per_min.unwrap_or(DecisionRule::FALSE_CHANGES_PER_MIN),
         adaptation,
     })
 }

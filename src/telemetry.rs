@@ -32,6 +32,11 @@ const ABSCISSA: &str = "regimed_spectral_abscissa_per_second";
 const FREQUENCY: &str = "regimed_leading_frequency_hertz";
 const TIME_CONSTANT: &str = "regimed_leading_time_constant_seconds";
 const PARTICIPATION: &str = "regimed_participation_ratio";
+const ARTEFACTS: &str = "regimed_artefact_bins_total";
+const SILENT: &str = "regimed_silent_channels";
+const RADIUS_ENDS: [&str; 2] = ["regimed_spectral_radius_low", "regimed_spectral_radius_high"];
+const ABSCISSA_ENDS: [&str; 2] =
+    ["regimed_spectral_abscissa_low_per_second", "regimed_spectral_abscissa_high_per_second"];
 const CONNECTIONS_CUT: &str = "regimed_connections_cut_total";
 
 /// Installs the recorder once per process and returns its handle.
@@ -56,6 +61,7 @@ fn build() -> PrometheusHandle {
     for (name, text) in [
         (BINS, "Bins accepted."),
         (BINS_MISSING, "Bins missing from the sequence and predicted through."),
+        (ARTEFACTS, "Bins with far more counts than expected, taken for missing."),
         (BINS_LATE, "Bins dropped as duplicates or too late."),
         (STARTS, "Recordings begun: a gap too long to predict through, or numbering begun anew."),
         (REJECTED, "Messages rejected, by reason."),
@@ -73,9 +79,14 @@ fn build() -> PrometheusHandle {
         (IN_FORCE, "1 for the label in force."),
         (
             NOVELTY,
-            "Normalised innovation squared over its expectation, smoothed: about 1 when the model fits.",
+            "How unlike anything learned the dynamics are, smoothed: above 1 the label is unknown.",
         ),
         (LOG_LIKELIHOOD, "One-step predictive log-likelihood, nats per channel and bin."),
+        (SILENT, "Channels that fell silent and do not inform until they fire again."),
+        (RADIUS_ENDS[0], "Lower end of the spectral radius' 90 % credible interval."),
+        (RADIUS_ENDS[1], "Upper end of the spectral radius' 90 % credible interval."),
+        (ABSCISSA_ENDS[0], "Lower end of the spectral abscissa's 90 % credible interval, 1/s."),
+        (ABSCISSA_ENDS[1], "Upper end of the spectral abscissa's 90 % credible interval, 1/s."),
         (RADIUS, "Spectral radius of the bin-to-bin map at the filtered state."),
         (ABSCISSA, "Spectral abscissa of the continuous Jacobian at the filtered state."),
         (FREQUENCY, "Frequency of the leading eigenvalue."),
@@ -152,10 +163,18 @@ pub struct SessionMetrics {
     pub log_likelihood: Gauge,
     /// Participation ratio.
     pub participation: Gauge,
+    /// Channels that fell silent.
+    pub silent: Gauge,
+    /// Bins taken for artefacts.
+    pub artefacts: Counter,
     /// Spectral radius.
     pub radius: Gauge,
+    /// Ends of its interval.
+    pub radius_ends: [Gauge; 2],
     /// Spectral abscissa.
     pub abscissa: Gauge,
+    /// Ends of its interval.
+    pub abscissa_ends: [Gauge; 2],
     /// Leading frequency.
     pub frequency: Gauge,
     /// Leading time constant.
@@ -190,8 +209,12 @@ impl SessionMetrics {
             unlabelled: plain(UNLABELLED),
             log_likelihood: plain(LOG_LIKELIHOOD),
             participation: plain(PARTICIPATION),
+            silent: plain(SILENT),
+            artefacts: counter!(ARTEFACTS, "session" => name()),
             radius: plain(RADIUS),
+            radius_ends: RADIUS_ENDS.map(plain),
             abscissa: plain(ABSCISSA),
+            abscissa_ends: ABSCISSA_ENDS.map(plain),
             frequency: plain(FREQUENCY),
             time_constant: plain(TIME_CONSTANT),
             resets: counter!(RESETS, "session" => name()),

@@ -84,8 +84,14 @@ impl Picture {
     pub(crate) fn event(&mut self, e: &Event) {
         let from = if e.from.is_empty() { "(start)" } else { &e.from };
         let line = format!(
-            "#{:<4} bin {:>7}  {from} -> {}  p {:.2}, onset bin {}",
-            e.event_sequence, e.bin, e.to, e.probability, e.onset_bin
+            "#{:<4} bin {:>7}  {from} -> {}  p {:.2}, since bin {} ({} to {})",
+            e.event_sequence,
+            e.bin,
+            e.to,
+            e.probability,
+            e.onset_bin,
+            e.onset_low_bin,
+            e.onset_high_bin
         );
         if self.screen.is_none() {
             println!("event {} {line}", e.session);
@@ -245,15 +251,17 @@ impl Picture {
         let m = d.metrics.unwrap_or_default();
         let lines = vec![
             Line::raw(format!(
-                "spectral radius {:.4}   abscissa {:+.2} /s   leading {:.2} Hz   time constant {:+.3} s",
+                "spectral radius {:.4}   abscissa {:+.2}{} /s   leading {:.2} Hz   time constant {:+.3} s",
                 m.spectral_radius,
                 m.spectral_abscissa_per_s,
+                m.spectral_abscissa_per_s_interval
+                    .map_or(String::new(), |i| format!(" ({:+.1} to {:+.1})", i.low, i.high)),
                 m.leading_frequency_hz,
                 m.leading_time_constant_s
             )),
             Line::raw(format!(
-                "participation ratio {:.2}   novelty {:.2}   unlabelled {:.2}   log-likelihood {:+.3} nats/channel",
-                m.participation_ratio, d.novelty, d.unlabelled, d.log_likelihood
+                "participation ratio {:.2}   novelty {:.2}   unlabelled {:.2}   log-likelihood {:+.3} nats/channel   silent channels {}",
+                m.participation_ratio, d.novelty, d.unlabelled, d.log_likelihood, d.silent_channels
             )),
             Line::raw(format!("bin {}   sequence {}   {rate:.1} bins/s", d.bin, d.sequence)),
             Line::raw(format!(

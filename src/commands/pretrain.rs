@@ -67,6 +67,9 @@ pub struct PretrainArgs {
     /// How counts scatter around their rates in the online fit
     #[arg(long, value_enum, default_value_t = CountModel::Poisson)]
     pub counts: CountModel,
+    /// Time that a regime lasts on average where the model will serve, if not as in the recordings
+    #[arg(long, value_name = "SECONDS")]
+    pub mean_dwell: Option<f64>,
     /// Seed of everything random
     #[arg(long, default_value_t = 0)]
     pub seed: u64,
@@ -99,6 +102,9 @@ pub fn run(args: &PretrainArgs) -> Result<()> {
     if !(args.contrast_weight >= 0.0 && args.contrast_weight.is_finite()) {
         bail!("--contrast-weight: expected 0 or more, found {}", args.contrast_weight);
     }
+    if let Some(found) = args.mean_dwell.filter(|s| !(*s > 0.0 && s.is_finite())) {
+        bail!("--mean-dwell: expected seconds above 0, found {found}");
+    }
     let mut settings = TrainingSettings {
         steps: args.steps,
         batch: args.batch,
@@ -106,6 +112,7 @@ pub fn run(args: &PretrainArgs) -> Result<()> {
         learning_rate: args.learning_rate,
         seed: args.seed,
         contrast_weight: args.contrast_weight,
+        mean_dwell_s: args.mean_dwell,
         negative_binomial: args.counts == CountModel::NegativeBinomial,
         ..TrainingSettings::default()
     };

@@ -290,6 +290,8 @@ impl Teller {
         m.unlabelled.set(f64::from(o.unlabelled));
         m.log_likelihood.set(f64::from(o.log_likelihood));
         m.participation.set(f64::from(o.participation_ratio));
+        m.silent.set(f64::from(o.silent_channels));
+        m.artefacts.increment(u64::from(o.artefact));
         m.posterior(self.wording.posterior(o));
         m.resets.increment(o.filter_resets - self.resets_told);
         self.resets_told = o.filter_resets;
@@ -300,6 +302,14 @@ impl Teller {
         if let Some(s) = newest {
             m.radius.set(f64::from(s.spectral_radius));
             m.abscissa.set(f64::from(s.spectral_abscissa_per_s));
+            for (ends, of) in [
+                (&m.radius_ends, s.spectral_radius_interval),
+                (&m.abscissa_ends, s.spectral_abscissa_per_s_interval),
+            ] {
+                let Some(of) = of else { continue };
+                ends[0].set(f64::from(of.low));
+                ends[1].set(f64::from(of.high));
+            }
             m.frequency.set(f64::from(s.leading_frequency_hz));
             m.time_constant.set(f64::from(s.leading_time_constant_s));
         }

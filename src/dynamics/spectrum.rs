@@ -91,9 +91,8 @@ pub fn spectrum_interval(model: &Model, of: StatePosterior<'_>) -> Option<Spectr
     let mut draw = |[mean, sd]: [&[f32]; 2]| -> Vec<f32> {
         mean.iter().zip(sd).map(|(m, s)| m + s * rng.sample::<f32, _>(StandardNormal)).collect()
     };
-    let drawn: Vec<Spectrum> = (0..DRAWS)
-        .filter_map(|_| spectrum(model, &draw(of.embedding), &draw(of.latent)))
-        .collect();
+    let drawn: Vec<Spectrum> =
+        (0..DRAWS).filter_map(|_| spectrum(model, &draw(of.embedding), &draw(of.latent))).collect();
     let interval = |of: fn(&Spectrum) -> f64| {
         let n = drawn.len().max(1) as f64;
         let mean = drawn.iter().map(of).sum::<f64>() / n;

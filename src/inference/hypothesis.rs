@@ -239,9 +239,10 @@ impl Hypothesis {
         }
     }
 
-    /// Factors at the mean embedding, and the mean step with its Jacobian in `s.transition`.
+    /// Factors at the mean embedding, the mean step, and its Jacobian with respect to the latents in
+    /// `s.transition`.
     #[inline(always)]
-    fn linearise<S: Simd>(&self, simd: S, l: &Layout, s: &mut Scratch) {
+    pub(super) fn factors<S: Simd>(&self, simd: S, l: &Layout, s: &mut Scratch) {
         let (rank, units, a) = (l.rank, l.units, l.leak);
         let (kappa, e) = (&self.mean[..rank], &self.mean[rank..l.state]);
         s.phi.copy_from_slice(&l.offset);
@@ -283,7 +284,13 @@ impl Hypothesis {
             }
             s.transition[r * l.stride + r] += 1.0 - a;
         }
-        // Jacobian with respect to e: tangents of h2 in the d directions, contracted.
+    }
+
+    /// The step's Jacobian with respect to the embedding: tangents of the hypernetwork's last hidden layer
+    /// in the `d` directions, contracted. After [`Self::factors`].
+    #[inline(always)]
+    pub(super) fn tangents<S: Simd>(simd: S, l: &Layout, s: &mut Scratch) {
+        let (rank, last, a) = (l.rank, l.hidden[1], l.leak);
         for j in 0..l.embedding {
             let row = &l.w1[j * l.hidden[0]..(j + 1) * l.hidden[0]];
             s.h1.iter_mut().zip(row.iter().zip(&s.d1)).for_each(|(t, (w, d))| *t = w * d);
@@ -300,8 +307,15 @@ impl Hypothesis {
     /// Time update: mean and covariance one bin ahead.
     #[inline(always)]
     pub(super) fn predict<S: Simd>(&mut self, simd: S, l: &Layout, s: &mut Scratch) {
+        self.factors(simd, l, s);
+        Self::tangents(simd, l, s);
+        self.propagate(simd, l, s);
+    }
+
+    /// Mean and covariance through the step found.
+    #[inline(always)]
+    pub(super) fn propagate<S: Simd>(&mut self, simd: S, l: &Layout, s: &mut Scratch) {
         let (rank, stride) = (l.rank, l.stride);
-        self.linearise(simd, l, s);
         self.mean[..rank].copy_from_slice(&s.latent);
         s.product.fill(0.0);
         for r in 0..rank {
@@ -367,7 +381,21 @@ impl Hypothesis {
         bin: Bin<'_>,
         expected: &mut [f32],
     ) -> f32 {
-        let (rank, stride, channels) = (l.rank, l.stride, l.channels);
+        self.inform(simd, l, s, bin, expected);
+        self.correct(simd, l, s, bin)
+    }
+
+    /// Score and Fisher information of a bin at the predicted mean.
+    #[inline(always)]
+    pub(super) fn inform<S: Simd>(
+        &mut self,
+        simd: S,
+        l: &Layout,
+        s: &mut Scratch,
+        bin: Bin<'_>,
+        expected: &mut [f32],
+    ) {
+        let (rank, channels) = (l.rank, l.channels);
         self.rates(simd, l, s, bin);
         axpy(simd, expected, exp(self.log_weight), &s.rates);
         for ((res, y), rate) in s.residual.iter_mut().zip(bin.counts).zip(&s.rates) {
@@ -391,6 +419,18 @@ impl Hypothesis {
                 pair += 1;
             }
         }
+    }
+
+    /// Mean and covariance given score and information; returns the evidence.
+    #[inline(always)]
+    pub(super) fn correct<S: Simd>(
+        &mut self,
+        simd: S,
+        l: &Layout,
+        s: &mut Scratch,
+        bin: Bin<'_>,
+    ) -> f32 {
+        let (rank, stride) = (l.rank, l.stride);
         // Lambda P, rows of all the state, and A = I + Lambda P_kk.
         s.product.fill(0.0);
         s.gain_t.fill(0.0);

@@ -8,7 +8,7 @@ pub(crate) mod kernels;
 #[cfg(test)]
 mod twin;
 
-pub use bank::{COUNT_MAX, Estimate, FilterBank};
+pub use bank::{COUNT_MAX, Estimate, FilterBank, Stage};
 pub use channels::Adaptation;
 #[cfg(test)]
 pub(crate) use twin::example as example_model;

@@ -112,7 +112,8 @@ impl<'a> Twin<'a> {
         let alpha = self.dispersion(channel);
         let mut log_p = if alpha > 0.0 { -(1.0 + alpha * rate).ln() / alpha } else { -rate };
         for y in 1..=count as usize {
-            log_p += ((1.0 + alpha * (y as f64 - 1.0)) / y as f64 * rate / (1.0 + alpha * rate)).ln();
+            log_p +=
+                ((1.0 + alpha * (y as f64 - 1.0)) / y as f64 * rate / (1.0 + alpha * rate)).ln();
         }
         log_p
     }

@@ -234,6 +234,14 @@ impl Model {
         self.bin_width_s / (0..n).map(left).fold(0.0, f64::max)
     }
 
+    /// Time that a regime lasts by the hazard rates, seconds: the inverse of the rates' mean over regimes.
+    #[must_use]
+    pub fn mean_dwell_s(&self) -> f64 {
+        let n = self.regime_names.len();
+        let left = self.online.hazard_per_bin[..n * (n + 1)].iter().map(|&h| f64::from(h));
+        self.bin_width_s * n as f64 / left.sum::<f64>()
+    }
+
     /// The model with hazard rates scaled so that a regime lasts `seconds` on average over regimes. Where
     /// one lasts long, the longer it lasts the better its embedding becomes known.
     #[must_use]
@@ -241,10 +249,9 @@ impl Model {
         let mut model = self.clone();
         let n = self.regime_names.len();
         let rates = &mut model.online.hazard_per_bin;
-        let left: f64 = rates[..n * (n + 1)].iter().map(|&h| f64::from(h)).sum();
         let most = rates.chunks_exact(n + 1).map(|row| row.iter().sum::<f32>()).fold(0.0, f32::max);
-        if left > 0.0 {
-            let scale = (self.bin_width_s / seconds * n as f64 / left) as f32;
+        if most > 0.0 {
+            let scale = (self.mean_dwell_s() / seconds) as f32;
             // No regime is left more surely than every other bin.
             let scale = scale.min(0.5 / most);
             rates.iter_mut().for_each(|h| *h *= scale);

@@ -144,8 +144,7 @@ impl Tracker {
         let mut strange = false;
         if self.rule.unknown {
             let labelled = (1.0 - unlabelled) * probability;
-            strange =
-                bin >= self.rule.novelty_warm_up_bins && novelty > 1.0;
+            strange = bin >= self.rule.novelty_warm_up_bins && novelty > 1.0;
             if strange || unlabelled > labelled {
                 leading = Label::Unknown;
             }
@@ -181,12 +180,7 @@ mod tests {
     use super::*;
 
     fn rule() -> DecisionRule {
-        DecisionRule {
-            probability_min: 0.7,
-            dwell_bins: 3,
-            unknown: true,
-            novelty_warm_up_bins: 2,
-        }
+        DecisionRule { probability_min: 0.7, dwell_bins: 3, unknown: true, novelty_warm_up_bins: 2 }
     }
 
     fn tracker(rule: DecisionRule) -> Tracker {

@@ -99,8 +99,7 @@ impl OnsetFinder {
                 break;
             }
             let before = self.at(ago + 1);
-            let predicted: f32 =
-                (0..n).map(|q| before[q] * self.transition[q * n + regime]).sum();
+            let predicted: f32 = (0..n).map(|q| before[q] * self.transition[q * n + regime]).sum();
             let stayed = before[regime] * self.transition[regime * n + regime];
             since *= f64::from(stayed / predicted.max(f32::MIN_POSITIVE)).min(1.0);
         }

@@ -183,7 +183,9 @@ pub struct ChangeVerdict {
     pub median_onset_error_s: Option<f64>,
     /// Fraction of the onsets' 90 % intervals that hold the true onset.
     pub onset_coverage: Option<f64>,
-    /// Labels that came into force and were wrong, per minute of labelled recording.
+    /// Labelled recording, minutes.
+    pub minutes: f64,
+    /// Labels that came into force and were wrong, per minute of it.
     pub false_changes_per_minute: f64,
 }
 
@@ -257,6 +259,7 @@ impl ChangeScore {
             median_onset_error_s: quantile(&errors, 0.5),
             onset_coverage: (!errors.is_empty())
                 .then(|| self.onsets_covered as f64 / errors.len() as f64),
+            minutes,
             false_changes_per_minute: self.false_changes as f64 / minutes.max(1e-12),
         }
     }

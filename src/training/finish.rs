@@ -79,6 +79,9 @@ pub fn finish(trainer: &Trainer, best_before: Option<f64>) -> Result<Finished, F
     let loss = |f: &Finished| f.held_out.as_ref().map_or(0.0, |v| v.log_loss);
     let mut fitted = |per_regime: usize, unlabelled: bool| -> Result<Finished, FinishError> {
         model.online.hazard_per_bin = hazard(data, unlabelled);
+        if let Some(seconds) = trainer.settings().mean_dwell_s {
+            model = model.with_mean_dwell(seconds);
+        }
         fit_priors(&mut model, trainer, per_regime, unlabelled)?;
         let (held_out, by_session) = tune(&mut model, data, trainer.settings().threads)?;
         Ok(Finished { model: model.clone(), held_out, by_session })

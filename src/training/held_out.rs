@@ -83,11 +83,7 @@ fn tempered(posterior: &[f32], temperature: f32, out: &mut [f32]) {
 pub(super) type Scored = (Option<Verdict>, Vec<(String, Verdict)>);
 
 /// Temperature by the held-out log loss, novelty's limits by their quantiles, and the scores then.
-pub(super) fn tune(
-    model: &mut Model,
-    data: &Dataset,
-    threads: usize,
-) -> Result<Scored, BankError> {
+pub(super) fn tune(model: &mut Model, data: &Dataset, threads: usize) -> Result<Scored, BankError> {
     model.online.temperature = 1.0;
     model.online.novelty_limits = NoveltyLimits::NONE;
     let heard = hear_all(model, data, threads)?;
@@ -165,8 +161,10 @@ struct Trial {
     score: ChangeScore,
 }
 
-/// How decision rules do on each session's held-out streams, played one behind the other in a random
-/// order: where one ends and the next has another label, the regime changes.
+/// How decision rules do on held-out streams in which the regime changes. Where there are none, each
+/// session's streams are played one behind the other in a random order: where one ends and the next has
+/// another label, the regime changes. False changes come with true ones: their rate is told for as many
+/// changes as the model's hazard rates expect.
 pub(super) fn operating_points(
     model: &Model,
     data: &Dataset,
@@ -180,9 +178,14 @@ pub(super) fn operating_points(
         })
         .collect();
     let mut rng = ChaCha8Rng::seed_from_u64(0);
+    let changes = |s: &&HeldOut| s.regime.windows(2).any(|w| w[0] != w[1]);
+    let changing = data.held_out.iter().any(|s| changes(&s));
     for (session, readout) in model.readouts.iter().enumerate() {
-        let mut streams: Vec<&HeldOut> =
-            data.held_out.iter().filter(|s| s.session == session).collect();
+        let mut streams: Vec<&HeldOut> = data
+            .held_out
+            .iter()
+            .filter(|s| s.session == session && (!changing || changes(s)))
+            .collect();
         for i in (1..streams.len()).rev() {
             streams.swap(i, rng.random_range(0..=i));
         }
@@ -207,11 +210,14 @@ pub(super) fn operating_points(
     let mut points: Vec<OperatingPoint> = Vec::new();
     for t in &trials {
         let v = t.score.verdict(model.bin_width_s);
-        let rarer = points.last().is_none_or(|p| v.false_changes_per_minute < p.false_changes_per_min);
+        let expected = v.minutes * 60.0 / model.mean_dwell_s();
+        let false_changes_per_min = v.false_changes_per_minute
+            * if v.changes > 0 { expected / v.changes as f64 } else { 1.0 };
+        let rarer = points.last().is_none_or(|p| false_changes_per_min < p.false_changes_per_min);
         if v.changes > 0 && v.found as f64 >= FOUND_MIN * v.changes as f64 && rarer {
             points.push(OperatingPoint {
                 probability_min: t.probability_min,
-                false_changes_per_min: v.false_changes_per_minute,
+                false_changes_per_min,
                 median_delay_s: v.median_delay_s,
             });
         }

@@ -66,6 +66,8 @@ pub struct TrainingSettings {
     /// Whether the online fit takes counts for negative binomial, with a dispersion per channel fitted
     /// after training; else for Poisson.
     pub negative_binomial: bool,
+    /// Time that a regime lasts on average where it will be served, seconds; `None`: as in the labels.
+    pub mean_dwell_s: Option<f64>,
     /// Threads for the filter's passes.
     pub threads: usize,
 }
@@ -89,6 +91,7 @@ impl Default for TrainingSettings {
             contrast_temperature: 3.0,
             log_rate_bounds: [-8.0, 4.0],
             negative_binomial: false,
+            mean_dwell_s: None,
             threads: std::thread::available_parallelism().map_or(1, usize::from),
         }
     }

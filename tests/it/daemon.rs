@@ -5,7 +5,7 @@ use regimed::wire::exchange_reply::Reply;
 use regimed::wire::ingest_client::IngestClient;
 use regimed::wire::regimes_client::RegimesClient;
 use regimed::wire::{
-    Decision, Event, ListSessionsRequest, SubscribeDecisionsRequest, SubscribeEventsRequest,
+    Counts, Decision, Event, ListSessionsRequest, SubscribeDecisionsRequest, SubscribeEventsRequest,
 };
 use zeromq::{Socket, SocketRecv, SocketSend};
 
@@ -55,8 +55,13 @@ async fn every_bin_is_decided_in_order_and_changes_are_events() {
     assert_eq!(decisions[590].regime, "stable_fixed_point");
     let last = events.iter().rfind(|e| e.to == "stable_fixed_point").expect("events");
     assert!(last.bin > 300 && last.onset_bin <= last.bin && last.probability >= 0.7, "{last:?}");
+    assert!((last.onset_low_bin..=last.onset_high_bin).contains(&last.onset_bin), "{last:?}");
+    assert!((280..=320).contains(&last.onset_bin), "the change was in bin 300: {last:?}");
+    assert!(last.from_probability < 1.0 - last.probability + 1e-6, "{last:?}");
     let metrics = decisions[590].metrics.expect("metrics by now");
     assert!(metrics.spectral_radius > 0.0 && metrics.bin <= 590, "{metrics:?}");
+    let radius = metrics.spectral_radius_interval.expect("an interval");
+    assert!(radius.low < radius.high && radius.high > 0.0, "{metrics:?}");
     assert!(metrics.leading_time_constant_s != 0.0 && metrics.participation_ratio >= 1.0);
 
     // Whoever comes later resumes the events from any number.
@@ -101,6 +106,63 @@ async fn the_same_counts_give_the_same_decisions_bit_for_bit() {
         answers.push(numbers);
     }
     assert_eq!(answers[0], answers[1]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn bins_in_one_message_or_many_give_the_same_decisions() {
+    let bins = spikes(120);
+    let mut answers = Vec::new();
+    for chunk in [1usize, 7, 120] {
+        let daemon = Daemon::start(&config("", &["rig"]));
+        let messages: Vec<_> = bins
+            .chunks(chunk)
+            .enumerate()
+            .map(|(i, part)| Counts {
+                n_channels: part[0].len() as u32,
+                ..message("rig", (i * chunk) as u64, &part.concat())
+            })
+            .collect();
+        let mut client = IngestClient::connect(daemon.grpc.clone()).await.expect("connected");
+        let replies = client.exchange(futures_util::stream::iter(messages)).await.expect("taken");
+        let mut replies = replies.into_inner();
+        let mut numbers = Vec::new();
+        while let Some(reply) = replies.message().await.expect("no error") {
+            if let Some(Reply::Decision(d)) = reply.reply {
+                numbers.push((d.sequence, d.regime, d.posterior, d.embedding_mean));
+            }
+        }
+        assert_eq!(numbers.len(), 120, "decisions in chunks of {chunk}");
+        answers.push(numbers);
+    }
+    assert!(answers.windows(2).all(|w| w[0] == w[1]));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_session_may_have_other_bins_than_its_model() {
+    let text = format!("{}bin_ms = 20\nmean_dwell_s = 10\n", config("", &["rig"]));
+    let daemon = Daemon::start(&text);
+    let bins = spikes(600);
+    // Pairs of 10 ms bins.
+    let wide: Vec<Counts> = bins
+        .chunks_exact(2)
+        .enumerate()
+        .map(|(i, pair)| {
+            let sum: Vec<u32> = pair[0].iter().zip(&pair[1]).map(|(a, b)| a + b).collect();
+            Counts { bin_width_s: 0.02, ..message("rig", i as u64, &sum) }
+        })
+        .collect();
+    let mut client = IngestClient::connect(daemon.grpc.clone()).await.expect("connected");
+    let replies = client.exchange(futures_util::stream::iter(wide)).await.expect("accepted");
+    let mut replies = replies.into_inner();
+    let mut labels = Vec::new();
+    while let Some(reply) = replies.message().await.expect("no error") {
+        match reply.reply.expect("a reply") {
+            Reply::Decision(d) => labels.push(d.regime),
+            Reply::Event(_) => {}
+            Reply::Rejection(r) => panic!("rejected: {r:?}"),
+        }
+    }
+    assert_eq!((labels[145].as_str(), labels[295].as_str()), ("limit_cycle", "stable_fixed_point"));
 }
 
 #[tokio::test(flavor = "multi_thread")]

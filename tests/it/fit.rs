@@ -68,7 +68,10 @@ fn a_bin_allocates_nothing() {
     assert_eq!(found.count_total, 0, "allocations in 350 bins: {found:?}");
     assert!(changes > 1, "a change is among them");
     // The counter counts.
-    assert_eq!(allocation_counter::measure(|| drop(std::hint::black_box(vec![1u8; 3]))).count_total, 1);
+    assert_eq!(
+        allocation_counter::measure(|| drop(std::hint::black_box(vec![1u8; 3]))).count_total,
+        1
+    );
 }
 
 #[test]
@@ -100,10 +103,7 @@ fn permuted(readout: &Readout, order: &[usize], rank: usize) -> Readout {
 }
 
 /// Largest difference of two streams' posteriors and embeddings.
-fn difference(
-    (a, bins_a): (&Readout, &[Vec<f32>]),
-    (b, bins_b): (&Readout, &[Vec<f32>]),
-) -> f32 {
+fn difference((a, bins_a): (&Readout, &[Vec<f32>]), (b, bins_b): (&Readout, &[Vec<f32>])) -> f32 {
     let mut first = FilterBank::new(&MODEL, a, Adaptation::default()).expect("a bank");
     let mut second = FilterBank::new(&MODEL, b, Adaptation::default()).expect("a bank");
     let mut largest = 0.0f32;
@@ -187,8 +187,7 @@ fn a_hypothesis_that_loses_its_numbers_begins_anew() {
     let bins = switching(60, 5);
     let readout = &mut model.readouts[0];
     readout.loading.iter_mut().for_each(|c| *c *= 60.0);
-    let mut bank =
-        FilterBank::new(&model, &model.readouts[0], Adaptation::NONE).expect("a bank");
+    let mut bank = FilterBank::new(&model, &model.readouts[0], Adaptation::NONE).expect("a bank");
     for bin in &bins {
         let e = bank.update(&bin.iter().map(|c| c * 900.0).collect::<Vec<f32>>());
         let sum: f32 = e.posterior.iter().sum();

@@ -37,7 +37,8 @@ fn posterior_agrees_with_the_prototype() {
     let (mut largest, mut sum, mut largest_embedding) = (0.0f32, 0.0f32, 0.0f32);
     let mut at = 0;
     for trial in &recording.trials {
-        let mut bank = FilterBank::new(model, &model.readouts[0], Adaptation::NONE).expect("a bank");
+        let mut bank =
+            FilterBank::new(model, &model.readouts[0], Adaptation::NONE).expect("a bank");
         for bin in trial.counts.chunks_exact(recording.n_channels) {
             let counts: Vec<f32> = bin.iter().map(|&c| f32::from(c)).collect();
             let estimate = bank.update(&counts);

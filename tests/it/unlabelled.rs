@@ -65,8 +65,12 @@ fn a_stretch_without_a_label_is_unknown_and_what_follows_it_is_found() {
     let mut all = [0usize; 3];
     let fresh = stream(10, 2);
     for unknown in [true, false] {
-        let rule = DecisionRule { unknown, ..DecisionRule::of(&model, DecisionRule::FALSE_CHANGES_PER_MIN) };
-        let mut engine = Engine::new(&model, &model.readouts[0], rule, Adaptation::NONE).expect("an engine");
+        let rule = DecisionRule {
+            unknown,
+            ..DecisionRule::of(&model, DecisionRule::FALSE_CHANGES_PER_MIN)
+        };
+        let mut engine =
+            Engine::new(&model, &model.readouts[0], rule, Adaptation::NONE).expect("an engine");
         for (bin, row) in fresh.counts.chunks_exact(CHANNELS).enumerate() {
             let counts: Vec<f32> = row.iter().map(|&c| f32::from(c)).collect();
             engine.push(Some(&counts));

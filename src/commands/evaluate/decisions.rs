@@ -78,7 +78,9 @@ impl Decisions {
         archive.strings("label_names", &names)?;
         archive.i64("truth", &self.truth)?;
         archive.i64("label", &label)?;
-        for (key, column) in ["onset_bin", "onset_low_bin", "onset_high_bin"].iter().zip(&self.onset) {
+        for (key, column) in
+            ["onset_bin", "onset_low_bin", "onset_high_bin"].iter().zip(&self.onset)
+        {
             archive.i64(key, column)?;
         }
         archive.f32("posterior", &[n, model.regime_names.len()], &self.posterior)?;

@@ -1,0 +1,179 @@
+//! Question: does one daemon hold 40 sessions of 256 channels at 100 Hz, 16 hypotheses each, on 2 cores?
+//! Budget: no bin refused, no decision lost, and at most 8 MiB of resident memory for each session.
+//! The rigs send over gRPC from this process, on the same cores.
+//!
+//!     cargo bench --bench sessions
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use regimed::checkpoint;
+use regimed::model::RegimePrior;
+use regimed::wire::Counts;
+use regimed::wire::exchange_reply::Reply;
+use regimed::wire::ingest_client::IngestClient;
+
+const SESSIONS: usize = 40;
+const CHANNELS: usize = 256;
+const HYPOTHESES: usize = 16;
+const RATE_HZ: f64 = 100.0;
+const SECONDS: u64 = 20;
+const MIB_MAX: f64 = 8.0;
+
+/// The built-in model with a readout of more channels and as many hypotheses as the budget names.
+fn wide_model(folder: &std::path::Path) {
+    let mut built_in = regimed::daemon::builtin_model().expect("the built-in model");
+    let rank = built_in.model.dims.rank;
+    let readout = &mut built_in.model.readouts[0];
+    let (loading, baseline) = (readout.loading.clone(), readout.baseline.clone());
+    readout.loading = loading.iter().copied().cycle().take(CHANNELS * rank).collect();
+    readout.baseline = baseline.iter().copied().cycle().take(CHANNELS).collect();
+    let components = readout.prior.components.clone();
+    let mut more: Vec<_> = components.into_iter().cycle().take(HYPOTHESES).collect();
+    more.iter_mut().for_each(|c| c.weight = 1.0 / HYPOTHESES as f32);
+    readout.prior = RegimePrior { components: more };
+    checkpoint::save(folder, &built_in.model, &built_in.provenance).expect("a model");
+}
+
+fn resident_mib(pid: u32) -> f64 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let kib = status
+        .lines()
+        .find_map(|l| l.strip_prefix("VmRSS:")?.trim().strip_suffix(" kB")?.parse::<f64>().ok());
+    kib.map_or(f64::NAN, |k| k / 1024.0)
+}
+
+/// Processor time of a process, seconds.
+fn processor_s(pid: u32) -> f64 {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or("").split_whitespace().collect();
+    let ticks: f64 = [11, 12].iter().filter_map(|&i| fields.get(i)?.parse::<f64>().ok()).sum();
+    ticks / 100.0
+}
+
+async fn rig(address: String, session: String) -> (u64, u64, Vec<u64>) {
+    let bins = SECONDS * RATE_HZ as u64;
+    let start = tokio::time::Instant::now();
+    let outbound = futures_util::stream::unfold(0u64, move |bin| {
+        let session = session.clone();
+        async move {
+            if bin == bins {
+                return None;
+            }
+            tokio::time::sleep_until(start + Duration::from_secs_f64(bin as f64 / RATE_HZ)).await;
+            let value = |c: u64| u32::from((c * 7 + bin * 13).is_multiple_of(6));
+            let counts = Counts {
+                session,
+                sequence: bin,
+                n_channels: CHANNELS as u32,
+                bin_width_s: 0.01,
+                counts: (0..CHANNELS as u64).map(value).collect(),
+                ..Counts::default()
+            };
+            Some((counts, bin + 1))
+        }
+    });
+    let mut client = IngestClient::connect(address).await.expect("connected");
+    let mut replies = client.exchange(outbound).await.expect("accepted").into_inner();
+    let (mut refused, mut latencies) = (0, Vec::new());
+    while let Some(reply) = replies.message().await.expect("no error") {
+        match reply.reply {
+            Some(Reply::Decision(d)) => latencies.push(d.latency_ns),
+            Some(Reply::Rejection(_)) => refused += 1,
+            _ => {}
+        }
+    }
+    (bins - refused - latencies.len() as u64, refused, latencies)
+}
+
+fn start(sessions: usize, folder: &std::path::Path) -> (std::process::Child, String, String) {
+    let mut config = String::from(
+        "[grpc]\nlisten = \"127.0.0.1:0\"\n[http]\nlisten = \"127.0.0.1:0\"\n[zeromq]\npull = \"\"\npublish = \"\"\n",
+    );
+    for i in 0..sessions {
+        config += &format!(
+            "[[session]]\nname = \"rig{i}\"\nmodel = \"{}\"\nreadout = \"0\"\n",
+            folder.display()
+        );
+    }
+    let file = folder.join("c.toml");
+    std::fs::write(&file, config).expect("written");
+    let mut child = Command::new(env!("CARGO_BIN_EXE_regimed"))
+        .args(["serve", "--config"])
+        .arg(&file)
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("the daemon starts");
+    let mut lines = BufReader::new(child.stderr.take().expect("piped")).lines();
+    let ready =
+        lines.by_ref().map_while(Result::ok).find(|l| l.contains(" ready ")).expect("ready");
+    std::thread::spawn(move || lines.for_each(drop));
+    let address = |key: &str| {
+        let from = ready.find(&format!("{key}=\"")).expect(key) + key.len() + 2;
+        ready[from..].split('"').next().expect("an address").to_owned()
+    };
+    let (grpc, http) = (format!("http://{}", address("grpc")), address("http"));
+    (child, grpc, http)
+}
+
+/// What a counter of the daemon says, over all its labels.
+fn counted(http: &str, metric: &str) -> f64 {
+    let mut stream = std::net::TcpStream::connect(http).expect("connected");
+    let request = format!("GET /metrics HTTP/1.1\r\nHost: {http}\r\nConnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).expect("sent");
+    let mut text = String::new();
+    stream.read_to_string(&mut text).expect("read");
+    let values = text.lines().filter(|l| l.starts_with(metric) && !l.starts_with('#'));
+    values.filter_map(|l| l.rsplit(' ').next()?.parse::<f64>().ok()).sum()
+}
+
+fn main() {
+    let folder = tempfile::tempdir().expect("a folder");
+    wide_model(folder.path());
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .expect("a runtime");
+    let mut resident = Vec::new();
+    for sessions in [1, SESSIONS] {
+        let (mut child, grpc, http) = start(sessions, folder.path());
+        let began = Instant::now();
+        let before = processor_s(child.id());
+        let found = runtime.block_on(async {
+            let rigs: Vec<_> =
+                (0..sessions).map(|i| tokio::spawn(rig(grpc.clone(), format!("rig{i}")))).collect();
+            let mut found = Vec::new();
+            for rig in rigs {
+                found.push(rig.await.expect("a rig"));
+            }
+            found
+        });
+        let seconds = began.elapsed().as_secs_f64();
+        let busy = (processor_s(child.id()) - before) / seconds;
+        resident.push(resident_mib(child.id()));
+        let lost: u64 = found.iter().map(|f| f.0).sum();
+        let refused: u64 = found.iter().map(|f| f.1).sum();
+        let missing = counted(&http, "regimed_bins_missing_total");
+        let dropped = counted(&http, "regimed_decisions_lost_total");
+        let mut latencies: Vec<u64> = found.into_iter().flat_map(|f| f.2).collect();
+        latencies.sort_unstable();
+        let at = |q: f64| latencies[(q * (latencies.len() - 1) as f64) as usize] as f64 * 1e-3;
+        println!(
+            "{sessions:>3} sessions of {CHANNELS} channels, {HYPOTHESES} hypotheses, {RATE_HZ} Hz, {seconds:.0} s: {} decisions, lost {lost}, refused {refused}, missing {missing}, decisions dropped {dropped}",
+            latencies.len()
+        );
+        println!(
+            "    in the daemon p50 {:.0}, p99 {:.0}, max {:.0} us; {busy:.2} cores; resident {:.0} MiB",
+            at(0.5),
+            at(0.99),
+            at(1.0),
+            resident[resident.len() - 1]
+        );
+        let _ = child.kill();
+        let _ = child.wait();
+    }
+    let each = (resident[1] - resident[0]) / (SESSIONS - 1) as f64;
+    println!("resident for each session added {each:.2} MiB / {MIB_MAX} = {:.2}", each / MIB_MAX);
+}
