@@ -125,8 +125,8 @@ impl WithSimd for Peak {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) -> f32 {
-        let mut sums = [simd.splat_f32s(1.0); 12];
-        let (a, b) = (simd.splat_f32s(0.999_9), simd.splat_f32s(1e-4));
+        let mut sums = [(); 12].map(|()| simd.splat_f32s(black_box(1.0)));
+        let (a, b) = (simd.splat_f32s(black_box(0.999_9)), simd.splat_f32s(black_box(1e-4)));
         for _ in 0..self.0 {
             for sum in &mut sums {
                 *sum = simd.mul_add_e_f32s(*sum, a, b);

@@ -188,7 +188,7 @@ fn stream(
     adaptation: Adaptation,
     active: impl Fn(usize) -> bool,
 ) -> (Score, ChangeScore, f64) {
-    let rule = DecisionRule::of(model, DecisionRule::FALSE_CHANGES_PER_MIN);
+    let rule = DecisionRule::of(model, None);
     let mut engine = Engine::new(model, readout, rule, adaptation).expect("an engine");
     engine.set_active((0..readout.n_channels()).map(active));
     let mut score = Score::new(model.regime_names.len(), model.bin_width_s);

@@ -153,7 +153,7 @@ const SCORES: [&str; 6] = [
 /// Candidate scores of a recording (means from [`SCORED_FROM_S`] on), and whether `unknown` was said.
 fn scores(model: &Model, session: usize, counts: &Counts) -> ([f64; SCORES.len()], bool) {
     let readout = &model.readouts[session];
-    let rule = DecisionRule::of(model, DecisionRule::FALSE_CHANGES_PER_MIN);
+    let rule = DecisionRule::of(model, None);
     let mut engine = Engine::new(model, readout, rule, Adaptation::default()).expect("an engine");
     let n = readout.n_channels() as f64;
     let follow = [0.3, 1.0].map(|tau: f64| 1.0 - (-model.bin_width_s / tau).exp());

@@ -273,6 +273,9 @@ fn check_card(card: &Card) -> Result<(), Fault> {
     if !(o.process_noise > 0.0 && o.process_noise.is_finite()) {
         return fault("online.process_noise", "above 0", o.process_noise);
     }
+    if !(0.0..1.0).contains(&o.fresh_share_min) {
+        return fault("online.fresh_share_min", "from 0 and below 1", o.fresh_share_min);
+    }
     for (i, p) in o.operating_points.iter().enumerate() {
         let before = i.checked_sub(1).map(|b| &o.operating_points[b]);
         let in_order = before.is_none_or(|b| {

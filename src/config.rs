@@ -8,7 +8,6 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use crate::inference::Adaptation;
-use crate::regime::DecisionRule;
 
 /// Default address of gRPC.
 pub const GRPC_LISTEN: &str = "127.0.0.1:7733";
@@ -91,7 +90,7 @@ pub struct SessionConfig {
     /// Time that a regime lasts on average, seconds, where it is not as in training.
     pub mean_dwell_s: Option<f64>,
     /// False changes per minute that the decision rule may make, by the model's operating points.
-    pub false_changes_per_min: f64,
+    pub false_changes_per_min: Option<f64>,
     /// Posterior probability that a new label must reach, whatever the operating points say.
     pub probability_min: Option<f64>,
     /// Time for which it must hold it, ms.
@@ -502,7 +501,7 @@ fn one_session(
         dwell_ms,
         unknown,
         mean_dwell_s,
-        false_changes_per_min: false_changes_per_min.unwrap_or(DecisionRule::FALSE_CHANGES_PER_MIN),
+        false_changes_per_min,
         adaptation,
     })
 }

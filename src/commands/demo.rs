@@ -77,7 +77,7 @@ async fn demo(args: &DemoArgs) -> Result<()> {
             probability_min: None,
             dwell_ms: None,
             mean_dwell_s: None,
-            false_changes_per_min: crate::regime::DecisionRule::FALSE_CHANGES_PER_MIN,
+            false_changes_per_min: None,
             adaptation: crate::inference::Adaptation::default(),
             unknown: true,
         }],

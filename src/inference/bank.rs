@@ -12,9 +12,6 @@ use crate::model::{Component, Model, NoveltyLimits, Readout};
 pub const COUNT_MAX: u32 = 4096;
 /// Time constant of the latent covariance behind the participation ratio, seconds.
 const PARTICIPATION_WINDOW_S: f64 = 2.0;
-/// Where less than this share of a hypothesis' weight was newly entered, it keeps its moments: what
-/// enters a hypothesis that leads would only blur it. Once it no longer leads, entering outweighs it.
-pub(super) const FRESH_SHARE_MIN: f32 = 0.005;
 /// Weight, beside its prior's, of a hypothesis that lost its numbers.
 const RESTARTED_WEIGHT: f32 = 1e-3;
 
@@ -56,10 +53,10 @@ pub struct Estimate {
 /// The bank of filters of one session.
 #[derive(Debug)]
 pub struct FilterBank {
-    arch: pulp::Arch,
-    layout: Layout,
-    scratch: Scratch,
-    hypotheses: Vec<Hypothesis>,
+    pub(super) arch: pulp::Arch,
+    pub(super) layout: Layout,
+    pub(super) scratch: Scratch,
+    pub(super) hypotheses: Vec<Hypothesis>,
     /// Regime of each hypothesis; `n_regimes` is without a label.
     regime_of: Vec<usize>,
     /// Probability per bin of entering a hypothesis out of a regime, `[n_regimes + 1, hypotheses]`.
@@ -78,9 +75,10 @@ pub struct FilterBank {
     limits: NoveltyLimits,
     initial_variance: Vec<f32>,
     temperature: f32,
+    fresh_share_min: f32,
     novelty_rate: f32,
     participation_rate: f32,
-    channels: Channels,
+    pub(super) channels: Channels,
     log_factorial: Vec<f32>,
     weights: Vec<f32>,
     latent_mean: Vec<f32>,
@@ -150,6 +148,7 @@ impl FilterBank {
             limits: model.online.novelty_limits,
             initial_variance: model.network.initial_variance.clone(),
             temperature: model.online.temperature,
+            fresh_share_min: model.online.fresh_share_min,
             novelty_rate: smoothing(NOVELTY_WINDOW_S),
             participation_rate: smoothing(PARTICIPATION_WINDOW_S),
             channels: Channels::new(readout, model.bin_width_s, adaptation),
@@ -307,7 +306,7 @@ impl FilterBank {
 
     /// Subtracts the log total from all log weights and returns it.
     #[inline(always)]
-    fn normalise(&mut self) -> f32 {
+    pub(super) fn normalise(&mut self) -> f32 {
         let finite = |h: &Hypothesis| if h.log_weight.is_finite() { h.log_weight } else { -1e30 };
         let top = self.hypotheses.iter().map(finite).fold(f32::NEG_INFINITY, f32::max);
         let sum: f32 = self.hypotheses.iter().map(|h| exp(finite(h) - top)).sum();
@@ -345,7 +344,7 @@ impl FilterBank {
     /// entered, a fresh component starts from the pooled latent state; each hypothesis is
     /// moment-matched to the mixture of going on and starting here.
     #[inline(always)]
-    fn mix(&mut self) {
+    pub(super) fn mix(&mut self) {
         let (rank, d, stride) = (self.layout.rank, self.layout.embedding, self.layout.stride);
         self.pool();
         self.regime_weight.fill(0.0);
@@ -360,7 +359,7 @@ impl FilterBank {
             let weight = (going_on + born).max(f32::MIN_POSITIVE);
             h.log_weight = weight.ln();
             let fresh = born / weight;
-            if fresh < FRESH_SHARE_MIN {
+            if fresh < self.fresh_share_min {
                 continue;
             }
             let spread = fresh * (1.0 - fresh);
@@ -394,7 +393,7 @@ impl FilterBank {
 
     /// Distance of the embedding from what the model knows, and the novelty with it.
     #[inline(always)]
-    fn track_novelty(&mut self) {
+    pub(super) fn track_novelty(&mut self) {
         let d = self.layout.embedding;
         let e = &mut self.estimate;
         let mut nearest = f32::INFINITY;
@@ -414,7 +413,7 @@ impl FilterBank {
 
     /// Label posterior and moments of the embedding and latents.
     #[inline(always)]
-    fn summarise(&mut self) {
+    pub(super) fn summarise(&mut self) {
         let (rank, d, stride) = (self.layout.rank, self.layout.embedding, self.layout.stride);
         let out = &mut self.estimate;
         out.posterior.fill(0.0);
@@ -462,7 +461,7 @@ impl FilterBank {
 
     /// Exponentially weighted latent covariance; participation ratio of `C S C^T` through `C^T C`.
     #[inline(always)]
-    fn track_participation(&mut self) {
+    pub(super) fn track_participation(&mut self) {
         let rank = self.layout.rank;
         let g = self.participation_rate;
         for r in 0..rank {
@@ -490,87 +489,6 @@ impl FilterBank {
         }
         self.estimate.participation_ratio =
             if trace_sq > 0.0 { (trace * trace / trace_sq).clamp(1.0, rank as f32) } else { 1.0 };
-    }
-}
-
-/// A part of a bin's work.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Stage {
-    /// Interacting multiple models.
-    Mixing,
-    /// Hypernetwork, mean step and its Jacobian with respect to the latents.
-    Factors,
-    /// Jacobian with respect to the embedding.
-    Tangents,
-    /// Covariance through the step.
-    Propagation,
-    /// Rates, score and information matrix.
-    Information,
-    /// Gain, mean, covariance and evidence.
-    Update,
-    /// Posterior, moments, novelty and participation ratio.
-    Summary,
-}
-
-impl Stage {
-    /// In their order.
-    pub const ALL: [Self; 7] = [
-        Self::Mixing,
-        Self::Factors,
-        Self::Tangents,
-        Self::Propagation,
-        Self::Information,
-        Self::Update,
-        Self::Summary,
-    ];
-}
-
-impl FilterBank {
-    /// Runs one stage for all hypotheses, on what the bin before left: for its time, not its result.
-    #[doc(hidden)]
-    pub fn run_stage(&mut self, stage: Stage) {
-        let arch = self.arch;
-        arch.dispatch(RunStage { bank: self, stage });
-    }
-}
-
-struct RunStage<'a> {
-    bank: &'a mut FilterBank,
-    stage: Stage,
-}
-
-impl WithSimd for RunStage<'_> {
-    type Output = ();
-
-    #[inline(always)]
-    fn with_simd<S: Simd>(self, simd: S) {
-        let bank = self.bank;
-        let (l, s) = (&bank.layout, &mut bank.scratch);
-        let Channels { counts, weight, baseline, expected, .. } = &mut bank.channels;
-        let bin = Bin { counts, weight, baseline };
-        match self.stage {
-            Stage::Mixing => bank.mix(),
-            Stage::Factors => bank.hypotheses.iter().for_each(|h| h.factors(simd, l, s)),
-            Stage::Tangents => {
-                bank.hypotheses.iter().for_each(|_| Hypothesis::tangents(simd, l, s))
-            }
-            Stage::Propagation => bank.hypotheses.iter_mut().for_each(|h| h.propagate(simd, l, s)),
-            Stage::Information => {
-                expected.fill(0.0);
-                bank.hypotheses.iter_mut().for_each(|h| h.inform(simd, l, s, bin, expected));
-            }
-            Stage::Update => {
-                for h in &mut bank.hypotheses {
-                    std::hint::black_box(h.correct(simd, l, s, bin));
-                }
-            }
-            Stage::Summary => {
-                bank.normalise();
-                bank.summarise();
-                bank.track_novelty();
-                bank.track_participation();
-            }
-        }
     }
 }
 

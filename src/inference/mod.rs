@@ -5,11 +5,13 @@ mod bank;
 mod channels;
 mod hypothesis;
 pub(crate) mod kernels;
+mod stage;
 #[cfg(test)]
 mod twin;
 
-pub use bank::{COUNT_MAX, Estimate, FilterBank, Stage};
+pub use bank::{COUNT_MAX, Estimate, FilterBank};
 pub use channels::Adaptation;
+pub use stage::Stage;
 #[cfg(test)]
 pub(crate) use twin::example as example_model;
 

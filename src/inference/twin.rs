@@ -3,7 +3,6 @@
 
 use nalgebra::{DMatrix, DVector};
 
-use super::bank::FRESH_SHARE_MIN;
 use super::{Adaptation, FilterBank};
 use crate::model::{
     Component, Dimensions, Hypernetwork, Model, Network, OnlineSettings, Readout, RegimePrior,
@@ -150,7 +149,7 @@ impl<'a> Twin<'a> {
             let weight = (1.0 - left) * w[k] + born;
             let (stay, fresh) = (1.0 - born / weight, born / weight);
             self.log_weight[k] = weight.ln();
-            if fresh < f64::from(FRESH_SHARE_MIN) {
+            if fresh < f64::from(self.model.online.fresh_share_min) {
                 continue;
             }
             let mut m0 = DVector::zeros(rank + d);

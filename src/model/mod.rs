@@ -151,6 +151,9 @@ pub struct OnlineSettings {
     pub hazard_per_bin: Vec<f32>,
     /// Factor of the process noise `Q` in the online fit: noise for what the model does not know.
     pub process_noise: f32,
+    /// Where less than this share of a hypothesis' weight was newly entered, it keeps its moments: what
+    /// enters a hypothesis that leads would only blur it. Once it no longer leads, entering outweighs it.
+    pub fresh_share_min: f32,
     /// Variance the embedding's random walk gains per bin.
     pub embedding_drift: f32,
     /// Temperature of the label posterior: `p^(1/T)`, normalised.
@@ -180,6 +183,7 @@ impl OnlineSettings {
         Self {
             hazard_per_bin: Self::uniform_hazard(n_regimes, 1.0 / 300.0),
             process_noise: 1.0,
+            fresh_share_min: 0.005,
             embedding_drift: 1e-7,
             temperature: 1.0,
             novelty_limits: NoveltyLimits::NONE,

@@ -19,8 +19,9 @@ pub struct DecisionRule {
 impl DecisionRule {
     /// Posterior probability where the model does not say how often a probability errs.
     pub const PROBABILITY_MIN: f32 = 0.9;
-    /// False changes per minute that the default rule allows.
-    pub const FALSE_CHANGES_PER_MIN: f64 = 1.0;
+    /// False changes that the default rule allows, for each change that the model's hazard rates expect: 1
+    /// a minute where regimes last 3 s.
+    pub const FALSE_SHARE: f64 = 0.05;
     /// Default dwell, seconds...
     pub const DWELL_S: f64 = 0.03;
     /// ...but at most this fraction of the time that the model's shortest regime lasts.
@@ -28,17 +29,19 @@ impl DecisionRule {
     /// Time before `unknown` may be said, seconds.
     pub const NOVELTY_WARM_UP_S: f64 = 1.0;
 
-    /// The rule for a model that allows so many false changes per minute, as the model's operating
-    /// points have it: measured on what its training held out.
+    /// The rule for a model that allows so many false changes per minute (`None`: [`Self::FALSE_SHARE`]), as
+    /// the model's operating points have it: measured on what its training held out.
     #[must_use]
-    pub fn of(model: &Model, false_changes_per_min: f64) -> Self {
+    pub fn of(model: &Model, false_changes_per_min: Option<f64>) -> Self {
+        let share = || Self::FALSE_SHARE * 60.0 / model.mean_dwell_s();
+        let allowed = false_changes_per_min.unwrap_or_else(share);
         let bins = |seconds: f64| (seconds / model.bin_width_s).round().max(1.0);
         let dwell_s = Self::DWELL_S.min(Self::DWELL_FRACTION * model.shortest_regime_s());
         // The table's last is the strictest there is.
         let points = &model.online.operating_points;
-        let allowed = points.iter().find(|p| p.false_changes_per_min <= false_changes_per_min);
+        let point = points.iter().find(|p| p.false_changes_per_min <= allowed);
         Self {
-            probability_min: allowed
+            probability_min: point
                 .or(points.last())
                 .map_or(Self::PROBABILITY_MIN, |p| p.probability_min),
             dwell_bins: bins(dwell_s) as u32,
@@ -190,7 +193,7 @@ mod tests {
     #[test]
     fn the_rule_is_the_first_operating_point_that_errs_rarely_enough() {
         let mut model = crate::inference::example_model();
-        let of = |model: &Model, allowed: f64| DecisionRule::of(model, allowed).probability_min;
+        let of = |model: &Model, allowed| DecisionRule::of(model, Some(allowed)).probability_min;
         assert!((of(&model, 1.0) - DecisionRule::PROBABILITY_MIN).abs() < 1e-6);
         model.online.operating_points = [(0.6, 5.0), (0.8, 1.5), (0.95, 0.25)]
             .map(|(probability_min, false_changes_per_min)| crate::model::OperatingPoint {
@@ -202,6 +205,9 @@ mod tests {
         for (allowed, expected) in [(9.0, 0.6), (1.5, 0.8), (1.0, 0.95), (0.1, 0.95)] {
             assert!((of(&model, allowed) - expected).abs() < 1e-6, "{allowed} per minute");
         }
+        // Regimes of 0.6 s: 100 changes a minute are expected, and 5 false ones allowed.
+        let fast = model.with_mean_dwell(0.6);
+        assert!((DecisionRule::of(&fast, None).probability_min - 0.6).abs() < 1e-6);
     }
 
     #[test]
@@ -209,9 +215,9 @@ mod tests {
         let mut model = crate::inference::example_model();
         // The second regime is left at 0.005 + 0.03 per bin of 10 ms: it lasts 286 ms.
         assert!((model.shortest_regime_s() - 0.01 / 0.035).abs() < 1e-6);
-        assert_eq!(DecisionRule::of(&model, 1.0).dwell_bins, 1);
+        assert_eq!(DecisionRule::of(&model, None).dwell_bins, 1);
         model.online.hazard_per_bin = crate::model::OnlineSettings::uniform_hazard(2, 1.0 / 300.0);
-        assert_eq!(DecisionRule::of(&model, 1.0).dwell_bins, 3);
+        assert_eq!(DecisionRule::of(&model, None).dwell_bins, 3);
     }
 
     #[test]

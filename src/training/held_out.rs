@@ -172,7 +172,7 @@ pub(super) fn operating_points(
     let mut trials: Vec<Trial> = PROBABILITIES
         .iter()
         .map(|&probability_min| {
-            let rule = DecisionRule { probability_min, ..DecisionRule::of(model, 0.0) };
+            let rule = DecisionRule { probability_min, ..DecisionRule::of(model, None) };
             let (tracker, score) = (Tracker::new(model, rule), ChangeScore::default());
             Trial { probability_min, tracker, score }
         })

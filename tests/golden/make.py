@@ -48,7 +48,7 @@ hazard = ([bank.HAZARD / len(names)] * len(names) + [0.0]) * (len(names) + 1)  #
 card = dict(
     format="regimed-model", format_version=2,
     dimensions=dict(embedding=D, rank=R, units=N, hidden=[H, H]), bin_width_s=float(d["bin_width_s"]), regime_names=names,
-    online=dict(hazard_per_bin=hazard, process_noise=1.0, embedding_drift=bank.Q_E, temperature=1.0,
+    online=dict(hazard_per_bin=hazard, process_noise=1.0, fresh_share_min=0.0, embedding_drift=bank.Q_E, temperature=1.0,
                 novelty_limits=dict(innovation_runs=3.0, embedding_distance=10.0), operating_points=[],
                 log_rate_bounds=[-8.0, 2.5]),
     sessions=[dict(name="0", n_channels=int(params["C"].shape[0]), negative_binomial=False, prior=dict(components=components))],

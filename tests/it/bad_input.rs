@@ -221,10 +221,10 @@ fn a_damaged_model_is_refused_with_what_was_expected() {
     let last = flipped.len() - 1;
     flipped[last] ^= 1;
     assert!(refused(&card, &flipped).contains("SHA-256: expected"));
-    let other = text.replace("\"format_version\": 1", "\"format_version\": 9");
+    let other = text.replace("\"format_version\": 2", "\"format_version\": 9");
     assert!(
         refused(other.as_bytes(), &weights)
-            .contains("expected regimed-model 1, found regimed-model 9")
+            .contains("expected regimed-model 2, found regimed-model 9")
     );
     let other = text.replacen("\"rank\": 6", "\"rank\": 7", 1);
     assert!(refused(other.as_bytes(), &weights).contains("shape"));

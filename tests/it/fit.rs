@@ -34,7 +34,7 @@ fn switching(bins: usize, seed: u64) -> Vec<Vec<f32>> {
 }
 
 fn engine() -> Engine {
-    let rule = DecisionRule::of(&MODEL, DecisionRule::FALSE_CHANGES_PER_MIN);
+    let rule = DecisionRule::of(&MODEL, None);
     Engine::new(&MODEL, &MODEL.readouts[0], rule, Adaptation::default()).expect("an engine")
 }
 

@@ -65,10 +65,7 @@ fn a_stretch_without_a_label_is_unknown_and_what_follows_it_is_found() {
     let mut all = [0usize; 3];
     let fresh = stream(10, 2);
     for unknown in [true, false] {
-        let rule = DecisionRule {
-            unknown,
-            ..DecisionRule::of(&model, DecisionRule::FALSE_CHANGES_PER_MIN)
-        };
+        let rule = DecisionRule { unknown, probability_min: 0.7, ..DecisionRule::of(&model, None) };
         let mut engine =
             Engine::new(&model, &model.readouts[0], rule, Adaptation::NONE).expect("an engine");
         for (bin, row) in fresh.counts.chunks_exact(CHANNELS).enumerate() {

@@ -18,7 +18,7 @@ use crate::checkpoint::{self, Checkpoint, write_whole};
 use crate::config::BUILTIN_MODEL;
 use crate::daemon::builtin_model;
 use crate::recording::Trial;
-use crate::regime::{ChangeScore, ChangeVerdict, DecisionRule, Score, Verdict};
+use crate::regime::{ChangeScore, ChangeVerdict, Score, Verdict};
 use decisions::Decisions;
 use stream::{Tally, Timeline};
 
@@ -41,8 +41,9 @@ pub struct EvaluateArgs {
     #[arg(long, value_name = "FILE")]
     pub decisions: Option<PathBuf>,
     /// Decide with the rule that made at most so many false changes per minute in training
-    #[arg(long, default_value_t = DecisionRule::FALSE_CHANGES_PER_MIN)]
-    pub false_changes_per_min: f64,
+    /// (default: 5 % of the changes that the model expects)
+    #[arg(long, value_name = "N")]
+    pub false_changes_per_min: Option<f64>,
     #[command(flatten)]
     /// How to take the recordings; --session names the model's session.
     pub recordings: RecordingArgs,

@@ -5,13 +5,13 @@ use std::time::Instant;
 use anyhow::{Context, Result};
 
 use super::super::scoreboard::Durations;
+use super::MetricRow;
 use super::decisions::Decisions;
-use super::{DecisionRule, MetricRow};
 use crate::dynamics::spectrum;
 use crate::inference::Adaptation;
 use crate::model::Model;
 use crate::recording::Trial;
-use crate::regime::{ChangeScore, Engine, Label, Score};
+use crate::regime::{ChangeScore, DecisionRule, Engine, Label, Score};
 
 /// Time between spectra, seconds.
 const METRICS_EVERY_S: f64 = 0.1;
@@ -48,7 +48,7 @@ pub(super) struct Dynamics {
 /// Everything counted.
 pub(super) struct Tally {
     /// What the decision rule allows.
-    pub(super) false_changes_per_min: f64,
+    pub(super) false_changes_per_min: Option<f64>,
     pub(super) score: Score,
     pub(super) changes: ChangeScore,
     pub(super) compute: Durations,
