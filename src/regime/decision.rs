@@ -205,8 +205,8 @@ mod tests {
         for (allowed, expected) in [(9.0, 0.6), (1.5, 0.8), (1.0, 0.95), (0.1, 0.95)] {
             assert!((of(&model, allowed) - expected).abs() < 1e-6, "{allowed} per minute");
         }
-        // Regimes of 0.6 s: 100 changes a minute are expected, and 5 false ones allowed.
-        let fast = model.with_mean_dwell(0.6);
+        // Regimes of 0.5 s: 120 changes a minute are expected, and 6 false ones allowed.
+        let fast = model.with_mean_dwell(0.5);
         assert!((DecisionRule::of(&fast, None).probability_min - 0.6).abs() < 1e-6);
     }
 

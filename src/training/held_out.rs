@@ -12,8 +12,9 @@ use crate::regime::{ChangeScore, DecisionRule, Label, Score, Tracker, Verdict};
 const TEMPERATURES: [f32; 12] = [0.7, 1.0, 1.3, 1.6, 2.0, 2.5, 3.2, 4.0, 5.0, 7.0, 10.0, 15.0];
 /// Quantile of what known dynamics show of novelty's signs, over bins, that is their limit...
 const NOVELTY_QUANTILE: f64 = 0.998;
-/// ...times this.
-const NOVELTY_MARGIN: f32 = 1.1;
+/// ...times 1 + this over the root of the seconds heard: they are smoothed over 1 s, so a short recording
+/// has hardly shown how far they go.
+const NOVELTY_MARGIN: f64 = 5.0;
 /// Bins before this many seconds do not count for temperature and novelty.
 const SETTLED_S: f64 = 0.5;
 /// Probabilities a new label must reach that are tried as decision rules.
@@ -109,12 +110,15 @@ pub(super) fn tune(model: &mut Model, data: &Dataset, threads: usize) -> Result<
     }
     let best = (0..loss.len()).min_by(|&a, &b| loss[a].total_cmp(&loss[b])).unwrap_or(1);
     model.online.temperature = if loss[best] > 0.0 { TEMPERATURES[best] } else { 1.0 };
+    let bin_width_s = model.bin_width_s;
     let limit = |of: fn(&Heard) -> &Vec<f32>| {
         let mut seen: Vec<f32> =
             heard.iter().flat_map(|h| of(h).iter().skip(2 * settled).copied()).collect();
         seen.sort_by(f32::total_cmp);
         let last = seen.len().checked_sub(1)?;
-        Some(NOVELTY_MARGIN * seen[(NOVELTY_QUANTILE * last as f64).round() as usize])
+        let seconds = (last + 1) as f64 * bin_width_s;
+        let margin = 1.0 + NOVELTY_MARGIN / seconds.sqrt();
+        Some(margin as f32 * seen[(NOVELTY_QUANTILE * last as f64).round() as usize])
     };
     if let (Some(innovation_runs), Some(embedding_distance)) =
         (limit(|h| &h.innovation_runs), limit(|h| &h.embedding_distance))
