@@ -183,9 +183,12 @@ fn main() {
     };
     println!("fraction of 90 % intervals that hold the truth; in theory precision gained ~ t^1");
     let stationary = model.with_mean_dwell(STATIONARY_S);
+    let mut fixed = model.with_mean_dwell(1e9);
+    fixed.online.embedding_drift = 0.0;
     for (title, model) in [
         ("recordings of the model's own making, regimes said to last as in training", &model),
         ("the same, regimes said to last an hour (as they do)", &stationary),
+        ("the same, regimes said to last for ever and the embedding not to drift", &fixed),
     ] {
         let mut rng = ChaCha8Rng::seed_from_u64(5);
         let mut found = vec![At::default(); TIMES_S.len()];

@@ -226,13 +226,15 @@ fn a_damaged_model_is_refused_with_what_was_expected() {
         refused(other.as_bytes(), &weights)
             .contains("expected regimed-model 2, found regimed-model 9")
     );
-    let other = text.replacen("\"rank\": 6", "\"rank\": 7", 1);
+    let other = text.replacen("\"rank\": 8", "\"rank\": 7", 1);
     assert!(refused(other.as_bytes(), &weights).contains("shape"));
     let other = text.replacen("\"n_channels\": 96", "\"n_channels\": 95", 1);
     let said = refused(other.as_bytes(), &weights);
-    assert!(said.contains("[95, 6]") && said.contains("[96, 6]"), "{said}");
-    let other =
-        text.replacen("\"hazard_per_bin\": [\n      0.", "\"hazard_per_bin\": [\n      5.", 1);
+    assert!(said.contains("[95, 8]") && said.contains("[96, 8]"), "{said}");
+    let rates = "\"hazard_per_bin\": [";
+    let at = text.find(rates).expect("hazard rates") + rates.len();
+    let end = at + text[at..].find(',').expect("a first rate");
+    let other = format!("{} 5.0{}", &text[..at], &text[end..]);
     assert!(refused(other.as_bytes(), &weights).contains("hazard_per_bin row 0"));
     assert!(refused(b"{", &weights).contains("model card"));
     regimed::checkpoint::from_bytes(&model, &card, &weights).expect("the undamaged one loads");
