@@ -19,6 +19,7 @@ use regimed::model::{
     Component, Dimensions, Hypernetwork, Model, Network, OnlineSettings, Readout, RegimePrior,
 };
 
+const BUDGETED: Dimensions = Dimensions { embedding: 8, rank: 6, units: 64, hidden: [64, 24] };
 const HYPOTHESES: usize = 16;
 const WARM_UP_BINS: usize = 1_000;
 const BINS: usize = 20_000;
@@ -28,8 +29,7 @@ const CASES: [(usize, Option<f64>, Option<f64>); 3] =
     [(96, None, None), (256, Some(100.0), Some(250.0)), (1024, None, Some(500.0))];
 
 /// A model of the budget's sizes, numbers as small as trained ones.
-fn model(channels: usize, hypotheses: usize, rng: &mut ChaCha8Rng) -> Model {
-    let dims = Dimensions { embedding: 8, rank: 6, units: 64, hidden: [64, 24] };
+fn model(dims: Dimensions, channels: usize, hypotheses: usize, rng: &mut ChaCha8Rng) -> Model {
     let Dimensions { embedding: d, rank, units, hidden: [h1, h2] } = dims;
     let mut normals = |n: usize, sd: f32| -> Vec<f32> {
         (0..n).map(|_| sd * rng.sample::<f32, _>(StandardNormal)).collect()
@@ -241,7 +241,7 @@ fn times() {
     println!("{HYPOTHESES} hypotheses, R = 6, d = 8, N = 64, {BINS} bins after {WARM_UP_BINS}");
     for (channels, budget_p50, budget_p99) in CASES {
         let mut rng = ChaCha8Rng::seed_from_u64(1);
-        let model = model(channels, HYPOTHESES, &mut rng);
+        let model = model(BUDGETED, channels, HYPOTHESES, &mut rng);
         let readout = &model.readouts[0];
         let mut bank = FilterBank::new(&model, readout, Adaptation::default()).expect("a bank");
         let bins = draw(&model, 512, &mut rng);
@@ -275,7 +275,9 @@ fn times() {
 
 fn endure(n: u64) {
     let mut rng = ChaCha8Rng::seed_from_u64(1);
-    let model = model(12, 2, &mut rng);
+    // What wears out is the covariance, which has its full size; a small network keeps it short.
+    let dims = Dimensions { units: 16, hidden: [8, 8], ..BUDGETED };
+    let model = model(dims, 12, 2, &mut rng);
     let readout = &model.readouts[0];
     let mut bank = FilterBank::new(&model, readout, Adaptation::default()).expect("a bank");
     let bins = draw(&model, 4_099, &mut rng);
@@ -303,7 +305,7 @@ fn main() {
         None => times(),
         Some("instructions") => {
             let mut rng = ChaCha8Rng::seed_from_u64(1);
-            let model = model(256, HYPOTHESES, &mut rng);
+            let model = model(BUDGETED, 256, HYPOTHESES, &mut rng);
             let readout = &model.readouts[0];
             let mut bank = FilterBank::new(&model, readout, Adaptation::default()).expect("a bank");
             let bins = draw(&model, 20, &mut rng);

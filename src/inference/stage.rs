@@ -65,7 +65,9 @@ impl WithSimd for RunStage<'_> {
             Stage::Mixing => bank.mix(),
             Stage::Factors => bank.hypotheses.iter().for_each(|h| h.factors(simd, l, s)),
             Stage::Tangents => {
-                bank.hypotheses.iter().for_each(|_| Hypothesis::tangents(simd, l, s))
+                for _ in &bank.hypotheses {
+                    Hypothesis::tangents(simd, l, s);
+                }
             }
             Stage::Propagation => bank.hypotheses.iter_mut().for_each(|h| h.propagate(simd, l, s)),
             Stage::Information => {

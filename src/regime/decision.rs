@@ -1,7 +1,7 @@
 //! When a label is in force, when it changed, and since when.
 
 use super::onset::{Onset, OnsetFinder};
-use crate::model::Model;
+use crate::model::{Model, OperatingPoint};
 
 /// When the label in force gives way to another.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -22,6 +22,9 @@ impl DecisionRule {
     /// False changes that the default rule allows, for each change that the model's hazard rates expect: 1
     /// a minute where regimes last 3 s.
     pub const FALSE_SHARE: f64 = 0.05;
+    /// Fraction of a regime's time by which the default rule may be later than the most lenient one: a
+    /// label that comes too late is wrong as well.
+    pub const LATE_SHARE: f64 = 0.1;
     /// Default dwell, seconds...
     pub const DWELL_S: f64 = 0.03;
     /// ...but at most this fraction of the time that the model's shortest regime lasts.
@@ -29,16 +32,25 @@ impl DecisionRule {
     /// Time before `unknown` may be said, seconds.
     pub const NOVELTY_WARM_UP_S: f64 = 1.0;
 
-    /// The rule for a model that allows so many false changes per minute (`None`: [`Self::FALSE_SHARE`]), as
-    /// the model's operating points have it: measured on what its training held out.
+    /// The rule for a model that allows so many false changes per minute (`None`: [`Self::FALSE_SHARE`],
+    /// within [`Self::LATE_SHARE`]), as the model's operating points have it: measured on what its training
+    /// held out.
     #[must_use]
     pub fn of(model: &Model, false_changes_per_min: Option<f64>) -> Self {
-        let share = || Self::FALSE_SHARE * 60.0 / model.mean_dwell_s();
-        let allowed = false_changes_per_min.unwrap_or_else(share);
         let bins = |seconds: f64| (seconds / model.bin_width_s).round().max(1.0);
         let dwell_s = Self::DWELL_S.min(Self::DWELL_FRACTION * model.shortest_regime_s());
-        // The table's last is the strictest there is.
-        let points = &model.online.operating_points;
+        // From lenient to strict; the last is the strictest there is.
+        let points = model.online.operating_points.as_slice();
+        let mean_dwell_s = model.mean_dwell_s();
+        let (points, allowed) = match false_changes_per_min {
+            Some(allowed) => (points, allowed),
+            None => {
+                let delay = |p: &OperatingPoint| p.median_delay_s.unwrap_or(f64::MAX);
+                let latest = points.first().map_or(0.0, delay) + Self::LATE_SHARE * mean_dwell_s;
+                let in_time = points.iter().take_while(|p| delay(p) <= latest).count();
+                (&points[..in_time], Self::FALSE_SHARE * 60.0 / mean_dwell_s)
+            }
+        };
         let point = points.iter().find(|p| p.false_changes_per_min <= allowed);
         Self {
             probability_min: point
@@ -206,8 +218,17 @@ mod tests {
             assert!((of(&model, allowed) - expected).abs() < 1e-6, "{allowed} per minute");
         }
         // Regimes of 0.5 s: 120 changes a minute are expected, and 6 false ones allowed.
-        let fast = model.with_mean_dwell(0.5);
+        let mut fast = model.with_mean_dwell(0.5);
         assert!((DecisionRule::of(&fast, None).probability_min - 0.6).abs() < 1e-6);
+        // Of 3 s: 1 is allowed; but not where that rule is later by more than 0.3 s.
+        let mut slow = model.with_mean_dwell(3.0);
+        assert!((DecisionRule::of(&slow, None).probability_min - 0.95).abs() < 1e-6);
+        slow.online.operating_points[2].median_delay_s = Some(0.51);
+        assert!((DecisionRule::of(&slow, None).probability_min - 0.8).abs() < 1e-6);
+        assert!((of(&slow, 1.0) - 0.95).abs() < 1e-6, "what was asked for is kept");
+        fast.online.operating_points.clear();
+        let usual = DecisionRule::of(&fast, None).probability_min;
+        assert!((usual - DecisionRule::PROBABILITY_MIN).abs() < 1e-6);
     }
 
     #[test]

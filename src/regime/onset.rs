@@ -149,8 +149,8 @@ mod tests {
     fn onset_agrees_with_enumeration_of_all_paths() {
         let mut model = crate::inference::example_model();
         model.online.hazard_per_bin = vec![0.0, 0.1, 0.0, 0.2, 0.0, 0.0, 0.0, 0.0, 0.0];
-        let likelihood: Vec<[f64; 2]> = (0..12)
-            .map(|t| if t < 7 { [0.6, 0.4 - 0.02 * t as f64] } else { [0.25, 0.75] })
+        let likelihood: Vec<[f64; 2]> = (0..12i32)
+            .map(|t| if t < 7 { [0.6, 0.4 - 0.02 * f64::from(t)] } else { [0.25, 0.75] })
             .collect();
         let mut finder = OnsetFinder::new(&model);
         let (mut p, mut predicted) = ([0.5, 0.5], [0.5, 0.5]);
