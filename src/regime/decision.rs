@@ -118,6 +118,9 @@ pub struct Tracker {
 }
 
 impl Tracker {
+    /// Probability that ends `unknown`.
+    const KNOWN_AGAIN: f32 = 0.5;
+
     /// A tracker that has seen nothing.
     #[must_use]
     pub fn new(model: &Model, rule: DecisionRule) -> Self {
@@ -170,7 +173,12 @@ impl Tracker {
             self.leading = Some(leading);
             self.confident_bins = 0;
         }
-        let confident = strange || probability >= self.rule.probability_min;
+        // What was unknown is known again as soon as one regime is more probable than all else.
+        let needed = match self.current {
+            Some(Label::Unknown) => self.rule.probability_min.min(Self::KNOWN_AGAIN),
+            _ => self.rule.probability_min,
+        };
+        let confident = strange || probability >= needed;
         self.confident_bins = if confident { self.confident_bins + 1 } else { 0 };
         if self.current == Some(leading) || self.confident_bins < self.rule.dwell_bins {
             return None;
@@ -291,8 +299,13 @@ mod tests {
             .collect();
         assert_eq!(labels[1], None);
         assert_eq!(labels[4], Some(Label::Unknown));
+        // It ends once novelty does, though no regime is as probable as a change from one needs.
         for _ in 0..3 {
-            tracker.push(&[0.0, 1.0], 0.0, 0.5);
+            tracker.push(&[0.4, 0.6], 0.0, 0.5);
+        }
+        assert_eq!(tracker.current(), Some(Label::Regime(1)));
+        for _ in 0..3 {
+            tracker.push(&[0.6, 0.4], 0.0, 0.5);
         }
         assert_eq!(tracker.current(), Some(Label::Regime(1)));
     }

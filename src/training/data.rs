@@ -115,6 +115,8 @@ pub struct Dataset {
     pub sessions: Vec<SessionShape>,
     /// Streams kept out.
     pub held_out: Vec<HeldOut>,
+    /// Whether these show tasks that are not learned, rather than more of those that are.
+    pub held_out_tasks: bool,
     pub(crate) streams: Vec<Stream>,
     pub(crate) labels: Vec<Label>,
     pub(crate) steps: StepCounts,
@@ -182,6 +184,7 @@ impl Dataset {
             regime_names: Vec::new(),
             sessions: Vec::new(),
             held_out: Vec::new(),
+            held_out_tasks: recordings.iter().any(splits_by_task),
             streams: Vec::new(),
             labels: Vec::new(),
             steps: StepCounts::default(),
@@ -407,9 +410,8 @@ fn position_or_push<T>(
     })
 }
 
-/// Training and held-out part: whole tasks where every labelled regime of a session has enough of
-/// them, else the last trials.
-fn split(recording: &Recording) -> (Recording, Recording) {
+/// Tasks of each session and regime, in their order.
+fn tasks(recording: &Recording) -> BTreeMap<(&str, usize), Vec<i64>> {
     let mut tasks: BTreeMap<(&str, usize), Vec<i64>> = BTreeMap::new();
     for trial in &recording.trials {
         for (task, regime) in trial.task.iter().zip(&trial.regime) {
@@ -420,8 +422,19 @@ fn split(recording: &Recording) -> (Recording, Recording) {
             }
         }
     }
-    let by_task =
-        !recording.continuous && tasks.values().all(|list| list.len() >= TASKS_FOR_HELD_OUT_TASKS);
+    tasks
+}
+
+/// Whether whole tasks can be held out: every labelled regime of a session has enough of them.
+fn splits_by_task(recording: &Recording) -> bool {
+    !recording.continuous
+        && tasks(recording).values().all(|list| list.len() >= TASKS_FOR_HELD_OUT_TASKS)
+}
+
+/// Training and held-out part: whole tasks where that can be, else the last trials.
+fn split(recording: &Recording) -> (Recording, Recording) {
+    let tasks = tasks(recording);
+    let by_task = splits_by_task(recording);
     if !by_task {
         let (mut train, mut held) = (recording.clone(), recording.clone());
         train.keep(0.0, 1.0 - HELD_OUT_TRIALS);

@@ -15,6 +15,9 @@ const NOVELTY_QUANTILE: f64 = 0.998;
 /// ...times 1 + this over the root of the seconds heard: they are smoothed over 1 s, so a short recording
 /// has hardly shown how far they go.
 const NOVELTY_MARGIN: f64 = 5.0;
+/// And times this where no task was held out: the end of a recording is too much like its beginning to
+/// show how far another day, or another task, goes.
+const NOVELTY_MARGIN_KNOWN_TASKS: f64 = 3.0;
 /// Bins before this many seconds do not count for temperature and novelty.
 const SETTLED_S: f64 = 0.5;
 /// Probabilities a new label must reach that are tried as decision rules.
@@ -117,7 +120,8 @@ pub(super) fn tune(model: &mut Model, data: &Dataset, threads: usize) -> Result<
         seen.sort_by(f32::total_cmp);
         let last = seen.len().checked_sub(1)?;
         let seconds = (last + 1) as f64 * bin_width_s;
-        let margin = 1.0 + NOVELTY_MARGIN / seconds.sqrt();
+        let likeness = if data.held_out_tasks { 1.0 } else { NOVELTY_MARGIN_KNOWN_TASKS };
+        let margin = likeness * (1.0 + NOVELTY_MARGIN / seconds.sqrt());
         Some(margin as f32 * seen[(NOVELTY_QUANTILE * last as f64).round() as usize])
     };
     if let (Some(innovation_runs), Some(embedding_distance)) =
