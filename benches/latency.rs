@@ -4,9 +4,9 @@
 //!
 //!     cargo bench --bench latency
 
+mod support;
+
 use std::collections::HashMap;
-use std::io::{BufRead, BufReader};
-use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -14,6 +14,7 @@ use prost::Message;
 use regimed::wire::exchange_reply::Reply;
 use regimed::wire::ingest_client::IngestClient;
 use regimed::wire::{Counts, Decision};
+use support::Daemon;
 use zeromq::{Socket, SocketRecv, SocketSend};
 
 const BUDGET_P99_US: f64 = 1000.0;
@@ -24,48 +25,12 @@ const CHANNELS: u32 = 96;
 
 type SentAt = Arc<Mutex<HashMap<u64, Instant>>>;
 
-struct Daemon {
-    child: Child,
-    grpc: String,
-    pull: String,
-    publish: String,
-}
-
-impl Daemon {
-    fn start() -> Self {
-        let folder = tempfile::tempdir().expect("a folder");
-        let file = folder.path().join("c.toml");
-        let config = "[grpc]\nlisten = \"127.0.0.1:0\"\n[http]\nlisten = \"\"\n[zeromq]\npull = \"127.0.0.1:0\"\n\
-                      publish = \"127.0.0.1:0\"\n[[session]]\nname = \"rig\"\nmodel = \"builtin\"\nreadout = \"0\"\n";
-        std::fs::write(&file, config).expect("written");
-        let mut child = Command::new(env!("CARGO_BIN_EXE_regimed"))
-            .args(["serve", "--config"])
-            .arg(&file)
-            .stderr(Stdio::piped())
-            .spawn()
-            .expect("the daemon starts");
-        let mut lines = BufReader::new(child.stderr.take().expect("piped")).lines();
-        let ready =
-            lines.by_ref().map_while(Result::ok).find(|l| l.contains(" ready ")).expect("ready");
-        std::thread::spawn(move || lines.for_each(drop));
-        let address = |key: &str| {
-            let from = ready.find(&format!("{key}=\"")).expect(key) + key.len() + 2;
-            ready[from..].split('"').next().expect("an address").to_owned()
-        };
-        Self {
-            grpc: format!("http://{}", address("grpc")),
-            pull: format!("tcp://{}", address("zeromq_pull")),
-            publish: format!("tcp://{}", address("zeromq_publish")),
-            child,
-        }
-    }
-}
-
-impl Drop for Daemon {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
+/// One with the built-in model on ports of the system's choosing.
+fn daemon() -> Daemon {
+    let folder = tempfile::tempdir().expect("a folder");
+    let config = "[grpc]\nlisten = \"127.0.0.1:0\"\n[http]\nlisten = \"\"\n[zeromq]\npull = \"127.0.0.1:0\"\n\
+                  publish = \"127.0.0.1:0\"\n[[session]]\nname = \"rig\"\nmodel = \"builtin\"\nreadout = \"0\"\n";
+    Daemon::start(folder.path(), config)
 }
 
 fn counts(sequence: u64) -> Counts {
@@ -136,7 +101,9 @@ async fn grpc(daemon: &Daemon, rate_hz: f64, bins: u64) {
     let outbound = futures_util::stream::unfold(rig(rate_hz, bins, sent.clone()), |mut r| async {
         r.recv().await.map(|message| (message, r))
     });
-    let mut client = IngestClient::connect(daemon.grpc.clone()).await.expect("connected");
+    let mut client = IngestClient::connect(format!("http://{}", daemon.address("grpc")))
+        .await
+        .expect("connected");
     let mut replies = client.exchange(outbound).await.expect("accepted").into_inner();
     let mut times = Times(Vec::new(), Vec::new());
     while let Some(reply) = replies.message().await.expect("no error") {
@@ -150,10 +117,13 @@ async fn grpc(daemon: &Daemon, rate_hz: f64, bins: u64) {
 async fn zeromq(daemon: &Daemon, rate_hz: f64, bins: u64) {
     let sent = SentAt::default();
     let mut subscriber = zeromq::SubSocket::new();
-    subscriber.connect(&daemon.publish).await.expect("connected");
+    subscriber
+        .connect(&format!("tcp://{}", daemon.address("zeromq_publish")))
+        .await
+        .expect("connected");
     subscriber.subscribe("rig/decision").await.expect("subscribed");
     let mut push = zeromq::PushSocket::new();
-    push.connect(&daemon.pull).await.expect("connected");
+    push.connect(&format!("tcp://{}", daemon.address("zeromq_pull"))).await.expect("connected");
     tokio::time::sleep(Duration::from_millis(200)).await;
     let mut messages = rig(rate_hz, bins, sent.clone());
     let sender = tokio::spawn(async move {
@@ -193,8 +163,8 @@ fn main() {
     runtime.block_on(async {
         for (rate_hz, bins) in CASES {
             // A daemon for each: the numbering begins at 0.
-            grpc(&Daemon::start(), rate_hz, bins).await;
-            zeromq(&Daemon::start(), rate_hz, bins).await;
+            grpc(&daemon(), rate_hz, bins).await;
+            zeromq(&daemon(), rate_hz, bins).await;
         }
     });
 }

@@ -4,8 +4,9 @@
 //!
 //!     cargo bench --bench sessions
 
-use std::io::{BufRead, BufReader, Read, Write};
-use std::process::{Command, Stdio};
+mod support;
+
+use std::io::{Read, Write};
 use std::time::{Duration, Instant};
 
 use regimed::checkpoint;
@@ -13,6 +14,7 @@ use regimed::model::RegimePrior;
 use regimed::wire::Counts;
 use regimed::wire::exchange_reply::Reply;
 use regimed::wire::ingest_client::IngestClient;
+use support::Daemon;
 
 const SESSIONS: usize = 40;
 const CHANNELS: usize = 256;
@@ -87,7 +89,7 @@ async fn rig(address: String, session: String) -> (u64, u64, Vec<u64>) {
     (bins - refused - latencies.len() as u64, refused, latencies)
 }
 
-fn start(sessions: usize, folder: &std::path::Path) -> (std::process::Child, String, String) {
+fn start(sessions: usize, folder: &std::path::Path) -> Daemon {
     let mut config = String::from(
         "[grpc]\nlisten = \"127.0.0.1:0\"\n[http]\nlisten = \"127.0.0.1:0\"\n[zeromq]\npull = \"\"\npublish = \"\"\n",
     );
@@ -97,24 +99,7 @@ fn start(sessions: usize, folder: &std::path::Path) -> (std::process::Child, Str
             folder.display()
         );
     }
-    let file = folder.join("c.toml");
-    std::fs::write(&file, config).expect("written");
-    let mut child = Command::new(env!("CARGO_BIN_EXE_regimed"))
-        .args(["serve", "--config"])
-        .arg(&file)
-        .stderr(Stdio::piped())
-        .spawn()
-        .expect("the daemon starts");
-    let mut lines = BufReader::new(child.stderr.take().expect("piped")).lines();
-    let ready =
-        lines.by_ref().map_while(Result::ok).find(|l| l.contains(" ready ")).expect("ready");
-    std::thread::spawn(move || lines.for_each(drop));
-    let address = |key: &str| {
-        let from = ready.find(&format!("{key}=\"")).expect(key) + key.len() + 2;
-        ready[from..].split('"').next().expect("an address").to_owned()
-    };
-    let (grpc, http) = (format!("http://{}", address("grpc")), address("http"));
-    (child, grpc, http)
+    Daemon::start(folder, &config)
 }
 
 /// What a counter of the daemon says, over all its labels.
@@ -138,9 +123,11 @@ fn main() {
         .expect("a runtime");
     let mut resident = Vec::new();
     for sessions in [1, SESSIONS] {
-        let (mut child, grpc, http) = start(sessions, folder.path());
+        let daemon = start(sessions, folder.path());
+        let (pid, http) = (daemon.child.id(), daemon.address("http"));
+        let grpc = format!("http://{}", daemon.address("grpc"));
         let began = Instant::now();
-        let before = processor_s(child.id());
+        let before = processor_s(pid);
         let found = runtime.block_on(async {
             let rigs: Vec<_> =
                 (0..sessions).map(|i| tokio::spawn(rig(grpc.clone(), format!("rig{i}")))).collect();
@@ -151,8 +138,8 @@ fn main() {
             found
         });
         let seconds = began.elapsed().as_secs_f64();
-        let busy = (processor_s(child.id()) - before) / seconds;
-        resident.push(resident_mib(child.id()));
+        let busy = (processor_s(pid) - before) / seconds;
+        resident.push(resident_mib(pid));
         let lost: u64 = found.iter().map(|f| f.0).sum();
         let refused: u64 = found.iter().map(|f| f.1).sum();
         let missing = counted(&http, "regimed_bins_missing_total");
@@ -171,8 +158,6 @@ fn main() {
             at(1.0),
             resident[resident.len() - 1]
         );
-        let _ = child.kill();
-        let _ = child.wait();
     }
     let each = (resident[1] - resident[0]) / (SESSIONS - 1) as f64;
     println!("resident for each session added {each:.2} MiB / {MIB_MAX} = {:.2}", each / MIB_MAX);

@@ -8,4 +8,4 @@ mod score;
 pub use decision::{Change, DecisionRule, Label, Tracker};
 pub use engine::Engine;
 pub use onset::Onset;
-pub use score::{ChangeScore, ChangeVerdict, RELIABILITY_BINS, Score, Verdict};
+pub use score::{ChangeScore, ChangeVerdict, Score, Verdict};

@@ -21,7 +21,7 @@ pub struct Score {
 }
 
 /// Classes of the largest posterior probability, of equal width between 0 and 1.
-pub const RELIABILITY_BINS: usize = 20;
+const RELIABILITY_BINS: usize = 20;
 
 /// Longest lag after a change that is kept, seconds.
 const LAG_MAX_S: f64 = 10.0;
