@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use anyhow::{Result, bail};
 
 use super::progress::Progress;
-use crate::recording::{self, Recording, Trial};
+use crate::recording::{self, DynamicsTruth, Recording, Trial};
 use crate::teacher::{
     Animal, AnimalSettings, Dwell, REGIME_NAMES, Regime, Simulation, Task, Truth, truth,
 };
@@ -171,8 +171,18 @@ fn trial(
         counts,
         task: vec![task.number; bins],
         regime: vec![Some(r); bins],
-        lyapunov_max_per_s: truth.map(|t| t.lyapunov_max_per_s),
-        frequency_hz: truth.map(|t| t.frequency_hz),
+        truth: truth.map_or_else(DynamicsTruth::default, told),
+    }
+}
+
+fn told(truth: Truth) -> DynamicsTruth {
+    let count = |n: Option<usize>| n.map(|n| n as f64);
+    DynamicsTruth {
+        lyapunov_max_per_s: Some(truth.lyapunov_max_per_s),
+        lyapunov_max_noise_free_per_s: Some(truth.lyapunov_max_noise_free_per_s),
+        frequency_hz: Some(truth.frequency_hz),
+        stable_points: count(truth.stable_points),
+        unstable_points: count(truth.unstable_points),
     }
 }
 
@@ -195,8 +205,7 @@ fn switching(args: &SimulateArgs, animal: &Animal, index: u64, every_s: f64) -> 
         counts: vec![0; bins * n],
         task: Vec::with_capacity(bins),
         regime: Vec::with_capacity(bins),
-        lyapunov_max_per_s: None,
-        frequency_hz: None,
+        truth: DynamicsTruth::default(),
     };
     for bin in 0..bins {
         if left == 0 {

@@ -64,11 +64,36 @@ pub struct Trial {
     pub task: Vec<i64>,
     /// Regime per bin, index into the recording's names; `None` is unlabelled.
     pub regime: Vec<Option<usize>>,
-    /// True largest Lyapunov exponent, 1/s, where the file tells it.
-    pub lyapunov_max_per_s: Option<f64>,
-    /// True frequency, Hz, where the file tells it.
-    pub frequency_hz: Option<f64>,
+    /// What is true of the dynamics, where the file tells it.
+    pub truth: DynamicsTruth,
 }
+
+/// True dynamics of a simulated trial's task; `None` where a file does not tell.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct DynamicsTruth {
+    /// Largest Lyapunov exponent along a noise-driven trajectory, 1/s.
+    pub lyapunov_max_per_s: Option<f64>,
+    /// The same without noise, 1/s.
+    pub lyapunov_max_noise_free_per_s: Option<f64>,
+    /// Frequency, Hz; 0 where nothing oscillates.
+    pub frequency_hz: Option<f64>,
+    /// Number of stable fixed points.
+    pub stable_points: Option<f64>,
+    /// Number of unstable fixed points.
+    pub unstable_points: Option<f64>,
+}
+
+/// A key of [`DynamicsTruth`]: its name in a file, and its place.
+type TruthKey = (&'static str, fn(&mut DynamicsTruth) -> &mut Option<f64>);
+
+/// Keys of [`DynamicsTruth`] in a file.
+pub(crate) const TRUTH_KEYS: [TruthKey; 5] = [
+    ("lyapunov_max_per_s", |t| &mut t.lyapunov_max_per_s),
+    ("lyapunov_max_noise_free_per_s", |t| &mut t.lyapunov_max_noise_free_per_s),
+    ("frequency_hz", |t| &mut t.frequency_hz),
+    ("stable_points", |t| &mut t.stable_points),
+    ("unstable_points", |t| &mut t.unstable_points),
+];
 
 impl Trial {
     /// Number of bins.

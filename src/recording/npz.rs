@@ -8,12 +8,12 @@ use std::path::Path;
 use zip::{ZipArchive, ZipWriter, write::SimpleFileOptions};
 
 use super::npy::{self, Array, Values};
-use super::{Recording, RecordingError, Trial};
+use super::{DynamicsTruth, Recording, RecordingError, TRUTH_KEYS, Trial};
 use crate::model::{CHANNELS_MAX, REGIMES_MAX};
 
 /// Largest count of a bin that a recording may hold.
 const COUNT_MAX: f64 = 4096.0;
-const KEYS: [&str; 11] = [
+const KEYS: [&str; 9] = [
     "counts",
     "bin_width_s",
     "trial_start",
@@ -22,8 +22,6 @@ const KEYS: [&str; 11] = [
     "target",
     "regime",
     "regime_names",
-    "lyapunov_max_per_s",
-    "frequency_hz",
     "continuous",
 ];
 
@@ -119,7 +117,7 @@ pub fn read(path: &Path) -> Result<Recording, RecordingError> {
     let file = File::open(path).map_err(io)?;
     let mut zip = ZipArchive::new(BufReader::new(file)).map_err(|e| archive(&e))?;
     let mut keys = Keys { path, arrays: HashMap::new() };
-    for key in KEYS {
+    for key in KEYS.into_iter().chain(TRUTH_KEYS.map(|(key, _)| key)) {
         let name = format!("{key}.npy");
         if zip.index_for_name(&name).is_none() {
             continue;
@@ -164,8 +162,13 @@ fn build(keys: &Keys<'_>) -> Result<Recording, RecordingError> {
         None => keys.per_bin("target", &sizes)?,
     };
     let sessions = session_names(keys, &sizes)?;
-    let truth = |key: &str| truth_per_trial(keys, key, task.as_deref(), sizes.len());
-    let (lyapunov, frequency) = (truth("lyapunov_max_per_s")?, truth("frequency_hz")?);
+    let mut truths = vec![DynamicsTruth::default(); sizes.len()];
+    for (key, place) in TRUTH_KEYS {
+        let Some(found) = truth_per_trial(keys, key, task.as_deref(), sizes.len())? else { continue };
+        for (truth, value) in truths.iter_mut().zip(found) {
+            *place(truth) = value.is_finite().then_some(value);
+        }
+    }
     let mut trials = Vec::with_capacity(sizes.len());
     let mut at = 0;
     for (i, &bins) in sizes.iter().enumerate() {
@@ -189,8 +192,7 @@ fn build(keys: &Keys<'_>) -> Result<Recording, RecordingError> {
             counts: values[at * n_channels..(at + bins) * n_channels].to_vec(),
             task: task.as_ref().map_or_else(|| vec![0; bins], |t| t[i].clone()),
             regime: labels,
-            lyapunov_max_per_s: lyapunov.as_ref().map(|l| l[i]),
-            frequency_hz: frequency.as_ref().map(|f| f[i]),
+            truth: truths[i],
         });
         at += bins;
     }
@@ -425,13 +427,10 @@ pub fn write(recording: &Recording, path: &Path) -> Result<(), RecordingError> {
         archive.i64("regime", &regime)?;
         archive.strings("regime_names", &recording.regime_names)?;
     }
-    let truth =
-        |get: fn(&Trial) -> Option<f64>| -> Option<Vec<f64>> { trials.iter().map(get).collect() };
-    for (key, values) in [
-        ("lyapunov_max_per_s", truth(|t| t.lyapunov_max_per_s)),
-        ("frequency_hz", truth(|t| t.frequency_hz)),
-    ] {
-        if let Some(values) = values {
+    for (key, place) in TRUTH_KEYS {
+        let told = trials.iter().map(|t| *place(&mut { t.truth }));
+        let values: Vec<f64> = told.map(|v| v.unwrap_or(f64::NAN)).collect();
+        if values.iter().any(|v| v.is_finite()) {
             archive.f64(key, &[values.len()], &values)?;
         }
     }

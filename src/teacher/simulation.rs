@@ -113,6 +113,19 @@ impl Simulation {
         }
     }
 
+    /// The state, `[units]`.
+    pub(super) fn state(&self) -> &[f32] {
+        &self.state
+    }
+
+    /// One bin of time without noise.
+    pub(super) fn advance_noise_free(&mut self) {
+        let (steps, a) = self.animal.stepping();
+        for _ in 0..steps {
+            step(&self.task, a, &mut self.state, &mut self.phi, &mut self.drive);
+        }
+    }
+
     /// One step with noise of the state, and of a tangent vector along it: for Lyapunov exponents.
     pub(super) fn bin_with_tangent(&mut self, tangent: &mut [f32], noisy: bool) {
         let (steps, a) = self.animal.stepping();

@@ -221,7 +221,7 @@ mod tests {
     use std::path::PathBuf;
 
     use super::*;
-    use crate::recording::{Recording, Trial};
+    use crate::recording::{DynamicsTruth, Recording, Trial};
 
     fn data(labels: &[(Option<usize>, usize)]) -> Dataset {
         let regime: Vec<Option<usize>> =
@@ -231,8 +231,7 @@ mod tests {
             counts: vec![0; regime.len()],
             task: vec![0; regime.len()],
             regime,
-            lyapunov_max_per_s: None,
-            frequency_hz: None,
+            truth: DynamicsTruth::default(),
         };
         let recording = Recording {
             path: PathBuf::from("test"),

@@ -305,7 +305,7 @@ mod tests {
     use rand_chacha::ChaCha8Rng;
 
     use super::*;
-    use crate::recording::{Recording, Trial};
+    use crate::recording::{DynamicsTruth, Recording, Trial};
     use crate::training::data::Draw;
 
     const CHANNELS: usize = 5;
@@ -318,8 +318,7 @@ mod tests {
             counts: (0..BINS * CHANNELS).map(|_| rng.random_range(0..2 + regime as u16)).collect(),
             task: vec![0; BINS],
             regime: vec![Some(regime); BINS],
-            lyapunov_max_per_s: None,
-            frequency_hz: None,
+            truth: DynamicsTruth::default(),
         };
         let recording = Recording {
             path: PathBuf::from("test"),

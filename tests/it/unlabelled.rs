@@ -7,7 +7,7 @@ use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 use rand_distr::{Distribution, Poisson};
 use regimed::inference::Adaptation;
-use regimed::recording::{Recording, Trial};
+use regimed::recording::{DynamicsTruth, Recording, Trial};
 use regimed::regime::{DecisionRule, Engine, Label};
 use regimed::training::{Dataset, Trainer, TrainingSettings, finish};
 
@@ -33,8 +33,7 @@ fn stream(rounds: usize, seed: u64) -> Trial {
         counts,
         task: vec![0; regime.len()],
         regime,
-        lyapunov_max_per_s: None,
-        frequency_hz: None,
+        truth: DynamicsTruth::default(),
     }
 }
 

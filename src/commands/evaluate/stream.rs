@@ -109,7 +109,7 @@ impl Tally {
                 seen.truth.push(truth);
                 seen.posterior.push(estimate.posterior.clone());
             }
-            if trial.lyapunov_max_per_s.is_some()
+            if trial.truth.lyapunov_max_per_s.is_some()
                 && bin >= from
                 && bin % every == 0
                 && let Some(s) = spectrum(model, &estimate.embedding_mean, &estimate.latent)
@@ -120,12 +120,12 @@ impl Tally {
             }
         }
         if let (Some(lyapunov), Some(Some(regime)), true) =
-            (trial.lyapunov_max_per_s, trial.regime.first(), spectra > 0)
+            (trial.truth.lyapunov_max_per_s, trial.regime.first(), spectra > 0)
         {
             self.dynamics.push(Dynamics {
                 regime: *regime,
                 lyapunov_max_per_s: lyapunov,
-                frequency_hz: trial.frequency_hz.unwrap_or(0.0),
+                frequency_hz: trial.truth.frequency_hz.unwrap_or(0.0),
                 abscissa_per_s: abscissa / f64::from(spectra),
                 leading_frequency_hz: frequency / f64::from(spectra),
             });
