@@ -83,16 +83,17 @@ pub struct DynamicsTruth {
     pub unstable_points: Option<f64>,
 }
 
-/// A key of [`DynamicsTruth`]: its name in a file, and its place.
-type TruthKey = (&'static str, fn(&mut DynamicsTruth) -> &mut Option<f64>);
+/// A key of [`DynamicsTruth`]: its name in a file, what stands there where it is not known (if that can
+/// be said), and its place.
+type TruthKey = (&'static str, Option<f64>, fn(&mut DynamicsTruth) -> &mut Option<f64>);
 
 /// Keys of [`DynamicsTruth`] in a file.
 pub(crate) const TRUTH_KEYS: [TruthKey; 5] = [
-    ("lyapunov_max_per_s", |t| &mut t.lyapunov_max_per_s),
-    ("lyapunov_max_noise_free_per_s", |t| &mut t.lyapunov_max_noise_free_per_s),
-    ("frequency_hz", |t| &mut t.frequency_hz),
-    ("stable_points", |t| &mut t.stable_points),
-    ("unstable_points", |t| &mut t.unstable_points),
+    ("lyapunov_max_per_s", None, |t| &mut t.lyapunov_max_per_s),
+    ("lyapunov_max_noise_free_per_s", None, |t| &mut t.lyapunov_max_noise_free_per_s),
+    ("frequency_hz", None, |t| &mut t.frequency_hz),
+    ("stable_points", Some(-1.0), |t| &mut t.stable_points),
+    ("unstable_points", Some(-1.0), |t| &mut t.unstable_points),
 ];
 
 impl Trial {

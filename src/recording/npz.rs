@@ -117,7 +117,7 @@ pub fn read(path: &Path) -> Result<Recording, RecordingError> {
     let file = File::open(path).map_err(io)?;
     let mut zip = ZipArchive::new(BufReader::new(file)).map_err(|e| archive(&e))?;
     let mut keys = Keys { path, arrays: HashMap::new() };
-    for key in KEYS.into_iter().chain(TRUTH_KEYS.map(|(key, _)| key)) {
+    for key in KEYS.into_iter().chain(TRUTH_KEYS.map(|(key, ..)| key)) {
         let name = format!("{key}.npy");
         if zip.index_for_name(&name).is_none() {
             continue;
@@ -163,10 +163,10 @@ fn build(keys: &Keys<'_>) -> Result<Recording, RecordingError> {
     };
     let sessions = session_names(keys, &sizes)?;
     let mut truths = vec![DynamicsTruth::default(); sizes.len()];
-    for (key, place) in TRUTH_KEYS {
+    for (key, absent, place) in TRUTH_KEYS {
         let Some(found) = truth_per_trial(keys, key, task.as_deref(), sizes.len())? else { continue };
         for (truth, value) in truths.iter_mut().zip(found) {
-            *place(truth) = value.is_finite().then_some(value);
+            *place(truth) = (Some(value) != absent).then_some(value);
         }
     }
     let mut trials = Vec::with_capacity(sizes.len());
@@ -427,10 +427,10 @@ pub fn write(recording: &Recording, path: &Path) -> Result<(), RecordingError> {
         archive.i64("regime", &regime)?;
         archive.strings("regime_names", &recording.regime_names)?;
     }
-    for (key, place) in TRUTH_KEYS {
-        let told = trials.iter().map(|t| *place(&mut { t.truth }));
-        let values: Vec<f64> = told.map(|v| v.unwrap_or(f64::NAN)).collect();
-        if values.iter().any(|v| v.is_finite()) {
+    for (key, absent, place) in TRUTH_KEYS {
+        let told: Vec<Option<f64>> = trials.iter().map(|t| *place(&mut { t.truth })).collect();
+        let values: Option<Vec<f64>> = told.iter().map(|v| v.or(absent)).collect();
+        if let Some(values) = values.filter(|_| told.iter().any(Option::is_some)) {
             archive.f64(key, &[values.len()], &values)?;
         }
     }
