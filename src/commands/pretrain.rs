@@ -61,6 +61,19 @@ pub struct PretrainArgs {
     /// Units of the rate network, N
     #[arg(long, default_value_t = TrainingSettings::default().dims.units)]
     pub units: usize,
+    /// Bins of the open-loop forecasts
+    #[arg(long, default_value_t = TrainingSettings::default().horizon_bins)]
+    pub forecast_bins: usize,
+    /// Weight of the forecasts beside the one-step likelihood; 0 leaves them out
+    #[arg(long, default_value_t = TrainingSettings::default().forecast_weight)]
+    pub forecast_weight: f64,
+    /// Weight of the error of the network's own Lyapunov exponent (noise-free, per bin), where the
+    /// recordings tell the true one; 0 leaves it out
+    #[arg(long, default_value_t = TrainingSettings::default().exponent_weight)]
+    pub exponent_weight: f64,
+    /// Weight of the mean process variance: what the network does not explain is left to noise
+    #[arg(long, default_value_t = TrainingSettings::default().process_penalty)]
+    pub process_penalty: f64,
     /// Weight of telling regimes apart beside predicting the counts; 0 leaves it out
     #[arg(long, default_value_t = TrainingSettings::default().contrast_weight)]
     pub contrast_weight: f64,
@@ -99,8 +112,15 @@ pub fn run(args: &PretrainArgs) -> Result<()> {
             bail!("{flag}: expected at least 1, found 0");
         }
     }
-    if !(args.contrast_weight >= 0.0 && args.contrast_weight.is_finite()) {
-        bail!("--contrast-weight: expected 0 or more, found {}", args.contrast_weight);
+    for (flag, weight) in [
+        ("--contrast-weight", args.contrast_weight),
+        ("--forecast-weight", args.forecast_weight),
+        ("--exponent-weight", args.exponent_weight),
+        ("--process-penalty", args.process_penalty),
+    ] {
+        if !(weight >= 0.0 && weight.is_finite()) {
+            bail!("{flag}: expected 0 or more, found {weight}");
+        }
     }
     if let Some(found) = args.mean_dwell.filter(|s| !(*s > 0.0 && s.is_finite())) {
         bail!("--mean-dwell: expected seconds above 0, found {found}");
@@ -111,6 +131,10 @@ pub fn run(args: &PretrainArgs) -> Result<()> {
         window_bins: args.window_bins,
         learning_rate: args.learning_rate,
         seed: args.seed,
+        horizon_bins: args.forecast_bins,
+        forecast_weight: args.forecast_weight,
+        exponent_weight: args.exponent_weight,
+        process_penalty: args.process_penalty,
         contrast_weight: args.contrast_weight,
         mean_dwell_s: args.mean_dwell,
         negative_binomial: args.counts == CountModel::NegativeBinomial,
@@ -269,8 +293,12 @@ fn train(
             let skipped =
                 if skipped > 0 { format!(", {skipped} steps skipped") } else { String::new() };
             format!(
-                "one step {:.5}, forecast {:.5}, contrast {:.3}, gradient {:.2}{held_out}{skipped}",
-                report.one_step, report.forecast, report.contrast, report.gradient_norm
+                "one step {:.5}, forecast {:.5}, contrast {:.3}, exponent {:.4}, gradient {:.2}{held_out}{skipped}",
+                report.one_step,
+                report.forecast,
+                report.contrast,
+                report.exponent,
+                report.gradient_norm
             )
         });
         if stop {
@@ -285,13 +313,17 @@ fn train(
 fn identity(files: &[DataFile], s: &TrainingSettings, r: &RecordingArgs) -> String {
     let hashes: Vec<&str> = files.iter().map(|f| f.sha256.as_str()).collect();
     format!(
-        "data {}, steps {}, batch {}, window {}, learning rate {}, contrast {}, {:?}, seed {}, bin {:?} ms, first {:?}, last {:?}",
+        "data {}, steps {}, batch {}, window {}, learning rate {}, contrast {}, forecast {} of {} bins, exponent {}, process {}, {:?}, seed {}, bin {:?} ms, first {:?}, last {:?}",
         hashes.join("+"),
         s.steps,
         s.batch,
         s.window_bins,
         s.learning_rate,
         s.contrast_weight,
+        s.forecast_weight,
+        s.horizon_bins,
+        s.exponent_weight,
+        s.process_penalty,
         s.dims,
         s.seed,
         r.bin_ms,

@@ -123,9 +123,8 @@ mod tests {
             }
             out
         };
-        let moved = |k: &[f64], h: f64| -> Vec<f64> {
-            all.iter().zip(k).map(|(z, k)| z + h * k).collect()
-        };
+        let moved =
+            |k: &[f64], h: f64| -> Vec<f64> { all.iter().zip(k).map(|(z, k)| z + h * k).collect() };
         let k1 = slope(&all);
         let k2 = slope(&moved(&k1, dt / 2.0));
         let k3 = slope(&moved(&k2, dt / 2.0));
@@ -240,10 +239,7 @@ mod tests {
                     v.iter().zip(&phi).map(|(v, p)| v * (1.0 - p * p)).collect();
                 times(&weighted)
             };
-            sum.tangents()
-                .iter_mut()
-                .zip(pushed)
-                .for_each(|(v, p)| *v = (1.0 - a) * *v + a * p);
+            sum.tangents().iter_mut().zip(pushed).for_each(|(v, p)| *v = (1.0 - a) * *v + a * p);
             if bin >= bins / 4 {
                 slope_square += phi.iter().map(|p| (1.0 - p * p).powi(2)).sum::<f64>() / n as f64;
                 counted += 1;

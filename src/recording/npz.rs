@@ -164,7 +164,9 @@ fn build(keys: &Keys<'_>) -> Result<Recording, RecordingError> {
     let sessions = session_names(keys, &sizes)?;
     let mut truths = vec![DynamicsTruth::default(); sizes.len()];
     for (key, absent, place) in TRUTH_KEYS {
-        let Some(found) = truth_per_trial(keys, key, task.as_deref(), sizes.len())? else { continue };
+        let Some(found) = truth_per_trial(keys, key, task.as_deref(), sizes.len())? else {
+            continue;
+        };
         for (truth, value) in truths.iter_mut().zip(found) {
             *place(truth) = (Some(value) != absent).then_some(value);
         }

@@ -119,6 +119,8 @@ pub struct Dataset {
     pub held_out_tasks: bool,
     pub(crate) streams: Vec<Stream>,
     pub(crate) labels: Vec<Label>,
+    /// True largest exponent without noise of each label's task, 1/s, where recordings tell it.
+    pub(crate) exponents: Vec<Option<f64>>,
     pub(crate) steps: StepCounts,
     /// The same with unlabelled bins left out: what follows them was entered from what came before.
     pub(crate) labelled_steps: StepCounts,
@@ -187,6 +189,7 @@ impl Dataset {
             held_out_tasks: recordings.iter().any(splits_by_task),
             streams: Vec::new(),
             labels: Vec::new(),
+            exponents: Vec::new(),
             steps: StepCounts::default(),
             labelled_steps: StepCounts::default(),
         };
@@ -306,7 +309,7 @@ impl Dataset {
     fn stream(&mut self, trial: &Trial, regimes: &[usize]) -> Stream {
         let n_channels = trial.counts.len() / trial.n_bins().max(1);
         let session = self.session_index(&trial.session, n_channels);
-        let label_of = trial
+        let label_of: Vec<usize> = trial
             .task
             .iter()
             .zip(&trial.regime)
@@ -315,6 +318,14 @@ impl Dataset {
                 position_or_push(&mut self.labels, |l| *l == label, || label)
             })
             .collect();
+        self.exponents.resize(self.labels.len(), None);
+        // Of one task: what is true of it is true of each of its trials.
+        if let (Some(exponent), Some(&label)) =
+            (trial.truth.lyapunov_max_noise_free_per_s, label_of.first())
+            && label_of.iter().all(|l| *l == label)
+        {
+            self.exponents[label] = Some(exponent);
+        }
         Stream { session, counts: trial.counts.iter().map(|&c| f32::from(c)).collect(), label_of }
     }
 
@@ -339,9 +350,21 @@ impl Dataset {
                 let len = of.window_bins.min(bins);
                 let from = rng.random_range(0..=bins - len);
                 let labels = &self.streams[stream].label_of[from..from + len];
-                Drawn { stream, from, bins: len, rival: self.draw_rival(of, labels, rng) }
+                let rival = self.draw_rival(of, labels, rng);
+                let exponent = self.draw_run(of, labels, rng);
+                Drawn { stream, from, bins: len, rival, exponent }
             })
             .collect()
+    }
+
+    /// A run from one of a window's states, where its task's exponent is known.
+    fn draw_run(&self, of: &Draw, labels: &[usize], rng: &mut ChaCha8Rng) -> Option<Run> {
+        if of.run_bins == 0 || labels.len() <= of.burn_in_bins {
+            return None;
+        }
+        let from = rng.random_range(of.burn_in_bins..labels.len());
+        let per_s = self.exponents[labels[from]]?;
+        Some(Run { from, bins: of.run_bins, per_bin: (per_s * self.bin_width_s) as f32 })
     }
 
     /// A stretch of a window, and a label of the same session and another regime.
@@ -370,6 +393,17 @@ impl Dataset {
     }
 }
 
+/// A run of the network itself from one of a window's states.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Run {
+    /// Bin of the window behind which it begins.
+    pub(crate) from: usize,
+    /// Its length, bins.
+    pub(crate) bins: usize,
+    /// The true exponent, per bin.
+    pub(crate) per_bin: f32,
+}
+
 /// How to draw a batch.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Draw {
@@ -377,6 +411,8 @@ pub(crate) struct Draw {
     pub(crate) window_bins: usize,
     pub(crate) burn_in_bins: usize,
     pub(crate) contrast_bins: usize,
+    /// Length of a run whose exponent is known; 0 for none.
+    pub(crate) run_bins: usize,
 }
 
 /// A window of a stream.
@@ -386,6 +422,7 @@ pub(crate) struct Drawn {
     pub(crate) from: usize,
     pub(crate) bins: usize,
     pub(crate) rival: Option<Rival>,
+    pub(crate) exponent: Option<Run>,
 }
 
 /// Another regime's label for a stretch of a window.

@@ -6,7 +6,7 @@ use std::sync::Mutex;
 use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor};
 
 use super::data::{Dataset, Drawn};
-use super::filter::{Gradient, LossShape, Pass, SessionReadout, Shared, Window};
+use super::filter::{Exponent, Gradient, LossShape, Pass, SessionReadout, Shared, Window};
 
 /// Windows are dealt to this many groups; sums run within a group, then over groups in order, so a
 /// step does not depend on the number of cores.
@@ -51,6 +51,8 @@ pub(crate) struct BatchLoss<'a> {
     pub(crate) data: &'a Dataset,
     pub(crate) windows: Vec<Drawn>,
     pub(crate) contrast: Contrast,
+    /// Weight of the exponents' error.
+    pub(crate) exponent_weight: f64,
     pub(crate) threads: usize,
 }
 
@@ -63,6 +65,8 @@ pub(crate) struct BatchScores {
     pub(crate) forecast: f64,
     /// Cross-entropy of the true label against its rival, nats; 0 without rivals.
     pub(crate) contrast: f64,
+    /// Huber loss of the network's exponents, per bin; 0 where none is known.
+    pub(crate) exponent: f64,
 }
 
 /// Mean scores of a batch and the gradient of its loss.
@@ -110,6 +114,7 @@ impl BatchLoss<'_> {
             scores.one_step += s.one_step;
             scores.forecast += s.forecast;
             scores.contrast += s.contrast;
+            scores.exponent += s.exponent;
             add(&mut total.factors, &g.factors);
             add(&mut total.shared, &g.shared);
             add(&mut total.readout, &g.readout);
@@ -118,10 +123,11 @@ impl BatchLoss<'_> {
         scores.one_step /= n;
         scores.forecast /= n;
         scores.contrast /= n;
+        scores.exponent /= n;
         for part in [&mut total.factors, &mut total.shared, &mut total.readout] {
             part.iter_mut().for_each(|x| *x /= n as f32);
         }
-        let loss = self.contrast.weight * scores.contrast
+        let loss = self.contrast.weight * scores.contrast + self.exponent_weight * scores.exponent
             - (scores.one_step + self.shape.forecast_weight * scores.forecast);
         BatchResult { scores, loss, gradient: total }
     }
@@ -167,6 +173,7 @@ impl BatchLoss<'_> {
             scores.one_step += found.one_step;
             scores.forecast += found.forecast;
             scores.contrast += found.contrast;
+            scores.exponent += found.exponent;
         }
         (scores, total)
     }
@@ -194,7 +201,13 @@ impl BatchLoss<'_> {
             let mut stretch = vec![0.0; rival.to];
             stretch[rival.from..].fill(1.0);
             let score = |factor_of: &[usize]| -> f64 {
-                let window = Window { counts, factor_of, weight: &stretch, forecasts: false };
+                let window = Window {
+                    counts,
+                    factor_of,
+                    weight: &stretch,
+                    forecasts: false,
+                    exponent: None,
+                };
                 pass.run(&window, None).one_step.iter().sum()
             };
             let truth_of = &factor_of[..rival.to];
@@ -205,18 +218,31 @@ impl BatchLoss<'_> {
                 let pull = self.contrast.weight * rival_probability / self.contrast.temperature;
                 weight[rival.from..rival.to].iter_mut().for_each(|w| *w += pull as f32);
                 stretch[rival.from..].fill(-pull as f32);
-                let window =
-                    Window { counts, factor_of: &rival_of, weight: &stretch, forecasts: false };
+                let window = Window {
+                    counts,
+                    factor_of: &rival_of,
+                    weight: &stretch,
+                    forecasts: false,
+                    exponent: None,
+                };
                 pass.run(&window, Some(gradient));
             }
         }
-        let window = Window { counts, factor_of, weight: &weight, forecasts: true };
+        let exponent = drawn.exponent.map(|run| Exponent {
+            from: run.from,
+            bins: run.bins,
+            target: run.per_bin,
+            weight: self.exponent_weight as f32,
+            damped: true,
+        });
+        let window = Window { counts, factor_of, weight: &weight, forecasts: true, exponent };
         let found = pass.run(&window, Some(gradient));
         let scored = found.one_step.iter().skip(self.shape.burn_in);
         BatchScores {
             one_step: f64::from(share) * scored.sum::<f64>(),
             forecast: found.forecast,
             contrast,
+            exponent: found.exponent,
         }
     }
 }
@@ -344,7 +370,7 @@ mod tests {
             forecast_weight: 0.5,
             log_rate_bounds: [-8.0, 4.0],
         };
-        let draw = Draw { batch: 9, window_bins: 20, burn_in_bins: 4, contrast_bins: 6 };
+        let draw = Draw { batch: 9, window_bins: 20, burn_in_bins: 4, contrast_bins: 6, run_bins: 0 };
         let windows = data.draw(&draw, &mut rng);
         assert!(windows.iter().all(|w| w.rival.is_some_and(|r| r.to - r.from == 6)));
         let batch = BatchLoss {
@@ -353,6 +379,7 @@ mod tests {
             data: &data,
             windows,
             contrast: Contrast { weight: 0.7, temperature: 2.0 },
+            exponent_weight: 0.0,
             threads: 2,
         };
         let sizes = [data.labels.len() * 18, Shared::<f32>::len(&shape), CHANNELS * 3];

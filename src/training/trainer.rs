@@ -55,6 +55,13 @@ pub struct TrainingSettings {
     pub forecast_every_bins: usize,
     /// Weight of the forecasts beside the one-step score.
     pub forecast_weight: f64,
+    /// Weight of the error of the network's own Lyapunov exponent, per bin, where recordings tell the
+    /// true one; 0 leaves it out.
+    pub exponent_weight: f64,
+    /// Length of the noise-free runs that it is measured on, seconds.
+    pub exponent_s: f64,
+    /// Weight of the mean process variance.
+    pub process_penalty: f64,
     /// Weight of the contrast between regimes; 0 leaves it out.
     pub contrast_weight: f64,
     /// Length of the stretches that are contrasted, seconds.
@@ -86,6 +93,9 @@ impl Default for TrainingSettings {
             horizon_bins: 10,
             forecast_every_bins: 10,
             forecast_weight: 1.0,
+            exponent_weight: 0.0,
+            exponent_s: 2.0,
+            process_penalty: 0.0,
             contrast_weight: 0.03,
             contrast_s: 0.2,
             contrast_temperature: 3.0,
@@ -120,6 +130,8 @@ pub struct StepReport {
     pub forecast: f64,
     /// Cross-entropy of the true label against another regime's, nats per stretch.
     pub contrast: f64,
+    /// Huber loss of the network's Lyapunov exponents, per bin.
+    pub exponent: f64,
     /// Norm of the gradient before clipping; not finite where the step was skipped.
     pub gradient_norm: f64,
 }
@@ -330,6 +342,13 @@ impl Trainer {
             let squared = (embeddings - mean)?.sqr()?.mul(precision)?;
             return loadings + (squared.mean_all()? * PRIOR_PENALTY)?;
         }
+        let loadings = if self.settings.process_penalty > 0.0 {
+            let Dimensions { rank, units, .. } = self.settings.dims;
+            let log_process = self.tensor("shared").narrow(1, rank * units + units + 1, rank)?;
+            (loadings + (log_process.exp()?.mean_all()? * self.settings.process_penalty)?)?
+        } else {
+            loadings
+        };
         let small = (embeddings.sqr()?.mean_all()? * EMBEDDING_PENALTY)?;
         loadings + (small + (self.tensor("wn").sqr()?.sum_all()? * OUTPUT_PENALTY)?)?
     }
@@ -350,6 +369,7 @@ impl Trainer {
                 weight: self.settings.contrast_weight,
                 temperature: self.settings.contrast_temperature,
             },
+            exponent_weight: self.settings.exponent_weight,
             threads: self.settings.threads,
         };
         let factors = self.factors()?;
@@ -358,7 +378,7 @@ impl Trainer {
             &self.values("shared")?,
             &self.values("readouts")?,
         );
-        let BatchScores { one_step, forecast, contrast } = found.scores;
+        let BatchScores { one_step, forecast, contrast, exponent } = found.scores;
         let op = BatchLossOp::new(found);
         let loss = factors.apply_op3(self.tensor("shared"), self.tensor("readouts"), op)?;
         let gradients = (loss + self.penalty()?)?.backward()?;
@@ -379,7 +399,7 @@ impl Trainer {
         );
         self.parameters.extend(still);
         self.step += 1;
-        Ok(StepReport { one_step, forecast, contrast, gradient_norm: gradient_norm? })
+        Ok(StepReport { one_step, forecast, contrast, exponent, gradient_norm: gradient_norm? })
     }
 
     /// How this training draws its batches. Calibration, whose embeddings say little yet, has no rivals.
@@ -392,6 +412,11 @@ impl Trainer {
             window_bins: s.window_bins,
             burn_in_bins: s.burn_in_bins,
             contrast_bins: if contrasts { contrast_bins } else { 0 },
+            run_bins: if s.exponent_weight > 0.0 && self.prior_of_label.is_none() {
+                (s.exponent_s / self.data.bin_width_s).round().max(2.0) as usize
+            } else {
+                0
+            },
         }
     }
 

@@ -14,9 +14,11 @@
 //! Backward is the adjoint of each line in reverse, checked against finite differences in `f64`.
 
 mod adjoint;
+mod exponent;
 
 use crate::inference::kernels::{Real, invert};
 use adjoint::StepRecord;
+pub(crate) use exponent::Exponent;
 
 /// Sizes and weights of the loss.
 #[derive(Debug, Clone, Copy)]
@@ -117,6 +119,8 @@ pub(crate) struct Window<'a, T> {
     pub(crate) weight: &'a [T],
     /// Whether open-loop forecasts are made and scored.
     pub(crate) forecasts: bool,
+    /// A run whose exponent is known.
+    pub(crate) exponent: Option<Exponent<T>>,
 }
 
 /// Gradients of one window's loss.
@@ -136,6 +140,8 @@ pub(crate) struct Scores {
     pub(crate) one_step: Vec<f64>,
     /// Mean over the forecasts, nats per bin and channel.
     pub(crate) forecast: f64,
+    /// Loss of the exponent per bin; 0 where none is known.
+    pub(crate) exponent: f64,
 }
 
 #[inline(always)]
@@ -387,10 +393,15 @@ impl<T: Real> Pass<'_, T> {
         } else {
             T::zero()
         };
+        let exponent = window.exponent.as_ref().map_or(T::zero(), |of| {
+            let start = tapes.get(of.from + 1).map_or(&mean, |tape| &tape.mean_before);
+            self.exponent(of, window.factor_of[of.from], start, gradient.as_deref_mut()).1
+        });
         if let Some(g) = gradient {
             self.backward(window, &tapes, &pull, g);
         }
-        Scores { one_step, forecast: forecast.to_f64().unwrap_or(f64::NAN) }
+        let told = |x: T| x.to_f64().unwrap_or(f64::NAN);
+        Scores { one_step, forecast: told(forecast), exponent: told(exponent) }
     }
 
     /// Open-loop forecasts from filtered means; adds their gradient, and to `pull [bins, rank]` the
@@ -510,11 +521,62 @@ mod tests {
         // Unscored, favoured and, as of a rival in a contrast, opposed bins.
         let weight: Vec<f64> =
             (0..BINS).map(|t| [0.0, 0.013, -0.007, 0.021][if t < 2 { 0 } else { t % 4 }]).collect();
-        let window =
-            Window { counts: &counts, factor_of: &factor_of, weight: &weight, forecasts: true };
+        let window = Window {
+            counts: &counts,
+            factor_of: &factor_of,
+            weight: &weight,
+            forecasts: true,
+            exponent: None,
+        };
         let scores = pass.run(&window, gradient);
         let one_step: f64 = scores.one_step.iter().zip(&weight).map(|(s, w)| s * w).sum();
         -(one_step + SHAPE.forecast_weight * scores.forecast)
+    }
+
+    #[test]
+    fn the_exponents_adjoint_matches_finite_differences() {
+        let per_factor = SHAPE.rank * SHAPE.units + SHAPE.rank;
+        let mut inputs = [wave(per_factor, 1.4, 0.3), wave(Shared::<f64>::len(&SHAPE), 0.9, 1.1)];
+        let readout = SessionReadout::unpack(SHAPE.rank, 0, &[]);
+        // Within the threshold of Huber's loss, and beyond it.
+        for target in [0.5, -0.02] {
+            let of = Exponent { from: 0, bins: 30, target, weight: 0.7, damped: false };
+            let loss = |inputs: &[Vec<f64>; 2], gradient: Option<&mut Gradient<f64>>| {
+                let pass = Pass {
+                    shape: &SHAPE,
+                    shared: &Shared::unpack(&SHAPE, &inputs[1]),
+                    readout: &readout,
+                    factors: &inputs[0],
+                };
+                let (exponent, loss) = pass.exponent(&of, 0, &[0.4, -0.2, 0.9], gradient);
+                (exponent, of.weight * loss)
+            };
+            let mut gradient = Gradient {
+                factors: vec![0.0; inputs[0].len()],
+                shared: vec![0.0; inputs[1].len()],
+                readout: vec![],
+            };
+            let (exponent, _) = loss(&inputs, Some(&mut gradient));
+            assert!(exponent.is_finite() && exponent != 0.0);
+            let analytic = [gradient.factors, gradient.shared];
+            for part in 0..2 {
+                for i in 0..inputs[part].len() {
+                    let (x, h) = (inputs[part][i], 1e-6);
+                    inputs[part][i] = x + h;
+                    let up = loss(&inputs, None).1;
+                    inputs[part][i] = x - h;
+                    let down = loss(&inputs, None).1;
+                    inputs[part][i] = x;
+                    let numeric = (up - down) / (2.0 * h);
+                    let error = (numeric - analytic[part][i]).abs() / (1e-3 + numeric.abs());
+                    assert!(
+                        error < 1e-4,
+                        "part {part} index {i}: numeric {numeric} analytic {}",
+                        analytic[part][i]
+                    );
+                }
+            }
+        }
     }
 
     #[test]

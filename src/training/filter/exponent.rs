@@ -1,0 +1,133 @@
+//! The network's own Lyapunov exponent as a part of the loss: along a noise-free run from a filtered
+//! state, against what is known of the task.
+
+use super::adjoint::StepRecord;
+use super::{Gradient, Pass, dot};
+use crate::inference::kernels::Real;
+
+/// Bins before the tangent vector counts: it turns towards the fastest direction.
+const TRANSIENT_BINS: usize = 40;
+/// Errors beyond this weigh by their size, not their square, per bin.
+const HUBER_PER_BIN: f32 = 0.01;
+/// The adjoint of a chaotic run grows as the run does; each bin keeps this share of it.
+const ADJOINT_KEPT: f32 = 0.98;
+
+/// A run whose exponent is known.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Exponent<T> {
+    /// Bin of the window behind which the run begins, under that bin's factors.
+    pub(crate) from: usize,
+    /// Length of the run, bins.
+    pub(crate) bins: usize,
+    /// True largest exponent, per bin.
+    pub(crate) target: T,
+    /// Weight in the gradient.
+    pub(crate) weight: T,
+    /// Whether the adjoint is damped; checks against finite differences want it whole.
+    pub(crate) damped: bool,
+}
+
+impl<T: Real> Pass<'_, T> {
+    /// Exponent per bin of a run from `start [rank]`, and its Huber loss (squared error over twice the
+    /// threshold within it); adds `weight` times the loss' gradient with respect to the network.
+    #[inline(always)]
+    pub(super) fn exponent(
+        &self,
+        of: &Exponent<T>,
+        factor: usize,
+        start: &[T],
+        gradient: Option<&mut Gradient<T>>,
+    ) -> (T, T) {
+        let (rank, units, a) = (self.shape.rank, self.shape.units, self.leak());
+        let bins = of.bins;
+        let transient = TRANSIENT_BINS.min(bins / 2);
+        let zeros = |n: usize| vec![T::zero(); n];
+        let mut states = zeros((bins + 1) * rank);
+        states[..rank].copy_from_slice(start);
+        let (mut phis, mut drives) = (zeros(bins * units), zeros(bins * rank));
+        let mut transitions = zeros(bins * rank * rank);
+        let mut tangents = zeros((bins + 1) * rank);
+        tangents[..rank].fill(T::of(1.0 / (rank as f32).sqrt()));
+        let mut norms = zeros(bins);
+        let mut slopes = zeros(units);
+        let (n, _) = self.factor(factor);
+        let mut grown = T::zero();
+        for h in 0..bins {
+            let (before, after) = states.split_at_mut((h + 1) * rank);
+            let phi = &mut phis[h * units..(h + 1) * units];
+            self.step(
+                &before[h * rank..],
+                factor,
+                phi,
+                &mut drives[h * rank..(h + 1) * rank],
+                &mut after[..rank],
+            );
+            let (v, next) = tangents[h * rank..].split_at_mut(rank);
+            for r in 0..rank {
+                let row = &n[r * units..(r + 1) * units];
+                for ((d, x), phi) in slopes.iter_mut().zip(row).zip(phi.iter()) {
+                    *d = *x * (T::one() - *phi * *phi);
+                }
+                let transition = &mut transitions[(h * rank + r) * rank..(h * rank + r + 1) * rank];
+                for (j, t) in transition.iter_mut().enumerate() {
+                    *t = a * dot(&slopes, &self.shared.m[j * units..(j + 1) * units]);
+                }
+                transition[r] += T::one() - a;
+                next[r] = transition.iter().zip(v.iter()).fold(T::zero(), |s, (t, v)| s + *t * *v);
+            }
+            let norm = next[..rank].iter().fold(T::zero(), |s, x| s + *x * *x).sqrt();
+            norms[h] = norm.max(T::of(1e-20));
+            next[..rank].iter_mut().for_each(|x| *x = *x / norms[h]);
+            if h >= transient {
+                grown += norms[h].ln();
+            }
+        }
+        let measured = T::of((bins - transient) as f32);
+        let exponent = grown / measured;
+        let error = exponent - of.target;
+        let threshold = T::of(HUBER_PER_BIN);
+        let half = T::of(0.5);
+        let loss = if error.abs() <= threshold {
+            half * error * error / threshold
+        } else {
+            error.abs() - half * threshold
+        };
+        let Some(g) = gradient else { return (exponent, loss) };
+        let slope = (error / threshold).max(-T::one()).min(T::one());
+        let grown_bar = of.weight * slope / measured;
+        let kept = if of.damped { T::of(ADJOINT_KEPT) } else { T::one() };
+        let (mut v_bar, mut state_bar) = (zeros(rank), zeros(rank));
+        let mut u_bar = zeros(rank);
+        let mut transition_bar = zeros(rank * rank);
+        for h in (0..bins).rev() {
+            let (v, next) = (&tangents[h * rank..], &tangents[(h + 1) * rank..(h + 2) * rank]);
+            let along = next.iter().zip(&v_bar).fold(T::zero(), |s, (x, y)| s + *x * *y);
+            let own = if h >= transient { grown_bar } else { T::zero() };
+            for r in 0..rank {
+                u_bar[r] = (v_bar[r] - next[r] * along + own * next[r]) / norms[h];
+            }
+            let transition = &transitions[h * rank * rank..(h + 1) * rank * rank];
+            for q in 0..rank {
+                v_bar[q] = (0..rank)
+                    .fold(T::zero(), |s, r| s + transition[r * rank + q] * u_bar[r])
+                    * kept;
+                for r in 0..rank {
+                    transition_bar[r * rank + q] = u_bar[r] * v[q];
+                }
+            }
+            state_bar = self.pull_step(
+                &StepRecord {
+                    mean: &states[h * rank..(h + 1) * rank],
+                    factor,
+                    phi: &phis[h * units..(h + 1) * units],
+                    drive: &drives[h * rank..(h + 1) * rank],
+                },
+                &state_bar,
+                Some((transition, &transition_bar)),
+                g,
+            );
+            state_bar.iter_mut().for_each(|x| *x = *x * kept);
+        }
+        (exponent, loss)
+    }
+}
