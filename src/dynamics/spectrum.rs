@@ -111,47 +111,11 @@ pub fn spectrum_interval(model: &Model, of: StatePosterior<'_>) -> Option<Spectr
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{Component, Dimensions, Hypernetwork, Network, OnlineSettings, RegimePrior};
-
-    /// `N(e)^T M` is a damped rotation: everything about it is known.
-    fn rotation(gain: f32, turn: f32) -> Model {
-        let dims = Dimensions { embedding: 1, rank: 2, units: 2, hidden: [1, 1] };
-        Model {
-            dims,
-            bin_width_s: 0.01,
-            regime_names: vec!["a".into()],
-            hypernetwork: Hypernetwork {
-                w1: vec![0.0],
-                b1: vec![0.0],
-                w2: vec![0.0],
-                b2: vec![0.0],
-                wn: vec![0.0; 4],
-                n0: vec![gain, -turn, turn, gain],
-                wc: vec![0.0; 2],
-            },
-            network: Network {
-                m: vec![1.0, 0.0, 0.0, 1.0],
-                offset: vec![0.0; 2],
-                leak: 0.1,
-                process_variance: vec![0.1; 2],
-                initial_variance: vec![1.0; 2],
-            },
-            readouts: vec![],
-            prior: RegimePrior {
-                components: vec![Component {
-                    regime: Some(0),
-                    weight: 1.0,
-                    mean: vec![0.0],
-                    covariance: vec![1.0],
-                }],
-            },
-            online: OnlineSettings::new(1),
-        }
-    }
+    use crate::dynamics::planar;
 
     #[test]
     fn a_rotation_has_its_radius_frequency_and_time_constant() {
-        let model = rotation(0.5, 0.8);
+        let model = planar([0.5, -0.8, 0.8, 0.5]);
         let found = spectrum(&model, &[0.0], &[0.0, 0.0]).expect("finite");
         let (a, tau) = (f64::from(0.1f32), 0.01 / f64::from(0.1f32));
         let close = |x: f64, y: f64| assert!((x - y).abs() < 1e-6, "{x} for {y}: {found:?}");
@@ -163,7 +127,7 @@ mod tests {
 
     #[test]
     fn growth_has_a_negative_time_constant_and_saturation_ends_it() {
-        let model = rotation(1.5, 0.0);
+        let model = planar([1.5, 0.0, 0.0, 1.5]);
         let at_zero = spectrum(&model, &[0.0], &[0.0, 0.0]).expect("finite");
         assert!(at_zero.spectral_abscissa_per_s > 0.0 && at_zero.leading_time_constant_s < 0.0);
         assert!(at_zero.spectral_radius > 1.0);

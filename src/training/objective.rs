@@ -370,7 +370,8 @@ mod tests {
             forecast_weight: 0.5,
             log_rate_bounds: [-8.0, 4.0],
         };
-        let draw = Draw { batch: 9, window_bins: 20, burn_in_bins: 4, contrast_bins: 6, run_bins: 0 };
+        let draw =
+            Draw { batch: 9, window_bins: 20, burn_in_bins: 4, contrast_bins: 6, run_bins: 0 };
         let windows = data.draw(&draw, &mut rng);
         assert!(windows.iter().all(|w| w.rival.is_some_and(|r| r.to - r.from == 6)));
         let batch = BatchLoss {
