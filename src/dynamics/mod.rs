@@ -4,6 +4,7 @@ mod explorer;
 mod fixed_points;
 mod flow;
 mod lyapunov;
+mod population;
 mod signature;
 mod spectrum;
 
@@ -11,6 +12,7 @@ pub use explorer::{Estimate, Explorer, PointCount, Portrait};
 pub use fixed_points::{FixedPoint, fixed_points};
 pub use flow::Flow;
 pub use lyapunov::{LyapunovSum, kaplan_yorke_dimension};
+pub use population::{Branching, Population};
 pub use signature::Signature;
 pub use spectrum::{Spectrum, SpectrumInterval, StatePosterior, spectrum, spectrum_interval};
 
