@@ -119,8 +119,9 @@ pub struct Dataset {
     pub held_out_tasks: bool,
     pub(crate) streams: Vec<Stream>,
     pub(crate) labels: Vec<Label>,
-    /// True largest exponent without noise of each label's task, 1/s, where recordings tell it.
-    pub(crate) exponents: Vec<Option<f64>>,
+    /// True largest exponents of each label's task, without noise and with, 1/s, where recordings tell
+    /// them.
+    pub(crate) exponents: Vec<[Option<f64>; 2]>,
     pub(crate) steps: StepCounts,
     /// The same with unlabelled bins left out: what follows them was entered from what came before.
     pub(crate) labelled_steps: StepCounts,
@@ -318,13 +319,13 @@ impl Dataset {
                 position_or_push(&mut self.labels, |l| *l == label, || label)
             })
             .collect();
-        self.exponents.resize(self.labels.len(), None);
+        self.exponents.resize(self.labels.len(), [None; 2]);
         // Of one task: what is true of it is true of each of its trials.
-        if let (Some(exponent), Some(&label)) =
-            (trial.truth.lyapunov_max_noise_free_per_s, label_of.first())
+        if let Some(&label) = label_of.first()
             && label_of.iter().all(|l| *l == label)
         {
-            self.exponents[label] = Some(exponent);
+            let truth = &trial.truth;
+            self.exponents[label] = [truth.lyapunov_max_noise_free_per_s, truth.lyapunov_max_per_s];
         }
         Stream { session, counts: trial.counts.iter().map(|&c| f32::from(c)).collect(), label_of }
     }
@@ -363,8 +364,17 @@ impl Dataset {
             return None;
         }
         let from = rng.random_range(of.burn_in_bins..labels.len());
-        let per_s = self.exponents[labels[from]]?;
-        Some(Run { from, bins: of.run_bins, per_bin: (per_s * self.bin_width_s) as f32 })
+        let label = labels[from];
+        let noise_seed = rng.random_bool(0.5).then(|| rng.random());
+        let per_s = self.exponents[label][usize::from(noise_seed.is_some())]?;
+        Some(Run {
+            from,
+            label,
+            bins: of.run_bins,
+            per_bin: (per_s * self.bin_width_s) as f32,
+            noise_seed,
+            goes_on: rng.random_bool(0.5),
+        })
     }
 
     /// A stretch of a window, and a label of the same session and another regime.
@@ -394,10 +404,16 @@ impl Dataset {
 }
 
 /// A run of the network itself from one of a window's states.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct Run {
     /// Bin of the window behind which it begins.
     pub(crate) from: usize,
+    /// Index of that bin's label.
+    pub(crate) label: usize,
+    /// Seed of its process noise; `None`: noise-free.
+    pub(crate) noise_seed: Option<u64>,
+    /// Whether it goes on where the label's last one ended.
+    pub(crate) goes_on: bool,
     /// Its length, bins.
     pub(crate) bins: usize,
     /// The true exponent, per bin.

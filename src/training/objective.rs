@@ -4,8 +4,11 @@
 use std::sync::Mutex;
 
 use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor};
+use rand::{RngExt, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+use rand_distr::StandardNormal;
 
-use super::data::{Dataset, Drawn};
+use super::data::{Dataset, Drawn, Run};
 use super::filter::{Exponent, Gradient, LossShape, Pass, SessionReadout, Shared, Window};
 
 /// Windows are dealt to this many groups; sums run within a group, then over groups in order, so a
@@ -53,11 +56,12 @@ pub(crate) struct BatchLoss<'a> {
     pub(crate) contrast: Contrast,
     /// Weight of the exponents' error.
     pub(crate) exponent_weight: f64,
+    pub(crate) run_ends: &'a RunEnds,
     pub(crate) threads: usize,
 }
 
 /// Means over a batch's windows.
-#[derive(Debug, Clone, Copy, Default, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub(crate) struct BatchScores {
     /// One-step predictive log-likelihood, nats per bin and channel.
     pub(crate) one_step: f64,
@@ -67,6 +71,40 @@ pub(crate) struct BatchScores {
     pub(crate) contrast: f64,
     /// Huber loss of the network's exponents, per bin; 0 where none is known.
     pub(crate) exponent: f64,
+    /// Where the runs ended.
+    pub(crate) run_ends: Vec<(Run, Vec<f32>)>,
+}
+
+/// Where the newest run of each label ended, without noise and with: the next one may go on from there,
+/// so that what is measured is the network's attractor and not only its way there.
+#[derive(Debug, Clone)]
+pub(crate) struct RunEnds {
+    rank: usize,
+    /// `[labels, 2, rank]`; NaN where there was none.
+    pub(crate) states: Vec<f32>,
+}
+
+impl RunEnds {
+    pub(crate) fn new(labels: usize, rank: usize) -> Self {
+        Self { rank, states: vec![f32::NAN; labels * 2 * rank] }
+    }
+
+    fn place(&self, run: &Run) -> std::ops::Range<usize> {
+        let at = 2 * run.label + usize::from(run.noise_seed.is_some());
+        at * self.rank..(at + 1) * self.rank
+    }
+
+    fn of(&self, run: &Run) -> Option<Vec<f32>> {
+        let state = &self.states[self.place(run)];
+        state.iter().all(|x| x.is_finite()).then(|| state.to_vec())
+    }
+
+    pub(crate) fn take(&mut self, ends: &[(Run, Vec<f32>)]) {
+        for (run, end) in ends {
+            let place = self.place(run);
+            self.states[place].copy_from_slice(end);
+        }
+    }
 }
 
 /// Mean scores of a batch and the gradient of its loss.
@@ -115,6 +153,7 @@ impl BatchLoss<'_> {
             scores.forecast += s.forecast;
             scores.contrast += s.contrast;
             scores.exponent += s.exponent;
+            scores.run_ends.extend(s.run_ends);
             add(&mut total.factors, &g.factors);
             add(&mut total.shared, &g.shared);
             add(&mut total.readout, &g.readout);
@@ -174,6 +213,7 @@ impl BatchLoss<'_> {
             scores.forecast += found.forecast;
             scores.contrast += found.contrast;
             scores.exponent += found.exponent;
+            scores.run_ends.extend(found.run_ends);
         }
         (scores, total)
     }
@@ -228,8 +268,14 @@ impl BatchLoss<'_> {
                 pass.run(&window, Some(gradient));
             }
         }
+        let rank = self.shape.rank;
         let exponent = drawn.exponent.map(|run| Exponent {
             from: run.from,
+            start: run.goes_on.then(|| self.run_ends.of(&run)).flatten(),
+            noise: run.noise_seed.map_or_else(Vec::new, |seed| {
+                let rng = ChaCha8Rng::seed_from_u64(seed);
+                rng.sample_iter(StandardNormal).take(run.bins * rank).collect()
+            }),
             bins: run.bins,
             target: run.per_bin,
             weight: self.exponent_weight as f32,
@@ -242,7 +288,13 @@ impl BatchLoss<'_> {
             one_step: f64::from(share) * scored.sum::<f64>(),
             forecast: found.forecast,
             contrast,
-            exponent: found.exponent,
+            exponent: found.exponent.as_ref().map_or(0.0, |e| f64::from(e.loss)),
+            run_ends: found
+                .exponent
+                .zip(drawn.exponent)
+                .map(|(e, run)| (run, e.end))
+                .into_iter()
+                .collect(),
         }
     }
 }
@@ -381,6 +433,7 @@ mod tests {
             windows,
             contrast: Contrast { weight: 0.7, temperature: 2.0 },
             exponent_weight: 0.0,
+            run_ends: &RunEnds::new(data.labels.len(), 2),
             threads: 2,
         };
         let sizes = [data.labels.len() * 18, Shared::<f32>::len(&shape), CHANNELS * 3];

@@ -12,7 +12,7 @@ use rand_distr::{Distribution, Normal};
 use super::adam::{self, Parameter};
 use super::data::{Dataset, Draw};
 use super::filter::{LossShape, Shared};
-use super::objective::{BatchLoss, BatchLossOp, BatchScores, Contrast, ReadoutPlaces};
+use super::objective::{BatchLoss, BatchLossOp, BatchScores, Contrast, ReadoutPlaces, RunEnds};
 use super::readout;
 use crate::model::{
     Dimensions, Hypernetwork, Model, Network, OnlineSettings, Readout, RegimePrior,
@@ -149,9 +149,12 @@ pub struct Trainer {
     /// Weight of each squared loading, 0 for baselines: a normal prior, in the loss' units of nats per
     /// bin and channel.
     loading_weight: Tensor,
+    run_ends: RunEnds,
     step: usize,
 }
 
+/// Name of the runs' ends in a saved state.
+const RUN_ENDS: &str = "run_ends";
 const NAMES: [&str; 10] =
     ["embeddings", "w1", "b1", "w2", "b2", "wn", "n0", "wc", "shared", "readouts"];
 
@@ -283,6 +286,7 @@ impl Trainer {
             })
             .collect::<Result<Vec<_>>>()?;
         let loading_weight = loading_weight(&data, &places)?;
+        let run_ends = RunEnds::new(data.labels.len(), rank);
         Ok(Self {
             data,
             settings,
@@ -291,6 +295,7 @@ impl Trainer {
             trainable,
             prior_of_label: None,
             loading_weight,
+            run_ends,
             step: 0,
         })
     }
@@ -370,6 +375,7 @@ impl Trainer {
                 temperature: self.settings.contrast_temperature,
             },
             exponent_weight: self.settings.exponent_weight,
+            run_ends: &self.run_ends,
             threads: self.settings.threads,
         };
         let factors = self.factors()?;
@@ -378,7 +384,8 @@ impl Trainer {
             &self.values("shared")?,
             &self.values("readouts")?,
         );
-        let BatchScores { one_step, forecast, contrast, exponent } = found.scores;
+        let BatchScores { one_step, forecast, contrast, exponent, run_ends } = found.scores.clone();
+        self.run_ends.take(&run_ends);
         let op = BatchLossOp::new(found);
         let loss = factors.apply_op3(self.tensor("shared"), self.tensor("readouts"), op)?;
         let gradients = (loss + self.penalty()?)?.backward()?;
@@ -431,6 +438,7 @@ impl Trainer {
             state.insert(format!("{}.first", p.name), p.first.clone());
             state.insert(format!("{}.second", p.name), p.second.clone());
         }
+        state.insert(RUN_ENDS.to_owned(), self.run_ends.states.clone());
         Ok(state)
     }
 
@@ -459,6 +467,15 @@ impl Trainer {
             p.first = first;
             p.second = second;
         }
+        let ends = state.remove(RUN_ENDS).ok_or(format!("array '{RUN_ENDS}' is missing"))?;
+        if ends.len() != self.run_ends.states.len() {
+            let expected = self.run_ends.states.len();
+            return Err(format!(
+                "array '{RUN_ENDS}': expected {expected} values, found {}",
+                ends.len()
+            ));
+        }
+        self.run_ends.states = ends;
         self.step = step;
         Ok(())
     }

@@ -1,5 +1,5 @@
-//! The network's own Lyapunov exponent as a part of the loss: along a noise-free run from a filtered
-//! state, against what is known of the task.
+//! The network's own Lyapunov exponent as a part of the loss: along a free run, with or without process
+//! noise, against what is known of the task.
 
 use super::adjoint::StepRecord;
 use super::{Gradient, Pass, dot};
@@ -13,10 +13,14 @@ const HUBER_PER_BIN: f32 = 0.01;
 const ADJOINT_KEPT: f32 = 0.98;
 
 /// A run whose exponent is known.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(crate) struct Exponent<T> {
-    /// Bin of the window behind which the run begins, under that bin's factors.
+    /// Bin of the window behind whose filtered state the run begins, under that bin's factors...
     pub(crate) from: usize,
+    /// ...unless a state is given, `[rank]`: where an earlier run of the same task ended.
+    pub(crate) start: Option<Vec<T>>,
+    /// Standard normal variates of the process noise, `[bins, rank]`; empty for a noise-free run.
+    pub(crate) noise: Vec<T>,
     /// Length of the run, bins.
     pub(crate) bins: usize,
     /// True largest exponent, per bin.
@@ -27,23 +31,36 @@ pub(crate) struct Exponent<T> {
     pub(crate) damped: bool,
 }
 
+/// What a run showed.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct ExponentFound<T> {
+    /// Largest exponent, per bin.
+    pub(crate) exponent: T,
+    /// Huber loss of its error.
+    pub(crate) loss: T,
+    /// The run's last state, `[rank]`.
+    pub(crate) end: Vec<T>,
+}
+
 impl<T: Real> Pass<'_, T> {
-    /// Exponent per bin of a run from `start [rank]`, and its Huber loss (squared error over twice the
-    /// threshold within it); adds `weight` times the loss' gradient with respect to the network.
+    /// A run from `filtered [rank]` or the state given: its exponent per bin, its Huber loss (squared
+    /// error over twice the threshold within it) and where it ended; adds `weight` times the loss'
+    /// gradient with respect to the network.
     #[inline(always)]
     pub(super) fn exponent(
         &self,
         of: &Exponent<T>,
         factor: usize,
-        start: &[T],
+        filtered: &[T],
         gradient: Option<&mut Gradient<T>>,
-    ) -> (T, T) {
+    ) -> ExponentFound<T> {
         let (rank, units, a) = (self.shape.rank, self.shape.units, self.leak());
         let bins = of.bins;
         let transient = TRANSIENT_BINS.min(bins / 2);
         let zeros = |n: usize| vec![T::zero(); n];
         let mut states = zeros((bins + 1) * rank);
-        states[..rank].copy_from_slice(start);
+        states[..rank].copy_from_slice(of.start.as_deref().unwrap_or(filtered));
+        let sd: Vec<T> = self.shared.log_process.iter().map(|q| (T::of(0.5) * *q).exp()).collect();
         let (mut phis, mut drives) = (zeros(bins * units), zeros(bins * rank));
         let mut transitions = zeros(bins * rank * rank);
         let mut tangents = zeros((bins + 1) * rank);
@@ -62,6 +79,12 @@ impl<T: Real> Pass<'_, T> {
                 &mut drives[h * rank..(h + 1) * rank],
                 &mut after[..rank],
             );
+            if !of.noise.is_empty() {
+                let noise = &of.noise[h * rank..(h + 1) * rank];
+                for ((x, n), sd) in after.iter_mut().zip(noise).zip(&sd) {
+                    *x += *n * *sd;
+                }
+            }
             let (v, next) = tangents[h * rank..].split_at_mut(rank);
             for r in 0..rank {
                 let row = &n[r * units..(r + 1) * units];
@@ -92,7 +115,9 @@ impl<T: Real> Pass<'_, T> {
         } else {
             error.abs() - half * threshold
         };
-        let Some(g) = gradient else { return (exponent, loss) };
+        let end = states[bins * rank..].to_vec();
+        let found = ExponentFound { exponent, loss, end };
+        let Some(g) = gradient else { return found };
         let slope = (error / threshold).max(-T::one()).min(T::one());
         let grown_bar = of.weight * slope / measured;
         let kept = if of.damped { T::of(ADJOINT_KEPT) } else { T::one() };
@@ -115,6 +140,14 @@ impl<T: Real> Pass<'_, T> {
                     transition_bar[r * rank + q] = u_bar[r] * v[q];
                 }
             }
+            if !of.noise.is_empty() {
+                // The noise's size is learned too.
+                let tail = rank * units + units + 1;
+                for r in 0..rank {
+                    g.shared[tail + r] +=
+                        state_bar[r] * T::of(0.5) * sd[r] * of.noise[h * rank + r];
+                }
+            }
             state_bar = self.pull_step(
                 &StepRecord {
                     mean: &states[h * rank..(h + 1) * rank],
@@ -128,6 +161,6 @@ impl<T: Real> Pass<'_, T> {
             );
             state_bar.iter_mut().for_each(|x| *x = *x * kept);
         }
-        (exponent, loss)
+        found
     }
 }

@@ -18,7 +18,7 @@ mod exponent;
 
 use crate::inference::kernels::{Real, invert};
 use adjoint::StepRecord;
-pub(crate) use exponent::Exponent;
+pub(crate) use exponent::{Exponent, ExponentFound};
 
 /// Sizes and weights of the loss.
 #[derive(Debug, Clone, Copy)]
@@ -140,8 +140,8 @@ pub(crate) struct Scores {
     pub(crate) one_step: Vec<f64>,
     /// Mean over the forecasts, nats per bin and channel.
     pub(crate) forecast: f64,
-    /// Loss of the exponent per bin; 0 where none is known.
-    pub(crate) exponent: f64,
+    /// What the run showed.
+    pub(crate) exponent: Option<ExponentFound<f32>>,
 }
 
 #[inline(always)]
@@ -393,15 +393,20 @@ impl<T: Real> Pass<'_, T> {
         } else {
             T::zero()
         };
-        let exponent = window.exponent.as_ref().map_or(T::zero(), |of| {
-            let start = tapes.get(of.from + 1).map_or(&mean, |tape| &tape.mean_before);
-            self.exponent(of, window.factor_of[of.from], start, gradient.as_deref_mut()).1
+        let exponent = window.exponent.as_ref().map(|of| {
+            let filtered = tapes.get(of.from + 1).map_or(&mean, |tape| &tape.mean_before);
+            self.exponent(of, window.factor_of[of.from], filtered, gradient.as_deref_mut())
         });
         if let Some(g) = gradient {
             self.backward(window, &tapes, &pull, g);
         }
-        let told = |x: T| x.to_f64().unwrap_or(f64::NAN);
-        Scores { one_step, forecast: told(forecast), exponent: told(exponent) }
+        let told = |x: T| x.to_f32().unwrap_or(f32::NAN);
+        let exponent = exponent.map(|e| ExponentFound {
+            exponent: told(e.exponent),
+            loss: told(e.loss),
+            end: e.end.into_iter().map(told).collect(),
+        });
+        Scores { one_step, forecast: forecast.to_f64().unwrap_or(f64::NAN), exponent }
     }
 
     /// Open-loop forecasts from filtered means; adds their gradient, and to `pull [bins, rank]` the
@@ -539,8 +544,16 @@ mod tests {
         let mut inputs = [wave(per_factor, 1.4, 0.3), wave(Shared::<f64>::len(&SHAPE), 0.9, 1.1)];
         let readout = SessionReadout::unpack(SHAPE.rank, 0, &[]);
         // Within the threshold of Huber's loss, and beyond it.
-        for target in [0.5, -0.02] {
-            let of = Exponent { from: 0, bins: 30, target, weight: 0.7, damped: false };
+        for (target, noise) in [(0.5, vec![]), (-0.02, wave(90, 1.2, 0.1))] {
+            let of = Exponent {
+                from: 0,
+                start: None,
+                noise,
+                bins: 30,
+                target,
+                weight: 0.7,
+                damped: false,
+            };
             let loss = |inputs: &[Vec<f64>; 2], gradient: Option<&mut Gradient<f64>>| {
                 let pass = Pass {
                     shape: &SHAPE,
@@ -548,8 +561,8 @@ mod tests {
                     readout: &readout,
                     factors: &inputs[0],
                 };
-                let (exponent, loss) = pass.exponent(&of, 0, &[0.4, -0.2, 0.9], gradient);
-                (exponent, of.weight * loss)
+                let found = pass.exponent(&of, 0, &[0.4, -0.2, 0.9], gradient);
+                (found.exponent, of.weight * found.loss)
             };
             let mut gradient = Gradient {
                 factors: vec![0.0; inputs[0].len()],
