@@ -126,7 +126,8 @@ fn own(model: &Model, readout: &Readout, e: &[f32], rng: &mut ChaCha8Rng, out: &
         let Some(at) = bins.iter().position(|&b| b == bin) else { continue };
         out[at].embedding(e, &vec![0.0; e.len()], &prior, estimate);
         let of = StatePosterior {
-            embedding: [&estimate.embedding_mean, &estimate.embedding_sd],
+            embedding: &estimate.embedding_mean,
+            embedding_covariance: &estimate.embedding_covariance,
             latent: [&estimate.latent, &estimate.latent_sd],
         };
         let (Some(truth), Some(found)) = (spectrum(model, e, &kappa), spectrum_interval(model, of))

@@ -10,14 +10,17 @@ use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
+use crate::dynamics::feature_count;
 use crate::model::{
-    CHANNELS_MAX, COMPONENTS_MAX, Dimensions, Hypernetwork, Model, Network, OnlineSettings,
-    REGIMES_MAX, Readout, RegimePrior,
+    CHANNELS_MAX, COMPONENTS_MAX, Dimensions, Hypernetwork, MetricHead, Model, Network,
+    OnlineSettings, REGIMES_MAX, Readout, RegimePrior,
 };
 use crate::regime::Verdict;
 
 /// Version of the directory's format.
-pub const FORMAT_VERSION: u32 = 2;
+pub const FORMAT_VERSION: u32 = 3;
+/// Oldest version that is read.
+const FORMAT_VERSION_MIN: u32 = 2;
 const FORMAT: &str = "regimed-model";
 /// File of arrays.
 pub const WEIGHTS_FILE: &str = "model.safetensors";
@@ -122,6 +125,8 @@ struct Card {
     bin_width_s: f64,
     regime_names: Vec<String>,
     online: OnlineSettings,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    metric_head: Option<MetricHead>,
     sessions: Vec<SessionCard>,
     prior: RegimePrior,
     provenance: Provenance,
@@ -197,11 +202,13 @@ pub fn from_bytes(dir: &Path, card: &[u8], weights: &[u8]) -> Result<Checkpoint,
     let no_card =
         |e: serde_json::Error| wrong(CARD_FILE, "content", "a model card".into(), e.to_string());
     let version: Version = serde_json::from_slice(card).map_err(no_card)?;
-    if version.format != FORMAT || version.format_version != FORMAT_VERSION {
+    if version.format != FORMAT
+        || !(FORMAT_VERSION_MIN..=FORMAT_VERSION).contains(&version.format_version)
+    {
         return Err(wrong(
             CARD_FILE,
             "format",
-            format!("{FORMAT} {FORMAT_VERSION}"),
+            format!("{FORMAT} {FORMAT_VERSION_MIN} to {FORMAT_VERSION}"),
             format!("{} {}", version.format, version.format_version),
         ));
     }
@@ -257,6 +264,11 @@ fn check_card(card: &Card) -> Result<(), Fault> {
             return fault(what, format!("1 to {CHANNELS_MAX}"), session.n_channels);
         }
         check_prior(&format!("session '{}' prior", session.name), &session.prior, card)?;
+    }
+    if let Some(head) = &card.metric_head
+        && let Err(found) = head.check(names.len(), feature_count(&card.dimensions))
+    {
+        return fault("metric_head", "regressions that fit the model's sizes", found);
     }
     let o = &card.online;
     let states = names.len() + 1;
@@ -436,6 +448,7 @@ fn assemble(card: &Card, mut arrays: Arrays) -> Result<Model, Fault> {
         readouts,
         prior: card.prior.clone(),
         online: card.online.clone(),
+        metric_head: card.metric_head.clone(),
     })
 }
 
@@ -482,6 +495,7 @@ pub fn save(dir: &Path, model: &Model, provenance: &Provenance) -> Result<(), Ch
         bin_width_s: model.bin_width_s,
         regime_names: model.regime_names.clone(),
         online: model.online.clone(),
+        metric_head: model.metric_head.clone(),
         sessions,
         prior: model.prior.clone(),
         provenance: provenance.clone(),

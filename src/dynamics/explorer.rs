@@ -180,13 +180,11 @@ impl Explorer {
         }
         self.starts.insert(0, of.latent[0].to_vec());
         self.starts.truncate(STARTS);
-        let at = |[mean, sd]: [&[f32]; 2], variates: &[f32]| -> Vec<f32> {
-            mean.iter().zip(sd).zip(variates).map(|((m, s), z)| m + s * z).collect()
-        };
+        let root = of.embedding_root();
         for draw in &mut self.draws {
-            draw.flow.set_embedding(model, &at(of.embedding, &draw.variates[0]));
+            draw.flow.set_embedding(model, &of.embedding_at(&root, &draw.variates[0]));
             if restart {
-                let kappa = at(of.latent, &draw.variates[1]);
+                let kappa = of.latent_at(&draw.variates[1]);
                 for run in [&mut draw.noise_free, &mut draw.driven] {
                     run.kappa.clone_from(&kappa);
                     run.sum.forget(0.0);
@@ -201,7 +199,7 @@ impl Explorer {
         let draw = &mut self.draws[next];
         let mut starts = self.starts.clone();
         starts.push(draw.noise_free.kappa.clone());
-        let e = at(of.embedding, &draw.variates[0]);
+        let e = of.embedding_at(&root, &draw.variates[0]);
         draw.points = Some(count(&fixed_points(model, &e, &starts)));
         self.portrait(model)
     }
@@ -379,9 +377,10 @@ mod tests {
     fn portrait(feedback: [f32; 4], refreshes: usize) -> Portrait {
         let model = planar(feedback);
         let mut explorer = Explorer::new(&model);
-        let (e, sd) = ([0.0f32], [0.1f32]);
+        let (e, variance) = ([0.0f32], [0.01f32]);
         let (k, k_sd) = ([0.3f32, -0.2], [0.3f32, 0.3]);
-        let of = StatePosterior { embedding: [&e, &sd], latent: [&k, &k_sd] };
+        let of =
+            StatePosterior { embedding: &e, embedding_covariance: &variance, latent: [&k, &k_sd] };
         let mut portrait = explorer.refresh(&model, of, Some(0));
         for _ in 1..refreshes {
             portrait = explorer.refresh(&model, of, Some(0));
@@ -445,8 +444,9 @@ mod tests {
     #[test]
     fn a_changed_label_begins_anew_and_the_same_calls_give_the_same() {
         let model = planar([0.5, -0.8, 0.8, 0.5]);
-        let (e, sd, k) = ([0.0f32], [0.1f32], [0.3f32, -0.2]);
-        let of = StatePosterior { embedding: [&e, &sd], latent: [&k, &k] };
+        let (e, variance, k) = ([0.0f32], [0.01f32], [0.3f32, -0.2]);
+        let of =
+            StatePosterior { embedding: &e, embedding_covariance: &variance, latent: [&k, &k] };
         let (mut one, mut two) = (Explorer::new(&model), Explorer::new(&model));
         for _ in 0..5 {
             assert_eq!(one.refresh(&model, of, Some(0)), two.refresh(&model, of, Some(0)));

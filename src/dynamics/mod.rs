@@ -4,6 +4,7 @@ mod explorer;
 mod fixed_points;
 mod flow;
 mod lyapunov;
+mod monitor;
 mod population;
 mod signature;
 mod spectrum;
@@ -12,6 +13,7 @@ pub use explorer::{Estimate, Explorer, PointCount, Portrait};
 pub use fixed_points::{FixedPoint, fixed_points};
 pub use flow::Flow;
 pub use lyapunov::{LyapunovSum, kaplan_yorke_dimension};
+pub use monitor::{Monitor, Position, Reading, feature_count};
 pub use population::{Branching, Population};
 pub use signature::Signature;
 pub use spectrum::{Spectrum, SpectrumInterval, StatePosterior, spectrum, spectrum_interval};
@@ -53,5 +55,6 @@ pub(crate) fn planar([a, b, c, d]: [f32; 4]) -> crate::model::Model {
             }],
         },
         online: OnlineSettings::new(1),
+        metric_head: None,
     }
 }

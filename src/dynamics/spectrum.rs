@@ -21,6 +21,8 @@ pub struct Spectrum {
     pub spectral_abscissa_per_s: f64,
     /// `|Im mu| / (2 pi tau)` of the eigenvalue with the largest real part, Hz.
     pub leading_frequency_hz: f64,
+    /// Spectral radius of the bare `J`, `D = I`: what is plotted where no state is chosen.
+    pub bare_radius: f64,
     /// `-1 / Re` of that eigenvalue of the continuous Jacobian, s: negative where it grows.
     pub leading_time_constant_s: f64,
 }
@@ -37,6 +39,8 @@ pub fn spectrum(model: &Model, e: &[f32], kappa: &[f32]) -> Option<Spectrum> {
     if !jacobian.iter().all(|x| x.is_finite()) {
         return None;
     }
+    let bare = model.bare_connectivity(&factors);
+    let bare = DMatrix::from_row_slice(rank, rank, &bare).complex_eigenvalues();
     let mut radius = 1.0 - a;
     // The N - rank directions outside the latents decay with tau.
     let mut leading = (-1.0f64, 0.0f64);
@@ -51,6 +55,7 @@ pub fn spectrum(model: &Model, e: &[f32], kappa: &[f32]) -> Option<Spectrum> {
         spectral_abscissa_per_s: leading.0 / tau_s,
         leading_frequency_hz: leading.1 / (std::f64::consts::TAU * tau_s),
         leading_time_constant_s: -tau_s / leading.0,
+        bare_radius: bare.iter().map(|mu| mu.re.hypot(mu.im)).fold(0.0, f64::max),
     };
     spectrum.spectral_radius.is_finite().then_some(spectrum)
 }
@@ -73,26 +78,67 @@ pub struct SpectrumInterval {
     pub leading_frequency_hz: [f64; 2],
 }
 
-/// A posterior over embedding and latents: means and standard deviations, dimension by dimension.
+/// A posterior over embedding and latents, the two independent.
 #[derive(Debug, Clone, Copy)]
 pub struct StatePosterior<'a> {
-    /// Of the embedding, `[embedding]`.
-    pub embedding: [&'a [f32]; 2],
-    /// Of the latents, `[rank]`.
+    /// Mean of the embedding, `[embedding]`.
+    pub embedding: &'a [f32],
+    /// Its covariance, the lower triangle row by row, `[embedding (embedding + 1) / 2]`.
+    pub embedding_covariance: &'a [f32],
+    /// Means and standard deviations of the latents, `[rank]` each.
     pub latent: [&'a [f32]; 2],
+}
+
+impl StatePosterior<'_> {
+    /// Lower triangular root `L` of the embedding's covariance `L L^T`, row by row; directions without
+    /// variance get none.
+    pub(super) fn embedding_root(&self) -> Vec<f32> {
+        let d = self.embedding.len();
+        let at = |i: usize, j: usize| i * (i + 1) / 2 + j;
+        let mut root = vec![0.0f64; d * (d + 1) / 2];
+        for i in 0..d {
+            for j in 0..=i {
+                let dot: f64 = (0..j).map(|k| root[at(i, k)] * root[at(j, k)]).sum();
+                let left = f64::from(self.embedding_covariance[at(i, j)]) - dot;
+                root[at(i, j)] = match (i == j, root[at(j, j)]) {
+                    (true, _) => left.max(0.0).sqrt(),
+                    (false, pivot) if pivot > 1e-9 => left / pivot,
+                    (false, _) => 0.0,
+                };
+            }
+        }
+        root.into_iter().map(|x| x as f32).collect()
+    }
+
+    /// The embedding `mean + L z` for standard normal `z`.
+    pub(super) fn embedding_at(&self, root: &[f32], z: &[f32]) -> Vec<f32> {
+        let row = |i: usize| &root[i * (i + 1) / 2..(i + 1) * (i + 2) / 2];
+        let moved = |i: usize| row(i).iter().zip(z).map(|(l, z)| l * z).sum::<f32>();
+        self.embedding.iter().enumerate().map(|(i, m)| m + moved(i)).collect()
+    }
+
+    /// Latents `mean + sd z`.
+    pub(super) fn latent_at(&self, z: &[f32]) -> Vec<f32> {
+        let [mean, sd] = self.latent;
+        mean.iter().zip(sd).zip(z).map(|((m, s), z)| m + s * z).collect()
+    }
 }
 
 /// The spectrum at a posterior's mean, with intervals: mean and standard deviation over draws from the
 /// posterior, the same normal variates every time.
 #[must_use]
 pub fn spectrum_interval(model: &Model, of: StatePosterior<'_>) -> Option<SpectrumInterval> {
-    let mean = spectrum(model, of.embedding[0], of.latent[0])?;
+    let mean = spectrum(model, of.embedding, of.latent[0])?;
     let mut rng = ChaCha8Rng::seed_from_u64(0);
-    let mut draw = |[mean, sd]: [&[f32]; 2]| -> Vec<f32> {
-        mean.iter().zip(sd).map(|(m, s)| m + s * rng.sample::<f32, _>(StandardNormal)).collect()
-    };
-    let drawn: Vec<Spectrum> =
-        (0..DRAWS).filter_map(|_| spectrum(model, &draw(of.embedding), &draw(of.latent))).collect();
+    let mut normals =
+        |n: usize| -> Vec<f32> { (0..n).map(|_| rng.sample(StandardNormal)).collect() };
+    let root = of.embedding_root();
+    let drawn: Vec<Spectrum> = (0..DRAWS)
+        .filter_map(|_| {
+            let e = of.embedding_at(&root, &normals(of.embedding.len()));
+            spectrum(model, &e, &of.latent_at(&normals(of.latent[0].len())))
+        })
+        .collect();
     let interval = |of: fn(&Spectrum) -> f64| {
         let n = drawn.len().max(1) as f64;
         let mean = drawn.iter().map(of).sum::<f64>() / n;
@@ -114,6 +160,19 @@ mod tests {
     use crate::dynamics::planar;
 
     #[test]
+    fn draws_have_the_posteriors_covariance() {
+        let covariance = [4.0, 1.2, 1.0, 0.0, 0.0, 0.0];
+        let of = StatePosterior {
+            embedding: &[1.0, 2.0, 3.0],
+            embedding_covariance: &covariance,
+            latent: [&[0.0], &[1.0]],
+        };
+        let root = of.embedding_root();
+        assert_eq!(of.embedding_at(&root, &[1.0, 0.0, 5.0]), [3.0, 2.6, 3.0]);
+        assert_eq!(of.embedding_at(&root, &[0.0, 1.0, 5.0]), [1.0, 2.8, 3.0]);
+    }
+
+    #[test]
     fn a_rotation_has_its_radius_frequency_and_time_constant() {
         let model = planar([0.5, -0.8, 0.8, 0.5]);
         let found = spectrum(&model, &[0.0], &[0.0, 0.0]).expect("finite");
@@ -123,6 +182,7 @@ mod tests {
         close(found.spectral_abscissa_per_s, -0.5 / tau);
         close(found.leading_frequency_hz, 0.8 / (std::f64::consts::TAU * tau));
         close(found.leading_time_constant_s, tau / 0.5);
+        close(found.bare_radius, 0.5f64.hypot(0.8));
     }
 
     #[test]

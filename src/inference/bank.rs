@@ -28,6 +28,9 @@ pub struct Estimate {
     pub embedding_mean: Vec<f32>,
     /// Standard deviation of each embedding dimension, `[embedding]`.
     pub embedding_sd: Vec<f32>,
+    /// Covariance of the embedding over all hypotheses, its lower triangle row by row,
+    /// `[embedding (embedding + 1) / 2]`.
+    pub embedding_covariance: Vec<f32>,
     /// `E[kappa | y_1..t]`, `[rank]`.
     pub latent: Vec<f32>,
     /// Standard deviation of each latent dimension, `[rank]`.
@@ -166,6 +169,7 @@ impl FilterBank {
                 unlabelled: 0.0,
                 embedding_mean: vec![0.0; dims.embedding],
                 embedding_sd: vec![0.0; dims.embedding],
+                embedding_covariance: vec![0.0; dims.embedding * (dims.embedding + 1) / 2],
                 latent: vec![0.0; rank],
                 latent_sd: vec![0.0; rank],
                 log_likelihood: 0.0,
@@ -419,7 +423,7 @@ impl FilterBank {
         out.posterior.fill(0.0);
         out.unlabelled = 0.0;
         out.embedding_mean.fill(0.0);
-        out.embedding_sd.fill(0.0);
+        out.embedding_covariance.fill(0.0);
         out.latent.fill(0.0);
         out.latent_sd.fill(0.0);
         for (k, h) in self.hypotheses.iter().enumerate() {
@@ -434,18 +438,25 @@ impl FilterBank {
         }
         for h in &self.hypotheses {
             let w = exp(h.log_weight);
+            let mut at = 0;
             for i in 0..d {
-                let at = rank + i;
-                let delta = h.mean[at] - out.embedding_mean[i];
-                out.embedding_sd[i] += w * (h.cov[at * stride + at] + delta * delta);
+                let delta = h.mean[rank + i] - out.embedding_mean[i];
+                for j in 0..=i {
+                    let other = h.mean[rank + j] - out.embedding_mean[j];
+                    let own = h.cov[(rank + i) * stride + rank + j];
+                    out.embedding_covariance[at] += w * (own + delta * other);
+                    at += 1;
+                }
             }
             for i in 0..rank {
                 let delta = h.mean[i] - out.latent[i];
                 out.latent_sd[i] += w * (h.cov[i * stride + i] + delta * delta);
             }
         }
-        let sds = out.embedding_sd.iter_mut().chain(&mut out.latent_sd);
-        sds.for_each(|v| *v = v.max(0.0).sqrt());
+        for i in 0..d {
+            out.embedding_sd[i] = out.embedding_covariance[i * (i + 3) / 2].max(0.0).sqrt();
+        }
+        out.latent_sd.iter_mut().for_each(|v| *v = v.max(0.0).sqrt());
         let power = 1.0 / self.temperature;
         let tempered = |p: f32| exp(p.max(1e-30).ln() * power);
         // Zero is not tempered: there is no hypothesis without a label.

@@ -13,10 +13,12 @@
 
 mod bin_width;
 mod hypernetwork;
+mod metric_head;
 mod prior;
 
 pub use bin_width::BIN_RATIO_MAX;
 pub use hypernetwork::{Factors, Hypernetwork};
+pub use metric_head::{MetricHead, RegimeHead};
 pub(crate) use prior::PriorFit;
 pub use prior::{Component, RegimePrior};
 
@@ -212,6 +214,8 @@ pub struct Model {
     pub prior: RegimePrior,
     /// Online settings.
     pub online: OnlineSettings,
+    /// Largest exponents as simulated truth taught them; `None` where recordings told none.
+    pub metric_head: Option<MetricHead>,
 }
 
 impl Model {
@@ -278,6 +282,19 @@ impl Model {
                 out[r] += a * factors.n[r * units + n] * phi;
             }
         }
+    }
+
+    /// `N(e)^T M`, `[rank, rank]` row-major: its eigenvalues are the nonzero ones of `J` itself.
+    #[must_use]
+    pub fn bare_connectivity(&self, factors: &Factors) -> Vec<f64> {
+        let (rank, units) = (self.dims.rank, self.dims.units);
+        let entry = |i: usize| -> f64 {
+            let (r, j) = (i / rank, i % rank);
+            (0..units)
+                .map(|n| f64::from(factors.n[r * units + n] * self.network.m[n * rank + j]))
+                .sum()
+        };
+        (0..rank * rank).map(entry).collect()
     }
 
     /// `N(e)^T D M`, `[rank, rank]` row-major, `D = diag tanh'(M kappa + b)`: its eigenvalues are

@@ -36,6 +36,7 @@ pub struct Outcome {
     pub unlabelled: f32,
     pub(crate) embedding_mean: [f32; EMBEDDING_MAX],
     pub(crate) embedding_sd: [f32; EMBEDDING_MAX],
+    pub(crate) embedding_covariance: [f32; EMBEDDING_MAX * (EMBEDDING_MAX + 1) / 2],
     pub(crate) latent: [f32; RANK_MAX],
     pub(crate) latent_sd: [f32; RANK_MAX],
     /// Predictive log-likelihood per channel, nats.
@@ -76,6 +77,7 @@ impl Outcome {
             unlabelled: estimate.unlabelled,
             embedding_mean: filled(&estimate.embedding_mean),
             embedding_sd: filled(&estimate.embedding_sd),
+            embedding_covariance: filled(&estimate.embedding_covariance),
             latent: filled(&estimate.latent),
             latent_sd: filled(&estimate.latent_sd),
             log_likelihood: estimate.log_likelihood,
@@ -112,7 +114,8 @@ impl Wording {
     pub fn state<'a>(&self, outcome: &'a Outcome) -> StatePosterior<'a> {
         let (d, rank) = (self.embedding, self.rank);
         StatePosterior {
-            embedding: [&outcome.embedding_mean[..d], &outcome.embedding_sd[..d]],
+            embedding: &outcome.embedding_mean[..d],
+            embedding_covariance: &outcome.embedding_covariance[..d * (d + 1) / 2],
             latent: [&outcome.latent[..rank], &outcome.latent_sd[..rank]],
         }
     }
@@ -141,8 +144,8 @@ impl Wording {
             regime: o.label.map_or_else(String::new, |l| l.name(&self.regime_names).to_owned()),
             posterior: self.posterior(o).to_vec(),
             regime_names: self.regime_names.clone(),
-            embedding_mean: state.embedding[0].to_vec(),
-            embedding_sd: state.embedding[1].to_vec(),
+            embedding_mean: state.embedding.to_vec(),
+            embedding_sd: o.embedding_sd[..self.embedding].to_vec(),
             latent: state.latent[0].to_vec(),
             latent_sd: state.latent[1].to_vec(),
             log_likelihood: o.log_likelihood,

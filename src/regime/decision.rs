@@ -76,6 +76,15 @@ impl Label {
     /// Name shown for [`Label::Unknown`].
     pub const UNKNOWN: &'static str = "unknown";
 
+    /// The regime, if it is one.
+    #[must_use]
+    pub fn regime(self) -> Option<usize> {
+        match self {
+            Self::Regime(r) => Some(r),
+            Self::Unknown => None,
+        }
+    }
+
     /// The label's name.
     #[must_use]
     pub fn name(self, regime_names: &[String]) -> &str {

@@ -102,6 +102,9 @@ pub struct HeldOut {
     pub counts: Vec<f32>,
     /// Regime per bin.
     pub regime: Vec<Option<usize>>,
+    /// True largest exponents of its task, without noise and with, 1/s; `None` where the recording does
+    /// not tell them, or it is of several tasks.
+    pub exponents: [Option<f64>; 2],
 }
 
 /// Recordings made ready for training.
@@ -122,6 +125,8 @@ pub struct Dataset {
     /// True largest exponents of each label's task, without noise and with, 1/s, where recordings tell
     /// them.
     pub(crate) exponents: Vec<[Option<f64>; 2]>,
+    /// Whether all there is to each label's task is one stable fixed point.
+    pub(crate) one_point: Vec<bool>,
     pub(crate) steps: StepCounts,
     /// The same with unlabelled bins left out: what follows them was entered from what came before.
     pub(crate) labelled_steps: StepCounts,
@@ -191,6 +196,7 @@ impl Dataset {
             streams: Vec::new(),
             labels: Vec::new(),
             exponents: Vec::new(),
+            one_point: Vec::new(),
             steps: StepCounts::default(),
             labelled_steps: StepCounts::default(),
         };
@@ -215,6 +221,7 @@ impl Dataset {
                     session,
                     counts: trial.counts.iter().map(|&c| f32::from(c)).collect(),
                     regime: trial.regime.iter().map(|r| r.map(|r| regimes[r])).collect(),
+                    exponents: exponents(&trial),
                 });
             }
         }
@@ -320,12 +327,12 @@ impl Dataset {
             })
             .collect();
         self.exponents.resize(self.labels.len(), [None; 2]);
+        self.one_point.resize(self.labels.len(), false);
         // Of one task: what is true of it is true of each of its trials.
-        if let Some(&label) = label_of.first()
-            && label_of.iter().all(|l| *l == label)
-        {
-            let truth = &trial.truth;
-            self.exponents[label] = [truth.lyapunov_max_noise_free_per_s, truth.lyapunov_max_per_s];
+        if let Some(&label) = label_of.first() {
+            self.exponents[label] = exponents(trial);
+            let points = (trial.truth.stable_points, trial.truth.unstable_points);
+            self.one_point[label] = points == (Some(1.0), Some(0.0));
         }
         Stream { session, counts: trial.counts.iter().map(|&c| f32::from(c)).collect(), label_of }
     }
@@ -373,7 +380,11 @@ impl Dataset {
             bins: of.run_bins,
             per_bin: (per_s * self.bin_width_s) as f32,
             noise_seed,
-            goes_on: rng.random_bool(0.5),
+            start: match rng.random_range(0..4) {
+                0 => RunStart::Filtered,
+                1 | 2 => RunStart::GoesOn,
+                _ => RunStart::Elsewhere(rng.random_range(0..self.labels.len())),
+            },
         })
     }
 
@@ -403,6 +414,17 @@ impl Dataset {
     }
 }
 
+/// Where a run begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum RunStart {
+    /// At the window's filtered state.
+    Filtered,
+    /// Where the label's last run ended, if there was one.
+    GoesOn,
+    /// Where another label's last run ended, if there was one.
+    Elsewhere(usize),
+}
+
 /// A run of the network itself from one of a window's states.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct Run {
@@ -412,8 +434,8 @@ pub(crate) struct Run {
     pub(crate) label: usize,
     /// Seed of its process noise; `None`: noise-free.
     pub(crate) noise_seed: Option<u64>,
-    /// Whether it goes on where the label's last one ended.
-    pub(crate) goes_on: bool,
+    /// Where it begins.
+    pub(crate) start: RunStart,
     /// Its length, bins.
     pub(crate) bins: usize,
     /// The true exponent, per bin.
@@ -450,6 +472,15 @@ pub(crate) struct Rival {
     pub(crate) to: usize,
     /// Index into the dataset's labels.
     pub(crate) label: usize,
+}
+
+/// What is true of a trial's one task.
+fn exponents(trial: &Trial) -> [Option<f64>; 2] {
+    let labels = || trial.task.iter().zip(&trial.regime);
+    if labels().any(|l| Some(l) != labels().next()) {
+        return [None; 2];
+    }
+    [trial.truth.lyapunov_max_noise_free_per_s, trial.truth.lyapunov_max_per_s]
 }
 
 fn position_or_push<T>(

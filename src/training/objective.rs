@@ -8,7 +8,7 @@ use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use rand_distr::StandardNormal;
 
-use super::data::{Dataset, Drawn, Run};
+use super::data::{Dataset, Drawn, Run, RunStart};
 use super::filter::{Exponent, Gradient, LossShape, Pass, SessionReadout, Shared, Window};
 
 /// Windows are dealt to this many groups; sums run within a group, then over groups in order, so a
@@ -43,6 +43,8 @@ pub(crate) struct Contrast {
     pub(crate) temperature: f64,
 }
 
+/// Weight of a run's squared distance from the one stable point there is, beside the exponents'.
+const ATTRACTOR_WEIGHT: f32 = 0.02;
 /// Rivals less probable than this get no gradient.
 const RIVAL_MIN: f64 = 1e-3;
 
@@ -271,7 +273,18 @@ impl BatchLoss<'_> {
         let rank = self.shape.rank;
         let exponent = drawn.exponent.map(|run| Exponent {
             from: run.from,
-            start: run.goes_on.then(|| self.run_ends.of(&run)).flatten(),
+            start: match run.start {
+                RunStart::Filtered => None,
+                RunStart::GoesOn => self.run_ends.of(&run),
+                RunStart::Elsewhere(label) => self.run_ends.of(&Run { label, ..run }),
+            },
+            attractor: match run.start {
+                RunStart::Elsewhere(_) if self.data.one_point[run.label] => {
+                    let point = self.run_ends.of(&Run { noise_seed: None, ..run });
+                    point.map(|p| (p, ATTRACTOR_WEIGHT * self.exponent_weight as f32))
+                }
+                _ => None,
+            },
             noise: run.noise_seed.map_or_else(Vec::new, |seed| {
                 let rng = ChaCha8Rng::seed_from_u64(seed);
                 rng.sample_iter(StandardNormal).take(run.bins * rank).collect()

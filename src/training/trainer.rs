@@ -550,6 +550,7 @@ impl Trainer {
                 log_rate_bounds: self.settings.log_rate_bounds,
                 ..OnlineSettings::new(self.data.regime_names.len())
             },
+            metric_head: None,
         })
     }
 }

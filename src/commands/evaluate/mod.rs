@@ -1,6 +1,7 @@
 //! `regimed evaluate`: streams recordings through the engine that serves, and scores them.
 
 mod decisions;
+mod dynamics;
 mod plots;
 mod stream;
 
@@ -20,6 +21,7 @@ use crate::daemon::builtin_model;
 use crate::recording::Trial;
 use crate::regime::{ChangeScore, ChangeVerdict, Score, Verdict};
 use decisions::Decisions;
+use dynamics::{ByLabel, LabelRow, TruthRow};
 use stream::{Tally, Timeline};
 
 /// Times after a start or change at which accuracy is told, seconds.
@@ -49,17 +51,6 @@ pub struct EvaluateArgs {
     pub recordings: RecordingArgs,
 }
 
-/// A regime's true and found dynamics, means over tasks.
-#[derive(Debug, Clone, Serialize)]
-struct MetricRow {
-    regime: String,
-    tasks: usize,
-    lyapunov_max_per_s: f64,
-    spectral_abscissa_per_s: f64,
-    frequency_hz: f64,
-    leading_frequency_hz: f64,
-}
-
 /// The report in numbers.
 #[derive(Debug, Clone, Serialize)]
 struct Report {
@@ -82,7 +73,10 @@ struct Report {
     mean_log_likelihood: f64,
     /// p50, p99, p99.9 and the largest time of a bin, microseconds.
     compute_us: [f64; 4],
-    metrics: Vec<MetricRow>,
+    /// p50, p99, p99.9 and the largest time of a reading of the dynamics, microseconds.
+    reading_us: [f64; 4],
+    dynamics_by_label: Vec<LabelRow>,
+    dynamics_against_truth: Vec<TruthRow>,
 }
 
 /// Runs the command.
@@ -111,7 +105,9 @@ pub fn run(args: &EvaluateArgs) -> Result<()> {
         unknown_bins: 0,
         bins: 0,
         log_likelihood: 0.0,
-        dynamics: Vec::new(),
+        by_label: ByLabel::default(),
+        compared: Vec::new(),
+        reading: Durations::default(),
         decisions: args.decisions.is_some().then(Decisions::default),
     };
     let mut sessions: Vec<(String, Score)> = Vec::new();
@@ -222,7 +218,9 @@ fn report(
         unknown_fraction: tally.unknown_bins as f64 / bins,
         mean_log_likelihood: tally.log_likelihood / bins,
         compute_us: tally.compute.percentiles(),
-        metrics: tally.metric_rows(&model.regime_names),
+        reading_us: tally.reading.percentiles(),
+        dynamics_by_label: tally.by_label.rows(&model.regime_names),
+        dynamics_against_truth: dynamics::truth_rows(&tally.compared, &model.regime_names),
     }
 }
 
@@ -261,6 +259,8 @@ fn table(r: &Report) -> String {
     line(format!(
         "compute    p50 {p50:.0}, p99 {p99:.0}, p99.9 {p999:.0}, max {max:.0} us per bin"
     ));
+    let [p50, p99, _, max] = r.reading_us;
+    line(format!("dynamics   p50 {p50:.0}, p99 {p99:.0}, max {max:.0} us per reading"));
     line(format!("log-likelihood {:.4} nats per channel and bin", r.mean_log_likelihood));
     line(String::new());
     let width = r.regime_names.iter().map(String::len).max().unwrap_or(0).max(8);
@@ -276,24 +276,7 @@ fn table(r: &Report) -> String {
         }
         line(text);
     }
-    if !r.metrics.is_empty() {
-        line(String::new());
-        line(format!(
-            "{:width$}  tasks  true lyapunov /s  abscissa /s  true Hz  leading Hz",
-            "means"
-        ));
-        for m in &r.metrics {
-            line(format!(
-                "{:width$}  {:>5}  {:>16.2}  {:>11.2}  {:>7.2}  {:>10.2}",
-                m.regime,
-                m.tasks,
-                m.lyapunov_max_per_s,
-                m.spectral_abscissa_per_s,
-                m.frequency_hz,
-                m.leading_frequency_hz
-            ));
-        }
-    }
+    out.push_str(&dynamics::tables(&r.dynamics_by_label, &r.dynamics_against_truth, width));
     out
 }
 

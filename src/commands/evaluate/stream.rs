@@ -5,17 +5,17 @@ use std::time::Instant;
 use anyhow::{Context, Result};
 
 use super::super::scoreboard::Durations;
-use super::MetricRow;
 use super::decisions::Decisions;
-use crate::dynamics::spectrum;
+use super::dynamics::{ByLabel, COMPARED_AFTER_S, COMPARED_FROM_S, Compared};
+use crate::dynamics::{Monitor, Position, Reading, StatePosterior};
 use crate::inference::Adaptation;
 use crate::model::Model;
-use crate::recording::Trial;
+use crate::recording::{DynamicsTruth, Trial};
 use crate::regime::{ChangeScore, DecisionRule, Engine, Label, Score};
 
-/// Time between spectra, seconds.
+/// Time between readings of the dynamics, seconds.
 const METRICS_EVERY_S: f64 = 0.1;
-/// Spectra count from here on in a stream, seconds.
+/// They count from here on in a stream, seconds.
 const METRICS_FROM_S: f64 = 0.5;
 /// Bins kept for the timeline's plot.
 pub(super) const TIMELINE_BINS: usize = 4000;
@@ -35,16 +35,6 @@ impl Timeline {
     }
 }
 
-/// A task's true and found dynamics.
-#[derive(Debug, Clone)]
-pub(super) struct Dynamics {
-    regime: usize,
-    lyapunov_max_per_s: f64,
-    frequency_hz: f64,
-    abscissa_per_s: f64,
-    leading_frequency_hz: f64,
-}
-
 /// Everything counted.
 pub(super) struct Tally {
     /// What the decision rule allows.
@@ -55,7 +45,10 @@ pub(super) struct Tally {
     pub(super) unknown_bins: u64,
     pub(super) bins: u64,
     pub(super) log_likelihood: f64,
-    pub(super) dynamics: Vec<Dynamics>,
+    pub(super) by_label: ByLabel,
+    pub(super) compared: Vec<Compared>,
+    /// Time of a reading of the dynamics, ms.
+    pub(super) reading: Durations,
     /// Every bin's, where asked for.
     pub(super) decisions: Option<Decisions>,
 }
@@ -80,7 +73,10 @@ impl Tally {
         let n = engine.n_channels();
         let every = (METRICS_EVERY_S / model.bin_width_s).round().max(1.0) as usize;
         let from = (METRICS_FROM_S / model.bin_width_s).round() as usize;
-        let (mut abscissa, mut frequency, mut spectra) = (0.0, 0.0, 0u32);
+        let mut monitor = Monitor::new(model, n);
+        self.by_label.start_stream();
+        let compared_at = (COMPARED_AFTER_S / model.bin_width_s).round() as usize;
+        let mut newest: Option<Reading> = None;
         let mut seen = Timeline::default();
         let mut counts = vec![0.0f32; n];
         for (bin, (row, &truth)) in trial.counts.chunks_exact(n).zip(&trial.regime).enumerate() {
@@ -109,50 +105,37 @@ impl Tally {
                 seen.truth.push(truth);
                 seen.posterior.push(estimate.posterior.clone());
             }
-            if trial.truth.lyapunov_max_per_s.is_some()
-                && bin >= from
-                && bin % every == 0
-                && let Some(s) = spectrum(model, &estimate.embedding_mean, &estimate.latent)
-            {
-                abscissa += s.spectral_abscissa_per_s;
-                frequency += s.leading_frequency_hz;
-                spectra += 1;
+            monitor.push_counts(Some(&counts));
+            monitor.push_latent(&estimate.latent);
+            if (bin + 1).is_multiple_of(every) {
+                let at = Position {
+                    state: StatePosterior {
+                        embedding: &estimate.embedding_mean,
+                        embedding_covariance: &estimate.embedding_covariance,
+                        latent: [&estimate.latent, &estimate.latent_sd],
+                    },
+                    posterior: &estimate.posterior,
+                    label: said,
+                };
+                let began = Instant::now();
+                let reading = monitor.refresh(model, &at);
+                self.reading.push(began.elapsed().as_secs_f64() * 1e6);
+                if let Some(reading) = reading {
+                    if bin >= from {
+                        self.by_label.push(truth, &reading);
+                    }
+                    if bin < compared_at {
+                        newest = Some(reading);
+                    }
+                }
             }
         }
-        if let (Some(lyapunov), Some(Some(regime)), true) =
-            (trial.truth.lyapunov_max_per_s, trial.regime.first(), spectra > 0)
+        let long = trial.n_bins() as f64 * model.bin_width_s >= COMPARED_FROM_S;
+        if let (true, true, Some(Some(regime)), Some(found)) =
+            (long, trial.truth != DynamicsTruth::default(), trial.regime.first(), newest)
         {
-            self.dynamics.push(Dynamics {
-                regime: *regime,
-                lyapunov_max_per_s: lyapunov,
-                frequency_hz: trial.truth.frequency_hz.unwrap_or(0.0),
-                abscissa_per_s: abscissa / f64::from(spectra),
-                leading_frequency_hz: frequency / f64::from(spectra),
-            });
+            self.compared.push(Compared { regime: *regime, truth: trial.truth, found });
         }
         Ok(seen)
-    }
-
-    /// Means per regime.
-    pub(super) fn metric_rows(&self, names: &[String]) -> Vec<MetricRow> {
-        names
-            .iter()
-            .enumerate()
-            .filter_map(|(regime, name)| {
-                let of: Vec<&Dynamics> =
-                    self.dynamics.iter().filter(|d| d.regime == regime).collect();
-                let mean = |get: fn(&Dynamics) -> f64| {
-                    of.iter().map(|d| get(d)).sum::<f64>() / of.len() as f64
-                };
-                (!of.is_empty()).then(|| MetricRow {
-                    regime: name.clone(),
-                    tasks: of.len(),
-                    lyapunov_max_per_s: mean(|d| d.lyapunov_max_per_s),
-                    spectral_abscissa_per_s: mean(|d| d.abscissa_per_s),
-                    frequency_hz: mean(|d| d.frequency_hz),
-                    leading_frequency_hz: mean(|d| d.leading_frequency_hz),
-                })
-            })
-            .collect()
     }
 }

@@ -8,7 +8,7 @@ use crate::inference::kernels::Real;
 /// Bins before the tangent vector counts: it turns towards the fastest direction.
 const TRANSIENT_BINS: usize = 40;
 /// Errors beyond this weigh by their size, not their square, per bin.
-const HUBER_PER_BIN: f32 = 0.01;
+const HUBER_PER_BIN: f32 = 0.003;
 /// The adjoint of a chaotic run grows as the run does; each bin keeps this share of it.
 const ADJOINT_KEPT: f32 = 0.98;
 
@@ -27,6 +27,9 @@ pub(crate) struct Exponent<T> {
     pub(crate) target: T,
     /// Weight in the gradient.
     pub(crate) weight: T,
+    /// Where the run must end, `[rank]`, and the weight of the squared distance: a task with one stable
+    /// point leads there from anywhere.
+    pub(crate) attractor: Option<(Vec<T>, T)>,
     /// Whether the adjoint is damped; checks against finite differences want it whole.
     pub(crate) damped: bool,
 }
@@ -122,6 +125,12 @@ impl<T: Real> Pass<'_, T> {
         let grown_bar = of.weight * slope / measured;
         let kept = if of.damped { T::of(ADJOINT_KEPT) } else { T::one() };
         let (mut v_bar, mut state_bar) = (zeros(rank), zeros(rank));
+        if let Some((point, weight)) = &of.attractor {
+            let last = &states[bins * rank..];
+            for ((bar, x), p) in state_bar.iter_mut().zip(last).zip(point) {
+                *bar = T::of(2.0) * *weight * (*x - *p);
+            }
+        }
         let mut u_bar = zeros(rank);
         let mut transition_bar = zeros(rank * rank);
         for h in (0..bins).rev() {

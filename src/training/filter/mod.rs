@@ -552,6 +552,7 @@ mod tests {
                 bins: 30,
                 target,
                 weight: 0.7,
+                attractor: Some((vec![0.3, 0.1, -0.6], 0.4)),
                 damped: false,
             };
             let loss = |inputs: &[Vec<f64>; 2], gradient: Option<&mut Gradient<f64>>| {
@@ -562,7 +563,10 @@ mod tests {
                     factors: &inputs[0],
                 };
                 let found = pass.exponent(&of, 0, &[0.4, -0.2, 0.9], gradient);
-                (found.exponent, of.weight * found.loss)
+                let (point, weight) = of.attractor.as_ref().expect("set above");
+                let away: f64 =
+                    found.end.iter().zip(point).map(|(x, p)| weight * (x - p).powi(2)).sum();
+                (found.exponent, of.weight * found.loss + away)
             };
             let mut gradient = Gradient {
                 factors: vec![0.0; inputs[0].len()],

@@ -1,0 +1,312 @@
+//! Dynamics found, by regime, and against what is true of simulated tasks.
+
+use std::fmt::Write as _;
+
+use serde::Serialize;
+
+use crate::dynamics::{Estimate, Reading, Signature};
+use crate::recording::DynamicsTruth;
+
+/// Time of a stream after which a task's dynamics are compared, seconds...
+pub(super) const COMPARED_AFTER_S: f64 = 4.0;
+/// ...or at its end, if it is at least this long.
+pub(super) const COMPARED_FROM_S: f64 = 2.0;
+/// Frequencies within this share of the true one are right.
+const FREQUENCY_WITHIN: f64 = 0.05;
+/// An exponent within this of 0 counts for 0 where signs are compared, 1/s.
+const ZERO_WITHIN_PER_S: f64 = 0.25;
+/// Standard normal quantile of a 90 % interval.
+const HALF_WIDTH: f64 = 1.645;
+
+/// One task: truth and what was found.
+#[derive(Debug, Clone)]
+pub(super) struct Compared {
+    pub(super) regime: usize,
+    pub(super) truth: DynamicsTruth,
+    pub(super) found: Reading,
+}
+
+/// How an exponent was found.
+#[derive(Debug, Clone, Serialize)]
+pub(super) struct ExponentRow {
+    /// Mean truth, 1/s.
+    truth: f64,
+    /// Mean found.
+    found: f64,
+    /// Mean absolute error.
+    error: f64,
+    /// Correlation over tasks.
+    correlation: Option<f64>,
+    /// Share of 90 % intervals that hold the truth.
+    coverage: f64,
+    /// Share of tasks in which the sign is right; tasks whose truth is within 0.25 /s of 0 are left out.
+    sign: Option<f64>,
+}
+
+/// A regime's tasks.
+#[derive(Debug, Clone, Serialize)]
+pub(super) struct TruthRow {
+    regime: String,
+    tasks: usize,
+    /// The model's free runs without noise, and along noisy paths.
+    model_noise_free: Option<ExponentRow>,
+    model_driven: Option<ExponentRow>,
+    /// As learned from simulated truth.
+    learned_noise_free: Option<ExponentRow>,
+    learned_driven: Option<ExponentRow>,
+    /// Median relative error of the frequency where the truth oscillates, and share within 5 %.
+    frequency_error: Option<f64>,
+    frequency_right: Option<f64>,
+    /// Share of tasks with the right numbers of stable and unstable fixed points.
+    points_right: Option<f64>,
+    stable_points_right: Option<f64>,
+    /// `(signature, share)`.
+    signatures: Vec<(&'static str, f64)>,
+}
+
+/// Means over all refreshes while a label was true, with 90 % intervals from streams' means.
+#[derive(Debug, Clone, Serialize)]
+pub(super) struct LabelRow {
+    regime: String,
+    streams: usize,
+    /// `[mean, low, high]` each.
+    spectral_radius: [f64; 3],
+    spectral_abscissa_per_s: [f64; 3],
+    leading_frequency_hz: [f64; 3],
+    bare_radius: [f64; 3],
+    lyapunov_max_noise_free_per_s: [f64; 3],
+    kaplan_yorke_dimension: [f64; 3],
+}
+
+/// Sums of one stream's readings under one label.
+#[derive(Debug, Clone, Copy, Default)]
+struct Sums {
+    n: f64,
+    of: [f64; 6],
+}
+
+/// What was found while each label was true.
+#[derive(Debug, Clone, Default)]
+pub(super) struct ByLabel {
+    /// By stream, `(label, sums)`.
+    streams: Vec<Vec<(usize, Sums)>>,
+}
+
+impl ByLabel {
+    pub(super) fn start_stream(&mut self) {
+        self.streams.push(Vec::new());
+    }
+
+    pub(super) fn push(&mut self, label: Option<usize>, r: &Reading) {
+        let (Some(label), Some(stream)) = (label, self.streams.last_mut()) else { return };
+        let at = stream.iter().position(|s| s.0 == label).unwrap_or_else(|| {
+            stream.push((label, Sums::default()));
+            stream.len() - 1
+        });
+        let sums = &mut stream[at].1;
+        sums.n += 1.0;
+        let s = &r.spectrum.mean;
+        let values = [
+            s.spectral_radius,
+            s.spectral_abscissa_per_s,
+            s.leading_frequency_hz,
+            s.bare_radius,
+            r.portrait.lyapunov_max_noise_free_per_s.mean,
+            r.portrait.kaplan_yorke_dimension.mean,
+        ];
+        sums.of.iter_mut().zip(values).for_each(|(s, v)| *s += v);
+    }
+
+    pub(super) fn rows(&self, names: &[String]) -> Vec<LabelRow> {
+        let row = |(label, name): (usize, &String)| {
+            let of: Vec<Sums> = self
+                .streams
+                .iter()
+                .flat_map(|s| s.iter().filter(|s| s.0 == label).map(|s| s.1))
+                .collect();
+            let mean = |i: usize| {
+                let values: Vec<f64> = of.iter().map(|s| s.of[i] / s.n).collect();
+                let total: f64 = of.iter().map(|s| s.n).sum();
+                let mean = of.iter().map(|s| s.of[i]).sum::<f64>() / total;
+                let n = values.len() as f64;
+                let square: f64 = values.iter().map(|v| (v - mean).powi(2)).sum();
+                let half = HALF_WIDTH * (square / (n - 1.0).max(1.0) / n).sqrt();
+                [mean, mean - half, mean + half]
+            };
+            (!of.is_empty()).then(|| LabelRow {
+                regime: name.clone(),
+                streams: of.len(),
+                spectral_radius: mean(0),
+                spectral_abscissa_per_s: mean(1),
+                leading_frequency_hz: mean(2),
+                bare_radius: mean(3),
+                lyapunov_max_noise_free_per_s: mean(4),
+                kaplan_yorke_dimension: mean(5),
+            })
+        };
+        names.iter().enumerate().filter_map(row).collect()
+    }
+}
+
+fn exponent(pairs: &[(f64, Estimate)]) -> Option<ExponentRow> {
+    if pairs.is_empty() {
+        return None;
+    }
+    let n = pairs.len() as f64;
+    let mean = |of: &dyn Fn(&(f64, Estimate)) -> f64| pairs.iter().map(of).sum::<f64>() / n;
+    let (truth, found) = (mean(&|p| p.0), mean(&|p| p.1.mean));
+    let cov = mean(&|p| (p.0 - truth) * (p.1.mean - found));
+    let var = mean(&|p| (p.0 - truth).powi(2)) * mean(&|p| (p.1.mean - found).powi(2));
+    let signed: Vec<&(f64, Estimate)> =
+        pairs.iter().filter(|p| p.0.abs() > ZERO_WITHIN_PER_S).collect();
+    let right = signed.iter().filter(|p| p.0.signum() == p.1.mean.signum()).count();
+    Some(ExponentRow {
+        truth,
+        found,
+        error: mean(&|p| (p.0 - p.1.mean).abs()),
+        correlation: (n > 2.0 && var > 1e-12).then(|| cov / var.sqrt()),
+        coverage: mean(&|p| f64::from(u8::from(p.1.low <= p.0 && p.0 <= p.1.high))),
+        sign: (!signed.is_empty()).then(|| right as f64 / signed.len() as f64),
+    })
+}
+
+/// Truth against what was found, by regime.
+pub(super) fn truth_rows(compared: &[Compared], names: &[String]) -> Vec<TruthRow> {
+    let row = |(regime, name): (usize, &String)| {
+        let of: Vec<&Compared> = compared.iter().filter(|c| c.regime == regime).collect();
+        if of.is_empty() {
+            return None;
+        }
+        let pairs = |truth: fn(&DynamicsTruth) -> Option<f64>,
+                     found: &dyn Fn(&Reading) -> Option<Estimate>| {
+            let pairs: Vec<(f64, Estimate)> =
+                of.iter().filter_map(|c| Some((truth(&c.truth)?, found(&c.found)?))).collect();
+            exponent(&pairs)
+        };
+        let free = |t: &DynamicsTruth| t.lyapunov_max_noise_free_per_s;
+        let driven = |t: &DynamicsTruth| t.lyapunov_max_per_s;
+        let mut frequency: Vec<f64> = of
+            .iter()
+            .filter_map(|c| {
+                let truth = c.truth.frequency_hz.filter(|f| *f > 0.0)?;
+                let found = c.found.portrait.oscillation_hz.map_or(0.0, |f| f.mean);
+                Some((found / truth - 1.0).abs())
+            })
+            .collect();
+        frequency.sort_by(f64::total_cmp);
+        let share = |n: usize, of: usize| n as f64 / of as f64;
+        let points: Vec<[bool; 2]> = of
+            .iter()
+            .filter_map(|c| {
+                let truth = [c.truth.stable_points?, c.truth.unstable_points?];
+                let found = c.found.portrait.fixed_points?;
+                let stable = found.stable as f64 == truth[0];
+                Some([stable, stable && found.unstable as f64 == truth[1]])
+            })
+            .collect();
+        let right = |i: usize| share(points.iter().filter(|p| p[i]).count(), points.len().max(1));
+        let signatures = Signature::ALL
+            .into_iter()
+            .map(|s| (s.name(), of.iter().filter(|c| c.found.portrait.signature == s).count()))
+            .filter(|s| s.1 > 0)
+            .map(|(name, count)| (name, share(count, of.len())))
+            .collect();
+        Some(TruthRow {
+            regime: name.clone(),
+            tasks: of.len(),
+            model_noise_free: pairs(free, &|r| Some(r.portrait.lyapunov_max_noise_free_per_s)),
+            model_driven: pairs(driven, &|r| Some(r.portrait.lyapunov_max_driven_per_s)),
+            learned_noise_free: pairs(free, &|r| Some(r.lyapunov_learned_per_s?[0])),
+            learned_driven: pairs(driven, &|r| Some(r.lyapunov_learned_per_s?[1])),
+            frequency_error: frequency.get(frequency.len() / 2).copied(),
+            frequency_right: (!frequency.is_empty()).then(|| {
+                share(frequency.iter().filter(|e| **e <= FREQUENCY_WITHIN).count(), frequency.len())
+            }),
+            points_right: (!points.is_empty()).then(|| right(1)),
+            stable_points_right: (!points.is_empty()).then(|| right(0)),
+            signatures,
+        })
+    };
+    names.iter().enumerate().filter_map(row).collect()
+}
+
+/// Both tables in words.
+pub(super) fn tables(by_label: &[LabelRow], truth: &[TruthRow], width: usize) -> String {
+    let mut out = String::new();
+    let told = |x: Option<f64>| x.map_or("-".into(), |x| format!("{x:.2}"));
+    if !by_label.is_empty() {
+        let _ = writeln!(
+            out,
+            "\n{:width$}  {:>20}  {:>22}  {:>8}  {:>11}  {:>15}",
+            "mean dynamics",
+            "spectral radius",
+            "abscissa /s",
+            "Hz",
+            "bare radius",
+            "free exponent /s"
+        );
+        for r in by_label {
+            let [radius, low, high] = r.spectral_radius;
+            let radius = format!("{radius:.3} [{low:.3} {high:.3}]");
+            let [abscissa, low, high] = r.spectral_abscissa_per_s;
+            let abscissa = format!("{abscissa:.2} [{low:.2} {high:.2}]");
+            let _ = writeln!(
+                out,
+                "{:width$}  {radius:>20}  {abscissa:>22}  {:>8.2}  {:>11.2}  {:>15.2}",
+                r.regime,
+                r.leading_frequency_hz[0],
+                r.bare_radius[0],
+                r.lyapunov_max_noise_free_per_s[0]
+            );
+        }
+    }
+    if !truth.is_empty() {
+        let _ = writeln!(
+            out,
+            "\n{:width$}  tasks  {:>20}  true  found  error  corr.  in 90 %  sign",
+            "against truth", "largest exponent /s"
+        );
+        for r in truth {
+            let rows = [
+                ("model, noise-free", &r.model_noise_free),
+                ("model, driven", &r.model_driven),
+                ("learned, noise-free", &r.learned_noise_free),
+                ("learned, driven", &r.learned_driven),
+            ];
+            for (name, row) in rows.into_iter().filter_map(|(n, r)| Some((n, r.as_ref()?))) {
+                let _ = writeln!(
+                    out,
+                    "{:width$}  {:>5}  {name:>20}  {:>4.1}  {:>5.2}  {:>5.2}  {:>5}  {:>7.2}  {:>4}",
+                    r.regime,
+                    r.tasks,
+                    row.truth,
+                    row.found,
+                    row.error,
+                    told(row.correlation),
+                    row.coverage,
+                    told(row.sign)
+                );
+            }
+        }
+        let _ = writeln!(
+            out,
+            "\n{:width$}  frequency error  within 5 %  stable points right  all points right  signatures",
+            "against truth"
+        );
+        for r in truth {
+            let signatures: Vec<String> =
+                r.signatures.iter().map(|(name, share)| format!("{name} {share:.2}")).collect();
+            let _ = writeln!(
+                out,
+                "{:width$}  {:>15}  {:>10}  {:>19}  {:>16}  {}",
+                r.regime,
+                r.frequency_error.map_or("-".into(), |e| format!("{:.1} %", 100.0 * e)),
+                told(r.frequency_right),
+                told(r.stable_points_right),
+                told(r.points_right),
+                signatures.join(", ")
+            );
+        }
+    }
+    out
+}

@@ -1,0 +1,128 @@
+//! What simulated truth says beyond the fitted network: a linear map, per regime, from what a session
+//! shows to its largest Lyapunov exponents, with intervals from tasks held out.
+
+use serde::{Deserialize, Serialize};
+
+/// Regression of one regime.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RegimeHead {
+    /// Mean of each feature over the training tasks, `[features]`.
+    pub centre: Vec<f64>,
+    /// Its standard deviation, `[features]`.
+    pub scale: Vec<f64>,
+    /// Intercept and weights of the standardised features for the exponent without noise and along a
+    /// noisy path, `[2][1 + features]`, 1/s.
+    pub weights: [Vec<f64>; 2],
+    /// Half width of each one's 90 % interval, 1/s: the quantile of the errors on held-out tasks
+    /// (split conformal, Vovk, Gammerman & Shafer 2005).
+    pub half_width: [f64; 2],
+    /// Root mean square error on them, 1/s.
+    pub rms_error: [f64; 2],
+    /// Tasks that it was fitted to, and that the intervals come from.
+    pub tasks: [usize; 2],
+}
+
+impl RegimeHead {
+    /// The two exponents for features, 1/s.
+    fn predict(&self, features: &[f64]) -> [f64; 2] {
+        [0, 1].map(|which| {
+            let weights = &self.weights[which];
+            let scaled = features.iter().zip(&self.centre).zip(&self.scale);
+            // No further than training went, by a margin.
+            let scaled = scaled.map(|((x, c), s)| ((x - c) / s).clamp(-4.0, 4.0));
+            weights[0] + scaled.zip(&weights[1..]).map(|(x, w)| x * w).sum::<f64>()
+        })
+    }
+}
+
+/// Largest exponents as learned from simulated truth.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MetricHead {
+    /// By regime; `None` where too few of its tasks had a known truth.
+    pub regimes: Vec<Option<RegimeHead>>,
+}
+
+impl MetricHead {
+    /// The exponents without noise and along a noisy path, each `[mean, low, high]` of a 90 % interval,
+    /// 1/s: regimes' values mixed by their posterior probabilities. `None` where a regime that counts has
+    /// no regression.
+    #[must_use]
+    pub fn predict(&self, posterior: &[f32], features: &[f64]) -> Option<[[f64; 3]; 2]> {
+        let mut parts = Vec::new();
+        for (p, head) in posterior.iter().zip(&self.regimes) {
+            let p = f64::from(*p);
+            match head {
+                Some(head) => parts.push((p, head, head.predict(features))),
+                None if p > 0.05 => return None,
+                None => {}
+            }
+        }
+        let total: f64 = parts.iter().map(|(p, ..)| p).sum();
+        if parts.is_empty() || total <= 0.0 {
+            return None;
+        }
+        Some([0, 1].map(|which| {
+            let mean = parts.iter().map(|(p, _, m)| p * m[which]).sum::<f64>() / total;
+            let square = parts
+                .iter()
+                .map(|(p, h, m)| p * (h.half_width[which].powi(2) + (m[which] - mean).powi(2)));
+            let half = (square.sum::<f64>() / total).sqrt();
+            [mean, mean - half, mean + half]
+        }))
+    }
+
+    /// Says which regression does not have `features` features.
+    pub(crate) fn check(&self, regimes: usize, features: usize) -> Result<(), String> {
+        if self.regimes.len() != regimes {
+            return Err(format!("{regimes} regimes, found {}", self.regimes.len()));
+        }
+        for (r, head) in self.regimes.iter().enumerate() {
+            let Some(head) = head else { continue };
+            let all = head.centre.iter().chain(&head.scale).chain(head.weights.iter().flatten());
+            let sound = all.copied().all(f64::is_finite)
+                && head.scale.iter().all(|s| *s > 0.0)
+                && head.half_width.iter().all(|h| *h >= 0.0 && h.is_finite());
+            let sizes = [head.centre.len(), head.scale.len()];
+            let weights = head.weights.each_ref().map(Vec::len);
+            if sizes != [features; 2] || weights != [features + 1; 2] || !sound {
+                return Err(format!(
+                    "{features} features with finite numbers, found {sizes:?}, weights {weights:?} for regime {r}"
+                ));
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn head(intercept: f64, half: f64) -> RegimeHead {
+        RegimeHead {
+            centre: vec![1.0],
+            scale: vec![2.0],
+            weights: [vec![intercept, 1.0], vec![intercept, -1.0]],
+            half_width: [half, 2.0 * half],
+            rms_error: [half; 2],
+            tasks: [10, 5],
+        }
+    }
+
+    #[test]
+    fn regimes_mix_by_probability_and_their_difference_widens_the_interval() {
+        let heads = MetricHead { regimes: vec![Some(head(0.0, 0.1)), Some(head(4.0, 0.1)), None] };
+        let [free, driven] = heads.predict(&[1.0, 0.0, 0.0], &[5.0]).expect("known");
+        assert_eq!(free, [2.0, 1.9, 2.1]);
+        assert_eq!(driven, [-2.0, -2.2, -1.8]);
+        let [free, _] = heads.predict(&[0.5, 0.5, 0.0], &[5.0]).expect("known");
+        assert!((free[0] - 4.0).abs() < 1e-12);
+        assert!((free[2] - free[0] - (0.01f64 + 4.0).sqrt()).abs() < 1e-12);
+        assert_eq!(heads.predict(&[0.5, 0.3, 0.2], &[5.0]), None);
+        assert!(heads.check(3, 1).is_ok());
+        assert!(heads.check(3, 2).is_err());
+        assert!(heads.check(2, 1).is_err());
+    }
+}
