@@ -11,7 +11,7 @@ use super::progress::{Interrupt, Progress};
 use super::recordings::RecordingArgs;
 use crate::checkpoint::{self, DataFile, Provenance};
 use crate::regime::Verdict;
-use crate::training::{Dataset, Trainer, TrainingSettings, finish};
+use crate::training::{Dataset, Trainer, TrainingSettings, finish, fit_metric_head};
 
 /// File of a training that is not finished.
 const STATE_FILE: &str = "training.safetensors";
@@ -21,6 +21,9 @@ const FIRST_VALIDATION_PASSES: f64 = 20.0;
 const FIRST_VALIDATION_STEP: usize = 8;
 /// Times that a training is validated on what was held out; the best model is kept.
 const VALIDATIONS: usize = 12;
+/// Where exponents are learned too, a later model is kept whose held-out log loss is at most so many
+/// times the least before.
+const LATER_IS_BETTER_WITHIN: f64 = 1.25;
 
 /// How counts scatter around their rates.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -172,6 +175,7 @@ pub fn run(args: &PretrainArgs) -> Result<()> {
         keeper.take_up();
     }
     let complete = train(&mut trainer, args, &mut keeper, (&state_path, &identity))?;
+    teach_exponents(args, &trainer)?;
     if let Some(best) = &keeper.best {
         for (name, verdict) in &best.held_out_by_session {
             println!("session {name}: {}", sentence(verdict));
@@ -196,6 +200,24 @@ pub fn run(args: &PretrainArgs) -> Result<()> {
     Ok(())
 }
 
+/// Fits the kept model's metric head to recordings that tell their tasks' exponents.
+fn teach_exponents(args: &PretrainArgs, trainer: &Trainer) -> Result<()> {
+    let mut kept = checkpoint::load(&args.out)?;
+    let threads = trainer.settings().threads;
+    kept.model.metric_head = fit_metric_head(&kept.model, trainer.data(), threads)?;
+    let Some(head) = &kept.model.metric_head else { return Ok(()) };
+    for (name, head) in kept.model.regime_names.iter().zip(&head.regimes) {
+        if let Some(h) = head {
+            println!(
+                "exponents of '{name}': error {:.2} /s without noise, {:.2} /s driven (rms over {} held-out tasks)",
+                h.rms_error[0], h.rms_error[1], h.tasks[1]
+            );
+        }
+    }
+    checkpoint::save(&args.out, &kept.model, &kept.provenance)?;
+    Ok(())
+}
+
 /// A verdict in words.
 pub(crate) fn sentence(v: &Verdict) -> String {
     let after = |x: Option<f64>| x.map_or("-".into(), |x| format!("{x:.3}"));
@@ -216,33 +238,36 @@ struct Keeper<'a> {
     args: &'a PretrainArgs,
     files: Vec<DataFile>,
     best: Option<Provenance>,
+    /// Smallest held-out log loss so far.
+    least: Option<f64>,
 }
 
 impl<'a> Keeper<'a> {
     fn new(args: &'a PretrainArgs, files: Vec<DataFile>) -> Self {
-        Self { args, files, best: None }
+        Self { args, files, best: None, least: None }
     }
 
     /// Of a training that was interrupted.
     fn take_up(&mut self) {
         self.best = checkpoint::load(&self.args.out).ok().map(|c| c.provenance);
+        self.least = self.best.as_ref().and_then(|p| p.held_out.as_ref()).map(|v| v.log_loss);
     }
 
     /// Fits priors to the training as it stands and keeps the model where it is the best so far;
     /// returns what was held out's log loss.
     fn validate(&mut self, trainer: &Trainer) -> Result<Option<f64>> {
-        let loss = |p: &Provenance| p.held_out.as_ref().map(|v| v.log_loss);
-        let before = self.best.as_ref().and_then(loss);
-        let found = finish(trainer, before)?;
+        // Exponents are learned more slowly than labels: of about equally good models the later one.
+        let exponents = trainer.settings().exponent_weight > 0.0;
+        let slack = if exponents { LATER_IS_BETTER_WITHIN } else { 1.0 };
+        let limit = self.least.map(|least| slack * least);
+        let found = finish(trainer, limit)?;
         let steps = trainer.steps_done();
         let mut provenance = Provenance::of_this_program(self.args.seed, steps, self.files.clone());
         provenance.held_out = found.held_out;
         provenance.held_out_by_session = found.by_session;
-        let now = loss(&provenance);
-        let better = match (now, before) {
-            (Some(now), Some(best)) => now < best,
-            _ => true,
-        };
+        let now = provenance.held_out.as_ref().map(|v| v.log_loss);
+        let better = now.zip(limit).is_none_or(|(now, limit)| now < limit);
+        self.least = self.least.into_iter().chain(now).reduce(f64::min);
         if better {
             checkpoint::save(&self.args.out, &found.model, &provenance)?;
             self.best = Some(provenance);

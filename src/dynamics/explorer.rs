@@ -27,7 +27,7 @@ const TRACE: usize = 512;
 /// ...and the time between them, at least, seconds.
 const TRACE_STEP_S: f64 = 0.01;
 /// Filtered states kept as starts in the search of fixed points, the newest first.
-const STARTS: usize = 10;
+const STARTS: usize = 5;
 /// A run whose leading component's standard deviation is below this does not oscillate.
 const AMPLITUDE_MIN: f64 = 1e-2;
 /// Crossings that make a frequency.

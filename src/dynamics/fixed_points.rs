@@ -2,6 +2,7 @@
 
 use nalgebra::{DMatrix, DVector};
 
+use super::eigenvalues::eigenvalues;
 use crate::model::{Factors, Model};
 
 /// A point is fixed where `q = |F(kappa) - kappa|^2 / 2` is below this.
@@ -9,7 +10,7 @@ const FIXED_BELOW: f64 = 1e-12;
 /// Points closer than this are one.
 const MERGED_WITHIN: f64 = 1e-3;
 /// Steps of the minimisation at most.
-const STEPS_MAX: usize = 60;
+const STEPS_MAX: usize = 30;
 /// Minima that are not fixed but as slow as this are slow points: `q` below.
 const SLOW_BELOW: f64 = 1e-6;
 
@@ -44,10 +45,23 @@ impl FixedPoint {
 /// `F(kappa) - kappa = a g(kappa)`.
 struct Drift<'a> {
     model: &'a Model,
-    /// `N(e)`, `[units, rank]`, `M`, `[units, rank]`.
+    /// `N(e)` and `M` transposed, `[rank, units]`.
     n: Vec<f64>,
     m: Vec<f64>,
     c: Vec<f64>,
+}
+
+/// `sum_i a_i b_i` in eight running sums.
+fn dot(a: &[f64], b: &[f64]) -> f64 {
+    let mut lanes = [0.0; 8];
+    let (ca, cb) = (a.chunks_exact(8), b.chunks_exact(8));
+    let tail: f64 = ca.remainder().iter().zip(cb.remainder()).map(|(x, y)| x * y).sum();
+    for (x, y) in ca.zip(cb) {
+        for l in 0..8 {
+            lanes[l] += x[l] * y[l];
+        }
+    }
+    tail + lanes.iter().sum::<f64>()
 }
 
 impl<'a> Drift<'a> {
@@ -55,29 +69,33 @@ impl<'a> Drift<'a> {
         let (rank, units) = (model.dims.rank, model.dims.units);
         Self {
             model,
-            n: (0..units * rank)
-                .map(|i| f64::from(factors.n[i % rank * units + i / rank]))
+            n: factors.n.iter().map(|&x| f64::from(x)).collect(),
+            m: (0..units * rank)
+                .map(|i| f64::from(model.network.m[i % units * rank + i / units]))
                 .collect(),
-            m: model.network.m.iter().map(|&x| f64::from(x)).collect(),
             c: factors.c.iter().map(|&x| f64::from(x)).collect(),
         }
     }
 
     /// `g` and its Jacobian `-I + N^T D M`.
     fn at(&self, kappa: &DVector<f64>) -> (DVector<f64>, DMatrix<f64>) {
-        let rank = kappa.len();
+        let (rank, units) = (kappa.len(), self.model.dims.units);
+        let mut phi: Vec<f64> = self.model.network.offset.iter().map(|&b| f64::from(b)).collect();
+        for (k, m) in kappa.iter().zip(self.m.chunks_exact(units)) {
+            phi.iter_mut().zip(m).for_each(|(x, m)| *x += k * m);
+        }
+        phi.iter_mut().for_each(|x| *x = x.tanh());
         let mut g = DVector::from_fn(rank, |r, _| self.c[r] - kappa[r]);
         let mut jacobian = DMatrix::from_diagonal_element(rank, rank, -1.0);
-        let rows = self.m.chunks_exact(rank).zip(self.n.chunks_exact(rank));
-        for ((m, n), offset) in rows.zip(&self.model.network.offset) {
-            let x: f64 = m.iter().zip(kappa.iter()).map(|(m, k)| m * k).sum();
-            let phi = (x + f64::from(*offset)).tanh();
-            let slope = 1.0 - phi * phi;
-            for (j, mut column) in jacobian.column_iter_mut().enumerate() {
-                let scale = slope * m[j];
-                column.iter_mut().zip(n).for_each(|(c, n)| *c += scale * n);
+        let mut weighted = vec![0.0; units];
+        for (r, n) in self.n.chunks_exact(units).enumerate() {
+            g[r] += dot(n, &phi);
+            for ((w, n), p) in weighted.iter_mut().zip(n).zip(&phi) {
+                *w = n * (1.0 - p * p);
             }
-            g.iter_mut().zip(n).for_each(|(g, n)| *g += n * phi);
+            for (j, m) in self.m.chunks_exact(units).enumerate() {
+                jacobian[(r, j)] += dot(&weighted, m);
+            }
         }
         (g, jacobian)
     }
@@ -171,21 +189,21 @@ pub fn fixed_points(model: &Model, e: &[f32], starts: &[Vec<f32>]) -> Vec<FixedP
     let tau_s = model.bin_width_s / a;
     let mut points: Vec<FixedPoint> = found
         .into_iter()
-        .map(|(kappa, speed)| {
+        .filter_map(|(kappa, speed)| {
             let (_, jacobian) = drift.at(&kappa);
             // The directions outside the latents decay with tau.
             let mut leading = (-1.0f64, 0.0f64);
-            for value in jacobian.complex_eigenvalues().iter() {
+            for value in eigenvalues(jacobian)? {
                 if value.re > leading.0 {
                     leading = (value.re, value.im.abs());
                 }
             }
-            FixedPoint {
+            Some(FixedPoint {
                 kappa: kappa.iter().copied().collect(),
                 speed,
                 abscissa_per_s: leading.0 / tau_s,
                 frequency_hz: leading.1 / (std::f64::consts::TAU * tau_s),
-            }
+            })
         })
         .collect();
     points.sort_by(|x, y| x.speed.total_cmp(&y.speed));

@@ -1,5 +1,6 @@
 //! What a model's low-rank network does: spectra of its linearisation, Lyapunov exponents.
 
+mod eigenvalues;
 mod explorer;
 mod fixed_points;
 mod flow;

@@ -10,6 +10,7 @@ use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use rand_distr::StandardNormal;
 
+use super::eigenvalues::eigenvalues;
 use crate::model::Model;
 
 /// Local dynamics at one state under one embedding.
@@ -36,15 +37,12 @@ pub fn spectrum(model: &Model, e: &[f32], kappa: &[f32]) -> Option<Spectrum> {
     let tau_s = model.bin_width_s / a;
     let factors = model.hypernetwork.factors(&model.dims, e);
     let jacobian = model.reduced_jacobian(&factors, kappa);
-    if !jacobian.iter().all(|x| x.is_finite()) {
-        return None;
-    }
     let bare = model.bare_connectivity(&factors);
-    let bare = DMatrix::from_row_slice(rank, rank, &bare).complex_eigenvalues();
+    let bare = eigenvalues(DMatrix::from_row_slice(rank, rank, &bare))?;
     let mut radius = 1.0 - a;
     // The N - rank directions outside the latents decay with tau.
     let mut leading = (-1.0f64, 0.0f64);
-    for mu in DMatrix::from_row_slice(rank, rank, &jacobian).complex_eigenvalues().iter() {
+    for mu in eigenvalues(DMatrix::from_row_slice(rank, rank, &jacobian))? {
         radius = radius.max((1.0 - a + a * mu.re).hypot(a * mu.im));
         if mu.re - 1.0 > leading.0 {
             leading = (mu.re - 1.0, mu.im.abs());

@@ -380,9 +380,10 @@ impl Dataset {
             bins: of.run_bins,
             per_bin: (per_s * self.bin_width_s) as f32,
             noise_seed,
-            start: match rng.random_range(0..4) {
-                0 => RunStart::Filtered,
-                1 | 2 => RunStart::GoesOn,
+            start: match rng.random_range(0..6) {
+                0 | 1 => RunStart::Filtered,
+                2 | 3 => RunStart::GoesOn,
+                4 => RunStart::Opposite,
                 _ => RunStart::Elsewhere(rng.random_range(0..self.labels.len())),
             },
         })
@@ -423,6 +424,8 @@ pub(crate) enum RunStart {
     GoesOn,
     /// Where another label's last run ended, if there was one.
     Elsewhere(usize),
+    /// Opposite to where the label's last run ended, if there was one.
+    Opposite,
 }
 
 /// A run of the network itself from one of a window's states.

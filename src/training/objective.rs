@@ -44,7 +44,7 @@ pub(crate) struct Contrast {
 }
 
 /// Weight of a run's squared distance from the one stable point there is, beside the exponents'.
-const ATTRACTOR_WEIGHT: f32 = 0.02;
+const ATTRACTOR_WEIGHT: f32 = 0.05;
 /// Rivals less probable than this get no gradient.
 const RIVAL_MIN: f64 = 1e-3;
 
@@ -277,9 +277,13 @@ impl BatchLoss<'_> {
                 RunStart::Filtered => None,
                 RunStart::GoesOn => self.run_ends.of(&run),
                 RunStart::Elsewhere(label) => self.run_ends.of(&Run { label, ..run }),
+                RunStart::Opposite => {
+                    let end = self.run_ends.of(&run);
+                    end.map(|end| end.into_iter().map(|x| -x).collect())
+                }
             },
             attractor: match run.start {
-                RunStart::Elsewhere(_) if self.data.one_point[run.label] => {
+                RunStart::Elsewhere(_) | RunStart::Opposite if self.data.one_point[run.label] => {
                     let point = self.run_ends.of(&Run { noise_seed: None, ..run });
                     point.map(|p| (p, ATTRACTOR_WEIGHT * self.exponent_weight as f32))
                 }
