@@ -3,6 +3,7 @@
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
+use crate::wire;
 use metrics::{Counter, Gauge, Histogram, counter, gauge, histogram};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 
@@ -37,6 +38,100 @@ const SILENT: &str = "regimed_silent_channels";
 const RADIUS_ENDS: [&str; 2] = ["regimed_spectral_radius_low", "regimed_spectral_radius_high"];
 const ABSCISSA_ENDS: [&str; 2] =
     ["regimed_spectral_abscissa_low_per_second", "regimed_spectral_abscissa_high_per_second"];
+/// A gauge of [`DynamicsMetrics`]: name, what it tells, and its value in a message; NaN where absent.
+type DynamicsGauge = (&'static str, &'static str, fn(&wire::Metrics) -> Option<f32>);
+const DYNAMICS: [DynamicsGauge; 22] = [
+    ("regimed_bare_spectral_radius", "Spectral radius of the bare connectivity J.", |m| {
+        Some(m.bare_spectral_radius)
+    }),
+    (
+        "regimed_lyapunov_max_noise_free_per_second",
+        "Largest Lyapunov exponent of the fitted network without noise.",
+        |m| Some(m.lyapunov_max_noise_free_per_s?.mean),
+    ),
+    (
+        "regimed_lyapunov_max_noise_free_low_per_second",
+        "Lower end of its 90 % credible interval.",
+        |m| Some(m.lyapunov_max_noise_free_per_s?.low),
+    ),
+    (
+        "regimed_lyapunov_max_noise_free_high_per_second",
+        "Upper end of its 90 % credible interval.",
+        |m| Some(m.lyapunov_max_noise_free_per_s?.high),
+    ),
+    (
+        "regimed_lyapunov_max_driven_per_second",
+        "Largest Lyapunov exponent of the fitted network along noisy paths.",
+        |m| Some(m.lyapunov_max_driven_per_s?.mean),
+    ),
+    (
+        "regimed_lyapunov_max_driven_low_per_second",
+        "Lower end of its 90 % credible interval.",
+        |m| Some(m.lyapunov_max_driven_per_s?.low),
+    ),
+    (
+        "regimed_lyapunov_max_driven_high_per_second",
+        "Upper end of its 90 % credible interval.",
+        |m| Some(m.lyapunov_max_driven_per_s?.high),
+    ),
+    (
+        "regimed_lyapunov_max_noise_free_learned_per_second",
+        "Largest exponent without noise as learned from simulated truth; NaN where not.",
+        |m| Some(m.lyapunov_max_noise_free_learned_per_s?.mean),
+    ),
+    (
+        "regimed_lyapunov_max_driven_learned_per_second",
+        "Largest exponent along noisy paths as learned from simulated truth; NaN where not.",
+        |m| Some(m.lyapunov_max_driven_learned_per_s?.mean),
+    ),
+    (
+        "regimed_lyapunov_max_driven_learned_low_per_second",
+        "Lower end of its 90 % conformal interval; NaN where not learned.",
+        |m| Some(m.lyapunov_max_driven_learned_per_s?.low),
+    ),
+    (
+        "regimed_lyapunov_max_driven_learned_high_per_second",
+        "Upper end of its 90 % conformal interval; NaN where not learned.",
+        |m| Some(m.lyapunov_max_driven_learned_per_s?.high),
+    ),
+    ("regimed_kaplan_yorke_dimension", "Kaplan-Yorke dimension of the noise-free spectrum.", |m| {
+        Some(m.kaplan_yorke_dimension?.mean)
+    }),
+    ("regimed_oscillation_hertz", "Frequency of the noise-free run; NaN where none.", |m| {
+        Some(m.oscillation_hz?.mean)
+    }),
+    ("regimed_stable_points", "Stable fixed points of the fitted network.", |m| {
+        Some(m.fixed_points?.stable as f32)
+    }),
+    ("regimed_unstable_points", "Unstable fixed points of the fitted network.", |m| {
+        Some(m.fixed_points?.unstable as f32)
+    }),
+    (
+        "regimed_dynamical_signature",
+        "0 undetermined, 1 stable, 2 multistable, 3 marginal, 4 oscillatory, 5 quasi-periodic, 6 chaotic.",
+        |m| Some(m.signature as f32),
+    ),
+    ("regimed_branching_ratio_per_bin", "Branching ratio of the activity; NaN where none.", |m| {
+        Some(m.branching_ratio_per_bin?.mean)
+    }),
+    ("regimed_branching_ratio_low_per_bin", "Lower end of its 90 % interval.", |m| {
+        Some(m.branching_ratio_per_bin?.low)
+    }),
+    ("regimed_branching_ratio_high_per_bin", "Upper end of its 90 % interval.", |m| {
+        Some(m.branching_ratio_per_bin?.high)
+    }),
+    ("regimed_branching_timescale_seconds", "Timescale of the activity; NaN where none.", |m| {
+        Some(m.branching_timescale_s?.mean)
+    }),
+    (
+        "regimed_connectivity_radius",
+        "Effective connectivity radius from covariances; NaN before half a minute.",
+        |m| Some(m.connectivity_radius?.mean),
+    ),
+    ("regimed_connectivity_radius_low", "Lower end of its 90 % interval.", |m| {
+        Some(m.connectivity_radius?.low)
+    }),
+];
 const CONNECTIONS_CUT: &str = "regimed_connections_cut_total";
 
 /// Installs the recorder once per process and returns its handle.
@@ -95,6 +190,9 @@ fn build() -> PrometheusHandle {
     ] {
         metrics::describe_gauge!(name, text);
     }
+    for (name, text, _) in DYNAMICS {
+        metrics::describe_gauge!(name, text);
+    }
     gauge!("regimed_build_info", "version" => env!("CARGO_PKG_VERSION"), "commit" => env!("REGIMED_GIT_COMMIT"))
         .set(1.0);
     handle
@@ -146,6 +244,18 @@ impl IntakeMetrics {
     }
 }
 
+/// Gauges of a reading of the dynamics.
+pub struct DynamicsMetrics(Vec<Gauge>);
+
+impl DynamicsMetrics {
+    /// Takes a reading's values.
+    pub fn set(&self, of: &wire::Metrics) {
+        for (gauge, (.., value)) in self.0.iter().zip(DYNAMICS) {
+            gauge.set(value(of).map_or(f64::NAN, f64::from));
+        }
+    }
+}
+
 /// A session's numbers as they go out.
 pub struct SessionMetrics {
     session: String,
@@ -179,6 +289,8 @@ pub struct SessionMetrics {
     pub frequency: Gauge,
     /// Leading time constant.
     pub time_constant: Gauge,
+    /// Everything else that a reading of the dynamics tells.
+    pub dynamics: DynamicsMetrics,
     /// Hypotheses begun anew.
     pub resets: Counter,
     /// Decisions lost before they were fetched.
@@ -217,6 +329,7 @@ impl SessionMetrics {
             abscissa_ends: ABSCISSA_ENDS.map(plain),
             frequency: plain(FREQUENCY),
             time_constant: plain(TIME_CONSTANT),
+            dynamics: DynamicsMetrics(DYNAMICS.iter().map(|(name, ..)| plain(name)).collect()),
             resets: counter!(RESETS, "session" => name()),
             lost: counter!(LOST, "session" => name(), "place" => "session"),
             posterior: per_label(POSTERIOR)

@@ -13,7 +13,7 @@ use ratatui::text::{Line, Span};
 use ratatui::widgets::{Bar, BarChart, Block, Paragraph};
 
 use crate::regime::Label;
-use crate::wire::{Decision, Event};
+use crate::wire::{Decision, Estimate, Event, Metrics};
 
 /// Events shown.
 const EVENTS_SHOWN: usize = 200;
@@ -178,7 +178,7 @@ impl Picture {
             Constraint::Length(notes + 2),
             Constraint::Length(3),
             Constraint::Length(n_regimes + 2),
-            Constraint::Length(6),
+            Constraint::Length(7),
             Constraint::Min(3),
         ])
         .areas(frame.area());
@@ -248,7 +248,7 @@ impl Picture {
         d: &Decision,
     ) {
         let (rate, p50, p99) = self.pace();
-        let m = d.metrics.unwrap_or_default();
+        let m = d.metrics.clone().unwrap_or_default();
         let lines = vec![
             Line::raw(format!(
                 "spectral radius {:.4}   abscissa {:+.2}{} /s   leading {:.2} Hz   time constant {:+.3} s",
@@ -259,6 +259,7 @@ impl Picture {
                 m.leading_frequency_hz,
                 m.leading_time_constant_s
             )),
+            Line::raw(free_running(&m)),
             Line::raw(format!(
                 "participation ratio {:.2}   novelty {:.2}   unlabelled {:.2}   log-likelihood {:+.3} nats/channel   silent channels {}",
                 m.participation_ratio, d.novelty, d.unlabelled, d.log_likelihood, d.silent_channels
@@ -285,6 +286,26 @@ impl Drop for Picture {
     fn drop(&mut self) {
         self.end();
     }
+}
+
+/// What the fitted network does when it runs by itself, and what simulated truth makes of it.
+fn free_running(m: &Metrics) -> String {
+    let told = |name: &str, e: Option<Estimate>, unit: &str| {
+        e.map_or(String::new(), |e| {
+            format!("   {name} {:+.2}{unit} ({:+.1} to {:+.1})", e.mean, e.low, e.high)
+        })
+    };
+    let exponent = match m.lyapunov_max_driven_learned_per_s {
+        None => told("largest exponent", m.lyapunov_max_driven_per_s, " /s"),
+        learned => told("largest exponent (learned)", learned, " /s"),
+    };
+    let points = m.fixed_points.map_or(String::new(), |p| {
+        format!("   fixed points {} stable, {} unstable", p.stable, p.unstable)
+    });
+    let cycle =
+        m.oscillation_hz.map_or(String::new(), |e| format!("   oscillates at {:.2} Hz", e.mean));
+    let signature = m.signature().as_str_name().trim_start_matches("SIGNATURE_").to_lowercase();
+    format!("looks {}{exponent}{points}{cycle}", signature.replace('_', "-"))
 }
 
 /// A label, or what stands for none yet.

@@ -1,7 +1,7 @@
 //! A session: the thread that owns its numbers, and the task that tells the world.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::task::Poll;
 use std::time::Instant;
 
@@ -11,7 +11,7 @@ use ringbuf::HeapRb;
 use ringbuf::traits::{Consumer, Producer, Split};
 use tokio::task::JoinHandle;
 
-use super::metrics_worker::{MetricsWorker, Request};
+use super::metrics_worker::{CountsTap, MetricsWorker, Probe, Request};
 use super::models::Plan;
 use crate::config::Config;
 use crate::publish::zeromq::{Publisher, Topics};
@@ -75,8 +75,10 @@ pub(super) fn start(
     let link = Arc::new(Link::default());
     let port = outlet.port.clone();
     let n_channels = readout.n_channels();
+    let (probe, counts_tap) = Probe::new(plan.model.clone(), n_channels);
     let owner = Owner {
         engine,
+        counts_tap,
         outlet,
         sending,
         link: link.clone(),
@@ -106,7 +108,9 @@ pub(super) fn start(
         link,
         fetching,
         requests: worker.clone(),
-        model: plan.model.clone(),
+        probe,
+        latents: Vec::new(),
+        rank: model.dims.rank,
         metrics_every: (1.0 / config.metrics_hz / model.bin_width_s).round().max(1.0) as u64,
         resets_told: 0,
     };
@@ -116,6 +120,7 @@ pub(super) fn start(
 /// Owns the numbers. After the first bins it neither allocates nor awaits.
 struct Owner {
     engine: Engine,
+    counts_tap: CountsTap,
     outlet: Outlet,
     sending: Sending,
     link: Arc<Link>,
@@ -143,7 +148,10 @@ impl Owner {
 
     fn handle(&mut self, header: &Header) {
         match header.kind {
-            Kind::Start => self.engine.restart(),
+            Kind::Start => {
+                self.engine.restart();
+                self.counts_tap.skip();
+            }
             Kind::Missing(n) => {
                 for i in 0..u64::from(n) {
                     self.bin(header, header.sequence + i, false);
@@ -193,6 +201,12 @@ impl Owner {
         };
         self.bin += 1;
         self.send(outcome);
+        // Once the decision is out.
+        if seen {
+            self.counts_tap.push(&self.raw);
+        } else {
+            self.counts_tap.skip();
+        }
     }
 
     fn send(&mut self, mut outcome: Outcome) {
@@ -220,7 +234,10 @@ struct Teller {
     link: Arc<Link>,
     fetching: Fetching,
     requests: MetricsWorker,
-    model: Arc<crate::model::Model>,
+    probe: Arc<Mutex<Probe>>,
+    /// Filtered latents since the last reading was asked for, `[bins, rank]`.
+    latents: Vec<f32>,
+    rank: usize,
     metrics_every: u64,
     resets_told: u64,
 }
@@ -251,23 +268,25 @@ impl Teller {
     }
 
     async fn tell(&mut self, o: &Outcome) {
+        self.latents.extend(&o.latent[..self.rank]);
         if o.bin.is_multiple_of(self.metrics_every) {
             self.requests.ask(Request {
                 bus: self.bus.clone(),
-                model: self.model.clone(),
                 wording: self.wording.clone(),
+                probe: self.probe.clone(),
                 outcome: *o,
+                latents: std::mem::take(&mut self.latents),
             });
         }
         let newest = self.bus.metrics();
         let event = o.change.as_ref().map(|c| self.wording.event(o, c, self.bus.next_event()));
-        let decision = self.wording.decision(o, newest);
+        let decision = self.wording.decision(o, newest.clone());
         let update = Arc::new(Update { decision, event });
         self.bus.publish(update.clone());
         if let Some(publisher) = &self.publisher {
             publisher.publish(&self.topics, &update).await;
         }
-        self.measure(o, newest);
+        self.measure(o, newest.as_ref());
         if let Some(event) = &update.event {
             tracing::info!(
                 session = event.session,
@@ -281,7 +300,7 @@ impl Teller {
     }
 
     /// Prometheus, after everybody was told.
-    fn measure(&mut self, o: &Outcome, newest: Option<crate::wire::Metrics>) {
+    fn measure(&mut self, o: &Outcome, newest: Option<&crate::wire::Metrics>) {
         let m = &self.metrics;
         m.latency.record(o.latency_ns as f64 * 1e-9);
         m.compute.record(o.compute_ns as f64 * 1e-9);
@@ -300,6 +319,7 @@ impl Teller {
             m.change(self.wording.label_index(change.to));
         }
         if let Some(s) = newest {
+            m.dynamics.set(s);
             m.radius.set(f64::from(s.spectral_radius));
             m.abscissa.set(f64::from(s.spectral_abscissa_per_s));
             for (ends, of) in [

@@ -100,7 +100,7 @@ impl SessionBus {
     /// The newest metrics.
     #[must_use]
     pub fn metrics(&self) -> Option<Metrics> {
-        *locked(&self.metrics)
+        locked(&self.metrics).clone()
     }
 
     /// Newer metrics.

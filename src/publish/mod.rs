@@ -1,6 +1,7 @@
 //! Decisions and events out.
 
 mod bus;
+pub mod dynamics;
 pub mod grpc;
 mod outcome;
 pub mod web;

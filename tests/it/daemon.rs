@@ -58,11 +58,18 @@ async fn every_bin_is_decided_in_order_and_changes_are_events() {
     assert!((last.onset_low_bin..=last.onset_high_bin).contains(&last.onset_bin), "{last:?}");
     assert!((280..=320).contains(&last.onset_bin), "the change was in bin 300: {last:?}");
     assert!(last.from_probability < 1.0 - last.probability + 1e-6, "{last:?}");
-    let metrics = decisions[590].metrics.expect("metrics by now");
+    let metrics = decisions[590].metrics.clone().expect("metrics by now");
     assert!(metrics.spectral_radius > 0.0 && metrics.bin <= 590, "{metrics:?}");
     let radius = metrics.spectral_radius_interval.expect("an interval");
     assert!(radius.low < radius.high && radius.high > 0.0, "{metrics:?}");
     assert!(metrics.leading_time_constant_s != 0.0 && metrics.participation_ratio >= 1.0);
+    let free = metrics.lyapunov_max_noise_free_per_s.expect("an exponent");
+    assert!(free.low <= free.mean && free.mean <= free.high, "{metrics:?}");
+    assert_eq!(metrics.lyapunov_noise_free_per_s[0], free.mean);
+    assert_eq!(metrics.lyapunov_driven_per_s.len(), decisions[590].latent.len());
+    assert!(metrics.bare_spectral_radius > 0.0 && metrics.fixed_points.is_some(), "{metrics:?}");
+    // Half a minute of counts was not seen.
+    assert_eq!(metrics.connectivity_radius, None);
 
     // Whoever comes later resumes the events from any number.
     let mut client = RegimesClient::connect(daemon.grpc.clone()).await.expect("connected");

@@ -1,0 +1,75 @@
+//! A reading of a session's dynamics as a message.
+
+use super::Outcome;
+use crate::dynamics::{Estimate, Reading, Signature};
+use crate::wire;
+
+fn told(e: Estimate) -> wire::Estimate {
+    wire::Estimate { mean: e.mean as f32, low: e.low as f32, high: e.high as f32 }
+}
+
+fn interval([low, high]: [f64; 2]) -> wire::Interval {
+    wire::Interval { low: low as f32, high: high as f32 }
+}
+
+fn signature(s: Signature) -> wire::Signature {
+    match s {
+        Signature::Undetermined => wire::Signature::Undetermined,
+        Signature::Stable => wire::Signature::Stable,
+        Signature::Multistable => wire::Signature::Multistable,
+        Signature::Marginal => wire::Signature::Marginal,
+        Signature::Oscillatory => wire::Signature::Oscillatory,
+        Signature::QuasiPeriodic => wire::Signature::QuasiPeriodic,
+        Signature::Chaotic => wire::Signature::Chaotic,
+    }
+}
+
+/// The message about the bin of `outcome`.
+#[must_use]
+pub fn metrics(outcome: &Outcome, of: &Reading) -> wire::Metrics {
+    let (s, p) = (&of.spectrum, &of.portrait);
+    let single = |values: &[f64]| values.iter().map(|&x| x as f32).collect();
+    wire::Metrics {
+        bin: outcome.bin,
+        spectral_radius: s.mean.spectral_radius as f32,
+        spectral_abscissa_per_s: s.mean.spectral_abscissa_per_s as f32,
+        leading_frequency_hz: s.mean.leading_frequency_hz as f32,
+        leading_time_constant_s: s.mean.leading_time_constant_s as f32,
+        participation_ratio: outcome.participation_ratio,
+        spectral_radius_interval: Some(interval(s.spectral_radius)),
+        spectral_abscissa_per_s_interval: Some(interval(s.spectral_abscissa_per_s)),
+        leading_frequency_hz_interval: Some(interval(s.leading_frequency_hz)),
+        bare_spectral_radius: s.mean.bare_radius as f32,
+        lyapunov_noise_free_per_s: single(&p.lyapunov_noise_free_per_s),
+        lyapunov_driven_per_s: single(&p.lyapunov_driven_per_s),
+        lyapunov_max_noise_free_per_s: Some(told(p.lyapunov_max_noise_free_per_s)),
+        lyapunov_max_driven_per_s: Some(told(p.lyapunov_max_driven_per_s)),
+        lyapunov_max_noise_free_learned_per_s: of.lyapunov_learned_per_s.map(|l| told(l[0])),
+        lyapunov_max_driven_learned_per_s: of.lyapunov_learned_per_s.map(|l| told(l[1])),
+        kaplan_yorke_dimension: Some(told(p.kaplan_yorke_dimension)),
+        oscillation_hz: p.oscillation_hz.map(told),
+        fixed_points: p.fixed_points.map(|f| wire::FixedPoints {
+            stable: f.stable as u32,
+            unstable: f.unstable as u32,
+            slow: f.slow as u32,
+            probability: f.probability as f32,
+        }),
+        signature: signature(p.signature).into(),
+        branching_ratio_per_bin: of.branching.map(|b| told(b.ratio_per_bin)),
+        branching_timescale_s: of.branching.map(|b| told(b.timescale_s)),
+        connectivity_radius: of.connectivity_radius.map(told),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn signatures_have_the_names_of_the_core() {
+        for s in Signature::ALL {
+            let name = s.name().to_uppercase().replace('-', "_");
+            assert_eq!(signature(s).as_str_name(), format!("SIGNATURE_{name}"));
+        }
+    }
+}
