@@ -7,8 +7,9 @@ use anyhow::{Context, Result, bail};
 
 use super::progress::{Interrupt, Progress};
 use super::recordings::RecordingArgs;
-use crate::checkpoint;
-use crate::training::{Dataset, TrainingSettings, calibrate};
+use crate::checkpoint::{self, Checkpoint};
+use crate::model::{Model, Readout};
+use crate::training::{Dataset, RECALIBRATION_ROUNDS, TrainingSettings, calibrate, recalibrate};
 
 /// Add a session's readout to a model; its dynamics stay as they are
 #[derive(Debug, clap::Args)]
@@ -22,6 +23,10 @@ pub struct CalibrateArgs {
     /// Directory for the model with the new readout (default: the model's own)
     #[arg(long, value_name = "MODEL")]
     pub out: Option<PathBuf>,
+    /// The model's session that this is another day of: same animal and channels, some units lost. No
+    /// labels are needed, and steps, batch, window, rate and seed play no part
+    #[arg(long, value_name = "SESSION")]
+    pub from: Option<String>,
     /// Steps of Adam
     #[arg(long, default_value_t = 600)]
     pub steps: usize,
@@ -79,6 +84,10 @@ pub fn run(args: &CalibrateArgs) -> Result<()> {
         log_rate_bounds: model.online.log_rate_bounds,
         ..TrainingSettings::default()
     };
+    if let Some(from) = &args.from {
+        let readout = another_day(model, from, &data, &name)?;
+        return keep(args, checkpoint, readout);
+    }
     let interrupt = Interrupt::listen()?;
     let mut progress = Progress::new("calibrate", args.steps, 0);
     let found = calibrate(model, &data, settings, |done, one_step| {
@@ -91,9 +100,39 @@ pub fn run(args: &CalibrateArgs) -> Result<()> {
         "session '{name}': one-step log-likelihood {:.5} nats per bin and channel; regime prior: {prior}",
         found.one_step
     );
-    match model.readouts.iter_mut().find(|r| r.session == name) {
-        Some(place) => *place = found.readout,
-        None => model.readouts.push(found.readout),
+    keep(args, checkpoint, found.readout)
+}
+
+/// The readout of another day of session `from`.
+fn another_day(model: &Model, from: &str, data: &Dataset, name: &str) -> Result<Readout> {
+    let Some(before) = model.readout(from) else {
+        let known = model.session_names().join(", ");
+        bail!("--from {from}: expected a session of the model ({known})");
+    };
+    let (expected, found) = (before.n_channels(), data.sessions[0].n_channels);
+    if expected != found {
+        bail!("--from {from}: expected {expected} channels as that session has, found {found}");
+    }
+    let interrupt = Interrupt::listen()?;
+    let mut progress = Progress::new("calibrate", RECALIBRATION_ROUNDS, 0);
+    let found = recalibrate(model, before, data, name, |round, log_likelihood| {
+        progress.at(round, || format!("one step {log_likelihood:.5}"));
+        !interrupt.raised()
+    })?;
+    progress.finish();
+    println!(
+        "session '{name}': {} of {expected} channels taken for other units than '{from}' had; one-step log-likelihood {:.4} nats per bin and channel, {:.4} with the readout of '{from}'",
+        found.replaced, found.log_likelihood[1], found.log_likelihood[0]
+    );
+    Ok(found.readout)
+}
+
+/// Writes the model with a session's new readout.
+fn keep(args: &CalibrateArgs, mut checkpoint: Checkpoint, readout: Readout) -> Result<()> {
+    let model = &mut checkpoint.model;
+    match model.readouts.iter_mut().find(|r| r.session == readout.session) {
+        Some(place) => *place = readout,
+        None => model.readouts.push(readout),
     }
     let out = args.out.as_ref().unwrap_or(&args.model);
     checkpoint.provenance.data.push(checkpoint::data_file(&args.data)?);

@@ -4,12 +4,12 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 
-use crate::recording::{self, Recording};
+use crate::recording::{self, NwbSettings, Recording};
 
 /// How to take recordings.
 #[derive(Debug, Clone, Default, clap::Args)]
 pub struct RecordingArgs {
-    /// Sum bins into wider ones of this many milliseconds.
+    /// Width of a bin in milliseconds: of an NWB file's spikes (default 10), else bins are summed.
     #[arg(long, value_name = "MS")]
     pub bin_ms: Option<f64>,
     /// Use only this first part of the trials (of the bins, with a single trial), e.g. 0.7.
@@ -18,6 +18,12 @@ pub struct RecordingArgs {
     /// Use only this last part of the trials (of the bins, with a single trial), e.g. 0.3.
     #[arg(long, value_name = "FRACTION")]
     pub last: Option<f64>,
+    /// Column of an NWB file's interval table with the regimes' names, e.g. trials/condition.
+    #[arg(long, value_name = "TABLE/COLUMN")]
+    pub labels: Option<String>,
+    /// Column of an NWB file's interval table with the tasks' names, e.g. trials/target.
+    #[arg(long, value_name = "TABLE/COLUMN")]
+    pub tasks: Option<String>,
     /// Name for the recording's session, where it holds one.
     #[arg(long, value_name = "NAME")]
     pub session: Option<String>,
@@ -29,7 +35,17 @@ impl RecordingArgs {
     /// # Errors
     /// Says which file or flag, what was expected and what was found.
     pub fn read(&self, path: &Path) -> Result<Recording> {
-        let mut recording = recording::read(path)?;
+        let is_nwb = path.extension().is_some_and(|e| e.eq_ignore_ascii_case("nwb"));
+        let mut recording = if is_nwb {
+            let how = NwbSettings {
+                bin_ms: self.bin_ms,
+                labels: self.labels.clone(),
+                tasks: self.tasks.clone(),
+            };
+            recording::read_nwb(path, &how)?
+        } else {
+            recording::read(path)?
+        };
         for (flag, value) in [("--first", self.first), ("--last", self.last)] {
             if let Some(f) = value.filter(|f| !(*f > 0.0 && *f <= 1.0)) {
                 bail!("{flag}: expected a fraction above 0 and at most 1, found {f}");
@@ -41,7 +57,7 @@ impl RecordingArgs {
         if let Some(last) = self.last {
             recording.keep(1.0 - last, 1.0);
         }
-        if let Some(bin_ms) = self.bin_ms {
+        if let Some(bin_ms) = self.bin_ms.filter(|_| !is_nwb) {
             recording.rebin(bin_ms)?;
         }
         if let Some(name) = &self.session {

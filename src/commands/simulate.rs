@@ -49,6 +49,10 @@ pub struct SimulateArgs {
     /// Seed
     #[arg(long, default_value_t = 1)]
     pub seed: u64,
+    /// Record the animals on another day: three in ten channels have another unit, rates have drifted;
+    /// sessions are named 0-day1, 1-day1, ...
+    #[arg(long, value_name = "N")]
+    pub day: Option<u64>,
     /// Leave out the truth (Lyapunov exponents, frequencies): most of the time is spent on it
     #[arg(long)]
     pub no_truth: bool,
@@ -94,6 +98,7 @@ pub fn run(args: &SimulateArgs) -> Result<()> {
     let mut progress = Progress::new("simulate", total, 0);
     for index in args.first_animal..args.first_animal + args.animals {
         let animal = Animal::new(args.seed, index, settings);
+        let animal = args.day.map_or_else(|| animal.clone(), |day| animal.on_day(day));
         if let Some(seconds) = args.switch_every {
             trials.push(switching(args, &animal, index, seconds));
             progress.at(trials.len(), || format!("animal {index}"));
@@ -167,12 +172,16 @@ fn trial(
     let mut counts = vec![0u16; bins * n];
     counts.chunks_exact_mut(n).for_each(|bin| simulation.bin(bin));
     Trial {
-        session: index.to_string(),
+        session: session_name(args, index),
         counts,
         task: vec![task.number; bins],
         regime: vec![Some(r); bins],
         truth: truth.map_or_else(DynamicsTruth::default, told),
     }
+}
+
+fn session_name(args: &SimulateArgs, index: u64) -> String {
+    args.day.map_or_else(|| index.to_string(), |day| format!("{index}-day{day}"))
 }
 
 fn told(truth: Truth) -> DynamicsTruth {
@@ -201,7 +210,7 @@ fn switching(args: &SimulateArgs, animal: &Animal, index: u64, every_s: f64) -> 
     let mut simulation = Simulation::new(animal.clone(), first, seed);
     let mut left = simulation.draw_switch(dwell).1;
     let mut trial = Trial {
-        session: index.to_string(),
+        session: session_name(args, index),
         counts: vec![0; bins * n],
         task: Vec::with_capacity(bins),
         regime: Vec::with_capacity(bins),

@@ -46,8 +46,8 @@ pub struct MetricHead {
 
 impl MetricHead {
     /// The exponents without noise and along a noisy path, each `[mean, low, high]` of a 90 % interval,
-    /// 1/s: regimes' values mixed by their posterior probabilities. `None` where a regime that counts has
-    /// no regression.
+    /// 1/s: the most probable regime's values; the other regimes', by their posterior probabilities, widen
+    /// the interval. `None` where a regime that counts has no regression.
     #[must_use]
     pub fn predict(&self, posterior: &[f32], features: &[f64]) -> Option<[[f64; 3]; 2]> {
         let mut parts = Vec::new();
@@ -60,11 +60,9 @@ impl MetricHead {
             }
         }
         let total: f64 = parts.iter().map(|(p, ..)| p).sum();
-        if parts.is_empty() || total <= 0.0 {
-            return None;
-        }
+        let leading = parts.iter().max_by(|a, b| a.0.total_cmp(&b.0))?.2;
         Some([0, 1].map(|which| {
-            let mean = parts.iter().map(|(p, _, m)| p * m[which]).sum::<f64>() / total;
+            let mean = leading[which];
             let square = parts
                 .iter()
                 .map(|(p, h, m)| p * (h.half_width[which].powi(2) + (m[which] - mean).powi(2)));
@@ -117,8 +115,8 @@ mod tests {
         let [free, driven] = heads.predict(&[1.0, 0.0, 0.0], &[5.0]).expect("known");
         assert_eq!(free, [2.0, 1.9, 2.1]);
         assert_eq!(driven, [-2.0, -2.2, -1.8]);
-        let [free, _] = heads.predict(&[0.5, 0.5, 0.0], &[5.0]).expect("known");
-        assert!((free[0] - 4.0).abs() < 1e-12);
+        let [free, _] = heads.predict(&[0.75, 0.25, 0.0], &[5.0]).expect("known");
+        assert!((free[0] - 2.0).abs() < 1e-12);
         assert!((free[2] - free[0] - (0.01f64 + 4.0).sqrt()).abs() < 1e-12);
         assert_eq!(heads.predict(&[0.5, 0.3, 0.2], &[5.0]), None);
         assert!(heads.check(3, 1).is_ok());

@@ -2,11 +2,13 @@
 
 mod npy;
 mod npz;
+mod nwb;
 
 use std::path::PathBuf;
 
 pub use npy::{Array, Values};
 pub use npz::{Archive, numbered, read, trial_starts, write};
+pub use nwb::{BIN_MS_DEFAULT, NwbSettings, read_nwb};
 
 /// What is wrong with a recording file.
 #[derive(Debug, thiserror::Error)]

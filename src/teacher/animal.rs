@@ -49,6 +49,12 @@ const FREQUENCY_HZ: [f64; 2] = [0.7, 4.0];
 /// Angle by which tasks turn a regime's plane, radians (standard deviation).
 const PLANE_TURN: f64 = 0.25;
 
+/// From one day to another: share of channels that record another unit, standard deviations of the
+/// others' log rates and log gains.
+const UNITS_LOST_PER_DAY: f64 = 0.3;
+const RATE_DRIFT: f64 = 0.2;
+const GAIN_DRIFT: f64 = 0.1;
+
 /// What is recorded, and how large the network is.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct AnimalSettings {
@@ -163,6 +169,35 @@ impl Animal {
         let gain =
             normals(&mut rng, channels).iter().map(|x| (0.8 * (0.2 * x).exp()) as f32).collect();
         Self { settings, seed: seed ^ (index << 32), m, chi, frames, observed, log_base, gain }
+    }
+
+    /// The animal on another day: of its channels seven in ten keep their unit, the others record another
+    /// one; rates have drifted (log rates by 0.2, their dependence on the unit's state by 10 %).
+    #[must_use]
+    pub fn on_day(&self, day: u64) -> Self {
+        let mut rng = ChaCha8Rng::seed_from_u64(self.seed);
+        rng.set_stream((1 << 50) + day);
+        let mut animal = self.clone();
+        let mut spare: Vec<usize> =
+            (0..self.settings.units).filter(|u| !self.observed.contains(u)).collect();
+        let replaced = (self.observed.len() as f64 * UNITS_LOST_PER_DAY).round() as usize;
+        let replaced = replaced.min(spare.len());
+        shuffle(&mut spare, replaced, &mut rng);
+        let mut channels: Vec<usize> = (0..self.observed.len()).collect();
+        shuffle(&mut channels, replaced, &mut rng);
+        let base = (self.settings.rate_hz * self.settings.bin_width_s).ln();
+        for (&channel, unit) in channels.iter().zip(spare).take(replaced) {
+            animal.observed[channel] = unit;
+            let [b, g] = [normals(&mut rng, 1)[0], normals(&mut rng, 1)[0]];
+            animal.log_base[channel] = (base + 0.5 * b) as f32;
+            animal.gain[channel] = (0.8 * (0.2 * g).exp()) as f32;
+        }
+        for (log_base, gain) in animal.log_base.iter_mut().zip(&mut animal.gain) {
+            let [b, g] = [normals(&mut rng, 1)[0], normals(&mut rng, 1)[0]];
+            *log_base += (RATE_DRIFT * b) as f32;
+            *gain *= (GAIN_DRIFT * g).exp() as f32;
+        }
+        animal
     }
 
     /// Recorded channels.

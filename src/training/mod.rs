@@ -10,6 +10,7 @@ mod held_out;
 mod metric_head;
 mod objective;
 mod readout;
+mod recalibration;
 mod trainer;
 
 pub use calibration::{Calibration, calibrate};
@@ -17,4 +18,5 @@ pub use data::{Dataset, DatasetError, HeldOut, SessionShape};
 pub use finish::{FinishError, Finished, finish};
 pub use held_out::dispersion;
 pub use metric_head::fit_metric_head;
+pub use recalibration::{RECALIBRATION_ROUNDS, Recalibration, recalibrate};
 pub use trainer::{StepReport, Trainer, TrainingSettings};

@@ -23,6 +23,32 @@ pub(crate) fn from_moments(
     rank: usize,
     bin_width_s: f64,
 ) -> Vec<f32> {
+    let (log_cov, mean) = log_moments(streams, channels, bin_width_s);
+    let eigen = log_cov.clone().symmetric_eigen();
+    let mut order: Vec<usize> = (0..channels).collect();
+    order.sort_by(|&a, &b| eigen.eigenvalues[b].total_cmp(&eigen.eigenvalues[a]));
+    let mut flat = vec![0.0f32; rank * channels];
+    for (r, &column) in order.iter().take(rank).enumerate() {
+        let scale = eigen.eigenvalues[column].max(1e-2).sqrt();
+        for i in 0..channels {
+            flat[r * channels + i] = (eigen.eigenvectors[(i, column)] * scale) as f32;
+        }
+    }
+    for i in 0..channels {
+        let explained: f32 = (0..rank).map(|r| flat[r * channels + i].powi(2)).sum();
+        let rate = (mean[i]).max(1e-4);
+        flat.push(rate.ln() as f32 - 0.5 * explained);
+    }
+    flat
+}
+
+/// Covariance of the log rates, `[channels, channels]`, and mean counts per bin, of counts that are
+/// Poisson with log-normal rates.
+pub(super) fn log_moments(
+    streams: &[&Stream],
+    channels: usize,
+    bin_width_s: f64,
+) -> (DMatrix<f64>, Vec<f64>) {
     let factor = ((MOMENT_BIN_S / bin_width_s).round() as usize).max(1);
     let mut mean = vec![0.0f64; channels];
     let mut second = DMatrix::<f64>::zeros(channels, channels);
@@ -61,22 +87,8 @@ pub(crate) fn from_moments(
             log_cov[(j, i)] = value;
         }
     }
-    let eigen = log_cov.clone().symmetric_eigen();
-    let mut order: Vec<usize> = (0..channels).collect();
-    order.sort_by(|&a, &b| eigen.eigenvalues[b].total_cmp(&eigen.eigenvalues[a]));
-    let mut flat = vec![0.0f32; rank * channels];
-    for (r, &column) in order.iter().take(rank).enumerate() {
-        let scale = eigen.eigenvalues[column].max(1e-2).sqrt();
-        for i in 0..channels {
-            flat[r * channels + i] = (eigen.eigenvectors[(i, column)] * scale) as f32;
-        }
-    }
-    for i in 0..channels {
-        let explained: f32 = (0..rank).map(|r| flat[r * channels + i].powi(2)).sum();
-        let rate = (mean[i] / factor as f64).max(1e-4);
-        flat.push(rate.ln() as f32 - 0.5 * explained);
-    }
-    flat
+    mean.iter_mut().for_each(|m| *m /= factor as f64);
+    (log_cov, mean)
 }
 
 #[cfg(test)]

@@ -24,6 +24,8 @@ pub(super) struct Compared {
     pub(super) regime: usize,
     pub(super) truth: DynamicsTruth,
     pub(super) found: Reading,
+    /// Whether the regime was the most probable one then.
+    pub(super) known: bool,
 }
 
 /// How an exponent was found.
@@ -35,7 +37,7 @@ pub(super) struct ExponentRow {
     found: f64,
     /// Mean absolute error.
     error: f64,
-    /// Correlation over tasks.
+    /// Correlation over the tasks whose regime was found.
     correlation: Option<f64>,
     /// Share of 90 % intervals that hold the truth.
     coverage: f64,
@@ -148,15 +150,26 @@ impl ByLabel {
     }
 }
 
-fn exponent(pairs: &[(f64, Estimate)]) -> Option<ExponentRow> {
+/// Correlation of true and found values.
+fn correlation(pairs: &[(f64, f64)]) -> Option<f64> {
+    let n = pairs.len() as f64;
+    let mean = |of: &dyn Fn(&(f64, f64)) -> f64| pairs.iter().map(of).sum::<f64>() / n;
+    let (x, y) = (mean(&|p| p.0), mean(&|p| p.1));
+    let cov = mean(&|p| (p.0 - x) * (p.1 - y));
+    let var = mean(&|p| (p.0 - x).powi(2)) * mean(&|p| (p.1 - y).powi(2));
+    (n > 2.0 && var > 1e-12).then(|| cov / var.sqrt())
+}
+
+fn exponent(all: &[(f64, Estimate, bool)]) -> Option<ExponentRow> {
+    let known: Vec<(f64, f64)> = all.iter().filter(|p| p.2).map(|p| (p.0, p.1.mean)).collect();
+    let pairs: Vec<(f64, Estimate)> = all.iter().map(|p| (p.0, p.1)).collect();
+
     if pairs.is_empty() {
         return None;
     }
     let n = pairs.len() as f64;
     let mean = |of: &dyn Fn(&(f64, Estimate)) -> f64| pairs.iter().map(of).sum::<f64>() / n;
     let (truth, found) = (mean(&|p| p.0), mean(&|p| p.1.mean));
-    let cov = mean(&|p| (p.0 - truth) * (p.1.mean - found));
-    let var = mean(&|p| (p.0 - truth).powi(2)) * mean(&|p| (p.1.mean - found).powi(2));
     let signed: Vec<&(f64, Estimate)> =
         pairs.iter().filter(|p| p.0.abs() > ZERO_WITHIN_PER_S).collect();
     let right = signed.iter().filter(|p| p.0.signum() == p.1.mean.signum()).count();
@@ -164,7 +177,7 @@ fn exponent(pairs: &[(f64, Estimate)]) -> Option<ExponentRow> {
         truth,
         found,
         error: mean(&|p| (p.0 - p.1.mean).abs()),
-        correlation: (n > 2.0 && var > 1e-12).then(|| cov / var.sqrt()),
+        correlation: correlation(&known),
         coverage: mean(&|p| f64::from(u8::from(p.1.low <= p.0 && p.0 <= p.1.high))),
         sign: (!signed.is_empty()).then(|| right as f64 / signed.len() as f64),
     })
@@ -179,8 +192,10 @@ pub(super) fn truth_rows(compared: &[Compared], names: &[String]) -> Vec<TruthRo
         }
         let pairs = |truth: fn(&DynamicsTruth) -> Option<f64>,
                      found: &dyn Fn(&Reading) -> Option<Estimate>| {
-            let pairs: Vec<(f64, Estimate)> =
-                of.iter().filter_map(|c| Some((truth(&c.truth)?, found(&c.found)?))).collect();
+            let pairs: Vec<(f64, Estimate, bool)> = of
+                .iter()
+                .filter_map(|c| Some((truth(&c.truth)?, found(&c.found)?, c.known)))
+                .collect();
             exponent(&pairs)
         };
         let free = |t: &DynamicsTruth| t.lyapunov_max_noise_free_per_s;

@@ -76,7 +76,7 @@ impl Tally {
         let mut monitor = Monitor::new(model, n);
         self.by_label.start_stream();
         let compared_at = (COMPARED_AFTER_S / model.bin_width_s).round() as usize;
-        let mut newest: Option<Reading> = None;
+        let mut newest: Option<(Reading, usize)> = None;
         let mut seen = Timeline::default();
         let mut counts = vec![0.0f32; n];
         for (bin, (row, &truth)) in trial.counts.chunks_exact(n).zip(&trial.regime).enumerate() {
@@ -125,16 +125,20 @@ impl Tally {
                         self.by_label.push(truth, &reading);
                     }
                     if bin < compared_at {
-                        newest = Some(reading);
+                        let posterior = &estimate.posterior;
+                        let most = (0..posterior.len())
+                            .max_by(|&a, &b| posterior[a].total_cmp(&posterior[b]));
+                        newest = most.map(|most| (reading, most));
                     }
                 }
             }
         }
         let long = trial.n_bins() as f64 * model.bin_width_s >= COMPARED_FROM_S;
-        if let (true, true, Some(Some(regime)), Some(found)) =
+        if let (true, true, Some(Some(regime)), Some((found, most))) =
             (long, trial.truth != DynamicsTruth::default(), trial.regime.first(), newest)
         {
-            self.compared.push(Compared { regime: *regime, truth: trial.truth, found });
+            let known = most == *regime;
+            self.compared.push(Compared { regime: *regime, truth: trial.truth, found, known });
         }
         Ok(seen)
     }
