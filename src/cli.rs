@@ -1,7 +1,9 @@
 //! The command line.
 
 use clap::{Parser, Subcommand};
-use regimed::commands::{calibrate, demo, evaluate, pretrain, replay, serve, simulate, watch};
+use regimed::commands::{
+    calibrate, demo, evaluate, inspect, pretrain, replay, serve, simulate, watch,
+};
 
 /// Live dynamical-regime labels, change events and edge-of-chaos metrics from binned spike counts
 #[derive(Debug, Parser)]
@@ -20,5 +22,6 @@ pub(crate) enum Command {
     Calibrate(calibrate::CalibrateArgs),
     Evaluate(evaluate::EvaluateArgs),
     Replay(replay::ReplayArgs),
+    Inspect(inspect::InspectArgs),
     Watch(watch::WatchArgs),
 }

@@ -6,7 +6,9 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use cli::{Cli, Command};
-use regimed::commands::{calibrate, demo, evaluate, pretrain, replay, serve, simulate, watch};
+use regimed::commands::{
+    calibrate, demo, evaluate, inspect, pretrain, replay, serve, simulate, watch,
+};
 
 fn main() -> ExitCode {
     abort_on_panic();
@@ -18,6 +20,7 @@ fn main() -> ExitCode {
         Command::Calibrate(args) => calibrate::run(&args),
         Command::Evaluate(args) => evaluate::run(&args),
         Command::Replay(args) => replay::run(&args),
+        Command::Inspect(args) => inspect::run(&args),
         Command::Watch(args) => watch::run(&args),
     };
     match result {

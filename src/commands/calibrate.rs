@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
 
+use super::card;
 use super::progress::{Interrupt, Progress};
 use super::recordings::RecordingArgs;
 use crate::checkpoint::{self, Checkpoint};
@@ -100,6 +101,11 @@ pub fn run(args: &CalibrateArgs) -> Result<()> {
         "session '{name}': one-step log-likelihood {:.5} nats per bin and channel; regime prior: {prior}",
         found.one_step
     );
+    if !found.labelled {
+        eprintln!(
+            "warning: without labels the latents of a new animal need not agree with the model's; labels of session '{name}' are not to be trusted (give labels, or --from for another day of a known animal)"
+        );
+    }
     keep(args, checkpoint, found.readout)
 }
 
@@ -138,6 +144,7 @@ fn keep(args: &CalibrateArgs, mut checkpoint: Checkpoint, readout: Readout) -> R
     checkpoint.provenance.data.push(checkpoint::data_file(&args.data)?);
     checkpoint::save(out, &checkpoint.model, &checkpoint.provenance)
         .context("cannot write the calibrated model")?;
+    card::write(out, &checkpoint::load(out)?)?;
     println!(
         "model with {} sessions written to {}",
         checkpoint.model.readouts.len(),

@@ -1,9 +1,11 @@
 //! One file per command of the binary.
 
 pub mod calibrate;
+mod card;
 pub mod demo;
 mod endpoint;
 pub mod evaluate;
+pub mod inspect;
 mod picture;
 pub mod pretrain;
 mod progress;

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use anyhow::{Context, Result, bail};
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 
+use super::card;
 use super::progress::{Interrupt, Progress};
 use super::recordings::RecordingArgs;
 use crate::checkpoint::{self, DataFile, Provenance};
@@ -188,6 +189,7 @@ pub fn run(args: &PretrainArgs) -> Result<()> {
     if complete {
         // The state is of use only to an unfinished training.
         let _ = std::fs::remove_file(&state_path);
+        card::write(&args.out, &checkpoint::load(&args.out)?)?;
         println!("model written to {}", args.out.display());
     } else {
         println!(

@@ -3,6 +3,8 @@
 
 use std::process::Command;
 
+use regimed::recording::{NwbSettings, read_nwb};
+
 use crate::rig::{Daemon, arg, checkout, config, skipped};
 
 /// An interpreter that can import all of these.
@@ -91,4 +93,41 @@ fn numpy_writes_what_we_read_and_reads_what_we_write() {
     }
     assert!(n >= 12, "{n} files");
     run(&python, "numpy_files.py", &["check", arg(dir.path())]);
+}
+
+#[test]
+fn pynwb_writes_what_we_read() {
+    let Some(python) = python("interop::pynwb", &["pynwb", "numpy"]) else { return };
+    let dir = tempfile::tempdir().expect("a folder");
+    run(&python, "pynwb_files.py", &[arg(dir.path())]);
+    let file = dir.path().join("a.nwb");
+    let how = NwbSettings {
+        bin_ms: Some(20.0),
+        labels: Some("trials/condition".into()),
+        tasks: Some("trials/target".into()),
+    };
+    let read = read_nwb(&file, &how).expect("reads");
+    let expected = regimed::recording::read(&dir.path().join("expected.npz")).expect("reads");
+    assert_eq!(read.regime_names, expected.regime_names);
+    assert_eq!((read.n_channels, read.bin_width_s), (5, 0.02));
+    assert_eq!(read.trials[0], expected.trials[0]);
+    // A column of truth values names regimes too.
+    let how = NwbSettings { labels: Some("trials/rewarded".into()), ..how };
+    assert_eq!(read_nwb(&file, &how).expect("reads").regime_names, ["false", "true"]);
+    // Faults say what there is.
+    for (labels, parts) in [
+        ("nothing/condition", vec!["/intervals/nothing", "trials"]),
+        ("trials/colour", vec!["colour", "condition", "target"]),
+        ("trials", vec!["a table and a column", "'trials'"]),
+    ] {
+        let how = NwbSettings { labels: Some(labels.into()), ..NwbSettings::default() };
+        let said = read_nwb(&file, &how).expect_err(labels).to_string();
+        assert!(parts.iter().all(|p| said.contains(p)), "{said}");
+    }
+    // What was cut short is refused, not read.
+    let bytes = std::fs::read(&file).expect("bytes");
+    for part in [0, 100, bytes.len() / 2] {
+        std::fs::write(&file, &bytes[..part]).expect("written");
+        assert!(read_nwb(&file, &NwbSettings::default()).is_err(), "{part} bytes");
+    }
 }

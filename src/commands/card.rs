@@ -1,0 +1,168 @@
+//! A model in words: the model card, and what `inspect` says of a model.
+
+use std::fmt::Write as _;
+use std::path::Path;
+
+use anyhow::{Context, Result};
+
+use crate::checkpoint::{Checkpoint, write_whole};
+use crate::regime::Verdict;
+
+/// File of the card in a model directory.
+const CARD_FILE: &str = "model.md";
+/// Standard normal quantile of a 90 % interval.
+const HALF_WIDTH: f64 = 1.645;
+
+/// Writes a model's card beside it.
+///
+/// # Errors
+/// The file system's.
+pub(super) fn write(dir: &Path, of: &Checkpoint) -> Result<()> {
+    let path = dir.join(CARD_FILE);
+    write_whole(&path, card(of).as_bytes())
+        .with_context(|| format!("cannot write {}", path.display()))
+}
+
+/// A share with Wilson's 90 % interval over `n` independent cases.
+fn share(p: f64, n: f64) -> String {
+    let z2 = HALF_WIDTH * HALF_WIDTH;
+    let centre = (p + z2 / (2.0 * n)) / (1.0 + z2 / n);
+    let half =
+        HALF_WIDTH * (p * (1.0 - p) / n + z2 / (4.0 * n * n)).max(0.0).sqrt() / (1.0 + z2 / n);
+    format!("{p:.3} ({:.3} to {:.3})", (centre - half).max(0.0), (centre + half).min(1.0))
+}
+
+fn scores(out: &mut String, name: &str, v: &Verdict, dwell_bins: f64) {
+    // Bins of one stretch stand and fall together.
+    let n = (v.n_bins as f64 / dwell_bins).max(1.0);
+    let told = |p: Option<f64>| p.map_or("-".into(), |p| share(p, n));
+    let _ = writeln!(
+        out,
+        "| {name} | {} | {} | {} | {:.3} | {:.3} |",
+        share(v.accuracy, n),
+        told(v.accuracy_after_500ms),
+        told(v.accuracy_after_1s),
+        v.log_loss,
+        v.calibration_error
+    );
+}
+
+/// The card, Markdown.
+pub(super) fn card(of: &Checkpoint) -> String {
+    let (m, p) = (&of.model, &of.provenance);
+    let d = &m.dims;
+    let mut out = format!("# Model {}\n\n", &of.weights_sha256[..12]);
+    let mut line = |text: String| {
+        out.push_str(&text);
+        out.push('\n');
+    };
+    line(format!(
+        "Regimes: {}. Bins of {} ms. Embedding {}, rank {}, {} units, hidden layers {} and {}.",
+        m.regime_names.join(", "),
+        m.bin_width_s * 1e3,
+        d.embedding,
+        d.rank,
+        d.units,
+        d.hidden[0],
+        d.hidden[1]
+    ));
+    let tau_ms = 1e3 * m.bin_width_s / f64::from(m.network.leak);
+    let noise: f32 = m.network.process_variance.iter().sum::<f32>() / d.rank as f32;
+    line(format!(
+        "Time constant {tau_ms:.0} ms, mean process variance {noise:.4} per bin; a regime lasts {:.1} s on average.",
+        m.mean_dwell_s()
+    ));
+    line(format!(
+        "\nMade by regimed {} (commit {}), seed {}, {} steps.",
+        p.regimed_version, p.git_commit, p.seed, p.steps
+    ));
+    line("\n## Data\n\n| file | SHA-256 |\n|---|---|".into());
+    for file in &p.data {
+        line(format!("| {} | {} |", file.file, file.sha256));
+    }
+    line("\n## Sessions\n\n| session | channels | counts | Gaussians of the regime prior |\n|---|---|---|---|".into());
+    for r in &m.readouts {
+        let counts = if r.dispersion.is_some() { "negative binomial" } else { "Poisson" };
+        let n = r.prior.components.len();
+        line(format!("| {} | {} | {counts} | {n} |", r.session, r.n_channels()));
+    }
+    line("\n## Scores on held-out streams\n".into());
+    match &p.held_out {
+        None => line("Nothing labelled was held out: no scores.".into()),
+        Some(all) => {
+            line(
+                "90 % intervals in brackets, as if each stretch of one regime were one case.\n"
+                    .into(),
+            );
+            line("| session | accuracy | after 0.5 s | after 1 s | log loss, nats | calibration error |\n|---|---|---|---|---|---|".into());
+            let dwell_bins = m.shortest_regime_s() / m.bin_width_s;
+            scores(&mut out, "all", all, dwell_bins);
+            for (name, v) in &p.held_out_by_session {
+                scores(&mut out, name, v, dwell_bins);
+            }
+        }
+    }
+    if !m.online.operating_points.is_empty() {
+        out.push_str("\n| probability that a new label must reach | false changes a minute | median delay, ms |\n|---|---|---|\n");
+        for o in &m.online.operating_points {
+            let delay = o.median_delay_s.map_or("-".into(), |s| format!("{:.0}", s * 1e3));
+            let _ = writeln!(
+                out,
+                "| {} | {:.2} | {delay} |",
+                o.probability_min, o.false_changes_per_min
+            );
+        }
+    }
+    if let Some(head) = &m.metric_head {
+        out.push_str("\n## Largest Lyapunov exponents as learned from simulated truth\n\n| regime | tasks learned, held out | error without noise, 1/s | error driven, 1/s |\n|---|---|---|---|\n");
+        for (name, h) in m.regime_names.iter().zip(&head.regimes) {
+            match h {
+                None => {
+                    let _ = writeln!(out, "| {name} | too few | - | - |");
+                }
+                Some(h) => {
+                    let cell = |i: usize| {
+                        format!("{:.2} rms, 90 % within {:.2}", h.rms_error[i], h.half_width[i])
+                    };
+                    let [a, b] = h.tasks;
+                    let _ = writeln!(out, "| {name} | {a}, {b} | {} | {} |", cell(0), cell(1));
+                }
+            }
+        }
+    }
+    out.push_str(LIMITS);
+    out
+}
+
+const LIMITS: &str = "
+## Limits
+
+* Labels are those of the data above; anything else is meant to be called `unknown`, and not all of it is.
+* A new animal needs labels to be calibrated with; another day of a known one does not (`calibrate --from`).
+* Spectra and exponents of the free-running network describe this model, not the circuit. Exponents learned from
+  simulated truth hold for networks like those simulated.
+";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_share_has_wilsons_interval() {
+        // 45 of 50: 0.808 to 0.951 at 90 %.
+        assert_eq!(share(0.9, 50.0), "0.900 (0.808 to 0.951)");
+        assert_eq!(share(1.0, 10.0), "1.000 (0.787 to 1.000)");
+    }
+
+    #[test]
+    fn the_built_in_models_card_says_what_is_in_it() {
+        let checkpoint = crate::daemon::builtin_model().expect("built in");
+        let text = card(&checkpoint);
+        for part in checkpoint.model.session_names() {
+            assert!(text.contains(&format!("| {part} | 96 | Poisson |")), "{text}");
+        }
+        for part in ["## Data", "## Scores", "## Limits", "limit_cycle", "rank 8"] {
+            assert!(text.contains(part), "{part}: {text}");
+        }
+    }
+}
