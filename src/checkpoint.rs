@@ -223,6 +223,12 @@ pub fn from_bytes(dir: &Path, card: &[u8], weights: &[u8]) -> Result<Checkpoint,
         .map_err(|(what, expected, found)| wrong(WEIGHTS_FILE, &what, expected, found))?;
     let model = assemble(&card, arrays)
         .map_err(|(what, expected, found)| wrong(WEIGHTS_FILE, &what, expected, found))?;
+    if let Some(head) = &model.metric_head
+        && let Err(found) = head.check(model.regime_names.len(), feature_count(&model.dims))
+    {
+        let expected = "regressions that fit the model's sizes".to_owned();
+        return Err(wrong(CARD_FILE, "metric_head", expected, found));
+    }
     Ok(Checkpoint { model, provenance: card.provenance, weights_sha256: card.weights_sha256 })
 }
 
@@ -264,11 +270,6 @@ fn check_card(card: &Card) -> Result<(), Fault> {
             return fault(what, format!("1 to {CHANNELS_MAX}"), session.n_channels);
         }
         check_prior(&format!("session '{}' prior", session.name), &session.prior, card)?;
-    }
-    if let Some(head) = &card.metric_head
-        && let Err(found) = head.check(names.len(), feature_count(&card.dimensions))
-    {
-        return fault("metric_head", "regressions that fit the model's sizes", found);
     }
     let o = &card.online;
     let states = names.len() + 1;

@@ -149,8 +149,8 @@ mod tests {
 
     #[test]
     fn a_share_has_wilsons_interval() {
-        // 45 of 50: 0.808 to 0.951 at 90 %.
-        assert_eq!(share(0.9, 50.0), "0.900 (0.808 to 0.951)");
+        // 45 of 50: 0.808 to 0.950 at 90 %.
+        assert_eq!(share(0.9, 50.0), "0.900 (0.808 to 0.950)");
         assert_eq!(share(1.0, 10.0), "1.000 (0.787 to 1.000)");
     }
 

@@ -9,7 +9,8 @@ use rand_distr::{Distribution, Normal};
 use super::data::Dataset;
 use super::finish::{COVARIANCE_FLOOR, FinishError};
 use super::held_out::dispersion;
-use super::trainer::{Trainer, TrainingSettings};
+use super::settings::TrainingSettings;
+use super::trainer::Trainer;
 use crate::model::{Model, PriorFit, Readout, RegimePrior};
 
 /// Turns of the latents that are tried: a readout's moments leave the latents' axes open.

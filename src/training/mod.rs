@@ -11,6 +11,7 @@ mod metric_head;
 mod objective;
 mod readout;
 mod recalibration;
+mod settings;
 mod trainer;
 
 pub use calibration::{Calibration, calibrate};
@@ -19,4 +20,5 @@ pub use finish::{FinishError, Finished, finish};
 pub use held_out::dispersion;
 pub use metric_head::fit_metric_head;
 pub use recalibration::{RECALIBRATION_ROUNDS, Recalibration, recalibrate};
-pub use trainer::{StepReport, Trainer, TrainingSettings};
+pub use settings::TrainingSettings;
+pub use trainer::{StepReport, Trainer};

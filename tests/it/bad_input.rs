@@ -221,10 +221,10 @@ fn a_damaged_model_is_refused_with_what_was_expected() {
     let last = flipped.len() - 1;
     flipped[last] ^= 1;
     assert!(refused(&card, &flipped).contains("SHA-256: expected"));
-    let other = text.replace("\"format_version\": 2", "\"format_version\": 9");
+    let other = text.replace("\"format_version\": 3", "\"format_version\": 9");
     assert!(
         refused(other.as_bytes(), &weights)
-            .contains("expected regimed-model 2, found regimed-model 9")
+            .contains("expected regimed-model 2 to 3, found regimed-model 9")
     );
     let other = text.replacen("\"rank\": 8", "\"rank\": 7", 1);
     assert!(refused(other.as_bytes(), &weights).contains("shape"));
@@ -236,6 +236,11 @@ fn a_damaged_model_is_refused_with_what_was_expected() {
     let end = at + text[at..].find(',').expect("a first rate");
     let other = format!("{} 5.0{}", &text[..at], &text[end..]);
     assert!(refused(other.as_bytes(), &weights).contains("hazard_per_bin row 0"));
+    let weights_key = "\"centre\": [";
+    let at = text.find(weights_key).expect("a metric head") + weights_key.len();
+    let end = at + text[at..].find(',').expect("a first mean") + 1;
+    let other = format!("{}{}", &text[..at], &text[end..]);
+    assert!(refused(other.as_bytes(), &weights).contains("metric_head: expected regressions"));
     assert!(refused(b"{", &weights).contains("model card"));
     regimed::checkpoint::from_bytes(&model, &card, &weights).expect("the undamaged one loads");
 }

@@ -1,0 +1,95 @@
+//! How to train.
+
+use super::filter::LossShape;
+use crate::model::Dimensions;
+
+/// How to train.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct TrainingSettings {
+    /// Sizes of the model.
+    pub dims: Dimensions,
+    /// Steps of Adam.
+    pub steps: usize,
+    /// Windows per step.
+    pub batch: usize,
+    /// Bins per window at most.
+    pub window_bins: usize,
+    /// Learning rate at the start; it falls to 0 as half a cosine.
+    pub learning_rate: f64,
+    /// Largest norm of a step's gradient.
+    pub clip_norm: f64,
+    /// Seed of everything random.
+    pub seed: u64,
+    /// Bins at a window's start that are not scored.
+    pub burn_in_bins: usize,
+    /// Bins of an open-loop forecast.
+    pub horizon_bins: usize,
+    /// Bins between forecasts.
+    pub forecast_every_bins: usize,
+    /// Weight of the forecasts beside the one-step score.
+    pub forecast_weight: f64,
+    /// Weight of the error of the network's own Lyapunov exponent, per bin, where recordings tell the
+    /// true one; 0 leaves it out.
+    pub exponent_weight: f64,
+    /// Length of the noise-free runs that it is measured on, seconds.
+    pub exponent_s: f64,
+    /// Weight of the mean process variance.
+    pub process_penalty: f64,
+    /// Weight of the contrast between regimes; 0 leaves it out.
+    pub contrast_weight: f64,
+    /// Length of the stretches that are contrasted, seconds.
+    pub contrast_s: f64,
+    /// Temperature of their log-likelihood ratios.
+    pub contrast_temperature: f64,
+    /// Bounds of a log rate, natural log of counts per bin.
+    pub log_rate_bounds: [f32; 2],
+    /// Whether the online fit takes counts for negative binomial, with a dispersion per channel fitted
+    /// after training; else for Poisson.
+    pub negative_binomial: bool,
+    /// Time that a regime lasts on average where it will be served, seconds; `None`: as in the labels.
+    pub mean_dwell_s: Option<f64>,
+    /// Threads for the filter's passes.
+    pub threads: usize,
+}
+
+impl Default for TrainingSettings {
+    fn default() -> Self {
+        Self {
+            dims: Dimensions::default(),
+            steps: 2000,
+            batch: 96,
+            window_bins: 100,
+            learning_rate: 4e-3,
+            clip_norm: 1.0,
+            seed: 0,
+            burn_in_bins: 10,
+            horizon_bins: 10,
+            forecast_every_bins: 10,
+            forecast_weight: 1.0,
+            exponent_weight: 0.0,
+            exponent_s: 2.0,
+            process_penalty: 0.0,
+            contrast_weight: 0.03,
+            contrast_s: 0.2,
+            contrast_temperature: 3.0,
+            log_rate_bounds: [-8.0, 4.0],
+            negative_binomial: false,
+            mean_dwell_s: None,
+            threads: std::thread::available_parallelism().map_or(1, usize::from),
+        }
+    }
+}
+
+impl TrainingSettings {
+    pub(super) fn loss_shape(&self) -> LossShape {
+        LossShape {
+            rank: self.dims.rank,
+            units: self.dims.units,
+            burn_in: self.burn_in_bins,
+            horizon: self.horizon_bins,
+            forecast_every: self.forecast_every_bins,
+            forecast_weight: self.forecast_weight,
+            log_rate_bounds: self.log_rate_bounds,
+        }
+    }
+}
