@@ -193,7 +193,7 @@ pub fn fixed_points(model: &Model, e: &[f32], starts: &[Vec<f32>]) -> Vec<FixedP
             let (_, jacobian) = drift.at(&kappa);
             // The directions outside the latents decay with tau.
             let mut leading = (-1.0f64, 0.0f64);
-            for value in eigenvalues(jacobian)? {
+            for value in eigenvalues(&jacobian)? {
                 if value.re > leading.0 {
                     leading = (value.re, value.im.abs());
                 }

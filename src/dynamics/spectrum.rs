@@ -38,11 +38,11 @@ pub fn spectrum(model: &Model, e: &[f32], kappa: &[f32]) -> Option<Spectrum> {
     let factors = model.hypernetwork.factors(&model.dims, e);
     let jacobian = model.reduced_jacobian(&factors, kappa);
     let bare = model.bare_connectivity(&factors);
-    let bare = eigenvalues(DMatrix::from_row_slice(rank, rank, &bare))?;
+    let bare = eigenvalues(&DMatrix::from_row_slice(rank, rank, &bare))?;
     let mut radius = 1.0 - a;
     // The N - rank directions outside the latents decay with tau.
     let mut leading = (-1.0f64, 0.0f64);
-    for mu in eigenvalues(DMatrix::from_row_slice(rank, rank, &jacobian))? {
+    for mu in eigenvalues(&DMatrix::from_row_slice(rank, rank, &jacobian))? {
         radius = radius.max((1.0 - a + a * mu.re).hypot(a * mu.im));
         if mu.re - 1.0 > leading.0 {
             leading = (mu.re - 1.0, mu.im.abs());

@@ -67,7 +67,7 @@ impl File<'_> {
                     .read_array::<$kind>()
                     .map_err(unreadable)?
                     .iter()
-                    .map(|&x| x as f64)
+                    .map(|&x| num_traits::cast(x).unwrap_or(f64::NAN))
                     .collect()
             };
         }
@@ -198,6 +198,11 @@ pub fn read_nwb(path: &Path, how: &NwbSettings) -> Result<Recording, RecordingEr
         found: e.to_string(),
     })?;
     let file = File { path, file };
+    let length = std::fs::metadata(path).map_or(0, |m| m.len());
+    let end = file.file.superblock().eof_address;
+    if length < end {
+        return Err(file.wrong("file", format!("{end} bytes"), format!("{length}: cut short")));
+    }
     let bin_s = how.bin_ms.unwrap_or(BIN_MS_DEFAULT) / 1e3;
     if !(bin_s > 0.0 && bin_s <= 10.0) {
         let found = format!("{} ms", 1e3 * bin_s);

@@ -79,7 +79,7 @@ pub fn fit_metric_head(
             let of = |all: &'_ [Shown]| -> Vec<usize> {
                 (0..all.len()).filter(|&i| all[i].regime == r).collect()
             };
-            let pick = |all: &[Shown]| {
+            let pick = |all: &[Shown]| -> Vec<Example> {
                 of(all).into_iter().map(|i| (all[i].features.clone(), all[i].truth)).collect()
             };
             fit(&pick(&learned), &pick(&held_out))
@@ -152,7 +152,7 @@ fn show(model: &Model, stream: &Stream<'_>) -> Result<Option<Shown>, BankError> 
 
 type Example = (Vec<f64>, [f64; 2]);
 
-fn fit(learned: &Vec<Example>, held_out: &Vec<Example>) -> Option<RegimeHead> {
+fn fit(learned: &[Example], held_out: &[Example]) -> Option<RegimeHead> {
     if learned.len() < TASKS_MIN || held_out.len() < HELD_OUT_MIN {
         return None;
     }
@@ -265,6 +265,6 @@ mod tests {
             let share = f64::from(held[which] as u32) / 2_000.0;
             assert!((0.84..0.97).contains(&share), "held {share}");
         }
-        assert!(fit(&learned[..20].to_vec(), &held_out).is_none());
+        assert!(fit(&learned[..20], &held_out).is_none());
     }
 }

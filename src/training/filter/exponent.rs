@@ -168,7 +168,7 @@ impl<T: Real> Pass<'_, T> {
                 Some((transition, &transition_bar)),
                 g,
             );
-            state_bar.iter_mut().for_each(|x| *x = *x * kept);
+            state_bar.iter_mut().for_each(|x| *x *= kept);
         }
         found
     }
