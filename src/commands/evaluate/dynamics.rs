@@ -15,6 +15,8 @@ pub(super) const COMPARED_FROM_S: f64 = 2.0;
 const FREQUENCY_WITHIN: f64 = 0.05;
 /// An exponent within this of 0 counts for 0 where signs are compared, 1/s.
 const ZERO_WITHIN_PER_S: f64 = 0.25;
+/// Row of what has no label.
+const UNLABELLED: &str = "(no label)";
 /// Standard normal quantile of a 90 % interval.
 const HALF_WIDTH: f64 = 1.645;
 
@@ -90,8 +92,8 @@ struct Sums {
 /// What was found while each label was true.
 #[derive(Debug, Clone, Default)]
 pub(super) struct ByLabel {
-    /// By stream, `(label, sums)`.
-    streams: Vec<Vec<(usize, Sums)>>,
+    /// By stream, `(label, sums)`; `None`: without a label.
+    streams: Vec<Vec<(Option<usize>, Sums)>>,
 }
 
 impl ByLabel {
@@ -100,7 +102,7 @@ impl ByLabel {
     }
 
     pub(super) fn push(&mut self, label: Option<usize>, r: &Reading) {
-        let (Some(label), Some(stream)) = (label, self.streams.last_mut()) else { return };
+        let Some(stream) = self.streams.last_mut() else { return };
         let at = stream.iter().position(|s| s.0 == label).unwrap_or_else(|| {
             stream.push((label, Sums::default()));
             stream.len() - 1
@@ -120,7 +122,7 @@ impl ByLabel {
     }
 
     pub(super) fn rows(&self, names: &[String]) -> Vec<LabelRow> {
-        let row = |(label, name): (usize, &String)| {
+        let row = |(label, name): (Option<usize>, &str)| {
             let of: Vec<Sums> = self
                 .streams
                 .iter()
@@ -136,7 +138,7 @@ impl ByLabel {
                 [mean, mean - half, mean + half]
             };
             (!of.is_empty()).then(|| LabelRow {
-                regime: name.clone(),
+                regime: name.to_owned(),
                 streams: of.len(),
                 spectral_radius: mean(0),
                 spectral_abscissa_per_s: mean(1),
@@ -146,7 +148,8 @@ impl ByLabel {
                 kaplan_yorke_dimension: mean(5),
             })
         };
-        names.iter().enumerate().filter_map(row).collect()
+        let named = names.iter().enumerate().map(|(i, n)| (Some(i), n.as_str()));
+        named.chain([(None, UNLABELLED)]).filter_map(row).collect()
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod decisions;
 mod dynamics;
+mod maps;
 mod plots;
 mod stream;
 
@@ -107,6 +108,7 @@ pub fn run(args: &EvaluateArgs) -> Result<()> {
         log_likelihood: 0.0,
         by_label: ByLabel::default(),
         compared: Vec::new(),
+        ends: Vec::new(),
         reading: Durations::default(),
         decisions: args.decisions.is_some().then(Decisions::default),
     };
@@ -147,7 +149,7 @@ pub fn run(args: &EvaluateArgs) -> Result<()> {
         decisions.write(path, model)?;
     }
     let report = report(args, &checkpoint, &tally, &sessions, n_streams);
-    write(args, &report, &timeline)
+    write(args, &report, &timeline, &tally)
 }
 
 fn check(checkpoint: &Checkpoint, recording: &crate::recording::Recording) -> Result<()> {
@@ -280,16 +282,23 @@ fn table(r: &Report) -> String {
     out
 }
 
-fn write(args: &EvaluateArgs, report: &Report, timeline: &Timeline) -> Result<()> {
+fn write(args: &EvaluateArgs, report: &Report, timeline: &Timeline, tally: &Tally) -> Result<()> {
     let text = table(report);
     let dir = &args.report;
     std::fs::create_dir_all(dir).with_context(|| format!("cannot create {}", dir.display()))?;
-    let plots = [
+    let names = &report.regime_names;
+    let mut plots = vec![
         ("timeline.svg", plots::timeline(timeline, &report.regime_names, report.bin_width_s)?),
         ("accuracy.svg", plots::accuracy(&report.accuracy_after_s, report.regime_names.len())?),
         ("reliability.svg", plots::reliability(&report.reliability)?),
-        ("confusion.svg", plots::confusion(&report.confusion, &report.regime_names)?),
+        ("confusion.svg", plots::confusion(&report.confusion, names)?),
     ];
+    if tally.ends.len() > 2 {
+        plots.push(("embeddings.svg", maps::embeddings(&tally.ends, names)?));
+    }
+    if !tally.compared.is_empty() {
+        plots.push(("exponents.svg", maps::exponents(&tally.compared, names)?));
+    }
     let mut html = String::from(
         "<!doctype html><html lang=\"en\"><meta charset=\"utf-8\"><title>regimed evaluate</title>\
          <style>body{font:15px sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem}\

@@ -17,12 +17,12 @@ const COLOURS: [RGBColor; 8] = [
     RGBColor(90, 90, 90),
 ];
 
-fn colour(i: usize) -> RGBColor {
+pub(super) fn colour(i: usize) -> RGBColor {
     COLOURS[i % COLOURS.len()]
 }
 
 /// Draws into an SVG text.
-fn svg(
+pub(super) fn svg(
     size: (u32, u32),
     draw: impl FnOnce(&DrawingArea<SVGBackend<'_>, plotters::coord::Shift>) -> Result<(), String>,
 ) -> Result<String> {
@@ -36,15 +36,30 @@ fn svg(
     Ok(text)
 }
 
-fn said(e: impl std::fmt::Display) -> String {
+pub(super) fn said(e: impl std::fmt::Display) -> String {
     e.to_string()
+}
+
+/// The regimes' names beside their colours.
+pub(super) fn key(
+    area: &DrawingArea<SVGBackend<'_>, plotters::coord::Shift>,
+    names: &[String],
+) -> Result<(), String> {
+    for (r, name) in names.iter().enumerate() {
+        let y = 50 + 22 * r as i32;
+        let box_ = Rectangle::new([(4, y), (16, y + 12)], colour(r).filled());
+        area.draw(&box_).map_err(said)?;
+        let font = ("sans-serif", 13.0).into_font();
+        area.draw(&Text::new(name.clone(), (22, y), font)).map_err(said)?;
+    }
+    Ok(())
 }
 
 /// Posteriors over time, the truth as a band above them.
 pub(super) fn timeline(t: &Timeline, names: &[String], bin_width_s: f64) -> Result<String> {
     let seconds = (t.truth.len().max(1)) as f64 * bin_width_s;
     svg((1000, 320), |area| {
-        let (plot, key) = area.split_horizontally(830);
+        let (plot, legend) = area.split_horizontally(830);
         let mut chart = ChartBuilder::on(&plot)
             .caption("label posterior; band: truth", ("sans-serif", 16))
             .margin(10)
@@ -71,20 +86,15 @@ pub(super) fn timeline(t: &Timeline, names: &[String], bin_width_s: f64) -> Resu
                 from = i;
             }
         }
-        for (r, name) in names.iter().enumerate() {
+        for r in 0..names.len() {
             let points = t
                 .posterior
                 .iter()
                 .enumerate()
                 .map(|(i, p)| ((i as f64 + 1.0) * bin_width_s, f64::from(p[r])));
             chart.draw_series(LineSeries::new(points, colour(r).stroke_width(1))).map_err(said)?;
-            let y = 50 + 22 * r as i32;
-            let box_ = Rectangle::new([(4, y), (16, y + 12)], colour(r).filled());
-            key.draw(&box_).map_err(said)?;
-            let font = ("sans-serif", 13.0).into_font();
-            key.draw(&Text::new(name.clone(), (22, y), font)).map_err(said)?;
         }
-        Ok(())
+        key(&legend, names)
     })
 }
 

@@ -16,7 +16,7 @@ use crate::regime::{ChangeScore, DecisionRule, Engine, Label, Score};
 /// Time between readings of the dynamics, seconds.
 const METRICS_EVERY_S: f64 = 0.1;
 /// They count from here on in a stream, seconds.
-const METRICS_FROM_S: f64 = 0.5;
+const METRICS_FROM_S: f64 = 0.1;
 /// Bins kept for the timeline's plot.
 pub(super) const TIMELINE_BINS: usize = 4000;
 
@@ -47,6 +47,8 @@ pub(super) struct Tally {
     pub(super) log_likelihood: f64,
     pub(super) by_label: ByLabel,
     pub(super) compared: Vec<Compared>,
+    /// True regime and embedding at each stream's end.
+    pub(super) ends: Vec<(Option<usize>, Vec<f32>)>,
     /// Time of a reading of the dynamics, ms.
     pub(super) reading: Durations,
     /// Every bin's, where asked for.
@@ -133,6 +135,8 @@ impl Tally {
                 }
             }
         }
+        let last = trial.regime.last().copied().flatten();
+        self.ends.push((last, engine.estimate().embedding_mean.clone()));
         let long = trial.n_bins() as f64 * model.bin_width_s >= COMPARED_FROM_S;
         if let (true, true, Some(Some(regime)), Some((found, most))) =
             (long, trial.truth != DynamicsTruth::default(), trial.regime.first(), newest)
