@@ -48,6 +48,7 @@ fn model(dims: Dimensions, channels: usize, hypotheses: usize, rng: &mut ChaCha8
         loading: normals(channels * rank, 0.3),
         baseline: normals(channels, 0.5).iter().map(|x| x - 1.9).collect(),
         dispersion: None,
+        trusted: true,
         prior: prior.clone(),
     };
     Model {

@@ -113,7 +113,14 @@ struct SessionCard {
     n_channels: usize,
     /// Counts are negative binomial, with a dispersion per channel among the arrays; else Poisson.
     negative_binomial: bool,
+    /// False where the session was calibrated without labels.
+    #[serde(default = "yes")]
+    trusted: bool,
     prior: RegimePrior,
+}
+
+fn yes() -> bool {
+    true
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -434,6 +441,7 @@ fn assemble(card: &Card, mut arrays: Arrays) -> Result<Model, Fault> {
             loading: take(&format!("readout.{i}.loading"), &[n, rank])?,
             baseline: take(&format!("readout.{i}.baseline"), &[n])?,
             dispersion,
+            trusted: session.trusted,
             prior: session.prior.clone(),
         });
     }
@@ -486,6 +494,7 @@ pub fn save(dir: &Path, model: &Model, provenance: &Provenance) -> Result<(), Ch
             name: r.session.clone(),
             n_channels: r.n_channels(),
             negative_binomial: r.dispersion.is_some(),
+            trusted: r.trusted,
             prior: r.prior.clone(),
         })
         .collect();

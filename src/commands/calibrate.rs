@@ -103,7 +103,7 @@ pub fn run(args: &CalibrateArgs) -> Result<()> {
     );
     if !found.labelled {
         eprintln!(
-            "warning: without labels the latents of a new animal need not agree with the model's; labels of session '{name}' are not to be trusted (give labels, or --from for another day of a known animal)"
+            "warning: without labels the latents of a new animal need not agree with the model's; session '{name}' will be called unknown all along (give labels, or --from for another day of a known animal)"
         );
     }
     keep(args, checkpoint, found.readout)

@@ -83,6 +83,7 @@ pub(super) fn card(of: &Checkpoint) -> String {
     line("\n## Sessions\n\n| session | channels | counts | Gaussians of the regime prior |\n|---|---|---|---|".into());
     for r in &m.readouts {
         let counts = if r.dispersion.is_some() { "negative binomial" } else { "Poisson" };
+        let counts = if r.trusted { counts.into() } else { format!("{counts}, not trusted") };
         let n = r.prior.components.len();
         line(format!("| {} | {} | {counts} | {n} |", r.session, r.n_channels()));
     }

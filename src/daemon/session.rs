@@ -54,6 +54,12 @@ pub(super) fn start(
     let readout = plan.readout();
     let engine = Engine::new(model, readout, plan.rule, plan.adaptation)
         .with_context(|| format!("session '{}'", plan.session))?;
+    if !readout.trusted {
+        tracing::warn!(
+            session = plan.session,
+            "calibrated without labels: its label stays 'unknown' (calibrate with labels, or with --from)"
+        );
+    }
     let outlet = Port::open(PortSettings {
         session: plan.session.clone(),
         n_channels: readout.n_channels(),

@@ -104,6 +104,9 @@ pub struct Readout {
     /// `alpha`, `[n_channels]`, where counts are negative binomial: variance = rate + alpha rate^2.
     /// `None`: Poisson.
     pub dispersion: Option<Vec<f32>>,
+    /// Whether its labels are to be believed: a new animal calibrated without labels has latents that need
+    /// not agree with the model's, and is `unknown` all along.
+    pub trusted: bool,
     /// The regimes' embeddings as this session's tasks show them.
     pub prior: RegimePrior,
 }

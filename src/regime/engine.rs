@@ -10,6 +10,7 @@ pub struct Engine {
     bank: FilterBank,
     tracker: Tracker,
     rule: DecisionRule,
+    trusted: bool,
 }
 
 impl Engine {
@@ -24,7 +25,7 @@ impl Engine {
         adaptation: Adaptation,
     ) -> Result<Self, BankError> {
         let bank = FilterBank::new(model, readout, adaptation)?;
-        Ok(Self { bank, tracker: Tracker::new(model, rule), rule })
+        Ok(Self { bank, tracker: Tracker::new(model, rule), rule, trusted: readout.trusted })
     }
 
     /// One bin: counts `[n_channels]`, or `None` where it is missing.
@@ -33,7 +34,9 @@ impl Engine {
             Some(counts) => self.bank.update(counts),
             None => self.bank.predict(),
         };
-        self.tracker.push(&estimate.posterior, estimate.unlabelled, estimate.novelty)
+        // Of a session that is not to be trusted it is certain that no label is known.
+        let unlabelled = if self.trusted { estimate.unlabelled } else { 1.0 };
+        self.tracker.push(&estimate.posterior, unlabelled, estimate.novelty)
     }
 
     /// Back to the prior: another recording begins. The label in force stays until another is found.
@@ -81,5 +84,33 @@ impl Engine {
     #[must_use]
     pub fn filter_resets(&self) -> u64 {
         self.bank.resets()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::inference::example_model;
+
+    #[test]
+    fn a_session_that_is_not_trusted_is_unknown_all_along() {
+        let model = example_model();
+        let rule = DecisionRule { probability_min: 0.4, ..DecisionRule::of(&model, None) };
+        for trusted in [true, false] {
+            let readout = Readout { trusted, ..model.readouts[0].clone() };
+            let mut engine =
+                Engine::new(&model, &readout, rule, Adaptation::default()).expect("an engine");
+            let mut said = Vec::new();
+            for t in 0..800 {
+                let counts: Vec<f32> = (0..engine.n_channels())
+                    .map(|i| f32::from(u8::from((t * (i + 2)) % 5 == 0)))
+                    .collect();
+                engine.push(Some(&counts));
+                said.extend(engine.label());
+            }
+            let known = said.iter().filter(|l| l.regime().is_some()).count();
+            assert_eq!(known > 0, trusted, "{known} of {} labels name a regime", said.len());
+            assert!(trusted || said.last() == Some(&Label::Unknown), "{:?}", said.last());
+        }
     }
 }

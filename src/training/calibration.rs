@@ -88,6 +88,7 @@ pub fn calibrate(
     let own =
         embeddings.and_then(|e| RegimePrior::fit(&e, model.regime_names.len(), how, &mut rng));
     let labelled = own.is_some();
+    readout.trusted = labelled;
     readout.prior = own.unwrap_or_else(|| model.prior.clone());
     // As the model's other sessions have it.
     if model.readouts.iter().any(|r| r.dispersion.is_some()) {

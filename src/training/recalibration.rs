@@ -237,6 +237,7 @@ mod tests {
             loading: before.iter().map(|&x| x as f32).collect(),
             baseline: vec![0.0; n],
             dispersion: None,
+            trusted: true,
             prior: RegimePrior::default(),
         };
         let (kept, found) = sort_channels(&log_cov, &readout, rank);

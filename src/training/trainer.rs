@@ -402,6 +402,7 @@ impl Trainer {
             loading: transposed(loading, rank, shape.n_channels),
             baseline: baseline.to_vec(),
             dispersion: None,
+            trusted: true,
             prior: RegimePrior::default(),
         })
     }
