@@ -119,6 +119,22 @@ pub struct Position<'a> {
     pub label: Option<usize>,
 }
 
+impl<'a> Position<'a> {
+    /// Of a filter bank's estimate.
+    #[must_use]
+    pub fn of(e: &'a crate::inference::Estimate, label: Option<usize>) -> Self {
+        Self {
+            state: StatePosterior {
+                embedding: &e.embedding_mean,
+                embedding_covariance: &e.embedding_covariance,
+                latent: [&e.latent, &e.latent_sd],
+            },
+            posterior: &e.posterior,
+            label,
+        }
+    }
+}
+
 /// Follows one session.
 #[derive(Debug, Clone)]
 pub struct Monitor {

@@ -3,7 +3,7 @@
 use nalgebra::{DMatrix, DVector};
 
 use super::data::Dataset;
-use crate::dynamics::{Monitor, Position, StatePosterior, feature_count};
+use crate::dynamics::{Monitor, Position, feature_count};
 use crate::inference::{Adaptation, BankError};
 use crate::model::{MetricHead, Model, RegimeHead};
 use crate::regime::{DecisionRule, Engine, Label};
@@ -133,15 +133,7 @@ fn show(model: &Model, stream: &Stream<'_>) -> Result<Option<Shown>, BankError> 
         let e = engine.estimate();
         monitor.push_latent(&e.latent);
         if (bin + 1).is_multiple_of(every) {
-            let at = Position {
-                state: StatePosterior {
-                    embedding: &e.embedding_mean,
-                    embedding_covariance: &e.embedding_covariance,
-                    latent: [&e.latent, &e.latent_sd],
-                },
-                posterior: &e.posterior,
-                label: engine.label().and_then(Label::regime),
-            };
+            let at = Position::of(e, engine.label().and_then(Label::regime));
             let reading = monitor.refresh(model, &at);
             features = reading.and_then(|r| monitor.features(&at, &r.portrait)).or(features);
         }

@@ -7,7 +7,7 @@ use anyhow::{Context, Result};
 use super::super::scoreboard::Durations;
 use super::decisions::Decisions;
 use super::dynamics::{ByLabel, COMPARED_AFTER_S, COMPARED_FROM_S, Compared};
-use crate::dynamics::{Monitor, Position, Reading, StatePosterior};
+use crate::dynamics::{Monitor, Position, Reading};
 use crate::inference::Adaptation;
 use crate::model::Model;
 use crate::recording::{DynamicsTruth, Trial};
@@ -110,15 +110,7 @@ impl Tally {
             monitor.push_counts(Some(&counts));
             monitor.push_latent(&estimate.latent);
             if (bin + 1).is_multiple_of(every) {
-                let at = Position {
-                    state: StatePosterior {
-                        embedding: &estimate.embedding_mean,
-                        embedding_covariance: &estimate.embedding_covariance,
-                        latent: [&estimate.latent, &estimate.latent_sd],
-                    },
-                    posterior: &estimate.posterior,
-                    label: said,
-                };
+                let at = Position::of(estimate, said);
                 let began = Instant::now();
                 let reading = monitor.refresh(model, &at);
                 self.reading.push(began.elapsed().as_secs_f64() * 1e6);
