@@ -71,8 +71,8 @@ pub struct PretrainArgs {
     /// Weight of the forecasts beside the one-step likelihood; 0 leaves them out
     #[arg(long, default_value_t = TrainingSettings::default().forecast_weight)]
     pub forecast_weight: f64,
-    /// Weight of the error of the network's own Lyapunov exponent (noise-free, per bin), where the
-    /// recordings tell the true one; 0 leaves it out
+    /// Weight of the error of the network's own Lyapunov exponents (without noise and driven, per bin), where the
+    /// recordings tell the true ones; 0 leaves it out
     #[arg(long, default_value_t = TrainingSettings::default().exponent_weight)]
     pub exponent_weight: f64,
     /// Weight of the mean process variance: what the network does not explain is left to noise

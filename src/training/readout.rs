@@ -36,7 +36,7 @@ pub(crate) fn from_moments(
     }
     for i in 0..channels {
         let explained: f32 = (0..rank).map(|r| flat[r * channels + i].powi(2)).sum();
-        let rate = (mean[i]).max(1e-4);
+        let rate = mean[i].max(1e-4);
         flat.push(rate.ln() as f32 - 0.5 * explained);
     }
     flat
