@@ -63,12 +63,6 @@ pub struct SimulateArgs {
 /// # Errors
 /// Flags out of range; a file that cannot be written.
 pub fn run(args: &SimulateArgs) -> Result<()> {
-    let settings = AnimalSettings {
-        channels: args.channels,
-        rate_hz: args.rate_hz,
-        bin_width_s: args.bin_ms / 1e3,
-        ..AnimalSettings::default()
-    };
     let positive = |flag: &str, x: f64, max: f64| {
         if x > 0.0 && x <= max {
             Ok(())
@@ -80,7 +74,7 @@ pub fn run(args: &SimulateArgs) -> Result<()> {
     positive("--seconds", args.seconds, 86_400.0)?;
     positive("--rate-hz", args.rate_hz, 1000.0)?;
     positive("--switch-every", args.switch_every.unwrap_or(1.0), 86_400.0)?;
-    positive("--channels", args.channels as f64, settings.units as f64)?;
+    positive("--channels", args.channels as f64, AnimalSettings::default().units as f64)?;
     positive("--animals", args.animals as f64, 1e3)?;
     positive("--tasks", args.tasks as f64, 9_999.0)?;
     positive("--trials", args.trials as f64, 1e5)?;
@@ -93,6 +87,27 @@ pub fn run(args: &SimulateArgs) -> Result<()> {
             folder.display()
         );
     }
+    let recording = simulated(args);
+    recording::write(&recording, &args.out)?;
+    println!(
+        "{}: {} trials, {} bins of {} ms, {} channels",
+        args.out.display(),
+        recording.trials.len(),
+        recording.n_bins(),
+        args.bin_ms,
+        args.channels
+    );
+    Ok(())
+}
+
+/// The recording asked for.
+pub(super) fn simulated(args: &SimulateArgs) -> Recording {
+    let settings = AnimalSettings {
+        channels: args.channels,
+        rate_hz: args.rate_hz,
+        bin_width_s: args.bin_ms / 1e3,
+        ..AnimalSettings::default()
+    };
     let mut trials = Vec::new();
     let total = args.animals as usize * if args.switch_every.is_some() { 1 } else { 5 };
     let mut progress = Progress::new("simulate", total, 0);
@@ -112,24 +127,14 @@ pub fn run(args: &SimulateArgs) -> Result<()> {
         }
     }
     progress.finish();
-    let recording = Recording {
+    Recording {
         path: args.out.clone(),
         n_channels: args.channels,
         bin_width_s: settings.bin_width_s,
         regime_names: REGIME_NAMES.map(str::to_owned).to_vec(),
         trials,
         continuous: args.switch_every.is_some(),
-    };
-    recording::write(&recording, &args.out)?;
-    println!(
-        "{}: {} trials, {} bins of {} ms, {} channels",
-        args.out.display(),
-        recording.trials.len(),
-        recording.n_bins(),
-        args.bin_ms,
-        args.channels
-    );
-    Ok(())
+    }
 }
 
 fn of_regime(

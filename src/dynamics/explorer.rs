@@ -34,7 +34,7 @@ const AMPLITUDE_MIN: f64 = 1e-2;
 const CROSSINGS_MIN: usize = 3;
 /// Student's t, 7 degrees of freedom: half width of a 90 % interval over [`DRAWS`].
 const HALF_WIDTH: f64 = 1.895;
-/// A stable point whose abscissa is above this is slow, 1/s.
+/// A stable point whose growth is above this is slow, 1/s.
 const SLOW_ABOVE_PER_S: f64 = -0.5;
 
 /// A quantity with its 90 % credible interval.
@@ -320,7 +320,7 @@ fn count(points: &[FixedPoint]) -> [usize; 3] {
     [
         of(&FixedPoint::is_stable),
         of(&|p| p.is_fixed() && !p.is_stable()),
-        of(&|p| !p.is_fixed() || (p.is_stable() && p.abscissa_per_s > SLOW_ABOVE_PER_S)),
+        of(&|p| !p.is_fixed() || (p.is_stable() && p.growth_per_s > SLOW_ABOVE_PER_S)),
     ]
 }
 

@@ -1,6 +1,6 @@
 //! Fixed points of the fitted network: minima of its speed (Sussillo & Barak 2013).
 
-use nalgebra::{DMatrix, DVector};
+use nalgebra::{Complex, DMatrix, DVector};
 
 use super::eigenvalues::eigenvalues;
 use crate::model::{Factors, Model};
@@ -21,9 +21,11 @@ pub struct FixedPoint {
     pub kappa: Vec<f64>,
     /// `q = |F(kappa) - kappa|^2 / 2` there, per bin squared.
     pub speed: f64,
-    /// Largest real part of the continuous Jacobian's eigenvalues there, 1/s: below 0 is stable.
-    pub abscissa_per_s: f64,
-    /// `|Im| / 2 pi` of that eigenvalue, Hz.
+    /// `ln |z| / bin` of the leading eigenvalue `z` of the bin-to-bin map there, 1/s: below 0 is stable. It is
+    /// the map that was fitted: its continuous reading `(z - 1) / bin` would be short of the truth by
+    /// `(2 pi f)^2 bin / 2`, and call a slowly growing focus stable.
+    pub growth_per_s: f64,
+    /// `|arg z| / (2 pi bin)`, Hz.
     pub frequency_hz: f64,
 }
 
@@ -37,7 +39,7 @@ impl FixedPoint {
     /// Fixed, and attracting.
     #[must_use]
     pub fn is_stable(&self) -> bool {
-        self.is_fixed() && self.abscissa_per_s < 0.0
+        self.is_fixed() && self.growth_per_s < 0.0
     }
 }
 
@@ -186,23 +188,24 @@ pub fn fixed_points(model: &Model, e: &[f32], starts: &[Vec<f32>]) -> Vec<FixedP
         }
     }
     let a = f64::from(model.network.leak);
-    let tau_s = model.bin_width_s / a;
+    let width = model.bin_width_s;
     let mut points: Vec<FixedPoint> = found
         .into_iter()
         .filter_map(|(kappa, speed)| {
             let (_, jacobian) = drift.at(&kappa);
-            // The directions outside the latents decay with tau.
-            let mut leading = (-1.0f64, 0.0f64);
+            // The directions outside the latents decay with tau: their eigenvalue of the map is 1 - a.
+            let mut leading = Complex::new(1.0 - a, 0.0);
             for value in eigenvalues(&jacobian)? {
-                if value.re > leading.0 {
-                    leading = (value.re, value.im.abs());
+                let z = value * a + 1.0;
+                if z.norm() > leading.norm() {
+                    leading = z;
                 }
             }
             Some(FixedPoint {
                 kappa: kappa.iter().copied().collect(),
                 speed,
-                abscissa_per_s: leading.0 / tau_s,
-                frequency_hz: leading.1 / (std::f64::consts::TAU * tau_s),
+                growth_per_s: leading.norm().ln() / width,
+                frequency_hz: leading.arg().abs() / (std::f64::consts::TAU * width),
             })
         })
         .collect();
@@ -231,8 +234,8 @@ mod tests {
         }
         let saddle = points.iter().find(|p| !p.is_stable()).expect("a saddle");
         assert!(saddle.kappa.iter().all(|k| k.abs() < 1e-5));
-        // (2 - 1) / tau, tau = 0.1 s.
-        assert!((saddle.abscissa_per_s - 10.0).abs() < 1e-3, "{saddle:?}");
+        // z = 1 + a (2 - 1), a = 0.1, in bins of 10 ms.
+        assert!((saddle.growth_per_s - 100.0 * 1.1f64.ln()).abs() < 1e-3, "{saddle:?}");
     }
 
     #[test]
@@ -240,11 +243,22 @@ mod tests {
         let points = fixed_points(&planar([0.5, -0.8, 0.8, 0.5]), &[0.0], &starts());
         assert_eq!(points.len(), 1);
         assert!(points[0].is_stable());
-        assert!((points[0].abscissa_per_s + 5.0).abs() < 1e-3, "{points:?}");
+        // z = 1 + a (0.5 - 1 + 0.8 i).
+        let growth = 100.0 * 0.95f64.hypot(0.08).ln();
+        assert!((points[0].growth_per_s - growth).abs() < 1e-3, "{points:?}");
         let points = fixed_points(&planar([1.5, -0.8, 0.8, 1.5]), &[0.0], &starts());
         assert_eq!(points.len(), 1);
         assert!(points[0].is_fixed() && !points[0].is_stable());
-        let expected = 0.8 / (std::f64::consts::TAU * 0.1);
+        let expected = 0.08f64.atan2(1.05) * 100.0 / std::f64::consts::TAU;
         assert!((points[0].frequency_hz - expected).abs() < 1e-3, "{points:?}");
+    }
+
+    #[test]
+    fn a_focus_that_grows_from_bin_to_bin_is_not_stable() {
+        // z = 0.995 + 0.15 i: the continuous reading has real part -0.5 /s, the map grows by 0.6 % a bin.
+        let points = fixed_points(&planar([0.95, -1.5, 1.5, 0.95]), &[0.0], &starts());
+        assert!(points[0].is_fixed() && !points[0].is_stable(), "{points:?}");
+        let growth = 100.0 * 0.995f64.hypot(0.15).ln();
+        assert!((points[0].growth_per_s - growth).abs() < 1e-3, "{points:?}");
     }
 }

@@ -5,12 +5,14 @@ mod bank;
 mod channels;
 mod hypothesis;
 pub(crate) mod kernels;
+mod smoother;
 mod stage;
 #[cfg(test)]
 mod twin;
 
 pub use bank::{COUNT_MAX, Estimate, FilterBank};
 pub use channels::Adaptation;
+pub use smoother::smooth;
 pub use stage::Stage;
 #[cfg(test)]
 pub(crate) use twin::example as example_model;

@@ -17,6 +17,8 @@ pub enum Regime {
     RingAttractor,
     /// Chaos of a random network.
     Chaotic,
+    /// Whatever a random network of low rank does: not one of [`Self::ALL`].
+    RandomLowRank,
 }
 
 impl Regime {
@@ -49,6 +51,13 @@ const FREQUENCY_HZ: [f64; 2] = [0.7, 4.0];
 /// Angle by which tasks turn a regime's plane, radians (standard deviation).
 const PLANE_TURN: f64 = 0.25;
 
+/// Rank of random networks of low rank, the matrices that they are mixtures of, and their usual gain `g`
+/// (the scale of JEDI's synthetic teachers, arXiv 2603.10489).
+const LOW_RANK: usize = 5;
+const LOW_RANK_PATTERNS: usize = 3;
+/// Gain of [`Regime::RandomLowRank`].
+const LOW_RANK_GAIN: f64 = 1.8;
+
 /// From one day to another: share of channels that record another unit, standard deviations of the
 /// others' log rates and log gains.
 const UNITS_LOST_PER_DAY: f64 = 0.3;
@@ -79,6 +88,8 @@ impl Default for AnimalSettings {
 pub struct Animal {
     pub(super) settings: AnimalSettings,
     seed: u64,
+    /// Seed of what all its animals share.
+    family: u64,
     /// `M`, `[units, LATENTS]`. Its last two columns are `sqrt(2) cos` and `sqrt(2) sin` of evenly
     /// spaced angles: with normal ones the ring would have gaps of finite size.
     pub(super) m: Vec<f32>,
@@ -168,7 +179,17 @@ impl Animal {
             normals(&mut rng, channels).iter().map(|x| (base + 0.5 * x) as f32).collect();
         let gain =
             normals(&mut rng, channels).iter().map(|x| (0.8 * (0.2 * x).exp()) as f32).collect();
-        Self { settings, seed: seed ^ (index << 32), m, chi, frames, observed, log_base, gain }
+        Self {
+            settings,
+            seed: seed ^ (index << 32),
+            family: seed,
+            m,
+            chi,
+            frames,
+            observed,
+            log_base,
+            gain,
+        }
     }
 
     /// The animal on another day: of its channels seven in ten keep their unit, the others record another
@@ -256,6 +277,7 @@ impl Animal {
                 random = 0.0;
             }
             Regime::Chaotic => random = between(1.8, 2.5),
+            Regime::RandomLowRank => return self.low_rank_task(LOW_RANK_GAIN, index),
         }
         let direction = normals(&mut rng, 1)[0].signum();
         let mut a = [[0.0f64; LATENTS]; LATENTS];
@@ -273,6 +295,33 @@ impl Animal {
             j: self.connectivity(&a, random as f32),
             input: self.along(&frame[2], (drive * direction) as f32),
             plane: [frame[0].clone(), frame[1].clone()],
+        }
+    }
+
+    /// Task number `index` of the animal's random networks of rank 5 and gain `g`: `A` is a mixture, by a
+    /// random unit vector, of [`LOW_RANK_PATTERNS`] normal matrices that the animals of a seed share.
+    #[must_use]
+    pub fn low_rank_task(&self, gain: f64, index: u64) -> Task {
+        let mut a = [[0.0f64; LATENTS]; LATENTS];
+        let mut rng = ChaCha8Rng::seed_from_u64(self.family);
+        rng.set_stream((1 << 51) + index);
+        let mixture = orthonormal(vec![normals(&mut rng, LOW_RANK_PATTERNS)]);
+        let mut rng = ChaCha8Rng::seed_from_u64(self.family);
+        rng.set_stream(1 << 52);
+        for weight in &mixture[0] {
+            let pattern = normals(&mut rng, LOW_RANK * LOW_RANK);
+            for (i, x) in pattern.iter().enumerate() {
+                a[i / LOW_RANK][i % LOW_RANK] += weight * gain * x / (LOW_RANK as f64).sqrt();
+            }
+        }
+        let axis = |i: usize| (0..LATENTS).map(|k| f64::from(u8::from(k == i))).collect::<Vec<_>>();
+        Task {
+            regime: Regime::RandomLowRank,
+            number: 50_000 + index as i64,
+            design_frequency_hz: 0.0,
+            j: self.connectivity(&a, 0.0),
+            input: vec![0.0; self.settings.units],
+            plane: [axis(0), axis(1)],
         }
     }
 

@@ -7,9 +7,11 @@
 //! 1 a ring; `A = 0` with `g` above 1 is chaotic (Sompolinsky, Crisanti & Sommers 1988).
 
 mod animal;
+mod planar;
 mod simulation;
 mod truth;
 
 pub use animal::{Animal, AnimalSettings, REGIME_NAMES, Regime, Task};
+pub use planar::{PLANAR_NAMES, PlanarKind, PlanarReadout, PlanarTask};
 pub use simulation::{Dwell, Simulation};
 pub use truth::{Truth, truth};

@@ -89,13 +89,18 @@ impl Simulation {
     /// One bin of counts, `[channels]`.
     pub fn bin(&mut self, counts: &mut [u16]) {
         self.advance();
-        let observed = self.animal.observed.iter().zip(&self.animal.log_base);
-        for ((count, (&unit, base)), gain) in counts.iter_mut().zip(observed).zip(&self.animal.gain)
-        {
-            let rate = f64::from((base + gain * self.state[unit].tanh()).exp());
+        for (channel, count) in counts.iter_mut().enumerate() {
+            let rate = self.rate(channel);
             let drawn = Poisson::new(rate).map_or(0.0, |p| p.sample(&mut self.rng));
             *count = drawn.min(COUNT_MAX) as u16;
         }
+    }
+
+    /// Counts that a channel is expected to have in the newest bin.
+    #[must_use]
+    pub fn rate(&self, channel: usize) -> f64 {
+        let unit = self.state[self.animal.observed[channel]];
+        f64::from((self.animal.log_base[channel] + self.animal.gain[channel] * unit.tanh()).exp())
     }
 
     /// One bin of time with noise.
@@ -118,8 +123,8 @@ impl Simulation {
         &self.state
     }
 
-    /// One bin of time without noise.
-    pub(super) fn advance_noise_free(&mut self) {
+    /// One bin of time without noise, and without counts.
+    pub fn advance_noise_free(&mut self) {
         let (steps, a) = self.animal.stepping();
         for _ in 0..steps {
             step(&self.task, a, &mut self.state, &mut self.phi, &mut self.drive);

@@ -153,8 +153,8 @@ impl ByLabel {
     }
 }
 
-/// Correlation of true and found values.
-fn correlation(pairs: &[(f64, f64)]) -> Option<f64> {
+/// Correlation of true and found values; `None` of fewer than three.
+pub(super) fn correlation(pairs: &[(f64, f64)]) -> Option<f64> {
     let n = pairs.len() as f64;
     let mean = |of: &dyn Fn(&(f64, f64)) -> f64| pairs.iter().map(of).sum::<f64>() / n;
     let (x, y) = (mean(&|p| p.0), mean(&|p| p.1));

@@ -46,7 +46,7 @@ pub(super) fn embeddings(ends: &[(Option<usize>, Vec<f32>)], names: &[String]) -
 }
 
 /// Projections on the two leading principal components.
-fn plane(ends: &[(Option<usize>, Vec<f32>)]) -> Vec<[f64; 2]> {
+pub(super) fn plane(ends: &[(Option<usize>, Vec<f32>)]) -> Vec<[f64; 2]> {
     let (n, d) = (ends.len(), ends.first().map_or(0, |e| e.1.len()));
     if n < 2 || d == 0 {
         return Vec::new();

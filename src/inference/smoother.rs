@@ -1,0 +1,239 @@
+//! Latents of a whole stretch given all its counts, under one embedding: the posterior's mode by Gauss and
+//! Newton, each step a Kalman filter forth and a Rauch-Tung-Striebel smoother back over the linearised model
+//! (Bell 1994). Offline: the filter bank knows only what has been.
+
+use nalgebra::{DMatrix, DVector};
+
+use crate::model::{Factors, Model, Readout};
+
+/// Steps of Gauss and Newton at most.
+const STEPS_MAX: usize = 8;
+/// Halvings of a step that does not raise the log density.
+const HALVINGS: usize = 5;
+/// A step that raises it by less, nats per bin, is the last.
+const WORTH_A_STEP: f64 = 1e-4;
+
+/// The model under one embedding, in double precision.
+struct Path<'a> {
+    model: &'a Model,
+    factors: Factors,
+    /// `C`, `[channels, rank]`.
+    loading: DMatrix<f64>,
+    /// `d`, `[channels]`.
+    baseline: DVector<f64>,
+    /// Counts of each bin.
+    counts: Vec<DVector<f64>>,
+}
+
+/// Linearised step and measurement of one bin.
+struct Filtered {
+    transition: DMatrix<f64>,
+    predicted: (DVector<f64>, DMatrix<f64>),
+    updated: (DVector<f64>, DMatrix<f64>),
+}
+
+impl Path<'_> {
+    fn advance(&self, kappa: &DVector<f64>) -> DVector<f64> {
+        let from: Vec<f32> = kappa.iter().map(|&x| x as f32).collect();
+        let mut to = vec![0.0f32; from.len()];
+        self.model.advance(&self.factors, &from, &mut to);
+        DVector::from_iterator(to.len(), to.iter().map(|&x| f64::from(x)))
+    }
+
+    /// `(1-a) I + a N^T D M`.
+    fn transition(&self, kappa: &DVector<f64>) -> DMatrix<f64> {
+        let at: Vec<f32> = kappa.iter().map(|&x| x as f32).collect();
+        let a = f64::from(self.model.network.leak);
+        let rank = at.len();
+        let feedback = self.model.reduced_jacobian(&self.factors, &at);
+        DMatrix::from_row_slice(rank, rank, &feedback) * a
+            + DMatrix::from_diagonal_element(rank, rank, 1.0 - a)
+    }
+
+    fn log_rates(&self, kappa: &DVector<f64>) -> DVector<f64> {
+        let [low, high] = self.model.online.log_rate_bounds.map(f64::from);
+        (&self.loading * kappa + &self.baseline).map(|x| x.clamp(low, high))
+    }
+
+    fn variances(of: &[f32]) -> DVector<f64> {
+        DVector::from_iterator(of.len(), of.iter().map(|&x| f64::from(x)))
+    }
+
+    /// Log density of a path `[bins + 1]` and the counts, up to constants.
+    fn log_density(&self, path: &[DVector<f64>]) -> f64 {
+        let network = &self.model.network;
+        let process = Self::variances(&network.process_variance);
+        let initial = Self::variances(&network.initial_variance);
+        let mut sum = -0.5 * path[0].component_mul(&path[0]).component_div(&initial).sum();
+        for (t, y) in self.counts.iter().enumerate() {
+            let off = &path[t + 1] - self.advance(&path[t]);
+            sum -= 0.5 * off.component_mul(&off).component_div(&process).sum();
+            let eta = self.log_rates(&path[t + 1]);
+            sum += y.dot(&eta) - eta.map(f64::exp).sum();
+        }
+        sum
+    }
+
+    /// One step from `around`; without it, around what is filtered on the way.
+    fn step(&self, around: Option<&[DVector<f64>]>) -> Option<Vec<DVector<f64>>> {
+        let network = &self.model.network;
+        let rank = self.model.dims.rank;
+        let process = DMatrix::from_diagonal(&Self::variances(&network.process_variance));
+        let mut mean = DVector::zeros(rank);
+        let mut cov = DMatrix::from_diagonal(&Self::variances(&network.initial_variance));
+        let first = (mean.clone(), cov.clone());
+        let mut bins: Vec<Filtered> = Vec::with_capacity(self.counts.len());
+        for (t, y) in self.counts.iter().enumerate() {
+            let from = around.map_or(&mean, |path| &path[t]);
+            let transition = self.transition(from);
+            let ahead = self.advance(from) + &transition * (&mean - from);
+            let spread = &transition * &cov * transition.transpose() + &process;
+            let at = around.map_or_else(|| ahead.clone(), |path| path[t + 1].clone());
+            let rates = self.log_rates(&at).map(f64::exp);
+            let mut weighted = self.loading.clone();
+            for (mut row, rate) in weighted.row_iter_mut().zip(rates.iter()) {
+                row *= *rate;
+            }
+            let information = self.loading.transpose() * weighted;
+            let pull = self.loading.transpose() * (y - &rates) + &information * &at;
+            let precision = spread.clone().cholesky()?.inverse();
+            cov = (&precision + &information).cholesky()?.inverse();
+            mean = &cov * (&precision * &ahead + pull);
+            let updated = (mean.clone(), cov.clone());
+            bins.push(Filtered { transition, predicted: (ahead, spread), updated });
+        }
+        let mut path = vec![mean; bins.len() + 1];
+        for t in (0..bins.len()).rev() {
+            let before = if t == 0 { &first } else { &bins[t - 1].updated };
+            let precision = bins[t].predicted.1.clone().cholesky()?.inverse();
+            let gain = &before.1 * bins[t].transition.transpose() * precision;
+            path[t] = &before.0 + gain * (&path[t + 1] - &bins[t].predicted.0);
+        }
+        path.iter().all(|k| k.iter().all(|x| x.is_finite())).then_some(path)
+    }
+}
+
+/// The most probable latents of every bin, `[bins, rank]`, given all counts `[bins, channels]` of a stretch
+/// and its embedding `[embedding]`; `None` where the numbers fail.
+#[must_use]
+pub fn smooth(model: &Model, readout: &Readout, e: &[f32], counts: &[f32]) -> Option<Vec<f32>> {
+    let (rank, channels) = (model.dims.rank, readout.n_channels());
+    let wide = |x: &[f32]| -> Vec<f64> { x.iter().map(|&x| f64::from(x)).collect() };
+    let of = Path {
+        model,
+        factors: model.hypernetwork.factors(&model.dims, e),
+        loading: DMatrix::from_row_slice(channels, rank, &wide(&readout.loading)),
+        baseline: DVector::from_vec(wide(&readout.baseline)),
+        counts: counts.chunks_exact(channels).map(|y| DVector::from_vec(wide(y))).collect(),
+    };
+    let mut path = of.step(None)?;
+    let mut density = of.log_density(&path);
+    for _ in 0..STEPS_MAX {
+        let mut next = of.step(Some(&path))?;
+        let mut found = of.log_density(&next);
+        for _ in 0..HALVINGS {
+            if found > density {
+                break;
+            }
+            next.iter_mut().zip(&path).for_each(|(n, p)| *n = (&*n + p) * 0.5);
+            found = of.log_density(&next);
+        }
+        if found <= density {
+            break;
+        }
+        let gained = found - density;
+        (path, density) = (next, found);
+        if gained < WORTH_A_STEP * of.counts.len() as f64 {
+            break;
+        }
+    }
+    Some(path[1..].iter().flat_map(|k| k.iter().map(|&x| x as f32)).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rand::{RngExt, SeedableRng};
+    use rand_chacha::ChaCha8Rng;
+    use rand_distr::{Distribution, Poisson, StandardNormal};
+
+    /// A noisy turn of two latents seen by 30 channels: its path and counts.
+    fn example() -> (Model, Readout, Vec<f32>, Vec<f32>) {
+        let mut model = crate::dynamics::planar([1.6, -1.2, 1.2, 1.6]);
+        model.network.process_variance = vec![4e-3; 2];
+        let mut rng = ChaCha8Rng::seed_from_u64(4);
+        let mut normal = |n: usize, scale: f32| -> Vec<f32> {
+            (0..n).map(|_| scale * rng.sample::<f32, _>(StandardNormal)).collect()
+        };
+        let readout = Readout {
+            session: "s".into(),
+            loading: normal(60, 0.7),
+            baseline: vec![-1.5; 30],
+            dispersion: None,
+            trusted: true,
+            prior: crate::model::RegimePrior::default(),
+        };
+        let noise = normal(400, 4e-3f32.sqrt());
+        let factors = model.hypernetwork.factors(&model.dims, &[0.0]);
+        let mut kappa = vec![0.5f32, 0.0];
+        let (mut path, mut counts) = (Vec::new(), Vec::new());
+        for q in noise.chunks_exact(2) {
+            let mut next = vec![0.0; 2];
+            model.advance(&factors, &kappa, &mut next);
+            kappa = next.iter().zip(q).map(|(k, q)| k + q).collect();
+            path.extend(&kappa);
+            for c in readout.loading.chunks_exact(2) {
+                let rate = (c[0] * kappa[0] + c[1] * kappa[1] - 1.5).exp();
+                let drawn: f32 = Poisson::new(rate).expect("a rate").sample(&mut rng);
+                counts.push(drawn);
+            }
+        }
+        (model, readout, path, counts)
+    }
+
+    #[test]
+    fn no_nudge_of_the_smoothed_path_is_more_probable() {
+        let (model, readout, _, counts) = example();
+        let found = smooth(&model, &readout, &[0.0], &counts).expect("finite");
+        let wide = |x: &[f32]| -> Vec<f64> { x.iter().map(|&x| f64::from(x)).collect() };
+        let of = Path {
+            model: &model,
+            factors: model.hypernetwork.factors(&model.dims, &[0.0]),
+            loading: DMatrix::from_row_slice(30, 2, &wide(&readout.loading)),
+            baseline: DVector::from_vec(wide(&readout.baseline)),
+            counts: counts.chunks_exact(30).map(|y| DVector::from_vec(wide(y))).collect(),
+        };
+        // The start is not told: the best one for the rest.
+        let full = |bins: &[f32]| -> Vec<DVector<f64>> {
+            let first = of.step(Some(&of.step(None).expect("a path"))).expect("a path")[0].clone();
+            let rest = bins.chunks_exact(2).map(|k| DVector::from_vec(wide(k)));
+            std::iter::once(first).chain(rest).collect()
+        };
+        let at = of.log_density(&full(&found));
+        for bin in [20, 90, 150, 199] {
+            for (i, by) in [(0, 0.02f32), (0, -0.02), (1, 0.02), (1, -0.02)] {
+                let mut moved = found.clone();
+                moved[bin * 2 + i] += by;
+                assert!(of.log_density(&full(&moved)) < at, "bin {bin}, latent {i}, by {by}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_comes_later_makes_the_latents_surer() {
+        let (model, readout, path, counts) = example();
+        let found = smooth(&model, &readout, &[0.0], &counts).expect("finite");
+        let mut of_the_past = Vec::new();
+        for bins in 1..=200 {
+            let so_far = smooth(&model, &readout, &[0.0], &counts[..bins * 30]).expect("finite");
+            of_the_past.extend_from_slice(&so_far[(bins - 1) * 2..]);
+        }
+        let error = |x: &[f32]| -> f32 { x.iter().zip(&path).map(|(a, b)| (a - b).powi(2)).sum() };
+        assert!(
+            error(&found) < 0.8 * error(&of_the_past),
+            "{} {}",
+            error(&found),
+            error(&of_the_past)
+        );
+    }
+}
