@@ -27,6 +27,8 @@ pub const GAP_BINS_MAX: usize = 1000;
 pub const EVENTS_KEPT: usize = 10_000;
 /// Default time for ending, seconds.
 pub const DRAIN_S: f64 = 5.0;
+/// Default time of counts on which a session calibrates itself, seconds.
+pub const CALIBRATE_S: f64 = 60.0;
 /// Default rate of the metrics, Hz.
 pub const METRICS_HZ: f64 = 10.0;
 /// Model that is part of the binary.
@@ -83,6 +85,10 @@ pub struct SessionConfig {
     pub model: ModelSource,
     /// Session of the model whose readout is used.
     pub readout: String,
+    /// The session calibrates itself on so many seconds of its first counts.
+    pub calibrate_s: Option<f64>,
+    /// The model's session that it is another day of; without it, a new animal.
+    pub calibrate_from: Option<String>,
     /// Channels the rig will send, where stated: checked against the model.
     pub channels: Option<usize>,
     /// Bin width the rig will send, ms, where stated: checked against the model.
@@ -458,6 +464,17 @@ fn one_session(
     let model = s.required_string("model", "a model directory, or \"builtin\"");
     let readout = s.string("readout");
     let channels = s.whole("channels", 1, crate::model::CHANNELS_MAX);
+    let calibrate_from = s.string("calibrate_from");
+    let calibrate_s = s.number("calibrate_s", 5.0..3600.1, "seconds from 5 to 3600");
+    let calibrate_s = calibrate_s.or(calibrate_from.is_some().then_some(CALIBRATE_S));
+    if let (Some((_, span)), true) = (&readout, calibrate_s.is_some()) {
+        let problem = "expected either a readout or a session that calibrates itself, found both";
+        s.fault(span.clone(), "readout", problem);
+    }
+    if calibrate_s.is_some() && calibrate_from.is_none() && channels.is_none() {
+        let problem = "expected how many channels a new animal has (or calibrate_from, for another day of a known one), found nothing";
+        s.fault(s.span.clone(), "channels", problem);
+    }
     let bin_ms = s.number("bin_ms", 0.001..60_000.0, "milliseconds above 0");
     let probability_min = s.number("probability_min", 0.0..1.0, "a probability from 0 and below 1");
     let dwell_ms = s.number("dwell_ms", 0.0..600_000.0, "milliseconds from 0");
@@ -496,6 +513,8 @@ fn one_session(
         model,
         readout: readout.map_or(name, |r| r.0).to_owned(),
         channels,
+        calibrate_s,
+        calibrate_from: calibrate_from.map(|f| f.0.to_owned()),
         bin_ms,
         probability_min,
         dwell_ms,
@@ -532,6 +551,23 @@ mod tests {
         ];
         let expected: Vec<_> = expected.map(|(l, k)| (l, k.to_owned())).to_vec();
         assert_eq!(faults(text), expected);
+    }
+
+    #[test]
+    fn a_session_that_calibrates_itself_says_of_what() {
+        let of = |keys: &str| format!("[[session]]\nname = \"rig\"\nmodel = \"builtin\"\n{keys}\n");
+        let parsed = |keys: &str| parse(Path::new("x"), &of(keys)).expect(keys).sessions[0].clone();
+        let day = parsed("calibrate_from = \"0\"");
+        assert_eq!((day.calibrate_s, day.calibrate_from.as_deref()), (Some(60.0), Some("0")));
+        let new = parsed("calibrate_s = 30\nchannels = 64");
+        assert_eq!((new.calibrate_s, new.calibrate_from), (Some(30.0), None));
+        for (keys, key) in [
+            ("calibrate_s = 30", "session[0].channels"),
+            ("calibrate_s = 1\nchannels = 64", "session[0].calibrate_s"),
+            ("calibrate_from = \"0\"\nreadout = \"0\"", "session[0].readout"),
+        ] {
+            assert!(faults(&of(keys)).iter().any(|f| f.1 == key), "{keys}");
+        }
     }
 
     #[test]

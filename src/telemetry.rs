@@ -132,6 +132,7 @@ const DYNAMICS: [DynamicsGauge; 22] = [
         Some(m.connectivity_radius?.low)
     }),
 ];
+const CALIBRATION: &str = "regimed_calibration_state";
 const CONNECTIONS_CUT: &str = "regimed_connections_cut_total";
 
 /// Installs the recorder once per process and returns its handle.
@@ -172,6 +173,7 @@ fn build() -> PrometheusHandle {
         (POSTERIOR, "Posterior probability per regime, given that it is one of them."),
         (UNLABELLED, "Posterior probability of dynamics that training saw without a label."),
         (IN_FORCE, "1 for the label in force."),
+        (CALIBRATION, "1 for where a session stands with calibrating itself."),
         (
             NOVELTY,
             "How unlike anything learned the dynamics are, smoothed: above 1 the label is unknown.",
@@ -206,6 +208,14 @@ pub fn rejected(session: &str, reason: &'static str) {
 /// Counts decisions that a subscriber lost.
 pub fn lost_by_subscriber(session: &str, n: u64) {
     counter!(LOST, "session" => session.to_owned(), "place" => "subscriber").increment(n);
+}
+
+/// A session's calibration stands at `state`, one of `states`.
+pub fn calibration(session: &str, states: &[&'static str], state: &str) {
+    for &of in states {
+        gauge!(CALIBRATION, "session" => session.to_owned(), "state" => of)
+            .set(f64::from(u8::from(of == state)));
+    }
 }
 
 /// Counts a ZeroMQ connection that was cut.

@@ -72,6 +72,8 @@ async fn demo(args: &DemoArgs) -> Result<()> {
             name: SESSION.into(),
             model: ModelSource::Builtin,
             readout: ANIMAL.to_string(),
+            calibrate_s: None,
+            calibrate_from: None,
             channels: None,
             bin_ms: None,
             probability_min: None,

@@ -155,10 +155,11 @@ impl Picture {
             )
         });
         Some(format!(
-            "bin {:>7} {}: {}{truth} p {best:.2}, novelty {:.2}{metrics}; {rate:.0} bins/s, latency p50 {p50} p99 {p99} us{}",
+            "bin {:>7} {}: {}{}{truth} p {best:.2}, novelty {:.2}{metrics}; {rate:.0} bins/s, latency p50 {p50} p99 {p99} us{}",
             d.bin,
             d.session,
             shown(&d.regime),
+            if d.untrusted { " (not calibrated)" } else { "" },
             d.novelty,
             if self.lost > 0 { format!(", lost {}", self.lost) } else { String::new() },
         ))
@@ -201,6 +202,9 @@ impl Picture {
         }
         if d.predicted {
             words.push(Span::raw("  (bin missing)"));
+        }
+        if d.untrusted {
+            words.push(Span::raw("  (not calibrated: labels are not to be believed)"));
         }
         let session = format!(" {} ", d.session);
         frame.render_widget(

@@ -29,13 +29,16 @@ pub fn run(args: &ServeArgs) -> Result<()> {
     if args.check {
         for p in plan(&config)? {
             let model = &p.checkpoint.model;
+            let calibrates = p.calibration.as_ref().map_or(String::new(), |c| {
+                format!(", calibrates itself on its first {} s", c.seconds)
+            });
             println!(
-                "session '{}': readout '{}', {} channels, bins of {} ms, {} hypotheses, regimes {}",
+                "session '{}': readout '{}', {} channels, bins of {} ms, {} hypotheses, regimes {}{calibrates}",
                 p.session,
-                p.readout().session,
-                p.readout().n_channels(),
+                p.readout.session,
+                p.readout.n_channels(),
                 model.bin_width_s * 1e3,
-                p.readout().prior.components.len(),
+                p.readout.prior.components.len(),
                 model.regime_names.join(", ")
             );
         }

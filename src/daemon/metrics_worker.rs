@@ -4,81 +4,46 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::{Context, Result};
-use ringbuf::HeapRb;
-use ringbuf::traits::{Consumer, Observer, Producer, Split};
 
+use super::counts::{CountsReader, CountsTap, tap};
 use crate::dynamics::{Monitor, Position};
 use crate::model::Model;
 use crate::publish::{Outcome, SessionBus, Wording, dynamics};
 use crate::regime::Label;
-
-/// Bins of counts that wait for the worker at most, and values of them.
-const COUNTS_WAITING_BINS: usize = 512;
-const COUNTS_WAITING: usize = 1 << 20;
-
-type Sending = <HeapRb<u16> as Split>::Prod;
-type Fetching = <HeapRb<u16> as Split>::Cons;
-
-/// Where a session's thread puts its counts for the worker. Where the worker is behind, bins are left out
-/// and what is summed over neighbouring bins begins anew behind the gap.
-pub(super) struct CountsTap {
-    sending: Sending,
-    gap: bool,
-}
-
-impl CountsTap {
-    /// A bin's counts; masked ones count as none.
-    pub(super) fn push(&mut self, counts: &[u16]) {
-        if self.sending.vacant_len() <= counts.len() {
-            self.gap = true;
-            return;
-        }
-        let flag = u16::from(std::mem::take(&mut self.gap));
-        let _ = self.sending.try_push(flag);
-        self.sending.push_slice(counts);
-    }
-
-    /// A bin that is missing.
-    pub(super) fn skip(&mut self) {
-        self.gap = true;
-    }
-}
+use crate::source::MASKED;
 
 /// A session's monitor with what feeds it.
 pub(super) struct Probe {
     monitor: Monitor,
     model: Arc<Model>,
-    fetching: Fetching,
-    bin: Vec<u16>,
+    reader: CountsReader,
     counts: Vec<f32>,
 }
 
 impl Probe {
     /// For a session; the other half is its thread's.
     pub(super) fn new(model: Arc<Model>, channels: usize) -> (Arc<Mutex<Self>>, CountsTap) {
-        let bins = (COUNTS_WAITING / (channels + 1)).clamp(16, COUNTS_WAITING_BINS);
-        let (sending, fetching) = HeapRb::new(bins * (channels + 1)).split();
+        let (tap, reader) = tap(channels);
         let probe = Self {
             monitor: Monitor::new(&model, channels),
             model,
-            fetching,
-            bin: vec![0; channels + 1],
+            reader,
             counts: vec![0.0; channels],
         };
-        (Arc::new(Mutex::new(probe)), CountsTap { sending, gap: false })
+        (Arc::new(Mutex::new(probe)), tap)
     }
 
-    fn take_counts(&mut self, masked: u16) {
-        while self.fetching.occupied_len() >= self.bin.len() {
-            self.fetching.pop_slice(&mut self.bin);
-            if self.bin[0] != 0 {
-                self.monitor.push_counts(None);
+    fn take_counts(&mut self) {
+        let Self { monitor, reader, counts, .. } = self;
+        reader.each(|gap, bin| {
+            if gap {
+                monitor.push_counts(None);
             }
-            for (to, &from) in self.counts.iter_mut().zip(&self.bin[1..]) {
-                *to = if from == masked { 0.0 } else { f32::from(from) };
+            for (to, &from) in counts.iter_mut().zip(bin) {
+                *to = if from == MASKED { 0.0 } else { f32::from(from) };
             }
-            self.monitor.push_counts(Some(&self.counts));
-        }
+            monitor.push_counts(Some(counts));
+        });
     }
 }
 
@@ -117,7 +82,7 @@ fn work(requests: &Receiver<Request>) {
     while let Ok(r) = requests.recv() {
         // A panic elsewhere has ended the program.
         let mut probe = r.probe.lock().unwrap_or_else(PoisonError::into_inner);
-        probe.take_counts(crate::source::MASKED);
+        probe.take_counts();
         let Probe { monitor, model, .. } = &mut *probe;
         for latent in r.latents.chunks_exact(model.dims.rank) {
             monitor.push_latent(latent);

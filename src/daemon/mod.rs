@@ -1,5 +1,8 @@
 //! The daemon, put together: models, sessions, ports, publishers, and their end.
 
+mod calibrator;
+mod counts;
+mod handoff;
 mod metrics_worker;
 mod models;
 mod session;
@@ -27,6 +30,7 @@ use crate::wire;
 use crate::wire::ingest_server::IngestServer;
 use crate::wire::regimes_server::RegimesServer;
 
+pub use calibrator::SelfCalibration;
 pub use models::{Plan, builtin_model, plan};
 
 /// Addresses that are served.

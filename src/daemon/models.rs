@@ -6,14 +6,20 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
 
+use super::calibrator::SelfCalibration;
 use crate::checkpoint::{self, Checkpoint};
 use crate::config::{Config, ModelSource, SessionConfig};
 use crate::inference::Adaptation;
 use crate::model::{Model, Readout};
-use crate::regime::DecisionRule;
+use crate::regime::{DecisionRule, Engine};
 
 const BUILTIN_CARD: &[u8] = include_bytes!("../../models/default/model.json");
 const BUILTIN_WEIGHTS: &[u8] = include_bytes!("../../models/default/model.safetensors");
+
+/// Counts that a session gathers to calibrate itself at most.
+const COUNTS_GATHERED_MAX: f64 = 1e8;
+/// Rate of a channel that is not known yet, Hz.
+const BLANK_RATE_HZ: f64 = 5.0;
 
 /// The model in the binary.
 ///
@@ -32,8 +38,10 @@ pub struct Plan {
     pub checkpoint: Arc<Checkpoint>,
     /// Its model, at the session's bin width.
     pub model: Arc<Model>,
-    /// Index of the readout.
-    pub readout: usize,
+    /// The readout; where the session is yet to calibrate itself, one that is not trusted.
+    pub readout: Readout,
+    /// How it calibrates itself.
+    pub calibration: Option<SelfCalibration>,
     /// When the label changes.
     pub rule: DecisionRule,
     /// What is followed beside the dynamics.
@@ -41,10 +49,28 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// The readout.
+    /// The model that the session is calibrated on, and how many of the session's bins one of its bins is: the
+    /// checkpoint's own where it is that many times wider.
     #[must_use]
-    pub fn readout(&self) -> &Readout {
-        &self.model.readouts[self.readout]
+    pub fn calibration_model(&self) -> (&Model, usize) {
+        let own = &self.checkpoint.model;
+        let ratio = own.bin_width_s / self.model.bin_width_s;
+        let factor = ratio.round();
+        if factor >= 2.0 && (ratio - factor).abs() < 1e-6 * factor {
+            (own, factor as usize)
+        } else {
+            (&self.model, 1)
+        }
+    }
+
+    /// An engine that reads by a readout found on [`Self::calibration_model`].
+    ///
+    /// # Errors
+    /// When the bank does not take it.
+    pub(super) fn engine(&self, fitted_on: &Model, readout: Readout) -> Result<Engine> {
+        let model = Model { readouts: vec![readout], ..fitted_on.clone() };
+        let model = model.at_bin_width(self.model.bin_width_s).map_err(anyhow::Error::msg)?;
+        Ok(Engine::new(&self.model, &model.readouts[0], self.rule, self.adaptation)?)
     }
 }
 
@@ -84,19 +110,19 @@ fn load(source: &ModelSource) -> Result<Checkpoint> {
 
 fn fit(session: &SessionConfig, checkpoint: Arc<Checkpoint>) -> Result<Plan> {
     let model = &checkpoint.model;
-    let names = model.session_names();
-    let Some(readout) = names.iter().position(|n| *n == session.readout) else {
-        bail!(
-            "expected a readout of the model ({}), found '{}' (set `readout`, or add it with `regimed calibrate`)",
-            names.join(", "),
-            session.readout
-        );
+    let named = session.calibrate_from.as_ref().unwrap_or(&session.readout);
+    let new_animal = session.calibrate_s.is_some() && session.calibrate_from.is_none();
+    let channels = match (model.readout(named), session.channels) {
+        (_, Some(channels)) if new_animal => channels,
+        (Some(readout), _) => readout.n_channels(),
+        (None, _) => bail!(
+            "expected a readout of the model ({}), found '{named}' (set `readout`, add it with `regimed calibrate`, or let the session calibrate itself: `calibrate_from`, `calibrate_s`)",
+            model.session_names().join(", "),
+        ),
     };
-    let channels = model.readouts[readout].n_channels();
     if let Some(found) = session.channels.filter(|c| *c != channels) {
         bail!(
-            "expected {channels} channels as in readout '{}' of the model, found channels = {found}",
-            session.readout
+            "expected {channels} channels as in readout '{named}' of the model, found channels = {found}",
         );
     }
     let bin_width_s = session.bin_ms.map_or(model.bin_width_s, |ms| ms / 1e3);
@@ -113,12 +139,41 @@ fn fit(session: &SessionConfig, checkpoint: Arc<Checkpoint>) -> Result<Plan> {
     if let Some(ms) = session.dwell_ms {
         rule.dwell_bins = (ms / 1e3 / bin_width_s).ceil().max(1.0) as u32;
     }
+    let of_bins =
+        |m: &Model| (session.calibrate_s.unwrap_or(0.0) / m.bin_width_s) * channels as f64;
+    if of_bins(&model) > COUNTS_GATHERED_MAX {
+        bail!(
+            "calibrate_s: expected at most {COUNTS_GATHERED_MAX:.0} counts to gather, found {:.0}",
+            of_bins(&model)
+        );
+    }
+    let readout = match model.readout(named) {
+        Some(readout) if !new_animal => readout.clone(),
+        _ => blank(&model, channels),
+    };
+    let calibration = session
+        .calibrate_s
+        .map(|seconds| SelfCalibration { seconds, from: session.calibrate_from.clone() });
+    let readout = Readout { trusted: readout.trusted && calibration.is_none(), ..readout };
     Ok(Plan {
         session: session.name.clone(),
         readout,
+        calibration,
         rule,
         adaptation: session.adaptation,
         model: Arc::new(model),
         checkpoint,
     })
+}
+
+/// A readout that says nothing yet.
+fn blank(model: &Model, channels: usize) -> Readout {
+    Readout {
+        session: "(new animal)".into(),
+        loading: vec![0.0; channels * model.dims.rank],
+        baseline: vec![(BLANK_RATE_HZ * model.bin_width_s).ln() as f32; channels],
+        dispersion: None,
+        trusted: false,
+        prior: model.prior.clone(),
+    }
 }

@@ -11,7 +11,10 @@ use ringbuf::HeapRb;
 use ringbuf::traits::{Consumer, Producer, Split};
 use tokio::task::JoinHandle;
 
-use super::metrics_worker::{CountsTap, MetricsWorker, Probe, Request};
+use super::calibrator::Calibrator;
+use super::counts::{CountsTap, tap};
+use super::handoff::Handoff;
+use super::metrics_worker::{MetricsWorker, Probe, Request};
 use super::models::Plan;
 use crate::config::Config;
 use crate::publish::zeromq::{Publisher, Topics};
@@ -51,10 +54,10 @@ pub(super) fn start(
     worker: &MetricsWorker,
 ) -> Result<Running> {
     let model = &plan.model;
-    let readout = plan.readout();
+    let readout = &plan.readout;
     let engine = Engine::new(model, readout, plan.rule, plan.adaptation)
         .with_context(|| format!("session '{}'", plan.session))?;
-    if !readout.trusted {
+    if !readout.trusted && plan.calibration.is_none() {
         tracing::warn!(
             session = plan.session,
             "calibrated without labels: its label stays 'unknown' (calibrate with labels, or with --from)"
@@ -77,6 +80,24 @@ pub(super) fn start(
         },
         config.events_kept,
     ));
+    let handoff = Arc::new(Handoff::default());
+    let calibration_tap = match &plan.calibration {
+        Some(how) => {
+            bus.set_calibration(|c| c.seconds_needed = how.seconds);
+            let (tap, reader) = tap(readout.n_channels());
+            let calibrator = Calibrator {
+                plan: plan.clone(),
+                how: how.clone(),
+                reader,
+                handoff: handoff.clone(),
+                port: outlet.port.clone(),
+                bus: bus.clone(),
+            };
+            calibrator.start()?;
+            Some(tap)
+        }
+        None => None,
+    };
     let (sending, fetching) = HeapRb::new(OUTCOMES_WAITING).split();
     let link = Arc::new(Link::default());
     let port = outlet.port.clone();
@@ -85,6 +106,9 @@ pub(super) fn start(
     let owner = Owner {
         engine,
         counts_tap,
+        calibration_tap,
+        handoff,
+        resets_before: 0,
         outlet,
         sending,
         link: link.clone(),
@@ -127,6 +151,11 @@ pub(super) fn start(
 struct Owner {
     engine: Engine,
     counts_tap: CountsTap,
+    /// Where the session calibrates itself, until it has.
+    calibration_tap: Option<CountsTap>,
+    handoff: Arc<Handoff>,
+    /// Hypotheses that engines before this one lost.
+    resets_before: u64,
     outlet: Outlet,
     sending: Sending,
     link: Arc<Link>,
@@ -157,6 +186,9 @@ impl Owner {
             Kind::Start => {
                 self.engine.restart();
                 self.counts_tap.skip();
+                if let Some(tap) = &mut self.calibration_tap {
+                    tap.skip();
+                }
             }
             Kind::Missing(n) => {
                 for i in 0..u64::from(n) {
@@ -186,6 +218,11 @@ impl Owner {
 
     fn bin(&mut self, header: &Header, sequence: u64, seen: bool) {
         let began = Instant::now();
+        let resets = self.engine.filter_resets();
+        if self.handoff.take(&mut self.engine) {
+            self.resets_before += resets;
+            self.engine.set_active(self.active.iter().copied());
+        }
         let change = self.engine.push(seen.then_some(self.counts.as_slice()));
         let done = Instant::now();
         let nanoseconds = |from: Instant| {
@@ -199,19 +236,23 @@ impl Owner {
             latency_ns: nanoseconds(header.received.instant),
             compute_ns: nanoseconds(began),
             label: self.engine.label(),
+            untrusted: !self.engine.trusted(),
             change,
             predicted: !seen,
             waiting: u32::try_from(self.outlet.waiting()).unwrap_or(u32::MAX),
-            filter_resets: self.engine.filter_resets(),
+            filter_resets: self.resets_before + self.engine.filter_resets(),
             ..Outcome::of(self.engine.estimate())
         };
         self.bin += 1;
         self.send(outcome);
         // Once the decision is out.
-        if seen {
-            self.counts_tap.push(&self.raw);
-        } else {
-            self.counts_tap.skip();
+        for tap in [Some(&mut self.counts_tap), self.calibration_tap.as_mut()].into_iter().flatten()
+        {
+            if seen {
+                tap.push(&self.raw);
+            } else {
+                tap.skip();
+            }
         }
     }
 

@@ -37,6 +37,56 @@ pub struct SessionFacts {
     pub model: String,
 }
 
+/// Where a session stands with calibrating itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum CalibrationState {
+    /// It came calibrated.
+    #[default]
+    Given,
+    /// It gathers counts.
+    Gathering,
+    /// Its readout is fitted.
+    Fitting,
+    /// It reads by a readout of its own.
+    Done,
+    /// The same, but without labels for a new animal: labels are not to be trusted.
+    NotTrusted,
+    /// It could not be calibrated.
+    Failed,
+}
+
+impl CalibrationState {
+    /// All states.
+    pub const ALL: [Self; 6] =
+        [Self::Given, Self::Gathering, Self::Fitting, Self::Done, Self::NotTrusted, Self::Failed];
+
+    /// Its name in metrics.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Given => "given",
+            Self::Gathering => "gathering",
+            Self::Fitting => "fitting",
+            Self::Done => "done",
+            Self::NotTrusted => "not_trusted",
+            Self::Failed => "failed",
+        }
+    }
+}
+
+/// A session's own calibration.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Calibration {
+    /// Where it stands.
+    pub state: CalibrationState,
+    /// Seconds of counts gathered so far.
+    pub seconds_seen: f64,
+    /// Seconds that it gathers.
+    pub seconds_needed: f64,
+    /// Why it failed.
+    pub problem: Option<String>,
+}
+
 /// Why events cannot be resumed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
@@ -57,6 +107,7 @@ pub struct SessionBus {
     events_kept: usize,
     newest_event: watch::Sender<u64>,
     metrics: Mutex<Option<Metrics>>,
+    calibration: Mutex<Calibration>,
     bins: AtomicU64,
 }
 
@@ -75,6 +126,7 @@ impl SessionBus {
             events_kept,
             newest_event: watch::Sender::new(0),
             metrics: Mutex::default(),
+            calibration: Mutex::default(),
             bins: AtomicU64::new(0),
         }
     }
@@ -106,6 +158,17 @@ impl SessionBus {
     /// Newer metrics.
     pub fn set_metrics(&self, metrics: Metrics) {
         *locked(&self.metrics) = Some(metrics);
+    }
+
+    /// How the session stands with calibrating itself.
+    #[must_use]
+    pub fn calibration(&self) -> Calibration {
+        locked(&self.calibration).clone()
+    }
+
+    /// What has become of it.
+    pub fn set_calibration(&self, change: impl FnOnce(&mut Calibration)) {
+        change(&mut locked(&self.calibration));
     }
 
     /// Tells everybody.

@@ -7,8 +7,9 @@ use futures_util::Stream;
 use futures_util::stream::{BoxStream, SelectAll, select_all, unfold};
 use tonic::{Request, Response, Status};
 
-use super::bus::{Bus, SessionBus};
+use super::bus::{Bus, Calibration, CalibrationState, SessionBus};
 use crate::source::Intake;
+use crate::wire;
 use crate::wire::regimes_server::Regimes;
 use crate::wire::{
     DecisionUpdate, Event, ListSessionsRequest, ListSessionsResponse, Session,
@@ -34,6 +35,23 @@ impl RegimesService {
                 known.join(", ")
             ))
         })
+    }
+}
+
+fn calibration(of: &Calibration) -> wire::Calibration {
+    let state = match of.state {
+        CalibrationState::Given => wire::CalibrationState::Given,
+        CalibrationState::Gathering => wire::CalibrationState::Gathering,
+        CalibrationState::Fitting => wire::CalibrationState::Fitting,
+        CalibrationState::Done => wire::CalibrationState::Done,
+        CalibrationState::NotTrusted => wire::CalibrationState::NotTrusted,
+        CalibrationState::Failed => wire::CalibrationState::Failed,
+    };
+    wire::Calibration {
+        state: state.into(),
+        seconds_seen: of.seconds_seen,
+        seconds_needed: of.seconds_needed,
+        problem: of.problem.clone().unwrap_or_default(),
     }
 }
 
@@ -132,6 +150,7 @@ impl Regimes for RegimesService {
                     bins,
                     bins_missing: missing,
                     last_event_sequence,
+                    calibration: Some(calibration(&s.calibration())),
                 }
             })
             .collect();

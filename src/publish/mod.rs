@@ -7,5 +7,7 @@ mod outcome;
 pub mod web;
 pub mod zeromq;
 
-pub use bus::{Bus, EventsError, SessionBus, SessionFacts, Subscription, Update};
+pub use bus::{
+    Bus, Calibration, CalibrationState, EventsError, SessionBus, SessionFacts, Subscription, Update,
+};
 pub use outcome::{Outcome, Wording};

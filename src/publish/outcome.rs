@@ -23,6 +23,8 @@ pub struct Outcome {
     pub compute_ns: u64,
     /// Label in force.
     pub label: Option<Label>,
+    /// Labels are not to be believed: the session is not calibrated, or was without labels.
+    pub untrusted: bool,
     /// The label changed in this bin.
     pub change: Option<Change>,
     /// The bin was missing.
@@ -69,6 +71,7 @@ impl Outcome {
             latency_ns: 0,
             compute_ns: 0,
             label: None,
+            untrusted: false,
             change: None,
             predicted: false,
             waiting: 0,
@@ -154,6 +157,7 @@ impl Wording {
             predicted: o.predicted,
             artefact: o.artefact,
             silent_channels: o.silent_channels,
+            untrusted: o.untrusted,
             metrics,
         }
     }

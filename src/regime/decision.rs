@@ -157,6 +157,12 @@ impl Tracker {
         self.confident_bins = 0;
     }
 
+    /// Goes on where another tracker of the session stands: with its label and its bins.
+    pub fn succeed(&mut self, before: &Self) {
+        (self.bin, self.current) = (before.bin, before.current);
+        self.restart();
+    }
+
     /// The next bin's posterior over the regimes, probability of none of them, and novelty.
     pub fn push(&mut self, posterior: &[f32], unlabelled: f32, novelty: f32) -> Option<Change> {
         let bin = self.bin;

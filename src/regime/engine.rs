@@ -45,6 +45,17 @@ impl Engine {
         self.tracker.restart();
     }
 
+    /// Goes on where another engine of the session stands: its label stays in force, its bins are counted on.
+    pub fn succeed(&mut self, before: &Self) {
+        self.tracker.succeed(&before.tracker);
+    }
+
+    /// Whether labels are to be believed.
+    #[must_use]
+    pub fn trusted(&self) -> bool {
+        self.trusted
+    }
+
     /// Which channels inform.
     pub fn set_active(&mut self, active: impl Iterator<Item = bool>) {
         self.bank.set_active(active);

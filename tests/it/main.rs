@@ -9,5 +9,6 @@ mod golden;
 mod interop;
 mod recordings;
 mod rig;
+mod self_calibration;
 mod tidy;
 mod unlabelled;

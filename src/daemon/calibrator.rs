@@ -1,0 +1,221 @@
+//! A session that calibrates itself: its first counts are gathered, its readout is fitted on a thread of its own,
+//! and the engine that reads by it takes over between two bins. Until then the label is `unknown`.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+
+use super::counts::CountsReader;
+use super::handoff::Handoff;
+use super::models::Plan;
+use crate::model::{Model, Readout};
+use crate::publish::{CalibrationState, SessionBus};
+use crate::recording::{DynamicsTruth, Recording, Trial};
+use crate::source::{MASKED, Port};
+use crate::telemetry;
+use crate::training::{Dataset, TrainingSettings, calibrate, recalibrate};
+
+/// Time between looks at what has come.
+const LOOK_EVERY: Duration = Duration::from_millis(50);
+/// Shorter pieces between two gaps are left out, seconds.
+const PIECE_MIN_S: f64 = 1.0;
+/// Steps and windows of a new animal's calibration, as `regimed calibrate` has them.
+const STEPS: usize = 600;
+const BATCH: usize = 16;
+const LEARNING_RATE: f64 = 1e-2;
+
+/// From where a session's readout is to come.
+#[derive(Debug, Clone, PartialEq)]
+pub struct SelfCalibration {
+    /// Seconds of counts that are gathered.
+    pub seconds: f64,
+    /// The model's session that this one is another day of; `None`: a new animal.
+    pub from: Option<String>,
+}
+
+/// One session's.
+pub(super) struct Calibrator {
+    pub(super) plan: Plan,
+    pub(super) how: SelfCalibration,
+    pub(super) reader: CountsReader,
+    pub(super) handoff: Arc<Handoff>,
+    pub(super) port: Arc<Port>,
+    pub(super) bus: Arc<SessionBus>,
+}
+
+/// Counts gathered in bins of the model it is fitted to.
+struct Gathered {
+    channels: usize,
+    /// Bins of the rig in one of these.
+    factor: usize,
+    /// Rig's bins so far in the bin that is filled, and their sums.
+    filled: usize,
+    sum: Vec<u16>,
+    /// Pieces between gaps, `[bins, channels]` each.
+    pieces: Vec<Vec<u16>>,
+    bins: usize,
+}
+
+impl Gathered {
+    fn new(channels: usize, factor: usize) -> Self {
+        Self { channels, factor, filled: 0, sum: vec![0; channels], pieces: Vec::new(), bins: 0 }
+    }
+
+    fn push(&mut self, gap: bool, counts: &[u16]) {
+        if gap || self.pieces.is_empty() {
+            self.pieces.push(Vec::new());
+            self.sum.fill(0);
+            self.filled = 0;
+        }
+        for (sum, &count) in self.sum.iter_mut().zip(counts) {
+            // What is masked shows nothing.
+            *sum = sum.saturating_add(if count == MASKED { 0 } else { count });
+        }
+        self.filled += 1;
+        if self.filled == self.factor {
+            if let Some(piece) = self.pieces.last_mut() {
+                piece.extend_from_slice(&self.sum);
+            }
+            self.bins += 1;
+            self.sum.fill(0);
+            self.filled = 0;
+        }
+    }
+
+    fn recording(self, session: &str, bin_width_s: f64) -> Recording {
+        let least = (PIECE_MIN_S / bin_width_s) as usize * self.channels;
+        let trial = |counts: Vec<u16>| {
+            let bins = counts.len() / self.channels;
+            Trial {
+                session: session.to_owned(),
+                counts,
+                task: vec![0; bins],
+                regime: vec![None; bins],
+                truth: DynamicsTruth::default(),
+            }
+        };
+        Recording {
+            path: session.into(),
+            n_channels: self.channels,
+            bin_width_s,
+            regime_names: Vec::new(),
+            trials: self.pieces.into_iter().filter(|p| p.len() > least).map(trial).collect(),
+            continuous: false,
+        }
+    }
+}
+
+impl Calibrator {
+    /// Starts the work on a thread of its own.
+    pub(super) fn start(self) -> Result<()> {
+        std::thread::Builder::new()
+            .name(format!("calibrate-{}", self.plan.session))
+            .spawn(move || self.run())
+            .context("cannot start a calibration's thread")?;
+        Ok(())
+    }
+
+    fn run(mut self) {
+        match self.work() {
+            Ok(Some(trusted)) => {
+                let state =
+                    if trusted { CalibrationState::Done } else { CalibrationState::NotTrusted };
+                self.tell(state, None);
+            }
+            // The session ended before.
+            Ok(None) => {}
+            Err(e) => {
+                tracing::error!(
+                    session = self.plan.session,
+                    "calibration failed, its label stays 'unknown': {e:#}"
+                );
+                self.tell(CalibrationState::Failed, Some(format!("{e:#}")));
+            }
+        }
+    }
+
+    fn tell(&self, state: CalibrationState, problem: Option<String>) {
+        let states = CalibrationState::ALL.map(CalibrationState::name);
+        telemetry::calibration(&self.plan.session, &states, state.name());
+        self.bus.set_calibration(|c| {
+            c.state = state;
+            c.problem = problem;
+        });
+    }
+
+    /// Whether what was found is to be trusted; `None` where the session ended before.
+    fn work(&mut self) -> Result<Option<bool>> {
+        self.tell(CalibrationState::Gathering, None);
+        let (model, factor) = self.plan.calibration_model();
+        let model = model.clone();
+        let width = model.bin_width_s;
+        let needed = (self.how.seconds / width).round() as usize;
+        let mut gathered = Gathered::new(self.plan.readout.n_channels(), factor);
+        while gathered.bins < needed {
+            if self.port.is_closed() {
+                return Ok(None);
+            }
+            std::thread::sleep(LOOK_EVERY);
+            self.reader.each(|gap, counts| gathered.push(gap, counts));
+            let seen = gathered.bins as f64 * width;
+            self.bus.set_calibration(|c| c.seconds_seen = seen.min(c.seconds_needed));
+        }
+        self.tell(CalibrationState::Fitting, None);
+        tracing::info!(session = self.plan.session, seconds = self.how.seconds, "calibrating");
+        let recording = gathered.recording(&self.plan.session, width);
+        let Some(readout) = self.fit(&model, &recording)? else { return Ok(None) };
+        let trusted = readout.trusted;
+        let engine = self.plan.engine(&model, readout)?;
+        self.handoff.offer(engine);
+        tracing::info!(session = self.plan.session, trusted, "calibrated");
+        Ok(Some(trusted))
+    }
+
+    fn fit(&self, model: &Model, recording: &Recording) -> Result<Option<Readout>> {
+        if recording.trials.is_empty() {
+            bail!("expected at least {PIECE_MIN_S} s of counts without a gap, found none");
+        }
+        let data = Arc::new(Dataset::for_calibration(recording)?);
+        let going = || !self.port.is_closed();
+        let before = self.how.from.as_ref().and_then(|name| model.readout(name));
+        let readout = if let Some(before) = before {
+            recalibrate(model, before, &data, &self.plan.session, |_, _| going())?.readout
+        } else {
+            let settings = TrainingSettings {
+                steps: STEPS,
+                batch: BATCH,
+                learning_rate: LEARNING_RATE,
+                log_rate_bounds: model.online.log_rate_bounds,
+                // The sessions need the other cores.
+                threads: 1,
+                ..TrainingSettings::default()
+            };
+            calibrate(model, &data, settings, |_, _| going())?.readout
+        };
+        Ok(going().then_some(readout))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bins_are_summed_between_gaps_and_short_pieces_left_out() {
+        let mut gathered = Gathered::new(2, 2);
+        // 400 bins of the rig, then a gap in the middle of a wider bin, then three that make one.
+        for i in 0..401 {
+            gathered.push(false, &[1, if i % 2 == 0 { MASKED } else { 3 }]);
+        }
+        for _ in 0..3 {
+            gathered.push(true, &[5, 5]);
+            gathered.push(false, &[5, 5]);
+        }
+        assert_eq!(gathered.bins, 203);
+        let recording = gathered.recording("s", 0.01);
+        assert_eq!(recording.trials.len(), 1);
+        assert_eq!(recording.trials[0].n_bins(), 200);
+        assert!(recording.trials[0].counts.chunks(2).all(|c| c == [2, 3]));
+    }
+}

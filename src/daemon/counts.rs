@@ -1,0 +1,84 @@
+//! A session's counts for whoever works beside its thread: a bounded ring that never makes it wait.
+
+use ringbuf::HeapRb;
+use ringbuf::traits::{Consumer, Observer, Producer, Split};
+
+/// Bins of counts that wait at most, and values of them.
+const WAITING_BINS: usize = 512;
+const WAITING: usize = 1 << 20;
+
+/// Where a session's thread puts its counts. Where the reader is behind, bins are left out; the next one says
+/// that there is a gap before it.
+pub(super) struct CountsTap {
+    sending: <HeapRb<u16> as Split>::Prod,
+    gap: bool,
+}
+
+/// The other end.
+pub(super) struct CountsReader {
+    fetching: <HeapRb<u16> as Split>::Cons,
+    bin: Vec<u16>,
+}
+
+/// Both ends for a session of `channels` channels.
+pub(super) fn tap(channels: usize) -> (CountsTap, CountsReader) {
+    let bins = (WAITING / (channels + 1)).clamp(16, WAITING_BINS);
+    let (sending, fetching) = HeapRb::new(bins * (channels + 1)).split();
+    (CountsTap { sending, gap: false }, CountsReader { fetching, bin: vec![0; channels + 1] })
+}
+
+impl CountsTap {
+    /// A bin's counts, as they came.
+    pub(super) fn push(&mut self, counts: &[u16]) {
+        if self.sending.vacant_len() <= counts.len() {
+            self.gap = true;
+            return;
+        }
+        let flag = u16::from(std::mem::take(&mut self.gap));
+        let _ = self.sending.try_push(flag);
+        self.sending.push_slice(counts);
+    }
+
+    /// A bin that is missing.
+    pub(super) fn skip(&mut self) {
+        self.gap = true;
+    }
+}
+
+impl CountsReader {
+    /// What has come since: whether there is a gap before a bin, and its counts.
+    pub(super) fn each(&mut self, mut take: impl FnMut(bool, &[u16])) {
+        while self.fetching.occupied_len() >= self.bin.len() {
+            self.fetching.pop_slice(&mut self.bin);
+            take(self.bin[0] != 0, &self.bin[1..]);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reader_that_is_behind_is_told_of_the_gap() {
+        let (mut tap, mut reader) = tap(2);
+        let mut seen = Vec::new();
+        tap.push(&[1, 2]);
+        tap.skip();
+        tap.push(&[3, 4]);
+        reader.each(|gap, counts| seen.push((gap, counts.to_vec())));
+        assert_eq!(seen, [(false, vec![1, 2]), (true, vec![3, 4])]);
+        // More than the ring holds: the first of them wait, the last one comes behind a gap.
+        for i in 0..600 {
+            tap.push(&[i, 0]);
+        }
+        let mut seen = Vec::new();
+        reader.each(|gap, counts| seen.push((gap, counts[0])));
+        assert_eq!(seen.len(), WAITING_BINS);
+        assert!(seen.iter().zip(0..).all(|(s, i)| *s == (false, i)), "{:?}", &seen[..3]);
+        tap.push(&[7, 0]);
+        seen.clear();
+        reader.each(|gap, counts| seen.push((gap, counts[0])));
+        assert_eq!(seen, [(true, 7)]);
+    }
+}
