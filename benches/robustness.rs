@@ -13,6 +13,7 @@ use rand_distr::{Distribution, Gamma, Poisson, StandardNormal};
 use regimed::checkpoint;
 use regimed::inference::Adaptation;
 use regimed::model::{Model, Readout};
+use regimed::recording::Counts;
 use regimed::regime::{ChangeScore, DecisionRule, Engine, Label, Score};
 use regimed::teacher::{Animal, AnimalSettings, Dwell, Regime, Simulation};
 use regimed::training::dispersion;
@@ -285,11 +286,12 @@ fn main() {
             let columns = ways.map(|way| {
                 over_animals(|a| {
                     let r = &troubled[a];
-                    let first: Vec<f32> =
-                        r.bins[..6000].iter().flatten().flatten().copied().collect();
+                    let first: Vec<u16> =
+                        r.bins[..6000].iter().flatten().flatten().map(|&c| c as u16).collect();
                     let mut readout = model.readouts[a].clone();
-                    let streams = std::iter::once(first.as_slice());
-                    readout.dispersion = Some(dispersion(&model, &readout, streams).expect("one"));
+                    let first = Counts::in_memory(first, readout.n_channels());
+                    let found = dispersion(&model, &readout, std::iter::once(&first));
+                    readout.dispersion = Some(found.expect("one"));
                     let (s, c, u) = stream(&model, &readout, r, way, |_| true);
                     (s, c, u, r.bin_s)
                 })

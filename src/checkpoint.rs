@@ -4,6 +4,7 @@
 use std::borrow::Cow;
 use std::collections::HashMap;
 use std::fs;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
@@ -154,7 +155,11 @@ pub struct Checkpoint {
 /// SHA-256 in hexadecimal.
 #[must_use]
 pub fn sha256_hex(bytes: &[u8]) -> String {
-    Sha256::digest(bytes).iter().map(|b| format!("{b:02x}")).collect()
+    hex(&Sha256::digest(bytes))
+}
+
+fn hex(digest: &[u8]) -> String {
+    digest.iter().map(|b| format!("{b:02x}")).collect()
 }
 
 /// Name and hash of a data file for a model's card.
@@ -162,10 +167,20 @@ pub fn sha256_hex(bytes: &[u8]) -> String {
 /// # Errors
 /// When it cannot be read.
 pub fn data_file(path: &Path) -> Result<DataFile, CheckpointError> {
-    let bytes =
-        fs::read(path).map_err(|reason| CheckpointError::Io { path: path.into(), reason })?;
+    let failed = |reason| CheckpointError::Io { path: path.into(), reason };
+    let mut reader = fs::File::open(path).map_err(failed)?;
+    let mut hasher = Sha256::new();
+    // Piece by piece: recordings may be larger than memory.
+    let mut piece = vec![0u8; 1 << 20];
+    loop {
+        let n = reader.read(&mut piece).map_err(failed)?;
+        if n == 0 {
+            break;
+        }
+        hasher.update(&piece[..n]);
+    }
     let file = path.file_name().map_or(Cow::Borrowed("?"), |n| n.to_string_lossy()).into_owned();
-    Ok(DataFile { file, sha256: sha256_hex(&bytes) })
+    Ok(DataFile { file, sha256: hex(&hasher.finalize()) })
 }
 
 /// Reads and verifies a model directory.

@@ -11,8 +11,9 @@ use super::card;
 use super::progress::{Interrupt, Progress};
 use super::recordings::RecordingArgs;
 use crate::checkpoint::{self, DataFile, Provenance};
+use crate::recording::Spool;
 use crate::regime::Verdict;
-use crate::training::{Dataset, Trainer, TrainingSettings, finish, fit_metric_head};
+use crate::training::{Dataset, Gathering, Trainer, TrainingSettings, finish, fit_metric_head};
 
 /// File of a training that is not finished.
 const STATE_FILE: &str = "training.safetensors";
@@ -148,10 +149,7 @@ pub fn run(args: &PretrainArgs) -> Result<()> {
     settings.dims.embedding = args.embedding;
     settings.dims.units = args.units;
     settings.dims.check().map_err(anyhow::Error::msg)?;
-    let recordings = args.recordings.read_all(&args.data)?;
-    let files: Vec<DataFile> =
-        args.data.iter().map(|p| checkpoint::data_file(p)).collect::<Result<_, _>>()?;
-    let data = Arc::new(Dataset::for_pretraining(&recordings)?);
+    let (data, files) = gather(args)?;
     for s in &data.sessions {
         eprintln!("session '{}': {} channels", s.name, s.n_channels);
     }
@@ -169,8 +167,6 @@ pub fn run(args: &PretrainArgs) -> Result<()> {
         resume(&mut trainer, &state_path, &identity)?;
         eprintln!("resumed after {} steps", trainer.steps_done());
     }
-    std::fs::create_dir_all(&args.out)
-        .with_context(|| format!("cannot create {}", args.out.display()))?;
     let mut keeper = Keeper::new(args, files);
     if args.resume {
         keeper.take_up();
@@ -200,6 +196,22 @@ pub fn run(args: &PretrainArgs) -> Result<()> {
         );
     }
     Ok(())
+}
+
+/// Reads recordings one after the other; counts to learn from are kept in a file and read back window by window.
+fn gather(args: &PretrainArgs) -> Result<(Arc<Dataset>, Vec<DataFile>)> {
+    let out = &args.out;
+    std::fs::create_dir_all(out).with_context(|| format!("cannot create {}", out.display()))?;
+    let spool = Spool::in_folder(out)
+        .with_context(|| format!("cannot keep counts in {}", out.display()))?;
+    let mut gathering = Gathering::new(Some(spool));
+    let mut files = Vec::new();
+    for path in &args.data {
+        let recording = args.recordings.read(path).context("cannot use this recording")?;
+        gathering.add(&recording)?;
+        files.push(checkpoint::data_file(path)?);
+    }
+    Ok((Arc::new(gathering.finish()?), files))
 }
 
 /// Fits the kept model's metric head to recordings that tell their tasks' exponents.

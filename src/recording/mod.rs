@@ -1,11 +1,13 @@
 //! Recordings: binned spike counts with labels, from files. Bytes in, checked trials out.
 
+mod counts;
 mod npy;
 mod npz;
 mod nwb;
 
 use std::path::PathBuf;
 
+pub use counts::{Counts, Spool};
 pub use npy::{Array, Values};
 pub use npz::{Archive, numbered, read, trial_starts, write};
 pub use nwb::{BIN_MS_DEFAULT, NwbSettings, read_nwb};

@@ -29,7 +29,7 @@ const START_SD: f64 = 0.8;
 /// Step of the integration, seconds.
 const STEP_S: f64 = 1e-3;
 /// Standard deviations of loadings and of log rates.
-const LOADING_SD: f64 = 0.8;
+const LOADING_SD: f64 = 0.5;
 const LOG_RATE_SD: f64 = 0.5;
 
 /// Which family, and on which side of its bifurcation.

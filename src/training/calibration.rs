@@ -92,7 +92,7 @@ pub fn calibrate(
     readout.prior = own.unwrap_or_else(|| model.prior.clone());
     // As the model's other sessions have it.
     if model.readouts.iter().any(|r| r.dispersion.is_some()) {
-        let counts = data.streams.iter().map(|s| s.counts.as_slice());
+        let counts = data.streams.iter().map(|s| &s.counts);
         readout.dispersion = Some(dispersion(model, &readout, counts)?);
     }
     Ok(Calibration { readout, one_step, labelled })

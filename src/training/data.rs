@@ -6,7 +6,7 @@ use rand::RngExt;
 use rand_chacha::ChaCha8Rng;
 
 use crate::model::REGIMES_MAX;
-use crate::recording::{Recording, Trial};
+use crate::recording::{Counts, Recording, Spool, Trial};
 
 /// Tasks of one session and regime from which whole tasks are held out; with fewer, trials are.
 const TASKS_FOR_HELD_OUT_TASKS: usize = 6;
@@ -53,6 +53,14 @@ pub enum DatasetError {
     /// Too many regimes over all recordings.
     #[error("expected at most {REGIMES_MAX} regimes over all recordings, found {0}")]
     Regimes(usize),
+    /// The file that counts are kept in while training could not be written.
+    #[error("{path}: cannot keep its counts for the training: {reason}")]
+    Spool {
+        /// The recording.
+        path: String,
+        /// The system's reason.
+        reason: String,
+    },
     /// A regime that a session shows nowhere in its training part.
     #[error(
         "session '{session}': expected bins of every regime in the training part, found none of '{regime}'"
@@ -78,10 +86,55 @@ pub(crate) struct Label {
 #[derive(Debug, Clone)]
 pub(crate) struct Stream {
     pub(crate) session: usize,
-    /// `[bins, channels]`.
-    pub(crate) counts: Vec<f32>,
-    /// Index of each bin's label.
-    pub(crate) label_of: Vec<usize>,
+    pub(crate) counts: Counts,
+    pub(crate) label_of: Runs,
+}
+
+/// Index of each bin's label, as runs of the same: a bin costs nothing.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Runs(Vec<(usize, usize)>);
+
+impl Runs {
+    /// Of labels in order.
+    pub(crate) fn of(labels: impl Iterator<Item = usize>) -> Self {
+        let mut runs: Vec<(usize, usize)> = Vec::new();
+        for (bin, label) in labels.enumerate() {
+            match runs.last_mut() {
+                Some(run) if run.1 == label => run.0 = bin + 1,
+                _ => runs.push((bin + 1, label)),
+            }
+        }
+        Self(runs)
+    }
+
+    /// Number of bins.
+    pub(crate) fn len(&self) -> usize {
+        self.0.last().map_or(0, |run| run.0)
+    }
+
+    /// The label of all bins, where they have one in common.
+    pub(crate) fn only(&self) -> Option<usize> {
+        if let [(_, label)] = self.0[..] { Some(label) } else { None }
+    }
+
+    /// The first bin's label.
+    fn first(&self) -> Option<usize> {
+        self.0.first().map(|run| run.1)
+    }
+
+    /// Labels of `bins` bins from bin `from` on.
+    pub(crate) fn read(&self, from: usize, bins: usize) -> Vec<usize> {
+        let mut labels = Vec::with_capacity(bins);
+        let at = self.0.partition_point(|run| run.0 <= from);
+        for &(end, label) in &self.0[at..] {
+            let to = end.min(from + bins);
+            labels.resize(to - from, label);
+            if to == from + bins {
+                break;
+            }
+        }
+        labels
+    }
 }
 
 /// A session's name and size.
@@ -98,8 +151,8 @@ pub struct SessionShape {
 pub struct HeldOut {
     /// Index of its session.
     pub session: usize,
-    /// `[bins, channels]`.
-    pub counts: Vec<f32>,
+    /// Its counts.
+    pub counts: Counts,
     /// Regime per bin.
     pub regime: Vec<Option<usize>>,
     /// True largest exponents of its task, without noise and with, 1/s; `None` where the recording does
@@ -156,19 +209,57 @@ impl StepCounts {
     }
 }
 
+/// Takes recordings for pretraining one by one, each apart into training and held-out streams: only those held
+/// out and what the recordings tell of their tasks stay in memory, where there is a [`Spool`] for the rest.
+#[derive(Debug)]
+pub struct Gathering {
+    data: Dataset,
+    spool: Option<Spool>,
+}
+
+impl Gathering {
+    /// Nothing yet; without a spool all counts stay in memory.
+    #[must_use]
+    pub fn new(spool: Option<Spool>) -> Self {
+        Self { data: Dataset::empty(), spool }
+    }
+
+    /// One more recording.
+    ///
+    /// # Errors
+    /// Says why it does not go with the others.
+    pub fn add(&mut self, recording: &Recording) -> Result<(), DatasetError> {
+        self.data.held_out_tasks |= splits_by_task(recording);
+        let (train, held) = split(recording);
+        self.data.add(recording, train, held, self.spool.as_mut())?;
+        self.data.limit_held_out();
+        Ok(())
+    }
+
+    /// All of them. Every session must show every regime.
+    ///
+    /// # Errors
+    /// Says what is missing.
+    pub fn finish(self) -> Result<Dataset, DatasetError> {
+        if self.data.regime_names.is_empty() {
+            return Err(DatasetError::Empty);
+        }
+        self.data.every_regime_shown()?;
+        Ok(self.data)
+    }
+}
+
 impl Dataset {
-    /// For pretraining: takes recordings apart into training and held-out streams. Every session must
-    /// show every regime.
+    /// For pretraining, from recordings in memory: see [`Gathering`].
     ///
     /// # Errors
     /// Says which recording does not go with the others, and why.
     pub fn for_pretraining(recordings: &[Recording]) -> Result<Self, DatasetError> {
-        let data = Self::gather(recordings, split)?;
-        if data.regime_names.is_empty() {
-            return Err(DatasetError::Empty);
+        let mut gathering = Gathering::new(None);
+        for recording in recordings {
+            gathering.add(recording)?;
         }
-        data.every_regime_shown()?;
-        Ok(data)
+        gathering.finish()
     }
 
     /// For calibration: all of a recording, labelled or not.
@@ -176,60 +267,69 @@ impl Dataset {
     /// # Errors
     /// As [`Self::for_pretraining`], but labels are not asked for.
     pub fn for_calibration(recording: &Recording) -> Result<Self, DatasetError> {
-        Self::gather(std::slice::from_ref(recording), |r| {
-            let nothing = Recording { trials: Vec::new(), ..r.clone() };
-            (r.clone(), nothing)
-        })
+        let mut data = Self::empty();
+        data.held_out_tasks = splits_by_task(recording);
+        let nothing = Recording { trials: Vec::new(), ..recording.clone() };
+        data.add(recording, recording.clone(), nothing, None)?;
+        Ok(data)
     }
 
-    fn gather(
-        recordings: &[Recording],
-        split: impl Fn(&Recording) -> (Recording, Recording),
-    ) -> Result<Self, DatasetError> {
-        let first = recordings.first().ok_or(DatasetError::Empty)?;
-        let mut data = Self {
-            bin_width_s: first.bin_width_s,
+    fn empty() -> Self {
+        Self {
+            bin_width_s: 0.0,
             regime_names: Vec::new(),
             sessions: Vec::new(),
             held_out: Vec::new(),
-            held_out_tasks: recordings.iter().any(splits_by_task),
+            held_out_tasks: false,
             streams: Vec::new(),
             labels: Vec::new(),
             exponents: Vec::new(),
             one_point: Vec::new(),
             steps: StepCounts::default(),
             labelled_steps: StepCounts::default(),
-        };
-        for recording in recordings {
-            data.check(recording)?;
-            let regimes: Vec<usize> =
-                recording.regime_names.iter().map(|n| data.regime_index(n)).collect();
-            let (train, held) = split(recording);
-            for trial in &recording.streams() {
-                let label = |t: usize| (trial.regime[t].map(|r| regimes[r]), trial.task[t]);
-                let labels = (0..trial.n_bins()).map(label);
-                data.steps.add(labels.clone());
-                data.labelled_steps.add(labels.filter(|l| l.0.is_some()));
-            }
-            for trial in train.streams() {
-                let stream = data.stream(&trial, &regimes);
-                data.streams.push(stream);
-            }
-            for trial in held.streams() {
-                let session = data.session_index(&trial.session, recording.n_channels);
-                data.held_out.push(HeldOut {
-                    session,
-                    counts: trial.counts.iter().map(|&c| f32::from(c)).collect(),
-                    regime: trial.regime.iter().map(|r| r.map(|r| regimes[r])).collect(),
-                    exponents: exponents(&trial),
-                });
-            }
         }
-        data.limit_held_out();
-        if data.regime_names.len() > REGIMES_MAX {
-            return Err(DatasetError::Regimes(data.regime_names.len()));
+    }
+
+    /// Takes up a recording whose parts are `train` and `held`.
+    fn add(
+        &mut self,
+        recording: &Recording,
+        train: Recording,
+        held: Recording,
+        mut spool: Option<&mut Spool>,
+    ) -> Result<(), DatasetError> {
+        if self.sessions.is_empty() {
+            self.bin_width_s = recording.bin_width_s;
         }
-        Ok(data)
+        self.check(recording)?;
+        let regimes: Vec<usize> =
+            recording.regime_names.iter().map(|n| self.regime_index(n)).collect();
+        if self.regime_names.len() > REGIMES_MAX {
+            return Err(DatasetError::Regimes(self.regime_names.len()));
+        }
+        for trial in &recording.streams() {
+            let label = |t: usize| (trial.regime[t].map(|r| regimes[r]), trial.task[t]);
+            let labels = (0..trial.n_bins()).map(label);
+            self.steps.add(labels.clone());
+            self.labelled_steps.add(labels.filter(|l| l.0.is_some()));
+        }
+        for trial in train.streams() {
+            let stream = self.stream(trial, &regimes, spool.as_deref_mut()).map_err(|e| {
+                let path = recording.path.display().to_string();
+                DatasetError::Spool { path, reason: e.to_string() }
+            })?;
+            self.streams.push(stream);
+        }
+        for trial in held.streams() {
+            let session = self.session_index(&trial.session, recording.n_channels);
+            self.held_out.push(HeldOut {
+                session,
+                exponents: exponents(&trial),
+                regime: trial.regime.iter().map(|r| r.map(|r| regimes[r])).collect(),
+                counts: Counts::in_memory(trial.counts, recording.n_channels),
+            });
+        }
+        Ok(())
     }
 
     /// Cuts the longest held-out streams so that all together are at most [`HELD_OUT_BINS_MAX`]: every
@@ -248,9 +348,8 @@ impl Dataset {
             })
             .unwrap_or(usize::MAX);
         for stream in &mut self.held_out {
-            let n = self.sessions[stream.session].n_channels;
             stream.regime.truncate(longest);
-            stream.counts.truncate(longest.saturating_mul(n));
+            stream.counts.truncate(longest);
         }
     }
 
@@ -314,32 +413,40 @@ impl Dataset {
         position_or_push(&mut self.sessions, |s| s.name == name, shape)
     }
 
-    fn stream(&mut self, trial: &Trial, regimes: &[usize]) -> Stream {
+    fn stream(
+        &mut self,
+        trial: Trial,
+        regimes: &[usize],
+        spool: Option<&mut Spool>,
+    ) -> std::io::Result<Stream> {
         let n_channels = trial.counts.len() / trial.n_bins().max(1);
         let session = self.session_index(&trial.session, n_channels);
-        let label_of: Vec<usize> = trial
-            .task
-            .iter()
-            .zip(&trial.regime)
-            .map(|(&task, regime)| {
-                let label = Label { session, regime: regime.map(|r| regimes[r]), task };
-                position_or_push(&mut self.labels, |l| *l == label, || label)
-            })
-            .collect();
+        let labels = trial.task.iter().zip(&trial.regime).map(|(&task, regime)| {
+            let label = Label { session, regime: regime.map(|r| regimes[r]), task };
+            position_or_push(&mut self.labels, |l| *l == label, || label)
+        });
+        let label_of = Runs::of(labels);
         self.exponents.resize(self.labels.len(), [None; 2]);
         self.one_point.resize(self.labels.len(), false);
         // Of one task: what is true of it is true of each of its trials.
-        if let Some(&label) = label_of.first() {
-            self.exponents[label] = exponents(trial);
+        if let Some(label) = label_of.first() {
+            self.exponents[label] = exponents(&trial);
             let points = (trial.truth.stable_points, trial.truth.unstable_points);
             self.one_point[label] = points == (Some(1.0), Some(0.0));
         }
-        Stream { session, counts: trial.counts.iter().map(|&c| f32::from(c)).collect(), label_of }
+        let counts = match spool {
+            Some(spool) => spool.keep(&trial.counts, n_channels)?,
+            None => Counts::in_memory(trial.counts, n_channels),
+        };
+        Ok(Stream { session, counts, label_of })
     }
 
     /// A batch of windows, streams drawn in proportion to the windows they hold. With `contrast_bins`
     /// above 0, each window gets a stretch that long behind the burn-in and, for it, a rival label.
-    pub(crate) fn draw(&self, of: &Draw, rng: &mut ChaCha8Rng) -> Vec<Drawn> {
+    ///
+    /// # Errors
+    /// Where counts cannot be read.
+    pub(crate) fn draw(&self, of: &Draw, rng: &mut ChaCha8Rng) -> std::io::Result<Vec<Drawn>> {
         let share: Vec<usize> =
             self.streams.iter().map(|s| s.label_of.len().div_ceil(of.window_bins)).collect();
         let total: usize = share.iter().sum();
@@ -354,13 +461,15 @@ impl Dataset {
                         here
                     })
                     .unwrap_or(0);
-                let bins = self.streams[stream].label_of.len();
+                let Stream { session, counts, label_of } = &self.streams[stream];
+                let bins = label_of.len();
                 let len = of.window_bins.min(bins);
                 let from = rng.random_range(0..=bins - len);
-                let labels = &self.streams[stream].label_of[from..from + len];
-                let rival = self.draw_rival(of, labels, rng);
-                let exponent = self.draw_run(of, labels, rng);
-                Drawn { stream, from, bins: len, rival, exponent }
+                let labels = label_of.read(from, len);
+                let rival = self.draw_rival(of, &labels, rng);
+                let exponent = self.draw_run(of, &labels, rng);
+                let counts = counts.read(from, len)?;
+                Ok(Drawn { session: *session, counts, labels, rival, exponent })
             })
             .collect()
     }
@@ -457,11 +566,13 @@ pub(crate) struct Draw {
 }
 
 /// A window of a stream.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(crate) struct Drawn {
-    pub(crate) stream: usize,
-    pub(crate) from: usize,
-    pub(crate) bins: usize,
+    pub(crate) session: usize,
+    /// `[bins, channels]`.
+    pub(crate) counts: Vec<f32>,
+    /// Index of each bin's label.
+    pub(crate) labels: Vec<usize>,
     pub(crate) rival: Option<Rival>,
     pub(crate) exponent: Option<Run>,
 }

@@ -52,6 +52,9 @@ pub enum FinishError {
     /// The bank does not take the model.
     #[error(transparent)]
     Bank(#[from] BankError),
+    /// Counts that are kept in a file cannot be read.
+    #[error("cannot read counts back: {0}")]
+    Counts(#[from] std::io::Error),
 }
 
 /// A finished model and how it did on what was held out.
@@ -127,7 +130,7 @@ pub fn finish(trainer: &Trainer, best_before: Option<f64>) -> Result<Finished, F
         let mut model = best.model;
         for s in 0..data.sessions.len() {
             let streams = data.streams.iter().filter(|t| t.session == s);
-            let counts = streams.map(|t| t.counts.as_slice());
+            let counts = streams.map(|t| &t.counts);
             model.readouts[s].dispersion = Some(dispersion(&model, &model.readouts[s], counts)?);
         }
         let (held_out, by_session) = tune(&mut model, data, threads)?;

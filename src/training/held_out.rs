@@ -4,8 +4,10 @@ use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 use super::data::{Dataset, HeldOut};
-use crate::inference::{Adaptation, BankError, FilterBank};
+use super::finish::FinishError;
+use crate::inference::{Adaptation, FilterBank};
 use crate::model::{Model, NoveltyLimits, OperatingPoint, Readout};
+use crate::recording::Counts;
 use crate::regime::{ChangeScore, DecisionRule, Label, Score, Tracker, Verdict};
 
 /// Temperatures tried on held-out streams.
@@ -36,25 +38,24 @@ struct Heard {
     embedding_distance: Vec<f32>,
 }
 
-fn hear(model: &Model, stream: &HeldOut) -> Result<Heard, BankError> {
+fn hear(model: &Model, stream: &HeldOut) -> Result<Heard, FinishError> {
     let mut bank = FilterBank::new(model, &model.readouts[stream.session], Adaptation::NONE)?;
-    let n = bank.n_channels();
     let mut heard = Heard {
         posterior: Vec::new(),
         innovation_runs: Vec::new(),
         embedding_distance: Vec::new(),
     };
-    for counts in stream.counts.chunks_exact(n) {
+    stream.counts.each(usize::MAX, |counts| {
         let estimate = bank.update(counts);
         heard.posterior.extend(&estimate.posterior);
         heard.innovation_runs.push(estimate.innovation_runs);
         heard.embedding_distance.push(estimate.embedding_distance);
-    }
+    })?;
     Ok(heard)
 }
 
 /// All held-out streams, on several threads.
-fn hear_all(model: &Model, data: &Dataset, threads: usize) -> Result<Vec<Heard>, BankError> {
+fn hear_all(model: &Model, data: &Dataset, threads: usize) -> Result<Vec<Heard>, FinishError> {
     let chunk = data.held_out.len().div_ceil(threads.max(1)).max(1);
     std::thread::scope(|scope| {
         let workers: Vec<_> = data
@@ -87,7 +88,11 @@ fn tempered(posterior: &[f32], temperature: f32, out: &mut [f32]) {
 pub(super) type Scored = (Option<Verdict>, Vec<(String, Verdict)>);
 
 /// Temperature by the held-out log loss, novelty's limits by their quantiles, and the scores then.
-pub(super) fn tune(model: &mut Model, data: &Dataset, threads: usize) -> Result<Scored, BankError> {
+pub(super) fn tune(
+    model: &mut Model,
+    data: &Dataset,
+    threads: usize,
+) -> Result<Scored, FinishError> {
     model.online.temperature = 1.0;
     model.online.novelty_limits = NoveltyLimits::NONE;
     let heard = hear_all(model, data, threads)?;
@@ -176,7 +181,7 @@ struct Trial {
 pub(super) fn operating_points(
     model: &Model,
     data: &Dataset,
-) -> Result<Vec<OperatingPoint>, BankError> {
+) -> Result<Vec<OperatingPoint>, FinishError> {
     let mut trials: Vec<Trial> = PROBABILITIES
         .iter()
         .map(|&probability_min| {
@@ -200,9 +205,9 @@ pub(super) fn operating_points(
         let mut bank = FilterBank::new(model, readout, Adaptation::default())?;
         trials.iter_mut().for_each(|t| t.score.start_stream());
         for stream in streams {
-            for (counts, &truth) in
-                stream.counts.chunks_exact(readout.n_channels()).zip(&stream.regime)
-            {
+            let mut truths = stream.regime.iter().copied();
+            stream.counts.each(stream.regime.len(), |counts| {
+                let truth = truths.next().flatten();
                 let e = bank.update(counts);
                 for t in &mut trials {
                     let change = t.tracker.push(&e.posterior, e.unlabelled, e.novelty);
@@ -212,7 +217,7 @@ pub(super) fn operating_points(
                     };
                     t.score.push(truth, said, change.as_ref());
                 }
-            }
+            })?;
         }
     }
     let mut points: Vec<OperatingPoint> = Vec::new();
@@ -238,18 +243,18 @@ pub(super) fn operating_points(
 /// lambda` over `sum lambda^2`, shrunk towards the channels' pooled value by so many expected counts.
 ///
 /// # Errors
-/// When the bank does not take the model.
+/// When the bank does not take the model, or counts cannot be read.
 pub fn dispersion<'a>(
     model: &Model,
     readout: &Readout,
-    streams: impl Iterator<Item = &'a [f32]>,
-) -> Result<Vec<f32>, BankError> {
+    streams: impl Iterator<Item = &'a Counts>,
+) -> Result<Vec<f32>, FinishError> {
     let n = readout.n_channels();
     let (mut excess, mut squares, mut counts) = (vec![0.0f64; n], vec![0.0f64; n], vec![0.0; n]);
     let mut bank = FilterBank::new(model, readout, Adaptation::NONE)?;
     for stream in streams {
         bank.reset();
-        for bin in stream.chunks_exact(n) {
+        stream.each(usize::MAX, |bin| {
             bank.update(bin);
             for (i, (&y, &rate)) in bin.iter().zip(bank.expected_counts()).enumerate() {
                 let (y, rate) = (f64::from(y), f64::from(rate));
@@ -257,7 +262,7 @@ pub fn dispersion<'a>(
                 squares[i] += rate * rate;
                 counts[i] += rate;
             }
-        }
+        })?;
     }
     let pooled = excess.iter().sum::<f64>() / squares.iter().sum::<f64>().max(1e-12);
     Ok((0..n)

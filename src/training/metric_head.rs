@@ -3,9 +3,11 @@
 use nalgebra::{DMatrix, DVector};
 
 use super::data::Dataset;
+use super::finish::FinishError;
 use crate::dynamics::{Monitor, Position, feature_count};
-use crate::inference::{Adaptation, BankError};
+use crate::inference::Adaptation;
 use crate::model::{MetricHead, Model, RegimeHead};
+use crate::recording::Counts;
 use crate::regime::{DecisionRule, Engine, Label};
 
 /// Time of a stream after which its features are taken, at most, seconds.
@@ -33,7 +35,7 @@ struct Shown {
 /// A stream to show to the model.
 struct Stream<'a> {
     session: usize,
-    counts: &'a [f32],
+    counts: &'a Counts,
     regime: usize,
     truth: [f64; 2],
 }
@@ -47,16 +49,15 @@ pub fn fit_metric_head(
     model: &Model,
     data: &Dataset,
     threads: usize,
-) -> Result<Option<MetricHead>, BankError> {
+) -> Result<Option<MetricHead>, FinishError> {
     let known = |truth: [Option<f64>; 2]| Some([truth[0]?, truth[1]?]);
     let learned: Vec<Stream<'_>> = data
         .streams
         .iter()
         .filter_map(|s| {
-            let label = *s.label_of.first()?;
-            let whole = s.label_of.iter().all(|l| *l == label);
+            let label = s.label_of.only()?;
             let truth = known(data.exponents[label])?;
-            let regime = data.labels[label].regime.filter(|_| whole)?;
+            let regime = data.labels[label].regime?;
             Some(Stream { session: s.session, counts: &s.counts, regime, truth })
         })
         .collect();
@@ -92,7 +93,7 @@ fn show_all(
     model: &Model,
     streams: &[Stream<'_>],
     threads: usize,
-) -> Result<Vec<Shown>, BankError> {
+) -> Result<Vec<Shown>, FinishError> {
     let chunk = streams.len().div_ceil(threads.max(1)).max(1);
     let parts = std::thread::scope(|scope| {
         let workers: Vec<_> = streams
@@ -115,29 +116,30 @@ fn show_all(
 }
 
 /// The features of a stream, some seconds on.
-fn show(model: &Model, stream: &Stream<'_>) -> Result<Option<Shown>, BankError> {
+fn show(model: &Model, stream: &Stream<'_>) -> Result<Option<Shown>, FinishError> {
     let rule = DecisionRule::of(model, None);
     let readout = &model.readouts[stream.session];
     let mut engine = Engine::new(model, readout, rule, Adaptation::default())?;
     let n = engine.n_channels();
     let mut monitor = Monitor::new(model, n);
     let bins = |seconds: f64| (seconds / model.bin_width_s).round() as usize;
-    let all = stream.counts.len() / n;
-    if all < bins(SEEN_MIN_S) {
+    if stream.counts.bins() < bins(SEEN_MIN_S) {
         return Ok(None);
     }
     let every = bins(REFRESH_S).max(1);
     let mut features = None;
-    for (bin, counts) in stream.counts.chunks_exact(n).take(bins(SEEN_S)).enumerate() {
+    let mut bin = 0usize;
+    stream.counts.each(bins(SEEN_S), |counts| {
+        bin += 1;
         engine.push(Some(counts));
         let e = engine.estimate();
         monitor.push_latent(&e.latent);
-        if (bin + 1).is_multiple_of(every) {
+        if bin.is_multiple_of(every) {
             let at = Position::of(e, engine.label().and_then(Label::regime));
             let reading = monitor.refresh(model, &at);
-            features = reading.and_then(|r| monitor.features(&at, &r.portrait)).or(features);
+            features = reading.and_then(|r| monitor.features(&at, &r.portrait)).or(features.take());
         }
-    }
+    })?;
     let found = features.filter(|f| f.len() == feature_count(&model.dims));
     Ok(found.map(|features| Shown { regime: stream.regime, features, truth: stream.truth }))
 }

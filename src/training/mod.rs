@@ -15,7 +15,7 @@ mod settings;
 mod trainer;
 
 pub use calibration::{Calibration, calibrate};
-pub use data::{Dataset, DatasetError, HeldOut, SessionShape};
+pub use data::{Dataset, DatasetError, Gathering, HeldOut, SessionShape};
 pub use finish::{FinishError, Finished, finish};
 pub use held_out::dispersion;
 pub use metric_head::fit_metric_head;

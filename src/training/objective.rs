@@ -193,7 +193,7 @@ impl BatchLoss<'_> {
         let mut total = self.zeros(sizes);
         let mut scores = BatchScores::default();
         for drawn in self.windows.iter().skip(group).step_by(GROUPS) {
-            let session = self.data.streams[drawn.stream].session;
+            let session = drawn.session;
             let range = self.places.range(session);
             let readout = &sessions[session];
             let pass = Pass { shape: &self.shape, shared, readout, factors };
@@ -229,10 +229,8 @@ impl BatchLoss<'_> {
         pass: &Pass<'_, f32>,
         gradient: &mut Gradient<f32>,
     ) -> BatchScores {
-        let stream = &self.data.streams[drawn.stream];
-        let (channels, bins) = (pass.readout.channels, drawn.bins);
-        let counts = &stream.counts[drawn.from * channels..(drawn.from + bins) * channels];
-        let factor_of = &stream.label_of[drawn.from..drawn.from + bins];
+        let (channels, bins) = (pass.readout.channels, drawn.labels.len());
+        let (counts, factor_of) = (drawn.counts.as_slice(), drawn.labels.as_slice());
         let share = 1.0 / (bins.saturating_sub(self.shape.burn_in).max(1) * channels) as f32;
         let mut weight = vec![share; bins];
         weight[..self.shape.burn_in.min(bins)].fill(0.0);
@@ -441,7 +439,7 @@ mod tests {
         };
         let draw =
             Draw { batch: 9, window_bins: 20, burn_in_bins: 4, contrast_bins: 6, run_bins: 0 };
-        let windows = data.draw(&draw, &mut rng);
+        let windows = data.draw(&draw, &mut rng).expect("counts");
         assert!(windows.iter().all(|w| w.rival.is_some_and(|r| r.to - r.from == 6)));
         let batch = BatchLoss {
             shape,

@@ -22,8 +22,8 @@ pub(crate) fn from_moments(
     channels: usize,
     rank: usize,
     bin_width_s: f64,
-) -> Vec<f32> {
-    let (log_cov, mean) = log_moments(streams, channels, bin_width_s);
+) -> std::io::Result<Vec<f32>> {
+    let (log_cov, mean) = log_moments(streams, channels, bin_width_s)?;
     let eigen = log_cov.clone().symmetric_eigen();
     let mut order: Vec<usize> = (0..channels).collect();
     order.sort_by(|&a, &b| eigen.eigenvalues[b].total_cmp(&eigen.eigenvalues[a]));
@@ -39,7 +39,7 @@ pub(crate) fn from_moments(
         let rate = mean[i].max(1e-4);
         flat.push(rate.ln() as f32 - 0.5 * explained);
     }
-    flat
+    Ok(flat)
 }
 
 /// Covariance of the log rates, `[channels, channels]`, and mean counts per bin, of counts that are
@@ -48,17 +48,20 @@ pub(super) fn log_moments(
     streams: &[&Stream],
     channels: usize,
     bin_width_s: f64,
-) -> (DMatrix<f64>, Vec<f64>) {
+) -> std::io::Result<(DMatrix<f64>, Vec<f64>)> {
     let factor = ((MOMENT_BIN_S / bin_width_s).round() as usize).max(1);
     let mut mean = vec![0.0f64; channels];
     let mut second = DMatrix::<f64>::zeros(channels, channels);
     let mut n = 0usize;
     let mut wide = vec![0.0f64; channels];
     for stream in streams {
-        for chunk in stream.counts.chunks_exact(channels * factor) {
-            wide.fill(0.0);
-            for bin in chunk.chunks_exact(channels) {
-                wide.iter_mut().zip(bin).for_each(|(w, &y)| *w += f64::from(y));
+        let mut summed = 0;
+        wide.fill(0.0);
+        stream.counts.each(usize::MAX, |bin| {
+            wide.iter_mut().zip(bin).for_each(|(w, &y)| *w += f64::from(y));
+            summed += 1;
+            if summed < factor {
+                return;
             }
             n += 1;
             for i in 0..channels {
@@ -69,7 +72,9 @@ pub(super) fn log_moments(
                     }
                 }
             }
-        }
+            summed = 0;
+            wide.fill(0.0);
+        })?;
     }
     let n = n.max(2) as f64;
     mean.iter_mut().for_each(|m| *m /= n);
@@ -88,12 +93,14 @@ pub(super) fn log_moments(
         }
     }
     mean.iter_mut().for_each(|m| *m /= factor as f64);
-    (log_cov, mean)
+    Ok((log_cov, mean))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::recording::Counts;
+    use crate::training::data::Runs;
     use rand::SeedableRng;
     use rand_distr::{Distribution, Normal, Poisson};
 
@@ -108,11 +115,12 @@ mod tests {
             let latent: f64 = normal.sample(&mut rng);
             for c in &truth {
                 let rate = (c * latent - 0.7).exp();
-                counts.push(Poisson::new(rate).expect("rate").sample(&mut rng) as f32);
+                counts.push(Poisson::new(rate).expect("rate").sample(&mut rng) as u16);
             }
         }
-        let stream = Stream { session: 0, counts, label_of: vec![0; bins] };
-        let flat = from_moments(&[&stream], channels, 1, 0.05);
+        let counts = Counts::in_memory(counts, channels);
+        let stream = Stream { session: 0, counts, label_of: Runs::default() };
+        let flat = from_moments(&[&stream], channels, 1, 0.05).expect("in memory");
         for (i, (&found, &expected)) in flat.iter().zip(&truth).enumerate() {
             let found = f64::from(found) * f64::from(flat[0]).signum() * truth[0].signum();
             assert!((found - expected).abs() < 0.08, "channel {i}: {found} for {expected}");

@@ -6,7 +6,8 @@
 use nalgebra::{DMatrix, DVector};
 
 use super::data::Dataset;
-use crate::inference::{Adaptation, BankError, FilterBank};
+use super::finish::FinishError;
+use crate::inference::{Adaptation, FilterBank};
 use crate::model::{Model, Readout};
 
 /// Rounds of expectation and maximisation.
@@ -49,22 +50,24 @@ struct Expected {
 /// told rounds done and stops the work by returning `false`.
 ///
 /// # Errors
-/// When the bank does not take the readout.
+/// When the bank does not take the readout, or counts cannot be read.
 pub fn recalibrate(
     model: &Model,
     before: &Readout,
     data: &Dataset,
     session: &str,
     mut each: impl FnMut(usize, f64) -> bool,
-) -> Result<Recalibration, BankError> {
+) -> Result<Recalibration, FinishError> {
     let n = before.n_channels();
     let rank = model.dims.rank;
-    let counts: Vec<&[f32]> = data.streams.iter().flat_map(|s| s.counts.chunks_exact(n)).collect();
+    let whole = |s: &super::data::Stream| s.counts.read(0, s.counts.bins());
+    let whole: Vec<Vec<f32>> = data.streams.iter().map(whole).collect::<std::io::Result<_>>()?;
+    let counts: Vec<&[f32]> = whole.iter().flat_map(|s| s.chunks_exact(n)).collect();
     let mut readout = Readout { session: session.to_owned(), ..before.clone() };
     // Units that were lost say nothing at first, and rates are those of today: either would be taken for
     // latents.
     let streams: Vec<&super::data::Stream> = data.streams.iter().collect();
-    let (log_cov, mean) = super::readout::log_moments(&streams, n, model.bin_width_s);
+    let (log_cov, mean) = super::readout::log_moments(&streams, n, model.bin_width_s)?;
     let (kept, latent) = sort_channels(&log_cov, before, rank);
     for channel in 0..n {
         let loading = &mut readout.loading[channel * rank..(channel + 1) * rank];
@@ -154,15 +157,15 @@ fn sort_channels(
 pub const RECALIBRATION_ROUNDS: usize = ROUNDS;
 
 /// The E-step: filtered latents under a readout.
-fn expect(model: &Model, readout: &Readout, data: &Dataset) -> Result<Expected, BankError> {
+fn expect(model: &Model, readout: &Readout, data: &Dataset) -> Result<Expected, FinishError> {
     let mut bank = FilterBank::new(model, readout, Adaptation::default())?;
-    let n = bank.n_channels();
     let settled = (SETTLED_S / model.bin_width_s).round() as usize;
     let mut found = Expected { mean: vec![], variance: vec![], bins: vec![], log_likelihood: 0.0 };
     let (mut at, mut counted) = (0, 0);
     for stream in &data.streams {
         bank.reset();
-        for (t, counts) in stream.counts.chunks_exact(n).enumerate() {
+        let mut t = 0;
+        stream.counts.each(usize::MAX, |counts| {
             let e = bank.update(counts);
             if t >= settled && !e.artefact {
                 let double = |x: &[f32]| x.iter().map(|&v| f64::from(v)).collect::<Vec<f64>>();
@@ -173,7 +176,8 @@ fn expect(model: &Model, readout: &Readout, data: &Dataset) -> Result<Expected, 
                 counted += 1;
             }
             at += 1;
-        }
+            t += 1;
+        })?;
     }
     found.log_likelihood /= f64::from(counted.max(1));
     Ok(found)

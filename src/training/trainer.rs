@@ -98,7 +98,7 @@ impl Trainer {
             draw(rank * units, 0.3 * over(units)),
             vec![0.0; h2 * rank],
             shared.pack(),
-            readouts_from_data(&data, rank),
+            readouts_from_data(&data, rank)?,
         ];
         Self::assemble(data, settings, values, NAMES.to_vec())
     }
@@ -140,7 +140,7 @@ impl Trainer {
             moments.iter().flat_map(|m| m.1.iter().map(|&v| (1.0 / v) as f32)).collect();
         let h = &model.hypernetwork;
         let gain = GAIN as f32;
-        let mut readouts = readouts_from_data(&data, rank);
+        let mut readouts = readouts_from_data(&data, rank)?;
         let places = places(&data, rank);
         for s in 0..places.channels.len() {
             rotate(&mut readouts[places.range(s)], rotation, rank);
@@ -279,7 +279,7 @@ impl Trainer {
             shape: self.settings.loss_shape(),
             places: self.places.clone(),
             data: &self.data,
-            windows: self.data.draw(&self.draw(), &mut rng),
+            windows: self.data.draw(&self.draw(), &mut rng)?,
             contrast: Contrast {
                 weight: self.settings.contrast_weight,
                 temperature: self.settings.contrast_temperature,
@@ -294,8 +294,8 @@ impl Trainer {
             &self.values("shared")?,
             &self.values("readouts")?,
         );
-        let BatchScores { one_step, forecast, contrast, exponent, run_ends } = found.scores.clone();
-        self.run_ends.take(&run_ends);
+        let BatchScores { one_step, forecast, contrast, exponent, .. } = found.scores;
+        self.run_ends.take(&found.scores.run_ends);
         let op = BatchLossOp::new(found);
         let loss = factors.apply_op3(self.tensor("shared"), self.tensor("readouts"), op)?;
         let gradients = (loss + self.penalty()?)?.backward()?;
@@ -483,12 +483,14 @@ fn loading_weight(data: &Dataset, places: &ReadoutPlaces) -> Result<Tensor> {
     Tensor::from_vec(weights, (1, n), &Device::Cpu)
 }
 
-fn readouts_from_data(data: &Dataset, rank: usize) -> Vec<f32> {
+fn readouts_from_data(data: &Dataset, rank: usize) -> std::io::Result<Vec<f32>> {
     let session = |(s, shape): (usize, &super::data::SessionShape)| {
         let streams: Vec<_> = data.streams.iter().filter(|x| x.session == s).collect();
         readout::from_moments(&streams, shape.n_channels, rank, data.bin_width_s)
     };
-    data.sessions.iter().enumerate().flat_map(session).collect()
+    let each: std::io::Result<Vec<Vec<f32>>> =
+        data.sessions.iter().enumerate().map(session).collect();
+    Ok(each?.concat())
 }
 
 /// `[rows, columns]` to `[columns, rows]`.

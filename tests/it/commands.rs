@@ -270,3 +270,82 @@ fn commands_say_what_was_expected() {
         assert!(said.contains(command), "{said}");
     }
 }
+
+#[test]
+fn sessions_of_different_channel_counts_are_learned_together() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let path = |name: &str| dir.path().join(name);
+    let channels = [("0", "24"), ("1", "96")];
+    for (animal, n) in channels {
+        let out = path(&format!("{animal}.npz"));
+        let flags = ["--tasks", "6", "--animals", "1", "--seconds", "1", "--no-truth"];
+        let args = ["simulate", "--out", arg(&out), "--first-animal", animal, "--channels", n];
+        let (good, _, told) = run(&[&args[..], &flags[..]].concat());
+        assert!(good, "{told}");
+    }
+    let model = path("model");
+    let (good, said, told) = run(&[
+        "pretrain",
+        arg(&path("0.npz")),
+        arg(&path("1.npz")),
+        "--out",
+        arg(&model),
+        "--steps",
+        "40",
+        "--batch",
+        "24",
+    ]);
+    assert!(good, "{said}{told}");
+    let trained = checkpoint::load(&model).expect("a model");
+    let found: Vec<String> = (trained.model.readouts.iter())
+        .map(|r| format!("{} {}", r.session, r.n_channels()))
+        .collect();
+    assert_eq!(found, ["0 24", "1 96"]);
+    let of_each = &trained.provenance.held_out_by_session;
+    assert!(of_each.iter().all(|(_, v)| v.accuracy > 0.4), "chance is 0.2: {of_each:?}");
+    // The counts were kept in a file while training; nothing is left of it.
+    let left: Vec<_> = std::fs::read_dir(&model)
+        .expect("a folder")
+        .map(|e| e.expect("an entry").file_name().to_string_lossy().into_owned())
+        .filter(|n| n.starts_with(".counts"))
+        .collect();
+    assert!(left.is_empty(), "{left:?}");
+}
+
+#[test]
+fn the_proof_on_teachers_writes_one_report() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let report = dir.path().join("report");
+    let flags = ["--quick", "--steps", "4", "--model", "builtin", "--report"];
+    let (good, said, told) =
+        run(&[&["evaluate", "--student-teacher"], &flags[..], &[arg(&report)]].concat());
+    assert!(good, "{said}{told}");
+    let text = |name: &str| std::fs::read_to_string(report.join(name)).expect(name);
+    let page = text("report.html");
+    let plots = ["few-shot", "eigenvalues", "hopf-frequency", "rank", "regimes-exponents"];
+    assert!(page.matches("<svg").count() >= plots.len() + 5);
+    for name in plots {
+        assert!(page.contains(&text(&format!("{name}.svg"))), "{name} is in the page");
+    }
+    // Readable without a network: the only address is the name of SVG's format.
+    let addresses = page.matches("http").count();
+    assert_eq!(addresses, page.matches("http://www.w3.org/2000/svg").count());
+    let numbers: serde_json::Value = serde_json::from_str(&text("report.json")).expect("numbers");
+    let sections = numbers["sections"].as_object().expect("sections");
+    assert_eq!(sections.len(), 3);
+    let planar = &sections["Hopf and Duffing families"];
+    let teacher = planar["forecast_r2_teacher"][0].as_f64().expect("a number");
+    let shots = planar["forecast_r2"].as_array().expect("rows");
+    assert_eq!(shots.len(), 3, "0 and 1 trials of known animals, 1 of a new one");
+    let smoothed = planar["rate_r2_smoothed"][0].as_f64().expect("a number");
+    assert!(teacher > 0.5 && smoothed > 0.3, "{planar}");
+    let known = &sections["Regimes, exponents, frequencies"]["known_animals"]["overall"];
+    assert!(known["accuracy"].as_f64().expect("a number") > 0.9, "{known}");
+    for student in ["planar", "low-rank-6-of-64", "low-rank-16-of-16"] {
+        checkpoint::load(&report.join("models").join(student)).expect(student);
+    }
+    let (good, _, told) = run(&["evaluate", "--report", arg(&report)]);
+    assert!(!good && told.contains("--model") && told.contains("DATA"), "{told}");
+    let (good, _, told) = run(&["evaluate", "x.npz", "--student-teacher", "--report", "r"]);
+    assert!(!good && told.contains("--student-teacher"), "{told}");
+}

@@ -9,6 +9,8 @@ use crate::dynamics::{Position, forecast};
 use crate::inference::{Adaptation, Estimate, FilterBank, smooth};
 use crate::model::{Component, Model, Readout, RegimePrior};
 
+/// Bins of a trial before which its rates are not scored: the filter has yet to find its place.
+const SETTLED_BINS: usize = 10;
 /// Added to an embedding's variances when a posterior becomes the next trial's prior.
 const VARIANCE_FLOOR: f32 = 1e-4;
 
@@ -162,7 +164,9 @@ pub(super) fn score(
         let truth: Vec<&[f32]> = trial.rates.chunks_exact(n).collect();
         for (bin, counts) in trial.counts.chunks_exact(n).enumerate() {
             let found = bank.update(counts);
-            fit.filtered.push(truth[bin], &rates(model, readout, &found.latent));
+            if bin >= SETTLED_BINS {
+                fit.filtered.push(truth[bin], &rates(model, readout, &found.latent));
+            }
             if let Some((_, teacher)) = starts.next_if(|s| s.0 == bin) {
                 let state = Position::of(found, None).state;
                 let ahead = forecast(model, readout, state, AHEAD_BINS, &mut rng);
@@ -176,7 +180,8 @@ pub(super) fn score(
         }
         let latents = smooth(model, readout, &found.embedding_mean, &trial.counts)
             .context("smoothing failed")?;
-        for (truth, latent) in truth.iter().zip(latents.chunks_exact(model.dims.rank)) {
+        let pairs = truth.iter().zip(latents.chunks_exact(model.dims.rank));
+        for (truth, latent) in pairs.skip(SETTLED_BINS) {
             fit.smoothed.push(truth, &rates(model, readout, latent));
         }
     }

@@ -1,0 +1,160 @@
+//! What pretraining costs: time per step and memory against tasks, channels, rank and length of the recordings.
+//!
+//! Question: does a step cost the same however much is learned from, does memory stay where it is when recordings
+//! grow, and how do time and memory grow with channels and rank? Counts are drawn at random: what they say costs
+//! nothing. Budget: 1 MiB more for each recording of 20 MiB that is kept in the spool.
+//!
+//! `cargo bench --bench training_cost [-- PLOT.svg]` prints tables and, with a path, draws them.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Instant;
+
+use plotters::prelude::*;
+use rand::{RngExt, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+use regimed::model::Dimensions;
+use regimed::recording::{DynamicsTruth, Recording, Spool, Trial};
+use regimed::training::{Gathering, Trainer, TrainingSettings};
+
+const STEPS: usize = 12;
+const WARM_UP: usize = 2;
+const MEMORY_BUDGET_MIB: f64 = 1.0;
+
+/// Random counts: `tasks` tasks of each of two regimes, `bins` bins each.
+fn recording(name: &str, tasks: usize, bins: usize, channels: usize, seed: u64) -> Recording {
+    let mut rng = ChaCha8Rng::seed_from_u64(seed);
+    let trial = |i: usize| Trial {
+        session: name.to_owned(),
+        counts: (0..bins * channels).map(|_| u16::from(rng.random_range(0..8) == 0)).collect(),
+        task: vec![(i / 2) as i64; bins],
+        regime: vec![Some(i % 2); bins],
+        truth: DynamicsTruth::default(),
+    };
+    Recording {
+        path: PathBuf::from(name),
+        n_channels: channels,
+        bin_width_s: 0.01,
+        regime_names: vec!["a".into(), "b".into()],
+        trials: (0..2 * tasks).map(trial).collect(),
+        continuous: false,
+    }
+}
+
+/// Memory that the process holds, MiB.
+fn resident_mib() -> f64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find(|l| l.starts_with("VmRSS:")).unwrap_or_default();
+    let kib: f64 = line.split_whitespace().nth(1).and_then(|n| n.parse().ok()).unwrap_or(f64::NAN);
+    kib / 1024.0
+}
+
+fn settings(rank: usize) -> TrainingSettings {
+    TrainingSettings {
+        dims: Dimensions { rank, ..Dimensions::default() },
+        ..TrainingSettings::default()
+    }
+}
+
+/// Milliseconds of a step.
+fn step_ms(recordings: &[Recording], rank: usize) -> f64 {
+    let folder = tempfile::tempdir().expect("a folder");
+    let spool = Spool::in_folder(folder.path()).expect("a spool");
+    let mut gathering = Gathering::new(Some(spool));
+    recordings.iter().for_each(|r| gathering.add(r).expect("recordings that go together"));
+    let data = Arc::new(gathering.finish().expect("a dataset"));
+    let mut trainer = Trainer::new(data, settings(rank)).expect("a trainer");
+    let mut times: Vec<f64> = (0..STEPS)
+        .map(|_| {
+            let began = Instant::now();
+            trainer.step().expect("a step");
+            began.elapsed().as_secs_f64() * 1e3
+        })
+        .skip(WARM_UP)
+        .collect();
+    times.sort_by(f64::total_cmp);
+    times[times.len() / 2]
+}
+
+type Curve = (&'static str, Vec<(f64, f64)>);
+
+fn draw(path: &str, curves: &[Curve]) {
+    let area = SVGBackend::new(path, (1080, 300)).into_drawing_area();
+    area.fill(&WHITE).expect("drawn");
+    for (plot, (name, points)) in area.split_evenly((1, curves.len())).iter().zip(curves) {
+        let (x, y) = (points.iter().map(|p| p.0), points.iter().map(|p| p.1));
+        let (low, high) = (x.clone().fold(f64::MAX, f64::min), x.fold(0.0, f64::max));
+        let top = 1.15 * y.fold(0.0, f64::max);
+        let mut chart = ChartBuilder::on(plot)
+            .margin(12)
+            .x_label_area_size(36)
+            .y_label_area_size(50)
+            .build_cartesian_2d((low * 0.9..high * 1.1).log_scale(), 0.0..top)
+            .expect("drawn");
+        let mesh = &mut chart.configure_mesh();
+        mesh.light_line_style(WHITE).x_desc(*name).y_desc("ms per step").draw().expect("drawn");
+        let line = LineSeries::new(points.iter().copied(), BLUE.stroke_width(2));
+        chart.draw_series(line).expect("drawn");
+        let dots = points.iter().map(|&p| Circle::new(p, 3, BLUE.filled()));
+        chart.draw_series(dots).expect("drawn");
+    }
+    area.present().expect("written");
+}
+
+fn main() {
+    let plot = std::env::args().skip(1).find(|a| !a.starts_with("--"));
+    println!("one step of 96 windows of 100 bins, 64 units; median of {} steps", STEPS - WARM_UP);
+    let mut curves: Vec<Curve> = Vec::new();
+    let mut table = |name: &'static str, of: &[usize], cost: &dyn Fn(usize) -> f64| {
+        println!("\n{name:>24}  ms per step   to the first");
+        let mut points: Vec<(f64, f64)> = Vec::new();
+        for &n in of {
+            let ms = cost(n);
+            points.push((n as f64, ms));
+            println!("{n:>24} {ms:>12.1} {:>14.2}", ms / points[0].1);
+        }
+        curves.push((name, points));
+    };
+    table("tasks learned", &[20, 80, 320, 1280], &|tasks| {
+        step_ms(&[recording("s", tasks / 2, 200, 96, 1)], 6)
+    });
+    table("channels", &[16, 64, 256, 1024], &|channels| {
+        step_ms(&[recording("s", 10, 200, channels, 1)], 6)
+    });
+    table("rank", &[2, 4, 8, 16], &|rank| step_ms(&[recording("s", 10, 200, 96, 1)], rank));
+    if let Some(path) = &plot {
+        draw(path, &curves);
+        println!("\ndrawn in {path}");
+    }
+
+    println!(
+        "\nmemory against recordings of 100 000 bins of 96 channels, 18.3 MiB of counts each, in the spool",
+    );
+    let folder = tempfile::tempdir().expect("a folder");
+    let mut held: Vec<(usize, f64)> = Vec::new();
+    for n in [2usize, 4, 8, 16] {
+        let spool = Spool::in_folder(folder.path()).expect("a spool");
+        let mut gathering = Gathering::new(Some(spool));
+        for i in 0..n {
+            let name = format!("s{i}");
+            gathering.add(&recording(&name, 10, 5_000, 96, i as u64)).expect("a recording");
+        }
+        let data = Arc::new(gathering.finish().expect("a dataset"));
+        let mut trainer = Trainer::new(data, settings(6)).expect("a trainer");
+        for _ in 0..4 {
+            trainer.step().expect("a step");
+        }
+        held.push((n, resident_mib()));
+        println!("{n:>24} {:>9.1} MiB held while training", resident_mib());
+    }
+    let (first, last) = (held[1], held[held.len() - 1]);
+    let each = (last.1 - first.1) / (last.0 - first.0) as f64;
+    println!(
+        "{each:.2} MiB more per recording; budget {MEMORY_BUDGET_MIB} MiB; ratio {:.2}",
+        each / MEMORY_BUDGET_MIB
+    );
+    println!("\nsessions of 32, 96 and 200 channels in one training set");
+    let mixed: Vec<Recording> =
+        [32, 96, 200].map(|c| recording(&format!("{c} channels"), 10, 200, c, 3)).to_vec();
+    println!("{:>24} {:>12.1} ms per step", "mixed", step_ms(&mixed, 6));
+}

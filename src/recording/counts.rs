@@ -1,0 +1,147 @@
+//! Counts of a stream, in memory or in a file from which windows are read.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::sync::Arc;
+
+/// Bins read at a time where a stream is gone through.
+const CHUNK_BINS: usize = 4096;
+
+/// Counts of consecutive bins, `[bins, channels]`.
+#[derive(Debug, Clone)]
+pub struct Counts {
+    channels: usize,
+    bins: usize,
+    kept: Kept,
+}
+
+#[derive(Debug, Clone)]
+enum Kept {
+    Memory(Vec<u16>),
+    /// Little-endian, from a place in a file on.
+    File(Arc<File>, u64),
+}
+
+impl Counts {
+    /// In memory; `counts` is `[bins, channels]`.
+    #[must_use]
+    pub fn in_memory(counts: Vec<u16>, channels: usize) -> Self {
+        Self { channels, bins: counts.len() / channels.max(1), kept: Kept::Memory(counts) }
+    }
+
+    /// Number of bins.
+    #[must_use]
+    pub fn bins(&self) -> usize {
+        self.bins
+    }
+
+    /// Leaves out what is behind the first `bins` bins.
+    pub fn truncate(&mut self, bins: usize) {
+        self.bins = self.bins.min(bins);
+        if let Kept::Memory(counts) = &mut self.kept {
+            counts.truncate(self.bins * self.channels);
+        }
+    }
+
+    /// `bins` bins from bin `from` on, `[bins, channels]`.
+    ///
+    /// # Errors
+    /// Where the file cannot be read.
+    ///
+    /// # Panics
+    /// Where there are not so many.
+    pub fn read(&self, from: usize, bins: usize) -> io::Result<Vec<f32>> {
+        assert!(from + bins <= self.bins, "bins {from} to {} of {}", from + bins, self.bins);
+        let range = from * self.channels..(from + bins) * self.channels;
+        Ok(match &self.kept {
+            Kept::Memory(counts) => counts[range].iter().map(|&c| f32::from(c)).collect(),
+            Kept::File(file, at) => {
+                let mut bytes = vec![0u8; 2 * range.len()];
+                file.read_exact_at(&mut bytes, at + 2 * range.start as u64)?;
+                bytes.chunks_exact(2).map(|b| f32::from(u16::from_le_bytes([b[0], b[1]]))).collect()
+            }
+        })
+    }
+
+    /// Goes through the first `bins` bins in order.
+    ///
+    /// # Errors
+    /// Where the file cannot be read.
+    pub fn each(&self, bins: usize, mut take: impl FnMut(&[f32])) -> io::Result<()> {
+        let bins = bins.min(self.bins);
+        for from in (0..bins).step_by(CHUNK_BINS) {
+            let chunk = self.read(from, CHUNK_BINS.min(bins - from))?;
+            chunk.chunks_exact(self.channels).for_each(&mut take);
+        }
+        Ok(())
+    }
+}
+
+/// A file that counts are put into, one stream behind the other; it is gone with the last of them.
+#[derive(Debug)]
+pub struct Spool {
+    file: Arc<File>,
+    end: u64,
+}
+
+impl Spool {
+    /// A file without a name in a folder.
+    ///
+    /// # Errors
+    /// Where it cannot be made.
+    pub fn in_folder(folder: &Path) -> io::Result<Self> {
+        let path = folder.join(format!(".counts-{}", std::process::id()));
+        let file =
+            File::options().read(true).write(true).create(true).truncate(true).open(&path)?;
+        // Whatever ends the program, nothing is left behind.
+        std::fs::remove_file(&path)?;
+        Ok(Self { file: Arc::new(file), end: 0 })
+    }
+
+    /// Puts counts `[bins, channels]` behind what is there.
+    ///
+    /// # Errors
+    /// Where they cannot be written, a full disk above all.
+    pub fn keep(&mut self, counts: &[u16], channels: usize) -> io::Result<Counts> {
+        let at = self.end;
+        for part in counts.chunks(CHUNK_BINS * channels.max(1)) {
+            let bytes: Vec<u8> = part.iter().flat_map(|c| c.to_le_bytes()).collect();
+            self.file.write_all_at(&bytes, self.end)?;
+            self.end += bytes.len() as u64;
+        }
+        let bins = counts.len() / channels.max(1);
+        Ok(Counts { channels, bins, kept: Kept::File(self.file.clone(), at) })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_spool_gives_back_what_was_put_in_and_leaves_no_file() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let mut spool = Spool::in_folder(folder.path()).expect("a spool");
+        let streams: Vec<Vec<u16>> = [5_000usize, 3, 9_001]
+            .iter()
+            .map(|bins| (0..bins * 3).map(|i| (i * 7 % 65_536) as u16).collect())
+            .collect();
+        let kept: Vec<Counts> =
+            streams.iter().map(|s| spool.keep(s, 3).expect("written")).collect();
+        drop(spool);
+        assert_eq!(std::fs::read_dir(folder.path()).expect("a folder").count(), 0);
+        for (counts, stream) in kept.iter().zip(&streams) {
+            let memory = Counts::in_memory(stream.clone(), 3);
+            assert_eq!(counts.bins(), memory.bins());
+            for (from, bins) in [(0, 1), (1, 2), (counts.bins() - 2, 2)] {
+                let (a, b) = (counts.read(from, bins), memory.read(from, bins));
+                assert_eq!(a.expect("read"), b.expect("in memory"));
+            }
+            let mut all = Vec::new();
+            counts.each(usize::MAX, |bin| all.extend(bin.iter().map(|&c| c as u16))).expect("read");
+            assert_eq!(&all, stream);
+        }
+    }
+}
