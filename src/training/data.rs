@@ -231,7 +231,7 @@ impl Gathering {
     pub fn add(&mut self, recording: &Recording) -> Result<(), DatasetError> {
         self.data.held_out_tasks |= splits_by_task(recording);
         let (train, held) = split(recording);
-        self.data.add(recording, train, held, self.spool.as_mut())?;
+        self.data.add(recording, (&train, &held), self.spool.as_mut())?;
         self.data.limit_held_out();
         Ok(())
     }
@@ -270,7 +270,7 @@ impl Dataset {
         let mut data = Self::empty();
         data.held_out_tasks = splits_by_task(recording);
         let nothing = Recording { trials: Vec::new(), ..recording.clone() };
-        data.add(recording, recording.clone(), nothing, None)?;
+        data.add(recording, (recording, &nothing), None)?;
         Ok(data)
     }
 
@@ -294,8 +294,7 @@ impl Dataset {
     fn add(
         &mut self,
         recording: &Recording,
-        train: Recording,
-        held: Recording,
+        (train, held): (&Recording, &Recording),
         mut spool: Option<&mut Spool>,
     ) -> Result<(), DatasetError> {
         if self.sessions.is_empty() {
@@ -654,4 +653,23 @@ fn split(recording: &Recording) -> (Recording, Recording) {
         ..*recording
     };
     (part(false), part(true))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn runs_give_back_every_stretch_of_the_labels() {
+        let labels: Vec<usize> =
+            [(3, 4), (0, 1), (3, 7), (5, 2)].iter().flat_map(|&(l, n)| vec![l; n]).collect();
+        let runs = Runs::of(labels.iter().copied());
+        assert_eq!((runs.len(), runs.first(), runs.only()), (14, Some(3), None));
+        for from in 0..labels.len() {
+            for to in from..=labels.len() {
+                assert_eq!(runs.read(from, to - from), labels[from..to], "{from} to {to}");
+            }
+        }
+        assert_eq!(Runs::of([4, 4, 4].into_iter()).only(), Some(4));
+    }
 }
