@@ -13,6 +13,7 @@ mod readout;
 mod recalibration;
 mod settings;
 mod trainer;
+mod windows;
 
 pub use calibration::{Calibration, calibrate};
 pub use data::{Dataset, DatasetError, Gathering, HeldOut, SessionShape};

@@ -8,8 +8,9 @@ use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use rand_distr::StandardNormal;
 
-use super::data::{Dataset, Drawn, Run, RunStart};
+use super::data::Dataset;
 use super::filter::{Exponent, Gradient, LossShape, Pass, SessionReadout, Shared, Window};
+use super::windows::{Drawn, Run, RunStart};
 
 /// Windows are dealt to this many groups; sums run within a group, then over groups in order, so a
 /// step does not depend on the number of cores.
@@ -399,7 +400,7 @@ mod tests {
 
     use super::*;
     use crate::recording::{DynamicsTruth, Recording, Trial};
-    use crate::training::data::Draw;
+    use crate::training::windows::Draw;
 
     const CHANNELS: usize = 5;
     const BINS: usize = 30;

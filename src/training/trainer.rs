@@ -10,11 +10,12 @@ use rand_chacha::ChaCha8Rng;
 use rand_distr::{Distribution, Normal};
 
 use super::adam::{self, Parameter};
-use super::data::{Dataset, Draw};
+use super::data::Dataset;
 use super::filter::Shared;
 use super::objective::{BatchLoss, BatchLossOp, BatchScores, Contrast, ReadoutPlaces, RunEnds};
 use super::readout;
 use super::settings::TrainingSettings;
+use super::windows::Draw;
 use crate::model::{
     Dimensions, Hypernetwork, Model, Network, OnlineSettings, Readout, RegimePrior,
 };

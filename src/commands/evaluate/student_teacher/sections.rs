@@ -198,7 +198,7 @@ pub(super) fn planar(school: &School, scale: &Scale) -> Result<Vec<Section>> {
             scale.animals,
             BIN_WIDTH_S * 1e3,
             PLANAR_NAMES.join(", "),
-            scale.tasks,
+            families::PLANAR_TASKS * scale.tasks,
             scale.unseen
         ),
         table,

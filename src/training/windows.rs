@@ -1,0 +1,154 @@
+//! Windows of the streams that are learned from: what one step of training sees.
+
+use rand::RngExt;
+use rand_chacha::ChaCha8Rng;
+
+use super::data::{Dataset, Stream};
+
+impl Dataset {
+    /// A batch of windows, streams drawn in proportion to the windows they hold. With `contrast_bins`
+    /// above 0, each window gets a stretch that long behind the burn-in and, for it, a rival label.
+    ///
+    /// # Errors
+    /// Where counts cannot be read.
+    pub(crate) fn draw(&self, of: &Draw, rng: &mut ChaCha8Rng) -> std::io::Result<Vec<Drawn>> {
+        let share: Vec<usize> =
+            self.streams.iter().map(|s| s.label_of.len().div_ceil(of.window_bins)).collect();
+        let total: usize = share.iter().sum();
+        (0..of.batch)
+            .map(|_| {
+                let mut at = rng.random_range(0..total);
+                let stream = share
+                    .iter()
+                    .position(|&n| {
+                        let here = at < n;
+                        at = at.wrapping_sub(if here { 0 } else { n });
+                        here
+                    })
+                    .unwrap_or(0);
+                let Stream { session, counts, label_of } = &self.streams[stream];
+                let bins = label_of.len();
+                let len = of.window_bins.min(bins);
+                let from = rng.random_range(0..=bins - len);
+                let labels = label_of.read(from, len);
+                let rival = self.draw_rival(of, &labels, rng);
+                let exponent = self.draw_run(of, &labels, rng);
+                let counts = counts.read(from, len)?;
+                Ok(Drawn { session: *session, counts, labels, rival, exponent })
+            })
+            .collect()
+    }
+
+    /// A run from one of a window's states, where its task's exponent is known.
+    fn draw_run(&self, of: &Draw, labels: &[usize], rng: &mut ChaCha8Rng) -> Option<Run> {
+        if of.run_bins == 0 || labels.len() <= of.burn_in_bins {
+            return None;
+        }
+        let from = rng.random_range(of.burn_in_bins..labels.len());
+        let label = labels[from];
+        let noise_seed = rng.random_bool(0.5).then(|| rng.random());
+        let per_s = self.exponents[label][usize::from(noise_seed.is_some())]?;
+        Some(Run {
+            from,
+            label,
+            bins: of.run_bins,
+            per_bin: (per_s * self.bin_width_s) as f32,
+            noise_seed,
+            start: match rng.random_range(0..6) {
+                0 | 1 => RunStart::Filtered,
+                2 | 3 => RunStart::GoesOn,
+                4 => RunStart::Opposite,
+                _ => RunStart::Elsewhere(rng.random_range(0..self.labels.len())),
+            },
+        })
+    }
+
+    /// A stretch of a window, and a label of the same session and another regime.
+    fn draw_rival(&self, of: &Draw, labels: &[usize], rng: &mut ChaCha8Rng) -> Option<Rival> {
+        let len = of.contrast_bins.min(labels.len().checked_sub(of.burn_in_bins)?);
+        if len == 0 {
+            return None;
+        }
+        let from = rng.random_range(of.burn_in_bins..=labels.len() - len);
+        let truth = self.labels[labels[from + len / 2]];
+        truth.regime?;
+        let others = |r: usize| {
+            (0..self.labels.len()).filter(move |&i| {
+                self.labels[i].session == truth.session && self.labels[i].regime == Some(r)
+            })
+        };
+        let regimes: Vec<usize> = (0..self.regime_names.len())
+            .filter(|&r| Some(r) != truth.regime && others(r).next().is_some())
+            .collect();
+        if regimes.is_empty() {
+            return None;
+        }
+        let candidates: Vec<usize> = others(regimes[rng.random_range(0..regimes.len())]).collect();
+        let label = candidates[rng.random_range(0..candidates.len())];
+        Some(Rival { from, to: from + len, label })
+    }
+}
+
+/// Where a run begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum RunStart {
+    /// At the window's filtered state.
+    Filtered,
+    /// Where the label's last run ended, if there was one.
+    GoesOn,
+    /// Where another label's last run ended, if there was one.
+    Elsewhere(usize),
+    /// Opposite to where the label's last run ended, if there was one.
+    Opposite,
+}
+
+/// A run of the network itself from one of a window's states.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct Run {
+    /// Bin of the window behind which it begins.
+    pub(crate) from: usize,
+    /// Index of that bin's label.
+    pub(crate) label: usize,
+    /// Seed of its process noise; `None`: noise-free.
+    pub(crate) noise_seed: Option<u64>,
+    /// Where it begins.
+    pub(crate) start: RunStart,
+    /// Its length, bins.
+    pub(crate) bins: usize,
+    /// The true exponent, per bin.
+    pub(crate) per_bin: f32,
+}
+
+/// How to draw a batch.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Draw {
+    pub(crate) batch: usize,
+    pub(crate) window_bins: usize,
+    pub(crate) burn_in_bins: usize,
+    pub(crate) contrast_bins: usize,
+    /// Length of a run whose exponent is known; 0 for none.
+    pub(crate) run_bins: usize,
+}
+
+/// A window of a stream.
+#[derive(Debug, Clone)]
+pub(crate) struct Drawn {
+    pub(crate) session: usize,
+    /// `[bins, channels]`.
+    pub(crate) counts: Vec<f32>,
+    /// Index of each bin's label.
+    pub(crate) labels: Vec<usize>,
+    pub(crate) rival: Option<Rival>,
+    pub(crate) exponent: Option<Run>,
+}
+
+/// Another regime's label for a stretch of a window.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Rival {
+    /// First bin of the stretch in its window.
+    pub(crate) from: usize,
+    /// Bin behind it.
+    pub(crate) to: usize,
+    /// Index into the dataset's labels.
+    pub(crate) label: usize,
+}
