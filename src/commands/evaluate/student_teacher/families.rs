@@ -20,13 +20,9 @@ const FORECAST_EVERY_BINS: usize = 10;
 const TRIAL_BINS: usize = 200;
 /// Mean rate at rest, Hz.
 const RATE_HZ: f64 = 14.0;
-const PLANAR_CHANNELS: usize = 48;
+const PLANAR_CHANNELS: usize = 96;
 /// Trials of a task that is learned.
 const TRIALS: u64 = 3;
-/// Planar families have so many times as many tasks, of fewer trials: what is to be learned there is how
-/// systems differ.
-pub(super) const PLANAR_TASKS: u64 = 3;
-const PLANAR_TRIALS: u64 = 1;
 /// Numbers of tasks from here on are unseen.
 const UNSEEN: u64 = 5_000;
 /// Units of random networks of low rank, as in the paper.
@@ -117,9 +113,9 @@ pub(super) fn planar(seed: u64, scale: &Scale) -> Family {
     for animal in 0..scale.animals {
         let readout = readout(animal);
         for (label, kind) in PlanarKind::ALL.into_iter().enumerate() {
-            for index in 0..PLANAR_TASKS * scale.tasks {
+            for index in 0..scale.tasks {
                 let task = task(animal, kind, index);
-                trials.extend((0..PLANAR_TRIALS).map(|t| {
+                trials.extend((0..TRIALS).map(|t| {
                     let (_, counts) = readout.trial(&task, TRIAL_BINS, number(animal, &task, t));
                     trial(&animal.to_string(), counts, task.number, label)
                 }));
