@@ -5,7 +5,7 @@ mod npy;
 mod npz;
 mod nwb;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 pub use counts::{Counts, Spool};
 pub use npy::{Array, Values};
@@ -55,6 +55,14 @@ pub enum RecordingError {
         /// Width asked for, milliseconds.
         asked_ms: f64,
     },
+}
+
+impl RecordingError {
+    /// A key that holds what it must not, or is missing.
+    fn key(path: &Path, key: &str, expected: impl Into<String>, found: impl Into<String>) -> Self {
+        let (path, key) = (path.to_owned(), key.to_owned());
+        Self::Key { path, key, expected: expected.into(), found: found.into() }
+    }
 }
 
 /// One trial: consecutive bins of one session.

@@ -37,12 +37,7 @@ impl Keys<'_> {
         expected: impl Into<String>,
         found: impl Into<String>,
     ) -> RecordingError {
-        RecordingError::Key {
-            path: self.path.to_owned(),
-            key: key.to_owned(),
-            expected: expected.into(),
-            found: found.into(),
-        }
+        RecordingError::key(self.path, key, expected, found)
     }
 
     fn required(&self, key: &str, expected: &str) -> Result<&Array, RecordingError> {

@@ -44,12 +44,7 @@ impl File<'_> {
         expected: impl Into<String>,
         found: impl Into<String>,
     ) -> RecordingError {
-        RecordingError::Key {
-            path: self.path.to_owned(),
-            key: key.to_owned(),
-            expected: expected.into(),
-            found: found.into(),
-        }
+        RecordingError::key(self.path, key, expected, found)
     }
 
     fn dataset(&self, key: &str, expected: &str) -> Result<Dataset, RecordingError> {

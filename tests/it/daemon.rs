@@ -21,20 +21,7 @@ async fn exchange(
 ) -> (Vec<Decision>, Vec<Event>) {
     let messages: Vec<_> =
         bins.iter().enumerate().map(|(i, c)| message(session, 100 + i as u64, c)).collect();
-    let mut client = IngestClient::connect(daemon.grpc.clone()).await.expect("connected");
-    let replies = client.exchange(futures_util::stream::iter(messages)).await.expect("accepted");
-    let (mut decisions, mut events) = (Vec::new(), Vec::new());
-    let mut replies = replies.into_inner();
-    while let Some(reply) =
-        tokio::time::timeout(PATIENCE, replies.message()).await.expect("in time").expect("no error")
-    {
-        match reply.reply.expect("a reply") {
-            Reply::Decision(d) => decisions.push(d),
-            Reply::Event(e) => events.push(e),
-            Reply::Rejection(r) => panic!("rejected: {r:?}"),
-        }
-    }
-    (decisions, events)
+    crate::rig::exchange(daemon, futures_util::stream::iter(messages)).await
 }
 
 #[tokio::test(flavor = "multi_thread")]

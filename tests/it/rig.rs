@@ -8,7 +8,9 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use regimed::teacher::{Animal, AnimalSettings, Regime, Simulation};
-use regimed::wire::Counts;
+use regimed::wire::exchange_reply::Reply;
+use regimed::wire::ingest_client::IngestClient;
+use regimed::wire::{Counts, Decision, Event};
 
 /// Longest wait for anything.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
@@ -201,4 +203,24 @@ pub(crate) fn arg(path: &Path) -> &str {
 /// A path in the checkout.
 pub(crate) fn checkout(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
+}
+
+/// Sends messages over `Exchange` and gathers everything that comes back; a refusal fails the test.
+pub(crate) async fn exchange(
+    daemon: &Daemon,
+    messages: impl futures_util::Stream<Item = Counts> + Send + 'static,
+) -> (Vec<Decision>, Vec<Event>) {
+    let mut client = IngestClient::connect(daemon.grpc.clone()).await.expect("connected");
+    let mut replies = client.exchange(messages).await.expect("accepted").into_inner();
+    let (mut decisions, mut events) = (Vec::new(), Vec::new());
+    while let Some(reply) =
+        tokio::time::timeout(PATIENCE, replies.message()).await.expect("in time").expect("no error")
+    {
+        match reply.reply.expect("a reply") {
+            Reply::Decision(d) => decisions.push(d),
+            Reply::Event(e) => events.push(e),
+            Reply::Rejection(r) => panic!("rejected: {r:?}"),
+        }
+    }
+    (decisions, events)
 }

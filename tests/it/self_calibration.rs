@@ -4,12 +4,10 @@ use std::time::Instant;
 
 use futures_util::StreamExt;
 use regimed::teacher::{Animal, AnimalSettings, Regime, Simulation};
-use regimed::wire::exchange_reply::Reply;
-use regimed::wire::ingest_client::IngestClient;
 use regimed::wire::regimes_client::RegimesClient;
 use regimed::wire::{Calibration, CalibrationState, Counts, Decision, Event, ListSessionsRequest};
 
-use crate::rig::{Daemon, PATIENCE, config, message};
+use crate::rig::{Daemon, PATIENCE, config, exchange, message};
 
 const SECONDS: usize = 20;
 
@@ -64,24 +62,12 @@ async fn send(
         .enumerate()
         .map(|(i, (counts, _))| Counts { bin_width_s, ..message("rig", (from + i) as u64, counts) })
         .collect();
-    let mut client = IngestClient::connect(daemon.grpc.clone()).await.expect("connected");
     // A rig's pace, or the ring between the session and its calibration overflows.
     let paced = futures_util::stream::iter(messages).then(|m| async move {
         tokio::time::sleep(std::time::Duration::from_micros(200)).await;
         m
     });
-    let mut replies = client.exchange(paced).await.expect("accepted").into_inner();
-    let (mut decisions, mut events) = (Vec::new(), Vec::new());
-    while let Some(reply) =
-        tokio::time::timeout(PATIENCE, replies.message()).await.expect("in time").expect("no error")
-    {
-        match reply.reply.expect("a reply") {
-            Reply::Decision(d) => decisions.push(d),
-            Reply::Event(e) => events.push(e),
-            Reply::Rejection(r) => panic!("rejected: {r:?}"),
-        }
-    }
-    (decisions, events)
+    exchange(daemon, paced).await
 }
 
 fn session(keys: &str) -> String {

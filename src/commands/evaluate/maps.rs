@@ -5,38 +5,24 @@ use nalgebra::DMatrix;
 use plotters::prelude::*;
 
 use super::dynamics::Compared;
-use super::plots::{colour, key, said, svg};
+use super::plots::{Axes, chart, colour, key, range, said, svg};
 
 /// The embedding of each stream's end on the plane of their two leading principal components, coloured by
 /// regime.
 pub(super) fn embeddings(ends: &[(Option<usize>, Vec<f32>)], names: &[String]) -> Result<String> {
     let points = plane(ends);
-    let range = |axis: usize| {
-        let values = points.iter().map(|p| p[axis]);
-        let (low, high) =
-            values.fold((f64::MAX, f64::MIN), |(low, high), v| (low.min(v), high.max(v)));
-        let margin = 0.05 * (high - low).max(1e-6);
-        low - margin..high + margin
+    let along = |axis: usize| range(points.iter().map(|p| p[axis]));
+    let axes = Axes {
+        caption: "embeddings at the streams' ends, by true regime",
+        x: "first principal component",
+        y: "second",
     };
     svg((760, 420), |area| {
         let (plot, legend) = area.split_horizontally(560);
         if points.is_empty() {
             return Ok(());
         }
-        let mut chart = ChartBuilder::on(&plot)
-            .caption("embeddings at the streams' ends, by true regime", ("sans-serif", 15))
-            .margin(10)
-            .x_label_area_size(36)
-            .y_label_area_size(50)
-            .build_cartesian_2d(range(0), range(1))
-            .map_err(said)?;
-        chart
-            .configure_mesh()
-            .light_line_style(WHITE)
-            .x_desc("first principal component")
-            .y_desc("second")
-            .draw()
-            .map_err(said)?;
+        let mut chart = chart(&plot, &axes, along(0), along(1))?;
         let dots = ends.iter().zip(&points).map(|((regime, _), p)| {
             Circle::new((p[0], p[1]), 4, colour(regime.unwrap_or(names.len())).filled())
         });
@@ -76,29 +62,19 @@ pub(super) fn exponents(compared: &[Compared], names: &[String]) -> Result<Strin
             Some((c.regime, c.truth.lyapunov_max_per_s?, found))
         })
         .collect();
-    let values = points.iter().flat_map(|p| [p.1, p.2.mean]);
-    let (low, high) = values.fold((f64::MAX, f64::MIN), |(a, b), v| (a.min(v), b.max(v)));
-    let margin = 0.05 * (high - low).max(1e-6);
-    let (low, high) = (low - margin, high + margin);
+    let all = range(points.iter().flat_map(|p| [p.1, p.2.mean]));
+    let (low, high) = (all.start, all.end);
+    let axes = Axes {
+        caption: "largest Lyapunov exponent: found against true",
+        x: "true (1/s)",
+        y: "found (1/s)",
+    };
     svg((760, 420), |area| {
         let (plot, legend) = area.split_horizontally(560);
         if points.is_empty() {
             return Ok(());
         }
-        let mut chart = ChartBuilder::on(&plot)
-            .caption("largest Lyapunov exponent: found against true", ("sans-serif", 15))
-            .margin(10)
-            .x_label_area_size(36)
-            .y_label_area_size(50)
-            .build_cartesian_2d(low..high, low..high)
-            .map_err(said)?;
-        chart
-            .configure_mesh()
-            .light_line_style(WHITE)
-            .x_desc("true (1/s)")
-            .y_desc("found (1/s)")
-            .draw()
-            .map_err(said)?;
+        let mut chart = chart(&plot, &axes, all.clone(), all.clone())?;
         let grey = RGBColor(150, 150, 150).stroke_width(1);
         for line in [[(low, low), (high, high)], [(low, 0.0), (high, 0.0)]] {
             chart.draw_series(LineSeries::new(line, grey)).map_err(said)?;

@@ -1,6 +1,9 @@
 //! The report's plots, as SVG.
 
+use std::ops::Range;
+
 use anyhow::{Result, anyhow};
+use plotters::coord::types::RangedCoordf64;
 use plotters::prelude::*;
 
 use super::Timeline;
@@ -38,6 +41,46 @@ pub(super) fn svg(
 
 pub(super) fn said(e: impl std::fmt::Display) -> String {
     e.to_string()
+}
+
+/// What stands around a chart.
+pub(super) struct Axes<'a> {
+    pub(super) caption: &'a str,
+    pub(super) x: &'a str,
+    pub(super) y: &'a str,
+}
+
+type Area<'a> = DrawingArea<SVGBackend<'a>, plotters::coord::Shift>;
+type Chart<'a, 'b> = ChartContext<'a, SVGBackend<'b>, Cartesian2d<RangedCoordf64, RangedCoordf64>>;
+
+/// An empty chart with its axes drawn.
+pub(super) fn chart<'a, 'b>(
+    area: &'a Area<'b>,
+    axes: &Axes<'_>,
+    x: Range<f64>,
+    y: Range<f64>,
+) -> Result<Chart<'a, 'b>, String> {
+    let mut chart = ChartBuilder::on(area)
+        .caption(axes.caption, ("sans-serif", 15))
+        .margin(10)
+        .x_label_area_size(36)
+        .y_label_area_size(50)
+        .build_cartesian_2d(x, y)
+        .map_err(said)?;
+    let mut mesh = chart.configure_mesh();
+    mesh.light_line_style(WHITE).x_desc(axes.x).y_desc(axes.y).draw().map_err(said)?;
+    Ok(chart)
+}
+
+/// From the least to the largest of finite values, with a margin.
+pub(super) fn range(values: impl Iterator<Item = f64>) -> Range<f64> {
+    let finite = values.filter(|v| v.is_finite());
+    let (low, high) = finite.fold((f64::MAX, f64::MIN), |(a, b), v| (a.min(v), b.max(v)));
+    if low > high {
+        return 0.0..1.0;
+    }
+    let margin = 0.06 * (high - low).max(1e-6);
+    low - margin..high + margin
 }
 
 /// The regimes' names beside their colours.

@@ -4,25 +4,8 @@ use anyhow::Result;
 use plotters::prelude::*;
 
 use super::super::maps::plane;
-use super::super::plots::{colour, key, said, svg};
-
-/// Axes of a chart.
-pub(super) struct Axes<'a> {
-    pub(super) caption: &'a str,
-    pub(super) x: &'a str,
-    pub(super) y: &'a str,
-}
-
-fn range(values: impl Iterator<Item = f64>) -> std::ops::Range<f64> {
-    let (low, high) = values
-        .filter(|v| v.is_finite())
-        .fold((f64::MAX, f64::MIN), |(a, b), v| (a.min(v), b.max(v)));
-    if low > high {
-        return 0.0..1.0;
-    }
-    let margin = 0.06 * (high - low).max(1e-6);
-    low - margin..high + margin
-}
+pub(super) use super::super::plots::Axes;
+use super::super::plots::{chart, colour, key, range, said, svg};
 
 /// Named curves through points.
 pub(super) fn curves(axes: &Axes<'_>, of: &[(String, Vec<(f64, f64)>)]) -> Result<String> {
@@ -31,20 +14,7 @@ pub(super) fn curves(axes: &Axes<'_>, of: &[(String, Vec<(f64, f64)>)]) -> Resul
     let names: Vec<String> = of.iter().map(|c| c.0.clone()).collect();
     svg((760, 360), |area| {
         let (plot, legend) = area.split_horizontally(560);
-        let mut chart = ChartBuilder::on(&plot)
-            .caption(axes.caption, ("sans-serif", 15))
-            .margin(10)
-            .x_label_area_size(36)
-            .y_label_area_size(50)
-            .build_cartesian_2d(x, y)
-            .map_err(said)?;
-        chart
-            .configure_mesh()
-            .light_line_style(WHITE)
-            .x_desc(axes.x)
-            .y_desc(axes.y)
-            .draw()
-            .map_err(said)?;
+        let mut chart = chart(&plot, axes, x, y)?;
         for (i, (_, points)) in of.iter().enumerate() {
             let line = LineSeries::new(points.iter().copied(), colour(i).stroke_width(2));
             chart.draw_series(line).map_err(said)?;
@@ -66,20 +36,7 @@ pub(super) fn pairs(
     let y = range(of.iter().flat_map(|p| [p.1[1], p.2[1]]));
     svg((760, 420), |area| {
         let (plot, legend) = area.split_horizontally(560);
-        let mut chart = ChartBuilder::on(&plot)
-            .caption(axes.caption, ("sans-serif", 15))
-            .margin(10)
-            .x_label_area_size(36)
-            .y_label_area_size(50)
-            .build_cartesian_2d(x, y.clone())
-            .map_err(said)?;
-        chart
-            .configure_mesh()
-            .light_line_style(WHITE)
-            .x_desc(axes.x)
-            .y_desc(axes.y)
-            .draw()
-            .map_err(said)?;
+        let mut chart = chart(&plot, axes, x, y.clone())?;
         let grey = RGBColor(150, 150, 150);
         let edge = LineSeries::new([(0.0, y.start), (0.0, y.end)], grey.stroke_width(1));
         chart.draw_series(edge).map_err(said)?;
@@ -104,20 +61,8 @@ pub(super) fn by_parameter(caption: &str, of: &[(f64, Vec<f32>)]) -> Result<Stri
     let values = range(of.iter().map(|p| p.0));
     let (x, y) = (range(points.iter().map(|p| p[0])), range(points.iter().map(|p| p[1])));
     svg((560, 420), |area| {
-        let mut chart = ChartBuilder::on(area)
-            .caption(caption, ("sans-serif", 15))
-            .margin(10)
-            .x_label_area_size(36)
-            .y_label_area_size(50)
-            .build_cartesian_2d(x, y)
-            .map_err(said)?;
-        chart
-            .configure_mesh()
-            .light_line_style(WHITE)
-            .x_desc("first principal component")
-            .y_desc("second")
-            .draw()
-            .map_err(said)?;
+        let mut chart =
+            chart(area, &Axes { caption, x: "first principal component", y: "second" }, x, y)?;
         let dots = of.iter().zip(&points).map(|((value, _), p)| {
             let share = (value - values.start) / (values.end - values.start);
             let mix = |from: f64, to: f64| (from + share * (to - from)) as u8;
