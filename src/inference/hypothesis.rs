@@ -5,6 +5,10 @@ use pulp::Simd;
 use super::kernels::{axpy, dot, exp, gemv_t, invert, ln_1p, padded, padded_row, tanh};
 use crate::model::{Model, RANK_MAX, Readout};
 
+/// A step that lowers the log density of latents and counts by more than this, nats, goes too far: it is halved...
+pub(super) const STEP_LOSS_MAX: f32 = 0.01;
+/// ...so many times at most.
+pub(super) const HALVINGS: usize = 6;
 /// Smaller dispersions are taken for this one: nearly Poisson, and nothing is divided by 0.
 const DISPERSION_MIN: f32 = 1e-3;
 
@@ -225,6 +229,8 @@ pub(super) struct Hypothesis {
     pub(super) whitened: Vec<f32>,
     /// `Lambda = C^T diag(lambda) C`, `[rank, rank]`.
     pub(super) information: Vec<f32>,
+    /// Log-likelihood of the newest bin at the predicted mean, what is the same for all rates left out.
+    predicted: f32,
 }
 
 impl Hypothesis {
@@ -236,6 +242,7 @@ impl Hypothesis {
             score: vec![0.0; l.rank],
             whitened: vec![0.0; l.rank],
             information: vec![0.0; l.rank * l.rank],
+            predicted: 0.0,
         }
     }
 
@@ -396,7 +403,7 @@ impl Hypothesis {
         expected: &mut [f32],
     ) {
         let (rank, channels) = (l.rank, l.channels);
-        self.rates(simd, l, s, bin);
+        self.predicted = self.rates(simd, l, s, bin);
         axpy(simd, expected, exp(self.log_weight), &s.rates);
         for ((res, y), rate) in s.residual.iter_mut().zip(bin.counts).zip(&s.rates) {
             *res = y - rate;
@@ -421,7 +428,9 @@ impl Hypothesis {
         }
     }
 
-    /// Mean and covariance given score and information; returns the evidence.
+    /// Mean and covariance given score and information; returns the evidence. The mean is one step of Newton's
+    /// method towards the mode. Where far more was counted than expected such a step overshoots, in log rates
+    /// by as much as the counts are too many: it is halved until the density does not fall.
     #[inline(always)]
     pub(super) fn correct<S: Simd>(
         &mut self,
@@ -470,7 +479,20 @@ impl Hypothesis {
         }
         let quadratic: f32 =
             (0..rank).map(|r| (self.mean[r] - s.latent[r]) * self.whitened[r]).sum();
-        self.rates(simd, l, s, bin) - 0.5 * quadratic - 0.5 * log_det
+        let mut density = self.rates(simd, l, s, bin) - 0.5 * quadratic;
+        let mut share = 1.0f32;
+        for _ in 0..HALVINGS {
+            if density >= self.predicted - STEP_LOSS_MAX {
+                break;
+            }
+            share *= 0.5;
+            for r in 0..rank {
+                column[r] = -share * self.score[r];
+            }
+            gemv_t(simd, &mut self.mean, &column[..rank], &s.gain_t);
+            density = self.rates(simd, l, s, bin) - 0.5 * share * share * quadratic;
+        }
+        density - 0.5 * log_det
     }
 
     /// True while every number of the hypothesis is finite and every variance positive.
