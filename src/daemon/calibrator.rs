@@ -11,7 +11,7 @@ use super::handoff::Handoff;
 use super::models::Plan;
 use crate::model::{Model, Readout};
 use crate::publish::{CalibrationState, SessionBus};
-use crate::recording::{DynamicsTruth, Recording, Trial};
+use crate::recording::{Recording, Trial};
 use crate::source::{MASKED, Port};
 use crate::telemetry;
 use crate::training::{Dataset, TrainingSettings, calibrate, recalibrate};
@@ -85,16 +85,7 @@ impl Gathered {
 
     fn recording(self, session: &str, bin_width_s: f64) -> Recording {
         let least = (PIECE_MIN_S / bin_width_s) as usize * self.channels;
-        let trial = |counts: Vec<u16>| {
-            let bins = counts.len() / self.channels;
-            Trial {
-                session: session.to_owned(),
-                counts,
-                task: vec![0; bins],
-                regime: vec![None; bins],
-                truth: DynamicsTruth::default(),
-            }
-        };
+        let trial = |counts| Trial::unlabelled(session, counts, self.channels);
         Recording {
             path: session.into(),
             n_channels: self.channels,

@@ -28,7 +28,6 @@ pub fn forecast(
         |n: usize| -> Vec<f32> { (0..n).map(|_| rng.sample::<f32, _>(StandardNormal)).collect() };
     let mut flow: Option<Flow> = None;
     let mut rates = vec![0.0f32; readout.n_channels()];
-    let [low, high] = model.online.log_rate_bounds;
     for _ in 0..DRAWS {
         let e = from.embedding_at(&root, &normal(d));
         let mut kappa = from.latent_at(&normal(rank));
@@ -43,10 +42,8 @@ pub fn forecast(
                 *k += sd * q;
             }
         }
-        let rows = readout.loading.chunks_exact(rank).zip(&readout.baseline);
-        for (rate, (c, d)) in rates.iter_mut().zip(rows) {
-            let eta: f32 = c.iter().zip(&kappa).map(|(c, k)| c * k).sum::<f32>() + d;
-            *rate += eta.clamp(low, high).exp() / DRAWS as f32;
+        for (rate, drawn) in rates.iter_mut().zip(model.rates(readout, &kappa)) {
+            *rate += drawn / DRAWS as f32;
         }
     }
     rates

@@ -287,6 +287,16 @@ impl Model {
         }
     }
 
+    /// Counts per bin that a session's channels are expected to have at latents `kappa [rank]`,
+    /// `[n_channels]`.
+    pub fn rates<'a>(&self, of: &'a Readout, kappa: &'a [f32]) -> impl Iterator<Item = f32> + 'a {
+        let [low, high] = self.online.log_rate_bounds;
+        of.loading.chunks_exact(self.dims.rank).zip(&of.baseline).map(move |(c, d)| {
+            let eta: f32 = c.iter().zip(kappa).map(|(c, k)| c * k).sum::<f32>() + d;
+            eta.clamp(low, high).exp()
+        })
+    }
+
     /// `N(e)^T M`, `[rank, rank]` row-major: its eigenvalues are the nonzero ones of `J` itself.
     #[must_use]
     pub fn bare_connectivity(&self, factors: &Factors) -> Vec<f64> {

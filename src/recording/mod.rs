@@ -109,6 +109,19 @@ pub(crate) const TRUTH_KEYS: [TruthKey; 5] = [
 ];
 
 impl Trial {
+    /// One without labels; `counts` is `[bins, n_channels]`.
+    #[must_use]
+    pub fn unlabelled(session: &str, counts: Vec<u16>, n_channels: usize) -> Self {
+        let bins = counts.len() / n_channels.max(1);
+        Self {
+            session: session.to_owned(),
+            counts,
+            task: vec![0; bins],
+            regime: vec![None; bins],
+            truth: DynamicsTruth::default(),
+        }
+    }
+
     /// Number of bins.
     #[must_use]
     pub fn n_bins(&self) -> usize {

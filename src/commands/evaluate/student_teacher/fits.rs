@@ -138,13 +138,7 @@ pub(super) fn learn(model: &Model, readout: &Readout, trials: &[TestTrial]) -> R
 }
 
 fn rates(model: &Model, readout: &Readout, latent: &[f32]) -> Vec<f32> {
-    let [low, high] = model.online.log_rate_bounds;
-    let rows = readout.loading.chunks_exact(model.dims.rank).zip(&readout.baseline);
-    rows.map(|(c, d)| {
-        let eta: f32 = c.iter().zip(latent).map(|(c, k)| c * k).sum::<f32>() + d;
-        eta.clamp(low, high).exp()
-    })
-    .collect()
+    model.rates(readout, latent).collect()
 }
 
 /// Scores trials under what is known of their task.

@@ -213,16 +213,9 @@ pub(super) fn planar(school: &School, scale: &Scale) -> Result<Vec<Section>> {
 /// A new animal's readout from the first trials of a task, without labels.
 fn calibrated(model: &Model, family: &Family, task: &TestTask, shots: usize) -> Result<Readout> {
     let n = family.recording.n_channels;
-    let trials = task.trials[..shots].iter().map(|t| {
-        let bins = t.counts.len() / n;
-        Trial {
-            session: task.session.clone(),
-            counts: t.counts.iter().map(|&c| c as u16).collect(),
-            task: vec![0; bins],
-            regime: vec![None; bins],
-            truth: crate::recording::DynamicsTruth::default(),
-        }
-    });
+    let trials = task.trials[..shots]
+        .iter()
+        .map(|t| Trial::unlabelled(&task.session, t.counts.iter().map(|&c| c as u16).collect(), n));
     let recording = Recording {
         path: PathBuf::from("new animal"),
         regime_names: Vec::new(),
