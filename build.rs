@@ -3,7 +3,8 @@
 
 use std::{env, error::Error, fs, path::Path, path::PathBuf, process::Command};
 
-const PROTOS: [&str; 4] = [
+const PROTOS: [&str; 5] = [
+    "proto/regimed/v1/control.proto",
     "proto/regimed/v1/counts.proto",
     "proto/regimed/v1/decisions.proto",
     "proto/regimed/v1/ingest.proto",

@@ -2,7 +2,7 @@
 
 use clap::{Parser, Subcommand};
 use regimed::commands::{
-    calibrate, demo, evaluate, inspect, pretrain, replay, serve, simulate, watch,
+    brand, calibrate, demo, evaluate, inspect, pretrain, replay, serve, sessions, simulate, watch,
 };
 
 /// Live dynamical-regime labels, change events and edge-of-chaos metrics from binned spike counts
@@ -24,4 +24,6 @@ pub(crate) enum Command {
     Replay(replay::ReplayArgs),
     Inspect(inspect::InspectArgs),
     Watch(watch::WatchArgs),
+    Sessions(sessions::SessionsArgs),
+    Brand(brand::BrandArgs),
 }

@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use clap::Parser;
 use cli::{Cli, Command};
 use regimed::commands::{
-    calibrate, demo, evaluate, inspect, pretrain, replay, serve, simulate, watch,
+    brand, calibrate, demo, evaluate, inspect, pretrain, replay, serve, sessions, simulate, watch,
 };
 
 fn main() -> ExitCode {
@@ -22,6 +22,8 @@ fn main() -> ExitCode {
         Command::Replay(args) => replay::run(&args),
         Command::Inspect(args) => inspect::run(&args),
         Command::Watch(args) => watch::run(&args),
+        Command::Sessions(args) => sessions::run(&args),
+        Command::Brand(args) => brand::run(&args),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

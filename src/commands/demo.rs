@@ -68,21 +68,7 @@ async fn demo(args: &DemoArgs) -> Result<()> {
         zeromq_pull: free(usual.zeromq_pull),
         zeromq_publish: free(usual.zeromq_publish),
         http_listen: free(usual.http_listen),
-        sessions: vec![SessionConfig {
-            name: SESSION.into(),
-            model: ModelSource::Builtin,
-            readout: ANIMAL.to_string(),
-            calibrate_s: None,
-            calibrate_from: None,
-            channels: None,
-            bin_ms: None,
-            probability_min: None,
-            dwell_ms: None,
-            mean_dwell_s: None,
-            false_changes_per_min: None,
-            adaptation: crate::inference::Adaptation::default(),
-            unknown: true,
-        }],
+        sessions: vec![SessionConfig::new(SESSION, ModelSource::Builtin, &ANIMAL.to_string())],
         ..usual
     };
     let daemon = Daemon::start(config).await?;

@@ -1,5 +1,6 @@
 //! One file per command of the binary.
 
+pub mod brand;
 pub mod calibrate;
 mod card;
 pub mod demo;
@@ -13,5 +14,6 @@ pub mod recordings;
 pub mod replay;
 mod scoreboard;
 pub mod serve;
+pub mod sessions;
 pub mod simulate;
 pub mod watch;

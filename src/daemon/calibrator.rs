@@ -1,13 +1,13 @@
 //! A session that calibrates itself: its first counts are gathered, its readout is fitted on a thread of its own,
 //! and the engine that reads by it takes over between two bins. Until then the label is `unknown`.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
 use super::counts::CountsReader;
-use super::handoff::Handoff;
+use super::handoff::{Handoff, Successor};
 use super::models::Plan;
 use crate::model::{Model, Readout};
 use crate::publish::{CalibrationState, SessionBus};
@@ -38,7 +38,8 @@ pub struct SelfCalibration {
 pub(super) struct Calibrator {
     pub(super) plan: Plan,
     pub(super) how: SelfCalibration,
-    pub(super) reader: CountsReader,
+    /// The session's counts; held while it calibrates.
+    pub(super) aside: Arc<Mutex<CountsReader>>,
     pub(super) handoff: Arc<Handoff>,
     pub(super) port: Arc<Port>,
     pub(super) bus: Arc<SessionBus>,
@@ -107,7 +108,7 @@ impl Calibrator {
         Ok(())
     }
 
-    fn run(mut self) {
+    fn run(self) {
         match self.work() {
             Ok(Some(trusted)) => {
                 let state =
@@ -136,7 +137,7 @@ impl Calibrator {
     }
 
     /// Whether what was found is to be trusted; `None` where the session ended before.
-    fn work(&mut self) -> Result<Option<bool>> {
+    fn work(&self) -> Result<Option<bool>> {
         self.tell(CalibrationState::Gathering, None);
         let (model, factor) = self.plan.calibration_model();
         let model = model.clone();
@@ -148,7 +149,9 @@ impl Calibrator {
                 return Ok(None);
             }
             std::thread::sleep(LOOK_EVERY);
-            self.reader.each(|gap, counts| gathered.push(gap, counts));
+            let mut reader = self.aside.lock().unwrap_or_else(PoisonError::into_inner);
+            reader.each(|gap, counts| gathered.push(gap, counts));
+            drop(reader);
             let seen = gathered.bins as f64 * width;
             self.bus.set_calibration(|c| c.seconds_seen = seen.min(c.seconds_needed));
         }
@@ -158,7 +161,8 @@ impl Calibrator {
         let Some(readout) = self.fit(&model, &recording)? else { return Ok(None) };
         let trusted = readout.trusted;
         let engine = self.plan.engine(&model, readout)?;
-        self.handoff.offer(engine);
+        self.handoff.offer(Successor { engine, swap: None });
+        self.port.wake();
         tracing::info!(session = self.plan.session, trusted, "calibrated");
         Ok(Some(trusted))
     }

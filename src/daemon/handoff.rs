@@ -5,30 +5,48 @@ use std::sync::{Mutex, PoisonError};
 
 use crate::regime::Engine;
 
+/// What takes over.
+pub(super) struct Successor {
+    pub(super) engine: Engine,
+    /// Where it is of another model: how many the session had before it, and its regime for each of the former
+    /// model's.
+    pub(super) swap: Option<(u32, Vec<Option<usize>>)>,
+}
+
 /// The place where one waits.
 #[derive(Default)]
 pub(super) struct Handoff {
     waiting: AtomicBool,
-    engine: Mutex<Option<Engine>>,
+    successor: Mutex<Option<Successor>>,
 }
 
 impl Handoff {
-    /// Offers an engine. What the thread had before is dropped with the next offer, or with this.
-    pub(super) fn offer(&self, engine: Engine) {
-        *self.engine.lock().unwrap_or_else(PoisonError::into_inner) = Some(engine);
+    /// Offers one. What the thread had before is dropped with the next offer, or with this.
+    pub(super) fn offer(&self, successor: Successor) {
+        *self.successor.lock().unwrap_or_else(PoisonError::into_inner) = Some(successor);
         self.waiting.store(true, Ordering::Release);
     }
 
+    /// True until what was offered is taken.
+    pub(super) fn is_waiting(&self) -> bool {
+        self.waiting.load(Ordering::Acquire)
+    }
+
     /// Between two bins: takes what waits in place of `current`, whose label stays in force; true where
-    /// something did. Never blocks, never frees: the engine before is left in the place.
-    pub(super) fn take(&self, current: &mut Engine) -> bool {
+    /// something did. `swaps` becomes the number of models before. Never blocks, never frees: the engine before is
+    /// left in the place.
+    pub(super) fn take(&self, current: &mut Engine, swaps: &mut u32) -> bool {
         if !self.waiting.load(Ordering::Acquire) {
             return false;
         }
-        let Ok(mut place) = self.engine.try_lock() else { return false };
+        let Ok(mut place) = self.successor.try_lock() else { return false };
         let Some(next) = place.as_mut() else { return false };
-        next.succeed(current);
-        std::mem::swap(next, current);
+        let regimes = next.swap.as_ref().map(|s| s.1.as_slice());
+        next.engine.succeed(current, regimes);
+        std::mem::swap(&mut next.engine, current);
+        if let Some((number, _)) = next.swap {
+            *swaps = number;
+        }
         self.waiting.store(false, Ordering::Release);
         true
     }

@@ -33,6 +33,12 @@ impl Probe {
         (Arc::new(Mutex::new(probe)), tap)
     }
 
+    /// The session has another model: what was seen under the former one is forgotten.
+    pub(super) fn swap(&mut self, model: Arc<Model>, channels: usize) {
+        self.monitor = Monitor::new(&model, channels);
+        self.model = model;
+    }
+
     fn take_counts(&mut self) {
         let Self { monitor, reader, counts, .. } = self;
         reader.each(|gap, bin| {
@@ -84,6 +90,10 @@ fn work(requests: &Receiver<Request>) {
         let mut probe = r.probe.lock().unwrap_or_else(PoisonError::into_inner);
         probe.take_counts();
         let Probe { monitor, model, .. } = &mut *probe;
+        // Asked for before the session had another model.
+        if r.wording.rank != model.dims.rank || r.wording.embedding != model.dims.embedding {
+            continue;
+        }
         for latent in r.latents.chunks_exact(model.dims.rank) {
             monitor.push_latent(latent);
         }

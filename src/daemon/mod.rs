@@ -1,34 +1,42 @@
 //! The daemon, put together: models, sessions, ports, publishers, and their end.
 
+mod attach;
 mod calibrator;
+mod control;
 mod counts;
 mod handoff;
 mod metrics_worker;
 mod models;
 mod session;
+mod sessions;
 
 use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tonic::transport::server::{Server, TcpIncoming};
 
 use crate::config::Config;
+use crate::publish::Bus;
 use crate::publish::grpc::RegimesService;
 use crate::publish::web::{self, Phase};
 use crate::publish::zeromq::Publisher;
-use crate::publish::{Bus, SessionBus};
-use crate::source::gate::{self, Backyard};
+use crate::source::gate::{self, Backyard, Front};
 use crate::source::grpc::IngestService;
-use crate::source::{Intake, zeromq as zeromq_source};
+use crate::source::zeromq as zeromq_source;
 use crate::telemetry;
 use crate::wire;
+use crate::wire::control_server::ControlServer;
 use crate::wire::ingest_server::IngestServer;
 use crate::wire::regimes_server::RegimesServer;
+
+use control::ControlService;
+use sessions::Sessions;
 
 pub use calibrator::SelfCalibration;
 pub use models::{Plan, builtin_model, plan};
@@ -50,13 +58,15 @@ pub struct Endpoints {
 pub struct Daemon {
     endpoints: Endpoints,
     bus: Arc<Bus>,
-    sessions: Vec<session::Running>,
+    sessions: Arc<Sessions>,
     phase: watch::Sender<Phase>,
     closing: watch::Sender<bool>,
     health: tonic_health::server::HealthReporter,
     servers: Vec<JoinHandle<()>>,
     tasks: Vec<JoinHandle<()>>,
     drain: Duration,
+    /// Sockets in the file system, removed at the end.
+    unix_paths: Vec<PathBuf>,
     _backyard: Backyard,
 }
 
@@ -69,6 +79,91 @@ async fn listen(what: &str, key: &str, address: SocketAddr) -> Result<TcpListene
     })
 }
 
+fn listen_unix(key: &str, path: &Path) -> Result<UnixListener> {
+    gate::bind_unix(path).with_context(|| {
+        format!(
+            "{key}: cannot listen at {} (another path in the configuration helps)",
+            path.display()
+        )
+    })
+}
+
+/// Everything that is listened at.
+#[derive(Default)]
+struct Fronts {
+    grpc: Option<TcpListener>,
+    grpc_unix: Option<UnixListener>,
+    http: Option<TcpListener>,
+    pull: Vec<Front>,
+    publish: Vec<Front>,
+    unix_paths: Vec<PathBuf>,
+}
+
+impl Fronts {
+    async fn bind(config: &Config) -> Result<Self> {
+        let mut fronts = Self::default();
+        if let Some(a) = config.grpc_listen {
+            fronts.grpc = Some(listen("gRPC", "grpc.listen", a).await?);
+        }
+        if let Some(a) = config.http_listen {
+            fronts.http = Some(listen("HTTP", "http.listen", a).await?);
+        }
+        if let Some(a) = config.zeromq_pull {
+            fronts.pull.push(Front::Tcp(listen("ZeroMQ in", "zeromq.pull", a).await?));
+        }
+        if let Some(a) = config.zeromq_publish {
+            fronts.publish.push(Front::Tcp(listen("ZeroMQ out", "zeromq.publish", a).await?));
+        }
+        if let Some(path) = &config.grpc_unix {
+            fronts.grpc_unix = Some(listen_unix("grpc.unix", path)?);
+        }
+        if let Some(path) = &config.zeromq_pull_ipc {
+            fronts.pull.push(Front::Unix(listen_unix("zeromq.pull_ipc", path)?));
+        }
+        if let Some(path) = &config.zeromq_publish_ipc {
+            fronts.publish.push(Front::Unix(listen_unix("zeromq.publish_ipc", path)?));
+        }
+        let paths = [&config.grpc_unix, &config.zeromq_pull_ipc, &config.zeromq_publish_ipc];
+        fronts.unix_paths = paths.into_iter().flatten().cloned().collect();
+        Ok(fronts)
+    }
+
+    fn endpoints(&self) -> Endpoints {
+        let address = |l: &Option<TcpListener>| l.as_ref().and_then(|l| l.local_addr().ok());
+        let of_front = |fronts: &[Front]| {
+            fronts.iter().find_map(|f| match f {
+                Front::Tcp(listener) => listener.local_addr().ok(),
+                Front::Unix(_) => None,
+            })
+        };
+        Endpoints {
+            grpc: address(&self.grpc),
+            zeromq_pull: of_front(&self.pull),
+            zeromq_publish: of_front(&self.publish),
+            http: address(&self.http),
+        }
+    }
+}
+
+/// Tells the health service's clients.
+async fn report(health: &tonic_health::server::HealthReporter, serving: bool) {
+    if serving {
+        health.set_serving::<IngestServer<IngestService>>().await;
+        health.set_serving::<RegimesServer<RegimesService>>().await;
+        health.set_serving::<ControlServer<ControlService>>().await;
+    } else {
+        health.set_not_serving::<IngestServer<IngestService>>().await;
+        health.set_not_serving::<RegimesServer<RegimesService>>().await;
+        health.set_not_serving::<ControlServer<ControlService>>().await;
+    }
+}
+
+fn told(ended: Result<(), tonic::transport::Error>) {
+    if let Err(e) = ended {
+        tracing::error!("gRPC server: {e}");
+    }
+}
+
 impl Daemon {
     /// Loads models, binds every port, starts every session. When it returns, counts are taken.
     ///
@@ -77,100 +172,82 @@ impl Daemon {
     pub async fn start(config: Config) -> Result<Self> {
         let metrics = telemetry::install();
         let plans = plan(&config)?;
-        let grpc = match config.grpc_listen {
-            Some(a) => Some(listen("gRPC", "grpc.listen", a).await?),
-            None => None,
-        };
-        let http = match config.http_listen {
-            Some(a) => Some(listen("HTTP", "http.listen", a).await?),
-            None => None,
-        };
-        let pull = match config.zeromq_pull {
-            Some(a) => Some(listen("ZeroMQ in", "zeromq.pull", a).await?),
-            None => None,
-        };
-        let publish = match config.zeromq_publish {
-            Some(a) => Some(listen("ZeroMQ out", "zeromq.publish", a).await?),
-            None => None,
-        };
-        let address = |l: &Option<TcpListener>| l.as_ref().and_then(|l| l.local_addr().ok());
-        let endpoints = Endpoints {
-            grpc: address(&grpc),
-            zeromq_pull: address(&pull),
-            zeromq_publish: address(&publish),
-            http: address(&http),
-        };
+        let fronts = Fronts::bind(&config).await?;
+        let endpoints = fronts.endpoints();
         let backyard = Backyard::new().context("cannot make a private folder for sockets")?;
         let (closing, closed) = watch::channel(false);
         let (phase, phase_seen) = watch::channel(Phase::Starting);
+        let bytes_max = config.message_bytes_max;
         let mut tasks = Vec::new();
-        let mut servers = Vec::new();
 
-        let publisher = match publish {
-            Some(front) => {
-                let behind = backyard.socket("publish");
-                let publisher = Publisher::bind(&format!("ipc://{}", behind.display()))
-                    .await
-                    .context("ZeroMQ out: cannot listen behind the gate")?;
-                tasks.push(tokio::spawn(gate::serve(front, behind, config.message_bytes_max)));
-                Some(publisher)
+        let publisher = if fronts.publish.is_empty() {
+            None
+        } else {
+            let behind = backyard.socket("publish");
+            let publisher = Publisher::bind(&format!("ipc://{}", behind.display()))
+                .await
+                .context("ZeroMQ out: cannot listen behind the gate")?;
+            for front in fronts.publish {
+                tasks.push(tokio::spawn(gate::serve(front, behind.clone(), bytes_max)));
             }
-            None => None,
+            Some(publisher)
         };
-
+        let bus = Arc::new(Bus::new(closed));
         let worker = metrics_worker::MetricsWorker::start(plans.len())?;
-        let mut sessions = Vec::new();
-        for plan in plans {
-            sessions.push(session::start(&plan, &config, publisher.clone(), &worker)?);
+        let sessions = Arc::new(Sessions::new(config.clone(), bus.clone(), publisher, worker));
+        let intake = sessions.intake.clone();
+        for (plan, session) in plans.into_iter().zip(config.sessions) {
+            sessions.begin(plan, session).await?;
         }
-        let bus = Arc::new(Bus {
-            sessions: sessions.iter().map(|s| s.bus.clone()).collect::<Vec<Arc<SessionBus>>>(),
-            closing: closed,
-        });
-        let intake = Arc::new(Intake::new(sessions.iter().map(|s| s.port.clone())));
 
-        if let Some(front) = pull {
+        if !fronts.pull.is_empty() {
             let behind = backyard.socket("pull");
             let socket = zeromq_source::bind_pull(&format!("ipc://{}", behind.display()))
                 .await
                 .context("ZeroMQ in: cannot listen behind the gate")?;
-            let bytes_max = config.message_bytes_max;
             tasks.push(tokio::spawn(zeromq_source::receive(socket, intake.clone(), bytes_max)));
-            tasks.push(tokio::spawn(gate::serve(front, behind, bytes_max)));
+            for front in fronts.pull {
+                tasks.push(tokio::spawn(gate::serve(front, behind.clone(), bytes_max)));
+            }
         }
-        for endpoint in config.zeromq_subscribe.clone() {
-            let task = zeromq_source::subscribe(endpoint, intake.clone(), config.message_bytes_max);
+        for endpoint in config.zeromq_subscribe {
+            let task = zeromq_source::subscribe(endpoint, intake.clone(), bytes_max);
             tasks.push(tokio::spawn(task));
         }
         let (health, health_service) = tonic_health::server::health_reporter();
-        health.set_not_serving::<IngestServer<IngestService>>().await;
-        health.set_not_serving::<RegimesServer<RegimesService>>().await;
-        if let Some(listener) = grpc {
-            let reflection = tonic_reflection::server::Builder::configure()
-                .register_encoded_file_descriptor_set(wire::DESCRIPTORS)
-                .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
-                .build_v1()
-                .context("gRPC reflection")?;
-            let ingest = IngestService { intake: intake.clone(), bus: bus.clone() };
-            let regimes = RegimesService { bus: bus.clone(), intake: intake.clone() };
-            let server = Server::builder()
-                .add_service(health_service)
-                .add_service(reflection)
-                .add_service(
-                    IngestServer::new(ingest).max_decoding_message_size(config.message_bytes_max),
-                )
-                .add_service(RegimesServer::new(regimes))
-                .serve_with_incoming_shutdown(
-                    TcpIncoming::from(listener).with_nodelay(Some(true)),
-                    closed_signal(bus.clone()),
-                );
+        report(&health, true).await;
+        let reflection = tonic_reflection::server::Builder::configure()
+            .register_encoded_file_descriptor_set(wire::DESCRIPTORS)
+            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+            .build_v1()
+            .context("gRPC reflection")?;
+        let ingest = IngestService { intake: intake.clone(), bus: bus.clone() };
+        let regimes = RegimesService { bus: bus.clone(), intake };
+        let services = Server::builder()
+            .add_service(health_service)
+            .add_service(reflection)
+            .add_service(IngestServer::new(ingest).max_decoding_message_size(bytes_max))
+            .add_service(ControlServer::new(ControlService(sessions.clone())))
+            .add_service(RegimesServer::new(regimes));
+        let mut servers = Vec::new();
+        if let Some(listener) = fronts.grpc {
+            let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
+            let served = services.clone();
+            let end = closed_signal(bus.clone());
             servers.push(tokio::spawn(async move {
-                if let Err(e) = server.await {
-                    tracing::error!("gRPC server: {e}");
-                }
+                told(served.serve_with_incoming_shutdown(incoming, end).await);
             }));
         }
-        if let Some(listener) = http {
+        if let Some(listener) = fronts.grpc_unix {
+            let incoming = futures_util::stream::unfold(listener, |listener| async {
+                Some((listener.accept().await.map(|(stream, _)| stream), listener))
+            });
+            let end = closed_signal(bus.clone());
+            servers.push(tokio::spawn(async move {
+                told(services.serve_with_incoming_shutdown(Box::pin(incoming), end).await);
+            }));
+        }
+        if let Some(listener) = fronts.http {
             let routes = web::routes(metrics.clone(), phase_seen);
             // Ends with the process: health stays visible while draining.
             tasks.push(tokio::spawn(async move {
@@ -185,8 +262,6 @@ impl Daemon {
                 metrics.run_upkeep();
             }
         }));
-        health.set_serving::<IngestServer<IngestService>>().await;
-        health.set_serving::<RegimesServer<RegimesService>>().await;
         phase.send_replace(Phase::Ready);
         Ok(Self {
             endpoints,
@@ -198,6 +273,7 @@ impl Daemon {
             servers,
             tasks,
             drain: Duration::from_secs_f64(config.drain_s),
+            unix_paths: fronts.unix_paths,
             _backyard: backyard,
         })
     }
@@ -221,18 +297,8 @@ impl Daemon {
     pub async fn stop(mut self) -> Result<()> {
         let began = Instant::now();
         self.phase.send_replace(Phase::Draining);
-        self.health.set_not_serving::<IngestServer<IngestService>>().await;
-        self.health.set_not_serving::<RegimesServer<RegimesService>>().await;
-        for session in &self.sessions {
-            session.port.close();
-        }
-        let mut late = Vec::new();
-        for session in &mut self.sessions {
-            let left = self.drain.saturating_sub(began.elapsed());
-            if tokio::time::timeout(left, &mut session.publishing).await.is_err() {
-                late.push(session.port.settings().session.clone());
-            }
-        }
+        report(&self.health, false).await;
+        let late = self.sessions.end_all(self.drain).await;
         // A moment for the last messages to leave the sockets' queues.
         tokio::time::sleep(Duration::from_millis(50).min(self.drain)).await;
         self.closing.send_replace(true);
@@ -246,6 +312,9 @@ impl Daemon {
         }
         for task in &self.tasks {
             task.abort();
+        }
+        for path in &self.unix_paths {
+            let _ = std::fs::remove_file(path);
         }
         if !late.is_empty() {
             bail!("stopped before the sessions {} had done all bins that waited", late.join(", "));

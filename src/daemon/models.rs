@@ -11,7 +11,9 @@ use crate::checkpoint::{self, Checkpoint};
 use crate::config::{Config, ModelSource, SessionConfig};
 use crate::inference::Adaptation;
 use crate::model::{Model, Readout};
-use crate::regime::{DecisionRule, Engine};
+use crate::publish::{SessionFacts, Wording};
+use crate::regime::{DecisionRule, Engine, Label};
+use crate::telemetry::SessionMetrics;
 
 const BUILTIN_CARD: &[u8] = include_bytes!("../../models/default/model.json");
 const BUILTIN_WEIGHTS: &[u8] = include_bytes!("../../models/default/model.safetensors");
@@ -63,6 +65,37 @@ impl Plan {
         }
     }
 
+    /// What the session is.
+    #[must_use]
+    pub fn facts(&self) -> SessionFacts {
+        SessionFacts {
+            name: self.session.clone(),
+            n_channels: self.readout.n_channels(),
+            bin_width_s: self.model.bin_width_s,
+            regime_names: self.model.regime_names.clone(),
+            model: self.checkpoint.weights_sha256[..12].to_owned(),
+        }
+    }
+
+    /// How its outcomes are worded.
+    #[must_use]
+    pub fn wording(&self) -> Wording {
+        Wording {
+            session: self.session.clone(),
+            regime_names: self.model.regime_names.clone(),
+            embedding: self.model.dims.embedding,
+            rank: self.model.dims.rank,
+        }
+    }
+
+    /// Its gauges.
+    #[must_use]
+    pub fn session_metrics(&self) -> SessionMetrics {
+        let names = self.model.regime_names.iter().map(String::as_str);
+        let labels: Vec<&str> = names.chain([Label::UNKNOWN]).collect();
+        SessionMetrics::new(&self.session, &labels)
+    }
+
     /// An engine that reads by a readout found on [`Self::calibration_model`].
     ///
     /// # Errors
@@ -99,6 +132,14 @@ pub fn plan(config: &Config) -> Result<Vec<Plan>> {
         bail!("{}", faults.join("\n"));
     }
     Ok(plans)
+}
+
+/// The same for one session.
+///
+/// # Errors
+/// What does not fit.
+pub(super) fn plan_one(session: &SessionConfig) -> Result<Plan> {
+    fit(session, Arc::new(load(&session.model)?))
 }
 
 fn load(source: &ModelSource) -> Result<Checkpoint> {

@@ -1,7 +1,7 @@
 //! A session: the thread that owns its numbers, and the task that tells the world.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::Poll;
 use std::time::Instant;
 
@@ -11,16 +11,18 @@ use ringbuf::HeapRb;
 use ringbuf::traits::{Consumer, Producer, Split};
 use tokio::task::JoinHandle;
 
+use super::attach;
 use super::calibrator::Calibrator;
-use super::counts::{CountsTap, tap};
+use super::counts::{CountsReader, CountsTap, tap};
 use super::handoff::Handoff;
 use super::metrics_worker::{MetricsWorker, Probe, Request};
 use super::models::Plan;
-use crate::config::Config;
+use crate::config::{Config, SessionConfig};
 use crate::publish::zeromq::{Publisher, Topics};
-use crate::publish::{Outcome, SessionBus, SessionFacts, Update, Wording};
-use crate::regime::{Engine, Label};
-use crate::source::{Header, Kind, MASKED, Outlet, Port, PortSettings};
+use crate::publish::{Outcome, SessionBus, Update, Wording};
+use crate::regime::Engine;
+use crate::source::replay::Seek;
+use crate::source::{Assembly, Entry, Header, Kind, MASKED, Outlet, Port, PortSettings, Received};
 use crate::telemetry::SessionMetrics;
 
 /// Outcomes that wait for the publishing task. Beyond that a decision is dropped and counted; one with
@@ -31,8 +33,30 @@ const OUTCOMES_WAITING: usize = 4096;
 pub(super) struct Running {
     pub(super) port: Arc<Port>,
     pub(super) bus: Arc<SessionBus>,
+    pub(super) entry: Entry,
+    /// How it was configured; its model and readout as they are now.
+    pub(super) config: SessionConfig,
+    pub(super) plan: Plan,
+    pub(super) handoff: Arc<Handoff>,
+    /// Its counts, for whoever warms up another engine or calibrates.
+    pub(super) aside: Arc<Mutex<CountsReader>>,
+    pub(super) link: Arc<Link>,
+    /// Models that it had before this one.
+    pub(super) swaps: u32,
+    /// Where it replays a recording.
+    pub(super) seek: Option<Arc<Seek>>,
+    /// Bring counts in, and close bins in time; ended by force.
+    pub(super) sources: Vec<JoinHandle<()>>,
+    /// Carry results out; they end by themselves after the session has.
+    pub(super) outs: Vec<JoinHandle<()>>,
     /// Ends when the session is closed and everything it had is published.
     pub(super) publishing: JoinHandle<()>,
+}
+
+/// Another model's words and gauges, for the publishing task to take up with its first outcome.
+pub(super) struct Renaming {
+    pub(super) swaps: u32,
+    pub(super) plan: Plan,
 }
 
 type Sending = <HeapRb<Outcome> as Split>::Prod;
@@ -40,22 +64,24 @@ type Fetching = <HeapRb<Outcome> as Split>::Cons;
 
 /// Shared by the thread and the task.
 #[derive(Default)]
-struct Link {
+pub(super) struct Link {
     waker: AtomicWaker,
     finished: AtomicBool,
     lost: std::sync::atomic::AtomicU64,
+    pub(super) renaming: Mutex<Option<Renaming>>,
 }
 
 /// Starts a session's thread and its publishing task.
 pub(super) fn start(
-    plan: &Plan,
+    plan: Plan,
+    session: SessionConfig,
     config: &Config,
     publisher: Option<Arc<Publisher>>,
     worker: &MetricsWorker,
 ) -> Result<Running> {
-    let model = &plan.model;
-    let readout = &plan.readout;
-    let engine = Engine::new(model, readout, plan.rule, plan.adaptation)
+    let model = plan.model.clone();
+    let readout = plan.readout.clone();
+    let engine = Engine::new(&model, &readout, plan.rule, plan.adaptation)
         .with_context(|| format!("session '{}'", plan.session))?;
     if !readout.trusted && plan.calibration.is_none() {
         tracing::warn!(
@@ -70,34 +96,22 @@ pub(super) fn start(
         queue_bins: config.queue_bins,
         gap_bins_max: config.gap_bins_max,
     });
-    let bus = Arc::new(SessionBus::new(
-        SessionFacts {
-            name: plan.session.clone(),
-            n_channels: readout.n_channels(),
-            bin_width_s: model.bin_width_s,
-            regime_names: model.regime_names.clone(),
-            model: plan.checkpoint.weights_sha256[..12].to_owned(),
-        },
-        config.events_kept,
-    ));
+    let bus = Arc::new(SessionBus::new(plan.facts(), config.events_kept));
     let handoff = Arc::new(Handoff::default());
-    let calibration_tap = match &plan.calibration {
-        Some(how) => {
-            bus.set_calibration(|c| c.seconds_needed = how.seconds);
-            let (tap, reader) = tap(readout.n_channels());
-            let calibrator = Calibrator {
-                plan: plan.clone(),
-                how: how.clone(),
-                reader,
-                handoff: handoff.clone(),
-                port: outlet.port.clone(),
-                bus: bus.clone(),
-            };
-            calibrator.start()?;
-            Some(tap)
-        }
-        None => None,
-    };
+    let (aside_tap, aside) = tap(readout.n_channels());
+    let aside = Arc::new(Mutex::new(aside));
+    if let Some(how) = &plan.calibration {
+        bus.set_calibration(|c| c.seconds_needed = how.seconds);
+        let calibrator = Calibrator {
+            plan: plan.clone(),
+            how: how.clone(),
+            aside: aside.clone(),
+            handoff: handoff.clone(),
+            port: outlet.port.clone(),
+            bus: bus.clone(),
+        };
+        calibrator.start()?;
+    }
     let (sending, fetching) = HeapRb::new(OUTCOMES_WAITING).split();
     let link = Arc::new(Link::default());
     let port = outlet.port.clone();
@@ -106,9 +120,10 @@ pub(super) fn start(
     let owner = Owner {
         engine,
         counts_tap,
-        calibration_tap,
-        handoff,
+        aside_tap,
+        handoff: handoff.clone(),
         resets_before: 0,
+        swaps: 0,
         outlet,
         sending,
         link: link.clone(),
@@ -122,20 +137,13 @@ pub(super) fn start(
         .spawn(move || owner.run())
         .context("cannot start a session's thread")?;
     port.set_thread(thread.thread().clone());
-    let labels: Vec<&str> =
-        model.regime_names.iter().map(String::as_str).chain([Label::UNKNOWN]).collect();
-    let teller = Teller {
-        metrics: SessionMetrics::new(&plan.session, &labels),
-        wording: Arc::new(Wording {
-            session: plan.session.clone(),
-            regime_names: model.regime_names.clone(),
-            embedding: model.dims.embedding,
-            rank: model.dims.rank,
-        }),
+    let mut teller = Teller {
+        metrics: plan.session_metrics(),
+        wording: Arc::new(plan.wording()),
         topics: Topics::new(&plan.session),
         bus: bus.clone(),
         publisher,
-        link,
+        link: link.clone(),
         fetching,
         requests: worker.clone(),
         probe,
@@ -143,19 +151,45 @@ pub(super) fn start(
         rank: model.dims.rank,
         metrics_every: (1.0 / config.metrics_hz / model.bin_width_s).round().max(1.0) as u64,
         resets_told: 0,
+        swaps: 0,
     };
-    Ok(Running { port, bus, publishing: tokio::spawn(teller.run()) })
+    let assembly = Arc::new(Assembly::new(port.clone(), session.events));
+    let mut entry = Entry { port: port.clone(), assembly: assembly.clone(), source: None };
+    let attached = attach::attach(&session, &entry, &bus)?;
+    entry.source = attached.status;
+    let mut sources = attached.sources;
+    sources.push(tokio::spawn(async move { assembly.keep_closing().await }));
+    Ok(Running {
+        port,
+        entry,
+        config: session,
+        handoff,
+        aside,
+        link,
+        swaps: 0,
+        seek: attached.seek,
+        sources,
+        outs: attached.outs,
+        publishing: tokio::spawn(async move {
+            teller.run().await;
+            teller.bus.end();
+        }),
+        bus,
+        plan,
+    })
 }
 
 /// Owns the numbers. After the first bins it neither allocates nor awaits.
 struct Owner {
     engine: Engine,
     counts_tap: CountsTap,
-    /// Where the session calibrates itself, until it has.
-    calibration_tap: Option<CountsTap>,
+    /// For whoever calibrates, or warms up another engine; full while nobody does.
+    aside_tap: CountsTap,
     handoff: Arc<Handoff>,
     /// Hypotheses that engines before this one lost.
     resets_before: u64,
+    /// Models that the session had before this one.
+    swaps: u32,
     outlet: Outlet,
     sending: Sending,
     link: Arc<Link>,
@@ -174,7 +208,10 @@ impl Owner {
                 Some(header) => self.handle(&header),
                 None if closed => break,
                 // `unpark` before this returns at once: no wake-up is lost.
-                None => std::thread::park(),
+                None => {
+                    self.take_over();
+                    std::thread::park();
+                }
             }
         }
         self.link.finished.store(true, Ordering::SeqCst);
@@ -186,9 +223,7 @@ impl Owner {
             Kind::Start => {
                 self.engine.restart();
                 self.counts_tap.skip();
-                if let Some(tap) = &mut self.calibration_tap {
-                    tap.skip();
-                }
+                self.aside_tap.skip();
             }
             Kind::Missing(n) => {
                 for i in 0..u64::from(n) {
@@ -216,13 +251,18 @@ impl Owner {
         }
     }
 
-    fn bin(&mut self, header: &Header, sequence: u64, seen: bool) {
-        let began = Instant::now();
+    /// Another engine, where one waits.
+    fn take_over(&mut self) {
         let resets = self.engine.filter_resets();
-        if self.handoff.take(&mut self.engine) {
+        if self.handoff.take(&mut self.engine, &mut self.swaps) {
             self.resets_before += resets;
             self.engine.set_active(self.active.iter().copied());
         }
+    }
+
+    fn bin(&mut self, header: &Header, sequence: u64, seen: bool) {
+        let began = Instant::now();
+        self.take_over();
         let change = self.engine.push(seen.then_some(self.counts.as_slice()));
         let done = Instant::now();
         let nanoseconds = |from: Instant| {
@@ -241,13 +281,13 @@ impl Owner {
             predicted: !seen,
             waiting: u32::try_from(self.outlet.waiting()).unwrap_or(u32::MAX),
             filter_resets: self.resets_before + self.engine.filter_resets(),
+            swaps: self.swaps,
             ..Outcome::of(self.engine.estimate())
         };
         self.bin += 1;
         self.send(outcome);
         // Once the decision is out.
-        for tap in [Some(&mut self.counts_tap), self.calibration_tap.as_mut()].into_iter().flatten()
-        {
+        for tap in [&mut self.counts_tap, &mut self.aside_tap] {
             if seen {
                 tap.push(&self.raw);
             } else {
@@ -287,10 +327,11 @@ struct Teller {
     rank: usize,
     metrics_every: u64,
     resets_told: u64,
+    swaps: u32,
 }
 
 impl Teller {
-    async fn run(mut self) {
+    async fn run(&mut self) {
         while let Some(outcome) = self.next().await {
             self.tell(&outcome).await;
         }
@@ -314,7 +355,32 @@ impl Teller {
         .await
     }
 
+    /// The first outcome of another model has come.
+    fn rename(&mut self, o: &Outcome) {
+        let mut waiting = self.link.renaming.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(renaming) = waiting.take_if(|r| r.swaps == o.swaps) else { return };
+        drop(waiting);
+        let plan = renaming.plan;
+        self.swaps = o.swaps;
+        self.wording = Arc::new(plan.wording());
+        self.rank = plan.model.dims.rank;
+        self.latents.clear();
+        let mut probe = self.probe.lock().unwrap_or_else(PoisonError::into_inner);
+        probe.swap(plan.model.clone(), plan.readout.n_channels());
+        drop(probe);
+        self.bus.forget_metrics();
+        self.bus.set_facts(plan.facts());
+        self.metrics.withdraw();
+        self.metrics = plan.session_metrics();
+        if let Some(label) = o.label {
+            self.metrics.in_force(self.wording.label_index(label));
+        }
+    }
+
     async fn tell(&mut self, o: &Outcome) {
+        if o.swaps != self.swaps {
+            self.rename(o);
+        }
         self.latents.extend(&o.latent[..self.rank]);
         if o.bin.is_multiple_of(self.metrics_every) {
             self.requests.ask(Request {
@@ -327,7 +393,7 @@ impl Teller {
         }
         let newest = self.bus.metrics();
         let event = o.change.as_ref().map(|c| self.wording.event(o, c, self.bus.next_event()));
-        let decision = self.wording.decision(o, newest.clone());
+        let decision = self.wording.decision(o, newest.clone(), Received::now().wall_ns);
         let update = Arc::new(Update { decision, event });
         self.bus.publish(update.clone());
         if let Some(publisher) = &self.publisher {
@@ -352,6 +418,7 @@ impl Teller {
         m.latency.record(o.latency_ns as f64 * 1e-9);
         m.compute.record(o.compute_ns as f64 * 1e-9);
         m.queue.set(f64::from(o.waiting));
+        m.processed.increment(u64::from(!o.predicted));
         m.novelty.set(f64::from(o.novelty));
         m.unlabelled.set(f64::from(o.unlabelled));
         m.log_likelihood.set(f64::from(o.log_likelihood));

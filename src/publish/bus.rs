@@ -2,8 +2,8 @@
 //! resume.
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use tokio::sync::{broadcast, watch};
 
@@ -101,8 +101,11 @@ pub struct EventsError {
 
 /// One session's subscribers and events.
 pub struct SessionBus {
-    facts: SessionFacts,
-    updates: broadcast::Sender<Arc<Update>>,
+    name: String,
+    facts: RwLock<Arc<SessionFacts>>,
+    /// `None` once the session has ended.
+    updates: Mutex<Option<broadcast::Sender<Arc<Update>>>>,
+    ended: AtomicBool,
     events: Mutex<VecDeque<Event>>,
     events_kept: usize,
     newest_event: watch::Sender<u64>,
@@ -120,8 +123,10 @@ impl SessionBus {
     #[must_use]
     pub fn new(facts: SessionFacts, events_kept: usize) -> Self {
         Self {
-            facts,
-            updates: broadcast::Sender::new(SUBSCRIBER_DECISIONS),
+            name: facts.name.clone(),
+            facts: RwLock::new(Arc::new(facts)),
+            updates: Mutex::new(Some(broadcast::Sender::new(SUBSCRIBER_DECISIONS))),
+            ended: AtomicBool::new(false),
             events: Mutex::default(),
             events_kept,
             newest_event: watch::Sender::new(0),
@@ -131,10 +136,33 @@ impl SessionBus {
         }
     }
 
+    /// The session's name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
     /// What the session is.
     #[must_use]
-    pub fn facts(&self) -> &SessionFacts {
-        &self.facts
+    pub fn facts(&self) -> Arc<SessionFacts> {
+        self.facts.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The session has another model.
+    pub fn set_facts(&self, facts: SessionFacts) {
+        *self.facts.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(facts);
+    }
+
+    /// Nothing more comes: subscribers get what waits, and then the end.
+    pub fn end(&self) {
+        self.ended.store(true, Ordering::SeqCst);
+        locked(&self.updates).take();
+    }
+
+    /// True once it has ended.
+    #[must_use]
+    pub fn is_ended(&self) -> bool {
+        self.ended.load(Ordering::SeqCst)
     }
 
     /// Bins done, and number of the newest event.
@@ -160,6 +188,11 @@ impl SessionBus {
         *locked(&self.metrics) = Some(metrics);
     }
 
+    /// What was read of a former model.
+    pub fn forget_metrics(&self) {
+        *locked(&self.metrics) = None;
+    }
+
     /// How the session stands with calibrating itself.
     #[must_use]
     pub fn calibration(&self) -> Calibration {
@@ -183,14 +216,21 @@ impl SessionBus {
             drop(events);
             self.newest_event.send_replace(event.event_sequence);
         }
-        // An error says that nobody listens.
-        let _ = self.updates.send(update);
+        if let Some(updates) = &*locked(&self.updates) {
+            // An error says that nobody listens.
+            let _ = updates.send(update);
+        }
     }
 
     /// Every update from now on.
     #[must_use]
     pub fn subscribe(self: &Arc<Self>) -> Subscription {
-        Subscription { updates: self.updates.subscribe(), bus: self.clone(), lost: 0 }
+        let updates = match &*locked(&self.updates) {
+            Some(updates) => updates.subscribe(),
+            // A sender that is dropped at once: the end comes first.
+            None => broadcast::Sender::new(1).subscribe(),
+        };
+        Subscription { updates, bus: self.clone(), lost: 0 }
     }
 
     /// Told of each new event's number.
@@ -229,13 +269,26 @@ impl Subscription {
         loop {
             match self.updates.recv().await {
                 Ok(update) => return Some(update),
-                Err(broadcast::error::RecvError::Lagged(n)) => {
-                    self.lost += n;
-                    telemetry::lost_by_subscriber(&self.bus.facts.name, n);
-                }
+                Err(broadcast::error::RecvError::Lagged(n)) => self.lose(n),
                 Err(broadcast::error::RecvError::Closed) => return None,
             }
         }
+    }
+
+    /// The next update, where one waits.
+    pub fn try_next(&mut self) -> Option<Arc<Update>> {
+        loop {
+            match self.updates.try_recv() {
+                Ok(update) => return Some(update),
+                Err(broadcast::error::TryRecvError::Lagged(n)) => self.lose(n),
+                Err(_) => return None,
+            }
+        }
+    }
+
+    fn lose(&mut self, n: u64) {
+        self.lost += n;
+        telemetry::lost_by_subscriber(&self.bus.name, n);
     }
 
     /// Updates lost so far.
@@ -247,17 +300,48 @@ impl Subscription {
 
 /// All sessions.
 pub struct Bus {
-    /// In the configuration's order.
-    pub sessions: Vec<Arc<SessionBus>>,
+    /// In the order in which they began.
+    sessions: RwLock<Vec<Arc<SessionBus>>>,
+    /// Counts sessions that began.
+    begun: watch::Sender<u64>,
     /// Turns true when streams are to end.
-    pub closing: watch::Receiver<bool>,
+    closing: watch::Receiver<bool>,
 }
 
 impl Bus {
+    /// Without sessions; streams end when `closing` turns true.
+    #[must_use]
+    pub fn new(closing: watch::Receiver<bool>) -> Self {
+        Self { sessions: RwLock::default(), begun: watch::Sender::new(0), closing }
+    }
+
+    /// The sessions.
+    #[must_use]
+    pub fn sessions(&self) -> Vec<Arc<SessionBus>> {
+        self.sessions.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// A session begins.
+    pub fn insert(&self, session: Arc<SessionBus>) {
+        self.sessions.write().unwrap_or_else(PoisonError::into_inner).push(session);
+        self.begun.send_modify(|n| *n += 1);
+    }
+
+    /// A session has ended.
+    pub fn remove(&self, name: &str) {
+        self.sessions.write().unwrap_or_else(PoisonError::into_inner).retain(|s| s.name() != name);
+    }
+
+    /// Told when a session begins.
+    #[must_use]
+    pub fn begun(&self) -> watch::Receiver<u64> {
+        self.begun.subscribe()
+    }
+
     /// A session by name.
     #[must_use]
-    pub fn session(&self, name: &str) -> Option<&Arc<SessionBus>> {
-        self.sessions.iter().find(|s| s.facts.name == name)
+    pub fn session(&self, name: &str) -> Option<Arc<SessionBus>> {
+        self.sessions().into_iter().find(|s| s.name() == name)
     }
 
     /// Resolves when streams are to end.

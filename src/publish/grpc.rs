@@ -5,15 +5,16 @@ use std::sync::Arc;
 
 use futures_util::Stream;
 use futures_util::stream::{BoxStream, SelectAll, select_all, unfold};
+use tokio::sync::watch;
 use tonic::{Request, Response, Status};
 
 use super::bus::{Bus, Calibration, CalibrationState, SessionBus};
-use crate::source::Intake;
+use crate::source::{Entry, Intake};
 use crate::wire;
 use crate::wire::regimes_server::Regimes;
 use crate::wire::{
-    DecisionUpdate, Event, ListSessionsRequest, ListSessionsResponse, Session,
-    SubscribeDecisionsRequest, SubscribeEventsRequest,
+    Accounts, Clock, DecisionUpdate, Event, ListSessionsRequest, ListSessionsResponse, Session,
+    SessionState, Source, SubscribeDecisionsRequest, SubscribeEventsRequest,
 };
 
 /// The service.
@@ -26,9 +27,9 @@ pub struct RegimesService {
 
 impl RegimesService {
     fn find(&self, name: &str) -> Result<Arc<SessionBus>, Status> {
-        self.bus.session(name).cloned().ok_or_else(|| {
-            let known: Vec<&str> =
-                self.bus.sessions.iter().map(|s| s.facts().name.as_str()).collect();
+        self.bus.session(name).ok_or_else(|| {
+            let sessions = self.bus.sessions();
+            let known: Vec<&str> = sessions.iter().map(|s| s.name()).collect();
             let found: String = name.chars().take(64).collect();
             Status::not_found(format!(
                 "expected one of the sessions {}, found '{found}'",
@@ -55,6 +56,67 @@ fn calibration(of: &Calibration) -> wire::Calibration {
     }
 }
 
+/// Updates of one session.
+fn updates(bus: &Arc<SessionBus>, every: u64) -> BoxStream<'static, DecisionUpdate> {
+    let updates = unfold(bus.subscribe(), move |mut subscription| async move {
+        loop {
+            let update = subscription.next().await?;
+            if update.decision.bin.is_multiple_of(every) || update.event.is_some() {
+                let decision = Some(update.decision.clone());
+                let sent = DecisionUpdate { decision, lost: subscription.lost() };
+                return Some((sent, subscription));
+            }
+        }
+    });
+    Box::pin(updates)
+}
+
+/// Updates of one session or, where `begun` tells of new ones, of all.
+struct All {
+    merged: SelectAll<BoxStream<'static, DecisionUpdate>>,
+    names: Vec<String>,
+    begun: Option<watch::Receiver<u64>>,
+    bus: Arc<Bus>,
+    every: u64,
+}
+
+impl All {
+    async fn next(&mut self) -> Option<DecisionUpdate> {
+        use futures_util::StreamExt;
+        loop {
+            let of_all = self.begun.is_some();
+            let begun = async {
+                match &mut self.begun {
+                    Some(begun) => begun.changed().await.is_ok(),
+                    None => std::future::pending().await,
+                }
+            };
+            let next = async {
+                match self.merged.next().await {
+                    // Where all are asked for, others may begin.
+                    None if of_all => std::future::pending().await,
+                    update => update,
+                }
+            };
+            tokio::select! {
+                biased;
+                update = next => return update,
+                _ = begun => {
+                    let sessions = self.bus.sessions();
+                    self.names.retain(|n| sessions.iter().any(|s| s.name() == n));
+                    for session in &sessions {
+                        if !self.names.iter().any(|n| n == session.name()) {
+                            self.names.push(session.name().to_owned());
+                            self.merged.push(updates(session, self.every));
+                        }
+                    }
+                }
+                () = self.bus.closed() => return None,
+            }
+        }
+    }
+}
+
 type Sent<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
 #[tonic::async_trait]
@@ -66,32 +128,23 @@ impl Regimes for RegimesService {
         request: Request<SubscribeDecisionsRequest>,
     ) -> Result<Response<Self::SubscribeDecisionsStream>, Status> {
         let SubscribeDecisionsRequest { session, every } = request.into_inner();
-        let sessions =
-            if session.is_empty() { self.bus.sessions.clone() } else { vec![self.find(&session)?] };
         let every = u64::from(every.max(1));
-        let merged: SelectAll<BoxStream<'static, DecisionUpdate>> =
-            select_all(sessions.into_iter().map(|bus| {
-                let updates = unfold(bus.subscribe(), move |mut subscription| async move {
-                    loop {
-                        let update = subscription.next().await?;
-                        if update.decision.bin.is_multiple_of(every) || update.event.is_some() {
-                            let decision = Some(update.decision.clone());
-                            let sent = DecisionUpdate { decision, lost: subscription.lost() };
-                            return Some((sent, subscription));
-                        }
-                    }
-                });
-                Box::pin(updates) as BoxStream<'static, DecisionUpdate>
-            }));
-        let bus = self.bus.clone();
-        let stream = unfold((merged, bus), |(mut merged, bus)| async move {
-            use futures_util::StreamExt;
-            tokio::select! {
-                biased;
-                update = merged.next() => update.map(|u| (Ok(u), (merged, bus))),
-                () = bus.closed() => None,
-            }
-        });
+        // Of all sessions, those too that begin later.
+        let mut begun = self.bus.begun();
+        begun.borrow_and_update();
+        let (sessions, begun) = if session.is_empty() {
+            (self.bus.sessions(), Some(begun))
+        } else {
+            (vec![self.find(&session)?], None)
+        };
+        let names = sessions.iter().map(|s| s.name().to_owned()).collect();
+        let merged = select_all(sessions.iter().map(|bus| updates(bus, every)));
+        let state = All { merged, names, begun, bus: self.bus.clone(), every };
+        let stream =
+            unfold(
+                state,
+                |mut all| async move { all.next().await.map(|update| (Ok(update), all)) },
+            );
         Ok(Response::new(Box::pin(stream)))
     }
 
@@ -133,27 +186,45 @@ impl Regimes for RegimesService {
         &self,
         _request: Request<ListSessionsRequest>,
     ) -> Result<Response<ListSessionsResponse>, Status> {
-        let sessions = self
-            .bus
-            .sessions
-            .iter()
-            .map(|s| {
-                let facts = s.facts();
-                let (bins, last_event_sequence) = s.totals();
-                let missing = self.intake.port(&facts.name).map_or(0, |p| p.totals().1);
-                Session {
-                    name: facts.name.clone(),
-                    n_channels: facts.n_channels as u32,
-                    bin_width_s: facts.bin_width_s,
-                    regime_names: facts.regime_names.clone(),
-                    model: facts.model.clone(),
-                    bins,
-                    bins_missing: missing,
-                    last_event_sequence,
-                    calibration: Some(calibration(&s.calibration())),
-                }
-            })
-            .collect();
+        let sessions = self.bus.sessions();
+        // One without an entrance has ended meanwhile.
+        let one = |s: &Arc<SessionBus>| Some(described(s, &self.intake.entry(s.name())?));
+        let sessions = sessions.iter().filter_map(one).collect();
         Ok(Response::new(ListSessionsResponse { sessions }))
+    }
+}
+
+/// A session as the wire tells it.
+#[must_use]
+pub fn described(bus: &SessionBus, entry: &Entry) -> Session {
+    let facts = bus.facts();
+    let (bins, last_event_sequence) = bus.totals();
+    let totals = entry.port.totals();
+    let (offset, drift, jumps) = entry.port.clock();
+    let state = if entry.port.is_paused() { SessionState::Paused } else { SessionState::Running };
+    Session {
+        name: facts.name.clone(),
+        n_channels: facts.n_channels as u32,
+        bin_width_s: facts.bin_width_s,
+        regime_names: facts.regime_names.clone(),
+        model: facts.model.clone(),
+        bins,
+        bins_missing: totals.missing,
+        last_event_sequence,
+        calibration: Some(calibration(&bus.calibration())),
+        state: state.into(),
+        source: entry.source.as_ref().map(|s| Source {
+            description: s.what.clone(),
+            connected: s.is_connected(),
+            loss_accounting: s.loss.name().to_owned(),
+        }),
+        accounts: Some(Accounts {
+            bins_received: totals.received,
+            bins_accepted: totals.accepted,
+            bins_late: totals.late,
+            bins_rejected: totals.rejected,
+            bins_waiting: totals.waiting,
+        }),
+        clock: offset.map(|offset_s| Clock { offset_s, drift, jumps }),
     }
 }

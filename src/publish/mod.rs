@@ -1,9 +1,12 @@
 //! Decisions and events out.
 
+pub mod brand;
 mod bus;
 pub mod dynamics;
 pub mod grpc;
+pub mod network_events;
 mod outcome;
+pub mod redis;
 pub mod web;
 pub mod zeromq;
 

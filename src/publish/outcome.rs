@@ -33,6 +33,8 @@ pub struct Outcome {
     pub waiting: u32,
     /// Hypotheses begun anew so far.
     pub filter_resets: u64,
+    /// Models that the session had before this one.
+    pub swaps: u32,
     pub(crate) posterior: [f32; REGIMES_MAX],
     /// Probability of none of the regimes.
     pub unlabelled: f32,
@@ -76,6 +78,7 @@ impl Outcome {
             predicted: false,
             waiting: 0,
             filter_resets: 0,
+            swaps: 0,
             posterior: filled(&estimate.posterior),
             unlabelled: estimate.unlabelled,
             embedding_mean: filled(&estimate.embedding_mean),
@@ -134,7 +137,12 @@ impl Wording {
 
     /// The decision.
     #[must_use]
-    pub fn decision(&self, o: &Outcome, metrics: Option<wire::Metrics>) -> wire::Decision {
+    pub fn decision(
+        &self,
+        o: &Outcome,
+        metrics: Option<wire::Metrics>,
+        publish_time_ns: i64,
+    ) -> wire::Decision {
         let state = self.state(o);
         wire::Decision {
             session: self.session.clone(),
@@ -158,6 +166,7 @@ impl Wording {
             artefact: o.artefact,
             silent_channels: o.silent_channels,
             untrusted: o.untrusted,
+            publish_time_ns,
             metrics,
         }
     }

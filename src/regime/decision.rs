@@ -157,9 +157,16 @@ impl Tracker {
         self.confident_bins = 0;
     }
 
-    /// Goes on where another tracker of the session stands: with its label and its bins.
-    pub fn succeed(&mut self, before: &Self) {
-        (self.bin, self.current) = (before.bin, before.current);
+    /// Goes on where another tracker of the session stands: with its label, where that is known here, and its
+    /// bins. `regimes` gives this model's regime for each of the other's; `None` where they are the same.
+    pub fn succeed(&mut self, before: &Self, regimes: Option<&[Option<usize>]>) {
+        let known = |label: Label| match (label, regimes) {
+            (Label::Regime(r), Some(regimes)) => {
+                regimes.get(r).copied().flatten().map(Label::Regime)
+            }
+            _ => Some(label),
+        };
+        (self.bin, self.current) = (before.bin, before.current.and_then(known));
         self.restart();
     }
 

@@ -46,8 +46,9 @@ impl Engine {
     }
 
     /// Goes on where another engine of the session stands: its label stays in force, its bins are counted on.
-    pub fn succeed(&mut self, before: &Self) {
-        self.tracker.succeed(&before.tracker);
+    /// `regimes` gives this model's regime for each of the other's; `None` where they are the same.
+    pub fn succeed(&mut self, before: &Self, regimes: Option<&[Option<usize>]>) {
+        self.tracker.succeed(&before.tracker, regimes);
     }
 
     /// Whether labels are to be believed.

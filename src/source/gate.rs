@@ -7,8 +7,8 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream, UnixStream};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::{TcpListener, UnixListener, UnixStream};
 
 use crate::telemetry;
 
@@ -133,8 +133,38 @@ impl Drop for Backyard {
     }
 }
 
+/// A place at which peers arrive.
+#[derive(Debug)]
+pub enum Front {
+    /// Over the network.
+    Tcp(TcpListener),
+    /// On this machine.
+    Unix(UnixListener),
+}
+
+impl Front {
+    async fn accept(&self) -> io::Result<(Peer, String)> {
+        match self {
+            Self::Tcp(listener) => {
+                let (stream, address) = listener.accept().await?;
+                let _ = stream.set_nodelay(true);
+                let (read, write) = stream.into_split();
+                Ok(((Box::new(read), Box::new(write)), address.to_string()))
+            }
+            Self::Unix(listener) => {
+                let (stream, _) = listener.accept().await?;
+                let (read, write) = stream.into_split();
+                Ok(((Box::new(read), Box::new(write)), "a Unix socket".into()))
+            }
+        }
+    }
+}
+
+/// Both halves of a peer's connection.
+type Peer = (Box<dyn AsyncRead + Send + Unpin>, Box<dyn AsyncWrite + Send + Unpin>);
+
 /// Takes connections for ever and passes each to the Unix socket behind.
-pub async fn serve(front: TcpListener, behind: PathBuf, frame_bytes_max: usize) {
+pub async fn serve(front: Front, behind: PathBuf, frame_bytes_max: usize) {
     loop {
         match front.accept().await {
             Ok((peer, address)) => {
@@ -142,7 +172,7 @@ pub async fn serve(front: TcpListener, behind: PathBuf, frame_bytes_max: usize) 
                 tokio::spawn(async move {
                     if let Some(reason) = connection(peer, &behind, frame_bytes_max).await {
                         telemetry::connection_cut(reason);
-                        tracing::warn!(%address, reason, "ZeroMQ connection cut");
+                        tracing::warn!(address, reason, "ZeroMQ connection cut");
                     }
                 });
             }
@@ -157,13 +187,11 @@ pub async fn serve(front: TcpListener, behind: PathBuf, frame_bytes_max: usize) 
 
 /// One connection to its end; the reason where it was cut.
 async fn connection(
-    mut peer: TcpStream,
+    (mut peer_read, mut peer_write): Peer,
     behind: &Path,
     frame_bytes_max: usize,
 ) -> Option<&'static str> {
     let Ok(mut inner) = UnixStream::connect(behind).await else { return Some("shutting_down") };
-    let _ = peer.set_nodelay(true);
-    let (mut peer_read, mut peer_write) = peer.split();
     let (mut inner_read, mut inner_write) = inner.split();
     let inward = async {
         let mut check = FrameCheck::new(frame_bytes_max);
@@ -201,12 +229,35 @@ async fn connection(
     }
 }
 
-/// Binds the public side.
+/// Binds a port.
 ///
 /// # Errors
 /// The system's.
 pub async fn bind(address: SocketAddr) -> io::Result<TcpListener> {
     TcpListener::bind(address).await
+}
+
+/// Binds a Unix socket, for this user and group alone. A socket file that nobody listens at any more is replaced.
+///
+/// # Errors
+/// The system's; a socket at which somebody listens is taken.
+pub fn bind_unix(path: &Path) -> io::Result<UnixListener> {
+    use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+    if let Ok(found) = std::fs::symlink_metadata(path) {
+        if !found.file_type().is_socket() {
+            return Err(io::Error::new(
+                io::ErrorKind::AlreadyExists,
+                "expected a socket, found a file",
+            ));
+        }
+        if std::os::unix::net::UnixStream::connect(path).is_ok() {
+            return Err(io::ErrorKind::AddrInUse.into());
+        }
+        std::fs::remove_file(path)?;
+    }
+    let listener = UnixListener::bind(path)?;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o660))?;
+    Ok(listener)
 }
 
 #[cfg(test)]

@@ -10,11 +10,14 @@ use futures_util::stream::unfold;
 use tokio::sync::mpsc;
 use tonic::{Request, Response, Status, Streaming};
 
-use super::intake::{Intake, Refusal};
+use super::intake::Intake;
+use super::port::Refusal;
 use crate::publish::{Bus, Subscription, Update};
 use crate::wire::exchange_reply::Reply;
 use crate::wire::ingest_server::Ingest;
-use crate::wire::{Counts, ExchangeReply, IngestSummary, RejectReason, Rejection};
+use crate::wire::{
+    Counts, ExchangeReply, IngestSummary, RejectReason, Rejection, Spikes, SpikesSummary,
+};
 
 /// Refusals that wait for one `Exchange` client before further ones go untold (they are counted).
 const REFUSALS_WAITING: usize = 256;
@@ -30,13 +33,32 @@ pub struct IngestService {
 }
 
 /// A message as it came, or why it did not: what cannot be decoded is counted here.
-async fn next(inbound: &mut Streaming<Counts>, intake: &Intake) -> Result<Option<Counts>, Status> {
+async fn next<T>(inbound: &mut Streaming<T>, intake: &Intake) -> Result<Option<T>, Status> {
     inbound.message().await.inspect_err(|status| {
         // Of these, tonic makes undecodable and oversized messages; the rest is the connection's end.
         if matches!(status.code(), tonic::Code::Internal | tonic::Code::OutOfRange) {
             intake.note("", &Refusal::new(RejectReason::Malformed, status.message()));
         }
     })
+}
+
+/// Refusals on one stream, by reason.
+#[derive(Default)]
+struct Refused(HashMap<RejectReason, Rejection>);
+
+impl Refused {
+    fn add(&mut self, refusal: Refusal, n: u64) {
+        let entry = self.0.entry(refusal.reason).or_default();
+        entry.reason = refusal.reason.into();
+        entry.messages += n;
+        entry.detail = refusal.detail;
+    }
+
+    fn list(self) -> Vec<Rejection> {
+        let mut list: Vec<Rejection> = self.0.into_values().collect();
+        list.sort_by_key(|r| r.reason);
+        list
+    }
 }
 
 #[tonic::async_trait]
@@ -47,7 +69,7 @@ impl Ingest for IngestService {
     ) -> Result<Response<IngestSummary>, Status> {
         let mut inbound = request.into_inner();
         let mut summary = IngestSummary::default();
-        let mut refused: HashMap<RejectReason, Rejection> = HashMap::new();
+        let mut refused = Refused::default();
         loop {
             let message = tokio::select! {
                 message = next(&mut inbound, &self.intake) => message?,
@@ -59,16 +81,45 @@ impl Ingest for IngestService {
                     summary.bins_accepted += accepted.bins;
                     summary.bins_missing += accepted.missing;
                 }
+                Err(refusal) => refused.add(refusal, 1),
+            }
+        }
+        summary.rejections = refused.list();
+        Ok(Response::new(summary))
+    }
+
+    async fn send_spikes(
+        &self,
+        request: Request<Streaming<Spikes>>,
+    ) -> Result<Response<SpikesSummary>, Status> {
+        let mut inbound = request.into_inner();
+        let mut summary = SpikesSummary::default();
+        let mut refused = Refused::default();
+        loop {
+            let message = tokio::select! {
+                message = next(&mut inbound, &self.intake) => message?,
+                () = self.bus.closed() => return Err(Status::unavailable("the daemon is shutting down")),
+            };
+            let Some(spikes) = message else { break };
+            let n = spikes.time_ns.len() as u64;
+            summary.events_received += n;
+            match self.intake.offer_spikes(&spikes) {
+                Ok(taken) => {
+                    summary.events_binned += taken.binned;
+                    summary.events_late += taken.late;
+                    summary.events_rejected += taken.rejected;
+                    summary.messages_lost += taken.messages_lost;
+                    if let Some(refusal) = taken.refused {
+                        refused.add(refusal, taken.rejected);
+                    }
+                }
                 Err(refusal) => {
-                    let entry = refused.entry(refusal.reason).or_default();
-                    entry.reason = refusal.reason.into();
-                    entry.messages += 1;
-                    entry.detail = refusal.detail;
+                    summary.events_rejected += n;
+                    refused.add(refusal, 1);
                 }
             }
         }
-        summary.rejections = refused.into_values().collect();
-        summary.rejections.sort_by_key(|r| r.reason);
+        summary.rejections = refused.list();
         Ok(Response::new(summary))
     }
 

@@ -1,471 +1,98 @@
-//! A session's entrance: every check of a message, sequence accounting, and the ring to its thread.
+//! Every session's entrance, by name: messages to their sessions, refusals counted and logged.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
-use std::thread::Thread;
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::Instant;
 
-use ringbuf::HeapRb;
-use ringbuf::traits::{Consumer, Observer, Producer, Split};
+use super::assembly::{Assembly, SpikesTaken};
+use super::port::{Accepted, Port, Received, Refusal, reason_name};
+use super::status::Status;
+use crate::telemetry::{self, Throttle};
+use crate::wire::{Counts, RejectReason, Spikes};
 
-use crate::inference::COUNT_MAX;
-use crate::telemetry::{self, IntakeMetrics, Throttle};
-use crate::wire::{Counts, RejectReason};
-
-/// In the ring of counts: a channel that carries no information in this bin.
-pub const MASKED: u16 = u16::MAX;
-/// Late messages in a row, numbered without a gap among themselves, after which the rig is taken to
-/// have begun its numbering anew.
-const LATE_RUN_RESTART: u32 = 20;
-
-/// What waits for a session thread.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
-    /// A bin, whose counts are next in the ring of counts.
-    Bin,
-    /// So many bins that never came.
-    Missing(u32),
-    /// Another recording begins with the next bin.
-    Start,
-}
-
-/// A bin's header.
-#[derive(Debug, Clone, Copy)]
-pub struct Header {
-    /// What it heads.
-    pub kind: Kind,
-    /// The rig's number of the (first) bin.
-    pub sequence: u64,
-    /// The rig's clock, ns.
-    pub rig_time_ns: i64,
-    /// When the message came in.
-    pub received: Received,
-}
-
-/// When a message came in, on two clocks.
-#[derive(Debug, Clone, Copy)]
-pub struct Received {
-    /// Monotonic, for latencies.
-    pub instant: Instant,
-    /// Nanoseconds since the Unix epoch, for people.
-    pub wall_ns: i64,
-}
-
-impl Received {
-    /// Now.
-    #[must_use]
-    pub fn now() -> Self {
-        let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        Self {
-            instant: Instant::now(),
-            wall_ns: i64::try_from(wall.as_nanos()).unwrap_or(i64::MAX),
-        }
-    }
-}
-
-/// A message that was taken.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Accepted {
-    /// Bins taken.
-    pub bins: u64,
-    /// Bins found missing before them.
-    pub missing: u64,
-    /// Sequence number of the last bin taken.
-    pub last_sequence: u64,
-}
-
-/// A message that was not taken.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Refusal {
-    /// Why.
-    pub reason: RejectReason,
-    /// What was expected and what was found.
-    pub detail: String,
-}
-
-impl Refusal {
-    /// A refusal in words.
-    pub fn new(reason: RejectReason, detail: impl Into<String>) -> Self {
-        Self { reason, detail: detail.into() }
-    }
-}
-
-/// Name of a reason as metrics carry it.
-pub(crate) fn reason_name(reason: RejectReason) -> &'static str {
-    match reason {
-        RejectReason::Unspecified => "unspecified",
-        RejectReason::UnknownSession => "unknown_session",
-        RejectReason::ChannelCount => "channel_count",
-        RejectReason::BinWidth => "bin_width",
-        RejectReason::BadCount => "bad_count",
-        RejectReason::Malformed => "malformed",
-        RejectReason::DuplicateOrLate => "duplicate_or_late",
-        RejectReason::Overload => "overload",
-    }
-}
-
-/// A session's shape and limits.
-#[derive(Debug, Clone, PartialEq)]
-pub struct PortSettings {
-    /// Name.
-    pub session: String,
-    /// Channels per bin.
-    pub n_channels: usize,
-    /// Bin width, seconds.
-    pub bin_width_s: f64,
-    /// Bins that wait at most.
-    pub queue_bins: usize,
-    /// Longest gap predicted through.
-    pub gap_bins_max: usize,
-}
-
-type Producing<T> = <HeapRb<T> as Split>::Prod;
-type Consuming<T> = <HeapRb<T> as Split>::Cons;
-
-/// The end of the ring that a session thread holds.
-pub struct Outlet {
-    headers: Consuming<Header>,
-    counts: Consuming<u16>,
-    /// The entrance.
+/// One session's entrance: bins at its port, events and parts of bins at its assembly.
+#[derive(Clone)]
+pub struct Entry {
+    /// Whole bins.
     pub port: Arc<Port>,
-}
-
-impl Outlet {
-    /// The next header; for [`Kind::Bin`] fills `counts [n_channels]`. Never blocks or allocates.
-    pub fn pop(&mut self, counts: &mut [u16]) -> Option<Header> {
-        let header = self.headers.try_pop()?;
-        if header.kind == Kind::Bin {
-            let n = self.counts.pop_slice(counts);
-            debug_assert_eq!(n, counts.len(), "counts are pushed before their header");
-        }
-        Some(header)
-    }
-
-    /// Headers that wait.
-    #[must_use]
-    pub fn waiting(&self) -> usize {
-        self.headers.occupied_len()
-    }
-}
-
-struct Entrance {
-    headers: Producing<Header>,
-    counts: Producing<u16>,
-    expected: Option<u64>,
-    /// Number that would continue the run of late messages, and the run's length.
-    late_run: (u64, u32),
-    flat: Vec<u16>,
-}
-
-/// One session's entrance.
-pub struct Port {
-    settings: PortSettings,
-    entrance: Mutex<Entrance>,
-    thread: OnceLock<Thread>,
-    closed: AtomicBool,
-    metrics: IntakeMetrics,
-    bins: AtomicU64,
-    missing: AtomicU64,
-}
-
-impl Port {
-    /// An entrance and its outlet.
-    #[must_use]
-    pub fn open(settings: PortSettings) -> Outlet {
-        // Two headers more than bins: a gap and a start may come before a bin.
-        let (headers, headers_out) = HeapRb::new(settings.queue_bins + 2).split();
-        let (counts, counts_out) = HeapRb::new(settings.queue_bins * settings.n_channels).split();
-        let port = Self {
-            metrics: IntakeMetrics::new(&settings.session),
-            settings,
-            entrance: Mutex::new(Entrance {
-                headers,
-                counts,
-                expected: None,
-                late_run: (0, 0),
-                flat: Vec::new(),
-            }),
-            thread: OnceLock::new(),
-            closed: AtomicBool::new(false),
-            bins: AtomicU64::new(0),
-            missing: AtomicU64::new(0),
-        };
-        Outlet { headers: headers_out, counts: counts_out, port: Arc::new(port) }
-    }
-
-    /// The settings.
-    #[must_use]
-    pub fn settings(&self) -> &PortSettings {
-        &self.settings
-    }
-
-    /// Bins accepted and bins missing so far.
-    #[must_use]
-    pub fn totals(&self) -> (u64, u64) {
-        (self.bins.load(Ordering::Relaxed), self.missing.load(Ordering::Relaxed))
-    }
-
-    /// The thread to wake when something waits.
-    pub fn set_thread(&self, thread: Thread) {
-        let _ = self.thread.set(thread);
-    }
-
-    /// Nothing more is taken; the thread ends when it has done what waits.
-    pub fn close(&self) {
-        self.closed.store(true, Ordering::SeqCst);
-        self.wake();
-    }
-
-    /// True once closed.
-    #[must_use]
-    pub fn is_closed(&self) -> bool {
-        self.closed.load(Ordering::SeqCst)
-    }
-
-    fn wake(&self) {
-        if let Some(thread) = self.thread.get() {
-            thread.unpark();
-        }
-    }
-
-    fn enter(&self) -> MutexGuard<'_, Entrance> {
-        self.entrance.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Checks a message and puts its bins into the ring.
-    ///
-    /// # Errors
-    /// Says why not, naming both numbers. The session goes on either way.
-    pub fn offer(&self, message: &Counts, received: Received) -> Result<Accepted, Refusal> {
-        if self.is_closed() {
-            return Err(Refusal::new(RejectReason::Overload, "the daemon is shutting down"));
-        }
-        let n = self.check_shape(message)?;
-        let mut entrance = self.enter();
-        let Entrance { flat, .. } = &mut *entrance;
-        flat.clear();
-        self.check_counts(message, flat)?;
-        self.enqueue(&mut entrance, message, n, received)
-    }
-
-    /// Number of bins.
-    fn check_shape(&self, message: &Counts) -> Result<usize, Refusal> {
-        let s = &self.settings;
-        if message.n_channels as usize != s.n_channels {
-            return Err(Refusal::new(
-                RejectReason::ChannelCount,
-                format!("expected {} channels, found {}", s.n_channels, message.n_channels),
-            ));
-        }
-        if (message.bin_width_s - s.bin_width_s).abs() > 1e-6 * s.bin_width_s
-            || message.bin_width_s.is_nan()
-        {
-            return Err(Refusal::new(
-                RejectReason::BinWidth,
-                format!("expected bins of {} s, found {} s", s.bin_width_s, message.bin_width_s),
-            ));
-        }
-        let (whole, float) = (message.counts.len(), message.float_counts.len());
-        if (whole == 0) == (float == 0) {
-            return Err(Refusal::new(
-                RejectReason::Malformed,
-                format!("expected either counts or float_counts, found {whole} and {float} values"),
-            ));
-        }
-        let values = whole + float;
-        if !values.is_multiple_of(s.n_channels) {
-            return Err(Refusal::new(
-                RejectReason::ChannelCount,
-                format!("expected a multiple of {} values, found {values}", s.n_channels),
-            ));
-        }
-        let n = values / s.n_channels;
-        if n > s.queue_bins {
-            return Err(Refusal::new(
-                RejectReason::Overload,
-                format!("expected at most {} bins in a message, found {n}", s.queue_bins),
-            ));
-        }
-        if message.sequence.checked_add(n as u64).is_none() {
-            return Err(Refusal::new(
-                RejectReason::Malformed,
-                format!(
-                    "expected a sequence number with room for {n} bins, found {}",
-                    message.sequence
-                ),
-            ));
-        }
-        Ok(n)
-    }
-
-    fn check_counts(&self, message: &Counts, flat: &mut Vec<u16>) -> Result<(), Refusal> {
-        let bad = |i: usize, found: String| {
-            let (bin, channel) = (i / self.settings.n_channels, i % self.settings.n_channels);
-            Err(Refusal::new(
-                RejectReason::BadCount,
-                format!(
-                    "expected counts from 0 to {COUNT_MAX}, found {found} in bin {bin}, channel {channel}"
-                ),
-            ))
-        };
-        for (i, &count) in message.counts.iter().enumerate() {
-            if count > COUNT_MAX {
-                return bad(i, count.to_string());
-            }
-            flat.push(count as u16);
-        }
-        for (i, &count) in message.float_counts.iter().enumerate() {
-            if !(count >= 0.0 && count <= COUNT_MAX as f32) {
-                return bad(i, count.to_string());
-            }
-            flat.push(count.round() as u16);
-        }
-        for &channel in &message.masked_channels {
-            let channel = channel as usize;
-            if channel >= self.settings.n_channels {
-                return Err(Refusal::new(
-                    RejectReason::Malformed,
-                    format!(
-                        "expected masked channels below {}, found {channel}",
-                        self.settings.n_channels
-                    ),
-                ));
-            }
-            flat.iter_mut()
-                .skip(channel)
-                .step_by(self.settings.n_channels)
-                .for_each(|c| *c = MASKED);
-        }
-        Ok(())
-    }
-
-    fn enqueue(
-        &self,
-        entrance: &mut Entrance,
-        message: &Counts,
-        n: usize,
-        received: Received,
-    ) -> Result<Accepted, Refusal> {
-        let first = message.sequence;
-        let last = first + n as u64 - 1;
-        let mut skip = 0usize;
-        let mut before = None;
-        match entrance.expected {
-            None => before = Some(Kind::Start),
-            Some(expected) if last < expected => {
-                let (next, run) = entrance.late_run;
-                let run = if next == first { run + 1 } else { 1 };
-                entrance.late_run = (last + 1, run);
-                if run < LATE_RUN_RESTART {
-                    self.metrics.late.increment(n as u64);
-                    return Err(Refusal::new(
-                        RejectReason::DuplicateOrLate,
-                        format!("expected sequence {expected} or later, found {first} to {last}"),
-                    ));
-                }
-                before = Some(Kind::Start);
-            }
-            Some(expected) if first < expected => skip = (expected - first) as usize,
-            Some(expected) if first > expected => {
-                let gap = first - expected;
-                let through = usize::try_from(gap).is_ok_and(|g| g <= self.settings.gap_bins_max);
-                before = Some(if through { Kind::Missing(gap as u32) } else { Kind::Start });
-            }
-            Some(_) => {}
-        }
-        let bins = n - skip;
-        let room = entrance.headers.vacant_len() >= bins + usize::from(before.is_some())
-            && entrance.counts.vacant_len() >= bins * self.settings.n_channels;
-        if !room {
-            return Err(Refusal::new(
-                RejectReason::Overload,
-                format!(
-                    "expected room for {bins} bins, found {} bins waiting of at most {}",
-                    entrance.headers.occupied_len(),
-                    self.settings.queue_bins
-                ),
-            ));
-        }
-        let mut header = Header {
-            kind: Kind::Bin,
-            sequence: entrance.expected.unwrap_or(first),
-            rig_time_ns: message.rig_time_ns,
-            received,
-        };
-        let mut missing = 0;
-        if let Some(kind) = before {
-            if let Kind::Missing(gap) = kind {
-                missing = u64::from(gap);
-                self.metrics.missing.increment(missing);
-            } else {
-                self.metrics.starts.increment(1);
-            }
-            let _ = entrance.headers.try_push(Header { kind, ..header });
-        }
-        let step_ns = (self.settings.bin_width_s * 1e9) as i64;
-        let width = self.settings.n_channels;
-        let Entrance { headers, counts, flat, .. } = entrance;
-        for (i, bin) in flat.chunks_exact(width).enumerate().skip(skip) {
-            header.sequence = first + i as u64;
-            header.rig_time_ns = match message.rig_time_ns {
-                0 => 0,
-                t => t.saturating_add(step_ns.saturating_mul(i as i64)),
-            };
-            counts.push_slice(bin);
-            let _ = headers.try_push(header);
-        }
-        entrance.expected = Some(last + 1);
-        entrance.late_run = (0, 0);
-        self.metrics.late.increment(skip as u64);
-        self.metrics.bins.increment(bins as u64);
-        self.bins.fetch_add(bins as u64, Ordering::Relaxed);
-        self.missing.fetch_add(missing, Ordering::Relaxed);
-        self.wake();
-        Ok(Accepted { bins: bins as u64, missing, last_sequence: last })
-    }
+    /// Spike events, and bins of which several publishers send parts.
+    pub assembly: Arc<Assembly>,
+    /// The rig that the daemon goes to, where it does.
+    pub source: Option<Arc<Status>>,
 }
 
 /// All sessions' entrances.
+#[derive(Default)]
 pub struct Intake {
-    ports: HashMap<String, Arc<Port>>,
+    entries: RwLock<HashMap<String, Entry>>,
     throttle: Mutex<Throttle>,
 }
 
 impl Intake {
-    /// Of these ports.
-    #[must_use]
-    pub fn new(ports: impl IntoIterator<Item = Arc<Port>>) -> Self {
-        let ports = ports.into_iter().map(|p| (p.settings.session.clone(), p)).collect();
-        Self { ports, throttle: Mutex::default() }
+    /// A session begins.
+    pub fn insert(&self, entry: Entry) {
+        let name = entry.port.settings().session.clone();
+        self.entries.write().unwrap_or_else(PoisonError::into_inner).insert(name, entry);
     }
 
-    /// A session's port.
-    #[must_use]
-    pub fn port(&self, session: &str) -> Option<&Arc<Port>> {
-        self.ports.get(session)
+    /// A session has ended.
+    pub fn remove(&self, session: &str) {
+        self.entries.write().unwrap_or_else(PoisonError::into_inner).remove(session);
     }
 
-    /// Hands a message to its session; counts and logs a refusal.
+    /// A session's entrance.
+    #[must_use]
+    pub fn entry(&self, session: &str) -> Option<Entry> {
+        self.entries.read().unwrap_or_else(PoisonError::into_inner).get(session).cloned()
+    }
+
+    fn find(&self, session: &str) -> Result<Entry, Refusal> {
+        self.entry(session).ok_or_else(|| {
+            let entries = self.entries.read().unwrap_or_else(PoisonError::into_inner);
+            let mut known: Vec<&str> = entries.keys().map(String::as_str).collect();
+            known.sort_unstable();
+            let shown: String = session.chars().take(64).collect();
+            let detail =
+                format!("expected one of the sessions {}, found '{shown}'", known.join(", "));
+            Refusal::new(RejectReason::UnknownSession, detail)
+        })
+    }
+
+    /// Hands counts to their session; counts and logs a refusal.
     ///
     /// # Errors
     /// The refusal, for the sender.
     pub fn offer(&self, message: &Counts) -> Result<Accepted, Refusal> {
         let received = Received::now();
-        let result = match self.ports.get(&message.session) {
-            Some(port) => port.offer(message, received),
-            None => {
-                let mut known: Vec<&str> = self.ports.keys().map(String::as_str).collect();
-                known.sort_unstable();
-                let shown: String = message.session.chars().take(64).collect();
-                let detail =
-                    format!("expected one of the sessions {}, found '{shown}'", known.join(", "));
-                Err(Refusal::new(RejectReason::UnknownSession, detail))
+        let result = self.find(&message.session).and_then(|entry| {
+            if message.channels.is_empty() {
+                entry.port.offer(message, received)
+            } else {
+                entry.assembly.offer(message, received)
             }
-        };
+        });
+        self.noted(&message.session, result)
+    }
+
+    /// Hands spike events to their session; counts and logs a refusal.
+    ///
+    /// # Errors
+    /// The refusal of a whole message, for the sender.
+    pub fn offer_spikes(&self, message: &Spikes) -> Result<SpikesTaken, Refusal> {
+        let received = Received::now();
+        let result = self
+            .find(&message.session)
+            .and_then(|entry| entry.assembly.offer_spikes(message, received));
+        if let Ok(SpikesTaken { refused: Some(refusal), .. }) = &result {
+            self.note(&message.session, refusal);
+        }
+        self.noted(&message.session, result)
+    }
+
+    fn noted<T>(&self, session: &str, result: Result<T, Refusal>) -> Result<T, Refusal> {
         result.inspect_err(|refusal| {
-            let known = self.ports.contains_key(&message.session);
-            self.note(if known { &message.session } else { "" }, refusal);
+            let known = refusal.reason != RejectReason::UnknownSession;
+            self.note(if known { session } else { "" }, refusal);
         })
     }
 
@@ -477,128 +104,5 @@ impl Intake {
         if let Some(held_back) = throttle.pass(Instant::now()) {
             tracing::warn!(session, reason, detail = refusal.detail, held_back, "message rejected");
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn outlet() -> Outlet {
-        Port::open(PortSettings {
-            session: "rig".into(),
-            n_channels: 2,
-            bin_width_s: 0.01,
-            queue_bins: 64,
-            gap_bins_max: 5,
-        })
-    }
-
-    fn message(sequence: u64, bins: usize) -> Counts {
-        Counts {
-            session: "rig".into(),
-            sequence,
-            n_channels: 2,
-            bin_width_s: 0.01,
-            counts: (0..2 * bins as u32).collect(),
-            ..Counts::default()
-        }
-    }
-
-    fn kinds(outlet: &mut Outlet) -> Vec<(Kind, u64)> {
-        let mut counts = [0; 2];
-        std::iter::from_fn(|| outlet.pop(&mut counts)).map(|h| (h.kind, h.sequence)).collect()
-    }
-
-    fn reason(outlet: &Outlet, message: &Counts) -> RejectReason {
-        outlet.port.offer(message, Received::now()).expect_err("refused").reason
-    }
-
-    #[test]
-    fn gaps_are_marked_duplicates_dropped_and_overlaps_cut() {
-        let mut outlet = outlet();
-        let offer = |m: &Counts| outlet.port.offer(m, Received::now());
-        assert_eq!(offer(&message(10, 2)), Ok(Accepted { bins: 2, missing: 0, last_sequence: 11 }));
-        assert_eq!(offer(&message(15, 1)), Ok(Accepted { bins: 1, missing: 3, last_sequence: 15 }));
-        assert_eq!(offer(&message(15, 3)), Ok(Accepted { bins: 2, missing: 0, last_sequence: 17 }));
-        assert!(offer(&message(12, 1)).is_err());
-        // Longer than the longest gap: another recording.
-        assert_eq!(offer(&message(30, 1)), Ok(Accepted { bins: 1, missing: 0, last_sequence: 30 }));
-        let expected = [
-            (Kind::Start, 10),
-            (Kind::Bin, 10),
-            (Kind::Bin, 11),
-            (Kind::Missing(3), 12),
-            (Kind::Bin, 15),
-            (Kind::Bin, 16),
-            (Kind::Bin, 17),
-            (Kind::Start, 18),
-            (Kind::Bin, 30),
-        ];
-        assert_eq!(kinds(&mut outlet), expected);
-    }
-
-    #[test]
-    fn numbering_begun_anew_is_believed_after_a_run() {
-        let mut outlet = outlet();
-        outlet.port.offer(&message(1000, 1), Received::now()).expect("taken");
-        for i in 0..u64::from(LATE_RUN_RESTART) - 1 {
-            assert_eq!(reason(&outlet, &message(i, 1)), RejectReason::DuplicateOrLate);
-        }
-        let first_taken = u64::from(LATE_RUN_RESTART) - 1;
-        outlet.port.offer(&message(first_taken, 1), Received::now()).expect("taken");
-        assert_eq!(kinds(&mut outlet)[2..], [(Kind::Start, 1001), (Kind::Bin, first_taken)]);
-    }
-
-    #[test]
-    fn every_bad_message_is_refused_and_the_session_goes_on() {
-        let mut outlet = outlet();
-        let with = |change: fn(&mut Counts)| {
-            let mut m = message(1, 1);
-            change(&mut m);
-            m
-        };
-        for (bad, expected) in [
-            (with(|m| m.n_channels = 3), RejectReason::ChannelCount),
-            (with(|m| m.counts.push(1)), RejectReason::ChannelCount),
-            (with(|m| m.bin_width_s = 0.02), RejectReason::BinWidth),
-            (with(|m| m.bin_width_s = f64::NAN), RejectReason::BinWidth),
-            (with(|m| m.counts[1] = COUNT_MAX + 1), RejectReason::BadCount),
-            (with(|m| m.counts.clear()), RejectReason::Malformed),
-            (with(|m| m.float_counts = vec![1.0, 1.0]), RejectReason::Malformed),
-            (with(|m| m.masked_channels = vec![2]), RejectReason::Malformed),
-            (with(|m| m.sequence = u64::MAX), RejectReason::Malformed),
-            (message(1, 65), RejectReason::Overload),
-        ] {
-            assert_eq!(reason(&outlet, &bad), expected, "{bad:?}");
-        }
-        for bad in [f32::NAN, f32::INFINITY, -1.0, 5000.0] {
-            let mut m = message(1, 1);
-            m.counts.clear();
-            m.float_counts = vec![0.0, bad];
-            assert_eq!(reason(&outlet, &m), RejectReason::BadCount);
-        }
-        outlet.port.offer(&message(1, 60), Received::now()).expect("taken");
-        assert_eq!(reason(&outlet, &message(61, 10)), RejectReason::Overload);
-        assert_eq!(kinds(&mut outlet).len(), 61);
-        // What was dropped is a gap of the next message.
-        let taken = outlet.port.offer(&message(63, 1), Received::now()).expect("taken");
-        assert_eq!(taken.missing, 2);
-    }
-
-    #[test]
-    fn masked_channels_and_float_counts_arrive() {
-        let mut outlet = outlet();
-        let mut m = message(1, 2);
-        m.counts.clear();
-        m.float_counts = vec![1.4, 2.6, 3.0, 4.0];
-        m.masked_channels = vec![0];
-        outlet.port.offer(&m, Received::now()).expect("taken");
-        let mut counts = [0; 2];
-        outlet.pop(&mut counts);
-        outlet.pop(&mut counts);
-        assert_eq!(counts, [MASKED, 3]);
-        outlet.pop(&mut counts);
-        assert_eq!(counts, [MASKED, 4]);
     }
 }

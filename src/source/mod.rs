@@ -1,10 +1,28 @@
 //! Counts in: bytes to checked bins in a session's ring.
+//!
+//! Whole bins go to a session's [`Port`]; spike events, and bins of which several publishers send parts, to its
+//! [`Assembly`], which makes bins of them.
 
+mod assembly;
+mod binner;
+pub mod brand;
+mod clock;
 pub mod gate;
 pub mod grpc;
 mod intake;
+mod message;
+pub mod open_ephys;
+mod port;
+pub mod redis;
+pub mod replay;
+mod status;
+mod subscriber;
 pub mod zeromq;
 
-pub use intake::{
-    Accepted, Header, Intake, Kind, MASKED, Outlet, Port, PortSettings, Received, Refusal,
+pub use assembly::{Assembly, AssemblySettings, Event, SpikesTaken};
+pub use clock::{Clock, Observed};
+pub use intake::{Entry, Intake};
+pub use port::{
+    Accepted, Bins, Header, Kind, MASKED, Outlet, Port, PortSettings, Received, Refusal, Totals,
 };
+pub use status::{Backoff, LossAccounting, Status};

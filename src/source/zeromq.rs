@@ -1,16 +1,21 @@
 //! Counts over ZeroMQ: PULL (rigs connect) and SUB (the daemon connects to a rig that publishes).
-//! The last frame of a message is a `regimed.v1.Counts`; a topic may come before it.
+//! The last frame of a message is a `regimed.v1.Counts`, with any topic or none before it; behind the topic
+//! `regimed.v1.Spikes` it is a message of that name.
 
 use std::sync::Arc;
 
 use prost::Message;
 use zeromq::{Socket, SocketRecv, ZmqMessage, ZmqResult};
 
-use super::intake::{Intake, Refusal};
-use crate::wire::{Counts, RejectReason};
+use super::intake::Intake;
+use super::port::Refusal;
+use super::subscriber::Subscriber;
+use crate::wire::{Counts, RejectReason, Spikes};
 
 /// Frames of a message at most: topic and payload.
 const FRAMES_MAX: usize = 2;
+/// Topic of spike events.
+const SPIKES_TOPIC: &[u8] = b"regimed.v1.Spikes";
 
 /// A PULL socket bound to `endpoint`.
 ///
@@ -35,22 +40,11 @@ pub async fn receive(mut socket: impl SocketRecv, intake: Arc<Intake>, message_b
 
 /// Connects to a rig's PUB and receives; connects again when it is lost.
 pub async fn subscribe(endpoint: String, intake: Arc<Intake>, message_bytes_max: usize) {
+    let mut subscriber = Subscriber::new(endpoint.clone());
+    let told = |connected: bool| tracing::info!(endpoint, connected, "rig that publishes counts");
     loop {
-        let mut socket = zeromq::SubSocket::new();
-        let connected = async {
-            socket.connect(&endpoint).await?;
-            socket.subscribe("").await
-        };
-        match connected.await {
-            Ok(()) => {
-                tracing::info!(endpoint, "subscribed to a rig");
-                receive(socket, intake.clone(), message_bytes_max).await;
-            }
-            Err(e) => {
-                tracing::warn!(endpoint, "not connected to the rig: {e}");
-                tokio::time::sleep(std::time::Duration::from_secs(1)).await;
-            }
-        }
+        let message = subscriber.next(told).await;
+        take(&message, &intake, message_bytes_max);
     }
 }
 
@@ -68,6 +62,13 @@ fn take(message: &ZmqMessage, intake: &Intake, message_bytes_max: usize) {
     if payload.len() > message_bytes_max {
         let found = payload.len();
         return malformed(format!("expected at most {message_bytes_max} bytes, found {found}"));
+    }
+    if frames == 2 && message.get(0).is_some_and(|topic| topic.as_ref() == SPIKES_TOPIC) {
+        match Spikes::decode(payload.as_ref()) {
+            Ok(spikes) => drop(intake.offer_spikes(&spikes)),
+            Err(e) => malformed(format!("expected a regimed.v1.Spikes, found other bytes: {e}")),
+        }
+        return;
     }
     match Counts::decode(payload.as_ref()) {
         // A refusal is counted and logged there: this socket has no way back to the sender.

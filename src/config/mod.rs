@@ -1,13 +1,16 @@
 //! The daemon's configuration: TOML in, every fault at once, a validated [`Config`] out.
 
+mod rigs;
+mod section;
+mod session;
+
 use std::net::SocketAddr;
-use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use crate::inference::Adaptation;
+use section::{Faults, Section};
+pub use session::{ModelSource, SessionConfig, SourceConfig};
 
 /// Default address of gRPC.
 pub const GRPC_LISTEN: &str = "127.0.0.1:7733";
@@ -34,7 +37,7 @@ pub const METRICS_HZ: f64 = 10.0;
 /// Model that is part of the binary.
 pub const BUILTIN_MODEL: &str = "builtin";
 /// Most sessions of one daemon.
-const SESSIONS_MAX: usize = 256;
+pub const SESSIONS_MAX: usize = 256;
 
 /// One thing wrong with a configuration.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -67,57 +70,23 @@ impl std::fmt::Display for ConfigError {
     }
 }
 
-/// Where a session's model comes from.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub enum ModelSource {
-    /// The model in the binary.
-    Builtin,
-    /// A model directory.
-    Directory(PathBuf),
-}
-
-/// One session.
-#[derive(Debug, Clone, PartialEq)]
-pub struct SessionConfig {
-    /// Name that messages carry.
-    pub name: String,
-    /// Its model.
-    pub model: ModelSource,
-    /// Session of the model whose readout is used.
-    pub readout: String,
-    /// The session calibrates itself on so many seconds of its first counts.
-    pub calibrate_s: Option<f64>,
-    /// The model's session that it is another day of; without it, a new animal.
-    pub calibrate_from: Option<String>,
-    /// Channels the rig will send, where stated: checked against the model.
-    pub channels: Option<usize>,
-    /// Bin width the rig will send, ms, where stated: checked against the model.
-    pub bin_ms: Option<f64>,
-    /// Time that a regime lasts on average, seconds, where it is not as in training.
-    pub mean_dwell_s: Option<f64>,
-    /// False changes per minute that the decision rule may make, by the model's operating points.
-    pub false_changes_per_min: Option<f64>,
-    /// Posterior probability that a new label must reach, whatever the operating points say.
-    pub probability_min: Option<f64>,
-    /// Time for which it must hold it, ms.
-    pub dwell_ms: Option<f64>,
-    /// Whether `unknown` may be said.
-    pub unknown: bool,
-    /// What is followed beside the dynamics.
-    pub adaptation: Adaptation,
-}
-
 /// A validated configuration.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Config {
     /// Address of gRPC; `None` where it is off.
     pub grpc_listen: Option<SocketAddr>,
+    /// Unix socket of gRPC, beside or instead of its address.
+    pub grpc_unix: Option<PathBuf>,
     /// Address of ZeroMQ counts in (PULL).
     pub zeromq_pull: Option<SocketAddr>,
+    /// Unix socket of the same.
+    pub zeromq_pull_ipc: Option<PathBuf>,
     /// Endpoints of rigs that publish counts (SUB connects).
     pub zeromq_subscribe: Vec<String>,
     /// Address of ZeroMQ out (PUB).
     pub zeromq_publish: Option<SocketAddr>,
+    /// Unix socket of the same.
+    pub zeromq_publish_ipc: Option<PathBuf>,
     /// Address of HTTP.
     pub http_listen: Option<SocketAddr>,
     /// Largest message, bytes.
@@ -142,6 +111,9 @@ impl Default for Config {
         Self {
             grpc_listen: address(GRPC_LISTEN),
             zeromq_pull: address(ZEROMQ_PULL),
+            grpc_unix: None,
+            zeromq_pull_ipc: None,
+            zeromq_publish_ipc: None,
             zeromq_subscribe: Vec::new(),
             zeromq_publish: address(ZEROMQ_PUBLISH),
             http_listen: address(HTTP_LISTEN),
@@ -189,186 +161,13 @@ pub fn parse(path: &Path, text: &str) -> Result<Config, ConfigError> {
     Err(ConfigError { path: path.to_owned(), faults: faults.list })
 }
 
-struct Faults<'a> {
-    text: &'a str,
-    list: Vec<Fault>,
-}
-
-impl Faults<'_> {
-    fn add(&mut self, span: Range<usize>, key: impl Into<String>, problem: impl Into<String>) {
-        let before = &self.text.as_bytes()[..span.start.min(self.text.len())];
-        let line = 1 + before.iter().filter(|b| **b == b'\n').count();
-        self.list.push(Fault { line, key: key.into(), problem: problem.into() });
-    }
-}
-
-/// A table that is read key by key; what is left over at the end is a fault.
-struct Section<'a, 'b> {
-    table: &'a DeTable<'a>,
-    span: Range<usize>,
-    prefix: String,
-    known: Vec<&'static str>,
-    faults: &'b mut Faults<'a>,
-}
-
-impl<'a> Section<'a, '_> {
-    fn value(&mut self, key: &'static str) -> Option<&'a Spanned<DeValue<'a>>> {
-        self.known.push(key);
-        self.table.iter().find(|(k, _)| k.get_ref() == key).map(|(_, v)| v)
-    }
-
-    fn fault(&mut self, span: Range<usize>, key: &str, problem: impl Into<String>) {
-        let key = format!("{}{key}", self.prefix);
-        self.faults.add(span, key, problem);
-    }
-
-    fn wrong(&mut self, at: &Spanned<DeValue<'_>>, key: &str, expected: &str) {
-        let problem = format!("expected {expected}, found {}", shown(at.get_ref()));
-        self.fault(at.span(), key, problem);
-    }
-
-    fn string(&mut self, key: &'static str) -> Option<(&'a str, Range<usize>)> {
-        let value = self.value(key)?;
-        match value.get_ref() {
-            DeValue::String(s) => Some((s.as_ref(), value.span())),
-            _ => {
-                self.wrong(value, key, "a string");
-                None
-            }
-        }
-    }
-
-    fn required_string(
-        &mut self,
-        key: &'static str,
-        expected: &str,
-    ) -> Option<(&'a str, Range<usize>)> {
-        if self.table.iter().any(|(k, _)| k.get_ref() == key) {
-            return self.string(key);
-        }
-        self.known.push(key);
-        let span = self.span.clone();
-        self.fault(span, key, format!("expected {expected}, found nothing"));
-        None
-    }
-
-    fn number(&mut self, key: &'static str, range: Range<f64>, what: &str) -> Option<f64> {
-        let value = self.value(key)?;
-        let number = match value.get_ref() {
-            DeValue::Integer(i) => i.as_str().parse::<f64>().ok(),
-            DeValue::Float(f) => f.as_str().parse::<f64>().ok(),
-            _ => None,
-        };
-        match number {
-            Some(x) if range.contains(&x) => Some(x),
-            _ => {
-                self.wrong(value, key, what);
-                None
-            }
-        }
-    }
-
-    fn whole(&mut self, key: &'static str, min: usize, max: usize) -> Option<usize> {
-        let value = self.value(key)?;
-        let number = match value.get_ref() {
-            DeValue::Integer(i) => {
-                usize::from_str_radix(&i.as_str().replace('_', ""), i.radix()).ok()
-            }
-            _ => None,
-        };
-        match number {
-            Some(n) if (min..=max).contains(&n) => Some(n),
-            _ => {
-                self.wrong(value, key, &format!("a whole number from {min} to {max}"));
-                None
-            }
-        }
-    }
-
-    fn boolean(&mut self, key: &'static str) -> Option<bool> {
-        let value = self.value(key)?;
-        if let DeValue::Boolean(b) = value.get_ref() {
-            return Some(*b);
-        }
-        self.wrong(value, key, "true or false");
-        None
-    }
-
-    /// An address, or `""` for off.
-    fn address(
-        &mut self,
-        key: &'static str,
-        plaintext_allowed: bool,
-    ) -> Option<Option<SocketAddr>> {
-        let (text, span) = self.string(key)?;
-        if text.is_empty() {
-            return Some(None);
-        }
-        let bare = text.strip_prefix("tcp://").unwrap_or(text);
-        let Ok(address) = bare.parse::<SocketAddr>() else {
-            let problem = format!(
-                "expected an address such as \"127.0.0.1:7733\" (\"\" is off), found \"{text}\""
-            );
-            self.fault(span, key, problem);
-            return None;
-        };
-        if !address.ip().is_loopback() && !plaintext_allowed {
-            let problem = format!(
-                "expected a loopback address: what is served here is neither encrypted nor \
-                 authenticated; found {address} (tunnel it, or for ZeroMQ set zeromq.allow_plaintext)"
-            );
-            self.fault(span, key, problem);
-            return None;
-        }
-        Some(Some(address))
-    }
-
-    fn section(&mut self, key: &'static str, read: impl FnOnce(&mut Section<'a, '_>)) {
-        let Some(value) = self.value(key) else { return };
-        let DeValue::Table(table) = value.get_ref() else {
-            self.wrong(value, key, "a table");
-            return;
-        };
-        let mut inner = Section {
-            table,
-            span: value.span(),
-            prefix: format!("{}{key}.", self.prefix),
-            known: Vec::new(),
-            faults: self.faults,
-        };
-        read(&mut inner);
-        inner.finish();
-    }
-
-    fn finish(self) {
-        for key in self.table.keys() {
-            if !self.known.contains(&key.get_ref().as_ref()) {
-                let name = format!("{}{}", self.prefix, key.get_ref());
-                let problem = format!("unknown key; expected one of {}", self.known.join(", "));
-                self.faults.add(key.span(), name, problem);
-            }
-        }
-    }
-}
-
-fn shown(value: &DeValue<'_>) -> String {
-    match value {
-        DeValue::String(s) => format!("\"{s}\""),
-        DeValue::Integer(i) => i.as_str().to_owned(),
-        DeValue::Float(f) => f.as_str().to_owned(),
-        DeValue::Boolean(b) => b.to_string(),
-        DeValue::Datetime(d) => d.to_string(),
-        DeValue::Array(_) => "an array".into(),
-        DeValue::Table(_) => "a table".into(),
-    }
-}
-
 fn top<'a>(table: &'a DeTable<'a>, path: &Path, faults: &mut Faults<'a>) -> Config {
     let mut config = Config::default();
     let mut section =
         Section { table, span: 0..0, prefix: String::new(), known: Vec::new(), faults };
     section.section("grpc", |s| {
         set(&mut config.grpc_listen, s.address("listen", false));
+        config.grpc_unix = s.socket_path("unix");
     });
     section.section("http", |s| {
         set(&mut config.http_listen, s.address("listen", false));
@@ -377,6 +176,8 @@ fn top<'a>(table: &'a DeTable<'a>, path: &Path, faults: &mut Faults<'a>) -> Conf
         let plaintext = s.boolean("allow_plaintext").unwrap_or(false);
         set(&mut config.zeromq_pull, s.address("pull", plaintext));
         set(&mut config.zeromq_publish, s.address("publish", plaintext));
+        config.zeromq_pull_ipc = s.socket_path("pull_ipc");
+        config.zeromq_publish_ipc = s.socket_path("publish_ipc");
         if let Some(value) = s.value("subscribe") {
             let DeValue::Array(list) = value.get_ref() else {
                 s.wrong(value, "subscribe", "an array of endpoints");
@@ -404,8 +205,11 @@ fn top<'a>(table: &'a DeTable<'a>, path: &Path, faults: &mut Faults<'a>) -> Conf
     });
     sessions(&mut section, path, &mut config);
     let nothing_in = config.grpc_listen.is_none()
+        && config.grpc_unix.is_none()
         && config.zeromq_pull.is_none()
-        && config.zeromq_subscribe.is_empty();
+        && config.zeromq_pull_ipc.is_none()
+        && config.zeromq_subscribe.is_empty()
+        && config.sessions.iter().all(|s| s.source.is_none());
     if nothing_in {
         section.fault(
             0..0,
@@ -415,6 +219,26 @@ fn top<'a>(table: &'a DeTable<'a>, path: &Path, faults: &mut Faults<'a>) -> Conf
     }
     section.finish();
     config
+}
+
+/// Checks a text with one `[[session]]` table; relative paths are taken from the working directory.
+///
+/// # Errors
+/// Every fault at once.
+pub fn parse_session(text: &str) -> Result<SessionConfig, ConfigError> {
+    let path = Path::new("session");
+    let mut config = parse(path, text)?;
+    if config.sessions.len() != 1
+        || config != (Config { sessions: config.sessions.clone(), ..Config::default() })
+    {
+        let problem = format!(
+            "expected one [[session]] and nothing else, found {} and other tables, or several",
+            config.sessions.len()
+        );
+        let fault = Fault { line: 0, key: "session".into(), problem };
+        return Err(ConfigError { path: path.to_owned(), faults: vec![fault] });
+    }
+    Ok(config.sessions.remove(0))
 }
 
 fn set<T>(place: &mut T, value: Option<T>) {
@@ -448,81 +272,11 @@ fn sessions(section: &mut Section<'_, '_>, path: &Path, config: &mut Config) {
             known: Vec::new(),
             faults: section.faults,
         };
-        if let Some(session) = one_session(&mut s, path, &config.sessions) {
+        if let Some(session) = session::one_session(&mut s, path, &config.sessions) {
             config.sessions.push(session);
         }
         s.finish();
     }
-}
-
-fn one_session(
-    s: &mut Section<'_, '_>,
-    path: &Path,
-    before: &[SessionConfig],
-) -> Option<SessionConfig> {
-    let name = s.required_string("name", "the session's name");
-    let model = s.required_string("model", "a model directory, or \"builtin\"");
-    let readout = s.string("readout");
-    let channels = s.whole("channels", 1, crate::model::CHANNELS_MAX);
-    let calibrate_from = s.string("calibrate_from");
-    let calibrate_s = s.number("calibrate_s", 5.0..3600.1, "seconds from 5 to 3600");
-    let calibrate_s = calibrate_s.or(calibrate_from.is_some().then_some(CALIBRATE_S));
-    if let (Some((_, span)), true) = (&readout, calibrate_s.is_some()) {
-        let problem = "expected either a readout or a session that calibrates itself, found both";
-        s.fault(span.clone(), "readout", problem);
-    }
-    if calibrate_s.is_some() && calibrate_from.is_none() && channels.is_none() {
-        let problem = "expected how many channels a new animal has (or calibrate_from, for another day of a known one), found nothing";
-        s.fault(s.span.clone(), "channels", problem);
-    }
-    let bin_ms = s.number("bin_ms", 0.001..60_000.0, "milliseconds above 0");
-    let probability_min = s.number("probability_min", 0.0..1.0, "a probability from 0 and below 1");
-    let dwell_ms = s.number("dwell_ms", 0.0..600_000.0, "milliseconds from 0");
-    let unknown = s.boolean("unknown").unwrap_or(true);
-    let mean_dwell_s = s.number("mean_dwell_s", 0.001..1e9, "seconds above 0");
-    let false_changes = "false changes per minute, above 0";
-    let false_changes_per_min = s.number("false_changes_per_min", 1e-6..1e4, false_changes);
-    let default = Adaptation::default();
-    let gain_s = s.number("gain_time_constant_s", 0.0..1e6, "seconds, 0 for fixed gains");
-    let adaptation = Adaptation {
-        gain_time_constant_s: gain_s.or(default.gain_time_constant_s).filter(|s| *s > 0.0),
-        silence: s.boolean("silent_channels").unwrap_or(default.silence),
-        artefacts: s.boolean("artefacts").unwrap_or(default.artefacts),
-    };
-    let (name, span) = name?;
-    let sane = |c: char| c.is_ascii_alphanumeric() || "-_.:".contains(c);
-    if name.is_empty() || name.len() > 64 || !name.chars().all(sane) {
-        let problem = format!(
-            "expected 1 to 64 letters, digits or -_.: (names are topics and labels), found \"{name}\""
-        );
-        s.fault(span, "name", problem);
-        return None;
-    }
-    if before.iter().any(|b| b.name == name) {
-        s.fault(span, "name", format!("expected names that differ, found \"{name}\" twice"));
-        return None;
-    }
-    let (model, _) = model?;
-    let model = if model == BUILTIN_MODEL {
-        ModelSource::Builtin
-    } else {
-        ModelSource::Directory(path.parent().unwrap_or(Path::new(".")).join(model))
-    };
-    Some(SessionConfig {
-        name: name.to_owned(),
-        model,
-        readout: readout.map_or(name, |r| r.0).to_owned(),
-        channels,
-        calibrate_s,
-        calibrate_from: calibrate_from.map(|f| f.0.to_owned()),
-        bin_ms,
-        probability_min,
-        dwell_ms,
-        unknown,
-        mean_dwell_s,
-        false_changes_per_min,
-        adaptation,
-    })
 }
 
 #[cfg(test)]

@@ -1,11 +1,15 @@
 //! Every metric of the daemon, declared once; and tracing.
 
+mod handles;
+
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
-use crate::wire;
-use metrics::{Counter, Gauge, Histogram, counter, gauge, histogram};
+use metrics::gauge;
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
+
+use crate::wire;
+pub use handles::*;
 
 /// Upper bounds of the latency histograms, seconds.
 const LATENCY_BUCKETS_S: [f64; 14] = [
@@ -15,12 +19,34 @@ const LATENCY_BUCKETS_S: [f64; 14] = [
 const LATENCY: &str = "regimed_latency_seconds";
 const COMPUTE: &str = "regimed_compute_seconds";
 const BINS: &str = "regimed_bins_total";
+const BINS_RECEIVED: &str = "regimed_bins_received_total";
+const BINS_PROCESSED: &str = "regimed_bins_processed_total";
+const BINS_REJECTED: &str = "regimed_bins_rejected_total";
+const EVENTS_RECEIVED: &str = "regimed_events_received_total";
+const EVENTS_BINNED: &str = "regimed_events_binned_total";
+const EVENTS_LATE: &str = "regimed_events_late_total";
+const EVENTS_REJECTED: &str = "regimed_events_rejected_total";
+const MESSAGES_LOST: &str = "regimed_source_messages_lost_total";
+const STALLED: &str = "regimed_source_stalled";
+const SOURCE_CONNECTED: &str = "regimed_source_connected";
+const SOURCE_CONNECTIONS: &str = "regimed_source_connections_total";
+const SOURCE_MESSAGES: &str = "regimed_source_messages_total";
+const TTL_EDGES: &str = "regimed_ttl_edges_total";
+const CLOCK_OFFSET: &str = "regimed_clock_offset_seconds";
+const CLOCK_DRIFT: &str = "regimed_clock_drift_ratio";
+const CLOCK_JUMPS: &str = "regimed_clock_jumps_total";
+const TRANSPORT_DELAY: &str = "regimed_transport_delay_seconds";
+const SESSION_STATE: &str = "regimed_session_state";
+const MODEL_SWAPS: &str = "regimed_model_swaps_total";
+const OUT_SENT: &str = "regimed_bus_out_entries_total";
+const OUT_LOST: &str = "regimed_bus_out_lost_total";
+const OUT_CONNECTED: &str = "regimed_bus_out_connected";
 const BINS_MISSING: &str = "regimed_bins_missing_total";
 const BINS_LATE: &str = "regimed_bins_late_total";
 const STARTS: &str = "regimed_recording_starts_total";
 const REJECTED: &str = "regimed_messages_rejected_total";
 const LOST: &str = "regimed_decisions_lost_total";
-const EVENTS: &str = "regimed_regime_changes_total";
+const CHANGES: &str = "regimed_regime_changes_total";
 const RESETS: &str = "regimed_filter_resets_total";
 const QUEUE: &str = "regimed_queue_bins";
 const POSTERIOR: &str = "regimed_regime_posterior";
@@ -149,20 +175,41 @@ fn build() -> PrometheusHandle {
     let handle = PrometheusBuilder::new()
         .set_buckets_for_metric(full(LATENCY), &LATENCY_BUCKETS_S)
         .and_then(|b| b.set_buckets_for_metric(full(COMPUTE), &LATENCY_BUCKETS_S))
+        .and_then(|b| b.set_buckets_for_metric(full(TRANSPORT_DELAY), &LATENCY_BUCKETS_S))
         .expect("buckets are not empty")
         .install_recorder()
         .expect("one recorder per process");
     metrics::describe_histogram!(LATENCY, metrics::Unit::Seconds, "Bin received to decision made.");
     metrics::describe_histogram!(COMPUTE, metrics::Unit::Seconds, "Filter bank's time per bin.");
+    let text = "Rig's time of a message to receiving it, beyond the least such delay of late.";
+    metrics::describe_histogram!(TRANSPORT_DELAY, metrics::Unit::Seconds, text);
     for (name, text) in [
-        (BINS, "Bins accepted."),
+        (BINS, "Bins accepted: received less late and rejected."),
+        (BINS_RECEIVED, "Bins received: each is accepted, late or rejected."),
+        (BINS_PROCESSED, "Bins accepted and done; the others wait (regimed_queue_bins)."),
+        (BINS_REJECTED, "Bins rejected, by reason; overload is the session's queue being full."),
+        (
+            EVENTS_RECEIVED,
+            "Spike events (or parts of bins) received: each is binned, late or rejected.",
+        ),
+        (EVENTS_BINNED, "Spike events counted into bins."),
+        (EVENTS_LATE, "Spike events whose bins had closed."),
+        (EVENTS_REJECTED, "Spike events rejected, by reason."),
+        (MESSAGES_LOST, "Messages of a source found missing by their numbers."),
+        (SOURCE_CONNECTIONS, "Connections made to a session's rig."),
+        (SOURCE_MESSAGES, "Messages of a session's rig, by outcome."),
+        (TTL_EDGES, "TTL edges of a session's rig, by line."),
+        (CLOCK_JUMPS, "Times that the rig's clock was found set or begun anew."),
+        (MODEL_SWAPS, "Models swapped between two bins."),
+        (OUT_SENT, "Entries written to a session's Redis stream, by kind."),
+        (OUT_LOST, "Decisions not written to a session's Redis stream."),
         (BINS_MISSING, "Bins missing from the sequence and predicted through."),
         (ARTEFACTS, "Bins with far more counts than expected, taken for missing."),
         (BINS_LATE, "Bins dropped as duplicates or too late."),
         (STARTS, "Recordings begun: a gap too long to predict through, or numbering begun anew."),
         (REJECTED, "Messages rejected, by reason."),
         (LOST, "Decisions lost, by place: session (nobody fetched them) or subscriber (too slow)."),
-        (EVENTS, "Regime changes, by the label they led to."),
+        (CHANGES, "Regime changes, by the label they led to."),
         (RESETS, "Hypotheses that lost their numbers and began anew."),
         (CONNECTIONS_CUT, "ZeroMQ connections cut, by reason."),
     ] {
@@ -170,6 +217,15 @@ fn build() -> PrometheusHandle {
     }
     for (name, text) in [
         (QUEUE, "Bins that wait for the session."),
+        (STALLED, "1 while nothing comes from a session's rig though something did."),
+        (SOURCE_CONNECTED, "1 while connected to a session's rig."),
+        (OUT_CONNECTED, "1 while connected to a session's Redis stream."),
+        (CLOCK_OFFSET, "Our time less the rig's, with the least transport delay of late."),
+        (
+            CLOCK_DRIFT,
+            "Seconds per second that the offset grows: positive where the rig's clock is slow.",
+        ),
+        (SESSION_STATE, "1 for the state a session is in: running, paused or stopped."),
         (POSTERIOR, "Posterior probability per regime, given that it is one of them."),
         (UNLABELLED, "Posterior probability of dynamics that training saw without a label."),
         (IN_FORCE, "1 for the label in force."),
@@ -198,185 +254,6 @@ fn build() -> PrometheusHandle {
     gauge!("regimed_build_info", "version" => env!("CARGO_PKG_VERSION"), "commit" => env!("REGIMED_GIT_COMMIT"))
         .set(1.0);
     handle
-}
-
-/// Counts a rejected message.
-pub fn rejected(session: &str, reason: &'static str) {
-    counter!(REJECTED, "session" => session.to_owned(), "reason" => reason).increment(1);
-}
-
-/// Counts decisions that a subscriber lost.
-pub fn lost_by_subscriber(session: &str, n: u64) {
-    counter!(LOST, "session" => session.to_owned(), "place" => "subscriber").increment(n);
-}
-
-/// A session's calibration stands at `state`, one of `states`.
-pub fn calibration(session: &str, states: &[&'static str], state: &str) {
-    for &of in states {
-        gauge!(CALIBRATION, "session" => session.to_owned(), "state" => of)
-            .set(f64::from(u8::from(of == state)));
-    }
-}
-
-/// Counts a ZeroMQ connection that was cut.
-pub fn connection_cut(reason: &'static str) {
-    counter!(CONNECTIONS_CUT, "reason" => reason).increment(1);
-}
-
-/// A session's accounting of what came in.
-pub struct IntakeMetrics {
-    /// Bins accepted.
-    pub bins: Counter,
-    /// Bins missing.
-    pub missing: Counter,
-    /// Bins late.
-    pub late: Counter,
-    /// Recordings begun.
-    pub starts: Counter,
-}
-
-impl IntakeMetrics {
-    /// Handles for a session.
-    #[must_use]
-    pub fn new(session: &str) -> Self {
-        let of = |name: &'static str| counter!(name, "session" => session.to_owned());
-        let metrics = Self {
-            bins: of(BINS),
-            missing: of(BINS_MISSING),
-            late: of(BINS_LATE),
-            starts: of(STARTS),
-        };
-        // Shown as 0 before the first bin.
-        for c in [&metrics.bins, &metrics.missing, &metrics.late, &metrics.starts] {
-            c.increment(0);
-        }
-        metrics
-    }
-}
-
-/// Gauges of a reading of the dynamics.
-pub struct DynamicsMetrics(Vec<Gauge>);
-
-impl DynamicsMetrics {
-    /// Takes a reading's values.
-    pub fn set(&self, of: &wire::Metrics) {
-        for (gauge, (.., value)) in self.0.iter().zip(DYNAMICS) {
-            gauge.set(value(of).map_or(f64::NAN, f64::from));
-        }
-    }
-}
-
-/// A session's numbers as they go out.
-pub struct SessionMetrics {
-    session: String,
-    /// Receive to decision.
-    pub latency: Histogram,
-    /// Filter bank's time.
-    pub compute: Histogram,
-    /// Bins that wait.
-    pub queue: Gauge,
-    /// Novelty.
-    pub novelty: Gauge,
-    /// Probability of none of the regimes.
-    pub unlabelled: Gauge,
-    /// Predictive log-likelihood.
-    pub log_likelihood: Gauge,
-    /// Participation ratio.
-    pub participation: Gauge,
-    /// Channels that fell silent.
-    pub silent: Gauge,
-    /// Bins taken for artefacts.
-    pub artefacts: Counter,
-    /// Spectral radius.
-    pub radius: Gauge,
-    /// Ends of its interval.
-    pub radius_ends: [Gauge; 2],
-    /// Spectral abscissa.
-    pub abscissa: Gauge,
-    /// Ends of its interval.
-    pub abscissa_ends: [Gauge; 2],
-    /// Leading frequency.
-    pub frequency: Gauge,
-    /// Leading time constant.
-    pub time_constant: Gauge,
-    /// Everything else that a reading of the dynamics tells.
-    pub dynamics: DynamicsMetrics,
-    /// Hypotheses begun anew.
-    pub resets: Counter,
-    /// Decisions lost before they were fetched.
-    pub lost: Counter,
-    posterior: Vec<Gauge>,
-    /// One per label, `unknown` last.
-    in_force: Vec<Gauge>,
-    changes: Vec<Counter>,
-}
-
-impl SessionMetrics {
-    /// Handles for a session whose labels are `labels`, `unknown` last.
-    #[must_use]
-    pub fn new(session: &str, labels: &[&str]) -> Self {
-        let name = || session.to_owned();
-        let per_label = |metric: &'static str| -> Vec<Gauge> {
-            labels
-                .iter()
-                .map(|l| gauge!(metric, "session" => name(), "regime" => (*l).to_owned()))
-                .collect()
-        };
-        let plain = |metric: &'static str| gauge!(metric, "session" => name());
-        Self {
-            latency: histogram!(LATENCY, "session" => name()),
-            compute: histogram!(COMPUTE, "session" => name()),
-            queue: plain(QUEUE),
-            novelty: plain(NOVELTY),
-            unlabelled: plain(UNLABELLED),
-            log_likelihood: plain(LOG_LIKELIHOOD),
-            participation: plain(PARTICIPATION),
-            silent: plain(SILENT),
-            artefacts: counter!(ARTEFACTS, "session" => name()),
-            radius: plain(RADIUS),
-            radius_ends: RADIUS_ENDS.map(plain),
-            abscissa: plain(ABSCISSA),
-            abscissa_ends: ABSCISSA_ENDS.map(plain),
-            frequency: plain(FREQUENCY),
-            time_constant: plain(TIME_CONSTANT),
-            dynamics: DynamicsMetrics(DYNAMICS.iter().map(|(name, ..)| plain(name)).collect()),
-            resets: counter!(RESETS, "session" => name()),
-            lost: counter!(LOST, "session" => name(), "place" => "session"),
-            posterior: per_label(POSTERIOR)
-                .into_iter()
-                .take(labels.len().saturating_sub(1))
-                .collect(),
-            in_force: per_label(IN_FORCE),
-            changes: labels
-                .iter()
-                .map(|l| counter!(EVENTS, "session" => name(), "to" => (*l).to_owned()))
-                .collect(),
-            session: name(),
-        }
-    }
-
-    /// The session's name.
-    #[must_use]
-    pub fn session(&self) -> &str {
-        &self.session
-    }
-
-    /// Posterior per regime.
-    pub fn posterior(&self, posterior: &[f32]) {
-        for (gauge, p) in self.posterior.iter().zip(posterior) {
-            gauge.set(f64::from(*p));
-        }
-    }
-
-    /// Label `index` (labels as at the start) is in force from now on.
-    pub fn change(&self, index: usize) {
-        for (i, gauge) in self.in_force.iter().enumerate() {
-            gauge.set(f64::from(u8::from(i == index)));
-        }
-        if let Some(counter) = self.changes.get(index) {
-            counter.increment(1);
-        }
-    }
 }
 
 /// Lets one line through per second and counts the others.

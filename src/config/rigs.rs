@@ -1,0 +1,81 @@
+//! The tables of a session's rig and of its Redis stream.
+
+use std::path::Path;
+
+use super::section::Section;
+use super::{SourceConfig, set};
+use crate::source::{brand, open_ephys, redis, replay};
+
+const ZEROMQ: [&str; 2] = ["tcp://", "ipc://"];
+const REDIS: [&str; 2] = ["redis://", "unix://"];
+
+/// The one rig of a session.
+pub(super) fn source(s: &mut Section<'_, '_>, path: &Path) -> Option<SourceConfig> {
+    let mut found = Vec::new();
+    found.extend(s.section("open_ephys", open_ephys_table).map(SourceConfig::OpenEphys));
+    found.extend(s.section("brand", brand_table).map(SourceConfig::Brand));
+    let replayed = s.section("replay", |s| replay_table(s, path)).flatten();
+    found.extend(replayed.map(SourceConfig::Replay));
+    if found.len() > 1 {
+        let problem = "expected one rig of open_ephys, brand and replay, found several";
+        let span = s.span.clone();
+        s.fault(span, "name", problem);
+    }
+    found.pop()
+}
+
+fn open_ephys_table(s: &mut Section<'_, '_>) -> open_ephys::Settings {
+    let mut to = open_ephys::Settings::default();
+    set(&mut to.endpoint, s.endpoint("endpoint", &ZEROMQ));
+    to.heartbeat = s.endpoint("heartbeat", &ZEROMQ);
+    to.stream = s.string("stream").map(|t| t.0.to_owned());
+    to.sample_rate_hz = s.number("sample_rate_hz", 1.0..1e6, "Hz from 1 to below 1000000");
+    set(&mut to.reorder_ms, s.number("reorder_ms", 0.0..10_000.0, "milliseconds from 0"));
+    set(&mut to.split_sorted, s.boolean("split_sorted"));
+    if let Some(names) = s.strings("electrodes") {
+        to.electrodes = names;
+    }
+    to.blank_line = s.whole("blank_line", 0, 255).map(|line| line as u8);
+    to.threshold_sd = s.number("threshold_sd", -100.0..0.0, "standard deviations, below 0");
+    set(&mut to.high_pass_hz, s.number("high_pass_hz", 0.0..20_000.0, "Hz from 0 (off)"));
+    to.network_events = s.section("network_events", |s| {
+        let mut to = open_ephys::NetworkEvents::default();
+        set(&mut to.endpoint, s.endpoint("endpoint", &ZEROMQ));
+        set(&mut to.line, s.whole("line", 1, 256));
+        set(&mut to.pulse, s.milliseconds("pulse_ms", 10_000.0));
+        to
+    });
+    to
+}
+
+fn brand_table(s: &mut Section<'_, '_>) -> brand::Settings {
+    let mut to = brand::Settings::default();
+    set(&mut to.url, s.endpoint("redis", &REDIS));
+    set(&mut to.stream, s.string("stream").map(|t| t.0.to_owned()));
+    set(&mut to.dtype, s.word("dtype", &brand::Dtype::WORDS));
+    set(&mut to.crossings_first, s.boolean("crossings_first"));
+    to.output_stream = s.string("output_stream").map(|t| t.0.to_owned());
+    to
+}
+
+fn replay_table(s: &mut Section<'_, '_>, path: &Path) -> Option<replay::Settings> {
+    let (file, _) = s.required_string("file", "a recording (.npz or .nwb)")?;
+    let mut to = replay::Settings::new(path.parent().unwrap_or(Path::new(".")).join(file));
+    set(&mut to.speed, s.number("speed", 0.0..1e6, "times real speed, 0 for as fast as possible"));
+    set(&mut to.repeat, s.boolean("loop"));
+    set(&mut to.start_s, s.number("start_s", 0.0..1e9, "seconds from 0"));
+    Some(to)
+}
+
+/// Where a session's decisions and events go.
+pub(super) fn redis_out(s: &mut Section<'_, '_>) -> Option<redis::OutSettings> {
+    s.section("redis", |s| {
+        let mut to = redis::OutSettings::default();
+        set(&mut to.url, s.endpoint("url", &REDIS));
+        to.stream = s.string("stream").map(|t| t.0.to_owned());
+        set(&mut to.decisions_every, s.whole("decisions_every", 0, 1_000_000));
+        set(&mut to.entries_max, s.whole("entries_max", 100, 1 << 30));
+        set(&mut to.events_max, s.whole("events_max", 100, 1 << 30));
+        to
+    })
+}

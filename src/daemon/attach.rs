@@ -1,0 +1,86 @@
+//! What a session has beside its ports: the rig that the daemon goes to, and where its results are written.
+
+use std::sync::Arc;
+
+use anyhow::{Context, Result, bail};
+use tokio::task::JoinHandle;
+
+use crate::config::{SessionConfig, SourceConfig};
+use crate::publish::{SessionBus, brand as brand_out, network_events, redis as redis_out};
+use crate::source::replay::{Player, Seek};
+use crate::source::{Entry, Status, brand, open_ephys, replay};
+
+/// Tasks of a session.
+#[derive(Default)]
+pub(super) struct Attached {
+    pub(super) status: Option<Arc<Status>>,
+    pub(super) seek: Option<Arc<Seek>>,
+    pub(super) sources: Vec<JoinHandle<()>>,
+    pub(super) outs: Vec<JoinHandle<()>>,
+}
+
+/// Starts what the session's table asks for.
+///
+/// # Errors
+/// A recording that cannot be replayed to it.
+pub(super) fn attach(
+    config: &SessionConfig,
+    entry: &Entry,
+    bus: &Arc<SessionBus>,
+) -> Result<Attached> {
+    let mut attached = Attached::default();
+    match &config.source {
+        Some(SourceConfig::OpenEphys(settings)) => {
+            let status = Arc::new(open_ephys::status(&config.name, settings));
+            let (assembly, settings) = (entry.assembly.clone(), settings.clone());
+            if let Some(marks) = settings.network_events.clone() {
+                attached.sources.push(tokio::spawn(network_events::run(bus.clone(), marks)));
+            }
+            let task = open_ephys::run(settings, assembly, status.clone());
+            attached.sources.push(tokio::spawn(task));
+            attached.status = Some(status);
+        }
+        Some(SourceConfig::Brand(settings)) => {
+            let status = Arc::new(brand::status(&config.name, settings));
+            let syncs = Arc::new(brand::Syncs::default());
+            if let Some(stream) = settings.output_stream.clone() {
+                let url = settings.url.clone();
+                let task = brand_out::run(bus.clone(), url, stream, syncs.clone());
+                attached.outs.push(tokio::spawn(task));
+            }
+            let task = brand::run(settings.clone(), entry.port.clone(), syncs, status.clone());
+            attached.sources.push(tokio::spawn(task));
+            attached.status = Some(status);
+        }
+        Some(SourceConfig::Replay(settings)) => {
+            let shape = entry.port.settings();
+            let recording = replay::load(&settings.file, shape.bin_width_s)
+                .context("cannot replay this recording")?;
+            if recording.n_channels != shape.n_channels {
+                bail!(
+                    "{}: expected {} channels as in the session's readout, found {}",
+                    settings.file.display(),
+                    shape.n_channels,
+                    recording.n_channels
+                );
+            }
+            let status = Arc::new(replay::status(&config.name, settings));
+            let seek = Arc::new(Seek::default());
+            let player = Player {
+                recording,
+                settings: settings.clone(),
+                port: entry.port.clone(),
+                seek: seek.clone(),
+                status: status.clone(),
+            };
+            attached.sources.push(tokio::spawn(player.run()));
+            attached.seek = Some(seek);
+            attached.status = Some(status);
+        }
+        None => {}
+    }
+    if let Some(settings) = config.redis.clone() {
+        attached.outs.push(tokio::spawn(redis_out::run(bus.clone(), settings)));
+    }
+    Ok(attached)
+}

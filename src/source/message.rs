@@ -1,0 +1,137 @@
+//! The checks of a `Counts` message against its session.
+
+use super::port::{MASKED, PortSettings, Refusal};
+use crate::inference::COUNT_MAX;
+use crate::wire::{Counts, RejectReason};
+
+/// Bins that a message says it holds, before anything was checked: what a refusal of it costs.
+pub(super) fn claimed(message: &Counts) -> u64 {
+    let values = message.counts.len() + message.float_counts.len();
+    (values / (message.n_channels as usize).max(1)).max(1) as u64
+}
+
+/// Checks a message and puts its counts into `flat`, `[n_bins, channels of the message]`; the number of bins.
+pub(super) fn check(
+    s: &PortSettings,
+    message: &Counts,
+    flat: &mut Vec<u16>,
+) -> Result<usize, Refusal> {
+    let width = check_channels(s, message)?;
+    let n = check_shape(s, message, width)?;
+    flat.clear();
+    check_counts(s, message, width, flat)?;
+    Ok(n)
+}
+
+/// Channels of one bin: all of the session's, or those that the message names.
+fn check_channels(s: &PortSettings, message: &Counts) -> Result<usize, Refusal> {
+    let (width, named) = (message.n_channels as usize, message.channels.len());
+    let expected = if named > 0 { named } else { s.n_channels };
+    if width != expected {
+        return Err(Refusal::new(
+            RejectReason::ChannelCount,
+            format!("expected {expected} channels, found {width}"),
+        ));
+    }
+    let mut seen = vec![false; if named > 0 { s.n_channels } else { 0 }];
+    for &channel in &message.channels {
+        match seen.get_mut(channel as usize) {
+            Some(seen) if !*seen => *seen = true,
+            _ => {
+                let expected = s.n_channels;
+                return Err(Refusal::new(
+                    RejectReason::UnknownChannel,
+                    format!("expected channels below {expected}, each once, found {channel}"),
+                ));
+            }
+        }
+    }
+    Ok(width)
+}
+
+/// Number of bins.
+fn check_shape(s: &PortSettings, message: &Counts, width: usize) -> Result<usize, Refusal> {
+    if (message.bin_width_s - s.bin_width_s).abs() > 1e-6 * s.bin_width_s
+        || message.bin_width_s.is_nan()
+    {
+        return Err(Refusal::new(
+            RejectReason::BinWidth,
+            format!("expected bins of {} s, found {} s", s.bin_width_s, message.bin_width_s),
+        ));
+    }
+    let (whole, float) = (message.counts.len(), message.float_counts.len());
+    if (whole == 0) == (float == 0) {
+        return Err(Refusal::new(
+            RejectReason::Malformed,
+            format!("expected either counts or float_counts, found {whole} and {float} values"),
+        ));
+    }
+    let values = whole + float;
+    if !values.is_multiple_of(width) {
+        return Err(Refusal::new(
+            RejectReason::ChannelCount,
+            format!("expected a multiple of {width} values, found {values}"),
+        ));
+    }
+    let n = values / width;
+    if n > s.queue_bins {
+        return Err(Refusal::new(
+            RejectReason::Overload,
+            format!("expected at most {} bins in a message, found {n}", s.queue_bins),
+        ));
+    }
+    if message.sequence.checked_add(n as u64).is_none() {
+        return Err(Refusal::new(
+            RejectReason::Malformed,
+            format!(
+                "expected a sequence number with room for {n} bins, found {}",
+                message.sequence
+            ),
+        ));
+    }
+    Ok(n)
+}
+
+fn check_counts(
+    s: &PortSettings,
+    message: &Counts,
+    width: usize,
+    flat: &mut Vec<u16>,
+) -> Result<(), Refusal> {
+    let bad = |i: usize, found: String| {
+        let (bin, channel) = (i / width, i % width);
+        Err(Refusal::new(
+            RejectReason::BadCount,
+            format!(
+                "expected counts from 0 to {COUNT_MAX}, found {found} in bin {bin}, channel {channel}"
+            ),
+        ))
+    };
+    for (i, &count) in message.counts.iter().enumerate() {
+        if count > COUNT_MAX {
+            return bad(i, count.to_string());
+        }
+        flat.push(count as u16);
+    }
+    for (i, &count) in message.float_counts.iter().enumerate() {
+        if !(count >= 0.0 && count <= COUNT_MAX as f32) {
+            return bad(i, count.to_string());
+        }
+        flat.push(count.round() as u16);
+    }
+    for &channel in &message.masked_channels {
+        let place = if message.channels.is_empty() {
+            Some(channel as usize).filter(|c| *c < s.n_channels)
+        } else {
+            message.channels.iter().position(|c| *c == channel)
+        };
+        let Some(place) = place else {
+            return Err(Refusal::new(
+                RejectReason::Malformed,
+                format!("expected masked channels below {}, found {channel}", s.n_channels),
+            ));
+        };
+        flat.iter_mut().skip(place).step_by(width).for_each(|c| *c = MASKED);
+    }
+    Ok(())
+}

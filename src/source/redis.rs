@@ -1,0 +1,125 @@
+//! Redis: one connection that is made again when it is lost. Serves BRAND's streams and the bus out.
+
+use std::time::Duration;
+
+use redis::aio::MultiplexedConnection;
+use redis::{AsyncConnectionConfig, Client, RedisError};
+
+use super::status::Backoff;
+
+/// Default server.
+pub const URL: &str = "redis://127.0.0.1:6379";
+/// Longest wait for a connection, and for a reply.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// A session's Redis stream out.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OutSettings {
+    /// Server: `redis://HOST:PORT/DB` or `unix:///PATH`.
+    pub url: String,
+    /// Begin of the streams' names; `None`: `regimed:SESSION`.
+    pub stream: Option<String>,
+    /// Every n-th decision is written; 0: none.
+    pub decisions_every: usize,
+    /// Decisions kept in their stream, about.
+    pub entries_max: usize,
+    /// Events kept in theirs, about.
+    pub events_max: usize,
+}
+
+impl Default for OutSettings {
+    fn default() -> Self {
+        Self {
+            url: URL.into(),
+            stream: None,
+            decisions_every: 1,
+            entries_max: 100_000,
+            events_max: 1_000_000,
+        }
+    }
+}
+
+/// A connection, whatever it is doing.
+pub struct Connection {
+    url: String,
+    live: Option<MultiplexedConnection>,
+    backoff: Backoff,
+    told: bool,
+}
+
+impl Connection {
+    /// Not connected yet.
+    #[must_use]
+    pub fn new(url: &str) -> Self {
+        Self { url: url.to_owned(), live: None, backoff: Backoff::new(), told: false }
+    }
+
+    /// One attempt to connect.
+    ///
+    /// # Errors
+    /// The server's, or the address's.
+    pub async fn open(url: &str) -> Result<MultiplexedConnection, RedisError> {
+        let config = AsyncConnectionConfig::new()
+            .set_connection_timeout(Some(PATIENCE))
+            .set_response_timeout(Some(PATIENCE));
+        Client::open(url)?.get_multiplexed_async_connection_with_config(&config).await
+    }
+
+    /// True while nothing has failed since it was made.
+    #[must_use]
+    pub fn is_live(&self) -> bool {
+        self.live.is_some()
+    }
+
+    /// The connection; waits until there is one.
+    pub async fn get(&mut self) -> MultiplexedConnection {
+        loop {
+            if let Some(live) = &self.live {
+                return live.clone();
+            }
+            match Self::open(&self.url).await {
+                Ok(live) => {
+                    self.live = Some(live);
+                    self.backoff.reset();
+                    self.told = false;
+                }
+                Err(e) => {
+                    if !std::mem::replace(&mut self.told, true) {
+                        let url = without_password(&self.url);
+                        tracing::warn!(url, "Redis: not connected, trying again: {e}");
+                    }
+                    self.backoff.pause().await;
+                }
+            }
+        }
+    }
+
+    /// Something failed: the next [`Self::get`] connects again.
+    pub async fn failed(&mut self, e: &RedisError) {
+        self.live = None;
+        tracing::debug!("Redis: {e}");
+        self.backoff.pause().await;
+    }
+}
+
+/// An address as it may be shown.
+#[must_use]
+pub fn without_password(url: &str) -> String {
+    match (url.find("://"), url.rfind('@')) {
+        (Some(scheme), Some(at)) if at > scheme => {
+            format!("{}{}", &url[..scheme + 3], &url[at + 1..])
+        }
+        _ => url.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn passwords_are_not_shown() {
+        assert_eq!(without_password("redis://me:secret@host:1/2"), "redis://host:1/2");
+        assert_eq!(without_password(URL), URL);
+    }
+}

@@ -1,0 +1,363 @@
+//! What the rest of the program counts with.
+
+use metrics::{Counter, Gauge, Histogram, counter, gauge, histogram};
+
+use super::*;
+
+/// Counts a rejected message.
+pub fn rejected(session: &str, reason: &'static str) {
+    counter!(REJECTED, "session" => session.to_owned(), "reason" => reason).increment(1);
+}
+
+/// Counts decisions that a subscriber lost.
+pub fn lost_by_subscriber(session: &str, n: u64) {
+    counter!(LOST, "session" => session.to_owned(), "place" => "subscriber").increment(n);
+}
+
+/// A session's calibration stands at `state`, one of `states`.
+pub fn calibration(session: &str, states: &[&'static str], state: &str) {
+    for &of in states {
+        gauge!(CALIBRATION, "session" => session.to_owned(), "state" => of)
+            .set(f64::from(u8::from(of == state)));
+    }
+}
+
+/// Counts a ZeroMQ connection that was cut.
+pub fn connection_cut(reason: &'static str) {
+    counter!(CONNECTIONS_CUT, "reason" => reason).increment(1);
+}
+
+/// A session is in `state`.
+pub fn session_state(session: &str, state: &str) {
+    for of in ["running", "paused", "stopped"] {
+        gauge!(SESSION_STATE, "session" => session.to_owned(), "state" => of)
+            .set(f64::from(u8::from(of == state)));
+    }
+}
+
+/// A session has another model.
+pub fn model_swapped(session: &str) {
+    counter!(MODEL_SWAPS, "session" => session.to_owned()).increment(1);
+}
+
+/// A session's connection to its rig.
+#[derive(Clone)]
+pub struct SourceMetrics {
+    session: String,
+    connected: Gauge,
+    connections: Counter,
+    /// Messages understood.
+    pub taken: Counter,
+    /// Messages that were not.
+    pub garbled: Counter,
+    /// Messages of no interest here.
+    pub ignored: Counter,
+    /// Messages found missing.
+    pub lost: Counter,
+}
+
+impl SourceMetrics {
+    /// Handles for a session.
+    #[must_use]
+    pub fn new(session: &str) -> Self {
+        let of = |outcome: &'static str| counter!(SOURCE_MESSAGES, "session" => session.to_owned(), "outcome" => outcome);
+        let metrics = Self {
+            connected: gauge!(SOURCE_CONNECTED, "session" => session.to_owned()),
+            connections: counter!(SOURCE_CONNECTIONS, "session" => session.to_owned()),
+            taken: of("taken"),
+            garbled: of("garbled"),
+            ignored: of("ignored"),
+            lost: counter!(MESSAGES_LOST, "session" => session.to_owned()),
+            session: session.to_owned(),
+        };
+        metrics.connected.set(0.0);
+        for c in [&metrics.taken, &metrics.garbled, &metrics.ignored, &metrics.lost] {
+            c.increment(0);
+        }
+        metrics
+    }
+
+    /// Connected or not.
+    pub fn connected(&self, connected: bool) {
+        self.connected.set(f64::from(u8::from(connected)));
+        self.connections.increment(u64::from(connected));
+    }
+
+    /// An edge of a TTL line.
+    pub fn ttl_edge(&self, line: u8) {
+        counter!(TTL_EDGES, "session" => self.session.clone(), "line" => line.to_string())
+            .increment(1);
+    }
+}
+
+/// A session's Redis stream.
+pub struct BusOutMetrics {
+    connected: Gauge,
+    /// Decisions written.
+    pub decisions: Counter,
+    /// Events written.
+    pub events: Counter,
+    /// Decisions lost.
+    pub lost: Counter,
+}
+
+impl BusOutMetrics {
+    /// Handles for a session.
+    #[must_use]
+    pub fn new(session: &str) -> Self {
+        let of = |kind: &'static str| counter!(OUT_SENT, "session" => session.to_owned(), "kind" => kind);
+        let metrics = Self {
+            connected: gauge!(OUT_CONNECTED, "session" => session.to_owned()),
+            decisions: of("decision"),
+            events: of("event"),
+            lost: counter!(OUT_LOST, "session" => session.to_owned()),
+        };
+        metrics.connected(false);
+        metrics.lost.increment(0);
+        metrics
+    }
+
+    /// Connected or not.
+    pub fn connected(&self, connected: bool) {
+        self.connected.set(f64::from(u8::from(connected)));
+    }
+}
+
+/// A session's accounting of spike events, and of parts of bins.
+pub struct AssemblyMetrics {
+    session: String,
+    /// Received.
+    pub received: Counter,
+    /// Counted into bins.
+    pub binned: Counter,
+    /// Too late.
+    pub late: Counter,
+    /// Messages found missing.
+    pub messages_lost: Counter,
+    /// Whether nothing comes.
+    pub stalled: Gauge,
+}
+
+impl AssemblyMetrics {
+    /// Handles for a session.
+    #[must_use]
+    pub fn new(session: &str) -> Self {
+        let of = |name: &'static str| counter!(name, "session" => session.to_owned());
+        Self {
+            received: of(EVENTS_RECEIVED),
+            binned: of(EVENTS_BINNED),
+            late: of(EVENTS_LATE),
+            messages_lost: of(MESSAGES_LOST),
+            stalled: gauge!(STALLED, "session" => session.to_owned()),
+            session: session.to_owned(),
+        }
+    }
+
+    /// Counts rejected events.
+    pub fn rejected(&self, reason: &'static str, n: u64) {
+        counter!(EVENTS_REJECTED, "session" => self.session.clone(), "reason" => reason)
+            .increment(n);
+    }
+}
+
+/// A session's accounting of what came in.
+pub struct IntakeMetrics {
+    session: String,
+    /// Bins received.
+    pub received: Counter,
+    /// Bins accepted.
+    pub bins: Counter,
+    /// Bins missing.
+    pub missing: Counter,
+    /// Bins late.
+    pub late: Counter,
+    /// Recordings begun.
+    pub starts: Counter,
+    offset: Gauge,
+    drift: Gauge,
+    jumps: Counter,
+    delay: Histogram,
+}
+
+impl IntakeMetrics {
+    /// Handles for a session.
+    #[must_use]
+    pub fn new(session: &str) -> Self {
+        let of = |name: &'static str| counter!(name, "session" => session.to_owned());
+        let metrics = Self {
+            bins: of(BINS),
+            missing: of(BINS_MISSING),
+            late: of(BINS_LATE),
+            starts: of(STARTS),
+            received: of(BINS_RECEIVED),
+            offset: gauge!(CLOCK_OFFSET, "session" => session.to_owned()),
+            drift: gauge!(CLOCK_DRIFT, "session" => session.to_owned()),
+            jumps: of(CLOCK_JUMPS),
+            delay: histogram!(TRANSPORT_DELAY, "session" => session.to_owned()),
+            session: session.to_owned(),
+        };
+        // Shown as 0 before the first bin.
+        for c in
+            [&metrics.received, &metrics.bins, &metrics.missing, &metrics.late, &metrics.starts]
+        {
+            c.increment(0);
+        }
+        metrics
+    }
+
+    /// Counts rejected bins.
+    pub fn rejected(&self, reason: &'static str, n: u64) {
+        counter!(BINS_REJECTED, "session" => self.session.clone(), "reason" => reason).increment(n);
+    }
+
+    /// What is known of the rig's clock: offset and drift where they are, whether it jumped, a message's delay.
+    pub fn clock(&self, offset_s: Option<f64>, drift: Option<f64>, jumped: bool, delay_s: f64) {
+        if let Some(offset) = offset_s {
+            self.offset.set(offset);
+        }
+        if let Some(drift) = drift {
+            self.drift.set(drift);
+        }
+        self.jumps.increment(u64::from(jumped));
+        self.delay.record(delay_s);
+    }
+}
+
+/// Gauges of a reading of the dynamics.
+pub struct DynamicsMetrics(Vec<Gauge>);
+
+impl DynamicsMetrics {
+    /// Takes a reading's values.
+    pub fn set(&self, of: &wire::Metrics) {
+        for (gauge, (.., value)) in self.0.iter().zip(DYNAMICS) {
+            gauge.set(value(of).map_or(f64::NAN, f64::from));
+        }
+    }
+}
+
+/// A session's numbers as they go out.
+pub struct SessionMetrics {
+    session: String,
+    /// Receive to decision.
+    pub latency: Histogram,
+    /// Filter bank's time.
+    pub compute: Histogram,
+    /// Bins that wait.
+    pub queue: Gauge,
+    /// Novelty.
+    pub novelty: Gauge,
+    /// Probability of none of the regimes.
+    pub unlabelled: Gauge,
+    /// Predictive log-likelihood.
+    pub log_likelihood: Gauge,
+    /// Participation ratio.
+    pub participation: Gauge,
+    /// Channels that fell silent.
+    pub silent: Gauge,
+    /// Bins taken for artefacts.
+    pub artefacts: Counter,
+    /// Spectral radius.
+    pub radius: Gauge,
+    /// Ends of its interval.
+    pub radius_ends: [Gauge; 2],
+    /// Spectral abscissa.
+    pub abscissa: Gauge,
+    /// Ends of its interval.
+    pub abscissa_ends: [Gauge; 2],
+    /// Leading frequency.
+    pub frequency: Gauge,
+    /// Leading time constant.
+    pub time_constant: Gauge,
+    /// Everything else that a reading of the dynamics tells.
+    pub dynamics: DynamicsMetrics,
+    /// Hypotheses begun anew.
+    pub resets: Counter,
+    /// Decisions lost before they were fetched.
+    pub lost: Counter,
+    /// Bins done that were not predicted through.
+    pub processed: Counter,
+    posterior: Vec<Gauge>,
+    /// One per label, `unknown` last.
+    in_force: Vec<Gauge>,
+    changes: Vec<Counter>,
+}
+
+impl SessionMetrics {
+    /// Handles for a session whose labels are `labels`, `unknown` last.
+    #[must_use]
+    pub fn new(session: &str, labels: &[&str]) -> Self {
+        let name = || session.to_owned();
+        let per_label = |metric: &'static str| -> Vec<Gauge> {
+            labels
+                .iter()
+                .map(|l| gauge!(metric, "session" => name(), "regime" => (*l).to_owned()))
+                .collect()
+        };
+        let plain = |metric: &'static str| gauge!(metric, "session" => name());
+        Self {
+            latency: histogram!(LATENCY, "session" => name()),
+            compute: histogram!(COMPUTE, "session" => name()),
+            queue: plain(QUEUE),
+            novelty: plain(NOVELTY),
+            unlabelled: plain(UNLABELLED),
+            log_likelihood: plain(LOG_LIKELIHOOD),
+            participation: plain(PARTICIPATION),
+            silent: plain(SILENT),
+            artefacts: counter!(ARTEFACTS, "session" => name()),
+            radius: plain(RADIUS),
+            radius_ends: RADIUS_ENDS.map(plain),
+            abscissa: plain(ABSCISSA),
+            abscissa_ends: ABSCISSA_ENDS.map(plain),
+            frequency: plain(FREQUENCY),
+            time_constant: plain(TIME_CONSTANT),
+            dynamics: DynamicsMetrics(DYNAMICS.iter().map(|(name, ..)| plain(name)).collect()),
+            resets: counter!(RESETS, "session" => name()),
+            lost: counter!(LOST, "session" => name(), "place" => "session"),
+            processed: counter!(BINS_PROCESSED, "session" => name()),
+            posterior: per_label(POSTERIOR)
+                .into_iter()
+                .take(labels.len().saturating_sub(1))
+                .collect(),
+            in_force: per_label(IN_FORCE),
+            changes: labels
+                .iter()
+                .map(|l| counter!(CHANGES, "session" => name(), "to" => (*l).to_owned()))
+                .collect(),
+            session: name(),
+        }
+    }
+
+    /// The session's name.
+    #[must_use]
+    pub fn session(&self) -> &str {
+        &self.session
+    }
+
+    /// Posterior per regime.
+    pub fn posterior(&self, posterior: &[f32]) {
+        for (gauge, p) in self.posterior.iter().zip(posterior) {
+            gauge.set(f64::from(*p));
+        }
+    }
+
+    /// Label `index` (labels as at the start) is in force from now on: a change.
+    pub fn change(&self, index: usize) {
+        self.in_force(index);
+        if let Some(counter) = self.changes.get(index) {
+            counter.increment(1);
+        }
+    }
+
+    /// Label `index` is in force.
+    pub fn in_force(&self, index: usize) {
+        for (i, gauge) in self.in_force.iter().enumerate() {
+            gauge.set(f64::from(u8::from(i == index)));
+        }
+    }
+
+    /// These labels are not the session's any more.
+    pub fn withdraw(&self) {
+        self.in_force(usize::MAX);
+        self.posterior.iter().for_each(|gauge| gauge.set(0.0));
+    }
+}
