@@ -74,7 +74,7 @@ pub enum Action {
         #[arg(value_name = "NAME")]
         name: String,
         /// Seconds from the recording's start
-        #[arg(long, value_name = "S")]
+        #[arg(long, value_name = "S", allow_negative_numbers = true)]
         to: f64,
     },
 }

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use super::section::Section;
 use super::{BUILTIN_MODEL, CALIBRATE_S, rigs, set};
 use crate::inference::Adaptation;
-use crate::source::{AssemblySettings, brand, open_ephys, redis, replay};
+use crate::source::{AssemblySettings, FEEDS_MAX, brand, open_ephys, redis, replay};
 
 /// Where a session's model comes from.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -169,6 +169,7 @@ fn events(s: &mut Section<'_, '_>) -> AssemblySettings {
         set(&mut settings.deadline, s.milliseconds("deadline_ms", 60_000.0));
         set(&mut settings.reorder, s.milliseconds("reorder_ms", 60_000.0));
         set(&mut settings.idle, s.milliseconds("idle_ms", 3_600_000.0));
+        set(&mut settings.publishers, s.whole("publishers", 1, FEEDS_MAX));
     });
     settings
 }

@@ -29,6 +29,8 @@ pub struct AssemblySettings {
     pub reorder: Duration,
     /// When nobody was heard for so long the rig is taken to be gone: its bins are missing, not silent.
     pub idle: Duration,
+    /// Publishers without whom no bin is complete before its deadline; others are waited for once they were heard.
+    pub publishers: usize,
 }
 
 impl AssemblySettings {
@@ -47,6 +49,7 @@ impl Default for AssemblySettings {
             deadline: ms(Self::DEADLINE_MS),
             reorder: ms(Self::REORDER_MS),
             idle: ms(Self::IDLE_MS),
+            publishers: 1,
         }
     }
 }
@@ -108,7 +111,7 @@ impl Assembly {
         Self {
             metrics: AssemblyMetrics::new(&shape.session),
             inner: Mutex::new(Inner {
-                binner: Binner::new(shape.n_channels, open),
+                binner: Binner::new(shape.n_channels, open, settings.publishers),
                 next_message: HashMap::new(),
                 begins: false,
                 idle: false,

@@ -8,7 +8,7 @@ use super::port::MASKED;
 use crate::inference::COUNT_MAX;
 
 /// Feeds of one session at most.
-pub(super) const FEEDS_MAX: usize = 64;
+pub const FEEDS_MAX: usize = 64;
 /// A feed not heard for so long gives its place to another.
 const GONE_NS: u64 = 10_000_000_000;
 /// Events in a row, near each other but far from the open bins, after which the rig's clock is taken to have
@@ -57,21 +57,27 @@ pub(super) struct Binner {
     first: Option<u64>,
     open: VecDeque<OpenBin>,
     spare: Vec<OpenBin>,
+    /// Channels of which a bin is told, while it closes.
+    covered: Vec<bool>,
     feeds: Vec<Feed>,
+    /// Feeds without which no bin is complete.
+    expected: usize,
     stray: (u64, u32),
 }
 
 impl Binner {
-    /// For `n_channels` channels, with at most `open_max` bins open.
+    /// For `n_channels` channels, with at most `open_max` bins open, fed by at least `expected`.
     #[must_use]
-    pub(super) fn new(n_channels: usize, open_max: usize) -> Self {
+    pub(super) fn new(n_channels: usize, open_max: usize, expected: usize) -> Self {
         Self {
             n_channels,
             open_max: open_max.max(2) as u64,
             first: None,
             open: VecDeque::new(),
             spare: Vec::new(),
+            covered: vec![false; n_channels],
             feeds: Vec::new(),
+            expected,
             stray: (0, 0),
         }
     }
@@ -174,6 +180,9 @@ impl Binner {
     /// First bin that some feed, heard since `heard_since_ns`, has not said everything of.
     #[must_use]
     pub(super) fn ready(&self, heard_since_ns: u64) -> u64 {
+        if self.feeds.len() < self.expected {
+            return 0;
+        }
         let heard = self.feeds.iter().filter(|f| f.heard_ns >= heard_since_ns);
         heard.map(|f| f.complete).min().unwrap_or(0)
     }
@@ -190,10 +199,13 @@ impl Binner {
         for bin in first..until.min(first.saturating_add(self.open_max)) {
             self.reach(0);
             let Some(mut done) = self.open.pop_front() else { return };
-            for feed in self.feeds.iter().filter(|f| f.complete <= bin) {
-                for &channel in &feed.owns {
-                    done.counts[channel] = MASKED;
-                }
+            if self.feeds.iter().any(|f| !f.owns.is_empty()) {
+                // Of channels that nobody has told of nothing is known.
+                let told = self.feeds.iter().filter(|f| f.complete > bin);
+                self.covered.fill(false);
+                told.flat_map(|f| &f.owns).for_each(|&channel| self.covered[channel] = true);
+                let places = done.counts.iter_mut().zip(&self.covered);
+                places.filter(|(_, covered)| !**covered).for_each(|(c, _)| *c = MASKED);
             }
             emit(bin, (!done.spoiled).then_some(done.counts.as_slice()));
             done.counts.fill(0);
@@ -237,7 +249,7 @@ mod tests {
 
     #[test]
     fn bins_close_when_every_feed_has_passed_them() {
-        let mut b = Binner::new(2, 16);
+        let mut b = Binner::new(2, 16, 2);
         let (left, right) = (b.feed("left", 0).expect("room"), b.feed("right", 0).expect("room"));
         for (bin, channel) in [(10, 0), (10, 1), (11, 1), (13, 0), (10, 0)] {
             assert_eq!(b.add(bin, channel, 1), Placed::Taken);
@@ -258,7 +270,7 @@ mod tests {
 
     #[test]
     fn channels_of_a_feed_that_said_nothing_are_masked() {
-        let mut b = Binner::new(3, 16);
+        let mut b = Binner::new(3, 16, 1);
         let (left, right) = (b.feed("left", 0).expect("room"), b.feed("right", 0).expect("room"));
         b.owns(left, &[0]);
         b.owns(right, &[1, 2]);
@@ -269,7 +281,7 @@ mod tests {
 
     #[test]
     fn a_stray_time_is_not_believed_and_a_run_of_them_is() {
-        let mut b = Binner::new(1, 100);
+        let mut b = Binner::new(1, 100, 1);
         assert_eq!(b.add(1000, 0, 1), Placed::Taken);
         assert_eq!(b.add(u64::MAX, 0, 1), Placed::Ahead);
         assert_eq!(b.add(0, 0, 1), Placed::Late);
@@ -290,7 +302,7 @@ mod tests {
         fn every_event_is_in_a_bin_or_accounted_for(
             events in proptest::collection::vec((0u64..400, 0usize..3, any::<bool>()), 1..500),
         ) {
-            let mut b = Binner::new(3, 32);
+            let mut b = Binner::new(3, 32, 1);
             let feed = b.feed("", 0).expect("room");
             let (mut taken, mut counted, mut next) = (0u64, 0u64, None);
             let mut count = |b: &mut Binner, until: u64| {

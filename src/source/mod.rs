@@ -20,6 +20,7 @@ mod subscriber;
 pub mod zeromq;
 
 pub use assembly::{Assembly, AssemblySettings, Event, SpikesTaken};
+pub use binner::FEEDS_MAX;
 pub use clock::{Clock, Observed};
 pub use intake::{Entry, Intake};
 pub use port::{

@@ -196,6 +196,9 @@ impl IntakeMetrics {
             delay: histogram!(TRANSPORT_DELAY, "session" => session.to_owned()),
             session: session.to_owned(),
         };
+        // Not known yet.
+        metrics.offset.set(f64::NAN);
+        metrics.drift.set(f64::NAN);
         // Shown as 0 before the first bin.
         for c in
             [&metrics.received, &metrics.bins, &metrics.missing, &metrics.late, &metrics.starts]

@@ -5,21 +5,8 @@ use std::process::Command;
 
 use regimed::recording::{NwbSettings, read_nwb};
 
-use crate::rig::{Daemon, arg, checkout, config, skipped};
-
-/// An interpreter that can import all of these.
-fn python(test: &str, modules: &[&str]) -> Option<String> {
-    let name = std::env::var("REGIMED_PYTHON").unwrap_or_else(|_| "python3".into());
-    let import = format!("import {}", modules.join(", "));
-    let found = Command::new(&name).args(["-c", &import]).output();
-    match found {
-        Ok(out) if out.status.success() => Some(name),
-        _ => {
-            skipped(test, &format!("{name} with {} is not here", modules.join(", ")));
-            None
-        }
-    }
-}
+use crate::peer::python;
+use crate::rig::{Daemon, arg, checkout, config};
 
 fn run(python: &str, script: &str, args: &[&str]) {
     let out = Command::new(python)

@@ -10,7 +10,10 @@ use std::time::{Duration, Instant};
 use regimed::teacher::{Animal, AnimalSettings, Regime, Simulation};
 use regimed::wire::exchange_reply::Reply;
 use regimed::wire::ingest_client::IngestClient;
-use regimed::wire::{Counts, Decision, Event};
+use regimed::wire::regimes_client::RegimesClient;
+use regimed::wire::{
+    Accounts, Counts, Decision, Event, ListSessionsRequest, Session, SubscribeDecisionsRequest,
+};
 
 /// Longest wait for anything.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
@@ -151,6 +154,14 @@ impl Daemon {
     }
 }
 
+impl Daemon {
+    /// SIGKILL.
+    pub(crate) fn kill(mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
 impl Drop for Daemon {
     fn drop(&mut self) {
         let _ = self.child.kill();
@@ -223,4 +234,100 @@ pub(crate) async fn exchange(
         }
     }
     (decisions, events)
+}
+
+/// A recording of bins of 10 ms as a file.
+pub(crate) fn recording(folder: &Path, bins: &[Vec<u32>]) -> PathBuf {
+    let file = folder.join("bins.npz");
+    let counts: Vec<u16> = bins.iter().flatten().map(|&c| c as u16).collect();
+    let recording = regimed::recording::Recording {
+        path: file.clone(),
+        n_channels: bins[0].len(),
+        bin_width_s: 0.01,
+        regime_names: Vec::new(),
+        trials: vec![regimed::recording::Trial::unlabelled("rig", counts, bins[0].len())],
+        continuous: true,
+    };
+    regimed::recording::write(&recording, &file).expect("written");
+    file
+}
+
+impl Daemon {
+    /// A client of the regimes' service.
+    pub(crate) async fn regimes(&self) -> RegimesClient<tonic::transport::Channel> {
+        RegimesClient::connect(self.grpc.clone()).await.expect("connected")
+    }
+
+    /// A session as it is listed.
+    pub(crate) async fn session(&self, name: &str) -> Session {
+        let listed = self.regimes().await.list_sessions(ListSessionsRequest {}).await;
+        let mut sessions = listed.expect("listed").into_inner().sessions;
+        let at = sessions.iter().position(|s| s.name == name).expect(name);
+        sessions.swap_remove(at)
+    }
+
+    /// Waits until nothing waits, and checks that every bin and every event is accounted for: received =
+    /// processed + late + rejected.
+    pub(crate) async fn check_accounts(&self, name: &str) -> Accounts {
+        let began = Instant::now();
+        let accounts = loop {
+            let session = self.session(name).await;
+            let accounts = session.accounts.expect("accounts");
+            let processed = session.bins - session.bins_missing;
+            if accounts.bins_waiting == 0 && processed == accounts.bins_accepted {
+                break accounts;
+            }
+            assert!(began.elapsed() < PATIENCE, "{session:?}");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        };
+        let a = &accounts;
+        assert_eq!(a.bins_received, a.bins_accepted + a.bins_late + a.bins_rejected, "{a:?}");
+        let label = format!("session=\"{name}\"");
+        let of = |metric: &str| self.metric(metric, &label);
+        let events = of("regimed_events_received_total");
+        let known = ["binned", "late", "rejected"]
+            .map(|what| of(&format!("regimed_events_{what}_total")))
+            .iter()
+            .sum::<f64>();
+        assert_eq!(events, known, "events: received and accounted for");
+        let processed = of("regimed_bins_processed_total");
+        let refused = of("regimed_bins_late_total") + of("regimed_bins_rejected_total");
+        assert_eq!(of("regimed_bins_received_total"), processed + refused, "bins in /metrics");
+        accounts
+    }
+}
+
+/// Every decision of a session from now on, as they come, until one of bin `last` or later.
+pub(crate) async fn decisions_until(
+    daemon: &Daemon,
+    session: &str,
+    last: u64,
+) -> tokio::task::JoinHandle<Vec<Decision>> {
+    let request = SubscribeDecisionsRequest { session: session.into(), every: 1 };
+    let stream = daemon.regimes().await.subscribe_decisions(request).await;
+    let mut stream = stream.expect("subscribed").into_inner();
+    tokio::spawn(async move {
+        let mut decisions = Vec::new();
+        while let Ok(Ok(Some(update))) = tokio::time::timeout(PATIENCE, stream.message()).await {
+            let decision = update.decision.expect("a decision");
+            let done = decision.sequence >= last;
+            decisions.push(decision);
+            if done {
+                break;
+            }
+        }
+        decisions
+    })
+}
+
+/// The same decisions on the bins that came, bit for bit.
+pub(crate) fn same(heard: &[Decision], expected: &[Decision]) {
+    let numbers = |decisions: &[Decision]| -> Vec<(u64, String, Vec<f32>)> {
+        let seen = decisions.iter().filter(|d| !d.predicted);
+        seen.map(|d| (d.sequence, d.regime.clone(), d.posterior.clone())).collect()
+    };
+    let (heard, expected) = (numbers(heard), numbers(expected));
+    let first = heard.iter().zip(&expected).find(|(h, e)| h != e);
+    assert!(first.is_none(), "found {:?}", first);
+    assert_eq!(heard.len(), expected.len());
 }

@@ -1,0 +1,77 @@
+//! Peers in Python: interpreters that have what they need, and rigs that are driven line by line.
+
+use std::io::{BufRead, BufReader, Write};
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+
+use serde_json::{Value, json};
+
+use crate::rig::{checkout, skipped};
+
+/// An interpreter that can import all of these; says so where there is none. `REGIMED_PYTHON` names it.
+pub(crate) fn python(test: &str, modules: &[&str]) -> Option<String> {
+    let name = std::env::var("REGIMED_PYTHON").unwrap_or_else(|_| "python3".into());
+    let import = format!("import {}", modules.join(", "));
+    let found = Command::new(&name).args(["-c", &import]).output();
+    match found {
+        Ok(out) if out.status.success() => Some(name),
+        _ => {
+            skipped(test, &format!("{name} with {} is not here", modules.join(", ")));
+            None
+        }
+    }
+}
+
+/// A rig of `tests/interop/rigs.py`.
+pub(crate) struct Rig {
+    child: Child,
+    commands: ChildStdin,
+    answers: BufReader<ChildStdout>,
+}
+
+impl Rig {
+    /// Starts one.
+    pub(crate) fn start(python: &str, kind: &str, with: &Value) -> Self {
+        let mut child = Command::new(python)
+            .arg(checkout("tests/interop/rigs.py"))
+            .arg(kind)
+            .env("PYTHONPATH", checkout("tests/interop"))
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("python runs");
+        let commands = child.stdin.take().expect("piped");
+        let answers = BufReader::new(child.stdout.take().expect("piped"));
+        let mut rig = Self { child, commands, answers };
+        rig.ask("start", with);
+        rig
+    }
+
+    /// Has it do something; its answer.
+    pub(crate) fn ask(&mut self, what: &str, with: &Value) -> Value {
+        let mut command = with.clone();
+        command["do"] = json!(what);
+        writeln!(self.commands, "{command}").expect("the rig lives");
+        let mut line = String::new();
+        self.answers.read_line(&mut line).expect("text");
+        serde_json::from_str(&line).unwrap_or_else(|_| panic!("{what} {with}: no answer"))
+    }
+}
+
+impl Drop for Rig {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// A port that was free a moment ago, with the next one.
+pub(crate) fn two_ports() -> u16 {
+    for _ in 0..100 {
+        let first = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+        let port = first.local_addr().expect("bound").port();
+        if port < u16::MAX && std::net::TcpListener::bind(("127.0.0.1", port + 1)).is_ok() {
+            return port;
+        }
+    }
+    panic!("no two ports in a row are free");
+}
