@@ -10,6 +10,7 @@ mod interop;
 mod open_ephys;
 mod peer;
 mod recordings;
+mod redis;
 mod rig;
 mod self_calibration;
 mod sessions;
