@@ -16,8 +16,9 @@ pub(super) fn source(s: &mut Section<'_, '_>, path: &Path) -> Option<SourceConfi
     found.extend(s.section("brand", brand_table).map(SourceConfig::Brand));
     let replayed = s.section("replay", |s| replay_table(s, path)).flatten();
     found.extend(replayed.map(SourceConfig::Replay));
+    found.extend(lsl(s));
     if found.len() > 1 {
-        let problem = "expected one rig of open_ephys, brand and replay, found several";
+        let problem = "expected one rig of open_ephys, brand, lsl and replay, found several";
         let span = s.span.clone();
         s.fault(span, "name", problem);
     }
@@ -65,6 +66,63 @@ fn replay_table(s: &mut Section<'_, '_>, path: &Path) -> Option<replay::Settings
     set(&mut to.repeat, s.boolean("loop"));
     set(&mut to.start_s, s.number("start_s", 0.0..1e9, "seconds from 0"));
     Some(to)
+}
+
+#[cfg(feature = "lsl")]
+fn lsl(s: &mut Section<'_, '_>) -> Option<SourceConfig> {
+    use crate::source::lsl::Settings;
+    let read = |s: &mut Section<'_, '_>| {
+        let mut to = Settings::default();
+        let mut quoted = None;
+        for (key, place) in [
+            ("name", &mut to.name),
+            ("type", &mut to.kind),
+            ("source_id", &mut to.source_id),
+            ("session_id", &mut to.session_id),
+        ] {
+            let Some((text, span)) = s.string(key) else { continue };
+            if text.contains('\'') {
+                quoted = Some((span, key));
+            }
+            text.clone_into(place);
+        }
+        if let Some((span, key)) = quoted {
+            s.fault(span, key, "expected text without ', which LSL's queries cannot quote");
+        }
+        if let Some(peers) = s.strings("known_peers") {
+            to.known_peers = peers;
+        }
+        set(&mut to.outlets, s.boolean("outlets"));
+        let plaintext = s.boolean("allow_plaintext").unwrap_or(false);
+        if let Some((text, span)) = s.string("listen") {
+            match text.parse::<std::net::IpAddr>() {
+                Ok(address) if address.is_loopback() || plaintext => to.listen = address,
+                _ => {
+                    let problem = format!(
+                        "expected a loopback address, or with allow_plaintext another: LSL neither encrypts nor \
+                         authenticates; found \"{text}\""
+                    );
+                    s.fault(span, "listen", problem);
+                }
+            }
+        }
+        if to.name.is_empty() && to.kind.is_empty() && to.source_id.is_empty() {
+            let span = s.span.clone();
+            s.fault(span, "name", "expected a name, type or source_id of the stream, found none");
+        }
+        SourceConfig::Lsl(to)
+    };
+    s.section("lsl", read)
+}
+
+#[cfg(not(feature = "lsl"))]
+fn lsl(s: &mut Section<'_, '_>) -> Option<SourceConfig> {
+    if let Some(value) = s.value("lsl") {
+        let problem =
+            "expected a build with LSL (cargo build --release --features lsl), found one without";
+        s.fault(value.span(), "lsl", problem);
+    }
+    None
 }
 
 /// Where a session's decisions and events go.

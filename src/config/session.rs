@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 use super::section::Section;
 use super::{BUILTIN_MODEL, CALIBRATE_S, rigs, set};
 use crate::inference::Adaptation;
+#[cfg(feature = "lsl")]
+use crate::source::lsl;
 use crate::source::{AssemblySettings, FEEDS_MAX, brand, open_ephys, redis, replay};
 
 /// Where a session's model comes from.
@@ -87,6 +89,9 @@ pub enum SourceConfig {
     Brand(brand::Settings),
     /// A recording.
     Replay(replay::Settings),
+    /// A stream of the Lab Streaming Layer.
+    #[cfg(feature = "lsl")]
+    Lsl(lsl::Settings),
 }
 
 pub(super) fn one_session(

@@ -77,6 +77,20 @@ pub(super) fn attach(
             attached.seek = Some(seek);
             attached.status = Some(status);
         }
+        #[cfg(feature = "lsl")]
+        Some(SourceConfig::Lsl(settings)) => {
+            use crate::source::lsl;
+            let status = Arc::new(lsl::status(&config.name, settings));
+            let settings = settings.clone();
+            if settings.outlets {
+                let (listen, session) = (settings.listen, settings.session_id.clone());
+                let task = crate::publish::lsl::run(bus.clone(), listen, session);
+                attached.outs.push(tokio::spawn(task));
+            }
+            let task = lsl::run(settings, entry.port.clone(), status.clone());
+            attached.sources.push(tokio::spawn(task));
+            attached.status = Some(status);
+        }
         None => {}
     }
     if let Some(settings) = config.redis.clone() {

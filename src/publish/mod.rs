@@ -4,6 +4,8 @@ pub mod brand;
 mod bus;
 pub mod dynamics;
 pub mod grpc;
+#[cfg(feature = "lsl")]
+pub mod lsl;
 pub mod network_events;
 mod outcome;
 pub mod redis;

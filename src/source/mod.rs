@@ -10,6 +10,8 @@ mod clock;
 pub mod gate;
 pub mod grpc;
 mod intake;
+#[cfg(feature = "lsl")]
+pub mod lsl;
 mod message;
 pub mod open_ephys;
 mod port;

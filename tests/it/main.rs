@@ -7,6 +7,8 @@ mod daemon;
 mod fit;
 mod golden;
 mod interop;
+#[cfg(feature = "lsl")]
+mod lsl;
 mod open_ephys;
 mod peer;
 mod recordings;

@@ -31,7 +31,18 @@ pub(crate) struct Rig {
 impl Rig {
     /// Starts one.
     pub(crate) fn start(python: &str, kind: &str, with: &Value) -> Self {
+        Self::start_with(python, kind, &[], with)
+    }
+
+    /// Starts one with these in its environment.
+    pub(crate) fn start_with(
+        python: &str,
+        kind: &str,
+        environment: &[(&str, &str)],
+        with: &Value,
+    ) -> Self {
         let mut child = Command::new(python)
+            .envs(environment.iter().copied())
             .arg(checkout("tests/interop/rigs.py"))
             .arg(kind)
             .env("PYTHONPATH", checkout("tests/interop"))
