@@ -5,10 +5,12 @@
 use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, UnixListener, UnixStream};
+use tokio::sync::mpsc;
 
 use crate::telemetry;
 
@@ -18,8 +20,12 @@ const GREETING: usize = 64;
 const COMMAND_BYTES_MAX: u64 = 4096;
 /// A peer that takes nothing for so long is cut off.
 const STALLED: Duration = Duration::from_secs(5);
+/// Bytes that wait for one peer at most: beyond, it is cut off, and begins anew when it connects again.
+pub const WAITING_BYTES_MAX: usize = 4 << 20;
 /// Bytes moved at a time.
 const CHUNK: usize = 64 << 10;
+/// What keeping a piece costs beside its bytes, about.
+const CHUNK_COST: usize = 64;
 
 /// Reads frame headers in a stream of bytes as they pass.
 #[derive(Debug)]
@@ -209,6 +215,10 @@ async fn connection(
             }
         }
     };
+    // Whatever the socket behind has is taken from it at once: its own queue, which has no small bound, stays
+    // empty, and what waits here has one.
+    let waiting = AtomicUsize::new(0);
+    let (chunks, mut taken) = mpsc::unbounded_channel::<Vec<u8>>();
     let outward = async {
         let mut buffer = vec![0u8; CHUNK];
         loop {
@@ -216,16 +226,30 @@ async fn connection(
                 Ok(0) | Err(_) => return None,
                 Ok(n) => n,
             };
-            match tokio::time::timeout(STALLED, peer_write.write_all(&buffer[..n])).await {
+            let cost = n + CHUNK_COST;
+            if waiting.fetch_add(cost, Ordering::Relaxed) + cost > WAITING_BYTES_MAX {
+                return Some("slow_subscriber");
+            }
+            if chunks.send(buffer[..n].to_vec()).is_err() {
+                return None;
+            }
+        }
+    };
+    let onward = async {
+        while let Some(chunk) = taken.recv().await {
+            match tokio::time::timeout(STALLED, peer_write.write_all(&chunk)).await {
                 Ok(Ok(())) => {}
                 Ok(Err(_)) => return None,
                 Err(_) => return Some("stalled_subscriber"),
             }
+            waiting.fetch_sub(chunk.len() + CHUNK_COST, Ordering::Relaxed);
         }
+        None
     };
     tokio::select! {
         reason = inward => reason,
         reason = outward => reason,
+        reason = onward => reason,
     }
 }
 

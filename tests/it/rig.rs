@@ -100,6 +100,14 @@ impl Daemon {
         }
     }
 
+    /// Resident memory, MiB.
+    pub(crate) fn resident_mib(&self) -> f64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id()));
+        let status = status.expect("a running process");
+        let line = status.lines().find(|l| l.starts_with("VmRSS:")).expect("VmRSS");
+        line.split_whitespace().nth(1).and_then(|kb| kb.parse::<f64>().ok()).expect("kB") / 1024.0
+    }
+
     /// What it logged so far.
     pub(crate) fn log(&self) -> String {
         self.log.lock().expect("log").clone()
@@ -328,6 +336,6 @@ pub(crate) fn same(heard: &[Decision], expected: &[Decision]) {
     };
     let (heard, expected) = (numbers(heard), numbers(expected));
     let first = heard.iter().zip(&expected).find(|(h, e)| h != e);
-    assert!(first.is_none(), "found {:?}", first);
+    assert!(first.is_none(), "found {first:?}");
     assert_eq!(heard.len(), expected.len());
 }

@@ -359,3 +359,33 @@ async fn a_recording_is_a_rig_with_its_own_clock() {
     let (good, _, told) = crate::rig::run(&["serve", "--config", arg(&config_file)]);
     assert!(!good && told.contains("expected 96 channels") && told.contains("found 7"), "{told}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_subscriber_that_never_reads_is_cut_off_and_costs_little() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = recording(folder.path(), &spikes(300));
+    let text = config("", &["rig"])
+        + &format!("[session.replay]\nfile = \"{}\"\nspeed = 0\nloop = true\n", arg(&file));
+    let daemon = Daemon::start(&text);
+    let subscribe = async || {
+        let mut socket = zeromq::SubSocket::new();
+        socket.connect(&daemon.publish).await.expect("connected");
+        socket.subscribe("rig/decision").await.expect("subscribed");
+        socket
+    };
+    daemon.wait_metric("regimed_bins_processed_total", "rig", 1000.0);
+    let before = daemon.resident_mib();
+    let idle = subscribe().await;
+    daemon.wait_metric("regimed_connections_cut_total", "subscriber", 1.0);
+    let seen = daemon.metric("regimed_bins_processed_total", "rig");
+    daemon.wait_metric("regimed_bins_processed_total", "rig", seen + 10_000.0);
+    let grown = daemon.resident_mib() - before;
+    assert!(grown < 20.0, "{grown} MiB");
+    // One that reads hears of bins all the while.
+    let mut good = subscribe().await;
+    for _ in 0..100 {
+        let heard = tokio::time::timeout(crate::rig::PATIENCE, zeromq::SocketRecv::recv(&mut good));
+        heard.await.expect("in time").expect("a message");
+    }
+    drop(idle);
+}
