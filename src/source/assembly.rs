@@ -17,6 +17,8 @@ use crate::wire::{Counts, RejectReason, Spikes};
 const OPEN_BINS_MAX: usize = 512;
 /// Bin numbers from here on are nonsense, whatever the clock.
 const BIN_MAX: u64 = 1 << 60;
+/// Between looks at a rig that may have fallen silent, at least.
+const WATCH_EVERY_MIN: Duration = Duration::from_millis(10);
 /// Longest name of a publisher.
 const NAME_BYTES_MAX: usize = 64;
 
@@ -86,8 +88,6 @@ struct Inner {
     next_message: HashMap<String, u64>,
     /// The next bins begin another recording.
     begins: bool,
-    /// Nobody was heard for too long.
-    idle: bool,
     /// Counts of a message with parts, while it is checked.
     flat: Vec<u16>,
 }
@@ -114,7 +114,6 @@ impl Assembly {
                 binner: Binner::new(shape.n_channels, open, settings.publishers),
                 next_message: HashMap::new(),
                 begins: false,
-                idle: false,
                 flat: Vec::new(),
             }),
             port,
@@ -320,6 +319,7 @@ impl Assembly {
     pub fn begin(&self, received: Received) {
         let mut inner = self.enter();
         self.close_all(&mut inner, received);
+        self.port.forget_clock();
         inner.next_message.clear();
         inner.begins = true;
     }
@@ -340,12 +340,8 @@ impl Assembly {
         Ok(())
     }
 
-    /// `name` was heard: its feed. After a silence in which bins were given up, bins go on from here.
+    /// `name` was heard: its feed.
     fn hear(&self, inner: &mut Inner, name: &str, received: Received) -> Result<usize, Refusal> {
-        if std::mem::take(&mut inner.idle) {
-            self.metrics.stalled.set(0.0);
-            tracing::info!(session = self.port.settings().session, "the rig is heard again");
-        }
         inner.binner.feed(name, received.steady_ns().max(0) as u64).ok_or_else(|| {
             Refusal::new(
                 RejectReason::Malformed,
@@ -378,6 +374,7 @@ impl Assembly {
         if placed == Placed::Jump {
             tracing::warn!(session = self.port.settings().session, "the rig's clock was set");
             self.close_all(inner, received);
+            self.port.forget_clock();
             inner.begins = true;
             placed = inner.binner.add(event.bin, event.channel, event.count);
         }
@@ -437,17 +434,15 @@ impl Assembly {
         bin.saturating_add(1).saturating_mul(self.port.width_ns())
     }
 
-    /// Closes bins whose time is up, for ever.
+    /// Closes bins whose time is up, and watches for a rig that falls silent, for ever.
     pub async fn keep_closing(&self) {
+        let watch = (self.settings.idle / 4).max(WATCH_EVERY_MIN);
         loop {
-            match self.next_closing() {
-                Some(wait) => {
-                    // Whatever stirs meanwhile changes when the next bin is due.
-                    let _ = tokio::time::timeout(wait, self.stirred.notified()).await;
-                }
-                None => self.stirred.notified().await,
-            }
+            let wait = self.next_closing().unwrap_or(watch).min(watch);
+            // Whatever stirs meanwhile changes when the next bin is due.
+            let _ = tokio::time::timeout(wait, self.stirred.notified()).await;
             self.close_due();
+            self.port.watch(self.settings.idle);
         }
     }
 
@@ -469,19 +464,19 @@ impl Assembly {
         let now = received.steady_ns();
         let mut inner = self.enter();
         let Some(mut until) = inner.binner.first() else { return };
+        // The rig is gone: its bins are missing from here on, not silent.
         let silent = now.saturating_sub(inner.binner.heard_ns() as i64);
         if silent > i64::try_from(self.settings.idle.as_nanos()).unwrap_or(i64::MAX) {
             self.close_all(&mut inner, received);
-            inner.idle = true;
-            self.metrics.stalled.set(1.0);
-            let session = &self.port.settings().session;
-            tracing::warn!(session, "nothing comes from the rig: its bins are missing from here");
             return;
         }
-        while self.due_ns(until).is_some_and(|due| due <= now) {
+        let first = until;
+        while until - first < OPEN_BINS_MAX as u64
+            && self.due_ns(until).is_some_and(|due| due <= now)
+        {
             until += 1;
         }
-        if Some(until) > inner.binner.first() {
+        if until > first {
             self.close(&mut inner, until, received);
         }
     }

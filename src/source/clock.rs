@@ -74,6 +74,11 @@ impl Clock {
         self.jumps
     }
 
+    /// It began anew: what was known of it holds no more.
+    pub fn begin(&mut self) {
+        *self = Self { jumps: self.jumps, ..Self::default() };
+    }
+
     /// A message with the rig's time came in.
     pub fn observe(&mut self, rig_ns: i64, ours_ns: i64) -> Observed {
         let difference = ours_ns.saturating_sub(rig_ns);

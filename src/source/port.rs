@@ -1,9 +1,9 @@
 //! A session's entrance: sequence accounting, and the ring to its thread.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::Thread;
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use ringbuf::HeapRb;
 use ringbuf::traits::{Consumer, Observer, Producer, Split};
@@ -224,6 +224,9 @@ pub struct Port {
     metrics: IntakeMetrics,
     tally: Tally,
     clock: Mutex<Clock>,
+    /// Steady time at which the rig was heard last, ns; 0: never.
+    heard_ns: AtomicI64,
+    stalled: AtomicBool,
 }
 
 impl Port {
@@ -248,6 +251,8 @@ impl Port {
             paused: AtomicBool::new(false),
             tally: Tally::default(),
             clock: Mutex::default(),
+            heard_ns: AtomicI64::new(0),
+            stalled: AtomicBool::new(false),
         };
         Outlet { headers: headers_out, counts: counts_out, port: Arc::new(port) }
     }
@@ -289,8 +294,13 @@ impl Port {
         self.paused.load(Ordering::SeqCst)
     }
 
-    /// A message with the rig's time came in.
+    /// A message of the rig's came in; with its time, where that is known (0: it is not).
     pub fn heard(&self, rig_time_ns: i64, received: Received) {
+        self.heard_ns.store(received.steady_ns(), Ordering::Relaxed);
+        if self.stalled.swap(false, Ordering::Relaxed) {
+            self.metrics.stalled.set(0.0);
+            tracing::info!(session = self.settings.session, "the rig is heard again");
+        }
         if rig_time_ns == 0 {
             return;
         }
@@ -298,6 +308,23 @@ impl Port {
         let observed = clock.observe(rig_time_ns, received.steady_ns());
         let offset = clock.offset_ns().map(|ns| ns as f64 * 1e-9);
         self.metrics.clock(offset, clock.drift(), observed.jumped, observed.delay_ns as f64 * 1e-9);
+    }
+
+    /// Where the rig was heard before, but not for `idle` now, it is said to be stalled: what is lost at the end of
+    /// a stream leaves no gap that anyone could see.
+    pub fn watch(&self, idle: Duration) {
+        let heard = self.heard_ns.load(Ordering::Relaxed);
+        let silent = Received::now().steady_ns().saturating_sub(heard);
+        let stalled = heard != 0 && silent > i64::try_from(idle.as_nanos()).unwrap_or(i64::MAX);
+        if stalled && !self.stalled.swap(true, Ordering::Relaxed) {
+            self.metrics.stalled.set(1.0);
+            tracing::warn!(session = self.settings.session, "nothing comes from the rig any more");
+        }
+    }
+
+    /// The rig's clock began anew, as is known without asking it.
+    pub fn forget_clock(&self) {
+        self.clock.lock().unwrap_or_else(PoisonError::into_inner).begin();
     }
 
     /// Our time minus the rig's, s, at the least delay; seconds that this grows by per second; and how often the
@@ -362,9 +389,10 @@ impl Port {
                 let (sequence, rig_time_ns) = (message.sequence, message.rig_time_ns);
                 let bins = Bins { sequence, rig_time_ns, counts: &flat, begins: false };
                 let result = self.enqueue(&mut entrance, &bins, received);
-                if result.is_ok() && rig_time_ns != 0 {
+                if result.is_ok() {
                     let last = self.width_ns().saturating_mul(n as i64 - 1);
-                    self.heard(rig_time_ns.saturating_add(last), received);
+                    let end = if rig_time_ns == 0 { 0 } else { rig_time_ns.saturating_add(last) };
+                    self.heard(end, received);
                 }
                 result
             });

@@ -134,8 +134,6 @@ pub struct AssemblyMetrics {
     pub late: Counter,
     /// Messages found missing.
     pub messages_lost: Counter,
-    /// Whether nothing comes.
-    pub stalled: Gauge,
 }
 
 impl AssemblyMetrics {
@@ -148,7 +146,6 @@ impl AssemblyMetrics {
             binned: of(EVENTS_BINNED),
             late: of(EVENTS_LATE),
             messages_lost: of(MESSAGES_LOST),
-            stalled: gauge!(STALLED, "session" => session.to_owned()),
             session: session.to_owned(),
         }
     }
@@ -177,6 +174,8 @@ pub struct IntakeMetrics {
     drift: Gauge,
     jumps: Counter,
     delay: Histogram,
+    /// 1 while nothing comes though something did.
+    pub stalled: Gauge,
 }
 
 impl IntakeMetrics {
@@ -194,8 +193,10 @@ impl IntakeMetrics {
             drift: gauge!(CLOCK_DRIFT, "session" => session.to_owned()),
             jumps: of(CLOCK_JUMPS),
             delay: histogram!(TRANSPORT_DELAY, "session" => session.to_owned()),
+            stalled: gauge!(STALLED, "session" => session.to_owned()),
             session: session.to_owned(),
         };
+        metrics.stalled.set(0.0);
         // Not known yet.
         metrics.offset.set(f64::NAN);
         metrics.drift.set(f64::NAN);

@@ -30,6 +30,7 @@ class OpenEphys:
         if network_events:
             self.threads.append(threading.Thread(target=self.answer, args=(network_events, self.network_event)))
         for thread in self.threads:
+            thread.daemon = True
             thread.start()
 
     def answer(self, port, reply):
@@ -68,9 +69,9 @@ class OpenEphys:
     def wait_daemon(self):
         """Until the daemon has subscribed, and its heart has beaten."""
         before, end = self.beats, time.time() + 20
-        while not self.pub.poll(100):
+        # One that left before may be told of first.
+        while not self.pub.poll(100) or self.pub.recv() != b"\x01":
             assert time.time() < end, "no subscription"
-        assert self.pub.recv() == b"\x01"
         while self.beats == before:
             assert time.time() < end, "no heartbeat"
             time.sleep(0.02)
@@ -148,6 +149,12 @@ class OpenEphys:
             time.sleep(0.002)
         return self.status()
 
+    def short_data(self):
+        """A block whose payload is shorter than its header says."""
+        content = dict(stream=self.stream, channel_num=0, channel_name="CH1", num_samples=300, sample_num=self.sample,
+                       sample_rate=float(self.rate))
+        self.pub.send_multipart([b"DATA\0", self.header("data", dict(content=content, data_size=1200)), b"\0" * 10])
+
     def garbage(self):
         self.pub.send_multipart([b"EVENT\0", b"{not json", b""])
         self.pub.send(b"one frame")
@@ -177,7 +184,7 @@ class Brand:
     def graph(self, nodes):
         self.redis.xadd("supergraph_stream", dict(data=json.dumps(dict(nodes=nodes))))
 
-    def play(self, file, first=0, bins=None, dtype="int8", speed=1.0, power=False):
+    def play(self, file, first=0, bins=None, dtype="int8", speed=1.0, power=False, ahead_ns=0):
         counts = np.load(file)["counts"]
         counts = counts.reshape(-1, counts.shape[-1])[first : None if bins is None else first + bins]
         began = time.monotonic()
@@ -187,7 +194,7 @@ class Brand:
                 samples = np.concatenate([samples, np.full(len(row), 7.5).astype(dtype)])
             self.redis.xadd(self.stream, dict(
                 samples=samples.tobytes(), i=np.uint64(self.i).tobytes(),
-                ts=np.uint64(time.monotonic_ns()).tobytes(), sync=json.dumps(dict(nsp_idx=self.i * 10))))
+                ts=np.uint64(time.monotonic_ns() + ahead_ns).tobytes(), sync=json.dumps(dict(nsp_idx=self.i * 10))))
             self.i += 1
             if speed:
                 time.sleep(max(0, began + (b + 1) * 0.01 / speed - time.monotonic()))
@@ -248,6 +255,10 @@ class Lsl:
     def stop(self):
         del self.outlet
 
+    def garbage(self, channels):
+        for value in [-1.0, float("nan"), 1e9]:
+            self.outlet.push_sample([value] * channels)
+
     def wait_consumer(self):
         assert self.outlet.wait_for_consumers(20), "nobody came"
         time.sleep(0.3)
@@ -293,6 +304,7 @@ class Events:
     """Spike events and parts of bins over ZeroMQ, as regimed.v1 messages."""
 
     def start(self, endpoint, proto, kind="PUSH"):
+        """PUSH connects, as to the daemon's PULL; PUB binds, for a daemon that subscribes."""
         import zmq, stubs
 
         stubs.load(proto)
@@ -315,7 +327,7 @@ class Events:
                 if channels is None or channel in channels:
                     message.time_ns.extend((at + rng.integers(0, 10_000_000, row[channel])).tolist())
                     message.channel.extend([int(channel)] * int(row[channel]))
-            self.socket.send_multipart([b"regimed.v1.Spikes", message.SerializeToString()])
+            self.socket.send_multipart([b"regimed.v1.Spikes", message.SerializeToString()], copy=True)
             if speed:
                 time.sleep(max(0, began + (b + 1) * 0.01 / speed - time.monotonic()))
 

@@ -103,6 +103,14 @@ async fn a_lost_stream_is_found_again_and_a_gap_is_estimated() {
     // Ten times the rate at once.
     first.ask("play", &json!({"file": file, "bins": 100, "speed": 0, "shift": 1.0}));
     daemon.wait_metric("regimed_bins_total", "rig", 200.0);
+    // Values that are no counts, silence, and a clock that goes back by an hour.
+    first.ask("garbage", &json!({"channels": 96}));
+    daemon.wait_metric("regimed_source_messages_total", "outcome=\"garbled\"", 3.0);
+    daemon.wait_metric("regimed_source_stalled", "rig", 1.0);
+    let starts = daemon.metric("regimed_recording_starts_total", "rig");
+    first.ask("play", &json!({"file": file, "bins": 50, "shift": -3600.0}));
+    daemon.wait_metric("regimed_bins_total", "rig", 250.0);
+    assert_eq!(daemon.metric("regimed_recording_starts_total", "rig"), starts + 1.0);
     // The outlet dies; another with the same name comes, of another format.
     drop(first);
     let began = Instant::now();
@@ -122,7 +130,7 @@ async fn a_lost_stream_is_found_again_and_a_gap_is_estimated() {
     let mut second = rig(&python, &folder, &with);
     second.ask("wait_consumer", &json!({}));
     second.ask("play", &json!({"file": file, "bins": 50}));
-    daemon.wait_metric("regimed_bins_total", "rig", 250.0);
+    daemon.wait_metric("regimed_bins_total", "rig", 300.0);
     assert!(daemon.metric("regimed_source_connections_total", "rig") >= 2.0);
     daemon.check_accounts("rig").await;
 }

@@ -203,6 +203,7 @@ async fn crossings_of_continuous_data_are_spikes_and_a_line_blanks() {
     daemon.wait_metric("regimed_events_binned_total", "rig", 38.0);
     let found = daemon.metric("regimed_events_binned_total", "rig");
     assert!(found <= 46.0, "{found} crossings of 40 spikes");
+    rig.ask("short_data", &json!({}));
     let missing = daemon.metric("regimed_bins_missing_total", "rig");
     rig.ask("ttl_in", &json!({"line": 2, "state": 1}));
     rig.ask("noise", &json!({"channels": 2, "blocks": 20, "spikes": []}));
@@ -210,5 +211,6 @@ async fn crossings_of_continuous_data_are_spikes_and_a_line_blanks() {
     rig.ask("noise", &json!({"channels": 2, "blocks": 100, "spikes": [[0, 250 * 300 + 35 * 300]]}));
     daemon.wait_metric("regimed_bins_missing_total", "rig", missing + 15.0);
     assert_eq!(daemon.metric("regimed_ttl_edges_total", "line=\"2\""), 2.0);
+    assert!(daemon.log().contains("expected 1200 bytes, found 10"), "{}", daemon.log());
     daemon.check_accounts("rig").await;
 }

@@ -119,10 +119,18 @@ async fn brands_stream_gives_the_decisions_of_its_bins_and_gets_them_back() {
     rig.ask("restart", &json!({}));
     rig.ask("play", &json!({"file": file, "bins": 50, "speed": 0}));
     daemon.wait_metric("regimed_recording_starts_total", "rig", 2.0);
+    // Nothing comes: no gap shows it, the watchdog does. Then the graph's clock is an hour ahead.
+    daemon.wait_metric("regimed_source_stalled", "rig", 1.0);
+    rig.ask(
+        "play",
+        &json!({"file": file, "bins": 50, "speed": 1, "ahead_ns": 3_600_000_000_000u64}),
+    );
+    daemon.wait_metric("regimed_clock_jumps_total", "rig", 1.0);
+    assert_eq!(daemon.metric("regimed_source_stalled", "rig"), 0.0);
     // Redis goes away and comes back: the stream goes on from where it was read.
     let before = daemon.metric("regimed_bins_total", "rig");
-    daemon.wait_metric("regimed_bins_total", "rig", 400.0);
-    assert!(before <= 400.0);
+    daemon.wait_metric("regimed_bins_total", "rig", 450.0);
+    assert!(before <= 450.0);
     redis.end();
     let began = Instant::now();
     while daemon.metric("regimed_source_connected", "rig") != 0.0 {
@@ -131,9 +139,9 @@ async fn brands_stream_gives_the_decisions_of_its_bins_and_gets_them_back() {
     }
     redis.begin_again();
     let mut rig = Rig::start(&python, "brand", &json!({"url": redis.url()}));
-    rig.ask("lose", &json!({"bins": 50}));
+    rig.ask("lose", &json!({"bins": 100}));
     rig.ask("play", &json!({"file": file, "bins": 50, "speed": 4}));
-    daemon.wait_metric("regimed_bins_total", "rig", 450.0);
+    daemon.wait_metric("regimed_bins_total", "rig", 500.0);
     assert_eq!(daemon.metric("regimed_source_messages_lost_total", "rig"), 7.0);
     let accounts = daemon.check_accounts("rig").await;
     assert_eq!(accounts.bins_rejected, 1, "{accounts:?}");

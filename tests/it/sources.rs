@@ -5,10 +5,12 @@ use std::time::Duration;
 use prost::Message;
 use regimed::wire::ingest_client::IngestClient;
 use regimed::wire::{Counts, RejectReason, Spikes, SpikesSummary};
+use serde_json::json;
 use zeromq::{Socket, SocketSend};
 
+use crate::peer::{Rig, python, two_ports};
 use crate::rig::{
-    Daemon, arg, config, decisions_until, exchange, message, recording, same, spikes,
+    Daemon, arg, checkout, config, decisions_until, exchange, message, recording, same, spikes,
 };
 
 /// The events of a bin of 10 ms, at times in it that differ.
@@ -388,4 +390,46 @@ async fn a_subscriber_that_never_reads_is_cut_off_and_costs_little() {
         heard.await.expect("in time").expect("a message");
     }
     drop(idle);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn zeromq_rigs_and_the_daemon_may_come_and_go_in_any_order() {
+    let modules = ["zmq", "grpc_tools.protoc", "numpy"];
+    let Some(python) = python("sources::zeromq_restart", &modules) else { return };
+    let (pull, publish) = (two_ports(), two_ports());
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = recording(folder.path(), &spikes(100));
+    let text = patient("rig", 5000)
+        .replace("pull = \"127.0.0.1:0\"", &format!("pull = \"127.0.0.1:{pull}\""))
+        .replace("[zeromq]\n", &format!("[zeromq]\nsubscribe = [\"tcp://127.0.0.1:{publish}\"]\n"));
+    let start = |kind: &str, port: u16| {
+        let with = json!({"endpoint": format!("tcp://127.0.0.1:{port}"), "proto": arg(&checkout("proto")), "kind": kind});
+        Rig::start(&python, "events", &with)
+    };
+    // The rig that pushes is there before the daemon: what it sent meanwhile comes.
+    let mut push = start("PUSH", pull);
+    let play = |at: u64| json!({"file": arg(&file), "session": "rig", "bins": 100, "speed": 4, "begin_ns": at * 10_000_000_000, "number": 100 * at + 1});
+    push.ask("play", &play(1));
+    let daemon = Daemon::start(&text);
+    daemon.wait_metric("regimed_bins_total", "rig", 90.0);
+    daemon.check_accounts("rig").await;
+    // The daemon dies and comes back: the rig goes on by itself.
+    daemon.kill();
+    let daemon = Daemon::start(&text);
+    push.ask("play", &play(2));
+    daemon.wait_metric("regimed_bins_total", "rig", 90.0);
+    drop(push);
+    // A rig that publishes comes after the daemon, dies, and comes back.
+    for round in [3, 5] {
+        let mut publisher = start("PUB", publish);
+        let before = daemon.metric("regimed_bins_total", "rig");
+        let mut at = round;
+        while daemon.metric("regimed_bins_total", "rig") < before + 50.0 {
+            publisher.ask("play", &play(at));
+            at += 1;
+            assert!(at < round + 20, "{}", daemon.log());
+        }
+        drop(publisher);
+    }
+    daemon.check_accounts("rig").await;
 }
