@@ -4,7 +4,7 @@ use std::path::Path;
 
 use super::section::Section;
 use super::{SourceConfig, set};
-use crate::source::{brand, open_ephys, redis, replay};
+use crate::source::{blackrock, brand, intan, open_ephys, redis, replay};
 
 const ZEROMQ: [&str; 2] = ["tcp://", "ipc://"];
 const REDIS: [&str; 2] = ["redis://", "unix://"];
@@ -14,11 +14,13 @@ pub(super) fn source(s: &mut Section<'_, '_>, path: &Path) -> Option<SourceConfi
     let mut found = Vec::new();
     found.extend(s.section("open_ephys", open_ephys_table).map(SourceConfig::OpenEphys));
     found.extend(s.section("brand", brand_table).map(SourceConfig::Brand));
+    found.extend(s.section("blackrock", blackrock_table).map(SourceConfig::Blackrock));
+    found.extend(s.section("intan", intan_table).map(SourceConfig::Intan));
     let replayed = s.section("replay", |s| replay_table(s, path)).flatten();
     found.extend(replayed.map(SourceConfig::Replay));
     found.extend(lsl(s));
     if found.len() > 1 {
-        let problem = "expected one rig of open_ephys, brand, lsl and replay, found several";
+        let problem = "expected one rig of open_ephys, brand, blackrock, intan, lsl and replay, found several";
         let span = s.span.clone();
         s.fault(span, "name", problem);
     }
@@ -33,9 +35,7 @@ fn open_ephys_table(s: &mut Section<'_, '_>) -> open_ephys::Settings {
     to.sample_rate_hz = s.number("sample_rate_hz", 1.0..1e6, "Hz from 1 to below 1000000");
     set(&mut to.reorder_ms, s.number("reorder_ms", 0.0..10_000.0, "milliseconds from 0"));
     set(&mut to.split_sorted, s.boolean("split_sorted"));
-    if let Some(names) = s.strings("electrodes") {
-        to.electrodes = names;
-    }
+    set(&mut to.electrodes, s.strings("electrodes"));
     to.blank_line = s.whole("blank_line", 0, 255).map(|line| line as u8);
     to.threshold_sd = s.number("threshold_sd", -100.0..0.0, "standard deviations, below 0");
     set(&mut to.high_pass_hz, s.number("high_pass_hz", 0.0..20_000.0, "Hz from 0 (off)"));
@@ -56,6 +56,31 @@ fn brand_table(s: &mut Section<'_, '_>) -> brand::Settings {
     set(&mut to.dtype, s.word("dtype", &brand::Dtype::WORDS));
     set(&mut to.crossings_first, s.boolean("crossings_first"));
     to.output_stream = s.string("output_stream").map(|t| t.0.to_owned());
+    to
+}
+
+fn blackrock_table(s: &mut Section<'_, '_>) -> blackrock::Settings {
+    let mut to = blackrock::Settings::default();
+    let plaintext = s.boolean("allow_plaintext").unwrap_or(false);
+    if let Some(Some(address)) = s.address("listen", plaintext) {
+        to.listen = address;
+    }
+    set(&mut to.protocol, s.word("protocol", &blackrock::Protocol::WORDS));
+    set(&mut to.ticks_per_s, s.number("ticks_per_s", 1000.0..1e10, "ticks a second from 1000"));
+    set(&mut to.reorder_ms, s.number("reorder_ms", 0.0..10_000.0, "milliseconds from 0"));
+    set(&mut to.split_sorted, s.boolean("split_sorted"));
+    set(&mut to.electrodes, s.strings("electrodes"));
+    set(&mut to.noise, s.boolean("noise"));
+    to
+}
+
+fn intan_table(s: &mut Section<'_, '_>) -> intan::Settings {
+    let mut to = intan::Settings::default();
+    set(&mut to.address, s.string("address").map(|t| t.0.to_owned()));
+    set(&mut to.sample_rate_hz, s.number("sample_rate_hz", 1.0..1e6, "Hz from 1 to below 1000000"));
+    set(&mut to.reorder_ms, s.number("reorder_ms", 0.0..10_000.0, "milliseconds from 0"));
+    set(&mut to.split_sorted, s.boolean("split_sorted"));
+    set(&mut to.electrodes, s.strings("electrodes"));
     to
 }
 

@@ -7,7 +7,9 @@ use super::{BUILTIN_MODEL, CALIBRATE_S, rigs, set};
 use crate::inference::Adaptation;
 #[cfg(feature = "lsl")]
 use crate::source::lsl;
-use crate::source::{AssemblySettings, FEEDS_MAX, brand, open_ephys, redis, replay};
+use crate::source::{
+    AssemblySettings, FEEDS_MAX, blackrock, brand, intan, open_ephys, redis, replay,
+};
 
 /// Where a session's model comes from.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -87,6 +89,10 @@ pub enum SourceConfig {
     OpenEphys(open_ephys::Settings),
     /// A BRAND graph's stream of binned counts.
     Brand(brand::Settings),
+    /// Blackrock's processors.
+    Blackrock(blackrock::Settings),
+    /// Intan's RHX software.
+    Intan(intan::Settings),
     /// A recording.
     Replay(replay::Settings),
     /// A stream of the Lab Streaming Layer.

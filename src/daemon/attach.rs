@@ -8,7 +8,7 @@ use tokio::task::JoinHandle;
 use crate::config::{SessionConfig, SourceConfig};
 use crate::publish::{SessionBus, brand as brand_out, network_events, redis as redis_out};
 use crate::source::replay::{Player, Seek};
-use crate::source::{Entry, Status, brand, open_ephys, replay};
+use crate::source::{Entry, Status, blackrock, brand, intan, open_ephys, replay};
 
 /// Tasks of a session.
 #[derive(Default)]
@@ -50,6 +50,19 @@ pub(super) fn attach(
             }
             let task = brand::run(settings.clone(), entry.port.clone(), syncs, status.clone());
             attached.sources.push(tokio::spawn(task));
+            attached.status = Some(status);
+        }
+        Some(SourceConfig::Blackrock(settings)) => {
+            let status = Arc::new(blackrock::status(&config.name, settings));
+            let (settings, assembly) = (settings.clone(), entry.assembly.clone());
+            let task = blackrock::run(settings, assembly, status.clone());
+            attached.sources.push(tokio::spawn(task));
+            attached.status = Some(status);
+        }
+        Some(SourceConfig::Intan(settings)) => {
+            let status = Arc::new(intan::status(&config.name, settings));
+            let (settings, assembly) = (settings.clone(), entry.assembly.clone());
+            attached.sources.push(tokio::spawn(intan::run(settings, assembly, status.clone())));
             attached.status = Some(status);
         }
         Some(SourceConfig::Replay(settings)) => {

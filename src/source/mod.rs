@@ -5,11 +5,14 @@
 
 mod assembly;
 mod binner;
+pub mod blackrock;
 pub mod brand;
 mod clock;
+mod electrodes;
 pub mod gate;
 pub mod grpc;
 mod intake;
+pub mod intan;
 #[cfg(feature = "lsl")]
 pub mod lsl;
 mod message;
@@ -19,6 +22,7 @@ pub mod redis;
 pub mod replay;
 mod status;
 mod subscriber;
+mod ticks;
 pub mod zeromq;
 
 pub use assembly::{Assembly, AssemblySettings, Event, SpikesTaken};

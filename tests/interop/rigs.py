@@ -242,6 +242,97 @@ class Brand:
         return self.redis.xlen(stream)
 
 
+class Spikes:
+    """Rigs that send spikes by sample number: bins of 10 ms of a recording at 30 kHz, in blocks of 10 ms."""
+
+    rate, block = 30_000, 300
+
+    def play(self, file, first=0, bins=None, speed=1.0):
+        counts = np.load(file)["counts"]
+        counts = counts.reshape(-1, counts.shape[-1])[first : None if bins is None else first + bins]
+        rng = np.random.default_rng(first)
+        began = time.monotonic()
+        for b, row in enumerate(counts):
+            spikes = [(c, self.sample + int(at)) for c in np.flatnonzero(row) for at in rng.integers(0, self.block, row[c])]
+            self.send(spikes)
+            self.spikes += len(spikes)
+            self.sample += self.block
+            if speed:
+                time.sleep(max(0, began + (b + 1) * 0.01 / speed - time.monotonic()))
+        return dict(spikes=self.spikes)
+
+    def jump(self, samples):
+        self.sample += samples
+
+    def restart(self):
+        self.sample = 0
+
+
+class Intan(Spikes):
+    """RHX's TCP spike output: a server that one client reads."""
+
+    def start(self, port):
+        import socket
+
+        self.sample, self.spikes, self.client = 0, 0, None
+        self.server = socket.create_server(("127.0.0.1", port))
+
+    def wait_daemon(self):
+        self.server.settimeout(20)
+        self.client, _ = self.server.accept()
+
+    def send(self, spikes, names="A-{:03d}"):
+        import struct
+
+        raw = b"".join(struct.pack("<I5sIB", 0x3AE2710F, names.format(c).encode(), s % 2**32, 1) for c, s in spikes)
+        # Pieces that end where they like.
+        for i in range(0, len(raw), 37):
+            self.client.sendall(raw[i : i + 37])
+
+    def stranger(self):
+        self.send([(0, self.sample)], names="Z-{:03d}")
+        self.spikes += 1
+
+    def garbage(self):
+        self.client.sendall(b"this is no spike")
+
+
+class Blackrock(Spikes):
+    """UDP packets of a processor, several a datagram, with the heartbeat of each 10 ms."""
+
+    def start(self, port, protocol="4.1"):
+        import socket
+
+        self.sample, self.spikes, self.protocol = 0, 0, protocol
+        self.socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        self.to = ("127.0.0.1", port)
+
+    def packet(self, sample, chid, kind, payload=b""):
+        import struct
+
+        if self.protocol == "4.1":
+            time_ns = (sample * 1_000_000_000 + self.rate - 1) // self.rate
+            return struct.pack("<QHHHBB", time_ns, chid, kind, len(payload) // 4, 0, 0) + payload
+        return struct.pack("<IHBB", sample, chid, kind, len(payload) // 4) + payload
+
+    def send(self, spikes):
+        packets = [self.packet(s, c + 1, 0, b"\0" * 96) for c, s in spikes]
+        packets.append(self.packet(self.sample + self.block, 0x8000, 0))
+        for i in range(0, len(packets), 8):
+            self.socket.sendto(b"".join(packets[i : i + 8]), self.to)
+
+    def noise(self):
+        self.socket.sendto(self.packet(self.sample, 1, 255, b"\0" * 96), self.to)
+
+    def stranger(self):
+        self.socket.sendto(self.packet(self.sample, 97, 0, b"\0" * 96), self.to)
+        self.spikes += 1
+
+    def garbage(self):
+        self.socket.sendto(b"short", self.to)
+        self.socket.sendto(self.packet(self.sample, 1, 0, b"\0" * 96)[:40], self.to)
+
+
 class Lsl:
     """Outlet of binned counts, inlets of what comes back."""
 
@@ -332,7 +423,7 @@ class Events:
                 time.sleep(max(0, began + (b + 1) * 0.01 / speed - time.monotonic()))
 
 
-RIGS = dict(open_ephys=OpenEphys, brand=Brand, lsl=Lsl, events=Events)
+RIGS = dict(open_ephys=OpenEphys, intan=Intan, blackrock=Blackrock, brand=Brand, lsl=Lsl, events=Events)
 
 
 def main():

@@ -17,5 +17,6 @@ mod rig;
 mod self_calibration;
 mod sessions;
 mod sources;
+mod spike_sockets;
 mod tidy;
 mod unlabelled;

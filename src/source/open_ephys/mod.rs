@@ -1,7 +1,6 @@
 //! The Open Ephys GUI's ZMQ Interface plugin: spikes (or threshold crossings of its continuous data) to bins
 //! by sample number, TTL edges, losses by message number, and the heartbeat that shows us in the GUI.
 
-mod electrodes;
 mod header;
 mod heartbeat;
 mod threshold;
@@ -12,12 +11,13 @@ use std::time::Duration;
 use zeromq::ZmqMessage;
 
 use super::assembly::{Assembly, Event};
+use super::electrodes::Electrodes;
 use super::port::Received;
 use super::status::{LossAccounting, Status};
 use super::subscriber::Subscriber;
+use super::ticks::Ticks;
 use crate::telemetry::Throttle;
 use crate::wire::RejectReason;
-use electrodes::Electrodes;
 use header::{Header, Message};
 pub use heartbeat::Request;
 use threshold::Threshold;
@@ -25,8 +25,6 @@ use threshold::Threshold;
 /// Lost messages from which on the bins in between are taken for lost too: a block of continuous data or a
 /// single spike is not.
 const SPOIL_MESSAGES: u64 = 10;
-/// Sample numbers beyond are nonsense.
-const SAMPLE_MAX: i64 = 1 << 53;
 
 /// Where the plugin is, and how to take what it sends.
 #[derive(Debug, Clone, PartialEq)]
@@ -138,9 +136,8 @@ struct Reader {
     /// Number of the next message.
     expected: Option<u64>,
     stream: Option<String>,
-    sample_rate_hz: Option<f64>,
-    /// Sample after the newest that was heard of.
-    newest: i64,
+    /// Known once the sample rate is.
+    ticks: Option<Ticks>,
     /// Sample since when the blanking line is high.
     blank_since: Option<i64>,
     /// Bin since when messages were lost; up to the next that is heard of.
@@ -156,12 +153,13 @@ impl Reader {
             electrodes: Electrodes::new(&settings.electrodes, settings.split_sorted, n_channels),
             threshold: settings.threshold_sd.map(|sd| Threshold::new(sd, settings.high_pass_hz)),
             stream: settings.stream.clone(),
-            sample_rate_hz: settings.sample_rate_hz,
+            ticks: settings.sample_rate_hz.map(|rate| {
+                Ticks::new(rate, assembly.port().settings().bin_width_s, settings.reorder_ms)
+            }),
             settings,
             assembly,
             status,
             expected: None,
-            newest: 0,
             blank_since: None,
             lost_since: None,
             throttle: Throttle::default(),
@@ -211,7 +209,9 @@ impl Reader {
                     "Open Ephys: acquisition began anew"
                 );
                 self.assembly.begin(received);
-                self.newest = 0;
+                if let Some(ticks) = &mut self.ticks {
+                    ticks.restart();
+                }
                 self.blank_since = None;
                 self.lost_since = None;
                 if let Some(sd) = self.settings.threshold_sd {
@@ -222,7 +222,8 @@ impl Reader {
                 let lost = number - expected;
                 self.status.metrics.lost.increment(lost);
                 if lost >= SPOIL_MESSAGES {
-                    self.lost_since = self.lost_since.or(self.bin(self.newest));
+                    self.lost_since =
+                        self.lost_since.or(self.ticks.as_ref().map(Ticks::newest_bin));
                 }
             }
             _ => {}
@@ -244,36 +245,28 @@ impl Reader {
 
     /// Bin of a sample; `None` where the rate is not known or the number is nonsense.
     fn bin(&self, sample: i64) -> Option<u64> {
-        let per_bin = self.sample_rate_hz? * self.assembly.port().settings().bin_width_s;
-        (0..SAMPLE_MAX).contains(&sample).then(|| (sample as f64 / per_bin) as u64)
-    }
-
-    /// Sample before which everything is said once `newest` was heard of.
-    fn complete(&self) -> u64 {
-        let reorder = self.sample_rate_hz.unwrap_or(0.0) * self.settings.reorder_ms * 1e-3;
-        self.bin((self.newest - reorder as i64).max(0)).unwrap_or(0)
+        self.ticks.as_ref()?.bin(sample)
     }
 
     /// The rig's clock has come to `sample`.
     fn advance(&mut self, sample: i64, received: Received) {
-        let Some(rate) = self.sample_rate_hz else { return };
-        if sample <= self.newest || sample >= SAMPLE_MAX {
+        let Some(ticks) = &mut self.ticks else { return };
+        if !ticks.advance(sample) {
             return;
         }
-        self.newest = sample;
-        self.assembly.port().heard((sample as f64 / rate * 1e9) as i64, received);
-        if let (Some(since), Some(to)) = (self.blank_since, self.bin(sample)) {
-            self.assembly.spoil(self.bin(since).unwrap_or(to), to);
+        self.assembly.port().heard(ticks.ns(sample), received);
+        if let (Some(since), Some(to)) = (self.blank_since, ticks.bin(sample)) {
+            self.assembly.spoil(ticks.bin(since).unwrap_or(to), to);
         }
     }
 
     fn hand_over(&mut self, received: Received) {
-        if let (Some(from), Some(to)) = (self.lost_since, self.bin(self.newest)) {
-            self.assembly.spoil(from, to);
-            self.lost_since = None;
+        let complete = self.ticks.as_ref().map_or(0, Ticks::complete);
+        let newest = self.ticks.as_ref().map_or(0, Ticks::newest_bin);
+        if let Some(from) = self.lost_since.take() {
+            self.assembly.spoil(from, newest);
         }
         let events = std::mem::take(&mut self.events);
-        let complete = self.complete();
         // Accounted for there.
         let _ = self.assembly.take("", &events, complete, received);
         self.events = events;
@@ -287,7 +280,7 @@ impl Reader {
         }
         let Some(bin) = self.bin(spike.sample_num) else {
             self.assembly.refused(RejectReason::Malformed);
-            let detail = if self.sample_rate_hz.is_none() {
+            let detail = if self.ticks.is_none() {
                 "sample_rate_hz is needed: no continuous data tells it"
             } else {
                 "a sample number is out of range"
@@ -305,14 +298,13 @@ impl Reader {
     }
 
     fn data(&mut self, data: &header::Data<'_>, payload: &[u8], received: Received) {
-        match self.sample_rate_hz {
-            None => self.sample_rate_hz = Some(data.sample_rate),
-            Some(rate) if (rate - data.sample_rate).abs() > 1e-6 * rate => {
-                let detail =
-                    format!("expected {rate} Hz, found {} Hz in the stream", data.sample_rate);
-                return self.complain("continuous data was refused", &detail);
-            }
-            Some(_) => {}
+        let found = data.sample_rate;
+        let width = self.assembly.port().settings().bin_width_s;
+        let reorder = self.settings.reorder_ms;
+        let rate = self.ticks.get_or_insert_with(|| Ticks::new(found, width, reorder)).rate_hz();
+        if (rate - found).abs() > 1e-6 * rate {
+            let detail = format!("expected {rate} Hz, found {found} Hz in the stream");
+            return self.complain("continuous data was refused", &detail);
         }
         let end = data.sample_num.saturating_add(data.num_samples);
         if self.threshold.is_some() {

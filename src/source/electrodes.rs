@@ -49,7 +49,7 @@ impl Electrodes {
         let id = self.split_sorted.then_some(sorted_id);
         self.known.entry(electrode.to_owned()).or_default().push((id, channel));
         // To be copied into the configuration: another day's order may differ.
-        tracing::info!(channel, electrode, sorted_id = id, "Open Ephys: a channel was learned");
+        tracing::info!(channel, electrode, sorted_id = id, "a channel was learned");
         Some(channel)
     }
 }

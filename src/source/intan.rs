@@ -1,0 +1,178 @@
+//! Intan's RHX software: spikes over TCP, 14 bytes each. Nothing is numbered, but TCP loses nothing on the way.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::io::AsyncReadExt;
+use tokio::net::TcpStream;
+
+use super::assembly::{Assembly, Event};
+use super::electrodes::Electrodes;
+use super::port::Received;
+use super::status::{Backoff, LossAccounting, Status};
+use super::ticks::Ticks;
+use crate::wire::RejectReason;
+
+/// First bytes of a spike.
+const MAGIC: [u8; 4] = 0x3AE2_710F_u32.to_le_bytes();
+/// Bytes of a spike: magic, channel's name, sample, id.
+const SPIKE: usize = 14;
+const NAME: std::ops::Range<usize> = 4..9;
+/// Bytes read at a time.
+const CHUNK: usize = 64 << 10;
+/// Longest wait for a connection.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Where the software is, and how to take what it sends.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Settings {
+    /// Its spike output, `HOST:PORT`.
+    pub address: String,
+    /// Sample rate, Hz.
+    pub sample_rate_hz: f64,
+    /// Spikes may come so long after later ones, milliseconds.
+    pub reorder_ms: f64,
+    /// Each id of a channel is a channel of its own.
+    pub split_sorted: bool,
+    /// Channels by name, `A-010` or `A-010:ID`, in order; empty: in the order they are first heard.
+    pub electrodes: Vec<String>,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            address: "127.0.0.1:5002".into(),
+            sample_rate_hz: 30_000.0,
+            reorder_ms: 10.0,
+            split_sorted: false,
+            electrodes: Vec::new(),
+        }
+    }
+}
+
+/// How the session stands with the software.
+#[must_use]
+pub fn status(session: &str, settings: &Settings) -> Status {
+    Status::new(session, format!("intan {}", settings.address), LossAccounting::Estimated)
+}
+
+/// Connects and reads, for ever.
+pub async fn run(settings: Settings, assembly: Arc<Assembly>, status: Arc<Status>) {
+    let mut backoff = Backoff::new();
+    let shape = assembly.port().settings().clone();
+    let mut told = false;
+    loop {
+        let connecting = tokio::time::timeout(PATIENCE, TcpStream::connect(&settings.address));
+        match connecting.await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())) {
+            Ok(stream) => {
+                backoff.reset();
+                told = false;
+                status.connected(true);
+                // Another connection may be another recording.
+                let mut reader = Reader {
+                    electrodes: Electrodes::new(
+                        &settings.electrodes,
+                        settings.split_sorted,
+                        shape.n_channels,
+                    ),
+                    ticks: Ticks::new(
+                        settings.sample_rate_hz,
+                        shape.bin_width_s,
+                        settings.reorder_ms,
+                    ),
+                    last: None,
+                    rest: Vec::new(),
+                    events: Vec::new(),
+                    assembly: assembly.clone(),
+                    status: status.clone(),
+                };
+                let end = reader.read(stream).await;
+                status.connected(false);
+                tracing::debug!("Intan: {end:?}");
+            }
+            Err(e) => {
+                if !std::mem::replace(&mut told, true) {
+                    tracing::warn!(address = settings.address, "Intan: not connected: {e}");
+                }
+            }
+        }
+        backoff.pause().await;
+    }
+}
+
+struct Reader {
+    electrodes: Electrodes,
+    ticks: Ticks,
+    /// The newest sample as it was sent, and what is to be added: 32 bits wrap.
+    last: Option<(u32, i64)>,
+    /// Bytes of a spike that is not complete.
+    rest: Vec<u8>,
+    events: Vec<Event>,
+    assembly: Arc<Assembly>,
+    status: Arc<Status>,
+}
+
+impl Reader {
+    async fn read(&mut self, mut stream: TcpStream) -> io::Result<()> {
+        let mut buffer = vec![0; CHUNK];
+        loop {
+            let n = stream.read(&mut buffer).await?;
+            if n == 0 {
+                return Ok(());
+            }
+            self.take(&buffer[..n], Received::now());
+        }
+    }
+
+    fn take(&mut self, bytes: &[u8], received: Received) {
+        self.rest.extend_from_slice(bytes);
+        let rest = std::mem::take(&mut self.rest);
+        let mut at = 0;
+        while rest.len() - at >= SPIKE {
+            if rest[at..at + 4] == MAGIC {
+                self.spike(&rest[at..at + SPIKE]);
+                at += SPIKE;
+            } else {
+                // Not where a spike begins: on to the next that does.
+                self.status.metrics.garbled.increment(1);
+                let next = rest[at + 1..].windows(4).position(|w| w == MAGIC);
+                at = next.map_or(rest.len() - 3, |n| at + 1 + n);
+            }
+        }
+        self.rest = rest[at..].to_vec();
+        if self.events.is_empty() {
+            return;
+        }
+        let newest = self.events.iter().map(|e| e.bin).max().unwrap_or(0);
+        let width = self.assembly.port().width_ns();
+        self.assembly.port().heard(width.saturating_mul(newest as i64 + 1), received);
+        // Accounted for there.
+        let _ = self.assembly.take("", &self.events, self.ticks.complete(), received);
+        self.events.clear();
+    }
+
+    fn spike(&mut self, b: &[u8]) {
+        let sample = u32::from_le_bytes([b[9], b[10], b[11], b[12]]);
+        let mut wraps = self.last.map_or(0, |l| l.1);
+        if let Some((last, _)) = self.last
+            && last.wrapping_sub(sample) > u32::MAX / 2
+            && sample < last
+        {
+            wraps += 1 << 32;
+        }
+        self.last = Some((sample, wraps));
+        let tick = wraps + i64::from(sample);
+        let name = String::from_utf8_lossy(&b[NAME]);
+        let id = i64::from(b[13]);
+        match (self.ticks.bin(tick), self.electrodes.channel(name.trim_end_matches('\0'), id)) {
+            (Some(bin), Some(channel)) => {
+                self.ticks.advance(tick);
+                self.events.push(Event { bin, channel, count: 1 });
+                self.status.metrics.taken.increment(1);
+            }
+            (None, _) => self.assembly.refused(RejectReason::Malformed),
+            (_, None) => self.assembly.refused(RejectReason::UnknownChannel),
+        }
+    }
+}
