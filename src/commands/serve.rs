@@ -6,7 +6,7 @@ use anyhow::{Context, Result};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::config;
-use crate::daemon::{Daemon, plan};
+use crate::daemon::{Daemon, check_source, plan};
 use crate::telemetry;
 
 /// Run the daemon
@@ -27,13 +27,16 @@ pub struct ServeArgs {
 pub fn run(args: &ServeArgs) -> Result<()> {
     let config = config::read(&args.config)?;
     if args.check {
-        for p in plan(&config)? {
+        for (p, session) in plan(&config)?.into_iter().zip(&config.sessions) {
+            let rig = check_source(session, &p)
+                .with_context(|| format!("session '{}'", p.session))?
+                .map_or(String::new(), |rig| format!(", rig: {rig}"));
             let model = &p.checkpoint.model;
             let calibrates = p.calibration.as_ref().map_or(String::new(), |c| {
                 format!(", calibrates itself on its first {} s", c.seconds)
             });
             println!(
-                "session '{}': readout '{}', {} channels, bins of {} ms, {} hypotheses, regimes {}{calibrates}",
+                "session '{}': readout '{}', {} channels, bins of {} ms, {} hypotheses, regimes {}{calibrates}{rig}",
                 p.session,
                 p.readout.session,
                 p.readout.n_channels(),

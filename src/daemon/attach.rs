@@ -5,8 +5,10 @@ use std::sync::Arc;
 use anyhow::{Context, Result, bail};
 use tokio::task::JoinHandle;
 
+use super::models::Plan;
 use crate::config::{SessionConfig, SourceConfig};
 use crate::publish::{SessionBus, brand as brand_out, network_events, redis as redis_out};
+use crate::recording::Recording;
 use crate::source::replay::{Player, Seek};
 use crate::source::{Entry, Status, blackrock, brand, intan, open_ephys, replay};
 
@@ -17,6 +19,46 @@ pub(super) struct Attached {
     pub(super) seek: Option<Arc<Seek>>,
     pub(super) sources: Vec<JoinHandle<()>>,
     pub(super) outs: Vec<JoinHandle<()>>,
+}
+
+/// A session's recording, in its bins and channels.
+///
+/// # Errors
+/// What of the file does not fit.
+fn replayed(settings: &replay::Settings, bin_width_s: f64, n_channels: usize) -> Result<Recording> {
+    let recording =
+        replay::load(&settings.file, bin_width_s).context("cannot replay this recording")?;
+    if recording.n_channels != n_channels {
+        bail!(
+            "{}: expected {n_channels} channels as in the session's readout, found {}",
+            settings.file.display(),
+            recording.n_channels
+        );
+    }
+    Ok(recording)
+}
+
+/// What a session's rig is, for people; a recording is read and held against the session.
+///
+/// # Errors
+/// A recording that does not fit.
+pub fn check_source(session: &SessionConfig, plan: &Plan) -> Result<Option<String>> {
+    Ok(match &session.source {
+        None => None,
+        Some(SourceConfig::OpenEphys(s)) => Some(format!("Open Ephys at {}", s.endpoint)),
+        Some(SourceConfig::Brand(s)) => {
+            let url = crate::source::redis::without_password(&s.url);
+            Some(format!("BRAND's stream '{}' at {url}", s.stream))
+        }
+        Some(SourceConfig::Blackrock(s)) => Some(format!("Blackrock's packets at {}", s.listen)),
+        Some(SourceConfig::Intan(s)) => Some(format!("Intan RHX at {}", s.address)),
+        Some(SourceConfig::Replay(s)) => {
+            let recording = replayed(s, plan.model.bin_width_s, plan.readout.n_channels())?;
+            Some(format!("{} bins of {}", recording.n_bins(), s.file.display()))
+        }
+        #[cfg(feature = "lsl")]
+        Some(SourceConfig::Lsl(s)) => Some(format!("LSL stream '{}{}'", s.name, s.kind)),
+    })
 }
 
 /// Starts what the session's table asks for.
@@ -67,16 +109,7 @@ pub(super) fn attach(
         }
         Some(SourceConfig::Replay(settings)) => {
             let shape = entry.port.settings();
-            let recording = replay::load(&settings.file, shape.bin_width_s)
-                .context("cannot replay this recording")?;
-            if recording.n_channels != shape.n_channels {
-                bail!(
-                    "{}: expected {} channels as in the session's readout, found {}",
-                    settings.file.display(),
-                    shape.n_channels,
-                    recording.n_channels
-                );
-            }
+            let recording = replayed(settings, shape.bin_width_s, shape.n_channels)?;
             let status = Arc::new(replay::status(&config.name, settings));
             let seek = Arc::new(Seek::default());
             let player = Player {

@@ -38,6 +38,7 @@ use crate::wire::regimes_server::RegimesServer;
 use control::ControlService;
 use sessions::Sessions;
 
+pub use attach::check_source;
 pub use calibrator::SelfCalibration;
 pub use models::{Plan, builtin_model, plan};
 

@@ -4,6 +4,7 @@
 mod bad_input;
 mod commands;
 mod daemon;
+mod examples;
 mod fit;
 mod golden;
 mod interop;
