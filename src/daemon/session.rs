@@ -226,13 +226,21 @@ impl Owner {
                 self.aside_tap.skip();
             }
             Kind::Missing(n) => {
+                let width = self.outlet.port.width_ns();
                 for i in 0..u64::from(n) {
-                    self.bin(header, header.sequence + i, false);
+                    // The header's time is that of the bin behind the gap.
+                    let before = width.saturating_mul((u64::from(n) - i) as i64);
+                    let rig_time_ns = match header.rig_time_ns {
+                        0 => 0,
+                        t => t.saturating_sub(before),
+                    };
+                    let missing = Header { rig_time_ns, sequence: header.sequence + i, ..*header };
+                    self.bin(&missing, false);
                 }
             }
             Kind::Bin => {
                 self.unmask();
-                self.bin(header, header.sequence, true);
+                self.bin(header, true);
             }
         }
     }
@@ -260,7 +268,7 @@ impl Owner {
         }
     }
 
-    fn bin(&mut self, header: &Header, sequence: u64, seen: bool) {
+    fn bin(&mut self, header: &Header, seen: bool) {
         let began = Instant::now();
         self.take_over();
         let change = self.engine.push(seen.then_some(self.counts.as_slice()));
@@ -269,9 +277,9 @@ impl Owner {
             u64::try_from(done.saturating_duration_since(from).as_nanos()).unwrap_or(u64::MAX)
         };
         let outcome = Outcome {
-            sequence,
+            sequence: header.sequence,
             bin: self.bin,
-            rig_time_ns: if seen { header.rig_time_ns } else { 0 },
+            rig_time_ns: header.rig_time_ns,
             received_wall_ns: header.received.wall_ns,
             latency_ns: nanoseconds(header.received.instant),
             compute_ns: nanoseconds(began),

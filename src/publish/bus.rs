@@ -157,6 +157,8 @@ impl SessionBus {
     pub fn end(&self) {
         self.ended.store(true, Ordering::SeqCst);
         locked(&self.updates).take();
+        // Whoever waits for an event looks again.
+        self.newest_event.send_modify(|_| {});
     }
 
     /// True once it has ended.

@@ -170,6 +170,7 @@ impl Regimes for RegimesService {
                         let after = event.event_sequence;
                         return Some((Ok(event), Some((newest, session, bus, after))));
                     }
+                    Ok(None) if session.is_ended() => return None,
                     Ok(None) => {}
                     Err(e) => return Some((Err(Status::out_of_range(e.to_string())), None)),
                 }

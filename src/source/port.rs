@@ -315,7 +315,10 @@ impl Port {
     pub fn watch(&self, idle: Duration) {
         let heard = self.heard_ns.load(Ordering::Relaxed);
         let silent = Received::now().steady_ns().saturating_sub(heard);
-        let stalled = heard != 0 && silent > i64::try_from(idle.as_nanos()).unwrap_or(i64::MAX);
+        // What a paused session is sent is refused unheard.
+        let stalled = heard != 0
+            && !self.is_paused()
+            && silent > i64::try_from(idle.as_nanos()).unwrap_or(i64::MAX);
         if stalled && !self.stalled.swap(true, Ordering::Relaxed) {
             self.metrics.stalled.set(1.0);
             tracing::warn!(session = self.settings.session, "nothing comes from the rig any more");

@@ -347,7 +347,8 @@ class Lsl:
         del self.outlet
 
     def garbage(self, channels):
-        for value in [-1.0, float("nan"), 1e9]:
+        """Values that are no counts, of any format."""
+        for value in [-1, 5000, -30_000]:
             self.outlet.push_sample([value] * channels)
 
     def wait_consumer(self):
@@ -387,6 +388,8 @@ class Lsl:
             samples, stamps = inlet.pull_chunk(timeout=0.5, max_samples=100_000)
             correction = inlet.time_correction(timeout=5)
             ages = [self.pylsl.local_clock() - s - correction for s in stamps]
+            # What is not known yet has no JSON.
+            samples = [[None if v != v else v for v in sample] for sample in samples]
             out[key] = dict(samples=samples, ages=ages)
         return out
 

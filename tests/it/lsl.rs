@@ -113,11 +113,7 @@ async fn a_lost_stream_is_found_again_and_a_gap_is_estimated() {
     assert_eq!(daemon.metric("regimed_recording_starts_total", "rig"), starts + 1.0);
     // The outlet dies; another with the same name comes, of another format.
     drop(first);
-    let began = Instant::now();
-    while daemon.metric("regimed_source_connected", "rig") != 0.0 {
-        assert!(began.elapsed() < PATIENCE, "{}", daemon.log());
-        std::thread::sleep(Duration::from_millis(20));
-    }
+    daemon.wait_rig_lost("rig");
     // One that does not fit is refused with both numbers.
     let narrow = rig(&python, &folder, &json!({"name": "bins", "channels": 5}));
     let began = Instant::now();

@@ -161,11 +161,7 @@ async fn either_side_may_be_killed_and_a_rig_that_stalls_is_known() {
     daemon.wait_metric("regimed_bins_total", "rig", bins as f64 + 40.0);
     // The GUI dies and comes back.
     drop(rig);
-    let began = std::time::Instant::now();
-    while daemon.metric("regimed_source_connected", "rig") != 0.0 {
-        assert!(began.elapsed() < PATIENCE, "{}", daemon.log());
-        std::thread::sleep(std::time::Duration::from_millis(20));
-    }
+    daemon.wait_rig_lost("rig");
     let mut rig = Rig::start(&python, "open_ephys", &start);
     rig.ask("wait_daemon", &json!({}));
     let before = daemon.metric("regimed_bins_total", "rig");

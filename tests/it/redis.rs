@@ -132,11 +132,7 @@ async fn brands_stream_gives_the_decisions_of_its_bins_and_gets_them_back() {
     daemon.wait_metric("regimed_bins_total", "rig", 450.0);
     assert!(before <= 450.0);
     redis.end();
-    let began = Instant::now();
-    while daemon.metric("regimed_source_connected", "rig") != 0.0 {
-        assert!(began.elapsed() < PATIENCE, "{}", daemon.log());
-        std::thread::sleep(Duration::from_millis(20));
-    }
+    daemon.wait_rig_lost("rig");
     redis.begin_again();
     let mut rig = Rig::start(&python, "brand", &json!({"url": redis.url()}));
     rig.ask("lose", &json!({"bins": 100}));

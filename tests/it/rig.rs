@@ -261,6 +261,15 @@ pub(crate) fn recording(folder: &Path, bins: &[Vec<u32>]) -> PathBuf {
 }
 
 impl Daemon {
+    /// Waits until a session's rig is known to be gone.
+    pub(crate) fn wait_rig_lost(&self, session: &str) {
+        let began = Instant::now();
+        while self.metric("regimed_source_connected", session) != 0.0 {
+            assert!(began.elapsed() < PATIENCE, "still connected: {}", self.log());
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
     /// A client of the regimes' service.
     pub(crate) async fn regimes(&self) -> RegimesClient<tonic::transport::Channel> {
         RegimesClient::connect(self.grpc.clone()).await.expect("connected")

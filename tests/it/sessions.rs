@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use regimed::wire::control_client::ControlClient;
 use regimed::wire::ingest_client::IngestClient;
-use regimed::wire::{Counts, SessionState, SubscribeDecisionsRequest, SwapModelRequest};
+use regimed::wire::{
+    Counts, SessionState, SubscribeDecisionsRequest, SubscribeEventsRequest, SwapModelRequest,
+};
 
 use crate::rig::{Daemon, arg, checkout, config, decisions_until, message, run, spikes};
 
@@ -59,9 +61,16 @@ async fn sessions_start_pause_and_stop_while_others_run() {
 
     // Its own stream ends with it; the first session goes on.
     let heard = decisions_until(&daemon, "second", u64::MAX).await;
+    let request = SubscribeEventsRequest { session: "second".into(), after_event_sequence: 0 };
+    let events = daemon.regimes().await.subscribe_events(request).await.expect("subscribed");
+    let events = tokio::spawn(async move {
+        let mut events = events.into_inner();
+        while let Ok(Some(_)) = events.message().await {}
+    });
     let (good, told, error) = sessions(&daemon, &["stop", "second"]);
     assert!(good && told.contains("110 accepted"), "{told}{error}");
     assert!(heard.await.expect("joined").is_empty());
+    tokio::time::timeout(crate::rig::PATIENCE, events).await.expect("events end").expect("joined");
     assert_eq!(send(&daemon, "second", &bins[..1], 200).await, 0);
     assert_eq!(send(&daemon, "first", &bins, 0).await, 100);
     assert_eq!(daemon.metric("regimed_session_state", "session=\"second\",state=\"stopped\""), 1.0);

@@ -4,7 +4,7 @@ use serde_json::json;
 
 use crate::peer::{Rig, python, two_ports};
 use crate::rig::{
-    Daemon, PATIENCE, arg, config, decisions_until, exchange, message, recording, same, spikes,
+    Daemon, arg, config, decisions_until, exchange, message, recording, same, spikes,
 };
 
 fn session(table: &str) -> String {
@@ -60,11 +60,7 @@ async fn intans_spikes_are_binned_and_either_side_may_be_restarted() {
     common(&daemon, &mut rig).await;
     // The software is closed and opened; then the daemon.
     drop(rig);
-    let began = std::time::Instant::now();
-    while daemon.metric("regimed_source_connected", "rig") != 0.0 {
-        assert!(began.elapsed() < PATIENCE, "{}", daemon.log());
-        std::thread::sleep(std::time::Duration::from_millis(20));
-    }
+    daemon.wait_rig_lost("rig");
     let mut rig = Rig::start(&python, "intan", &json!({"port": port}));
     rig.ask("wait_daemon", &json!({}));
     let folder = tempfile::tempdir().expect("a folder");
