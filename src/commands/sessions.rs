@@ -141,7 +141,8 @@ async fn act(args: &SessionsArgs) -> Result<()> {
 fn shown(s: &Session) -> String {
     let state = match s.state() {
         SessionState::Paused => "paused",
-        _ => "running",
+        SessionState::Stopped => "stopped",
+        SessionState::Running | SessionState::Unspecified => "running",
     };
     let mut text = format!(
         "{} ({state}): {} channels, bins of {} ms, model {}, regimes {}\n",

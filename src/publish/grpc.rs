@@ -202,7 +202,13 @@ pub fn described(bus: &SessionBus, entry: &Entry) -> Session {
     let (bins, last_event_sequence) = bus.totals();
     let totals = entry.port.totals();
     let (offset, drift, jumps) = entry.port.clock();
-    let state = if entry.port.is_paused() { SessionState::Paused } else { SessionState::Running };
+    let state = if bus.is_ended() {
+        SessionState::Stopped
+    } else if entry.port.is_paused() {
+        SessionState::Paused
+    } else {
+        SessionState::Running
+    };
     Session {
         name: facts.name.clone(),
         n_channels: facts.n_channels as u32,

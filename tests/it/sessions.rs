@@ -68,7 +68,7 @@ async fn sessions_start_pause_and_stop_while_others_run() {
         while let Ok(Some(_)) = events.message().await {}
     });
     let (good, told, error) = sessions(&daemon, &["stop", "second"]);
-    assert!(good && told.contains("110 accepted"), "{told}{error}");
+    assert!(good && told.contains("(stopped)") && told.contains("110 accepted"), "{told}{error}");
     assert!(heard.await.expect("joined").is_empty());
     tokio::time::timeout(crate::rig::PATIENCE, events).await.expect("events end").expect("joined");
     assert_eq!(send(&daemon, "second", &bins[..1], 200).await, 0);
