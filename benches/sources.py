@@ -1,10 +1,11 @@
 """How much each source holds before anything is lost, and how long a bin takes from its peer's send to the decision's
 publication; beside it, a Python consumer that only receives the same messages.
 
+    pip install -r tests/interop/requirements.txt
+    cargo build --release --features lsl
     python benches/sources.py target/release/regimed [--seconds 2] [--only zeromq,open_ephys]
 
-Needs numpy, pyzmq, grpcio-tools, redis with a redis-server, and pylsl with a build that has LSL (--features lsl); what is
-absent is said and left out. One session of the built-in model, 96 channels, bins of 10 ms, everything on one machine. Latency at real time;
+Needs a redis-server beside these; what is absent is said and left out. One session of the built-in model, 96 channels, bins of 10 ms, everything on one machine. Latency at real time;
 load in steps of twice the rate (bins of 96 channels, or spikes with their 10 ms block) until something is rejected, late or lost, or the
 sender itself falls behind. Budget: decision within 1 ms of the peer's send at the 99th percentile (zeromq and grpc).
 """
