@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use crate::peer::{Rig, python, two_ports};
+use crate::peer::{Rig, either_side_restarts, python, two_ports};
 use crate::rig::{
     Daemon, PATIENCE, arg, config, decisions_until, exchange, message, recording, same, spikes,
 };
@@ -159,23 +159,8 @@ async fn either_side_may_be_killed_and_a_rig_that_stalls_is_known() {
     assert!((50..=60 + 40).contains(&bins), "{bins} bins");
     rig.ask("play", &play);
     daemon.wait_metric("regimed_bins_total", "rig", bins as f64 + 40.0);
-    // The GUI dies and comes back.
-    drop(rig);
-    daemon.wait_rig_lost("rig");
-    let mut rig = Rig::start(&python, "open_ephys", &start);
-    rig.ask("wait_daemon", &json!({}));
-    let before = daemon.metric("regimed_bins_total", "rig");
-    rig.ask("play", &play);
-    daemon.wait_metric("regimed_bins_total", "rig", before + 40.0);
-    assert!(daemon.metric("regimed_source_connections_total", "rig") >= 2.0);
-    daemon.check_accounts("rig").await;
-    // The daemon dies and comes back.
-    daemon.kill();
-    let daemon = Daemon::start(&text);
-    rig.ask("wait_daemon", &json!({}));
-    rig.ask("play", &play);
-    daemon.wait_metric("regimed_bins_total", "rig", 40.0);
-    daemon.check_accounts("rig").await;
+    let begin = || Rig::start(&python, "open_ephys", &start);
+    either_side_restarts(daemon, &text, rig, begin, &play).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -5,7 +5,7 @@ use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 
 use serde_json::{Value, json};
 
-use crate::rig::{checkout, skipped};
+use crate::rig::{Daemon, checkout, skipped};
 
 /// An interpreter that can import all of these; says so where there is none. `REGIMED_PYTHON` names it.
 pub(crate) fn python(test: &str, modules: &[&str]) -> Option<String> {
@@ -73,6 +73,32 @@ impl Drop for Rig {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// Kills the rig and begins it anew, then the daemon: each time, what the rig plays (`play`: half a second or more) comes in
+/// and is accounted for.
+pub(crate) async fn either_side_restarts(
+    daemon: Daemon,
+    config: &str,
+    rig: Rig,
+    begin: impl FnOnce() -> Rig,
+    play: &Value,
+) {
+    drop(rig);
+    daemon.wait_rig_lost("rig");
+    let mut rig = begin();
+    rig.ask("wait_daemon", &json!({}));
+    let before = daemon.metric("regimed_bins_total", "rig");
+    rig.ask("play", play);
+    daemon.wait_metric("regimed_bins_total", "rig", before + 40.0);
+    assert!(daemon.metric("regimed_source_connections_total", "rig") >= 2.0);
+    daemon.check_accounts("rig").await;
+    daemon.kill();
+    let daemon = Daemon::start(config);
+    rig.ask("wait_daemon", &json!({}));
+    rig.ask("play", play);
+    daemon.wait_metric("regimed_bins_total", "rig", 40.0);
+    daemon.check_accounts("rig").await;
 }
 
 /// A port that was free a moment ago, with the next one.

@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use crate::peer::{Rig, python, two_ports};
+use crate::peer::{Rig, either_side_restarts, python, two_ports};
 use crate::rig::{
     Daemon, arg, config, decisions_until, exchange, message, recording, same, spikes,
 };
@@ -58,24 +58,11 @@ async fn intans_spikes_are_binned_and_either_side_may_be_restarted() {
     let mut rig = Rig::start(&python, "intan", &json!({"port": port}));
     rig.ask("wait_daemon", &json!({}));
     common(&daemon, &mut rig).await;
-    // The software is closed and opened; then the daemon.
-    drop(rig);
-    daemon.wait_rig_lost("rig");
-    let mut rig = Rig::start(&python, "intan", &json!({"port": port}));
-    rig.ask("wait_daemon", &json!({}));
     let folder = tempfile::tempdir().expect("a folder");
     let file = recording(folder.path(), &spikes(60));
+    let begin = || Rig::start(&python, "intan", &json!({"port": port}));
     let play = json!({"file": arg(&file), "speed": 1});
-    let before = daemon.metric("regimed_bins_total", "rig");
-    rig.ask("play", &play);
-    daemon.wait_metric("regimed_bins_total", "rig", before + 40.0);
-    daemon.check_accounts("rig").await;
-    daemon.kill();
-    let daemon = Daemon::start(&text);
-    rig.ask("wait_daemon", &json!({}));
-    rig.ask("play", &play);
-    daemon.wait_metric("regimed_bins_total", "rig", 40.0);
-    daemon.check_accounts("rig").await;
+    either_side_restarts(daemon, &text, rig, begin, &play).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
