@@ -10,8 +10,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use super::serve::runtime;
 use crate::config::{self, Config};
 use crate::daemon::Daemon;
-use crate::source::brand::newest;
-use crate::source::redis::Connection;
+use crate::source::redis::{Connection, newest};
 use crate::telemetry;
 
 /// Stream in which the graph lies.

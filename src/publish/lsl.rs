@@ -118,20 +118,12 @@ pub async fn run(bus: Arc<SessionBus>, listen: IpAddr, lsl_session: String) {
             let _ = markers.samples.send(sample.into());
         }
     }
-    metrics.end();
-    markers.end();
 }
 
 /// An outlet with its servers, which end with it.
 struct Offered {
     samples: broadcast::Sender<Bytes>,
     tasks: Vec<tokio::task::JoinHandle<()>>,
-}
-
-impl Offered {
-    fn end(self) {
-        drop(self);
-    }
 }
 
 impl Drop for Offered {

@@ -10,8 +10,7 @@ use redis::aio::MultiplexedConnection;
 use redis::{Pipeline, RedisError, Value};
 
 use super::bus::{SessionBus, Subscription, Update};
-use crate::source::brand::newest;
-use crate::source::redis::{Connection, OutSettings};
+use crate::source::redis::{Connection, OutSettings, newest};
 use crate::telemetry::BusOutMetrics;
 use crate::wire::{Decision, Event};
 

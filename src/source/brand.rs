@@ -7,7 +7,7 @@ use redis::streams::{StreamId, StreamReadReply};
 use redis::{RedisError, Value};
 
 use super::port::{Bins, Port, Received, Refusal};
-use super::redis::{Connection, URL};
+use super::redis::{Connection, URL, newest_id};
 use super::status::{LossAccounting, Status};
 use crate::inference::COUNT_MAX;
 use crate::telemetry::Throttle;
@@ -258,36 +258,6 @@ impl Reader {
         let _ = self.port.offer_bins(&bins, received);
         Ok(())
     }
-}
-
-/// Id of a stream's newest entry; of one that is not there, the first possible.
-///
-/// # Errors
-/// The server's.
-pub async fn newest_id(
-    live: &mut redis::aio::MultiplexedConnection,
-    stream: &str,
-) -> Result<String, RedisError> {
-    Ok(newest(live, stream).await?.map_or_else(|| "0-0".into(), |e| e.id))
-}
-
-/// A stream's newest entry.
-///
-/// # Errors
-/// The server's.
-pub async fn newest(
-    live: &mut redis::aio::MultiplexedConnection,
-    stream: &str,
-) -> Result<Option<StreamId>, RedisError> {
-    let reply: redis::streams::StreamRangeReply = redis::cmd("XREVRANGE")
-        .arg(stream)
-        .arg("+")
-        .arg("-")
-        .arg("COUNT")
-        .arg(1)
-        .query_async(live)
-        .await?;
-    Ok(reply.ids.into_iter().next())
 }
 
 /// An entry's field.

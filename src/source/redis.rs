@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
+use redis::streams::{StreamId, StreamRangeReply};
 use redis::{AsyncConnectionConfig, Client, RedisError};
 
 use super::status::Backoff;
@@ -100,6 +101,36 @@ impl Connection {
         tracing::debug!("Redis: {e}");
         self.backoff.pause().await;
     }
+}
+
+/// Id of a stream's newest entry; of one that is not there, the first possible.
+///
+/// # Errors
+/// The server's.
+pub async fn newest_id(
+    live: &mut MultiplexedConnection,
+    stream: &str,
+) -> Result<String, RedisError> {
+    Ok(newest(live, stream).await?.map_or_else(|| "0-0".into(), |e| e.id))
+}
+
+/// A stream's newest entry.
+///
+/// # Errors
+/// The server's.
+pub async fn newest(
+    live: &mut MultiplexedConnection,
+    stream: &str,
+) -> Result<Option<StreamId>, RedisError> {
+    let reply: StreamRangeReply = redis::cmd("XREVRANGE")
+        .arg(stream)
+        .arg("+")
+        .arg("-")
+        .arg("COUNT")
+        .arg(1)
+        .query_async(live)
+        .await?;
+    Ok(reply.ids.into_iter().next())
 }
 
 /// An address as it may be shown.
