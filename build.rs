@@ -3,11 +3,12 @@
 
 use std::{env, error::Error, fs, path::Path, path::PathBuf, process::Command};
 
-const PROTOS: [&str; 5] = [
+const PROTOS: [&str; 6] = [
     "proto/regimed/v1/control.proto",
     "proto/regimed/v1/counts.proto",
     "proto/regimed/v1/decisions.proto",
     "proto/regimed/v1/ingest.proto",
+    "proto/regimed/v1/journal.proto",
     "proto/regimed/v1/regimes.proto",
 ];
 

@@ -13,7 +13,7 @@
 //! 4. [`regime`]: from posteriors to labels, change events and scores.
 //! 5. [`training`]: learning a model, and calibrating it to a new session.
 //! 6. [`teacher`]: simulated networks with known truth.
-//! 7. [`recording`], [`checkpoint`], [`config`]: files.
+//! 7. [`recording`], [`checkpoint`], [`config`], [`journal`]: files.
 //! 8. [`wire`], [`source`], [`publish`], [`telemetry`]: what goes in and out.
 //! 9. [`daemon`], [`commands`]: all of it put together.
 //!
@@ -25,6 +25,7 @@ pub mod config;
 pub mod daemon;
 pub mod dynamics;
 pub mod inference;
+pub mod journal;
 pub mod model;
 pub mod publish;
 pub mod recording;

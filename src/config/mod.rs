@@ -1,5 +1,7 @@
 //! The daemon's configuration: TOML in, every fault at once, a validated [`Config`] out.
 
+mod environment;
+mod journal;
 mod rigs;
 mod section;
 mod session;
@@ -9,6 +11,8 @@ use std::path::{Path, PathBuf};
 
 use toml::de::{DeTable, DeValue};
 
+pub use environment::Supervision;
+pub use journal::JournalConfig;
 use section::{Faults, Section};
 pub use session::{ModelSource, SessionConfig, SourceConfig};
 
@@ -101,6 +105,8 @@ pub struct Config {
     pub drain_s: f64,
     /// Rate of the metrics, Hz.
     pub metrics_hz: f64,
+    /// The journal, where one is kept.
+    pub journal: Option<JournalConfig>,
     /// Sessions.
     pub sessions: Vec<SessionConfig>,
 }
@@ -123,6 +129,7 @@ impl Default for Config {
             events_kept: EVENTS_KEPT,
             drain_s: DRAIN_S,
             metrics_hz: METRICS_HZ,
+            journal: None,
             sessions: Vec::new(),
         }
     }
@@ -203,6 +210,7 @@ fn top<'a>(table: &'a DeTable<'a>, path: &Path, faults: &mut Faults<'a>) -> Conf
     section.section("metrics", |s| {
         set(&mut config.metrics_hz, s.number("rate_hz", 0.1..100.1, "Hz from 0.1 to 100"));
     });
+    config.journal = section.section("journal", |s| journal::journal(s, path)).flatten();
     sessions(&mut section, path, &mut config);
     let nothing_in = config.grpc_listen.is_none()
         && config.grpc_unix.is_none()

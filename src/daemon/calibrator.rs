@@ -1,6 +1,7 @@
 //! A session that calibrates itself: its first counts are gathered, its readout is fitted on a thread of its own,
 //! and the engine that reads by it takes over between two bins. Until then the label is `unknown`.
 
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -9,6 +10,8 @@ use anyhow::{Context, Result, bail};
 use super::counts::CountsReader;
 use super::handoff::{Handoff, Successor};
 use super::models::Plan;
+use super::resume;
+use crate::journal::Journal;
 use crate::model::{Model, Readout};
 use crate::publish::{CalibrationState, SessionBus};
 use crate::recording::{Recording, Trial};
@@ -43,6 +46,9 @@ pub(super) struct Calibrator {
     pub(super) handoff: Arc<Handoff>,
     pub(super) port: Arc<Port>,
     pub(super) bus: Arc<SessionBus>,
+    pub(super) journal: Option<Arc<Journal>>,
+    /// Folder in which what was found is kept for the next start.
+    pub(super) keep: Option<PathBuf>,
 }
 
 /// Counts gathered in bins of the model it is fitted to.
@@ -111,9 +117,7 @@ impl Calibrator {
     fn run(self) {
         match self.work() {
             Ok(Some(trusted)) => {
-                let state =
-                    if trusted { CalibrationState::Done } else { CalibrationState::NotTrusted };
-                self.tell(state, None);
+                self.tell(CalibrationState::of_result(trusted), None);
             }
             // The session ended before.
             Ok(None) => {}
@@ -160,9 +164,18 @@ impl Calibrator {
         let recording = gathered.recording(&self.plan.session, width);
         let Some(readout) = self.fit(&model, &recording)? else { return Ok(None) };
         let trusted = readout.trusted;
-        let engine = self.plan.engine(&model, readout)?;
-        self.handoff.offer(Successor { engine, swap: None });
+        let (engine, fingerprint) = self.plan.engine(&model, readout.clone())?;
+        if let Some(folder) = &self.keep
+            && let Err(e) = resume::save_calibrated(folder, &self.plan.session, &model, readout)
+        {
+            let session = &self.plan.session;
+            tracing::warn!(session, "its calibration cannot be kept for a restart: {e:#}");
+        }
+        self.handoff.offer(Successor { engine, fingerprint, swap: None });
         self.port.wake();
+        if let Some(journal) = &self.journal {
+            journal.add(&self.plan.session, self.plan.changed(true));
+        }
         tracing::info!(session = self.plan.session, trusted, "calibrated");
         Ok(Some(trusted))
     }

@@ -8,6 +8,8 @@ use crate::regime::Engine;
 /// What takes over.
 pub(super) struct Successor {
     pub(super) engine: Engine,
+    /// What its numbers belong to.
+    pub(super) fingerprint: String,
     /// Where it is of another model: how many the session had before it, and its regime for each of the former
     /// model's.
     pub(super) swap: Option<(u32, Vec<Option<usize>>)>,
@@ -35,7 +37,12 @@ impl Handoff {
     /// Between two bins: takes what waits in place of `current`, whose label stays in force; true where
     /// something did. `swaps` becomes the number of models before. Never blocks, never frees: the engine before is
     /// left in the place.
-    pub(super) fn take(&self, current: &mut Engine, swaps: &mut u32) -> bool {
+    pub(super) fn take(
+        &self,
+        current: &mut Engine,
+        swaps: &mut u32,
+        fingerprint: &mut String,
+    ) -> bool {
         if !self.waiting.load(Ordering::Acquire) {
             return false;
         }
@@ -44,6 +51,7 @@ impl Handoff {
         let regimes = next.swap.as_ref().map(|s| s.1.as_slice());
         next.engine.succeed(current, regimes);
         std::mem::swap(&mut next.engine, current);
+        std::mem::swap(&mut next.fingerprint, fingerprint);
         if let Some((number, _)) = next.swap {
             *swaps = number;
         }

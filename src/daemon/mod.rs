@@ -1,5 +1,6 @@
 //! The daemon, put together: models, sessions, ports, publishers, and their end.
 
+mod announcer;
 mod attach;
 mod calibrator;
 mod control;
@@ -7,8 +8,10 @@ mod counts;
 mod handoff;
 mod metrics_worker;
 mod models;
+mod resume;
 mod session;
 mod sessions;
+mod supervisor;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -21,11 +24,12 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tonic::transport::server::{Server, TcpIncoming};
 
-use crate::config::Config;
-use crate::publish::Bus;
+use crate::config::{Config, JournalConfig, Supervision};
+use crate::journal::Journal;
 use crate::publish::grpc::RegimesService;
 use crate::publish::web::{self, Phase};
 use crate::publish::zeromq::Publisher;
+use crate::publish::{Bus, Condition, Conditions};
 use crate::source::gate::{self, Backyard, Front};
 use crate::source::grpc::IngestService;
 use crate::source::zeromq as zeromq_source;
@@ -33,10 +37,15 @@ use crate::telemetry;
 use crate::wire;
 use crate::wire::control_server::ControlServer;
 use crate::wire::ingest_server::IngestServer;
+use crate::wire::journal_record::What;
 use crate::wire::regimes_server::RegimesServer;
+use crate::wire::{DaemonStarted, DaemonStopped, Lost};
 
 use control::ControlService;
+use resume::Keeping;
+use session::Shared;
 use sessions::Sessions;
+use supervisor::{Notifier, Supervisor};
 
 pub use attach::check_source;
 pub use calibrator::SelfCalibration;
@@ -60,6 +69,8 @@ pub struct Daemon {
     endpoints: Endpoints,
     bus: Arc<Bus>,
     sessions: Arc<Sessions>,
+    journal: Option<Arc<Journal>>,
+    notifier: Notifier,
     phase: watch::Sender<Phase>,
     closing: watch::Sender<bool>,
     health: tonic_health::server::HealthReporter,
@@ -165,6 +176,51 @@ fn told(ended: Result<(), tonic::transport::Error>) {
     }
 }
 
+/// The journal, where sessions' states are kept, and what of the journal is damaged.
+type Opened = (Option<Arc<Journal>>, Option<Keeping>, Option<String>);
+
+/// Opens the journal, where one is configured, and tells what was found.
+fn open_journal(config: &Config) -> Result<Opened> {
+    let Some(JournalConfig { settings, state_every_s, state_age_max_s }) = &config.journal else {
+        tracing::warn!("no journal: events are kept in memory alone (set journal.folder)");
+        return Ok((None, None, None));
+    };
+    let folder = &settings.folder;
+    let began = Instant::now();
+    let (journal, found) = Journal::open(settings.clone()).with_context(|| {
+        format!("journal.folder: the journal in {} cannot be opened", folder.display())
+    })?;
+    let opened_ms = began.elapsed().as_millis();
+    tracing::info!(opened_ms, records = found.last, clean = found.ended, "journal opened");
+    let started = DaemonStarted { version: env!("CARGO_PKG_VERSION").into() };
+    journal.add("", What::DaemonStarted(started));
+    if found.torn_bytes > 0 {
+        let bytes = found.torn_bytes;
+        tracing::info!(
+            bytes,
+            "the journal ended in a record cut short: nothing in it was announced"
+        );
+    }
+    if let Some((first, last)) = found.lost {
+        journal.add("", What::Lost(Lost { first, last }));
+    }
+    let state = folder.join("state");
+    let keeping = (*state_every_s > 0.0).then(|| Keeping {
+        folder: state.clone(),
+        every_s: *state_every_s,
+        age_max_s: *state_age_max_s,
+    });
+    if keeping.is_some()
+        && let Err(e) = std::fs::create_dir_all(&state)
+    {
+        tracing::warn!("sessions' states cannot be saved: {e}");
+    }
+    let damaged = found.lost.map(|(first, last)| {
+        format!("expected sound records in the journal, found {first} to {last} damaged or lost")
+    });
+    Ok((Some(Arc::new(journal)), keeping, damaged))
+}
+
 impl Daemon {
     /// Loads models, binds every port, starts every session. When it returns, counts are taken.
     ///
@@ -193,9 +249,12 @@ impl Daemon {
             }
             Some(publisher)
         };
-        let bus = Arc::new(Bus::new(closed));
         let worker = metrics_worker::MetricsWorker::start(plans.len())?;
-        let sessions = Arc::new(Sessions::new(config.clone(), bus.clone(), publisher, worker));
+        let (journal, keeping, damaged) = open_journal(&config)?;
+        let bus = Arc::new(Bus::new(closed, Conditions::new(journal.clone())));
+        bus.conditions.set("", Condition::JournalDamaged, damaged);
+        let shared = Shared { publisher, worker, journal: journal.clone(), keeping };
+        let sessions = Arc::new(Sessions::new(config.clone(), bus.clone(), shared));
         let intake = sessions.intake.clone();
         for (plan, session) in plans.into_iter().zip(config.sessions) {
             sessions.begin(plan, session).await?;
@@ -223,7 +282,7 @@ impl Daemon {
             .build_v1()
             .context("gRPC reflection")?;
         let ingest = IngestService { intake: intake.clone(), bus: bus.clone() };
-        let regimes = RegimesService { bus: bus.clone(), intake };
+        let regimes = RegimesService { bus: bus.clone(), intake: intake.clone() };
         let services = Server::builder()
             .add_service(health_service)
             .add_service(reflection)
@@ -249,7 +308,7 @@ impl Daemon {
             }));
         }
         if let Some(listener) = fronts.http {
-            let routes = web::routes(metrics.clone(), phase_seen);
+            let routes = web::routes(metrics.clone(), phase_seen, bus.clone());
             // Ends with the process: health stays visible while draining.
             tasks.push(tokio::spawn(async move {
                 if let Err(e) = axum::serve(listener, routes).await {
@@ -263,11 +322,19 @@ impl Daemon {
                 metrics.run_upkeep();
             }
         }));
+        let supervision = Supervision::from_environment();
+        let notifier = Notifier::new(&supervision);
+        let supervisor =
+            Supervisor { bus: bus.clone(), intake, journal: journal.clone(), supervision };
+        tasks.push(tokio::spawn(supervisor.run()));
+        notifier.tell("READY=1");
         phase.send_replace(Phase::Ready);
         Ok(Self {
             endpoints,
             bus,
             sessions,
+            journal,
+            notifier,
             phase,
             closing,
             health,
@@ -298,11 +365,19 @@ impl Daemon {
     pub async fn stop(mut self) -> Result<()> {
         let began = Instant::now();
         self.phase.send_replace(Phase::Draining);
+        self.notifier.tell("STOPPING=1");
         report(&self.health, false).await;
         let late = self.sessions.end_all(self.drain).await;
         // A moment for the last messages to leave the sockets' queues.
         tokio::time::sleep(Duration::from_millis(50).min(self.drain)).await;
         self.closing.send_replace(true);
+        if let Some(journal) = self.journal.take() {
+            journal.add("", What::DaemonStopped(DaemonStopped {}));
+            let kept = tokio::task::spawn_blocking(move || journal.close()).await;
+            if !kept.unwrap_or(false) {
+                tracing::error!("the journal's disk fails: its newest records are lost");
+            }
+        }
         let mut cut = false;
         for server in &mut self.servers {
             let left = self.drain.saturating_sub(began.elapsed()).max(Duration::from_millis(50));

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use anyhow::{Context, Result, bail};
 
 use super::calibrator::SelfCalibration;
+use super::resume;
 use crate::checkpoint::{self, Checkpoint};
 use crate::config::{Config, ModelSource, SessionConfig};
 use crate::inference::Adaptation;
@@ -14,6 +15,8 @@ use crate::model::{Model, Readout};
 use crate::publish::{SessionFacts, Wording};
 use crate::regime::{DecisionRule, Engine, Label};
 use crate::telemetry::SessionMetrics;
+use crate::wire::journal_record::What;
+use crate::wire::{ModelChanged, SessionStarted};
 
 const BUILTIN_CARD: &[u8] = include_bytes!("../../models/default/model.json");
 const BUILTIN_WEIGHTS: &[u8] = include_bytes!("../../models/default/model.safetensors");
@@ -77,6 +80,30 @@ impl Plan {
         }
     }
 
+    /// That it has begun, for the journal.
+    #[must_use]
+    pub fn started(&self, resumed: bool) -> What {
+        let facts = self.facts();
+        What::SessionStarted(SessionStarted {
+            n_channels: facts.n_channels as u32,
+            bin_width_s: facts.bin_width_s,
+            regime_names: facts.regime_names,
+            model: facts.model,
+            resumed,
+        })
+    }
+
+    /// That it has this model now, for the journal.
+    #[must_use]
+    pub fn changed(&self, calibrated: bool) -> What {
+        let facts = self.facts();
+        What::ModelChanged(ModelChanged {
+            model: facts.model,
+            regime_names: facts.regime_names,
+            calibrated,
+        })
+    }
+
     /// How its outcomes are worded.
     #[must_use]
     pub fn wording(&self) -> Wording {
@@ -96,14 +123,16 @@ impl Plan {
         SessionMetrics::new(&self.session, &labels)
     }
 
-    /// An engine that reads by a readout found on [`Self::calibration_model`].
+    /// An engine that reads by a readout found on [`Self::calibration_model`], and its fingerprint.
     ///
     /// # Errors
     /// When the bank does not take it.
-    pub(super) fn engine(&self, fitted_on: &Model, readout: Readout) -> Result<Engine> {
+    pub(super) fn engine(&self, fitted_on: &Model, readout: Readout) -> Result<(Engine, String)> {
         let model = Model { readouts: vec![readout], ..fitted_on.clone() };
         let model = model.at_bin_width(self.model.bin_width_s).map_err(anyhow::Error::msg)?;
-        Ok(Engine::new(&self.model, &model.readouts[0], self.rule, self.adaptation)?)
+        let readout = &model.readouts[0];
+        let engine = Engine::new(&self.model, readout, self.rule, self.adaptation)?;
+        Ok((engine, resume::fingerprint(self, readout)))
     }
 }
 

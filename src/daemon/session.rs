@@ -9,25 +9,34 @@ use anyhow::{Context, Result};
 use futures_util::task::AtomicWaker;
 use ringbuf::HeapRb;
 use ringbuf::traits::{Consumer, Producer, Split};
+use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
+use super::announcer::{Announcer, Numbered};
 use super::attach;
 use super::calibrator::Calibrator;
 use super::counts::{CountsReader, CountsTap, tap};
 use super::handoff::Handoff;
 use super::metrics_worker::{MetricsWorker, Probe, Request};
 use super::models::Plan;
+use super::resume::{self, Keeping, StatePlace};
 use crate::config::{Config, SessionConfig};
+use crate::journal::Journal;
 use crate::publish::zeromq::{Publisher, Topics};
-use crate::publish::{Outcome, SessionBus, Update, Wording};
+use crate::publish::{CalibrationState, Outcome, SessionBus, Update, Wording};
 use crate::regime::Engine;
 use crate::source::replay::Seek;
 use crate::source::{Assembly, Entry, Header, Kind, MASKED, Outlet, Port, PortSettings, Received};
 use crate::telemetry::SessionMetrics;
+use crate::wire::journal_record::What;
+use crate::wire::{Event, Gap};
 
 /// Outcomes that wait for the publishing task. Beyond that a decision is dropped and counted; one with
 /// a change waits for its place.
 const OUTCOMES_WAITING: usize = 4096;
+
+/// Gaps are gathered so long for one record, ns.
+const GAP_EVERY_NS: u64 = 1_000_000_000;
 
 /// A session that runs.
 pub(super) struct Running {
@@ -71,17 +80,26 @@ pub(super) struct Link {
     pub(super) renaming: Mutex<Option<Renaming>>,
 }
 
+/// What all sessions share.
+#[derive(Clone)]
+pub(super) struct Shared {
+    pub(super) publisher: Option<Arc<Publisher>>,
+    pub(super) worker: MetricsWorker,
+    pub(super) journal: Option<Arc<Journal>>,
+    pub(super) keeping: Option<Keeping>,
+}
+
 /// Starts a session's thread and its publishing task.
 pub(super) fn start(
     plan: Plan,
     session: SessionConfig,
     config: &Config,
-    publisher: Option<Arc<Publisher>>,
-    worker: &MetricsWorker,
+    shared: &Shared,
 ) -> Result<Running> {
+    let Shared { publisher, worker, journal, keeping } = shared.clone();
     let model = plan.model.clone();
     let readout = plan.readout.clone();
-    let engine = Engine::new(&model, &readout, plan.rule, plan.adaptation)
+    let mut engine = Engine::new(&model, &readout, plan.rule, plan.adaptation)
         .with_context(|| format!("session '{}'", plan.session))?;
     if !readout.trusted && plan.calibration.is_none() {
         tracing::warn!(
@@ -96,11 +114,36 @@ pub(super) fn start(
         queue_bins: config.queue_bins,
         gap_bins_max: config.gap_bins_max,
     });
-    let bus = Arc::new(SessionBus::new(plan.facts(), config.events_kept));
+    let bus = Arc::new(SessionBus::new(plan.facts(), config.events_kept, journal.clone()));
+    let mut fingerprint = resume::fingerprint(&plan, &readout);
+    let mut resumed = None;
+    let mut calibrates = plan.calibration.clone();
+    if let (Some(keeping), Some(journal)) = (&keeping, &journal) {
+        let mut own = resume::calibrated(&plan, &keeping.folder);
+        if let Some((own_engine, own_print, trusted)) = &mut own {
+            resumed = resume::take_up(own_engine, &plan, own_print, keeping, journal);
+            if resumed.is_some() {
+                std::mem::swap(&mut engine, own_engine);
+                std::mem::swap(&mut fingerprint, own_print);
+                calibrates = None;
+                bus.set_calibration(|c| c.state = CalibrationState::of_result(*trusted));
+            }
+        }
+        if resumed.is_none() {
+            resumed = resume::take_up(&mut engine, &plan, &fingerprint, keeping, journal);
+        }
+    }
+    let place = keeping.as_ref().map(|keeping| {
+        let every = (keeping.every_s / model.bin_width_s).round() as u64;
+        Arc::new(StatePlace::new(&mut engine, every))
+    });
+    if let Some(journal) = &journal {
+        journal.add(&plan.session, plan.started(resumed.is_some()));
+    }
     let handoff = Arc::new(Handoff::default());
     let (aside_tap, aside) = tap(readout.n_channels());
     let aside = Arc::new(Mutex::new(aside));
-    if let Some(how) = &plan.calibration {
+    if let Some(how) = &calibrates {
         bus.set_calibration(|c| c.seconds_needed = how.seconds);
         let calibrator = Calibrator {
             plan: plan.clone(),
@@ -109,6 +152,8 @@ pub(super) fn start(
             handoff: handoff.clone(),
             port: outlet.port.clone(),
             bus: bus.clone(),
+            journal: journal.clone(),
+            keep: keeping.as_ref().map(|k| k.folder.clone()),
         };
         calibrator.start()?;
     }
@@ -131,18 +176,36 @@ pub(super) fn start(
         counts: vec![0.0; n_channels],
         active: vec![true; n_channels],
         bin: 0,
+        place: place.clone(),
+        fingerprint,
+        since_state: 0,
+        resumed_after: resumed.map(|r| r.sequence),
+        gap_bins_max: config.gap_bins_max as u64,
     };
     let thread = std::thread::Builder::new()
         .name(format!("session-{}", plan.session))
         .spawn(move || owner.run())
         .context("cannot start a session's thread")?;
     port.set_thread(thread.thread().clone());
+    let (events, announced) = mpsc::unbounded_channel();
+    let announcer = Announcer {
+        bus: bus.clone(),
+        topics: Topics::new(&plan.session),
+        publisher: publisher.clone(),
+        journal: journal.clone(),
+    };
+    let announcing = tokio::spawn(announcer.run(announced));
     let mut teller = Teller {
         metrics: plan.session_metrics(),
         wording: Arc::new(plan.wording()),
         topics: Topics::new(&plan.session),
         bus: bus.clone(),
         publisher,
+        journal,
+        events,
+        event: 0,
+        missing: None,
+        gap_told_ns: 0,
         link: link.clone(),
         fetching,
         requests: worker.clone(),
@@ -157,7 +220,10 @@ pub(super) fn start(
     let mut entry = Entry { port: port.clone(), assembly: assembly.clone(), source: None };
     let attached = attach::attach(&session, &entry, &bus)?;
     entry.source = attached.status;
-    let mut sources = attached.sources;
+    let (mut sources, mut outs) = (attached.sources, attached.outs);
+    if let (Some(place), Some(keeping)) = (place, keeping) {
+        outs.push(tokio::spawn(resume::keep(place, bus.clone(), keeping.folder)));
+    }
     sources.push(tokio::spawn(async move { assembly.keep_closing().await }));
     Ok(Running {
         port,
@@ -169,10 +235,13 @@ pub(super) fn start(
         swaps: 0,
         seek: attached.seek,
         sources,
-        outs: attached.outs,
+        outs,
         publishing: tokio::spawn(async move {
             teller.run().await;
-            teller.bus.end();
+            let bus = teller.bus.clone();
+            drop(teller);
+            let _ = announcing.await;
+            bus.end();
         }),
         bus,
         plan,
@@ -197,6 +266,15 @@ struct Owner {
     counts: Vec<f32>,
     active: Vec<bool>,
     bin: u64,
+    /// Where its state is left for the next start.
+    place: Option<Arc<StatePlace>>,
+    /// What that state belongs to.
+    fingerprint: String,
+    /// Bins since it was left.
+    since_state: u64,
+    /// Number of the newest bin of the state that it goes on from, until a bin has come.
+    resumed_after: Option<u64>,
+    gap_bins_max: u64,
 }
 
 impl Owner {
@@ -221,6 +299,7 @@ impl Owner {
     fn handle(&mut self, header: &Header) {
         match header.kind {
             Kind::Start => {
+                self.resumed_after = None;
                 self.engine.restart();
                 self.counts_tap.skip();
                 self.aside_tap.skip();
@@ -240,6 +319,7 @@ impl Owner {
             }
             Kind::Bin => {
                 self.unmask();
+                self.pass_downtime(header.sequence);
                 self.bin(header, true);
             }
         }
@@ -259,10 +339,20 @@ impl Owner {
         }
     }
 
+    /// Predicts through the bins that came while the daemon was away, where the rig's numbers tell how many.
+    fn pass_downtime(&mut self, sequence: u64) {
+        let Some(last) = self.resumed_after.take() else { return };
+        let missed = sequence.saturating_sub(last).saturating_sub(1);
+        if missed <= self.gap_bins_max {
+            (0..missed).for_each(|_| self.engine.pass());
+        }
+    }
+
     /// Another engine, where one waits.
     fn take_over(&mut self) {
         let resets = self.engine.filter_resets();
-        if self.handoff.take(&mut self.engine, &mut self.swaps) {
+        let taken = self.handoff.take(&mut self.engine, &mut self.swaps, &mut self.fingerprint);
+        if taken {
             self.resets_before += resets;
             self.engine.set_active(self.active.iter().copied());
         }
@@ -294,6 +384,10 @@ impl Owner {
         };
         self.bin += 1;
         self.send(outcome);
+        if let Some(place) = &self.place {
+            let (engine, since) = (&mut self.engine, &mut self.since_state);
+            place.leave(engine, header.sequence, since, change.is_some(), &self.fingerprint);
+        }
         // Once the decision is out.
         for tap in [&mut self.counts_tap, &mut self.aside_tap] {
             if seen {
@@ -326,6 +420,14 @@ struct Teller {
     topics: Topics,
     bus: Arc<SessionBus>,
     publisher: Option<Arc<Publisher>>,
+    journal: Option<Arc<Journal>>,
+    /// Events, to be announced in order.
+    events: mpsc::UnboundedSender<Numbered>,
+    /// Number of the newest event where there is no journal.
+    event: u64,
+    /// Bins that never came and are not in the journal yet.
+    missing: Option<Gap>,
+    gap_told_ns: i64,
     link: Arc<Link>,
     fetching: Fetching,
     requests: MetricsWorker,
@@ -343,6 +445,7 @@ impl Teller {
         while let Some(outcome) = self.next().await {
             self.tell(&outcome).await;
         }
+        self.tell_gap();
     }
 
     async fn next(&mut self) -> Option<Outcome> {
@@ -400,23 +503,63 @@ impl Teller {
             });
         }
         let newest = self.bus.metrics();
-        let event = o.change.as_ref().map(|c| self.wording.event(o, c, self.bus.next_event()));
-        let decision = self.wording.decision(o, newest.clone(), Received::now().wall_ns);
-        let update = Arc::new(Update { decision, event });
+        let event = o.change.as_ref().and_then(|c| self.numbered(self.wording.event(o, c)));
+        let number = event.as_ref().map_or(0, |(event, _)| event.event_sequence);
+        let now_ns = Received::now().wall_ns;
+        let decision = self.wording.decision(o, newest.clone(), number, now_ns);
+        let strange = decision.novelty > 1.0;
+        let update = Arc::new(Update::Decision(decision));
         self.bus.publish(update.clone());
         if let Some(publisher) = &self.publisher {
             publisher.publish(&self.topics, &update).await;
         }
+        if let Some(event) = event {
+            // An error says that the runtime is ending.
+            let _ = self.events.send(event);
+        }
+        let vitals = &self.bus.vitals;
+        vitals.filter_resets.store(o.filter_resets, Ordering::Relaxed);
+        let run = vitals.strange_bins.load(Ordering::Relaxed) + 1;
+        vitals.strange_bins.store(if strange { run } else { 0 }, Ordering::Relaxed);
+        self.note_gap(o);
         self.measure(o, newest.as_ref());
-        if let Some(event) = &update.event {
-            tracing::info!(
-                session = event.session,
-                bin = event.bin,
-                from = event.from,
-                to = event.to,
-                probability = event.probability,
-                "regime"
-            );
+    }
+
+    /// Numbers an event, and hands it to the journal where there is one; `None` where that takes no more.
+    fn numbered(&mut self, mut event: Event) -> Option<Numbered> {
+        let Some(journal) = &self.journal else {
+            self.event += 1;
+            event.event_sequence = self.event;
+            return Some((event, None));
+        };
+        let ticket = journal.add_event(&mut event);
+        if ticket.is_none() {
+            self.bus.vitals.events_dropped.fetch_add(1, Ordering::Relaxed);
+        }
+        Some((event, Some(ticket?)))
+    }
+
+    /// Gathers missing bins for the journal: a rig that loses many makes one record a second.
+    fn note_gap(&mut self, o: &Outcome) {
+        if self.journal.is_none() {
+            return;
+        }
+        if o.predicted {
+            let gap =
+                self.missing.get_or_insert(Gap { first_sequence: o.sequence, ..Gap::default() });
+            gap.bins += 1;
+            gap.last_sequence = o.sequence;
+        } else if self.missing.is_some()
+            && o.received_wall_ns.saturating_sub(self.gap_told_ns).unsigned_abs() >= GAP_EVERY_NS
+        {
+            self.gap_told_ns = o.received_wall_ns;
+            self.tell_gap();
+        }
+    }
+
+    fn tell_gap(&mut self) {
+        if let (Some(journal), Some(gap)) = (&self.journal, self.missing.take()) {
+            journal.add(self.bus.name(), What::Gap(gap));
         }
     }
 

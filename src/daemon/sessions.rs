@@ -7,17 +7,17 @@ use anyhow::{Context, Result, bail};
 use tokio::sync::{Mutex, MutexGuard};
 
 use super::handoff::Successor;
-use super::metrics_worker::MetricsWorker;
 use super::models::{Plan, plan, plan_one};
-use super::session::{self, Renaming, Running};
+use super::resume;
+use super::session::{self, Renaming, Running, Shared};
 use crate::config::{Config, ModelSource, SESSIONS_MAX, SessionConfig};
 use crate::publish::grpc::described;
-use crate::publish::zeromq::Publisher;
 use crate::publish::{Bus, CalibrationState};
 use crate::regime::Engine;
 use crate::source::{Intake, MASKED};
 use crate::telemetry;
-use crate::wire;
+use crate::wire::journal_record::What;
+use crate::wire::{self, SessionStopped};
 
 /// Counts on which another model is warmed up where nothing else is said, seconds.
 const WARM_UP_S: f64 = 2.0;
@@ -33,22 +33,26 @@ pub(super) struct Sessions {
     running: Mutex<Vec<Running>>,
     pub(super) bus: Arc<Bus>,
     pub(super) intake: Arc<Intake>,
-    publisher: Option<Arc<Publisher>>,
-    worker: MetricsWorker,
+    shared: Shared,
     /// Limits; its list of sessions is what the daemon began with.
     config: Config,
 }
 
 impl Sessions {
     /// None yet.
-    pub(super) fn new(
-        config: Config,
-        bus: Arc<Bus>,
-        publisher: Option<Arc<Publisher>>,
-        worker: MetricsWorker,
-    ) -> Self {
+    pub(super) fn new(config: Config, bus: Arc<Bus>, shared: Shared) -> Self {
         let (running, intake) = (Mutex::default(), Arc::default());
-        Self { running, bus, intake, publisher, worker, config }
+        Self { running, bus, intake, shared, config }
+    }
+
+    fn told(&self, session: &Running) -> wire::Session {
+        described(&session.bus, &session.entry, &self.bus.conditions)
+    }
+
+    fn note(&self, session: &str, what: What) {
+        if let Some(journal) = &self.shared.journal {
+            journal.add(session, what);
+        }
     }
 
     /// Starts a planned session.
@@ -61,13 +65,12 @@ impl Sessions {
             bail!("expected a name that no session has, found '{}'", config.name);
         }
         let name = config.name.clone();
-        let publisher = self.publisher.clone();
-        let session = session::start(plan, config, &self.config, publisher, &self.worker)
+        let session = session::start(plan, config, &self.config, &self.shared)
             .with_context(|| format!("session '{name}'"))?;
         self.intake.insert(session.entry.clone());
         self.bus.insert(session.bus.clone());
         telemetry::session_state(&name, "running");
-        let told = told(&session);
+        let told = self.told(&session);
         running.push(session);
         Ok(told)
     }
@@ -102,14 +105,21 @@ impl Sessions {
         drop(running);
         self.intake.remove(name);
         let late = end(&mut session, Duration::from_secs_f64(self.config.drain_s)).await;
-        let told = told(&session);
+        let told = self.told(&session);
         self.bus.remove(name);
+        self.bus.conditions.forget(name);
         telemetry::session_state(name, "stopped");
+        self.note_end(&told);
         tracing::info!(session = name, bins = told.bins, "session stopped");
         if late {
             bail!("'{name}' was stopped before it had done all bins that waited");
         }
         Ok(told)
+    }
+
+    fn note_end(&self, told: &wire::Session) {
+        let stopped = SessionStopped { bins: told.bins, bins_missing: told.bins_missing };
+        self.note(&told.name, What::SessionStopped(stopped));
     }
 
     /// Pauses or resumes.
@@ -118,7 +128,7 @@ impl Sessions {
         running[at].port.pause(paused);
         telemetry::session_state(name, if paused { "paused" } else { "running" });
         tracing::info!(session = name, paused, "session");
-        Ok(told(&running[at]))
+        Ok(self.told(&running[at]))
     }
 
     /// Goes on from another place of the recording.
@@ -132,7 +142,7 @@ impl Sessions {
         }
         seek.seek(position_s);
         tracing::info!(session = name, position_s, "seek");
-        Ok(told(&running[at]))
+        Ok(self.told(&running[at]))
     }
 
     /// Gives a session another model.
@@ -184,7 +194,8 @@ impl Sessions {
         let regimes = before.model.regime_names.iter().map(known).collect();
         *session.link.renaming.lock().unwrap_or_else(PoisonError::into_inner) =
             Some(Renaming { swaps, plan: next.clone() });
-        session.handoff.offer(Successor { engine, swap: Some((swaps, regimes)) });
+        let fingerprint = resume::fingerprint(&next, &next.readout);
+        session.handoff.offer(Successor { engine, fingerprint, swap: Some((swaps, regimes)) });
         session.port.wake();
         let began = Instant::now();
         while session.handoff.is_waiting() {
@@ -197,7 +208,8 @@ impl Sessions {
         session.bus.set_facts(next.facts());
         session.plan = next;
         telemetry::model_swapped(name);
-        let told = told(session);
+        self.note(name, session.plan.changed(false));
+        let told = self.told(session);
         tracing::info!(session = name, model = told.model, warmed_bins = warmed, "model swapped");
         Ok(told)
     }
@@ -214,13 +226,10 @@ impl Sessions {
             if end(&mut session, drain.saturating_sub(began.elapsed())).await {
                 late.push(session.config.name.clone());
             }
+            self.note_end(&self.told(&session));
         }
         late
     }
-}
-
-fn told(session: &Running) -> wire::Session {
-    described(&session.bus, &session.entry)
 }
 
 /// Ends a session; true where it was late.

@@ -6,6 +6,7 @@ use super::BankError;
 use super::channels::{Adaptation, Channels, NOVELTY_WINDOW_S};
 use super::hypothesis::{Bin, Hypothesis, Layout, Scratch};
 use super::kernels::exp;
+use super::tape::Tape;
 use crate::model::{Component, Model, NoveltyLimits, Readout};
 
 /// Counts above this have no tabulated log factorial; sources refuse them.
@@ -232,6 +233,38 @@ impl FilterBank {
         self.estimate.embedding_distance = 0.0;
         self.estimate.log_likelihood = 0.0;
         self.summarise();
+    }
+
+    /// Takes down, or up, everything that the next bin depends on; see [`Self::resume`].
+    pub fn state(&mut self, tape: &mut Tape) {
+        for h in &mut self.hypotheses {
+            tape.floats(&mut h.mean);
+            tape.floats(&mut h.cov);
+            tape.float(&mut h.log_weight);
+        }
+        tape.floats(&mut self.slow_mean);
+        tape.floats(&mut self.slow_cov);
+        self.channels.state(tape);
+        let e = &mut self.estimate;
+        for value in [&mut e.novelty, &mut e.innovation_runs, &mut e.embedding_distance] {
+            tape.float(value);
+        }
+    }
+
+    /// Goes on from a state that a bank of the same model and readout has taken down: bit for bit as that one would
+    /// have. `false` where its numbers are not sound: the bank is at its prior then.
+    pub fn resume(&mut self, tape: &mut Tape) -> bool {
+        self.state(tape);
+        let sound = self.hypotheses.iter().all(|h| h.is_sound(&self.layout))
+            && self.hypotheses.iter().any(|h| h.log_weight.is_finite())
+            && self.channels.is_sound()
+            && [self.estimate.novelty, self.estimate.innovation_runs].iter().all(|v| v.is_finite());
+        if sound {
+            self.summarise();
+        } else {
+            self.reset();
+        }
+        sound
     }
 
     /// Which channels inform: `false` contributes nothing until said otherwise.

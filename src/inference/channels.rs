@@ -1,6 +1,7 @@
 //! What is known of the channels themselves: which inform, how their rates drift, which fell silent.
 
 use super::kernels::{padded, padded_row};
+use super::tape::Tape;
 use crate::model::Readout;
 
 /// What the fit follows beside the dynamics, so that a rig's troubles are not taken for them.
@@ -137,6 +138,31 @@ impl Channels {
         self.artefacts_in_a_row = 0;
         self.bins_to_gains = GAIN_EVERY;
         self.weigh();
+    }
+
+    /// What was learned of the channels; which of them the source switched off is not part of it.
+    pub(super) fn state(&mut self, tape: &mut Tape) {
+        let Self { baseline, gain, observed, predicted, silent, run, run_variance, .. } = self;
+        for values in [baseline, gain, observed, predicted, silent, run, run_variance] {
+            tape.floats(values);
+        }
+        tape.float(&mut self.total);
+        tape.word(&mut self.artefacts_in_a_row);
+        tape.word(&mut self.bins_to_gains);
+        self.bins_to_gains = self.bins_to_gains.clamp(1, GAIN_EVERY);
+        self.weigh();
+    }
+
+    /// Every number is one that could have come about.
+    pub(super) fn is_sound(&self) -> bool {
+        let finite = |values: &[f32]| values.iter().all(|v| v.is_finite());
+        let gains = self.gain.iter().all(|g| (GAIN_BOUNDS[0]..=GAIN_BOUNDS[1]).contains(g));
+        gains
+            && self.total.is_finite()
+            && [&self.baseline, &self.observed, &self.predicted, &self.silent, &self.run]
+                .iter()
+                .all(|values| finite(values))
+            && finite(&self.run_variance)
     }
 
     /// Channels that inform.

@@ -7,6 +7,7 @@ mod hypothesis;
 pub(crate) mod kernels;
 mod smoother;
 mod stage;
+mod tape;
 #[cfg(test)]
 mod twin;
 
@@ -14,6 +15,7 @@ pub use bank::{COUNT_MAX, Estimate, FilterBank};
 pub use channels::Adaptation;
 pub use smoother::smooth;
 pub use stage::Stage;
+pub use tape::Tape;
 #[cfg(test)]
 pub(crate) use twin::example as example_model;
 

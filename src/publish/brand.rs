@@ -6,9 +6,10 @@ use std::sync::Arc;
 use redis::RedisError;
 use rustix::time::{ClockId, clock_gettime};
 
-use super::bus::{SessionBus, Update};
+use super::bus::SessionBus;
 use crate::source::brand::Syncs;
 use crate::source::redis::Connection;
+use crate::wire::Decision;
 
 /// Entries of one round trip at most.
 const BATCH: usize = 128;
@@ -32,11 +33,16 @@ pub async fn run(bus: Arc<SessionBus>, url: String, stream: String, syncs: Arc<S
         let mut next = Some(first);
         let mut n = 0;
         while let Some(update) = next {
-            // A bin that never came has no counters of its own.
-            upstream = syncs.take(update.decision.sequence).or(upstream);
-            add(&mut pipeline, &stream, &update, upstream.as_deref());
-            n += 1;
+            if let Some(decision) = update.decision() {
+                // A bin that never came has no counters of its own.
+                upstream = syncs.take(decision.sequence).or(upstream);
+                add(&mut pipeline, &stream, decision, upstream.as_deref());
+                n += 1;
+            }
             next = if n < BATCH { subscription.try_next() } else { None };
+        }
+        if n == 0 {
+            continue;
         }
         let mut live = connection.get().await;
         let sent: Result<(), RedisError> = pipeline.query_async(&mut live).await;
@@ -46,8 +52,7 @@ pub async fn run(bus: Arc<SessionBus>, url: String, stream: String, syncs: Arc<S
     }
 }
 
-fn add(pipeline: &mut redis::Pipeline, stream: &str, update: &Update, sync: Option<&str>) {
-    let d = &update.decision;
+fn add(pipeline: &mut redis::Pipeline, stream: &str, d: &Decision, sync: Option<&str>) {
     let little =
         |values: &[f32]| -> Vec<u8> { values.iter().flat_map(|v| v.to_le_bytes()).collect() };
     let command = pipeline.cmd("XADD").arg(stream).arg("MAXLEN").arg("~").arg(ENTRIES_MAX).arg("*");
@@ -58,7 +63,7 @@ fn add(pipeline: &mut redis::Pipeline, stream: &str, update: &Update, sync: Opti
     command.arg("sync").arg(sync.unwrap_or("{}"));
     command.arg("label").arg(&d.regime);
     command.arg("regime_names").arg(d.regime_names.join(","));
-    command.arg("changed").arg(&[u8::from(update.event.is_some())][..]);
+    command.arg("changed").arg(&[u8::from(d.event_sequence != 0)][..]);
     command.arg("predicted").arg(&[u8::from(d.predicted)][..]);
     command.arg("novelty").arg(little(&[d.novelty]));
     command.arg("latents").arg(little(&d.latent));

@@ -7,19 +7,41 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use tokio::sync::{broadcast, watch};
 
+use super::conditions::Conditions;
+use crate::journal::Journal;
 use crate::telemetry;
 use crate::wire::{Decision, Event, Metrics};
 
 /// Decisions that wait for one subscriber before it loses the oldest.
 const SUBSCRIBER_DECISIONS: usize = 4096;
 
-/// One bin's messages, shared by all subscribers.
+/// Events looked up at once for one subscriber.
+const EVENTS_AT_ONCE: usize = 256;
+
+/// What subscribers are told, shared by all of them.
 #[derive(Debug)]
-pub struct Update {
-    /// The decision.
-    pub decision: Decision,
-    /// The event, where the regime changed.
-    pub event: Option<Event>,
+pub enum Update {
+    /// A bin's decision. Where the label changed, it names its event.
+    Decision(Decision),
+    /// An event, once it may be announced: behind its decision.
+    Event(Event),
+}
+
+impl Update {
+    /// The decision, where it is one.
+    #[must_use]
+    pub fn decision(&self) -> Option<&Decision> {
+        match self {
+            Self::Decision(decision) => Some(decision),
+            Self::Event(_) => None,
+        }
+    }
+
+    /// Whether a subscriber to every `every`-th decision gets it: changes are told to all.
+    #[must_use]
+    pub fn wanted(&self, every: u64) -> Option<&Decision> {
+        self.decision().filter(|d| d.bin.is_multiple_of(every) || d.event_sequence != 0)
+    }
 }
 
 /// What a session is.
@@ -60,6 +82,12 @@ impl CalibrationState {
     pub const ALL: [Self; 6] =
         [Self::Given, Self::Gathering, Self::Fitting, Self::Done, Self::NotTrusted, Self::Failed];
 
+    /// Of a session that reads by a readout of its own.
+    #[must_use]
+    pub fn of_result(trusted: bool) -> Self {
+        if trusted { Self::Done } else { Self::NotTrusted }
+    }
+
     /// Its name in metrics.
     #[must_use]
     pub fn name(self) -> &'static str {
@@ -89,14 +117,50 @@ pub struct Calibration {
 
 /// Why events cannot be resumed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "expected to resume after event {oldest_resumable} or later, found {asked}: older events are no longer held"
-)]
-pub struct EventsError {
-    /// Oldest number after which nothing would be skipped.
-    pub oldest_resumable: u64,
-    /// Number asked for.
-    pub asked: u64,
+pub enum EventsError {
+    /// Events in between are gone.
+    #[error(
+        "expected to resume after event {oldest_resumable} or later, found {asked}: older events are no longer held"
+    )]
+    Gone {
+        /// Oldest number after which nothing would be skipped.
+        oldest_resumable: u64,
+        /// Number asked for.
+        asked: u64,
+    },
+    /// There was no such event.
+    #[error(
+        "expected to resume after event {newest} at most, the newest there is, found {asked}: numbers are of one \
+         daemon's journal (or, without one, of one run)"
+    )]
+    NotYet {
+        /// Number of the newest event.
+        newest: u64,
+        /// Number asked for.
+        asked: u64,
+    },
+}
+
+impl EventsError {
+    /// The nearest number after which events can be had.
+    #[must_use]
+    pub fn nearest(&self) -> u64 {
+        match self {
+            Self::Gone { oldest_resumable, .. } => *oldest_resumable,
+            Self::NotYet { newest, .. } => *newest,
+        }
+    }
+}
+
+/// What a session's own thread and task tell of how well it does.
+#[derive(Debug, Default)]
+pub struct Vitals {
+    /// Hypotheses that lost their numbers so far.
+    pub filter_resets: AtomicU64,
+    /// Bins in a row, up to the newest, whose dynamics were none that the model knows.
+    pub strange_bins: AtomicU64,
+    /// Events that were dropped because too many waited for a disk that fails.
+    pub events_dropped: AtomicU64,
 }
 
 /// One session's subscribers and events.
@@ -108,7 +172,12 @@ pub struct SessionBus {
     ended: AtomicBool,
     events: Mutex<VecDeque<Event>>,
     events_kept: usize,
+    /// Newest event that was announced.
     newest_event: watch::Sender<u64>,
+    /// Where events are kept, beyond those in memory.
+    journal: Option<Arc<Journal>>,
+    /// How well it does.
+    pub vitals: Vitals,
     metrics: Mutex<Option<Metrics>>,
     calibration: Mutex<Calibration>,
     bins: AtomicU64,
@@ -119,9 +188,10 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl SessionBus {
-    /// Nobody listens yet.
+    /// Nobody listens yet. Events go on from where the journal stands.
     #[must_use]
-    pub fn new(facts: SessionFacts, events_kept: usize) -> Self {
+    pub fn new(facts: SessionFacts, events_kept: usize, journal: Option<Arc<Journal>>) -> Self {
+        let newest = journal.as_ref().map_or(0, |journal| journal.newest_event(&facts.name));
         Self {
             name: facts.name.clone(),
             facts: RwLock::new(Arc::new(facts)),
@@ -129,7 +199,9 @@ impl SessionBus {
             ended: AtomicBool::new(false),
             events: Mutex::default(),
             events_kept,
-            newest_event: watch::Sender::new(0),
+            newest_event: watch::Sender::new(newest),
+            journal,
+            vitals: Vitals::default(),
             metrics: Mutex::default(),
             calibration: Mutex::default(),
             bins: AtomicU64::new(0),
@@ -173,10 +245,11 @@ impl SessionBus {
         (self.bins.load(Ordering::Relaxed), *self.newest_event.borrow())
     }
 
-    /// Number for the next event.
+    /// Whose numbers events have: the journal's, or without one this run's.
     #[must_use]
-    pub fn next_event(&self) -> u64 {
-        *self.newest_event.borrow() + 1
+    pub fn numbering(&self) -> &str {
+        static RUN: std::sync::LazyLock<String> = std::sync::LazyLock::new(crate::journal::new_id);
+        self.journal.as_ref().map_or(RUN.as_str(), |journal| journal.id())
     }
 
     /// The newest metrics.
@@ -206,18 +279,28 @@ impl SessionBus {
         change(&mut locked(&self.calibration));
     }
 
-    /// Tells everybody.
+    /// Tells everybody of a decision.
     pub fn publish(&self, update: Arc<Update>) {
         self.bins.fetch_add(1, Ordering::Relaxed);
-        if let Some(event) = &update.event {
-            let mut events = locked(&self.events);
-            if events.len() == self.events_kept {
-                events.pop_front();
-            }
-            events.push_back(event.clone());
-            drop(events);
-            self.newest_event.send_replace(event.event_sequence);
+        self.tell(update);
+    }
+
+    /// Announces an event; they come in the order of their numbers.
+    pub fn announce(&self, update: Arc<Update>) {
+        let Update::Event(event) = &*update else { return };
+        let number = event.event_sequence;
+        let mut events = locked(&self.events);
+        if events.len() == self.events_kept {
+            events.pop_front();
         }
+        events.push_back(event.clone());
+        drop(events);
+        // Told before anybody who waits for the number looks.
+        self.tell(update);
+        self.newest_event.send_replace(number);
+    }
+
+    fn tell(&self, update: Arc<Update>) {
         if let Some(updates) = &*locked(&self.updates) {
             // An error says that nobody listens.
             let _ = updates.send(update);
@@ -241,20 +324,48 @@ impl SessionBus {
         self.newest_event.subscribe()
     }
 
-    /// The first event after a number, if there is one.
+    /// Events that were announced, after a number (0: all that are held), in order and without a gap; the next
+    /// when these are dealt with.
     ///
     /// # Errors
-    /// When events in between are no longer held.
-    pub fn event_after(&self, number: u64) -> Result<Option<Event>, EventsError> {
+    /// When events in between are no longer held, or the number was never given.
+    pub async fn events_after(self: &Arc<Self>, number: u64) -> Result<Vec<Event>, EventsError> {
+        let newest = *self.newest_event.borrow();
+        if number > newest {
+            return Err(EventsError::NotYet { newest, asked: number });
+        }
+        let from_memory = self.events_in_memory(number);
+        let Some(journal) = &self.journal else { return from_memory };
+        if number != 0 && from_memory.is_ok() {
+            return from_memory;
+        }
+        let (journal, name) = (journal.clone(), self.name.clone());
+        let read = move || journal.events_after(&name, number, EVENTS_AT_ONCE);
+        let gone = |oldest_resumable| EventsError::Gone { oldest_resumable, asked: number };
+        match tokio::task::spawn_blocking(read).await {
+            Ok(Ok(mut events)) => {
+                // Not what is kept and not announced yet.
+                events.retain(|e| e.event_sequence <= newest);
+                Ok(events)
+            }
+            Ok(Err(oldest)) => Err(gone(oldest)),
+            // The reader was cancelled: the daemon ends.
+            Err(_) => Ok(Vec::new()),
+        }
+    }
+
+    fn events_in_memory(&self, number: u64) -> Result<Vec<Event>, EventsError> {
         let events = locked(&self.events);
-        let Some(first) = events.front() else { return Ok(None) };
-        let oldest_resumable = first.event_sequence - 1;
+        let oldest_resumable = match events.front() {
+            Some(first) => first.event_sequence - 1,
+            None => *self.newest_event.borrow(),
+        };
         // Zero asks for all that are held.
         if number != 0 && number < oldest_resumable {
-            return Err(EventsError { oldest_resumable, asked: number });
+            return Err(EventsError::Gone { oldest_resumable, asked: number });
         }
-        let at = (number.max(oldest_resumable) - oldest_resumable) as usize;
-        Ok(events.get(at).cloned())
+        let from = (number.max(oldest_resumable) - oldest_resumable) as usize;
+        Ok(events.iter().skip(from).take(EVENTS_AT_ONCE).cloned().collect())
     }
 }
 
@@ -308,13 +419,15 @@ pub struct Bus {
     begun: watch::Sender<u64>,
     /// Turns true when streams are to end.
     closing: watch::Receiver<bool>,
+    /// What is wrong now.
+    pub conditions: Conditions,
 }
 
 impl Bus {
     /// Without sessions; streams end when `closing` turns true.
     #[must_use]
-    pub fn new(closing: watch::Receiver<bool>) -> Self {
-        Self { sessions: RwLock::default(), begun: watch::Sender::new(0), closing }
+    pub fn new(closing: watch::Receiver<bool>, conditions: Conditions) -> Self {
+        Self { sessions: RwLock::default(), begun: watch::Sender::new(0), closing, conditions }
     }
 
     /// The sessions.
@@ -366,27 +479,27 @@ mod tests {
             regime_names: vec!["a".into()],
             model: String::new(),
         };
-        Arc::new(SessionBus::new(facts, 3))
+        Arc::new(SessionBus::new(facts, 3, None))
     }
 
-    fn publish(bus: &SessionBus, event: bool) {
-        let event = event.then(|| Event { event_sequence: bus.next_event(), ..Event::default() });
-        bus.publish(Arc::new(Update { decision: Decision::default(), event }));
-    }
-
-    #[test]
-    fn events_resume_without_a_gap_or_say_so() {
+    #[tokio::test]
+    async fn events_resume_without_a_gap_or_say_so() {
         let bus = bus();
-        assert_eq!(bus.event_after(0), Ok(None));
-        for _ in 0..5 {
-            publish(&bus, true);
+        assert_eq!(bus.events_after(0).await, Ok(Vec::new()));
+        for event_sequence in 1..=5 {
+            let event = Event { event_sequence, ..Event::default() };
+            bus.announce(Arc::new(Update::Event(event)));
         }
-        let number = |after| bus.event_after(after).map(|e| e.map(|e| e.event_sequence));
-        assert_eq!(number(0), Ok(Some(3)));
-        assert_eq!(number(2), Ok(Some(3)));
-        assert_eq!(number(4), Ok(Some(5)));
-        assert_eq!(number(5), Ok(None));
-        assert_eq!(number(1), Err(EventsError { oldest_resumable: 2, asked: 1 }));
+        let numbers = async |after| {
+            let events = bus.events_after(after).await;
+            events.map(|e| e.iter().map(|e| e.event_sequence).collect::<Vec<_>>())
+        };
+        assert_eq!(numbers(0).await, Ok(vec![3, 4, 5]));
+        assert_eq!(numbers(2).await, Ok(vec![3, 4, 5]));
+        assert_eq!(numbers(4).await, Ok(vec![5]));
+        assert_eq!(numbers(5).await, Ok(vec![]));
+        assert_eq!(numbers(1).await, Err(EventsError::Gone { oldest_resumable: 2, asked: 1 }));
+        assert_eq!(numbers(6).await, Err(EventsError::NotYet { newest: 5, asked: 6 }));
     }
 
     #[tokio::test]
@@ -394,7 +507,7 @@ mod tests {
         let bus = bus();
         let mut slow = bus.subscribe();
         for _ in 0..SUBSCRIBER_DECISIONS + 7 {
-            publish(&bus, false);
+            bus.publish(Arc::new(Update::Decision(Decision::default())));
         }
         assert!(slow.next().await.is_some());
         assert_eq!(slow.lost(), 7);

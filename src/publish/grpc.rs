@@ -1,5 +1,6 @@
 //! Decisions and events over gRPC.
 
+use std::collections::VecDeque;
 use std::pin::Pin;
 use std::sync::Arc;
 
@@ -8,7 +9,8 @@ use futures_util::stream::{BoxStream, SelectAll, select_all, unfold};
 use tokio::sync::watch;
 use tonic::{Request, Response, Status};
 
-use super::bus::{Bus, Calibration, CalibrationState, SessionBus};
+use super::bus::{Bus, Calibration, CalibrationState, EventsError, SessionBus};
+use super::conditions::Conditions;
 use crate::source::{Entry, Intake};
 use crate::wire;
 use crate::wire::regimes_server::Regimes;
@@ -39,6 +41,41 @@ impl RegimesService {
     }
 }
 
+/// A subscriber to events, and where it stands.
+struct Resumed {
+    newest: watch::Receiver<u64>,
+    session: Arc<SessionBus>,
+    bus: Arc<Bus>,
+    /// Number of the last event sent.
+    after: u64,
+    /// Those that come next.
+    events: VecDeque<Event>,
+}
+
+impl Resumed {
+    async fn next(&mut self) -> Result<Option<Event>, EventsError> {
+        loop {
+            if let Some(event) = self.events.pop_front() {
+                self.after = event.event_sequence;
+                return Ok(Some(event));
+            }
+            self.newest.borrow_and_update();
+            let ended = self.session.is_ended();
+            self.events = self.session.events_after(self.after).await?.into();
+            if !self.events.is_empty() {
+                continue;
+            }
+            if ended {
+                return Ok(None);
+            }
+            tokio::select! {
+                changed = self.newest.changed() => if changed.is_err() { return Ok(None) },
+                () = self.bus.closed() => return Ok(None),
+            }
+        }
+    }
+}
+
 fn calibration(of: &Calibration) -> wire::Calibration {
     let state = match of.state {
         CalibrationState::Given => wire::CalibrationState::Given,
@@ -61,8 +98,8 @@ fn updates(bus: &Arc<SessionBus>, every: u64) -> BoxStream<'static, DecisionUpda
     let updates = unfold(bus.subscribe(), move |mut subscription| async move {
         loop {
             let update = subscription.next().await?;
-            if update.decision.bin.is_multiple_of(every) || update.event.is_some() {
-                let decision = Some(update.decision.clone());
+            if let Some(decision) = update.wanted(every) {
+                let decision = Some(decision.clone());
                 let sent = DecisionUpdate { decision, lost: subscription.lost() };
                 return Some((sent, subscription));
             }
@@ -156,28 +193,22 @@ impl Regimes for RegimesService {
     ) -> Result<Response<Self::SubscribeEventsStream>, Status> {
         let SubscribeEventsRequest { session, after_event_sequence } = request.into_inner();
         let session = self.find(&session)?;
+        let out_of_range = |e: EventsError| Status::out_of_range(e.to_string());
         // Said at once where it can be.
-        session
-            .event_after(after_event_sequence)
-            .map_err(|e| Status::out_of_range(e.to_string()))?;
-        let state = Some((session.newest_event(), session, self.bus.clone(), after_event_sequence));
-        let stream = unfold(state, |state| async move {
-            let (mut newest, session, bus, after) = state?;
-            loop {
-                newest.borrow_and_update();
-                match session.event_after(after) {
-                    Ok(Some(event)) => {
-                        let after = event.event_sequence;
-                        return Some((Ok(event), Some((newest, session, bus, after))));
-                    }
-                    Ok(None) if session.is_ended() => return None,
-                    Ok(None) => {}
-                    Err(e) => return Some((Err(Status::out_of_range(e.to_string())), None)),
-                }
-                tokio::select! {
-                    changed = newest.changed() => changed.ok()?,
-                    () = bus.closed() => return None,
-                }
+        let events = session.events_after(after_event_sequence).await.map_err(out_of_range)?;
+        let resumed = Resumed {
+            newest: session.newest_event(),
+            session,
+            bus: self.bus.clone(),
+            after: after_event_sequence,
+            events: events.into(),
+        };
+        let stream = unfold(Some(resumed), |resumed| async {
+            let mut resumed = resumed?;
+            match resumed.next().await {
+                Ok(Some(event)) => Some((Ok(event), Some(resumed))),
+                Ok(None) => None,
+                Err(e) => Some((Err(Status::out_of_range(e.to_string())), None)),
             }
         });
         Ok(Response::new(Box::pin(stream)))
@@ -189,7 +220,9 @@ impl Regimes for RegimesService {
     ) -> Result<Response<ListSessionsResponse>, Status> {
         let sessions = self.bus.sessions();
         // One without an entrance has ended meanwhile.
-        let one = |s: &Arc<SessionBus>| Some(described(s, &self.intake.entry(s.name())?));
+        let conditions = &self.bus.conditions;
+        let one =
+            |s: &Arc<SessionBus>| Some(described(s, &self.intake.entry(s.name())?, conditions));
         let sessions = sessions.iter().filter_map(one).collect();
         Ok(Response::new(ListSessionsResponse { sessions }))
     }
@@ -197,7 +230,7 @@ impl Regimes for RegimesService {
 
 /// A session as the wire tells it.
 #[must_use]
-pub fn described(bus: &SessionBus, entry: &Entry) -> Session {
+pub fn described(bus: &SessionBus, entry: &Entry, conditions: &Conditions) -> Session {
     let facts = bus.facts();
     let (bins, last_event_sequence) = bus.totals();
     let totals = entry.port.totals();
@@ -232,6 +265,16 @@ pub fn described(bus: &SessionBus, entry: &Entry) -> Session {
             bins_rejected: totals.rejected,
             bins_waiting: totals.waiting,
         }),
+        conditions: conditions
+            .holding()
+            .into_iter()
+            .filter(|held| held.session == facts.name)
+            .map(|held| wire::Condition {
+                name: held.condition.name().to_owned(),
+                detail: held.detail,
+                since_ns: held.since_ns,
+            })
+            .collect(),
         clock: offset.map(|offset_s| Clock { offset_s, drift, jumps }),
     }
 }

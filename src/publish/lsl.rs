@@ -1,6 +1,7 @@
 //! Regime markers and metrics as streams of the Lab Streaming Layer (wire protocol 1.10): a Markers outlet with a label
 //! at each change, and a float outlet with the posterior and the metrics of every bin.
 
+use std::collections::VecDeque;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
@@ -48,8 +49,7 @@ fn metric_labels(facts: &SessionFacts) -> Vec<String> {
     posterior.chain(rest.map(String::from)).collect()
 }
 
-fn metric_values(update: &Update, regimes: usize) -> Vec<f32> {
-    let d = &update.decision;
+fn metric_values(d: &Decision, regimes: usize) -> Vec<f32> {
     let mut values = d.posterior.clone();
     // Another model may know other regimes; the stream's channels stay as they were offered.
     values.resize(regimes, f32::NAN);
@@ -67,6 +67,9 @@ fn metric_values(update: &Update, regimes: usize) -> Vec<f32> {
     ]);
     values
 }
+
+/// Events that may wait for the journal before their stamps are forgotten.
+const STAMPS_MAX: usize = 1024;
 
 /// Offers both streams at `listen` until the session ends: `SESSION-regimes` and `SESSION-metrics`.
 pub async fn run(bus: Arc<SessionBus>, listen: IpAddr, lsl_session: String) {
@@ -104,18 +107,28 @@ pub async fn run(bus: Arc<SessionBus>, listen: IpAddr, lsl_session: String) {
         }
     };
     let mut subscription = bus.subscribe();
+    // Stamps of decisions whose events are still to come.
+    let mut stamps: VecDeque<(u64, f64)> = VecDeque::new();
     while let Some(update) = subscription.next().await {
-        // On our clock, when the bin was received: what was spent since is known.
-        let d = &update.decision;
-        let stamp = local_clock() - (d.publish_time_ns - d.receive_time_ns).max(0) as f64 * 1e-9;
         let mut sample = Vec::with_capacity(64);
-        write_numbers(&mut sample, stamp, &metric_values(&update, regimes));
         // An error says that nobody listens.
-        let _ = metrics.samples.send(sample.into());
-        if let Some(event) = &update.event {
-            let mut sample = Vec::with_capacity(64);
-            write_text(&mut sample, stamp, &event.to);
-            let _ = markers.samples.send(sample.into());
+        match &*update {
+            Update::Decision(d) => {
+                // On our clock, when the bin was received: what was spent since is known.
+                let spent_ns = (d.publish_time_ns - d.receive_time_ns).max(0);
+                let stamp = local_clock() - spent_ns as f64 * 1e-9;
+                if d.event_sequence != 0 {
+                    stamps.truncate(STAMPS_MAX);
+                    stamps.push_front((d.event_sequence, stamp));
+                }
+                write_numbers(&mut sample, stamp, &metric_values(d, regimes));
+                let _ = metrics.samples.send(sample.into());
+            }
+            Update::Event(e) => {
+                let known = stamps.iter().find(|s| s.0 == e.event_sequence).map(|s| s.1);
+                write_text(&mut sample, known.unwrap_or_else(local_clock), &e.to);
+                let _ = markers.samples.send(sample.into());
+            }
         }
     }
 }

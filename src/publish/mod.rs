@@ -2,6 +2,7 @@
 
 pub mod brand;
 mod bus;
+mod conditions;
 pub mod dynamics;
 pub mod grpc;
 #[cfg(feature = "lsl")]
@@ -13,6 +14,8 @@ pub mod web;
 pub mod zeromq;
 
 pub use bus::{
-    Bus, Calibration, CalibrationState, EventsError, SessionBus, SessionFacts, Subscription, Update,
+    Bus, Calibration, CalibrationState, EventsError, SessionBus, SessionFacts, Subscription,
+    Update, Vitals,
 };
+pub use conditions::{Condition, Conditions, Holding};
 pub use outcome::{Outcome, Wording};

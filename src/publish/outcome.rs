@@ -141,6 +141,7 @@ impl Wording {
         &self,
         o: &Outcome,
         metrics: Option<wire::Metrics>,
+        event_sequence: u64,
         publish_time_ns: i64,
     ) -> wire::Decision {
         let state = self.state(o);
@@ -167,16 +168,19 @@ impl Wording {
             silent_channels: o.silent_channels,
             untrusted: o.untrusted,
             publish_time_ns,
+            event_sequence,
             metrics,
         }
     }
 
-    /// The event of an outcome with a change.
+    /// The event of an outcome with a change, without a number yet.
     #[must_use]
-    pub fn event(&self, o: &Outcome, change: &Change, event_sequence: u64) -> wire::Event {
+    pub fn event(&self, o: &Outcome, change: &Change) -> wire::Event {
         wire::Event {
             session: self.session.clone(),
-            event_sequence,
+            event_sequence: 0,
+            not_durable: false,
+            lost: false,
             bin: o.bin,
             sequence: o.sequence,
             onset_bin: change.onset.bin,

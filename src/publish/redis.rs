@@ -1,15 +1,15 @@
 //! A session's decisions and events to Redis streams, for whoever reads a fleet in one place:
-//! `NAME:decisions` and `NAME:events`. Events are written in order and none is left out while the daemon holds them;
+//! `NAME:decisions` and `NAME:events`. Events are written in order and none is left out while the daemon or its journal holds them;
 //! decisions are not waited for when the server is away.
 
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use prost::Message;
 use redis::aio::MultiplexedConnection;
 use redis::{Pipeline, RedisError, Value};
 
-use super::bus::{SessionBus, Subscription, Update};
+use super::bus::{SessionBus, Subscription};
 use crate::source::redis::{Connection, OutSettings, newest};
 use crate::telemetry::BusOutMetrics;
 use crate::wire::{Decision, Event};
@@ -35,15 +35,6 @@ pub async fn run(bus: Arc<SessionBus>, settings: OutSettings) {
         write_events(&bus, &settings, &events, &metrics),
         write_decisions(subscription, &settings, &decisions, &metrics),
     );
-}
-
-/// This run of the daemon: numbers of events are its own.
-fn run_id() -> String {
-    static ID: std::sync::LazyLock<String> = std::sync::LazyLock::new(|| {
-        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        format!("{:x}-{:x}", since.as_micros(), std::process::id())
-    });
-    ID.clone()
 }
 
 async fn write_events(
@@ -90,52 +81,51 @@ async fn send_events(
 ) -> Result<u64, RedisError> {
     let mut last = match *after {
         Some(last) => last,
-        None => written_before(live, stream).await?,
+        None => written_before(live, stream, bus.numbering()).await?,
     };
     let mut written = 0;
     loop {
-        let mut pipeline = redis::pipe();
-        let mut n = 0;
-        let mut next = last;
-        while n < BATCH {
-            match bus.event_after(next) {
-                Ok(Some(event)) => {
-                    next = event.event_sequence;
-                    add_event(&mut pipeline, stream, settings.events_max, &event);
-                    n += 1;
-                }
-                Ok(None) => break,
-                Err(e) => {
-                    tracing::error!(stream, "Redis: events are missing: {e}");
-                    next = e.oldest_resumable;
-                }
+        let events = match bus.events_after(last).await {
+            Ok(events) => events,
+            Err(e) => {
+                tracing::error!(stream, "Redis: events are missing: {e}");
+                last = e.nearest();
+                continue;
             }
-        }
-        if n == 0 {
+        };
+        let Some(newest) = events.last() else {
             *after = Some(last);
             return Ok(written);
+        };
+        let mut pipeline = redis::pipe();
+        for event in &events {
+            add_event(&mut pipeline, stream, settings.events_max, bus.numbering(), event);
         }
         let () = pipeline.query_async(live).await?;
-        last = next;
-        written += n as u64;
+        last = newest.event_sequence;
+        written += events.len() as u64;
     }
 }
 
-/// Number of the last event of this run in the stream.
-async fn written_before(live: &mut MultiplexedConnection, stream: &str) -> Result<u64, RedisError> {
+/// Number of the last event in the stream that is of `numbering`.
+async fn written_before(
+    live: &mut MultiplexedConnection,
+    stream: &str,
+    numbering: &str,
+) -> Result<u64, RedisError> {
     let Some(entry) = newest(live, stream).await? else { return Ok(0) };
     let text = |field: &str| match entry.map.get(field) {
         Some(Value::BulkString(bytes)) => String::from_utf8_lossy(bytes).into_owned(),
         _ => String::new(),
     };
-    let ours = text("run") == run_id();
+    let ours = text("run") == numbering;
     Ok(if ours { text("event_sequence").parse().unwrap_or(0) } else { 0 })
 }
 
-fn add_event(pipeline: &mut Pipeline, stream: &str, max: usize, e: &Event) {
+fn add_event(pipeline: &mut Pipeline, stream: &str, max: usize, numbering: &str, e: &Event) {
     let fields: [(&str, String); 11] = [
         ("session", e.session.clone()),
-        ("run", run_id()),
+        ("run", numbering.to_owned()),
         ("event_sequence", e.event_sequence.to_string()),
         ("bin", e.bin.to_string()),
         ("sequence", e.sequence.to_string()),
@@ -162,15 +152,14 @@ async fn write_decisions(
     let Some(mut subscription) = subscription else { return };
     let mut connection = Connection::new(&settings.url);
     let every = settings.decisions_every as u64;
-    let wanted = |u: &Update| u.decision.bin.is_multiple_of(every) || u.event.is_some();
     let mut lost = 0;
     while let Some(first) = subscription.next().await {
         let mut pipeline = redis::pipe();
         let mut n = 0;
         let mut next = Some(first);
         while let Some(update) = next {
-            if wanted(&update) {
-                add_decision(&mut pipeline, stream, settings.entries_max, &update.decision);
+            if let Some(decision) = update.wanted(every) {
+                add_decision(&mut pipeline, stream, settings.entries_max, decision);
                 n += 1;
             }
             next = if n < BATCH { subscription.try_next() } else { None };

@@ -1,4 +1,6 @@
-//! `/metrics`, `/healthz` and `/readyz` over HTTP.
+//! `/metrics`, `/healthz`, `/readyz` and `/health` over HTTP.
+
+use std::sync::Arc;
 
 use axum::Router;
 use axum::extract::State;
@@ -7,6 +9,8 @@ use axum::response::IntoResponse;
 use axum::routing::get;
 use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::sync::watch;
+
+use super::bus::Bus;
 
 /// What the daemon is up to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -23,15 +27,37 @@ pub enum Phase {
 struct Shared {
     metrics: PrometheusHandle,
     phase: watch::Receiver<Phase>,
+    bus: Arc<Bus>,
 }
 
 /// The routes.
-pub fn routes(metrics: PrometheusHandle, phase: watch::Receiver<Phase>) -> Router {
+pub fn routes(metrics: PrometheusHandle, phase: watch::Receiver<Phase>, bus: Arc<Bus>) -> Router {
     Router::new()
         .route("/metrics", get(render))
         .route("/healthz", get(|| async { "ok\n" }))
         .route("/readyz", get(ready))
-        .with_state(Shared { metrics, phase })
+        .route("/health", get(health))
+        .with_state(Shared { metrics, phase, bus })
+}
+
+/// What is wrong now, with a cure for each; always answered while the process lives.
+async fn health(State(shared): State<Shared>) -> impl IntoResponse {
+    let holding = shared.bus.conditions.holding();
+    let conditions: Vec<_> = holding
+        .iter()
+        .map(|held| {
+            serde_json::json!({
+                "session": held.session,
+                "condition": held.condition.name(),
+                "detail": held.detail,
+                "since_ns": held.since_ns,
+                "cure": held.condition.cure(),
+            })
+        })
+        .collect();
+    let status = if conditions.is_empty() { "ok" } else { "degraded" };
+    let body = serde_json::json!({ "status": status, "conditions": conditions });
+    ([(header::CONTENT_TYPE, "application/json")], format!("{body}\n"))
 }
 
 async fn render(State(shared): State<Shared>) -> impl IntoResponse {

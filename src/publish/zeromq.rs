@@ -46,9 +46,9 @@ impl Publisher {
     /// holds up nobody.
     pub async fn publish(&self, topics: &Topics, update: &Update) {
         let mut socket = self.socket.lock().await;
-        self.send(&mut socket, &topics.decision, &update.decision).await;
-        if let Some(event) = &update.event {
-            self.send(&mut socket, &topics.event, event).await;
+        match update {
+            Update::Decision(d) => self.send(&mut socket, &topics.decision, d).await,
+            Update::Event(e) => self.send(&mut socket, &topics.event, e).await,
         }
     }
 

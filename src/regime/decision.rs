@@ -1,6 +1,7 @@
 //! When a label is in force, when it changed, and since when.
 
 use super::onset::{Onset, OnsetFinder};
+use crate::inference::Tape;
 use crate::model::{Model, OperatingPoint};
 
 /// When the label in force gives way to another.
@@ -168,6 +169,37 @@ impl Tracker {
         };
         (self.bin, self.current) = (before.bin, before.current.and_then(known));
         self.restart();
+    }
+
+    /// Takes down, or up, where it stands; the history behind onsets is not part of it.
+    pub fn state(&mut self, tape: &mut Tape) {
+        // None, unknown, then the regimes.
+        let mut label = |label: &mut Option<Label>| {
+            let mut code = match label {
+                None => 0,
+                Some(Label::Unknown) => 1,
+                Some(Label::Regime(r)) => *r as u32 + 2,
+            };
+            tape.word(&mut code);
+            *label = match code {
+                0 => None,
+                1 => Some(Label::Unknown),
+                r => Some(Label::Regime(r as usize - 2)),
+            };
+        };
+        label(&mut self.current);
+        label(&mut self.leading);
+        tape.word(&mut self.confident_bins);
+    }
+
+    /// Goes on from a state that was taken down, with `label` in force.
+    pub fn resume(&mut self, tape: &mut Tape, label: Option<Label>, regimes: usize) {
+        self.state(tape);
+        let known = |label: &Label| label.regime().is_none_or(|r| r < regimes);
+        self.leading = self.leading.filter(known);
+        self.current = label.filter(known);
+        self.onset.restart();
+        self.strange_since = None;
     }
 
     /// The next bin's posterior over the regimes, probability of none of them, and novelty.

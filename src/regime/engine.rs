@@ -1,7 +1,7 @@
 //! The filter bank with its decision rule: what runs for every bin, live and offline alike.
 
 use super::decision::{Change, DecisionRule, Label, Tracker};
-use crate::inference::{Adaptation, BankError, Estimate, FilterBank};
+use crate::inference::{Adaptation, BankError, Estimate, FilterBank, Tape};
 use crate::model::{Model, Readout};
 
 /// One session's numbers.
@@ -39,6 +39,11 @@ impl Engine {
         self.tracker.push(&estimate.posterior, unlabelled, estimate.novelty)
     }
 
+    /// A bin that nobody is told of: prediction without a decision.
+    pub fn pass(&mut self) {
+        self.bank.predict();
+    }
+
     /// Back to the prior: another recording begins. The label in force stays until another is found.
     pub fn restart(&mut self) {
         self.bank.reset();
@@ -49,6 +54,30 @@ impl Engine {
     /// `regimes` gives this model's regime for each of the other's; `None` where they are the same.
     pub fn succeed(&mut self, before: &Self, regimes: Option<&[Option<usize>]>) {
         self.tracker.succeed(&before.tracker, regimes);
+    }
+
+    /// Takes down, or up, where it stands; see [`Self::resume`].
+    pub fn state(&mut self, tape: &mut Tape) {
+        self.bank.state(tape);
+        self.tracker.state(tape);
+    }
+
+    /// Goes on from what an engine of the same model, readout and rule has taken down, with `label` in force; the
+    /// next change's onset does not reach back before it. `false` where the words are not such: nothing has changed then
+    /// but that the bank is at its prior.
+    pub fn resume(&mut self, words: &[u32], label: Option<Label>) -> bool {
+        let mut own = Tape::default();
+        own.begin();
+        self.state(&mut own);
+        if own.words().len() != words.len() {
+            return false;
+        }
+        let mut tape = Tape::of(words.to_vec());
+        let sound = self.bank.resume(&mut tape);
+        if sound {
+            self.tracker.resume(&mut tape, label, self.bank.estimate().posterior.len());
+        }
+        sound
     }
 
     /// Whether labels are to be believed.
@@ -103,6 +132,55 @@ impl Engine {
 mod tests {
     use super::*;
     use crate::inference::example_model;
+
+    fn counts(t: usize, n: usize) -> Vec<f32> {
+        (0..n).map(|i| f32::from(u8::from((t * (i + 2)).is_multiple_of(5)))).collect()
+    }
+
+    #[test]
+    fn an_engine_goes_on_from_what_another_took_down_bit_for_bit() {
+        let model = example_model();
+        let rule = DecisionRule { probability_min: 0.4, ..DecisionRule::of(&model, None) };
+        let new = || Engine::new(&model, &model.readouts[0], rule, Adaptation::default());
+        let mut first = new().expect("an engine");
+        let n = first.n_channels();
+        for t in 0..500 {
+            first.push(Some(&counts(t, n)));
+        }
+        let mut tape = Tape::default();
+        first.state(&mut tape);
+        let mut second = new().expect("an engine");
+        assert!(second.resume(tape.words(), first.label()));
+        assert_eq!(second.label(), first.label());
+        for t in 500..900 {
+            first.push(Some(&counts(t, n)));
+            second.push(Some(&counts(t, n)));
+            assert_eq!(first.estimate(), second.estimate(), "bin {t}");
+            assert_eq!(first.label(), second.label(), "bin {t}");
+        }
+        assert!(first.label().is_some());
+    }
+
+    #[test]
+    fn words_that_are_no_state_are_refused_and_harm_nothing() {
+        let model = example_model();
+        let rule = DecisionRule::of(&model, None);
+        let mut engine = Engine::new(&model, &model.readouts[0], rule, Adaptation::default())
+            .expect("an engine");
+        let mut tape = Tape::default();
+        engine.state(&mut tape);
+        let good = tape.words().to_vec();
+        assert!(!engine.resume(&good[1..], None));
+        for at in 0..good.len() {
+            let mut words = good.clone();
+            words[at] = f32::NAN.to_bits();
+            let _ = engine.resume(&words, None);
+            let n = engine.n_channels();
+            engine.push(Some(&counts(at, n)));
+            let sum: f32 = engine.estimate().posterior.iter().sum();
+            assert!((sum - 1.0).abs() < 1e-4, "word {at}: {sum}");
+        }
+    }
 
     #[test]
     fn a_session_that_is_not_trusted_is_unknown_all_along() {

@@ -132,8 +132,14 @@ impl Ingest for IngestService {
         let (notes, noted) = mpsc::channel(REFUSALS_WAITING);
         let reader = Reader { intake: self.intake.clone(), bus: self.bus.clone(), notes };
         tokio::spawn(reader.run(request.into_inner()));
-        let replies =
-            Replies { noted, subscription: None, last: None, event: None, bus: self.bus.clone() };
+        let replies = Replies {
+            noted,
+            subscription: None,
+            last: None,
+            decided: false,
+            awaited: 0,
+            bus: self.bus.clone(),
+        };
         let stream = unfold(replies, |mut replies| async {
             replies.next().await.map(|reply| (reply, replies))
         });
@@ -207,28 +213,31 @@ impl Reader {
 struct Replies {
     noted: mpsc::Receiver<Note>,
     subscription: Option<Subscription>,
-    /// Sequence number after whose decision the stream ends.
+    /// Sequence number of the last bin that was taken, once the client has sent its last message.
     last: Option<u64>,
-    /// Event to send after its decision.
-    event: Option<Reply>,
+    /// That bin is decided.
+    decided: bool,
+    /// Number of the newest event that a decision has named, until it has come.
+    awaited: u64,
     bus: Arc<Bus>,
 }
 
 impl Replies {
     async fn next(&mut self) -> Option<Result<ExchangeReply, Status>> {
         let reply = |r| Some(Ok(ExchangeReply { reply: Some(r) }));
-        if let Some(event) = self.event.take() {
-            return reply(event);
-        }
         loop {
             if let Some(last) = self.last {
-                let update = tokio::time::timeout(LAST_DECISIONS, self.update()).await.ok()??;
-                if update.decision.sequence >= last {
-                    self.last = None;
-                    self.subscription = None;
-                    self.noted.close();
+                if self.decided && self.awaited == 0 {
+                    return None;
                 }
-                return reply(self.split(&update));
+                let update = Self::update_of(&mut self.subscription);
+                let update = tokio::time::timeout(LAST_DECISIONS, update).await.ok()??;
+                if self.decided && update.decision().is_some() {
+                    // Of bins that others send.
+                    continue;
+                }
+                self.decided |= update.decision().is_some_and(|d| d.sequence >= last);
+                return reply(self.take(&update));
             }
             tokio::select! {
                 note = self.noted.recv() => match note? {
@@ -242,17 +251,13 @@ impl Replies {
                 },
                 update = Self::update_of(&mut self.subscription) => {
                     let update = update?;
-                    return reply(self.split(&update));
+                    return reply(self.take(&update));
                 }
                 () = self.bus.closed() => {
                     return None;
                 }
             }
         }
-    }
-
-    async fn update(&mut self) -> Option<Arc<Update>> {
-        Self::update_of(&mut self.subscription).await
     }
 
     async fn update_of(subscription: &mut Option<Subscription>) -> Option<Arc<Update>> {
@@ -262,8 +267,18 @@ impl Replies {
         }
     }
 
-    fn split(&mut self, update: &Update) -> Reply {
-        self.event = update.event.clone().map(Reply::Event);
-        Reply::Decision(update.decision.clone())
+    fn take(&mut self, update: &Update) -> Reply {
+        match update {
+            Update::Decision(decision) => {
+                self.awaited = self.awaited.max(decision.event_sequence);
+                Reply::Decision(decision.clone())
+            }
+            Update::Event(event) => {
+                if event.event_sequence >= self.awaited {
+                    self.awaited = 0;
+                }
+                Reply::Event(event.clone())
+            }
+        }
     }
 }

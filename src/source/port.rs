@@ -201,6 +201,8 @@ pub struct Totals {
     pub late: u64,
     /// Bins refused, for want of room or for any other reason.
     pub rejected: u64,
+    /// Of these, for want of room alone.
+    pub overloaded: u64,
     /// Bins that wait for the session's thread.
     pub waiting: u64,
 }
@@ -212,6 +214,7 @@ struct Tally {
     missing: AtomicU64,
     late: AtomicU64,
     rejected: AtomicU64,
+    overloaded: AtomicU64,
 }
 
 /// One session's entrance.
@@ -273,6 +276,7 @@ impl Port {
             missing: of(&self.tally.missing),
             late: of(&self.tally.late),
             rejected: of(&self.tally.rejected),
+            overloaded: of(&self.tally.overloaded),
             waiting: self.enter().headers.occupied_len() as u64,
         }
     }
@@ -323,6 +327,12 @@ impl Port {
             self.metrics.stalled.set(1.0);
             tracing::warn!(session = self.settings.session, "nothing comes from the rig any more");
         }
+    }
+
+    /// True while nothing comes from a rig that was heard.
+    #[must_use]
+    pub fn is_stalled(&self) -> bool {
+        self.stalled.load(Ordering::Relaxed)
     }
 
     /// The rig's clock began anew, as is known without asking it.
@@ -442,6 +452,9 @@ impl Port {
             Err(r) => {
                 self.metrics.rejected(reason_name(r.reason), n);
                 self.tally.rejected.fetch_add(n, Ordering::Relaxed);
+                if r.reason == RejectReason::Overload {
+                    self.tally.overloaded.fetch_add(n, Ordering::Relaxed);
+                }
             }
         }
         result

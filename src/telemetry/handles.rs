@@ -40,6 +40,57 @@ pub fn model_swapped(session: &str) {
     counter!(MODEL_SWAPS, "session" => session.to_owned()).increment(1);
 }
 
+/// A condition holds, or not any more.
+pub fn condition(session: &str, name: &'static str, holds: bool) {
+    gauge!(CONDITION, "session" => session.to_owned(), "condition" => name)
+        .set(f64::from(u8::from(holds)));
+}
+
+/// The journal.
+pub struct JournalMetrics {
+    /// Records kept.
+    pub records: Counter,
+    /// Records dropped.
+    pub dropped: Counter,
+    /// Attempts that failed.
+    pub failures: Counter,
+    /// Records that wait.
+    pub waiting: Gauge,
+    /// Bytes.
+    pub bytes: Gauge,
+    /// 1 while the disk fails.
+    pub failing: Gauge,
+    /// Time to keep a group.
+    pub commit: Histogram,
+}
+
+impl JournalMetrics {
+    /// Handles.
+    #[must_use]
+    pub fn new() -> Self {
+        let metrics = Self {
+            records: counter!(JOURNAL_RECORDS),
+            dropped: counter!(JOURNAL_DROPPED),
+            failures: counter!(JOURNAL_FAILURES),
+            waiting: gauge!(JOURNAL_WAITING),
+            bytes: gauge!(JOURNAL_BYTES),
+            failing: gauge!(JOURNAL_FAILING),
+            commit: histogram!(JOURNAL_COMMIT),
+        };
+        for counter in [&metrics.records, &metrics.dropped, &metrics.failures] {
+            counter.increment(0);
+        }
+        metrics.failing.set(0.0);
+        metrics
+    }
+}
+
+impl Default for JournalMetrics {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 /// A session's connection to its rig.
 #[derive(Clone)]
 pub struct SourceMetrics {

@@ -158,6 +158,14 @@ const DYNAMICS: [DynamicsGauge; 22] = [
         Some(m.connectivity_radius?.low)
     }),
 ];
+const JOURNAL_RECORDS: &str = "regimed_journal_records_total";
+const JOURNAL_DROPPED: &str = "regimed_journal_dropped_total";
+const JOURNAL_FAILURES: &str = "regimed_journal_failures_total";
+const JOURNAL_WAITING: &str = "regimed_journal_waiting_records";
+const JOURNAL_BYTES: &str = "regimed_journal_bytes";
+const JOURNAL_FAILING: &str = "regimed_journal_failing";
+const JOURNAL_COMMIT: &str = "regimed_journal_commit_seconds";
+const CONDITION: &str = "regimed_condition";
 const CALIBRATION: &str = "regimed_calibration_state";
 const CONNECTIONS_CUT: &str = "regimed_connections_cut_total";
 
@@ -176,6 +184,7 @@ fn build() -> PrometheusHandle {
         .set_buckets_for_metric(full(LATENCY), &LATENCY_BUCKETS_S)
         .and_then(|b| b.set_buckets_for_metric(full(COMPUTE), &LATENCY_BUCKETS_S))
         .and_then(|b| b.set_buckets_for_metric(full(TRANSPORT_DELAY), &LATENCY_BUCKETS_S))
+        .and_then(|b| b.set_buckets_for_metric(full(JOURNAL_COMMIT), &LATENCY_BUCKETS_S))
         .expect("buckets are not empty")
         .install_recorder()
         .expect("one recorder per process");
@@ -183,7 +192,13 @@ fn build() -> PrometheusHandle {
     metrics::describe_histogram!(COMPUTE, metrics::Unit::Seconds, "Filter bank's time per bin.");
     let text = "Rig's time of a message to receiving it, beyond the least such delay of late.";
     metrics::describe_histogram!(TRANSPORT_DELAY, metrics::Unit::Seconds, text);
+    let text =
+        "Time to keep a group of records: written, and synced where the configuration says so.";
+    metrics::describe_histogram!(JOURNAL_COMMIT, metrics::Unit::Seconds, text);
     for (name, text) in [
+        (JOURNAL_RECORDS, "Records kept in the journal."),
+        (JOURNAL_DROPPED, "Records dropped because too many waited for a disk that fails."),
+        (JOURNAL_FAILURES, "Failed attempts to write to the journal's disk."),
         (BINS, "Bins accepted: received less late and rejected."),
         (BINS_RECEIVED, "Bins received: each is accepted, late or rejected."),
         (BINS_PROCESSED, "Bins accepted and done; the others wait (regimed_queue_bins)."),
@@ -216,6 +231,13 @@ fn build() -> PrometheusHandle {
         metrics::describe_counter!(name, text);
     }
     for (name, text) in [
+        (JOURNAL_WAITING, "Records that wait to be kept."),
+        (JOURNAL_BYTES, "Bytes of the journal."),
+        (JOURNAL_FAILING, "1 while the journal's disk fails."),
+        (
+            CONDITION,
+            "1 for what is wrong now, by condition and session (none: the daemon); docs/operations.md.",
+        ),
         (QUEUE, "Bins that wait for the session."),
         (STALLED, "1 while nothing comes from a session's rig though something did."),
         (SOURCE_CONNECTED, "1 while connected to a session's rig."),

@@ -7,7 +7,7 @@ use crate::rig::checkout;
 /// Floors from the ground up; a room may use its own floor and those below.
 const FLOORS: [&[&str]; 4] = [
     &["model", "inference", "dynamics", "regime", "training", "teacher"],
-    &["source", "publish", "recording", "checkpoint", "config", "telemetry", "wire"],
+    &["source", "publish", "recording", "checkpoint", "config", "journal", "telemetry", "wire"],
     &["daemon", "commands"],
     &["cli", "main", "lib"],
 ];

@@ -1,0 +1,193 @@
+//! Looks after the sessions, the journal and the clock four times a second, and tells the system's own supervisor that
+//! all goes on.
+
+use std::collections::HashMap;
+use std::os::unix::net::UnixDatagram;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use crate::config::Supervision;
+use crate::journal::Journal;
+use crate::publish::{Bus, Condition, SessionBus};
+use crate::source::{Entry, Intake};
+
+/// Between two looks.
+const LOOK_EVERY: Duration = Duration::from_millis(250);
+/// A session has fallen behind for so long after bins were refused for want of room.
+const CALM: Duration = Duration::from_secs(5);
+/// The filter is degenerate for so long after a hypothesis lost its numbers.
+const RESET_SHOWN: Duration = Duration::from_secs(10);
+/// Dynamics that are none the model knows are a mismatch after so long, seconds.
+const MISMATCH_S: f64 = 30.0;
+/// Bins wait and none is done for so long: the session is stuck.
+const STUCK: Duration = Duration::from_secs(5);
+/// A wall clock that strays from the steady one by more between two looks was set, seconds.
+const JUMP_S: f64 = 1.0;
+/// A clock that was set by more is not believed when records are removed for their age, seconds.
+const JUMP_DISTRUST_S: f64 = 60.0;
+/// That the clock was set is shown for so long.
+const JUMP_SHOWN: Duration = Duration::from_secs(600);
+
+/// What was seen of a session at the last look.
+struct Seen {
+    bins: u64,
+    progress: Instant,
+    overloaded: u64,
+    overload: Option<Instant>,
+    resets: u64,
+    reset: Option<Instant>,
+}
+
+/// Looks after everything.
+pub(super) struct Supervisor {
+    pub(super) bus: Arc<Bus>,
+    pub(super) intake: Arc<Intake>,
+    pub(super) journal: Option<Arc<Journal>>,
+    pub(super) supervision: Supervision,
+}
+
+/// The system's supervisor (systemd), where there is one: sd_notify(3).
+pub(super) struct Notifier(Option<(UnixDatagram, std::os::unix::net::SocketAddr)>);
+
+impl Notifier {
+    pub(super) fn new(supervision: &Supervision) -> Self {
+        let place = supervision.notify_socket.as_ref().and_then(|path| {
+            use std::os::linux::net::SocketAddrExt;
+            use std::os::unix::net::SocketAddr;
+            let address = match path.strip_prefix('@') {
+                Some(name) => SocketAddr::from_abstract_name(name),
+                None => SocketAddr::from_pathname(path),
+            };
+            Some((UnixDatagram::unbound().ok()?, address.ok()?))
+        });
+        Self(place)
+    }
+
+    pub(super) fn tell(&self, state: &str) {
+        if let Some((socket, address)) = &self.0
+            && let Err(e) = socket.send_to_addr(state.as_bytes(), address)
+        {
+            tracing::debug!("the system's supervisor cannot be told: {e}");
+        }
+    }
+}
+
+fn wall_s() -> f64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64()
+}
+
+impl Supervisor {
+    /// For ever.
+    pub(super) async fn run(self) {
+        let notifier = Notifier::new(&self.supervision);
+        let mut seen: HashMap<String, Seen> = HashMap::new();
+        let (mut steady, mut wall) = (Instant::now(), wall_s());
+        let mut jumped: Option<Instant> = None;
+        let mut fed: Option<Instant> = None;
+        loop {
+            tokio::time::sleep(LOOK_EVERY).await;
+            let now = Instant::now();
+            let strayed = (wall_s() - wall) - now.duration_since(steady).as_secs_f64();
+            (steady, wall) = (now, wall_s());
+            if strayed.abs() > JUMP_S {
+                self.clock_was_set(strayed);
+                jumped = Some(now);
+            } else if jumped.is_some_and(|t| now.duration_since(t) > JUMP_SHOWN) {
+                self.bus.conditions.set("", Condition::ClockJumped, None);
+                jumped = None;
+            }
+            if let Some(journal) = &self.journal {
+                let why = journal.failing().borrow().clone();
+                let found =
+                    why.map(|why| format!("expected a disk that takes records, found: {why}"));
+                self.bus.conditions.set("", Condition::JournalFailing, found);
+            }
+            let mut stuck = false;
+            let sessions = self.bus.sessions();
+            seen.retain(|name, _| sessions.iter().any(|s| s.name() == name));
+            for session in &sessions {
+                let Some(entry) = self.intake.entry(session.name()) else { continue };
+                stuck |= self.look(session, &entry, &mut seen, now);
+            }
+            // A daemon that is stuck is left to be restarted.
+            if let Some(every) = self.supervision.watchdog
+                && !stuck
+                && fed.is_none_or(|t| now.duration_since(t) >= every / 4)
+            {
+                notifier.tell("WATCHDOG=1");
+                fed = Some(now);
+            }
+        }
+    }
+
+    fn clock_was_set(&self, by_s: f64) {
+        let found = format!("expected a clock that runs on, found it set by {by_s:+.1} s");
+        self.bus.conditions.set("", Condition::ClockJumped, Some(found));
+        if by_s.abs() > JUMP_DISTRUST_S
+            && let Some(journal) = &self.journal
+        {
+            journal.suspend_age();
+        }
+    }
+
+    /// Looks at a session; whether it is stuck.
+    fn look(
+        &self,
+        session: &Arc<SessionBus>,
+        entry: &Entry,
+        seen: &mut HashMap<String, Seen>,
+        now: Instant,
+    ) -> bool {
+        let name = session.name();
+        let (bins, _) = session.totals();
+        let totals = entry.port.totals();
+        let resets = session.vitals.filter_resets.load(std::sync::atomic::Ordering::Relaxed);
+        let strange = session.vitals.strange_bins.load(std::sync::atomic::Ordering::Relaxed);
+        let before = seen.entry(name.to_owned()).or_insert_with(|| Seen {
+            bins,
+            progress: now,
+            overloaded: 0,
+            overload: None,
+            resets,
+            reset: None,
+        });
+        if bins != before.bins || totals.waiting == 0 {
+            (before.bins, before.progress) = (bins, now);
+        }
+        if totals.overloaded != before.overloaded {
+            (before.overloaded, before.overload) = (totals.overloaded, Some(now));
+        }
+        if resets != before.resets {
+            (before.resets, before.reset) = (resets, Some(now));
+        }
+        let within =
+            |since: Option<Instant>, time| since.is_some_and(|t| now.duration_since(t) < time);
+        let set = |condition, holds: bool, found: &dyn Fn() -> String| {
+            self.bus.conditions.set(name, condition, holds.then(found));
+        };
+        let facts = session.facts();
+        let stuck = now.duration_since(before.progress) > STUCK;
+        set(Condition::SessionStuck, stuck, &|| {
+            format!("expected bins to be done, found {} that wait", totals.waiting)
+        });
+        set(Condition::SourceStalled, entry.port.is_stalled(), &|| {
+            "expected counts or events from the rig, found nothing".into()
+        });
+        let behind = within(before.overload, CALM)
+            || totals.waiting * 2 > entry.port.settings().queue_bins as u64;
+        set(Condition::FallingBehind, behind, &|| {
+            format!(
+                "expected bins to be done as they come, found {} that wait and {} refused for want of room",
+                totals.waiting, totals.overloaded
+            )
+        });
+        set(Condition::FilterDegenerate, within(before.reset, RESET_SHOWN), &|| {
+            format!("expected hypotheses to keep their numbers, found {resets} begun anew so far")
+        });
+        let strange_s = strange as f64 * facts.bin_width_s;
+        set(Condition::ModelMismatch, strange_s >= MISMATCH_S, &|| {
+            format!("expected dynamics that the model knows, found others for {strange_s:.0} s")
+        });
+        stuck
+    }
+}

@@ -1,0 +1,171 @@
+//! Reading a journal, beside whoever writes it.
+
+use std::path::Path;
+
+use super::format::{Found, Frames, HEADER_BYTES};
+use super::log::{self, Part};
+use super::storage::{Folder, Storage};
+use crate::wire::journal_record::What;
+use crate::wire::{Event, JournalRecord};
+
+/// Records of every file, in order and each once.
+struct Records {
+    folder: Folder,
+    /// Number of the newest frame seen.
+    last: u64,
+}
+
+/// What is wrong with a file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Trouble {
+    /// First number of the file.
+    pub file: u64,
+    /// Where in it, bytes from its begin.
+    pub at: u64,
+    /// Length, bytes.
+    pub bytes: u64,
+    /// Such as a crash leaves at a file's end: nothing in it was announced.
+    pub torn: bool,
+}
+
+/// What was read of a journal.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Reading {
+    /// Files.
+    pub files: usize,
+    /// Sound records.
+    pub records: u64,
+    /// Numbers of which there is no sound record, between the first and the last.
+    pub lost: u64,
+    /// Damage.
+    pub troubles: Vec<Trouble>,
+}
+
+impl Records {
+    fn each(
+        &mut self,
+        first: u64,
+        mut take: impl FnMut(JournalRecord) -> bool,
+        mut damage: impl FnMut(Trouble),
+    ) -> std::io::Result<bool> {
+        let bytes = self.folder.read(first, u64::MAX)?;
+        for found in Frames::new(&bytes, HEADER_BYTES) {
+            match found {
+                Found::Frame { number, payload } => {
+                    // Number 0 heads a file; what was written again after a failure of the disk comes once.
+                    if number <= self.last {
+                        continue;
+                    }
+                    self.last = number;
+                    if let Some(record) = log::record(number, &bytes[payload])
+                        && !take(record)
+                    {
+                        return Ok(false);
+                    }
+                }
+                Found::Damage { bytes, torn } => damage(Trouble {
+                    file: first,
+                    at: bytes.start as u64,
+                    bytes: bytes.len() as u64,
+                    torn,
+                }),
+            }
+        }
+        Ok(true)
+    }
+}
+
+/// Every record of a journal in a folder, oldest first, and what is damaged. The daemon may be writing it.
+///
+/// # Errors
+/// The file system's.
+pub fn read(folder: &Path, mut take: impl FnMut(JournalRecord)) -> std::io::Result<Reading> {
+    let mut records = Records { folder: Folder::existing(folder), last: 0 };
+    let mut reading = Reading::default();
+    let mut seen = 0u64;
+    let mut oldest = None;
+    for first in records.folder.list()? {
+        let mut troubles = Vec::new();
+        let result = records.each(
+            first,
+            |record| {
+                oldest.get_or_insert(record.number);
+                seen += 1;
+                take(record);
+                true
+            },
+            |trouble| troubles.push(trouble),
+        );
+        match result {
+            Ok(_) => {}
+            // Removed for its age meanwhile.
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => continue,
+            Err(e) => return Err(e),
+        }
+        reading.files += 1;
+        reading.troubles.append(&mut troubles);
+    }
+    reading.records = seen;
+    reading.lost = oldest.map_or(0, |oldest| records.last - oldest + 1 - seen);
+    Ok(reading)
+}
+
+fn lost(session: &str, event_sequence: u64) -> Event {
+    Event { session: session.to_owned(), event_sequence, lost: true, ..Event::default() }
+}
+
+/// Events of a session after a number, of records up to `kept`; see [`super::Journal::events_after`].
+pub(super) fn events_after(
+    folder: &Path,
+    parts: &[Part],
+    kept: u64,
+    (session, after): (&str, u64),
+    max: usize,
+) -> Result<Vec<Event>, u64> {
+    let before = |part: &Part| {
+        part.head.as_ref().map(|(b, _)| b.last_event_sequence.get(session).copied().unwrap_or(0))
+    };
+    // Whatever came before the oldest file is not held any more.
+    let gone = parts.first().and_then(before).unwrap_or(0);
+    if after != 0 && after < gone {
+        return Err(gone);
+    }
+    let mut after = after.max(gone);
+    let from = parts.iter().rposition(|p| before(p).is_some_and(|b| b <= after)).unwrap_or(0);
+    let mut records = Records { folder: Folder::existing(folder), last: 0 };
+    let mut events = Vec::new();
+    for part in &parts[from..] {
+        let went_on = records.each(
+            part.first,
+            |record| {
+                if record.number > kept {
+                    return false;
+                }
+                let Some(What::Event(event)) = record.what else { return true };
+                if event.session != session || event.event_sequence <= after {
+                    return true;
+                }
+                while after + 1 < event.event_sequence && events.len() < max {
+                    after += 1;
+                    events.push(lost(session, after));
+                }
+                if events.len() < max {
+                    after = event.event_sequence;
+                    events.push(event);
+                }
+                events.len() < max
+            },
+            |_| {},
+        );
+        match went_on {
+            Ok(true) => {}
+            Ok(false) => break,
+            Err(e) => {
+                // Removed for its age meanwhile, or a disk that cannot be read: the next attempt tells.
+                tracing::warn!("the journal cannot be read: {e}");
+                break;
+            }
+        }
+    }
+    Ok(events)
+}

@@ -1,0 +1,115 @@
+//! Where the journal's files are: a folder, or in tests something that fails on purpose.
+
+use std::fs::{self, File};
+use std::io::{self, Read, Write};
+use std::path::{Path, PathBuf};
+
+/// Ending of a journal's files.
+const ENDING: &str = "rgj";
+
+/// Files that are written from the front and never changed, each known by the number of its first frame.
+#[allow(clippy::len_without_is_empty)]
+pub(super) trait Storage: Send {
+    /// One that is being written.
+    type Out: Send;
+
+    /// First numbers of all files, in order.
+    ///
+    /// # Errors
+    /// The system's, as with all others.
+    fn list(&self) -> io::Result<Vec<u64>>;
+
+    /// A file's bytes, or its first `limit`.
+    fn read(&self, first: u64, limit: u64) -> io::Result<Vec<u8>>;
+
+    /// A file's length, bytes.
+    fn len(&self, first: u64) -> io::Result<u64>;
+
+    /// A new file, in place of one of that number.
+    fn create(&mut self, first: u64) -> io::Result<Self::Out>;
+
+    /// Writes behind what was written.
+    fn append(&mut self, out: &mut Self::Out, bytes: &[u8]) -> io::Result<()>;
+
+    /// Returns when everything appended would survive the loss of power.
+    fn sync(&mut self, out: &mut Self::Out) -> io::Result<()>;
+
+    /// Removes a file.
+    fn remove(&mut self, first: u64) -> io::Result<()>;
+}
+
+/// A folder of files named by the number of their first frame.
+#[derive(Debug, Clone)]
+pub(super) struct Folder(PathBuf);
+
+impl Folder {
+    /// A folder, made where there is none.
+    ///
+    /// # Errors
+    /// The file system's.
+    pub(super) fn open(path: &Path) -> io::Result<Self> {
+        use std::os::unix::fs::DirBuilderExt;
+        fs::DirBuilder::new().recursive(true).mode(0o750).create(path)?;
+        Ok(Self(path.to_owned()))
+    }
+
+    /// A folder that is only read.
+    #[must_use]
+    pub(super) fn existing(path: &Path) -> Self {
+        Self(path.to_owned())
+    }
+
+    fn path(&self, first: u64) -> PathBuf {
+        self.0.join(format!("{first:020}.{ENDING}"))
+    }
+
+    fn sync_entries(&self) -> io::Result<()> {
+        File::open(&self.0)?.sync_all()
+    }
+}
+
+impl Storage for Folder {
+    type Out = File;
+
+    fn list(&self) -> io::Result<Vec<u64>> {
+        let mut numbers = Vec::new();
+        for entry in fs::read_dir(&self.0)? {
+            let path = entry?.path();
+            if path.extension().is_some_and(|e| e == ENDING) {
+                numbers.extend(
+                    path.file_stem().and_then(|n| n.to_str()).and_then(|n| n.parse::<u64>().ok()),
+                );
+            }
+        }
+        numbers.sort_unstable();
+        Ok(numbers)
+    }
+
+    fn read(&self, first: u64, limit: u64) -> io::Result<Vec<u8>> {
+        let mut bytes = Vec::new();
+        File::open(self.path(first))?.take(limit).read_to_end(&mut bytes)?;
+        Ok(bytes)
+    }
+
+    fn len(&self, first: u64) -> io::Result<u64> {
+        Ok(fs::metadata(self.path(first))?.len())
+    }
+
+    fn create(&mut self, first: u64) -> io::Result<File> {
+        let file = File::create(self.path(first))?;
+        self.sync_entries()?;
+        Ok(file)
+    }
+
+    fn append(&mut self, out: &mut File, bytes: &[u8]) -> io::Result<()> {
+        out.write_all(bytes)
+    }
+
+    fn sync(&mut self, out: &mut File) -> io::Result<()> {
+        out.sync_data()
+    }
+
+    fn remove(&mut self, first: u64) -> io::Result<()> {
+        fs::remove_file(self.path(first))
+    }
+}
