@@ -2,7 +2,8 @@
 
 use clap::{Parser, Subcommand};
 use regimed::commands::{
-    brand, calibrate, demo, evaluate, inspect, pretrain, replay, serve, sessions, simulate, watch,
+    brand, calibrate, demo, evaluate, export, inspect, journal, pretrain, replay, serve, sessions,
+    simulate, watch,
 };
 
 /// Live dynamical-regime labels, change events and edge-of-chaos metrics from binned spike counts
@@ -26,4 +27,6 @@ pub(crate) enum Command {
     Watch(watch::WatchArgs),
     Sessions(sessions::SessionsArgs),
     Brand(brand::BrandArgs),
+    Journal(journal::JournalArgs),
+    Export(export::ExportArgs),
 }

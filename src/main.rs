@@ -7,7 +7,8 @@ use std::process::ExitCode;
 use clap::Parser;
 use cli::{Cli, Command};
 use regimed::commands::{
-    brand, calibrate, demo, evaluate, inspect, pretrain, replay, serve, sessions, simulate, watch,
+    brand, calibrate, demo, evaluate, export, inspect, journal, pretrain, replay, serve, sessions,
+    simulate, watch,
 };
 
 fn main() -> ExitCode {
@@ -24,6 +25,8 @@ fn main() -> ExitCode {
         Command::Watch(args) => watch::run(&args),
         Command::Sessions(args) => sessions::run(&args),
         Command::Brand(args) => brand::run(&args),
+        Command::Journal(args) => journal::run(&args),
+        Command::Export(args) => export::run(&args),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

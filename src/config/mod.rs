@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use toml::de::{DeTable, DeValue};
 
 pub use environment::Supervision;
-pub use journal::JournalConfig;
+pub use journal::{DECISIONS, JournalConfig, STATE};
 use section::{Faults, Section};
 pub use session::{ModelSource, SessionConfig, SourceConfig};
 

@@ -24,7 +24,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tonic::transport::server::{Server, TcpIncoming};
 
-use crate::config::{Config, JournalConfig, Supervision};
+use crate::config::{Config, JournalConfig, STATE, Supervision};
 use crate::journal::Journal;
 use crate::publish::grpc::RegimesService;
 use crate::publish::web::{self, Phase};
@@ -70,6 +70,7 @@ pub struct Daemon {
     bus: Arc<Bus>,
     sessions: Arc<Sessions>,
     journal: Option<Arc<Journal>>,
+    recorded: Option<Arc<Journal>>,
     notifier: Notifier,
     phase: watch::Sender<Phase>,
     closing: watch::Sender<bool>,
@@ -177,13 +178,27 @@ fn told(ended: Result<(), tonic::transport::Error>) {
 }
 
 /// The journal, where sessions' states are kept, and what of the journal is damaged.
-type Opened = (Option<Arc<Journal>>, Option<Keeping>, Option<String>);
+#[derive(Default)]
+struct Opened {
+    journal: Option<Arc<Journal>>,
+    keeping: Option<Keeping>,
+    /// Where decisions are recorded, and every how many of them.
+    decisions: Option<(Arc<Journal>, u64)>,
+    damaged: Option<String>,
+}
 
 /// Opens the journal, where one is configured, and tells what was found.
 fn open_journal(config: &Config) -> Result<Opened> {
-    let Some(JournalConfig { settings, state_every_s, state_age_max_s }) = &config.journal else {
+    let Some(JournalConfig {
+        settings,
+        state_every_s,
+        state_age_max_s,
+        decisions_every,
+        decisions,
+    }) = &config.journal
+    else {
         tracing::warn!("no journal: events are kept in memory alone (set journal.folder)");
-        return Ok((None, None, None));
+        return Ok(Opened::default());
     };
     let folder = &settings.folder;
     let began = Instant::now();
@@ -204,7 +219,7 @@ fn open_journal(config: &Config) -> Result<Opened> {
     if let Some((first, last)) = found.lost {
         journal.add("", What::Lost(Lost { first, last }));
     }
-    let state = folder.join("state");
+    let state = folder.join(STATE);
     let keeping = (*state_every_s > 0.0).then(|| Keeping {
         folder: state.clone(),
         every_s: *state_every_s,
@@ -218,7 +233,15 @@ fn open_journal(config: &Config) -> Result<Opened> {
     let damaged = found.lost.map(|(first, last)| {
         format!("expected sound records in the journal, found {first} to {last} damaged or lost")
     });
-    Ok((Some(Arc::new(journal)), keeping, damaged))
+    let decisions = if *decisions_every > 0 {
+        let place = decisions.folder.display();
+        let (log, _) = Journal::open(decisions.clone())
+            .with_context(|| format!("recorded decisions in {place} cannot be opened"))?;
+        Some((Arc::new(log), *decisions_every as u64))
+    } else {
+        None
+    };
+    Ok(Opened { journal: Some(Arc::new(journal)), keeping, decisions, damaged })
 }
 
 impl Daemon {
@@ -250,10 +273,11 @@ impl Daemon {
             Some(publisher)
         };
         let worker = metrics_worker::MetricsWorker::start(plans.len())?;
-        let (journal, keeping, damaged) = open_journal(&config)?;
+        let Opened { journal, keeping, decisions, damaged } = open_journal(&config)?;
         let bus = Arc::new(Bus::new(closed, Conditions::new(journal.clone())));
         bus.conditions.set("", Condition::JournalDamaged, damaged);
-        let shared = Shared { publisher, worker, journal: journal.clone(), keeping };
+        let recorded = decisions.as_ref().map(|(log, _)| log.clone());
+        let shared = Shared { publisher, worker, journal: journal.clone(), keeping, decisions };
         let sessions = Arc::new(Sessions::new(config.clone(), bus.clone(), shared));
         let intake = sessions.intake.clone();
         for (plan, session) in plans.into_iter().zip(config.sessions) {
@@ -334,6 +358,7 @@ impl Daemon {
             bus,
             sessions,
             journal,
+            recorded,
             notifier,
             phase,
             closing,
@@ -371,6 +396,9 @@ impl Daemon {
         // A moment for the last messages to leave the sockets' queues.
         tokio::time::sleep(Duration::from_millis(50).min(self.drain)).await;
         self.closing.send_replace(true);
+        if let Some(recorded) = self.recorded.take() {
+            let _ = tokio::task::spawn_blocking(move || recorded.close()).await;
+        }
         if let Some(journal) = self.journal.take() {
             journal.add("", What::DaemonStopped(DaemonStopped {}));
             let kept = tokio::task::spawn_blocking(move || journal.close()).await;

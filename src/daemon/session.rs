@@ -22,6 +22,7 @@ use super::models::Plan;
 use super::resume::{self, Keeping, StatePlace};
 use crate::config::{Config, SessionConfig};
 use crate::journal::Journal;
+use crate::publish::recorder;
 use crate::publish::zeromq::{Publisher, Topics};
 use crate::publish::{CalibrationState, Outcome, SessionBus, Update, Wording};
 use crate::regime::Engine;
@@ -87,6 +88,8 @@ pub(super) struct Shared {
     pub(super) worker: MetricsWorker,
     pub(super) journal: Option<Arc<Journal>>,
     pub(super) keeping: Option<Keeping>,
+    /// Where decisions are recorded, and every how many of them.
+    pub(super) decisions: Option<(Arc<Journal>, u64)>,
 }
 
 /// Starts a session's thread and its publishing task.
@@ -96,7 +99,7 @@ pub(super) fn start(
     config: &Config,
     shared: &Shared,
 ) -> Result<Running> {
-    let Shared { publisher, worker, journal, keeping } = shared.clone();
+    let Shared { publisher, worker, journal, keeping, decisions } = shared.clone();
     let model = plan.model.clone();
     let readout = plan.readout.clone();
     let mut engine = Engine::new(&model, &readout, plan.rule, plan.adaptation)
@@ -223,6 +226,9 @@ pub(super) fn start(
     let (mut sources, mut outs) = (attached.sources, attached.outs);
     if let (Some(place), Some(keeping)) = (place, keeping) {
         outs.push(tokio::spawn(resume::keep(place, bus.clone(), keeping.folder)));
+    }
+    if let Some((log, every)) = decisions {
+        outs.push(tokio::spawn(recorder::run(bus.clone(), log, every)));
     }
     sources.push(tokio::spawn(async move { assembly.keep_closing().await }));
     Ok(Running {

@@ -60,6 +60,8 @@ pub enum WhenDiskFails {
 /// How a journal is kept.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Settings {
+    /// Its name in metrics.
+    pub name: &'static str,
     /// Where.
     pub folder: PathBuf,
     /// When a record counts as kept.
@@ -163,7 +165,7 @@ impl Journal {
             age_suspended: std::sync::atomic::AtomicBool::new(false),
             parts: log.parts(),
             id,
-            metrics: JournalMetrics::new(),
+            metrics: JournalMetrics::new(settings.name),
             settings,
         });
         let writer = Writer {

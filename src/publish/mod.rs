@@ -9,6 +9,7 @@ pub mod grpc;
 pub mod lsl;
 pub mod network_events;
 mod outcome;
+pub mod recorder;
 pub mod redis;
 pub mod web;
 pub mod zeromq;

@@ -1,5 +1,6 @@
 //! Recordings: binned spike counts with labels, from files. Bytes in, checked trials out.
 
+mod columns;
 mod counts;
 mod npy;
 mod npz;
@@ -7,6 +8,7 @@ mod nwb;
 
 use std::path::{Path, PathBuf};
 
+pub use columns::Column;
 pub use counts::{Counts, Spool};
 pub use npy::{Array, Values};
 pub use npz::{Archive, numbered, read, trial_starts, write};

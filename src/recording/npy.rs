@@ -237,7 +237,11 @@ fn from_fortran<T: Clone>(values: &[T], shape: &[usize]) -> Vec<T> {
 }
 
 /// Writes a format 1.0 header for `shape` and `descr`.
-fn write_header(writer: &mut impl Write, descr: &str, shape: &[usize]) -> io::Result<()> {
+pub(super) fn write_header(
+    writer: &mut impl Write,
+    descr: &str,
+    shape: &[usize],
+) -> io::Result<()> {
     let mut dims: String = shape.iter().map(|d| format!("{d}, ")).collect();
     if shape.len() > 1 {
         dims.truncate(dims.len() - 2);

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::fs::File;
-use std::io::{BufReader, BufWriter, Write};
+use std::io::{BufReader, BufWriter, Read, Write};
 use std::path::Path;
 
 use zip::{ZipArchive, ZipWriter, write::SimpleFileOptions};
@@ -366,6 +366,25 @@ impl<'a> Archive<'a> {
     /// The file system's.
     pub fn i64(&mut self, key: &str, values: &[i64]) -> Result<(), RecordingError> {
         self.add(key, |w| npy::write_i64(w, &[values.len()], values))
+    }
+
+    /// Adds values as they stand in a file, little-endian and row by row.
+    ///
+    /// # Errors
+    /// The file system's.
+    pub(super) fn raw(
+        &mut self,
+        key: &str,
+        kind: &str,
+        shape: &[usize],
+        values: &mut impl Read,
+    ) -> Result<(), RecordingError> {
+        self.zip
+            .start_file(format!("{key}.npy"), SimpleFileOptions::default().large_file(true))
+            .map_err(|e| self.io(std::io::Error::other(e)))?;
+        let written = npy::write_header(&mut self.zip, kind, shape)
+            .and_then(|()| std::io::copy(values, &mut self.zip));
+        written.map(drop).map_err(|e| self.io(e))
     }
 
     /// Adds strings.

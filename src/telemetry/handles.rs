@@ -65,29 +65,23 @@ pub struct JournalMetrics {
 }
 
 impl JournalMetrics {
-    /// Handles.
+    /// Handles of a log: "journal", or "decisions" where these are recorded.
     #[must_use]
-    pub fn new() -> Self {
+    pub fn new(log: &'static str) -> Self {
         let metrics = Self {
-            records: counter!(JOURNAL_RECORDS),
-            dropped: counter!(JOURNAL_DROPPED),
-            failures: counter!(JOURNAL_FAILURES),
-            waiting: gauge!(JOURNAL_WAITING),
-            bytes: gauge!(JOURNAL_BYTES),
-            failing: gauge!(JOURNAL_FAILING),
-            commit: histogram!(JOURNAL_COMMIT),
+            records: counter!(JOURNAL_RECORDS, "log" => log),
+            dropped: counter!(JOURNAL_DROPPED, "log" => log),
+            failures: counter!(JOURNAL_FAILURES, "log" => log),
+            waiting: gauge!(JOURNAL_WAITING, "log" => log),
+            bytes: gauge!(JOURNAL_BYTES, "log" => log),
+            failing: gauge!(JOURNAL_FAILING, "log" => log),
+            commit: histogram!(JOURNAL_COMMIT, "log" => log),
         };
         for counter in [&metrics.records, &metrics.dropped, &metrics.failures] {
             counter.increment(0);
         }
         metrics.failing.set(0.0);
         metrics
-    }
-}
-
-impl Default for JournalMetrics {
-    fn default() -> Self {
-        Self::new()
     }
 }
 

@@ -8,6 +8,7 @@ mod examples;
 mod fit;
 mod golden;
 mod interop;
+mod journal;
 #[cfg(feature = "lsl")]
 mod lsl;
 mod open_ephys;

@@ -58,15 +58,33 @@ pub(crate) struct Daemon {
 impl Daemon {
     /// Starts one and waits until it is ready.
     pub(crate) fn start(config: &str) -> Self {
+        Self::start_by(config, Command::new(binary()))
+    }
+
+    /// Starts one and kills it after so long, ready or not.
+    pub(crate) fn start_and_kill(config: &str, after: Duration) {
         let folder = tempfile::tempdir().expect("a folder");
-        let file = folder.path().join("regimed.toml");
+        let mut child = Self::spawn(config, folder.path(), Command::new(binary()));
+        std::thread::sleep(after);
+        let _ = child.kill();
+        let _ = child.wait();
+    }
+
+    fn spawn(config: &str, folder: &Path, mut command: Command) -> Child {
+        let file = folder.join("regimed.toml");
         std::fs::write(&file, config).expect("a config");
-        let mut child = Command::new(binary())
+        command
             .args(["serve", "--config"])
             .arg(&file)
             .stderr(Stdio::piped())
             .spawn()
-            .expect("the daemon starts");
+            .expect("the daemon starts")
+    }
+
+    /// Starts one by a command to which its arguments are added.
+    pub(crate) fn start_by(config: &str, command: Command) -> Self {
+        let folder = tempfile::tempdir().expect("a folder");
+        let mut child = Self::spawn(config, folder.path(), command);
         let mut lines = BufReader::new(child.stderr.take().expect("piped")).lines();
         let log = Arc::new(Mutex::new(String::new()));
         let mut ready = String::new();
@@ -98,6 +116,11 @@ impl Daemon {
             log,
             _folder: folder,
         }
+    }
+
+    /// Its process.
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
     }
 
     /// Resident memory, MiB.
