@@ -14,7 +14,7 @@
 //! 5. [`training`]: learning a model, and calibrating it to a new session.
 //! 6. [`teacher`]: simulated networks with known truth.
 //! 7. [`recording`], [`checkpoint`], [`config`], [`journal`]: files.
-//! 8. [`wire`], [`source`], [`publish`], [`telemetry`]: what goes in and out.
+//! 8. [`wire`], [`security`], [`source`], [`publish`], [`telemetry`]: what goes in and out.
 //! 9. [`daemon`], [`commands`]: all of it put together.
 //!
 //! Modules 1 to 6 are pure: no clock, no I/O, no global state; random generators are passed in.
@@ -23,6 +23,8 @@ pub mod checkpoint;
 pub mod commands;
 pub mod config;
 pub mod daemon;
+#[doc(hidden)]
+pub mod decoders;
 pub mod dynamics;
 pub mod inference;
 pub mod journal;
@@ -30,6 +32,7 @@ pub mod model;
 pub mod publish;
 pub mod recording;
 pub mod regime;
+pub mod security;
 pub mod source;
 pub mod teacher;
 pub mod telemetry;

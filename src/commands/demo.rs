@@ -6,9 +6,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use tokio::sync::mpsc;
 
+use super::access::AccessArgs;
 use super::endpoint::Sender;
 use super::picture::Picture;
 use super::scoreboard::{Scoreboard, Sent};
@@ -85,7 +86,7 @@ async fn demo(args: &DemoArgs) -> Result<()> {
             DWELL.from_s, DWELL.to_s
         ),
     ];
-    let mut client = RegimesClient::connect(grpc).await.context("the daemon does not answer")?;
+    let mut client = RegimesClient::new(AccessArgs::default().connect(&grpc).await?);
     let request = SubscribeDecisionsRequest { session: SESSION.into(), every: 1 };
     let mut decisions = client.subscribe_decisions(request).await?.into_inner();
     let request = SubscribeEventsRequest { session: SESSION.into(), after_event_sequence: 0 };
@@ -148,7 +149,7 @@ async fn rig(
     sent: mpsc::UnboundedSender<(u64, Sent)>,
     going: Arc<AtomicBool>,
 ) -> Result<()> {
-    let mut sender = Sender::connect(&to).await?;
+    let mut sender = Sender::connect(&to, &AccessArgs::default()).await?;
     let animal = Animal::new(ANIMALS_SEED, ANIMAL, AnimalSettings::default());
     let bin_width_s = animal.settings().bin_width_s;
     let index: HashMap<usize, usize> = REGIME_NAMES

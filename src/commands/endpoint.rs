@@ -1,27 +1,17 @@
 //! Endpoints as people write them.
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use tokio::sync::mpsc;
 use zeromq::{PushSocket, Socket, SocketSend};
 
 use prost::Message;
 
+use super::access::AccessArgs;
 use crate::wire::ingest_client::IngestClient;
 use crate::wire::{Counts, IngestSummary};
 
 /// Messages that wait to be sent over gRPC.
 const WAITING: usize = 1024;
-
-/// A gRPC endpoint, `http://` added where it is missing.
-pub(crate) fn grpc(text: &str) -> Result<String> {
-    match text.split_once("://") {
-        Some(("http", _)) => Ok(text.to_owned()),
-        None => Ok(format!("http://{text}")),
-        Some((scheme, _)) => {
-            bail!("expected a gRPC endpoint such as http://127.0.0.1:7733, found {scheme}://")
-        }
-    }
-}
 
 /// A way to send counts.
 pub(crate) enum Sender {
@@ -33,8 +23,8 @@ pub(crate) enum Sender {
 }
 
 impl Sender {
-    /// `tcp://` and `ipc://` are ZeroMQ (PUSH connects to the daemon's PULL), `http://` is gRPC.
-    pub(crate) async fn connect(text: &str) -> Result<Self> {
+    /// `tcp://` and `ipc://` are ZeroMQ (PUSH connects to the daemon's PULL), `http://` and `https://` are gRPC.
+    pub(crate) async fn connect(text: &str, access: &AccessArgs) -> Result<Self> {
         if text.starts_with("tcp://") || text.starts_with("ipc://") {
             let mut socket = PushSocket::new();
             socket.connect(text).await.with_context(|| {
@@ -42,10 +32,7 @@ impl Sender {
             })?;
             return Ok(Self::ZeroMq(socket));
         }
-        let endpoint = grpc(text)?;
-        let mut client = IngestClient::connect(endpoint.clone()).await.with_context(|| {
-            format!("nothing answers at {endpoint} (is `regimed serve` running?)")
-        })?;
+        let mut client = IngestClient::new(access.connect(text).await?);
         let (messages, receiver) = mpsc::channel(WAITING);
         let stream = futures_util::stream::unfold(receiver, |mut receiver| async {
             receiver.recv().await.map(|m: Counts| (m, receiver))

@@ -8,7 +8,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use tokio::sync::mpsc;
 
-use super::endpoint::{self, Sender};
+use super::access::AccessArgs;
+use super::endpoint::Sender;
 use super::progress::Progress;
 use super::recordings::RecordingArgs;
 use super::scoreboard::{Scoreboard, Sent};
@@ -29,7 +30,7 @@ pub struct ReplayArgs {
     /// Recording (.npz)
     #[arg(value_name = "FILE")]
     pub file: PathBuf,
-    /// Where to: tcp://HOST:PORT is ZeroMQ, http://HOST:PORT is gRPC
+    /// Where to: tcp://HOST:PORT is ZeroMQ, http(s)://HOST:PORT is gRPC
     #[arg(long, default_value = "tcp://127.0.0.1:7734", value_name = "ENDPOINT")]
     pub to: String,
     /// Times real speed
@@ -44,6 +45,9 @@ pub struct ReplayArgs {
     /// With --score: write every decision with its truth to this file (CSV)
     #[arg(long, value_name = "FILE", requires = "score")]
     pub save: Option<PathBuf>,
+    #[command(flatten)]
+    /// Access to a daemon that asks who comes.
+    pub access: AccessArgs,
     #[command(flatten)]
     /// How to take the recording; --session names the daemon's session.
     pub recordings: RecordingArgs,
@@ -64,7 +68,7 @@ pub fn run(args: &ReplayArgs) -> Result<()> {
 async fn replay(args: &ReplayArgs, recording: &Recording) -> Result<()> {
     let streams = recording.streams();
     let total: usize = streams.iter().map(Trial::n_bins).sum();
-    let mut sender = Sender::connect(&args.to).await?;
+    let mut sender = Sender::connect(&args.to, &args.access).await?;
     let listener = match &args.score {
         Some(endpoint) => Some(listen(args, endpoint, recording).await?),
         None => None,
@@ -142,10 +146,8 @@ async fn listen(
     endpoint: &str,
     recording: &Recording,
 ) -> Result<(Notes, tokio::task::JoinHandle<Result<String>>)> {
-    let endpoint = endpoint::grpc(endpoint)?;
-    let mut client = RegimesClient::connect(endpoint.clone())
-        .await
-        .with_context(|| format!("--score: no daemon answers at {endpoint}"))?;
+    let connection = args.access.connect(endpoint).await.context("--score")?;
+    let mut client = RegimesClient::new(connection);
     let listed = client.list_sessions(ListSessionsRequest {}).await?.into_inner().sessions;
     let sessions: Vec<&str> = recording.trials.iter().map(|t| t.session.as_str()).collect();
     let Some(session) = listed.iter().find(|l| sessions.contains(&l.name.as_str())) else {

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use anyhow::{Context, Result};
 use clap::Subcommand;
 
+use super::access::AccessArgs;
 use super::serve::runtime;
 use crate::wire::control_client::ControlClient;
 use crate::wire::regimes_client::RegimesClient;
@@ -19,6 +20,9 @@ pub struct SessionsArgs {
     /// gRPC endpoint of the daemon
     #[arg(long, global = true, default_value = "http://127.0.0.1:7733", value_name = "ENDPOINT")]
     pub at: String,
+    #[command(flatten)]
+    /// Access to a daemon that asks who comes.
+    pub access: AccessArgs,
     /// What to do; without it, the sessions are listed.
     #[command(subcommand)]
     pub action: Option<Action>,
@@ -88,14 +92,12 @@ pub fn run(args: &SessionsArgs) -> Result<()> {
 }
 
 async fn act(args: &SessionsArgs) -> Result<()> {
-    let endpoint = super::endpoint::grpc(&args.at)?;
-    let absent = || format!("no daemon answers at {endpoint} (is `regimed serve` running?)");
-    let mut control = ControlClient::connect(endpoint.clone()).await.with_context(absent)?;
+    let connection = args.access.connect(&args.at).await?;
+    let mut control = ControlClient::new(connection.clone());
     let session = |name: &String| name.clone();
     let answer = match args.action.as_ref().unwrap_or(&Action::List) {
         Action::List => {
-            let mut regimes =
-                RegimesClient::connect(endpoint.clone()).await.with_context(absent)?;
+            let mut regimes = RegimesClient::new(connection);
             let listed = regimes.list_sessions(ListSessionsRequest {}).await?.into_inner();
             for session in &listed.sessions {
                 println!("{}", shown(session));

@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 
+use super::access::AccessArgs;
 use super::picture::Picture;
 use super::serve::runtime;
 use crate::wire::regimes_client::RegimesClient;
@@ -24,6 +25,9 @@ pub struct WatchArgs {
     /// Plain lines even on a terminal
     #[arg(long)]
     pub plain: bool,
+    #[command(flatten)]
+    /// Access to a daemon that asks who comes.
+    pub access: AccessArgs,
 }
 
 /// `20s`, `500ms`, `2m`, or seconds.
@@ -50,10 +54,8 @@ pub fn run(args: &WatchArgs) -> Result<()> {
 }
 
 async fn watch(args: &WatchArgs) -> Result<()> {
-    let endpoint = super::endpoint::grpc(&args.endpoint)?;
-    let mut client = RegimesClient::connect(endpoint.clone()).await.with_context(|| {
-        format!("no daemon answers at {endpoint} (is `regimed serve` running?)")
-    })?;
+    let endpoint = &args.endpoint;
+    let mut client = RegimesClient::new(args.access.connect(endpoint).await?);
     let listed = client.list_sessions(ListSessionsRequest {}).await?.into_inner().sessions;
     let names: Vec<&str> = listed.iter().map(|s| s.name.as_str()).collect();
     let session = match &args.session {

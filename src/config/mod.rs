@@ -1,5 +1,6 @@
 //! The daemon's configuration: TOML in, every fault at once, a validated [`Config`] out.
 
+mod access;
 mod environment;
 mod journal;
 mod rigs;
@@ -11,9 +12,10 @@ use std::path::{Path, PathBuf};
 
 use toml::de::{DeTable, DeValue};
 
+use crate::security::{Limits, TlsFiles, TokenFile};
 pub use environment::Supervision;
 pub use journal::{DECISIONS, JournalConfig, STATE};
-use section::{Faults, Section};
+use section::{Beyond, Faults, Section};
 pub use session::{ModelSource, SessionConfig, SourceConfig};
 
 /// Default address of gRPC.
@@ -26,6 +28,12 @@ pub const ZEROMQ_PUBLISH: &str = "127.0.0.1:7735";
 pub const HTTP_LISTEN: &str = "127.0.0.1:9464";
 /// Default largest message, bytes.
 pub const MESSAGE_BYTES_MAX: usize = 4 << 20;
+/// Default number of connections...
+pub const CONNECTIONS_MAX: usize = 4096;
+/// ...and of those from one address.
+pub const CONNECTIONS_PER_PEER_MAX: usize = 2048;
+/// Default number of gRPC calls that run at once on one connection.
+pub const STREAMS_PER_CONNECTION_MAX: usize = 1024;
 /// Default bins that wait for a session.
 pub const QUEUE_BINS: usize = 1024;
 /// Default longest gap that is predicted through, bins; after a longer one the fit starts anew.
@@ -95,6 +103,16 @@ pub struct Config {
     pub http_listen: Option<SocketAddr>,
     /// Largest message, bytes.
     pub message_bytes_max: usize,
+    /// TLS of gRPC and HTTP over TCP.
+    pub tls: Option<TlsFiles>,
+    /// Tokens that gRPC and HTTP over TCP ask for; none: nothing is asked.
+    pub tokens: Vec<TokenFile>,
+    /// Connections of all kinds.
+    pub connections: Limits,
+    /// gRPC calls that run at once on one connection.
+    pub streams_per_connection_max: usize,
+    /// Sessions.
+    pub sessions_max: usize,
     /// Bins that wait for a session.
     pub queue_bins: usize,
     /// Longest gap predicted through, bins.
@@ -124,6 +142,14 @@ impl Default for Config {
             zeromq_publish: address(ZEROMQ_PUBLISH),
             http_listen: address(HTTP_LISTEN),
             message_bytes_max: MESSAGE_BYTES_MAX,
+            tls: None,
+            tokens: Vec::new(),
+            connections: Limits {
+                connections: CONNECTIONS_MAX,
+                per_peer: CONNECTIONS_PER_PEER_MAX,
+            },
+            streams_per_connection_max: STREAMS_PER_CONNECTION_MAX,
+            sessions_max: SESSIONS_MAX,
             queue_bins: QUEUE_BINS,
             gap_bins_max: GAP_BINS_MAX,
             events_kept: EVENTS_KEPT,
@@ -172,15 +198,23 @@ fn top<'a>(table: &'a DeTable<'a>, path: &Path, faults: &mut Faults<'a>) -> Conf
     let mut config = Config::default();
     let mut section =
         Section { table, span: 0..0, prefix: String::new(), known: Vec::new(), faults };
+    config.tls = section.section("tls", |s| access::tls(s, path)).flatten();
+    config.tokens = access::tokens(&mut section, path);
+    // Faults of these are told where they are.
+    let guarded = Beyond::Guarded {
+        tls: config.tls.is_some() || section.known_table("tls"),
+        tokens: section.known_table("token"),
+    };
     section.section("grpc", |s| {
-        set(&mut config.grpc_listen, s.address("listen", false));
+        set(&mut config.grpc_listen, s.address("listen", guarded));
         config.grpc_unix = s.socket_path("unix");
     });
     section.section("http", |s| {
-        set(&mut config.http_listen, s.address("listen", false));
+        set(&mut config.http_listen, s.address("listen", guarded));
     });
     section.section("zeromq", |s| {
         let plaintext = s.boolean("allow_plaintext").unwrap_or(false);
+        let plaintext = Beyond::Plaintext(plaintext);
         set(&mut config.zeromq_pull, s.address("pull", plaintext));
         set(&mut config.zeromq_publish, s.address("publish", plaintext));
         config.zeromq_pull_ipc = s.socket_path("pull_ipc");
@@ -205,6 +239,13 @@ fn top<'a>(table: &'a DeTable<'a>, path: &Path, faults: &mut Faults<'a>) -> Conf
         set(&mut config.queue_bins, s.whole("queue_bins", 2, 1 << 20));
         set(&mut config.gap_bins_max, s.whole("gap_bins_max", 0, 1 << 20));
         set(&mut config.events_kept, s.whole("events_kept", 1, 10_000_000));
+        set(&mut config.sessions_max, s.whole("sessions_max", 1, SESSIONS_MAX));
+        let connections = s.whole("connections_max", 1, 1 << 20);
+        set(&mut config.connections.connections, connections);
+        let per_peer = s.whole("connections_per_peer_max", 1, 1 << 20);
+        set(&mut config.connections.per_peer, per_peer);
+        let streams = s.whole("streams_per_connection_max", 1, 1 << 16);
+        set(&mut config.streams_per_connection_max, streams);
         set(&mut config.drain_s, s.number("drain_s", 0.0..3600.0, "seconds from 0 to 3600"));
     });
     section.section("metrics", |s| {
@@ -264,8 +305,9 @@ fn sessions(section: &mut Section<'_, '_>, path: &Path, config: &mut Config) {
         section.wrong(value, "session", "[[session]] tables");
         return;
     };
-    if list.is_empty() || list.len() > SESSIONS_MAX {
-        let problem = format!("expected 1 to {SESSIONS_MAX} sessions, found {}", list.len());
+    let most = config.sessions_max;
+    if list.is_empty() || list.len() > most {
+        let problem = format!("expected 1 to {most} sessions, found {}", list.len());
         section.fault(value.span(), "session", problem);
     }
     for (i, item) in list.iter().enumerate() {

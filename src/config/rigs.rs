@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::section::Section;
+use super::section::{Beyond, Section};
 use super::{SourceConfig, set};
 use crate::source::{blackrock, brand, intan, open_ephys, redis, replay};
 
@@ -62,7 +62,7 @@ fn brand_table(s: &mut Section<'_, '_>) -> brand::Settings {
 fn blackrock_table(s: &mut Section<'_, '_>) -> blackrock::Settings {
     let mut to = blackrock::Settings::default();
     let plaintext = s.boolean("allow_plaintext").unwrap_or(false);
-    if let Some(Some(address)) = s.address("listen", plaintext) {
+    if let Some(Some(address)) = s.address("listen", Beyond::Plaintext(plaintext)) {
         to.listen = address;
     }
     set(&mut to.protocol, s.word("protocol", &blackrock::Protocol::WORDS));

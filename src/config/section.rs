@@ -13,6 +13,37 @@ use super::Fault;
 /// Longest path of a Unix socket that every system takes.
 const SOCKET_PATH_MAX: usize = 100;
 
+/// What it takes to listen beyond the machine.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Beyond {
+    /// TLS and tokens.
+    Guarded { tls: bool, tokens: bool },
+    /// Somebody's word for it: nothing can be encrypted there.
+    Plaintext(bool),
+}
+
+impl Beyond {
+    fn is_allowed(self) -> bool {
+        match self {
+            Self::Guarded { tls, tokens } => tls && tokens,
+            Self::Plaintext(allowed) => allowed,
+        }
+    }
+
+    fn needed(self) -> &'static str {
+        match self {
+            Self::Guarded { .. } => {
+                "a loopback address, or beside it [tls] with cert and key and at least one [[token]] with file and \
+                 roles (docs/security.md)"
+            }
+            Self::Plaintext(_) => {
+                "a loopback address: this protocol is neither encrypted nor authenticated (tunnel it, use gRPC with \
+                 TLS, or say allow_plaintext = true on a network of your own)"
+            }
+        }
+    }
+}
+
 pub(super) struct Faults<'a> {
     pub(super) text: &'a str,
     pub(super) list: Vec<Fault>,
@@ -174,11 +205,16 @@ impl<'a> Section<'a, '_> {
         None
     }
 
+    /// Whether a table or array of that name is there.
+    pub(super) fn known_table(&self, key: &str) -> bool {
+        self.table.iter().any(|(k, _)| k.get_ref() == key)
+    }
+
     /// An address, or `""` for off.
     pub(super) fn address(
         &mut self,
         key: &'static str,
-        plaintext_allowed: bool,
+        beyond: Beyond,
     ) -> Option<Option<SocketAddr>> {
         let (text, span) = self.string(key)?;
         if text.is_empty() {
@@ -192,11 +228,8 @@ impl<'a> Section<'a, '_> {
             self.fault(span, key, problem);
             return None;
         };
-        if !address.ip().is_loopback() && !plaintext_allowed {
-            let problem = format!(
-                "expected a loopback address: what is served here is neither encrypted nor \
-                 authenticated; found {address} (tunnel it, or for ZeroMQ set zeromq.allow_plaintext)"
-            );
+        if !address.ip().is_loopback() && !beyond.is_allowed() {
+            let problem = format!("expected {}, found {address}", beyond.needed());
             self.fault(span, key, problem);
             return None;
         }

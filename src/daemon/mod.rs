@@ -22,7 +22,9 @@ use anyhow::{Context, Result, bail};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
-use tonic::transport::server::{Server, TcpIncoming};
+use tonic::service::interceptor::InterceptedService;
+use tonic::transport::server::Server;
+use tonic::{Request, Status};
 
 use crate::config::{Config, JournalConfig, STATE, Supervision};
 use crate::journal::Journal;
@@ -30,6 +32,7 @@ use crate::publish::grpc::RegimesService;
 use crate::publish::web::{self, Phase};
 use crate::publish::zeromq::Publisher;
 use crate::publish::{Bus, Condition, Conditions};
+use crate::security::{Admission, Denied, Peer, Role, Tls, TlsFiles, Tokens, admit, admit_unix};
 use crate::source::gate::{self, Backyard, Front};
 use crate::source::grpc::IngestService;
 use crate::source::zeromq as zeromq_source;
@@ -50,6 +53,9 @@ use supervisor::{Notifier, Supervisor};
 pub use attach::check_source;
 pub use calibrator::SelfCalibration;
 pub use models::{Plan, builtin_model, plan};
+
+/// A peer that is not there any more is found out by pings so far apart, and as long unanswered.
+const KEEPALIVE: Duration = Duration::from_secs(30);
 
 /// Addresses that are served.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -158,6 +164,37 @@ impl Fronts {
     }
 }
 
+/// Asks a call for its token; a Unix socket's file has said already who may come.
+fn guard(
+    tokens: &Arc<Tokens>,
+    role: Role,
+) -> impl Fn(Request<()>) -> Result<Request<()>, Status> + Clone + use<> {
+    let tokens = tokens.clone();
+    move |request| {
+        if request.extensions().get::<Peer>().is_some_and(|p| p.address.is_none()) {
+            return Ok(request);
+        }
+        let authorization = request.metadata().get("authorization");
+        match tokens.check(authorization.and_then(|a| a.to_str().ok()), role) {
+            Ok(()) => Ok(request),
+            Err(e @ Denied::Unknown) => Err(Status::unauthenticated(e.to_string())),
+            Err(e @ Denied::Role) => Err(Status::permission_denied(e.to_string())),
+        }
+    }
+}
+
+/// Every connection is an open file: as many as the system allows.
+fn raise_open_files() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    if limit.current != limit.maximum {
+        let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
+        if let Err(e) = setrlimit(Resource::Nofile, raised) {
+            tracing::warn!("the limit of open files stays at {:?}: {e}", limit.current);
+        }
+    }
+}
+
 /// Tells the health service's clients.
 async fn report(health: &tonic_health::server::HealthReporter, serving: bool) {
     if serving {
@@ -252,6 +289,14 @@ impl Daemon {
     pub async fn start(config: Config) -> Result<Self> {
         let metrics = telemetry::install();
         let plans = plan(&config)?;
+        let tokens = Arc::new(Tokens::open(config.tokens.clone())?);
+        let tls = |protocol: &'static [u8]| {
+            let open = |files: &TlsFiles| Tls::open(files.clone(), protocol).map(Arc::new);
+            config.tls.as_ref().map(open).transpose()
+        };
+        let (grpc_tls, http_tls) = (tls(b"h2")?, tls(b"http/1.1")?);
+        raise_open_files();
+        let admission = Admission::new(config.connections);
         let fronts = Fronts::bind(&config).await?;
         let endpoints = fronts.endpoints();
         let backyard = Backyard::new().context("cannot make a private folder for sockets")?;
@@ -268,7 +313,8 @@ impl Daemon {
                 .await
                 .context("ZeroMQ out: cannot listen behind the gate")?;
             for front in fronts.publish {
-                tasks.push(tokio::spawn(gate::serve(front, behind.clone(), bytes_max)));
+                let admission = admission.clone();
+                tasks.push(tokio::spawn(gate::serve(front, behind.clone(), bytes_max, admission)));
             }
             Some(publisher)
         };
@@ -291,7 +337,8 @@ impl Daemon {
                 .context("ZeroMQ in: cannot listen behind the gate")?;
             tasks.push(tokio::spawn(zeromq_source::receive(socket, intake.clone(), bytes_max)));
             for front in fronts.pull {
-                tasks.push(tokio::spawn(gate::serve(front, behind.clone(), bytes_max)));
+                let admission = admission.clone();
+                tasks.push(tokio::spawn(gate::serve(front, behind.clone(), bytes_max, admission)));
             }
         }
         for endpoint in config.zeromq_subscribe {
@@ -307,15 +354,24 @@ impl Daemon {
             .context("gRPC reflection")?;
         let ingest = IngestService { intake: intake.clone(), bus: bus.clone() };
         let regimes = RegimesService { bus: bus.clone(), intake: intake.clone() };
+        let ingest = IngestServer::new(ingest).max_decoding_message_size(bytes_max);
+        let control = ControlServer::new(ControlService(sessions.clone()));
+        let streams = u32::try_from(config.streams_per_connection_max).unwrap_or(u32::MAX);
         let services = Server::builder()
+            .max_concurrent_streams(streams)
+            .http2_keepalive_interval(Some(KEEPALIVE))
+            .http2_keepalive_timeout(Some(KEEPALIVE))
             .add_service(health_service)
             .add_service(reflection)
-            .add_service(IngestServer::new(ingest).max_decoding_message_size(bytes_max))
-            .add_service(ControlServer::new(ControlService(sessions.clone())))
-            .add_service(RegimesServer::new(regimes));
+            .add_service(InterceptedService::new(ingest, guard(&tokens, Role::Ingest)))
+            .add_service(InterceptedService::new(control, guard(&tokens, Role::Control)))
+            .add_service(InterceptedService::new(
+                RegimesServer::new(regimes),
+                guard(&tokens, Role::Read),
+            ));
         let mut servers = Vec::new();
         if let Some(listener) = fronts.grpc {
-            let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
+            let incoming = admit(listener, admission.clone(), grpc_tls)?;
             let served = services.clone();
             let end = closed_signal(bus.clone());
             servers.push(tokio::spawn(async move {
@@ -323,19 +379,18 @@ impl Daemon {
             }));
         }
         if let Some(listener) = fronts.grpc_unix {
-            let incoming = futures_util::stream::unfold(listener, |listener| async {
-                Some((listener.accept().await.map(|(stream, _)| stream), listener))
-            });
+            let incoming = admit_unix(listener, admission.clone());
             let end = closed_signal(bus.clone());
             servers.push(tokio::spawn(async move {
-                told(services.serve_with_incoming_shutdown(Box::pin(incoming), end).await);
+                told(services.serve_with_incoming_shutdown(incoming, end).await);
             }));
         }
         if let Some(listener) = fronts.http {
-            let routes = web::routes(metrics.clone(), phase_seen, bus.clone());
+            let routes = web::routes(metrics.clone(), phase_seen, bus.clone(), tokens);
+            let incoming = admit(listener, admission, http_tls)?;
             // Ends with the process: health stays visible while draining.
             tasks.push(tokio::spawn(async move {
-                if let Err(e) = axum::serve(listener, routes).await {
+                if let Err(e) = axum::serve(incoming, routes).await {
                     tracing::error!("HTTP server: {e}");
                 }
             }));

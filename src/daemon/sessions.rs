@@ -10,7 +10,7 @@ use super::handoff::Successor;
 use super::models::{Plan, plan, plan_one};
 use super::resume;
 use super::session::{self, Renaming, Running, Shared};
-use crate::config::{Config, ModelSource, SESSIONS_MAX, SessionConfig};
+use crate::config::{Config, ModelSource, SessionConfig};
 use crate::publish::grpc::described;
 use crate::publish::{Bus, CalibrationState};
 use crate::regime::Engine;
@@ -58,8 +58,9 @@ impl Sessions {
     /// Starts a planned session.
     pub(super) async fn begin(&self, plan: Plan, config: SessionConfig) -> Result<wire::Session> {
         let mut running = self.running.lock().await;
-        if running.len() >= SESSIONS_MAX {
-            bail!("expected at most {SESSIONS_MAX} sessions, found one more");
+        let most = self.config.sessions_max;
+        if running.len() >= most {
+            bail!("expected at most {most} sessions (limits.sessions_max), found one more");
         }
         if running.iter().any(|r| r.config.name == config.name) {
             bail!("expected a name that no session has, found '{}'", config.name);

@@ -3,14 +3,16 @@
 use std::sync::Arc;
 
 use axum::Router;
-use axum::extract::State;
+use axum::extract::{Request, State};
 use axum::http::{StatusCode, header};
-use axum::response::IntoResponse;
+use axum::middleware::{Next, from_fn_with_state};
+use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::sync::watch;
 
 use super::bus::Bus;
+use crate::security::{Denied, Role, Tokens};
 
 /// What the daemon is up to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,13 +33,32 @@ struct Shared {
 }
 
 /// The routes.
-pub fn routes(metrics: PrometheusHandle, phase: watch::Receiver<Phase>, bus: Arc<Bus>) -> Router {
-    Router::new()
+pub fn routes(
+    metrics: PrometheusHandle,
+    phase: watch::Receiver<Phase>,
+    bus: Arc<Bus>,
+    tokens: Arc<Tokens>,
+) -> Router {
+    let guarded = Router::new()
         .route("/metrics", get(render))
+        .route("/health", get(health))
+        .layer(from_fn_with_state(tokens, guard));
+    // Whoever restarts a daemon must see whether it lives, without a token.
+    guarded
         .route("/healthz", get(|| async { "ok\n" }))
         .route("/readyz", get(ready))
-        .route("/health", get(health))
         .with_state(Shared { metrics, phase, bus })
+}
+
+async fn guard(State(tokens): State<Arc<Tokens>>, request: Request, next: Next) -> Response {
+    let authorization = request.headers().get(header::AUTHORIZATION);
+    let code = match tokens.check(authorization.and_then(|a| a.to_str().ok()), Role::Read) {
+        Ok(()) => return next.run(request).await,
+        Err(Denied::Unknown) => StatusCode::UNAUTHORIZED,
+        Err(Denied::Role) => StatusCode::FORBIDDEN,
+    };
+    let challenge = [(header::WWW_AUTHENTICATE, "Bearer")];
+    (code, challenge, "expected 'authorization: Bearer TOKEN' of the role 'read'\n").into_response()
 }
 
 /// What is wrong now, with a cure for each; always answered while the process lives.

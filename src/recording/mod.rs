@@ -11,8 +11,8 @@ use std::path::{Path, PathBuf};
 pub use columns::Column;
 pub use counts::{Counts, Spool};
 pub use npy::{Array, Values};
-pub use npz::{Archive, numbered, read, trial_starts, write};
-pub use nwb::{BIN_MS_DEFAULT, NwbSettings, read_nwb};
+pub use npz::{Archive, numbered, read, read_from, trial_starts, write};
+pub use nwb::{BIN_MS_DEFAULT, NwbSettings, read_nwb, read_nwb_from};
 
 /// What is wrong with a recording file.
 #[derive(Debug, thiserror::Error)]

@@ -23,8 +23,12 @@ pub enum Values {
     Strings(Vec<String>),
 }
 
-/// Largest number of values taken from one array (2^31 bins times channels).
+/// Largest number of values taken from one array (2^31 bins times channels)...
 const VALUES_MAX: usize = 1 << 31;
+/// ...where each becomes a double...
+const NUMBERS_MAX: usize = 1 << 29;
+/// ...and largest array of strings, bytes.
+const STRINGS_BYTES_MAX: usize = 64 << 20;
 const HEADER_BYTES_MAX: usize = 1 << 16;
 
 fn bad(message: impl Into<String>) -> io::Error {
@@ -81,11 +85,16 @@ impl Array {
         let dtype = parse_dtype(&header)?;
         let fortran = entry(&header, "fortran_order")?.starts_with("True");
         let shape = parse_shape(entry(&header, "shape")?)?;
+        let values_max = match dtype.kind {
+            b'U' | b'S' => STRINGS_BYTES_MAX / dtype.size.max(1),
+            b'u' if dtype.size == 1 => VALUES_MAX,
+            _ => NUMBERS_MAX,
+        };
         let n = shape
             .iter()
             .try_fold(1usize, |n, &d| n.checked_mul(d))
-            .filter(|&n| n <= VALUES_MAX)
-            .ok_or_else(|| bad(format!("expected at most {VALUES_MAX} values, found {shape:?}")))?;
+            .filter(|&n| n <= values_max)
+            .ok_or_else(|| bad(format!("expected at most {values_max} values, found {shape:?}")))?;
         let bytes_len = n
             .checked_mul(dtype.size)
             .ok_or_else(|| bad(format!("shape {shape:?} is too large")))?;

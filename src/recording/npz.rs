@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::fs::File;
-use std::io::{BufReader, BufWriter, Read, Write};
+use std::io::{BufReader, BufWriter, Read, Seek, Write};
 use std::path::Path;
 
 use zip::{ZipArchive, ZipWriter, write::SimpleFileOptions};
@@ -11,6 +11,12 @@ use super::npy::{self, Array, Values};
 use super::{DynamicsTruth, Recording, RecordingError, TRUTH_KEYS, Trial};
 use crate::model::{CHANNELS_MAX, REGIMES_MAX};
 
+/// Most bins of a recording: more than a week of 10 ms.
+const BINS_MAX: usize = 1 << 26;
+/// Most trials of a recording.
+const TRIALS_MAX: usize = 1 << 20;
+/// Longest name of a session or regime, bytes.
+const NAME_BYTES_MAX: usize = 256;
 /// Largest count of a bin that a recording may hold.
 const COUNT_MAX: f64 = 4096.0;
 const KEYS: [&str; 9] = [
@@ -105,12 +111,19 @@ impl Keys<'_> {
 /// Names the file, the key, what was expected and what was found.
 pub fn read(path: &Path) -> Result<Recording, RecordingError> {
     let io = |reason| RecordingError::Io { path: path.to_owned(), reason };
+    read_from(BufReader::new(File::open(path).map_err(io)?), path)
+}
+
+/// Reads a recording from an open file's bytes; `path` is for messages.
+///
+/// # Errors
+/// As [`read`].
+pub fn read_from(file: impl Read + Seek, path: &Path) -> Result<Recording, RecordingError> {
     let archive = |e: &dyn std::fmt::Display| RecordingError::Archive {
         path: path.to_owned(),
         found: e.to_string(),
     };
-    let file = File::open(path).map_err(io)?;
-    let mut zip = ZipArchive::new(BufReader::new(file)).map_err(|e| archive(&e))?;
+    let mut zip = ZipArchive::new(file).map_err(|e| archive(&e))?;
     let mut keys = Keys { path, arrays: HashMap::new() };
     for key in KEYS.into_iter().chain(TRUTH_KEYS.map(|(key, ..)| key)) {
         let name = format!("{key}.npy");
@@ -145,6 +158,11 @@ fn build(keys: &Keys<'_>) -> Result<Recording, RecordingError> {
             return Err(keys.wrong("bin_width_s", "one number of seconds in (0, 10]", found));
         }
     };
+    let bins = counts.len() / n_channels;
+    if bins > BINS_MAX {
+        let expected = format!("at most {BINS_MAX} bins");
+        return Err(keys.wrong("counts", expected, bins.to_string()));
+    }
     let values = check_counts(keys, counts, n_channels)?;
     let sizes = trial_sizes(keys, &counts.shape)?;
     if let Some(flag) = keys.arrays.get("continuous") {
@@ -226,11 +244,19 @@ fn check_counts(
 
 fn trial_sizes(keys: &Keys<'_>, shape: &[usize]) -> Result<Vec<usize>, RecordingError> {
     if let [trials, bins, _] = shape {
+        if *trials > TRIALS_MAX {
+            let expected = format!("at most {TRIALS_MAX} trials");
+            return Err(keys.wrong("counts", expected, trials.to_string()));
+        }
         return Ok(vec![*bins; *trials]);
     }
     let bins = shape[0];
     let Some(array) = keys.arrays.get("trial_start") else { return Ok(vec![bins]) };
     let starts = keys.numbers("trial_start", array)?;
+    if starts.len() > TRIALS_MAX {
+        let expected = format!("at most {TRIALS_MAX} trials");
+        return Err(keys.wrong("trial_start", expected, starts.len().to_string()));
+    }
     let rising = starts.windows(2).all(|w| w[0] < w[1]) && starts.iter().all(|s| s.fract() == 0.0);
     if !rising || starts.first() != Some(&0.0) || starts.last().is_none_or(|&s| s >= bins as f64) {
         let expected = format!("rising first bins from 0, all below {bins}");
@@ -258,7 +284,18 @@ fn regime_names(keys: &Keys<'_>) -> Result<Vec<String>, RecordingError> {
         let expected = format!("at most {REGIMES_MAX} names");
         return Err(keys.wrong("regime_names", expected, names.len().to_string()));
     }
+    check_names(keys, "regime_names", &names)?;
     Ok(names)
+}
+
+fn check_names(keys: &Keys<'_>, key: &str, names: &[String]) -> Result<(), RecordingError> {
+    match names.iter().find(|n| n.len() > NAME_BYTES_MAX) {
+        None => Ok(()),
+        Some(long) => {
+            let expected = format!("names of at most {NAME_BYTES_MAX} bytes");
+            Err(keys.wrong(key, expected, format!("one of {}", long.len())))
+        }
+    }
 }
 
 /// Session names: strings as they are, numbers as their digits; "0" where the file has none.
@@ -270,6 +307,7 @@ fn session_names(keys: &Keys<'_>, sizes: &[usize]) -> Result<Vec<String>, Record
         Values::Strings(s) => s.clone(),
         _ => keys.numbers("session", array)?.iter().map(ToString::to_string).collect(),
     };
+    check_names(keys, "session", &names)?;
     if names.len() != sizes.len() && names.len() != 1 {
         let found = format!("{} values", names.len());
         return Err(keys.wrong("session", format!("one per trial ({})", sizes.len()), found));

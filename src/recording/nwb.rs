@@ -15,6 +15,8 @@ pub const BIN_MS_DEFAULT: f64 = 10.0;
 const READ_BYTES_MAX: usize = 4 << 30;
 /// Largest number of counts of a recording, bins times channels.
 const COUNTS_MAX: usize = 1 << 31;
+/// Most bins: more than a week of 10 ms.
+const BINS_MAX: usize = 1 << 26;
 /// Largest count of a bin.
 const COUNT_MAX: u16 = 4096;
 
@@ -182,18 +184,44 @@ impl File<'_> {
 /// # Errors
 /// Says which part of the file, what was expected and what was found.
 pub fn read_nwb(path: &Path, how: &NwbSettings) -> Result<Recording, RecordingError> {
-    let options = OpenOptions { max_read_bytes: READ_BYTES_MAX, ..OpenOptions::default() };
     if let Err(reason) = std::fs::File::open(path) {
         return Err(RecordingError::Io { path: path.to_owned(), reason });
     }
-    let file = Hdf5File::open_with_options(path, options).map_err(|e| RecordingError::Key {
+    let file = Hdf5File::open_with_options(path, options()).map_err(|e| no_hdf5(path, &e))?;
+    let length = std::fs::metadata(path).map_or(0, |m| m.len());
+    bins(&File { path, file }, length, how)
+}
+
+/// Reads an NWB file's bytes; `path` is for messages.
+///
+/// # Errors
+/// As [`read_nwb`].
+pub fn read_nwb_from(
+    bytes: &[u8],
+    path: &Path,
+    how: &NwbSettings,
+) -> Result<Recording, RecordingError> {
+    let file =
+        Hdf5File::from_bytes_with_options(bytes, options()).map_err(|e| no_hdf5(path, &e))?;
+    bins(&File { path, file }, bytes.len() as u64, how)
+}
+
+fn options() -> OpenOptions {
+    OpenOptions { max_read_bytes: READ_BYTES_MAX, ..OpenOptions::default() }
+}
+
+fn no_hdf5(path: &Path, e: &hdf5_reader::error::Error) -> RecordingError {
+    RecordingError::Key {
         path: path.to_owned(),
         key: "file".into(),
         expected: "an NWB file (HDF5)".into(),
         found: e.to_string(),
-    })?;
-    let file = File { path, file };
-    let length = std::fs::metadata(path).map_or(0, |m| m.len());
+    }
+}
+
+/// One continuous trial of a file of that length.
+fn bins(file: &File<'_>, length: u64, how: &NwbSettings) -> Result<Recording, RecordingError> {
+    let path = file.path;
     let end = file.file.superblock().eof_address;
     if length < end {
         return Err(file.wrong("file", format!("{end} bytes"), format!("{length}: cut short")));
@@ -215,9 +243,9 @@ pub fn read_nwb(path: &Path, how: &NwbSettings) -> Result<Recording, RecordingEr
     }
     // Bins lie on multiples of their width: recordings of one clock share them.
     let origin = (first / bin_s).floor();
-    let bins = ((last / bin_s).floor() - origin) as usize + 1;
-    if bins.saturating_mul(units.len()) > COUNTS_MAX {
-        let expected = format!("at most {COUNTS_MAX} counts (see --bin-ms)");
+    let bins = (((last / bin_s).floor() - origin) as usize).saturating_add(1);
+    if bins > BINS_MAX || bins.saturating_mul(units.len()) > COUNTS_MAX {
+        let expected = format!("at most {BINS_MAX} bins and {COUNTS_MAX} counts (see --bin-ms)");
         let found = format!("{bins} bins of {} units", units.len());
         return Err(file.wrong("/units/spike_times", expected, found));
     }

@@ -82,11 +82,7 @@ pub async fn run(settings: Settings, assembly: Arc<Assembly>, status: Arc<Status
         }
         backoff.pause().await;
     };
-    let shape = assembly.port().settings();
-    let listed = (!settings.electrodes.is_empty() || settings.split_sorted)
-        .then(|| Electrodes::new(&settings.electrodes, settings.split_sorted, shape.n_channels));
-    let ticks = Ticks::new(settings.ticks_per_s, shape.bin_width_s, settings.reorder_ms);
-    let mut reader = Reader { settings, listed, ticks, assembly, status, events: Vec::new() };
+    let mut reader = Reader::new(settings, assembly, status);
     let mut buffer = vec![0; DATAGRAM];
     loop {
         match socket.recv_from(&mut buffer).await {
@@ -130,7 +126,7 @@ impl Packet {
     }
 }
 
-struct Reader {
+pub(super) struct Reader {
     settings: Settings,
     /// `None`: channels by their own numbers.
     listed: Option<Electrodes>,
@@ -141,7 +137,16 @@ struct Reader {
 }
 
 impl Reader {
-    fn datagram(&mut self, mut bytes: &[u8], received: Received) {
+    pub(super) fn new(settings: Settings, assembly: Arc<Assembly>, status: Arc<Status>) -> Self {
+        let shape = assembly.port().settings();
+        let (split, n) = (settings.split_sorted, shape.n_channels);
+        let listed = (!settings.electrodes.is_empty() || split)
+            .then(|| Electrodes::new(&settings.electrodes, split, n));
+        let ticks = Ticks::new(settings.ticks_per_s, shape.bin_width_s, settings.reorder_ms);
+        Self { settings, listed, ticks, assembly, status, events: Vec::new() }
+    }
+
+    pub(super) fn datagram(&mut self, mut bytes: &[u8], received: Received) {
         let mut newest = None;
         while !bytes.is_empty() {
             let packet = Packet::of(self.settings.protocol, bytes);

@@ -145,16 +145,7 @@ impl Syncs {
 /// Reads the stream from its newest entry on, for ever; after a lost connection from where it was.
 pub async fn run(settings: Settings, port: Arc<Port>, syncs: Arc<Syncs>, status: Arc<Status>) {
     let mut connection = Connection::new(&settings.url);
-    let mut reader = Reader {
-        last: None,
-        expected: None,
-        flat: Vec::new(),
-        throttle: Throttle::default(),
-        settings,
-        port,
-        syncs,
-        status,
-    };
+    let mut reader = Reader::new(settings, port, syncs, status);
     loop {
         let mut live = connection.get().await;
         reader.status.connected(true);
@@ -165,7 +156,7 @@ pub async fn run(settings: Settings, port: Arc<Port>, syncs: Arc<Syncs>, status:
     }
 }
 
-struct Reader {
+pub(super) struct Reader {
     settings: Settings,
     port: Arc<Port>,
     syncs: Arc<Syncs>,
@@ -179,6 +170,24 @@ struct Reader {
 }
 
 impl Reader {
+    pub(super) fn new(
+        settings: Settings,
+        port: Arc<Port>,
+        syncs: Arc<Syncs>,
+        status: Arc<Status>,
+    ) -> Self {
+        Self {
+            last: None,
+            expected: None,
+            flat: Vec::new(),
+            throttle: Throttle::default(),
+            settings,
+            port,
+            syncs,
+            status,
+        }
+    }
+
     async fn read(
         &mut self,
         live: &mut redis::aio::MultiplexedConnection,
@@ -218,7 +227,7 @@ impl Reader {
         Ok(())
     }
 
-    fn entry(&mut self, entry: &StreamId, received: Received) -> Result<(), Refusal> {
+    pub(super) fn entry(&mut self, entry: &StreamId, received: Received) -> Result<(), Refusal> {
         let n_channels = self.port.settings().n_channels;
         let samples = bytes(entry, "samples")?;
         let width = self.settings.dtype.bytes();

@@ -12,10 +12,13 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, UnixListener, UnixStream};
 use tokio::sync::mpsc;
 
+use crate::security::Admission;
 use crate::telemetry;
 
 /// Length of a ZMTP greeting.
 const GREETING: usize = 64;
+/// Time between two parts of a greeting.
+const GREETING_TIME: Duration = Duration::from_secs(10);
 /// Largest command frame (READY, SUBSCRIBE, ...): none of ours is longer.
 const COMMAND_BYTES_MAX: u64 = 4096;
 /// A peer that takes nothing for so long is cut off.
@@ -29,7 +32,7 @@ const CHUNK_COST: usize = 64;
 
 /// Reads frame headers in a stream of bytes as they pass.
 #[derive(Debug)]
-struct FrameCheck {
+pub(super) struct FrameCheck {
     frame_bytes_max: u64,
     state: State,
 }
@@ -43,12 +46,17 @@ enum State {
 }
 
 impl FrameCheck {
-    fn new(frame_bytes_max: usize) -> Self {
+    pub(super) fn new(frame_bytes_max: usize) -> Self {
         Self { frame_bytes_max: frame_bytes_max as u64, state: State::Greeting { seen: 0 } }
     }
 
+    /// The greeting is complete.
+    fn is_greeted(&self) -> bool {
+        !matches!(self.state, State::Greeting { .. })
+    }
+
     /// Takes the next bytes.
-    fn pass(&mut self, mut bytes: &[u8]) -> Result<(), &'static str> {
+    pub(super) fn pass(&mut self, mut bytes: &[u8]) -> Result<(), &'static str> {
         while let Some(&byte) = bytes.first() {
             let mut used = 1;
             self.state = match self.state {
@@ -149,18 +157,18 @@ pub enum Front {
 }
 
 impl Front {
-    async fn accept(&self) -> io::Result<(Peer, String)> {
+    async fn accept(&self) -> io::Result<(Peer, Option<SocketAddr>)> {
         match self {
             Self::Tcp(listener) => {
                 let (stream, address) = listener.accept().await?;
                 let _ = stream.set_nodelay(true);
                 let (read, write) = stream.into_split();
-                Ok(((Box::new(read), Box::new(write)), address.to_string()))
+                Ok(((Box::new(read), Box::new(write)), Some(address)))
             }
             Self::Unix(listener) => {
                 let (stream, _) = listener.accept().await?;
                 let (read, write) = stream.into_split();
-                Ok(((Box::new(read), Box::new(write)), "a Unix socket".into()))
+                Ok(((Box::new(read), Box::new(write)), None))
             }
         }
     }
@@ -170,12 +178,16 @@ impl Front {
 type Peer = (Box<dyn AsyncRead + Send + Unpin>, Box<dyn AsyncWrite + Send + Unpin>);
 
 /// Takes connections for ever and passes each to the Unix socket behind.
-pub async fn serve(front: Front, behind: PathBuf, frame_bytes_max: usize) {
+pub async fn serve(front: Front, behind: PathBuf, frame_bytes_max: usize, admission: Admission) {
     loop {
         match front.accept().await {
-            Ok((peer, address)) => {
+            Ok((peer, from)) => {
+                // A refused one is dropped here, and counted there.
+                let Ok(place) = admission.place(from.map(|a| a.ip())) else { continue };
+                let address = from.map_or("a Unix socket".into(), |a| a.to_string());
                 let behind = behind.clone();
                 tokio::spawn(async move {
+                    let _place = place;
                     if let Some(reason) = connection(peer, &behind, frame_bytes_max).await {
                         telemetry::connection_cut(reason);
                         tracing::warn!(address, reason, "ZeroMQ connection cut");
@@ -203,7 +215,17 @@ async fn connection(
         let mut check = FrameCheck::new(frame_bytes_max);
         let mut buffer = vec![0u8; CHUNK];
         loop {
-            let n = match peer_read.read(&mut buffer).await {
+            let reading = peer_read.read(&mut buffer);
+            let read = if check.is_greeted() {
+                reading.await
+            } else {
+                // Whoever does not even greet takes a place from others.
+                match tokio::time::timeout(GREETING_TIME, reading).await {
+                    Ok(read) => read,
+                    Err(_) => return Some("said_nothing"),
+                }
+            };
+            let n = match read {
                 Ok(0) | Err(_) => return None,
                 Ok(n) => n,
             };

@@ -60,7 +60,6 @@ pub fn status(session: &str, settings: &Settings) -> Status {
 /// Connects and reads, for ever.
 pub async fn run(settings: Settings, assembly: Arc<Assembly>, status: Arc<Status>) {
     let mut backoff = Backoff::new();
-    let shape = assembly.port().settings().clone();
     let mut told = false;
     loop {
         let connecting = tokio::time::timeout(PATIENCE, TcpStream::connect(&settings.address));
@@ -70,23 +69,7 @@ pub async fn run(settings: Settings, assembly: Arc<Assembly>, status: Arc<Status
                 told = false;
                 status.connected(true);
                 // Another connection may be another recording.
-                let mut reader = Reader {
-                    electrodes: Electrodes::new(
-                        &settings.electrodes,
-                        settings.split_sorted,
-                        shape.n_channels,
-                    ),
-                    ticks: Ticks::new(
-                        settings.sample_rate_hz,
-                        shape.bin_width_s,
-                        settings.reorder_ms,
-                    ),
-                    last: None,
-                    rest: Vec::new(),
-                    events: Vec::new(),
-                    assembly: assembly.clone(),
-                    status: status.clone(),
-                };
+                let mut reader = Reader::new(&settings, assembly.clone(), status.clone());
                 let end = reader.read(stream).await;
                 status.connected(false);
                 tracing::debug!("Intan: {end:?}");
@@ -101,7 +84,7 @@ pub async fn run(settings: Settings, assembly: Arc<Assembly>, status: Arc<Status
     }
 }
 
-struct Reader {
+pub(super) struct Reader {
     electrodes: Electrodes,
     ticks: Ticks,
     /// The newest sample as it was sent, and what is to be added: 32 bits wrap.
@@ -114,6 +97,20 @@ struct Reader {
 }
 
 impl Reader {
+    pub(super) fn new(settings: &Settings, assembly: Arc<Assembly>, status: Arc<Status>) -> Self {
+        let shape = assembly.port().settings();
+        let (split, n) = (settings.split_sorted, shape.n_channels);
+        Self {
+            electrodes: Electrodes::new(&settings.electrodes, split, n),
+            ticks: Ticks::new(settings.sample_rate_hz, shape.bin_width_s, settings.reorder_ms),
+            last: None,
+            rest: Vec::new(),
+            events: Vec::new(),
+            assembly,
+            status,
+        }
+    }
+
     async fn read(&mut self, mut stream: TcpStream) -> io::Result<()> {
         let mut buffer = vec![0; CHUNK];
         loop {
@@ -125,7 +122,7 @@ impl Reader {
         }
     }
 
-    fn take(&mut self, bytes: &[u8], received: Received) {
+    pub(super) fn take(&mut self, bytes: &[u8], received: Received) {
         self.rest.extend_from_slice(bytes);
         let rest = std::mem::take(&mut self.rest);
         let mut at = 0;

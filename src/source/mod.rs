@@ -3,6 +3,7 @@
 //! Whole bins go to a session's [`Port`]; spike events, and bins of which several publishers send parts, to its
 //! [`Assembly`], which makes bins of them.
 
+pub mod any_bytes;
 mod assembly;
 mod binner;
 pub mod blackrock;

@@ -48,7 +48,7 @@ pub async fn subscribe(endpoint: String, intake: Arc<Intake>, message_bytes_max:
     }
 }
 
-fn take(message: &ZmqMessage, intake: &Intake, message_bytes_max: usize) {
+pub(super) fn take(message: &ZmqMessage, intake: &Intake, message_bytes_max: usize) {
     let malformed = |detail: String| {
         intake.note("", &Refusal::new(RejectReason::Malformed, detail));
     };

@@ -22,7 +22,12 @@ pub fn calibration(session: &str, states: &[&'static str], state: &str) {
     }
 }
 
-/// Counts a ZeroMQ connection that was cut.
+/// Counts a request that was denied.
+pub fn denied(reason: &'static str) {
+    counter!(DENIED, "reason" => reason).increment(1);
+}
+
+/// Counts a connection that was cut, or not let in.
 pub fn connection_cut(reason: &'static str) {
     counter!(CONNECTIONS_CUT, "reason" => reason).increment(1);
 }

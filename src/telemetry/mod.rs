@@ -165,6 +165,7 @@ const JOURNAL_WAITING: &str = "regimed_journal_waiting_records";
 const JOURNAL_BYTES: &str = "regimed_journal_bytes";
 const JOURNAL_FAILING: &str = "regimed_journal_failing";
 const JOURNAL_COMMIT: &str = "regimed_journal_commit_seconds";
+const DENIED: &str = "regimed_requests_denied_total";
 const CONDITION: &str = "regimed_condition";
 const CALIBRATION: &str = "regimed_calibration_state";
 const CONNECTIONS_CUT: &str = "regimed_connections_cut_total";
@@ -226,7 +227,8 @@ fn build() -> PrometheusHandle {
         (LOST, "Decisions lost, by place: session (nobody fetched them) or subscriber (too slow)."),
         (CHANGES, "Regime changes, by the label they led to."),
         (RESETS, "Hypotheses that lost their numbers and began anew."),
-        (CONNECTIONS_CUT, "ZeroMQ connections cut, by reason."),
+        (CONNECTIONS_CUT, "Connections cut or not let in, by reason."),
+        (DENIED, "Requests denied for their token, by reason."),
     ] {
         metrics::describe_counter!(name, text);
     }

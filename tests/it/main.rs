@@ -4,6 +4,7 @@
 mod bad_input;
 mod commands;
 mod daemon;
+mod decoders;
 mod examples;
 mod fit;
 mod golden;
@@ -16,6 +17,7 @@ mod peer;
 mod recordings;
 mod redis;
 mod rig;
+mod security;
 mod self_calibration;
 mod sessions;
 mod sources;

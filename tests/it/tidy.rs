@@ -7,8 +7,18 @@ use crate::rig::checkout;
 /// Floors from the ground up; a room may use its own floor and those below.
 const FLOORS: [&[&str]; 4] = [
     &["model", "inference", "dynamics", "regime", "training", "teacher"],
-    &["source", "publish", "recording", "checkpoint", "config", "journal", "telemetry", "wire"],
-    &["daemon", "commands"],
+    &[
+        "source",
+        "publish",
+        "recording",
+        "checkpoint",
+        "config",
+        "journal",
+        "security",
+        "telemetry",
+        "wire",
+    ],
+    &["daemon", "commands", "decoders"],
     &["cli", "main", "lib"],
 ];
 /// Rooms above which pure code may reach: recordings are its data.

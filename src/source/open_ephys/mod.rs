@@ -127,7 +127,7 @@ pub async fn run(settings: Settings, assembly: Arc<Assembly>, status: Arc<Status
 }
 
 /// What was understood of the messages so far.
-struct Reader {
+pub(super) struct Reader {
     settings: Settings,
     assembly: Arc<Assembly>,
     status: Arc<Status>,
@@ -147,7 +147,7 @@ struct Reader {
 }
 
 impl Reader {
-    fn new(settings: Settings, assembly: Arc<Assembly>, status: Arc<Status>) -> Self {
+    pub(super) fn new(settings: Settings, assembly: Arc<Assembly>, status: Arc<Status>) -> Self {
         let n_channels = assembly.port().settings().n_channels;
         Self {
             electrodes: Electrodes::new(&settings.electrodes, settings.split_sorted, n_channels),
@@ -174,7 +174,7 @@ impl Reader {
         }
     }
 
-    fn take(&mut self, message: &ZmqMessage, received: Received) {
+    pub(super) fn take(&mut self, message: &ZmqMessage, received: Received) {
         let header = match Header::of(message) {
             Ok(header) => header,
             Err(e) => {
