@@ -61,8 +61,6 @@ pub fn counts(bytes: &[u8]) {
     if let Ok(mut message) = Counts::decode(bytes) {
         message.session = SESSION.into();
         let _ = rig.intake.offer(&message);
-        let _ = rig.port.offer(&message, Received::now());
-        let _ = rig.assembly.offer(&message, Received::now());
     }
     rig.check();
 }
