@@ -166,6 +166,8 @@ const FLOATS: [Floats; 8] = [
     ("novelty", false, |d| vec![d.novelty]),
     ("log_likelihood", false, |d| vec![d.log_likelihood]),
 ];
+/// A whole number of an event.
+type WholeOfEvent = (&'static str, fn(&Event) -> i64);
 /// A reading's value.
 type Reading = (&'static str, fn(&Metrics) -> f32);
 
@@ -255,7 +257,7 @@ impl Arrays {
 }
 
 fn write_events(archive: &mut Archive<'_>, events: &[Event]) -> Result<()> {
-    let whole: [(&str, fn(&Event) -> i64); 8] = [
+    let whole: [WholeOfEvent; 8] = [
         ("event_sequence", |e| e.event_sequence as i64),
         ("event_bin", |e| e.bin as i64),
         ("event_bin_sequence", |e| e.sequence as i64),

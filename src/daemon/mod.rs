@@ -12,6 +12,7 @@ mod resume;
 mod session;
 mod sessions;
 mod supervisor;
+mod teller;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};

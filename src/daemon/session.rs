@@ -1,43 +1,35 @@
 //! A session: the thread that owns its numbers, and the task that tells the world.
 
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::task::Poll;
+use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
 use anyhow::{Context, Result};
-use futures_util::task::AtomicWaker;
 use ringbuf::HeapRb;
-use ringbuf::traits::{Consumer, Producer, Split};
+use ringbuf::traits::{Producer, Split};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
-use super::announcer::{Announcer, Numbered};
+use super::announcer::Announcer;
 use super::attach;
 use super::calibrator::Calibrator;
 use super::counts::{CountsReader, CountsTap, tap};
 use super::handoff::Handoff;
-use super::metrics_worker::{MetricsWorker, Probe, Request};
+use super::metrics_worker::{MetricsWorker, Probe};
 use super::models::Plan;
 use super::resume::{self, Keeping, StatePlace};
+use super::teller::{Link, Teller, Telling};
 use crate::config::{Config, SessionConfig};
 use crate::journal::Journal;
 use crate::publish::recorder;
 use crate::publish::zeromq::{Publisher, Topics};
-use crate::publish::{CalibrationState, Outcome, SessionBus, Update, Wording};
+use crate::publish::{CalibrationState, Outcome, SessionBus};
 use crate::regime::Engine;
 use crate::source::replay::Seek;
-use crate::source::{Assembly, Entry, Header, Kind, MASKED, Outlet, Port, PortSettings, Received};
-use crate::telemetry::SessionMetrics;
-use crate::wire::journal_record::What;
-use crate::wire::{Event, Gap};
+use crate::source::{Assembly, Entry, Header, Kind, MASKED, Outlet, Port, PortSettings};
 
 /// Outcomes that wait for the publishing task. Beyond that a decision is dropped and counted; one with
 /// a change waits for its place.
 const OUTCOMES_WAITING: usize = 4096;
-
-/// Gaps are gathered so long for one record, ns.
-const GAP_EVERY_NS: u64 = 1_000_000_000;
 
 /// A session that runs.
 pub(super) struct Running {
@@ -63,23 +55,7 @@ pub(super) struct Running {
     pub(super) publishing: JoinHandle<()>,
 }
 
-/// Another model's words and gauges, for the publishing task to take up with its first outcome.
-pub(super) struct Renaming {
-    pub(super) swaps: u32,
-    pub(super) plan: Plan,
-}
-
 type Sending = <HeapRb<Outcome> as Split>::Prod;
-type Fetching = <HeapRb<Outcome> as Split>::Cons;
-
-/// Shared by the thread and the task.
-#[derive(Default)]
-pub(super) struct Link {
-    waker: AtomicWaker,
-    finished: AtomicBool,
-    lost: std::sync::atomic::AtomicU64,
-    pub(super) renaming: Mutex<Option<Renaming>>,
-}
 
 /// What all sessions share.
 #[derive(Clone)]
@@ -198,27 +174,19 @@ pub(super) fn start(
         journal: journal.clone(),
     };
     let announcing = tokio::spawn(announcer.run(announced));
-    let mut teller = Teller {
-        metrics: plan.session_metrics(),
-        wording: Arc::new(plan.wording()),
-        topics: Topics::new(&plan.session),
+    let telling = Telling {
         bus: bus.clone(),
         publisher,
         journal,
         events,
-        event: 0,
-        missing: None,
-        gap_told_ns: 0,
         link: link.clone(),
         fetching,
-        requests: worker.clone(),
+        requests: worker,
         probe,
-        latents: Vec::new(),
-        rank: model.dims.rank,
-        metrics_every: (1.0 / config.metrics_hz / model.bin_width_s).round().max(1.0) as u64,
-        resets_told: 0,
-        swaps: 0,
+        metrics_hz: config.metrics_hz,
     };
+    let teller = Teller::new(&plan, telling);
+    let ending = bus.clone();
     let assembly = Arc::new(Assembly::new(port.clone(), session.events));
     let mut entry = Entry { port: port.clone(), assembly: assembly.clone(), source: None };
     let attached = attach::attach(&session, &entry, &bus)?;
@@ -243,11 +211,10 @@ pub(super) fn start(
         sources,
         outs,
         publishing: tokio::spawn(async move {
+            // What waits to be announced ends with its teller.
             teller.run().await;
-            let bus = teller.bus.clone();
-            drop(teller);
             let _ = announcing.await;
-            bus.end();
+            ending.end();
         }),
         bus,
         plan,
@@ -298,8 +265,7 @@ impl Owner {
                 }
             }
         }
-        self.link.finished.store(true, Ordering::SeqCst);
-        self.link.waker.wake();
+        self.link.finish();
     }
 
     fn handle(&mut self, header: &Header) {
@@ -406,203 +372,15 @@ impl Owner {
 
     fn send(&mut self, mut outcome: Outcome) {
         while let Err(back) = self.sending.try_push(outcome) {
-            self.link.waker.wake();
+            self.link.wake();
             if back.change.is_none() {
-                self.link.lost.fetch_add(1, Ordering::Relaxed);
+                self.link.lose();
                 return;
             }
             // A change is never dropped: counts wait in their ring, and overflow there is counted.
             outcome = back;
             std::thread::yield_now();
         }
-        self.link.waker.wake();
-    }
-}
-
-/// Turns outcomes into messages.
-struct Teller {
-    metrics: SessionMetrics,
-    wording: Arc<Wording>,
-    topics: Topics,
-    bus: Arc<SessionBus>,
-    publisher: Option<Arc<Publisher>>,
-    journal: Option<Arc<Journal>>,
-    /// Events, to be announced in order.
-    events: mpsc::UnboundedSender<Numbered>,
-    /// Number of the newest event where there is no journal.
-    event: u64,
-    /// Bins that never came and are not in the journal yet.
-    missing: Option<Gap>,
-    gap_told_ns: i64,
-    link: Arc<Link>,
-    fetching: Fetching,
-    requests: MetricsWorker,
-    probe: Arc<Mutex<Probe>>,
-    /// Filtered latents since the last reading was asked for, `[bins, rank]`.
-    latents: Vec<f32>,
-    rank: usize,
-    metrics_every: u64,
-    resets_told: u64,
-    swaps: u32,
-}
-
-impl Teller {
-    async fn run(&mut self) {
-        while let Some(outcome) = self.next().await {
-            self.tell(&outcome).await;
-        }
-        self.tell_gap();
-    }
-
-    async fn next(&mut self) -> Option<Outcome> {
-        std::future::poll_fn(|context| {
-            if let Some(outcome) = self.fetching.try_pop() {
-                return Poll::Ready(Some(outcome));
-            }
-            self.link.waker.register(context.waker());
-            // What came between looking and registering has woken nobody: look again, and read
-            // `finished` before the last look.
-            let finished = self.link.finished.load(Ordering::SeqCst);
-            match self.fetching.try_pop() {
-                Some(outcome) => Poll::Ready(Some(outcome)),
-                None if finished => Poll::Ready(None),
-                None => Poll::Pending,
-            }
-        })
-        .await
-    }
-
-    /// The first outcome of another model has come.
-    fn rename(&mut self, o: &Outcome) {
-        let mut waiting = self.link.renaming.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(renaming) = waiting.take_if(|r| r.swaps == o.swaps) else { return };
-        drop(waiting);
-        let plan = renaming.plan;
-        self.swaps = o.swaps;
-        self.wording = Arc::new(plan.wording());
-        self.rank = plan.model.dims.rank;
-        self.latents.clear();
-        let mut probe = self.probe.lock().unwrap_or_else(PoisonError::into_inner);
-        probe.swap(plan.model.clone(), plan.readout.n_channels());
-        drop(probe);
-        self.bus.forget_metrics();
-        self.bus.set_facts(plan.facts());
-        self.metrics.withdraw();
-        self.metrics = plan.session_metrics();
-        if let Some(label) = o.label {
-            self.metrics.in_force(self.wording.label_index(label));
-        }
-    }
-
-    async fn tell(&mut self, o: &Outcome) {
-        if o.swaps != self.swaps {
-            self.rename(o);
-        }
-        self.latents.extend(&o.latent[..self.rank]);
-        if o.bin.is_multiple_of(self.metrics_every) {
-            self.requests.ask(Request {
-                bus: self.bus.clone(),
-                wording: self.wording.clone(),
-                probe: self.probe.clone(),
-                outcome: *o,
-                latents: std::mem::take(&mut self.latents),
-            });
-        }
-        let newest = self.bus.metrics();
-        let event = o.change.as_ref().and_then(|c| self.numbered(self.wording.event(o, c)));
-        let number = event.as_ref().map_or(0, |(event, _)| event.event_sequence);
-        let now_ns = Received::now().wall_ns;
-        let decision = self.wording.decision(o, newest.clone(), number, now_ns);
-        let strange = decision.novelty > 1.0;
-        let update = Arc::new(Update::Decision(decision));
-        self.bus.publish(update.clone());
-        if let Some(publisher) = &self.publisher {
-            publisher.publish(&self.topics, &update).await;
-        }
-        if let Some(event) = event {
-            // An error says that the runtime is ending.
-            let _ = self.events.send(event);
-        }
-        let vitals = &self.bus.vitals;
-        vitals.filter_resets.store(o.filter_resets, Ordering::Relaxed);
-        let run = vitals.strange_bins.load(Ordering::Relaxed) + 1;
-        vitals.strange_bins.store(if strange { run } else { 0 }, Ordering::Relaxed);
-        self.note_gap(o);
-        self.measure(o, newest.as_ref());
-    }
-
-    /// Numbers an event, and hands it to the journal where there is one; `None` where that takes no more.
-    fn numbered(&mut self, mut event: Event) -> Option<Numbered> {
-        let Some(journal) = &self.journal else {
-            self.event += 1;
-            event.event_sequence = self.event;
-            return Some((event, None));
-        };
-        let ticket = journal.add_event(&mut event);
-        if ticket.is_none() {
-            self.bus.vitals.events_dropped.fetch_add(1, Ordering::Relaxed);
-        }
-        Some((event, Some(ticket?)))
-    }
-
-    /// Gathers missing bins for the journal: a rig that loses many makes one record a second.
-    fn note_gap(&mut self, o: &Outcome) {
-        if self.journal.is_none() {
-            return;
-        }
-        if o.predicted {
-            let gap =
-                self.missing.get_or_insert(Gap { first_sequence: o.sequence, ..Gap::default() });
-            gap.bins += 1;
-            gap.last_sequence = o.sequence;
-        } else if self.missing.is_some()
-            && o.received_wall_ns.saturating_sub(self.gap_told_ns).unsigned_abs() >= GAP_EVERY_NS
-        {
-            self.gap_told_ns = o.received_wall_ns;
-            self.tell_gap();
-        }
-    }
-
-    fn tell_gap(&mut self) {
-        if let (Some(journal), Some(gap)) = (&self.journal, self.missing.take()) {
-            journal.add(self.bus.name(), What::Gap(gap));
-        }
-    }
-
-    /// Prometheus, after everybody was told.
-    fn measure(&mut self, o: &Outcome, newest: Option<&crate::wire::Metrics>) {
-        let m = &self.metrics;
-        m.latency.record(o.latency_ns as f64 * 1e-9);
-        m.compute.record(o.compute_ns as f64 * 1e-9);
-        m.queue.set(f64::from(o.waiting));
-        m.processed.increment(u64::from(!o.predicted));
-        m.novelty.set(f64::from(o.novelty));
-        m.unlabelled.set(f64::from(o.unlabelled));
-        m.log_likelihood.set(f64::from(o.log_likelihood));
-        m.participation.set(f64::from(o.participation_ratio));
-        m.silent.set(f64::from(o.silent_channels));
-        m.artefacts.increment(u64::from(o.artefact));
-        m.posterior(self.wording.posterior(o));
-        m.resets.increment(o.filter_resets - self.resets_told);
-        self.resets_told = o.filter_resets;
-        m.lost.increment(self.link.lost.swap(0, Ordering::Relaxed));
-        if let Some(change) = &o.change {
-            m.change(self.wording.label_index(change.to));
-        }
-        if let Some(s) = newest {
-            m.dynamics.set(s);
-            m.radius.set(f64::from(s.spectral_radius));
-            m.abscissa.set(f64::from(s.spectral_abscissa_per_s));
-            for (ends, of) in [
-                (&m.radius_ends, s.spectral_radius_interval),
-                (&m.abscissa_ends, s.spectral_abscissa_per_s_interval),
-            ] {
-                let Some(of) = of else { continue };
-                ends[0].set(f64::from(of.low));
-                ends[1].set(f64::from(of.high));
-            }
-            m.frequency.set(f64::from(s.leading_frequency_hz));
-            m.time_constant.set(f64::from(s.leading_time_constant_s));
-        }
+        self.link.wake();
     }
 }

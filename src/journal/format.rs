@@ -171,7 +171,10 @@ mod tests {
         (bytes, frames)
     }
 
-    fn read(bytes: &[u8]) -> (Vec<(u64, Vec<u8>)>, Vec<(Range<usize>, bool)>) {
+    /// Frames by number, and damage.
+    type All = (Vec<(u64, Vec<u8>)>, Vec<(Range<usize>, bool)>);
+
+    fn read(bytes: &[u8]) -> All {
         let (mut good, mut bad) = (Vec::new(), Vec::new());
         for found in Frames::new(bytes, HEADER_BYTES) {
             match found {

@@ -20,6 +20,7 @@ const EVENTS_AT_ONCE: usize = 256;
 
 /// What subscribers are told, shared by all of them.
 #[derive(Debug)]
+#[allow(clippy::large_enum_variant)] // nearly all are decisions, and each is shared, not moved
 pub enum Update {
     /// A bin's decision. Where the label changed, it names its event.
     Decision(Decision),

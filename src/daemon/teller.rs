@@ -1,0 +1,288 @@
+//! A session's publishing task: outcomes become messages, in the order in which they come.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::Poll;
+
+use futures_util::task::AtomicWaker;
+use ringbuf::HeapRb;
+use ringbuf::traits::{Consumer, Split};
+use tokio::sync::mpsc;
+
+use super::announcer::Numbered;
+use super::metrics_worker::{MetricsWorker, Probe, Request};
+use super::models::Plan;
+use crate::journal::Journal;
+use crate::publish::zeromq::{Publisher, Topics};
+use crate::publish::{Outcome, SessionBus, Update, Wording};
+use crate::source::Received;
+use crate::telemetry::SessionMetrics;
+use crate::wire::journal_record::What;
+use crate::wire::{Event, Gap};
+
+/// Gaps are gathered so long for one record, ns.
+const GAP_EVERY_NS: u64 = 1_000_000_000;
+
+/// Another model's words and gauges, for the publishing task to take up with its first outcome.
+pub(super) struct Renaming {
+    pub(super) swaps: u32,
+    pub(super) plan: Plan,
+}
+
+pub(super) type Fetching = <HeapRb<Outcome> as Split>::Cons;
+
+/// Shared by the thread and the task.
+#[derive(Default)]
+pub(super) struct Link {
+    waker: AtomicWaker,
+    finished: AtomicBool,
+    lost: std::sync::atomic::AtomicU64,
+    pub(super) renaming: Mutex<Option<Renaming>>,
+}
+
+/// Turns outcomes into messages.
+pub(super) struct Teller {
+    metrics: SessionMetrics,
+    wording: Arc<Wording>,
+    topics: Topics,
+    bus: Arc<SessionBus>,
+    publisher: Option<Arc<Publisher>>,
+    journal: Option<Arc<Journal>>,
+    /// Events, to be announced in order.
+    events: mpsc::UnboundedSender<Numbered>,
+    /// Number of the newest event where there is no journal.
+    event: u64,
+    /// Bins that never came and are not in the journal yet.
+    missing: Option<Gap>,
+    gap_told_ns: i64,
+    link: Arc<Link>,
+    fetching: Fetching,
+    requests: MetricsWorker,
+    probe: Arc<Mutex<Probe>>,
+    /// Filtered latents since the last reading was asked for, `[bins, rank]`.
+    latents: Vec<f32>,
+    rank: usize,
+    metrics_every: u64,
+    resets_told: u64,
+    swaps: u32,
+}
+
+/// What a teller works with.
+pub(super) struct Telling {
+    pub(super) bus: Arc<SessionBus>,
+    pub(super) publisher: Option<Arc<Publisher>>,
+    pub(super) journal: Option<Arc<Journal>>,
+    /// Events, to be announced in order.
+    pub(super) events: mpsc::UnboundedSender<Numbered>,
+    pub(super) link: Arc<Link>,
+    pub(super) fetching: Fetching,
+    pub(super) requests: MetricsWorker,
+    pub(super) probe: Arc<Mutex<Probe>>,
+    /// Rate of the metrics, Hz.
+    pub(super) metrics_hz: f64,
+}
+
+impl Link {
+    /// Something is to be fetched.
+    pub(super) fn wake(&self) {
+        self.waker.wake();
+    }
+
+    /// An outcome was dropped.
+    pub(super) fn lose(&self) {
+        self.lost.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Nothing more comes.
+    pub(super) fn finish(&self) {
+        self.finished.store(true, Ordering::SeqCst);
+        self.waker.wake();
+    }
+}
+
+impl Teller {
+    pub(super) fn new(plan: &Plan, with: Telling) -> Self {
+        let every = 1.0 / with.metrics_hz / plan.model.bin_width_s;
+        Self {
+            metrics: plan.session_metrics(),
+            wording: Arc::new(plan.wording()),
+            topics: Topics::new(&plan.session),
+            bus: with.bus,
+            publisher: with.publisher,
+            journal: with.journal,
+            events: with.events,
+            event: 0,
+            missing: None,
+            gap_told_ns: 0,
+            link: with.link,
+            fetching: with.fetching,
+            requests: with.requests,
+            probe: with.probe,
+            latents: Vec::new(),
+            rank: plan.model.dims.rank,
+            metrics_every: every.round().max(1.0) as u64,
+            resets_told: 0,
+            swaps: 0,
+        }
+    }
+
+    /// Tells until the session has ended.
+    pub(super) async fn run(mut self) {
+        while let Some(outcome) = self.next().await {
+            self.tell(&outcome).await;
+        }
+        self.tell_gap();
+    }
+
+    async fn next(&mut self) -> Option<Outcome> {
+        std::future::poll_fn(|context| {
+            if let Some(outcome) = self.fetching.try_pop() {
+                return Poll::Ready(Some(outcome));
+            }
+            self.link.waker.register(context.waker());
+            // What came between looking and registering has woken nobody: look again, and read
+            // `finished` before the last look.
+            let finished = self.link.finished.load(Ordering::SeqCst);
+            match self.fetching.try_pop() {
+                Some(outcome) => Poll::Ready(Some(outcome)),
+                None if finished => Poll::Ready(None),
+                None => Poll::Pending,
+            }
+        })
+        .await
+    }
+
+    /// The first outcome of another model has come.
+    fn rename(&mut self, o: &Outcome) {
+        let mut waiting = self.link.renaming.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(renaming) = waiting.take_if(|r| r.swaps == o.swaps) else { return };
+        drop(waiting);
+        let plan = renaming.plan;
+        self.swaps = o.swaps;
+        self.wording = Arc::new(plan.wording());
+        self.rank = plan.model.dims.rank;
+        self.latents.clear();
+        let mut probe = self.probe.lock().unwrap_or_else(PoisonError::into_inner);
+        probe.swap(plan.model.clone(), plan.readout.n_channels());
+        drop(probe);
+        self.bus.forget_metrics();
+        self.bus.set_facts(plan.facts());
+        self.metrics.withdraw();
+        self.metrics = plan.session_metrics();
+        if let Some(label) = o.label {
+            self.metrics.in_force(self.wording.label_index(label));
+        }
+    }
+
+    async fn tell(&mut self, o: &Outcome) {
+        if o.swaps != self.swaps {
+            self.rename(o);
+        }
+        self.latents.extend(&o.latent[..self.rank]);
+        if o.bin.is_multiple_of(self.metrics_every) {
+            self.requests.ask(Request {
+                bus: self.bus.clone(),
+                wording: self.wording.clone(),
+                probe: self.probe.clone(),
+                outcome: *o,
+                latents: std::mem::take(&mut self.latents),
+            });
+        }
+        let newest = self.bus.metrics();
+        let event = o.change.as_ref().and_then(|c| self.numbered(self.wording.event(o, c)));
+        let number = event.as_ref().map_or(0, |(event, _)| event.event_sequence);
+        let now_ns = Received::now().wall_ns;
+        let decision = self.wording.decision(o, newest.clone(), number, now_ns);
+        let strange = decision.novelty > 1.0;
+        let update = Arc::new(Update::Decision(decision));
+        self.bus.publish(update.clone());
+        if let Some(publisher) = &self.publisher {
+            publisher.publish(&self.topics, &update).await;
+        }
+        if let Some(event) = event {
+            // An error says that the runtime is ending.
+            let _ = self.events.send(event);
+        }
+        let vitals = &self.bus.vitals;
+        vitals.filter_resets.store(o.filter_resets, Ordering::Relaxed);
+        let run = vitals.strange_bins.load(Ordering::Relaxed) + 1;
+        vitals.strange_bins.store(if strange { run } else { 0 }, Ordering::Relaxed);
+        self.note_gap(o);
+        self.measure(o, newest.as_ref());
+    }
+
+    /// Numbers an event, and hands it to the journal where there is one; `None` where that takes no more.
+    fn numbered(&mut self, mut event: Event) -> Option<Numbered> {
+        let Some(journal) = &self.journal else {
+            self.event += 1;
+            event.event_sequence = self.event;
+            return Some((event, None));
+        };
+        let ticket = journal.add_event(&mut event);
+        if ticket.is_none() {
+            self.bus.vitals.events_dropped.fetch_add(1, Ordering::Relaxed);
+        }
+        Some((event, Some(ticket?)))
+    }
+
+    /// Gathers missing bins for the journal: a rig that loses many makes one record a second.
+    fn note_gap(&mut self, o: &Outcome) {
+        if self.journal.is_none() {
+            return;
+        }
+        if o.predicted {
+            let gap =
+                self.missing.get_or_insert(Gap { first_sequence: o.sequence, ..Gap::default() });
+            gap.bins += 1;
+            gap.last_sequence = o.sequence;
+        } else if self.missing.is_some()
+            && o.received_wall_ns.saturating_sub(self.gap_told_ns).unsigned_abs() >= GAP_EVERY_NS
+        {
+            self.gap_told_ns = o.received_wall_ns;
+            self.tell_gap();
+        }
+    }
+
+    fn tell_gap(&mut self) {
+        if let (Some(journal), Some(gap)) = (&self.journal, self.missing.take()) {
+            journal.add(self.bus.name(), What::Gap(gap));
+        }
+    }
+
+    /// Prometheus, after everybody was told.
+    fn measure(&mut self, o: &Outcome, newest: Option<&crate::wire::Metrics>) {
+        let m = &self.metrics;
+        m.latency.record(o.latency_ns as f64 * 1e-9);
+        m.compute.record(o.compute_ns as f64 * 1e-9);
+        m.queue.set(f64::from(o.waiting));
+        m.processed.increment(u64::from(!o.predicted));
+        m.novelty.set(f64::from(o.novelty));
+        m.unlabelled.set(f64::from(o.unlabelled));
+        m.log_likelihood.set(f64::from(o.log_likelihood));
+        m.participation.set(f64::from(o.participation_ratio));
+        m.silent.set(f64::from(o.silent_channels));
+        m.artefacts.increment(u64::from(o.artefact));
+        m.posterior(self.wording.posterior(o));
+        m.resets.increment(o.filter_resets - self.resets_told);
+        self.resets_told = o.filter_resets;
+        m.lost.increment(self.link.lost.swap(0, Ordering::Relaxed));
+        if let Some(change) = &o.change {
+            m.change(self.wording.label_index(change.to));
+        }
+        if let Some(s) = newest {
+            m.dynamics.set(s);
+            m.radius.set(f64::from(s.spectral_radius));
+            m.abscissa.set(f64::from(s.spectral_abscissa_per_s));
+            for (ends, of) in [
+                (&m.radius_ends, s.spectral_radius_interval),
+                (&m.abscissa_ends, s.spectral_abscissa_per_s_interval),
+            ] {
+                let Some(of) = of else { continue };
+                ends[0].set(f64::from(of.low));
+                ends[1].set(f64::from(of.high));
+            }
+            m.frequency.set(f64::from(s.leading_frequency_hz));
+            m.time_constant.set(f64::from(s.leading_time_constant_s));
+        }
+    }
+}
