@@ -6,7 +6,6 @@
 
 mod support;
 
-use std::io::{Read, Write};
 use std::time::{Duration, Instant};
 
 use regimed::checkpoint;
@@ -14,7 +13,7 @@ use regimed::model::RegimePrior;
 use regimed::wire::Counts;
 use regimed::wire::exchange_reply::Reply;
 use regimed::wire::ingest_client::IngestClient;
-use support::Daemon;
+use support::{Daemon, resident_mib};
 
 const SESSIONS: usize = 40;
 const CHANNELS: usize = 256;
@@ -36,14 +35,6 @@ fn wide_model(folder: &std::path::Path) {
     more.iter_mut().for_each(|c| c.weight = 1.0 / HYPOTHESES as f32);
     readout.prior = RegimePrior { components: more };
     checkpoint::save(folder, &built_in.model, &built_in.provenance).expect("a model");
-}
-
-fn resident_mib(pid: u32) -> f64 {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-    let kib = status
-        .lines()
-        .find_map(|l| l.strip_prefix("VmRSS:")?.trim().strip_suffix(" kB")?.parse::<f64>().ok());
-    kib.map_or(f64::NAN, |k| k / 1024.0)
 }
 
 /// Processor time of a process, seconds.
@@ -103,14 +94,10 @@ fn start(sessions: usize, folder: &std::path::Path) -> Daemon {
 }
 
 /// What a counter of the daemon says, over all its labels.
-fn counted(http: &str, metric: &str) -> f64 {
-    let mut stream = std::net::TcpStream::connect(http).expect("connected");
-    let request = format!("GET /metrics HTTP/1.1\r\nHost: {http}\r\nConnection: close\r\n\r\n");
-    stream.write_all(request.as_bytes()).expect("sent");
-    let mut text = String::new();
-    stream.read_to_string(&mut text).expect("read");
-    let values = text.lines().filter(|l| l.starts_with(metric) && !l.starts_with('#'));
-    values.filter_map(|l| l.rsplit(' ').next()?.parse::<f64>().ok()).sum()
+fn counted(http: &str, name: &str) -> f64 {
+    let text = support::get(http, "/metrics");
+    let of = text.lines().filter(|l| l.starts_with(name));
+    of.filter_map(|l| l.rsplit(' ').next()?.parse::<f64>().ok()).sum()
 }
 
 fn main() {
