@@ -34,6 +34,7 @@ pub mod recording;
 pub mod regime;
 pub mod security;
 pub mod source;
+mod sync;
 pub mod teacher;
 pub mod telemetry;
 pub mod training;

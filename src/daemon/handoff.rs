@@ -1,9 +1,7 @@
 //! Another engine for a session that runs: made and warmed elsewhere, taken over between two bins.
 
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, PoisonError};
-
 use crate::regime::Engine;
+use crate::sync::{AtomicBool, Mutex, Ordering, PoisonError};
 
 /// What takes over.
 pub(super) struct Successor {
@@ -25,8 +23,12 @@ pub(super) struct Handoff {
 impl Handoff {
     /// Offers one. What the thread had before is dropped with the next offer, or with this.
     pub(super) fn offer(&self, successor: Successor) {
-        *self.successor.lock().unwrap_or_else(PoisonError::into_inner) = Some(successor);
+        let mut place = self.successor.lock().unwrap_or_else(PoisonError::into_inner);
+        *place = Some(successor);
+        // While the place is held: a thread that takes this one meanwhile would be told of it once more, and find the
+        // engine that it had before.
         self.waiting.store(true, Ordering::Release);
+        drop(place);
     }
 
     /// True until what was offered is taken.

@@ -11,6 +11,7 @@ mod models;
 mod resume;
 mod session;
 mod sessions;
+mod state_place;
 mod supervisor;
 mod teller;
 

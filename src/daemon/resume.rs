@@ -1,15 +1,14 @@
 //! A session's numbers across a restart: taken down about once a second and at every change, taken up at the start.
 
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::Result;
 
 use super::models::Plan;
+use super::state_place::StatePlace;
 use crate::checkpoint::{self, Provenance, sha256_hex};
-use crate::inference::Tape;
 use crate::journal::{Journal, Snapshot, SnapshotError};
 use crate::model::{Model, Readout};
 use crate::publish::SessionBus;
@@ -45,71 +44,6 @@ pub(super) fn fingerprint(plan: &Plan, readout: &Readout) -> String {
     sha256_hex(&bytes)
 }
 
-struct Held {
-    tape: Tape,
-    sequence: u64,
-    fingerprint: String,
-}
-
-/// Where a session's thread leaves its state, and the task that writes it finds it.
-pub(super) struct StatePlace {
-    held: Mutex<Held>,
-    fresh: AtomicBool,
-    /// Between two states, bins.
-    every: u64,
-}
-
-impl StatePlace {
-    /// With room for an engine's state.
-    pub(super) fn new(engine: &mut Engine, every: u64) -> Self {
-        let mut tape = Tape::default();
-        engine.state(&mut tape);
-        let held = Held { tape, sequence: 0, fingerprint: "0".repeat(64) };
-        Self { held: Mutex::new(held), fresh: AtomicBool::new(false), every: every.max(1) }
-    }
-
-    /// Between two bins: takes the state down where it is time. Neither blocks nor allocates; where the place is being
-    /// read, the next bin does it.
-    pub(super) fn leave(
-        &self,
-        engine: &mut Engine,
-        sequence: u64,
-        since: &mut u64,
-        changed: bool,
-        fingerprint: &str,
-    ) {
-        *since += 1;
-        if changed {
-            *since = self.every;
-        }
-        if *since < self.every {
-            return;
-        }
-        let Ok(mut held) = self.held.try_lock() else { return };
-        *since = 0;
-        held.tape.begin();
-        engine.state(&mut held.tape);
-        held.sequence = sequence;
-        held.fingerprint.clear();
-        held.fingerprint.push_str(fingerprint);
-        drop(held);
-        self.fresh.store(true, Ordering::Release);
-    }
-
-    fn take(&self) -> Option<Snapshot> {
-        if !self.fresh.swap(false, Ordering::AcqRel) {
-            return None;
-        }
-        let held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
-        Some(Snapshot {
-            fingerprint: held.fingerprint.clone(),
-            time_ns: wall_ns(),
-            sequence: held.sequence,
-            words: held.tape.words().to_vec(),
-        })
-    }
-}
-
 fn wall_ns() -> i64 {
     let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     i64::try_from(wall.as_nanos()).unwrap_or(i64::MAX)
@@ -120,7 +54,13 @@ pub(super) async fn keep(place: Arc<StatePlace>, bus: Arc<SessionBus>, folder: P
     let mut failing = false;
     loop {
         let ended = bus.is_ended();
-        if let Some(snapshot) = place.take() {
+        if let Some(found) = place.take() {
+            let snapshot = Snapshot {
+                fingerprint: found.fingerprint,
+                time_ns: wall_ns(),
+                sequence: found.sequence,
+                words: found.words,
+            };
             let (folder, name) = (folder.clone(), bus.name().to_owned());
             let write = move || snapshot.write(&folder, &name);
             let result = tokio::task::spawn_blocking(write).await;

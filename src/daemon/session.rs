@@ -16,7 +16,8 @@ use super::counts::{CountsReader, CountsTap, tap};
 use super::handoff::Handoff;
 use super::metrics_worker::{MetricsWorker, Probe};
 use super::models::Plan;
-use super::resume::{self, Keeping, StatePlace};
+use super::resume::{self, Keeping};
+use super::state_place::StatePlace;
 use super::teller::{Link, Teller, Telling};
 use crate::config::{Config, SessionConfig};
 use crate::journal::Journal;
@@ -25,7 +26,7 @@ use crate::publish::zeromq::{Publisher, Topics};
 use crate::publish::{CalibrationState, Outcome, SessionBus};
 use crate::regime::Engine;
 use crate::source::replay::Seek;
-use crate::source::{Assembly, Entry, Header, Kind, MASKED, Outlet, Port, PortSettings};
+use crate::source::{Answer, Assembly, Entry, Header, Kind, MASKED, Outlet, Port, PortSettings};
 
 /// Outcomes that wait for the publishing task. Beyond that a decision is dropped and counted; one with
 /// a change waits for its place.
@@ -253,15 +254,12 @@ struct Owner {
 impl Owner {
     fn run(mut self) {
         loop {
-            // Asked before the ring is found empty: what came before closing is done.
-            let closed = self.outlet.port.is_closed();
-            match self.outlet.pop(&mut self.raw) {
-                Some(header) => self.handle(&header),
-                None if closed => break,
-                // `unpark` before this returns at once: no wake-up is lost.
-                None => {
+            match self.outlet.next(&mut self.raw) {
+                Answer::Found(header) => self.handle(&header),
+                Answer::Ended => break,
+                Answer::Nothing => {
                     self.take_over();
-                    std::thread::park();
+                    self.outlet.sleep();
                 }
             }
         }

@@ -1,6 +1,7 @@
 //! Bytes from nowhere into each of the sources, as a fuzzer makes them: whatever they are, they are taken, refused or
 //! counted, and every bin is accounted for.
 
+use std::cell::RefCell;
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -12,8 +13,8 @@ use zeromq::ZmqMessage;
 
 use super::gate::FrameCheck;
 use super::{
-    Assembly, AssemblySettings, Entry, Intake, Outlet, Port, PortSettings, Received, blackrock,
-    brand, intan, open_ephys, zeromq as zeromq_source,
+    Assembly, AssemblySettings, Entry, Intake, LossAccounting, Outlet, Port, PortSettings,
+    Received, Status, blackrock, brand, intan, open_ephys, zeromq as zeromq_source,
 };
 use crate::wire::{Counts, Spikes};
 
@@ -22,12 +23,34 @@ const CHANNELS: usize = 4;
 /// Largest frame that the gate lets pass here.
 const FRAME_BYTES_MAX: usize = 1 << 16;
 
-/// A session without a thread.
+/// Inputs after which a session is begun anew: what one has left behind is met by the next.
+const INPUTS: u32 = 256;
+
+thread_local! {
+    static RIG: RefCell<(u32, Option<Rig>)> = const { RefCell::new((0, None)) };
+}
+
+/// A session without a thread, and how it stands with rigs of every kind.
 struct Rig {
     outlet: Outlet,
     port: Arc<Port>,
     assembly: Arc<Assembly>,
     intake: Arc<Intake>,
+    status: Arc<Status>,
+    counts: Vec<u16>,
+}
+
+/// Gives a session something to take, then checks its accounts.
+fn with_rig(take: impl FnOnce(&Rig)) {
+    RIG.with_borrow_mut(|(inputs, kept)| {
+        *inputs += 1;
+        if inputs.is_multiple_of(INPUTS) {
+            *kept = None;
+        }
+        let rig = kept.get_or_insert_with(Rig::new);
+        take(rig);
+        rig.check();
+    });
 }
 
 impl Rig {
@@ -43,13 +66,13 @@ impl Rig {
         let assembly = Arc::new(Assembly::new(port.clone(), AssemblySettings::default()));
         let intake = Arc::new(Intake::default());
         intake.insert(Entry { port: port.clone(), assembly: assembly.clone(), source: None });
-        Self { outlet, port, assembly, intake }
+        let status = Arc::new(Status::new(SESSION, "bytes", LossAccounting::None));
+        Self { outlet, port, assembly, intake, status, counts: vec![0; CHANNELS] }
     }
 
     /// Every bin is accounted for.
-    fn check(mut self) {
-        let mut counts = vec![0; CHANNELS];
-        while self.outlet.pop(&mut counts).is_some() {}
+    fn check(&mut self) {
+        while self.outlet.pop(&mut self.counts).is_some() {}
         let t = self.port.totals();
         assert_eq!(t.received, t.accepted + t.late + t.rejected, "{t:?}");
     }
@@ -57,23 +80,16 @@ impl Rig {
 
 /// A `Counts` message.
 pub fn counts(bytes: &[u8]) {
-    let rig = Rig::new();
-    if let Ok(mut message) = Counts::decode(bytes) {
-        message.session = SESSION.into();
-        let _ = rig.intake.offer(&message);
-    }
-    rig.check();
+    let Ok(mut message) = Counts::decode(bytes) else { return };
+    message.session = SESSION.into();
+    with_rig(|rig| drop(rig.intake.offer(&message)));
 }
 
 /// A `Spikes` message.
 pub fn spikes(bytes: &[u8]) {
-    let rig = Rig::new();
-    if let Ok(mut message) = Spikes::decode(bytes) {
-        message.session = SESSION.into();
-        let _ = rig.intake.offer_spikes(&message);
-        let _ = rig.intake.offer_spikes(&message);
-    }
-    rig.check();
+    let Ok(mut message) = Spikes::decode(bytes) else { return };
+    message.session = SESSION.into();
+    with_rig(|rig| drop(rig.intake.offer_spikes(&message)));
 }
 
 /// Parts of a message, each behind a byte with its length.
@@ -99,87 +115,80 @@ pub fn zeromq(bytes: &[u8]) {
     let whole = FrameCheck::new(FRAME_BYTES_MAX).pass(bytes);
     let mut check = FrameCheck::new(FRAME_BYTES_MAX);
     assert_eq!(bytes.chunks(7).try_for_each(|p| check.pass(p)), whole, "in any pieces");
-    let rig = Rig::new();
-    if let Some(message) = frames(parts(bytes)) {
-        zeromq_source::take(&message, &rig.intake, FRAME_BYTES_MAX);
-    }
-    rig.check();
+    let Some(message) = frames(parts(bytes)) else { return };
+    with_rig(|rig| zeromq_source::take(&message, &rig.intake, FRAME_BYTES_MAX));
 }
 
 /// Open Ephys messages: JSON header, a zero byte, payload; one after another behind four bytes of 255.
 pub fn open_ephys(bytes: &[u8]) {
-    let rig = Rig::new();
     let settings = open_ephys::Settings {
         threshold_sd: Some(-4.0),
         blank_line: Some(1),
         ..open_ephys::Settings::default()
     };
-    let status = Arc::new(open_ephys::status(SESSION, &settings));
-    let mut reader = open_ephys::Reader::new(settings, rig.assembly.clone(), status);
-    let mut rest = bytes;
-    while !rest.is_empty() {
-        let end = rest.windows(4).position(|w| w == [255; 4]);
-        let (one, next) = rest.split_at(end.unwrap_or(rest.len()));
-        rest = next.get(4..).unwrap_or(&[]);
-        let cut = one.iter().position(|&b| b == 0).unwrap_or(one.len());
-        let (json, payload) = (&one[..cut], one.get(cut + 1..).unwrap_or(&[]));
-        let parts = [&b"SPIKE"[..], json, payload].map(Bytes::copy_from_slice);
-        if let Some(message) = frames(parts.to_vec()) {
-            reader.take(&message, Received::now());
+    with_rig(|rig| {
+        let (assembly, status) = (rig.assembly.clone(), rig.status.clone());
+        let mut reader = open_ephys::Reader::new(settings, assembly, status);
+        let mut rest = bytes;
+        while !rest.is_empty() {
+            let end = rest.windows(4).position(|w| w == [255; 4]);
+            let (one, next) = rest.split_at(end.unwrap_or(rest.len()));
+            rest = next.get(4..).unwrap_or(&[]);
+            let cut = one.iter().position(|&b| b == 0).unwrap_or(one.len());
+            let (json, payload) = (&one[..cut], one.get(cut + 1..).unwrap_or(&[]));
+            let parts = [&b"SPIKE"[..], json, payload].map(Bytes::copy_from_slice);
+            if let Some(message) = frames(parts.to_vec()) {
+                reader.take(&message, Received::now());
+            }
         }
-    }
-    rig.check();
+    });
 }
 
 /// BRAND entries: the first byte chooses the type of the counts, then parts: samples, i, ts, sync of each.
 pub fn brand(bytes: &[u8]) {
     let Some((&dtype, rest)) = bytes.split_first() else { return };
-    let rig = Rig::new();
     let words = brand::Dtype::WORDS;
     let settings = brand::Settings {
         dtype: words[usize::from(dtype) % words.len()].1,
         crossings_first: dtype >= 128,
         ..brand::Settings::default()
     };
-    let status = Arc::new(brand::status(SESSION, &settings));
-    let syncs = Arc::new(brand::Syncs::default());
-    let mut reader = brand::Reader::new(settings, rig.port.clone(), syncs, status);
-    for fields in parts(rest).chunks(4) {
-        let value = |b: &Bytes| Value::BulkString(b.to_vec());
-        let map: HashMap<String, Value> = ["samples", "i", "ts", "sync"]
-            .into_iter()
-            .zip(fields)
-            .map(|(key, part)| (key.to_owned(), value(part)))
-            .collect();
-        let entry = StreamId { id: "1-1".into(), map, ..StreamId::default() };
-        let _ = reader.entry(&entry, Received::now());
-    }
-    rig.check();
+    with_rig(|rig| {
+        let syncs = Arc::new(brand::Syncs::default());
+        let status = rig.status.clone();
+        let mut reader = brand::Reader::new(settings, rig.port.clone(), syncs, status);
+        for fields in parts(rest).chunks(4) {
+            let value = |b: &Bytes| Value::BulkString(b.to_vec());
+            let map: HashMap<String, Value> = ["samples", "i", "ts", "sync"]
+                .into_iter()
+                .zip(fields)
+                .map(|(key, part)| (key.to_owned(), value(part)))
+                .collect();
+            let entry = StreamId { id: "1-1".into(), map, ..StreamId::default() };
+            let _ = reader.entry(&entry, Received::now());
+        }
+    });
 }
 
 /// Blackrock datagrams of either protocol: the first byte chooses, parts follow.
 pub fn blackrock(bytes: &[u8]) {
     let Some((&protocol, rest)) = bytes.split_first() else { return };
-    let rig = Rig::new();
     let protocol =
         if protocol % 2 == 0 { blackrock::Protocol::V4 } else { blackrock::Protocol::V3 };
     let settings = blackrock::Settings { protocol, ..blackrock::Settings::default() };
-    let status = Arc::new(blackrock::status(SESSION, &settings));
-    let mut reader = blackrock::Reader::new(settings, rig.assembly.clone(), status);
-    for datagram in parts(rest) {
-        reader.datagram(&datagram, Received::now());
-    }
-    rig.check();
+    with_rig(|rig| {
+        let (assembly, status) = (rig.assembly.clone(), rig.status.clone());
+        let mut reader = blackrock::Reader::new(settings, assembly, status);
+        parts(rest).iter().for_each(|datagram| reader.datagram(datagram, Received::now()));
+    });
 }
 
 /// An Intan spike stream, in pieces.
 pub fn intan(bytes: &[u8]) {
-    let rig = Rig::new();
     let settings = intan::Settings::default();
-    let status = Arc::new(intan::status(SESSION, &settings));
-    let mut reader = intan::Reader::new(&settings, rig.assembly.clone(), status);
-    for piece in bytes.chunks(23) {
-        reader.take(piece, Received::now());
-    }
-    rig.check();
+    with_rig(|rig| {
+        let (assembly, status) = (rig.assembly.clone(), rig.status.clone());
+        let mut reader = intan::Reader::new(&settings, assembly, status);
+        bytes.chunks(23).for_each(|piece| reader.take(piece, Received::now()));
+    });
 }

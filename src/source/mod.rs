@@ -9,6 +9,7 @@ mod binner;
 pub mod blackrock;
 pub mod brand;
 mod clock;
+mod doorbell;
 mod electrodes;
 pub mod gate;
 pub mod grpc;
@@ -29,6 +30,7 @@ pub mod zeromq;
 pub use assembly::{Assembly, AssemblySettings, Event, SpikesTaken};
 pub use binner::FEEDS_MAX;
 pub use clock::{Clock, Observed};
+pub use doorbell::Answer;
 pub use intake::{Entry, Intake};
 pub use port::{
     Accepted, Bins, Header, Kind, MASKED, Outlet, Port, PortSettings, Received, Refusal, Totals,

@@ -1,7 +1,7 @@
 //! A session's entrance: sequence accounting, and the ring to its thread.
 
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
-use std::sync::{Arc, LazyLock, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 use std::thread::Thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -9,6 +9,7 @@ use ringbuf::HeapRb;
 use ringbuf::traits::{Consumer, Observer, Producer, Split};
 
 use super::clock::Clock;
+use super::doorbell::{Answer, Doorbell};
 use super::message;
 use crate::telemetry::IntakeMetrics;
 use crate::wire::{Counts, RejectReason};
@@ -157,6 +158,17 @@ impl Outlet {
         Some(header)
     }
 
+    /// The next header, or that none waits, or none will come any more.
+    pub fn next(&mut self, counts: &mut [u16]) -> Answer<Header> {
+        let port = self.port.clone();
+        port.doorbell.answer(|| self.pop(counts))
+    }
+
+    /// Sleeps until something waits.
+    pub fn sleep(&self) {
+        self.port.doorbell.sleep();
+    }
+
     /// Headers that wait.
     #[must_use]
     pub fn waiting(&self) -> usize {
@@ -221,8 +233,7 @@ struct Tally {
 pub struct Port {
     settings: PortSettings,
     entrance: Mutex<Entrance>,
-    thread: OnceLock<Thread>,
-    closed: AtomicBool,
+    doorbell: Doorbell,
     paused: AtomicBool,
     metrics: IntakeMetrics,
     tally: Tally,
@@ -249,8 +260,7 @@ impl Port {
                 late_run: (0, 0),
                 flat: Vec::new(),
             }),
-            thread: OnceLock::new(),
-            closed: AtomicBool::new(false),
+            doorbell: Doorbell::default(),
             paused: AtomicBool::new(false),
             tally: Tally::default(),
             clock: Mutex::default(),
@@ -363,26 +373,23 @@ impl Port {
 
     /// The thread to wake when something waits.
     pub fn set_thread(&self, thread: Thread) {
-        let _ = self.thread.set(thread);
+        self.doorbell.set_thread(thread);
     }
 
     /// Nothing more is taken; the thread ends when it has done what waits.
     pub fn close(&self) {
-        self.closed.store(true, Ordering::SeqCst);
-        self.wake();
+        self.doorbell.close();
     }
 
     /// True once closed.
     #[must_use]
     pub fn is_closed(&self) -> bool {
-        self.closed.load(Ordering::SeqCst)
+        self.doorbell.is_closed()
     }
 
     /// Wakes the session's thread.
     pub fn wake(&self) {
-        if let Some(thread) = self.thread.get() {
-            thread.unpark();
-        }
+        self.doorbell.ring();
     }
 
     fn enter(&self) -> MutexGuard<'_, Entrance> {

@@ -15,6 +15,7 @@ const FLOORS: [&[&str]; 4] = [
         "config",
         "journal",
         "security",
+        "sync",
         "telemetry",
         "wire",
     ],

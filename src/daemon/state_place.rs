@@ -1,0 +1,80 @@
+//! Where a session's thread leaves its state without waiting, and whoever writes it to disk finds it.
+
+use crate::inference::Tape;
+use crate::regime::Engine;
+use crate::sync::{AtomicBool, Mutex, Ordering, PoisonError};
+
+struct Held {
+    tape: Tape,
+    sequence: u64,
+    fingerprint: String,
+}
+
+/// A state as it was found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Found {
+    /// What its numbers belong to.
+    pub(super) fingerprint: String,
+    /// The newest bin's number, as the rig sent it.
+    pub(super) sequence: u64,
+    pub(super) words: Vec<u32>,
+}
+
+/// The place.
+pub(super) struct StatePlace {
+    held: Mutex<Held>,
+    fresh: AtomicBool,
+    /// Between two states, bins.
+    every: u64,
+}
+
+impl StatePlace {
+    /// With room for an engine's state.
+    pub(super) fn new(engine: &mut Engine, every: u64) -> Self {
+        let mut tape = Tape::default();
+        engine.state(&mut tape);
+        let held = Held { tape, sequence: 0, fingerprint: "0".repeat(64) };
+        Self { held: Mutex::new(held), fresh: AtomicBool::new(false), every: every.max(1) }
+    }
+
+    /// Between two bins: takes the state down where it is time. Neither blocks nor allocates; where the place is being
+    /// read, the next bin does it.
+    pub(super) fn leave(
+        &self,
+        engine: &mut Engine,
+        sequence: u64,
+        since: &mut u64,
+        changed: bool,
+        fingerprint: &str,
+    ) {
+        *since += 1;
+        if changed {
+            *since = self.every;
+        }
+        if *since < self.every {
+            return;
+        }
+        let Ok(mut held) = self.held.try_lock() else { return };
+        *since = 0;
+        held.tape.begin();
+        engine.state(&mut held.tape);
+        held.sequence = sequence;
+        held.fingerprint.clear();
+        held.fingerprint.push_str(fingerprint);
+        drop(held);
+        self.fresh.store(true, Ordering::Release);
+    }
+
+    /// The newest state, where one was left since the last time.
+    pub(super) fn take(&self) -> Option<Found> {
+        if !self.fresh.swap(false, Ordering::AcqRel) {
+            return None;
+        }
+        let held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        Some(Found {
+            fingerprint: held.fingerprint.clone(),
+            sequence: held.sequence,
+            words: held.tape.words().to_vec(),
+        })
+    }
+}

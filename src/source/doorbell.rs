@@ -1,0 +1,66 @@
+//! How a session's thread sleeps, is woken and is told to end. Whoever puts something where the thread looks rings
+//! afterwards; the thread looks once more before it sleeps.
+
+use std::sync::OnceLock;
+
+use crate::sync::{AtomicBool, Ordering, Thread, park};
+
+/// What a thread finds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Answer<T> {
+    /// Something.
+    Found(T),
+    /// Nothing yet.
+    Nothing,
+    /// Nothing, and nothing more will come.
+    Ended,
+}
+
+/// One thread's.
+#[derive(Default)]
+pub(crate) struct Doorbell {
+    thread: OnceLock<Thread>,
+    closed: AtomicBool,
+}
+
+impl Doorbell {
+    /// The thread that answers; nothing is put where it looks before it is known.
+    pub(crate) fn set_thread(&self, thread: Thread) {
+        let _ = self.thread.set(thread);
+    }
+
+    /// Something is there.
+    pub(crate) fn ring(&self) {
+        if let Some(thread) = self.thread.get() {
+            thread.unpark();
+        }
+    }
+
+    /// Nothing more will be there.
+    pub(crate) fn close(&self) {
+        self.closed.store(true, Ordering::SeqCst);
+        self.ring();
+    }
+
+    /// True once closed.
+    pub(crate) fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::SeqCst)
+    }
+
+    /// On the thread: what `look` finds.
+    pub(crate) fn answer<T>(&self, look: impl FnOnce() -> Option<T>) -> Answer<T> {
+        // Asked before there is found to be nothing: what came before closing is done.
+        let closed = self.is_closed();
+        match look() {
+            Some(found) => Answer::Found(found),
+            None if closed => Answer::Ended,
+            None => Answer::Nothing,
+        }
+    }
+
+    /// On the thread, after nothing was found: sleeps until it rings. A ring since then makes it return at once: none
+    /// is lost.
+    pub(crate) fn sleep(&self) {
+        park();
+    }
+}
