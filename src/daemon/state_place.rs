@@ -2,12 +2,14 @@
 
 use crate::inference::Tape;
 use crate::regime::Engine;
-use crate::sync::{AtomicBool, Mutex, Ordering, PoisonError};
+use crate::sync::{Mutex, PoisonError};
 
 struct Held {
     tape: Tape,
     sequence: u64,
     fingerprint: String,
+    /// Left since it was found last.
+    fresh: bool,
 }
 
 /// A state as it was found.
@@ -23,7 +25,6 @@ pub(super) struct Found {
 /// The place.
 pub(super) struct StatePlace {
     held: Mutex<Held>,
-    fresh: AtomicBool,
     /// Between two states, bins.
     every: u64,
 }
@@ -33,8 +34,8 @@ impl StatePlace {
     pub(super) fn new(engine: &mut Engine, every: u64) -> Self {
         let mut tape = Tape::default();
         engine.state(&mut tape);
-        let held = Held { tape, sequence: 0, fingerprint: "0".repeat(64) };
-        Self { held: Mutex::new(held), fresh: AtomicBool::new(false), every: every.max(1) }
+        let held = Held { tape, sequence: 0, fingerprint: "0".repeat(64), fresh: false };
+        Self { held: Mutex::new(held), every: every.max(1) }
     }
 
     /// Between two bins: takes the state down where it is time. Neither blocks nor allocates; where the place is being
@@ -61,17 +62,13 @@ impl StatePlace {
         held.sequence = sequence;
         held.fingerprint.clear();
         held.fingerprint.push_str(fingerprint);
-        drop(held);
-        self.fresh.store(true, Ordering::Release);
+        held.fresh = true;
     }
 
     /// The newest state, where one was left since the last time.
     pub(super) fn take(&self) -> Option<Found> {
-        if !self.fresh.swap(false, Ordering::AcqRel) {
-            return None;
-        }
-        let held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
-        Some(Found {
+        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        std::mem::take(&mut held.fresh).then(|| Found {
             fingerprint: held.fingerprint.clone(),
             sequence: held.sequence,
             words: held.tape.words().to_vec(),
