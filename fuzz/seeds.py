@@ -121,6 +121,15 @@ def main() -> None:
             f["intervals/trials/condition"] = np.array([True, False])
             f["intervals/trials/target"] = np.array([1.5, 2])
         seed("nwb", "new_layout", nwb.read_bytes())
+        # Spike times in another file, and a link to another file: neither is followed.
+        with h5py.File(nwb, "w", libver="earliest") as f:
+            f.create_dataset("units/spike_times", (3,), "<f8", external=[("secret.bin", 0, 24)])
+            f["units/spike_times_index"] = np.array([2, 3], np.uint64)
+        seed("nwb", "external", nwb.read_bytes())
+        with h5py.File(nwb, "w", libver="earliest") as f:
+            f["units/spike_times"] = h5py.ExternalLink("secret.nwb", "/units/spike_times")
+            f["units/spike_times_index"] = np.array([2, 3], np.uint64)
+        seed("nwb", "linked", nwb.read_bytes())
 
     for example in sorted((ROOT / "deploy/examples").glob("*.toml")) + [ROOT / "deploy/regimed.toml"]:
         seed("config", example.stem, example.read_bytes())

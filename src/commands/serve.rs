@@ -6,7 +6,7 @@ use anyhow::{Context, Result};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::config;
-use crate::daemon::{Daemon, check_source, plan};
+use crate::daemon::{Daemon, access, check_source, plan};
 use crate::telemetry;
 
 /// Run the daemon
@@ -27,6 +27,7 @@ pub struct ServeArgs {
 pub fn run(args: &ServeArgs) -> Result<()> {
     let config = config::read(&args.config)?;
     if args.check {
+        access(&config)?;
         for (p, session) in plan(&config)?.into_iter().zip(&config.sessions) {
             let rig = check_source(session, &p)
                 .with_context(|| format!("session '{}'", p.session))?

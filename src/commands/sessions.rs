@@ -184,6 +184,9 @@ fn shown(s: &Session) -> String {
             c.seconds_seen, c.seconds_needed, c.problem
         );
     }
+    for condition in &s.conditions {
+        text += &format!("  {}: {}\n", condition.name, condition.detail);
+    }
     text += &format!("  {} bins done, {} events", s.bins, s.last_event_sequence);
     text
 }

@@ -166,6 +166,29 @@ impl Fronts {
     }
 }
 
+/// Who may come in.
+pub struct Access {
+    tokens: Arc<Tokens>,
+    grpc_tls: Option<Arc<Tls>>,
+    http_tls: Option<Arc<Tls>>,
+}
+
+/// Reads certificates and tokens.
+///
+/// # Errors
+/// A file that cannot be read or is none of the kind.
+pub fn access(config: &Config) -> Result<Access> {
+    let tls = |protocol: &'static [u8]| {
+        let open = |files: &TlsFiles| Tls::open(files.clone(), protocol).map(Arc::new);
+        config.tls.as_ref().map(open).transpose()
+    };
+    Ok(Access {
+        tokens: Arc::new(Tokens::open(config.tokens.clone())?),
+        grpc_tls: tls(b"h2")?,
+        http_tls: tls(b"http/1.1")?,
+    })
+}
+
 /// Asks a call for its token; a Unix socket's file has said already who may come.
 fn guard(
     tokens: &Arc<Tokens>,
@@ -291,12 +314,7 @@ impl Daemon {
     pub async fn start(config: Config) -> Result<Self> {
         let metrics = telemetry::install();
         let plans = plan(&config)?;
-        let tokens = Arc::new(Tokens::open(config.tokens.clone())?);
-        let tls = |protocol: &'static [u8]| {
-            let open = |files: &TlsFiles| Tls::open(files.clone(), protocol).map(Arc::new);
-            config.tls.as_ref().map(open).transpose()
-        };
-        let (grpc_tls, http_tls) = (tls(b"h2")?, tls(b"http/1.1")?);
+        let Access { tokens, grpc_tls, http_tls } = access(&config)?;
         raise_open_files();
         let admission = Admission::new(config.connections);
         let fronts = Fronts::bind(&config).await?;

@@ -513,4 +513,59 @@ mod tests {
         assert!(slow.next().await.is_some());
         assert_eq!(slow.lost(), 7);
     }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+    async fn subscribers_that_come_and_go_hear_each_event_once_and_in_order() {
+        const EVENTS: u64 = 3000;
+        let folder = tempfile::tempdir().expect("a folder");
+        let settings = crate::journal::Settings {
+            name: "journal",
+            folder: folder.path().to_owned(),
+            // The order of things is what counts here, not the disk.
+            sync: crate::journal::Sync::Interval(std::time::Duration::from_secs(60)),
+            when_disk_fails: crate::journal::WhenDiskFails::Hold,
+            bytes_max: 64 << 20,
+            age_max_s: 1e6,
+        };
+        let (journal, _) = Journal::open(settings).expect("a journal");
+        let journal = Arc::new(journal);
+        let facts = (*bus().facts()).clone();
+        // So few in memory that who is behind must read the journal.
+        let bus = Arc::new(SessionBus::new(facts, 16, Some(journal.clone())));
+        let hearing: Vec<_> = (0..8u64)
+            .map(|i| {
+                let bus = bus.clone();
+                tokio::spawn(async move {
+                    let (mut after, mut heard, mut newest) = (0, Vec::new(), bus.newest_event());
+                    while after < EVENTS {
+                        newest.borrow_and_update();
+                        let events = bus.events_after(after).await.expect("held");
+                        let none = events.is_empty();
+                        // Some are cut off in the middle of what they were sent.
+                        let taken = if i % 2 == 0 { events.len().min(5) } else { events.len() };
+                        for event in events.into_iter().take(taken) {
+                            after = event.event_sequence;
+                            heard.push(after);
+                        }
+                        if none {
+                            newest.changed().await.expect("more");
+                        } else if after % (i + 3) == 0 {
+                            tokio::task::yield_now().await;
+                        }
+                    }
+                    heard
+                })
+            })
+            .collect();
+        for _ in 0..EVENTS {
+            let mut event = Event { session: "rig".into(), ..Event::default() };
+            let ticket = journal.add_event(&mut event).expect("taken");
+            assert!(journal.announceable(ticket).await);
+            bus.announce(Arc::new(Update::Event(event)));
+        }
+        for heard in hearing {
+            let heard = heard.await.expect("heard");
+            assert_eq!(heard, (1..=EVENTS).collect::<Vec<_>>());
+        }
+    }
 }

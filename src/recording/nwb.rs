@@ -12,7 +12,7 @@ use crate::model::{CHANNELS_MAX, REGIMES_MAX};
 /// Width of a bin where none is asked for, milliseconds.
 pub const BIN_MS_DEFAULT: f64 = 10.0;
 /// Largest array read from a file, bytes.
-const READ_BYTES_MAX: usize = 4 << 30;
+const READ_BYTES_MAX: usize = 1 << 30;
 /// Largest number of counts of a recording, bins times channels.
 const COUNTS_MAX: usize = 1 << 31;
 /// Most bins: more than a week of 10 ms.

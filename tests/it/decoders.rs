@@ -72,3 +72,45 @@ fn any_bytes_and_changed_examples_are_taken() {
             .expect(name);
     }
 }
+
+#[test]
+fn a_recording_reads_no_other_file() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let place = |name: &str| folder.path().join(name);
+    let good = fs::read(checkout("fuzz/seeds/nwb/old_layout")).expect("bytes");
+    fs::write(place("secret.nwb"), &good).expect("written");
+    let times: Vec<u8> = [0.1f64, 0.2, 0.15].iter().flat_map(|t| t.to_le_bytes()).collect();
+    fs::write(place("secret.bin"), times).expect("written");
+    let how = regimed::recording::NwbSettings::default();
+    regimed::recording::read_nwb(&place("secret.nwb"), &how).expect("a good one");
+    for name in ["external", "linked"] {
+        let file = place(&format!("{name}.nwb"));
+        fs::copy(checkout(&format!("fuzz/seeds/nwb/{name}")), &file).expect("copied");
+        let error = regimed::recording::read_nwb(&file, &how).expect_err(name);
+        assert!(error.to_string().contains("/units/spike_times"), "{error}");
+    }
+}
+
+#[test]
+fn the_good_examples_are_good() {
+    let seed = |name: &str| checkout(&format!("fuzz/seeds/{name}"));
+    for name in ["npz/trials", "npz/concatenated"] {
+        let file = fs::File::open(seed(name)).expect("a file");
+        regimed::recording::read_from(file, &seed(name)).expect(name);
+    }
+    let labelled = regimed::recording::NwbSettings {
+        labels: Some("trials/condition".into()),
+        tasks: Some("trials/target".into()),
+        bin_ms: None,
+    };
+    for name in ["nwb/old_layout", "nwb/new_layout"] {
+        regimed::recording::read_nwb(&seed(name), &labelled).expect(name);
+    }
+    let model = fs::read(seed("model/least")).expect("bytes");
+    let cut = model.iter().position(|&b| b == 0).expect("a zero byte");
+    let weights = &model[cut + 1..];
+    let mut card: serde_json::Value = serde_json::from_slice(&model[..cut]).expect("JSON");
+    card["weights_sha256"] = regimed::checkpoint::sha256_hex(weights).into();
+    let card = card.to_string();
+    regimed::checkpoint::from_bytes(&seed("model"), card.as_bytes(), weights).expect("a model");
+}

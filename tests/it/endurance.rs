@@ -118,7 +118,7 @@ async fn dynamics_that_the_model_does_not_know_for_long_are_a_mismatch() {
     let daemon = Daemon::start(&config("[limits]\nqueue_bins = 8192\n", &["rig"]));
     // Channels that take turns for a second: nothing a fitted network does.
     let strange = |bin: u64| -> Vec<u32> {
-        (0..96).map(|c| if (bin / 100 + c) % 8 == 0 { 3 } else { 0 }).collect()
+        (0..96).map(|c| if (bin / 100 + c).is_multiple_of(8) { 3 } else { 0 }).collect()
     };
     let messages: Vec<_> = (0..4500).map(|i| message("rig", i, &strange(i))).collect();
     let (decisions, _) = exchange(&daemon, futures_util::stream::iter(messages)).await;

@@ -54,6 +54,8 @@ fn a_bin_allocates_nothing() {
     let bins = switching(400, 1);
     let mut engine = engine();
     let mut changes = 0;
+    // As the session's thread leaves its state for the next start.
+    let mut tape = regimed::inference::Tape::default();
     let mut push = |engine: &mut Engine, t: usize| {
         if t % 40 == 7 {
             engine.set_active((0..96).map(|i| i != t % 96));
@@ -62,6 +64,10 @@ fn a_bin_allocates_nothing() {
         changes += usize::from(engine.push(seen.then_some(bins[t].as_slice())).is_some());
         let outcome = regimed::publish::Outcome::of(engine.estimate());
         assert!(outcome.novelty.is_finite());
+        if t.is_multiple_of(25) {
+            tape.begin();
+            engine.state(&mut tape);
+        }
     };
     (0..50).for_each(|t| push(&mut engine, t));
     let found = allocation_counter::measure(|| (50..400).for_each(|t| push(&mut engine, t)));

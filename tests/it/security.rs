@@ -233,8 +233,10 @@ fn beyond_loopback_nothing_is_served_without_tls_and_tokens_and_it_says_how() {
         ("[tls]\ncert = \"x.toml\"\nkey = \"x.toml\"\n".to_owned(), "PEM"),
     ] {
         std::fs::write(&file, text + session).expect("written");
-        let (ok, _, told) = run(&["serve", "--config", arg(&file)]);
-        assert!(!ok && told.contains(expected), "expected {expected}, found {told}");
+        for check in [&["--check"][..], &[]] {
+            let (ok, _, told) = run(&[&["serve", "--config", arg(&file)], check].concat());
+            assert!(!ok && told.contains(expected), "expected {expected}, found {told}");
+        }
     }
 }
 
