@@ -9,6 +9,9 @@ use crate::config;
 use crate::daemon::{Daemon, access, check_source, plan};
 use crate::telemetry;
 
+/// What is still being done when all is stopped has so long.
+const LAST_WORK: std::time::Duration = std::time::Duration::from_secs(1);
+
 /// Run the daemon
 #[derive(Debug, clap::Args)]
 pub struct ServeArgs {
@@ -50,7 +53,8 @@ pub fn run(args: &ServeArgs) -> Result<()> {
         return Ok(());
     }
     telemetry::log_to_stderr();
-    runtime()?.block_on(async {
+    let runtime = runtime()?;
+    let ended = runtime.block_on(async {
         let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
         let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for SIGINT")?;
         let daemon = Daemon::start(config).await?;
@@ -71,7 +75,10 @@ pub fn run(args: &ServeArgs) -> Result<()> {
         daemon.stop().await?;
         tracing::info!("stopped");
         Ok(())
-    })
+    });
+    // Not longer for a disk that never answers.
+    runtime.shutdown_timeout(LAST_WORK);
+    ended
 }
 
 /// The runtime for I/O.

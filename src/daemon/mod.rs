@@ -56,6 +56,8 @@ pub use attach::check_source;
 pub use calibrator::SelfCalibration;
 pub use models::{Plan, builtin_model, plan};
 
+/// The journal has so long at least for its last records.
+const JOURNAL_PATIENCE: Duration = Duration::from_secs(1);
 /// A peer that is not there any more is found out by pings so far apart, and as long unanswered.
 const KEEPALIVE: Duration = Duration::from_secs(30);
 
@@ -476,8 +478,10 @@ impl Daemon {
         }
         if let Some(journal) = self.journal.take() {
             journal.add("", What::DaemonStopped(DaemonStopped {}));
-            let kept = tokio::task::spawn_blocking(move || journal.close()).await;
-            if !kept.unwrap_or(false) {
+            let closing = tokio::task::spawn_blocking(move || journal.close());
+            let left = self.drain.saturating_sub(began.elapsed()).max(JOURNAL_PATIENCE);
+            let kept = tokio::time::timeout(left, closing).await;
+            if !matches!(kept, Ok(Ok(true))) {
                 tracing::error!("the journal's disk fails: its newest records are lost");
             }
         }

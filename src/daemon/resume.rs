@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use anyhow::Result;
 
@@ -13,6 +13,7 @@ use crate::journal::{Journal, Snapshot, SnapshotError};
 use crate::model::{Model, Readout};
 use crate::publish::SessionBus;
 use crate::regime::{Engine, Label};
+use crate::telemetry::wall_ns;
 
 /// Between looks for something new to write.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
@@ -42,11 +43,6 @@ pub(super) fn fingerprint(plan: &Plan, readout: &Readout) -> String {
         .chain(prior.iter().flat_map(|c| c.mean.iter().chain(&c.covariance).chain([&c.weight])));
     bytes.extend(floats.flat_map(|v| v.to_bits().to_le_bytes()));
     sha256_hex(&bytes)
-}
-
-fn wall_ns() -> i64 {
-    let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    i64::try_from(wall.as_nanos()).unwrap_or(i64::MAX)
 }
 
 /// Writes a session's state whenever there is a new one, until the session ends.

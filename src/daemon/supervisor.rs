@@ -4,12 +4,13 @@
 use std::collections::HashMap;
 use std::os::unix::net::UnixDatagram;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use crate::config::Supervision;
 use crate::journal::Journal;
 use crate::publish::{Bus, Condition, SessionBus};
 use crate::source::{Entry, Intake};
+use crate::telemetry::wall_ns;
 
 /// Between two looks.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
@@ -72,8 +73,9 @@ impl Notifier {
     }
 }
 
-fn wall_s() -> f64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64()
+/// Seconds by which the wall clock moved more than the steady one did.
+fn strayed_s(before_ns: i64, now_ns: i64, steady: Duration) -> f64 {
+    now_ns.saturating_sub(before_ns) as f64 * 1e-9 - steady.as_secs_f64()
 }
 
 impl Supervisor {
@@ -81,14 +83,15 @@ impl Supervisor {
     pub(super) async fn run(self) {
         let notifier = Notifier::new(&self.supervision);
         let mut seen: HashMap<String, Seen> = HashMap::new();
-        let (mut steady, mut wall) = (Instant::now(), wall_s());
+        let (mut steady, mut wall) = (Instant::now(), wall_ns());
         let mut jumped: Option<Instant> = None;
         let mut fed: Option<Instant> = None;
         loop {
             tokio::time::sleep(LOOK_EVERY).await;
             let now = Instant::now();
-            let strayed = (wall_s() - wall) - now.duration_since(steady).as_secs_f64();
-            (steady, wall) = (now, wall_s());
+            let wall_now = wall_ns();
+            let strayed = strayed_s(wall, wall_now, now.duration_since(steady));
+            (steady, wall) = (now, wall_now);
             if strayed.abs() > JUMP_S {
                 self.clock_was_set(strayed);
                 jumped = Some(now);
@@ -189,5 +192,24 @@ impl Supervisor {
             format!("expected dynamics that the model knows, found others for {strange_s:.0} s")
         });
         stuck
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_clock_that_was_set_is_told_from_one_that_runs() {
+        let second = 1_000_000_000;
+        let quarter = Duration::from_millis(250);
+        let within = |from, to| strayed_s(from, to, quarter).abs() <= JUMP_S;
+        assert!(within(5 * second, 5 * second + second / 4));
+        // A look that came late is late on both clocks; slewing is slow.
+        assert!(strayed_s(0, 60 * second, Duration::from_secs(60)).abs() < 1e-6);
+        assert!(within(5 * second, 5 * second + second / 4 + second / 1000));
+        assert!(!within(5 * second, 8 * second));
+        assert!(!within(5 * second, 2 * second));
+        assert!((strayed_s(5 * second, 8 * second, Duration::ZERO) - 3.0).abs() < 1e-9);
     }
 }

@@ -11,13 +11,13 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use bytes::Bytes;
 use tokio::sync::watch;
 
-use crate::telemetry::JournalMetrics;
+use crate::telemetry::{JournalMetrics, wall_ns};
 use crate::wire::journal_record::What;
 use crate::wire::{Bounds, Event, JournalRecord};
 use log::{Log, Parts};
@@ -114,15 +114,10 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn now_ns() -> i64 {
-    let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    i64::try_from(wall.as_nanos()).unwrap_or(i64::MAX)
-}
-
 /// An identity that no other journal or run has.
 #[must_use]
 pub fn new_id() -> String {
-    format!("{:x}-{:x}", now_ns(), std::process::id())
+    format!("{:x}-{:x}", wall_ns(), std::process::id())
 }
 
 /// Takes the folder for this process.
@@ -229,7 +224,7 @@ impl Journal {
         }
         let what = Some(what(&mut waiting));
         let record =
-            JournalRecord { number: 0, time_ns: now_ns(), session: session.to_owned(), what };
+            JournalRecord { number: 0, time_ns: wall_ns(), session: session.to_owned(), what };
         let payload = Bytes::from(log::payload(&record));
         if payload.len() > format::PAYLOAD_BYTES_MAX {
             self.shared.metrics.dropped.increment(1);
@@ -352,7 +347,7 @@ impl Writer {
         let (bounds, id) = (&self.bounds, &self.shared.id);
         self.log.write(group, || JournalRecord {
             number: 0,
-            time_ns: now_ns(),
+            time_ns: wall_ns(),
             session: String::new(),
             what: Some(What::Bounds(Bounds {
                 last_event_sequence: bounds.iter().map(|(s, n)| (s.clone(), *n)).collect(),
@@ -428,7 +423,7 @@ impl Writer {
         self.retained = Instant::now();
         let settings = &self.shared.settings;
         let suspended = self.shared.age_suspended.load(std::sync::atomic::Ordering::Relaxed);
-        let older = (!suspended).then(|| now_ns() - (settings.age_max_s * 1e9) as i64);
+        let older = (!suspended).then(|| wall_ns() - (settings.age_max_s * 1e9) as i64);
         match self.log.retain(settings.bytes_max, older) {
             Ok(0) => {}
             Ok(files) => tracing::debug!(files, "old files of the journal removed"),

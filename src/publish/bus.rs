@@ -4,6 +4,7 @@
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::time::Duration;
 
 use tokio::sync::{broadcast, watch};
 
@@ -15,6 +16,12 @@ use crate::wire::{Decision, Event, Metrics};
 /// Decisions that wait for one subscriber before it loses the oldest.
 const SUBSCRIBER_DECISIONS: usize = 4096;
 
+/// More subscribers to one session are a crowd...
+const CROWD: usize = 32;
+/// ...in which each waits so long for each of them.
+const TURN: Duration = Duration::from_micros(10);
+/// Events read from the journal at once: a whole file of it is gone through for them.
+const JOURNAL_EVENTS_AT_ONCE: usize = 4096;
 /// Events looked up at once for one subscriber.
 const EVENTS_AT_ONCE: usize = 256;
 
@@ -341,7 +348,7 @@ impl SessionBus {
             return from_memory;
         }
         let (journal, name) = (journal.clone(), self.name.clone());
-        let read = move || journal.events_after(&name, number, EVENTS_AT_ONCE);
+        let read = move || journal.events_after(&name, number, JOURNAL_EVENTS_AT_ONCE);
         let gone = |oldest_resumable| EventsError::Gone { oldest_resumable, asked: number };
         match tokio::task::spawn_blocking(read).await {
             Ok(Ok(mut events)) => {
@@ -387,6 +394,19 @@ impl Subscription {
                 Err(broadcast::error::RecvError::Closed) => return None,
             }
         }
+    }
+
+    /// The next update, as [`Self::next`]. Where a crowd listens to the session, whoever is up to date waits a little
+    /// first, the longer the larger the crowd: to wake a thousand for every bin would take the time of everybody else.
+    pub async fn next_in_turn(&mut self) -> Option<Arc<Update>> {
+        if let Some(update) = self.try_next() {
+            return Some(update);
+        }
+        let crowd = locked(&self.bus.updates).as_ref().map_or(0, broadcast::Sender::receiver_count);
+        if crowd > CROWD {
+            tokio::time::sleep(TURN * u32::try_from(crowd).unwrap_or(u32::MAX)).await;
+        }
+        self.next().await
     }
 
     /// The next update, where one waits.
@@ -514,6 +534,30 @@ mod tests {
         assert_eq!(slow.lost(), 7);
     }
 
+    #[tokio::test]
+    async fn a_crowd_takes_turns_and_hears_all_the_same() {
+        let bus = bus();
+        let mut crowd: Vec<_> = (0..1000).map(|_| bus.subscribe()).collect();
+        for bin in 0..10 {
+            bus.publish(Arc::new(Update::Decision(Decision { bin, ..Decision::default() })));
+        }
+        let first = &mut crowd[0];
+        for bin in 0..10 {
+            let update = first.next_in_turn().await.expect("an update");
+            assert_eq!(update.decision().map(|d| d.bin), Some(bin));
+        }
+        // Now it is up to date, and waits its turn.
+        let began = std::time::Instant::now();
+        let publishing = bus.clone();
+        tokio::spawn(async move {
+            publishing
+                .publish(Arc::new(Update::Decision(Decision { bin: 10, ..Decision::default() })));
+        });
+        let update = first.next_in_turn().await.expect("an update");
+        assert_eq!(update.decision().map(|d| d.bin), Some(10));
+        assert!(began.elapsed() >= TURN * 1000, "{:?}", began.elapsed());
+    }
+
     #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
     async fn subscribers_that_come_and_go_hear_each_event_once_and_in_order() {
         const EVENTS: u64 = 3000;
@@ -522,7 +566,7 @@ mod tests {
             name: "journal",
             folder: folder.path().to_owned(),
             // The order of things is what counts here, not the disk.
-            sync: crate::journal::Sync::Interval(std::time::Duration::from_secs(60)),
+            sync: crate::journal::Sync::Interval(Duration::from_secs(60)),
             when_disk_fails: crate::journal::WhenDiskFails::Hold,
             bytes_max: 64 << 20,
             age_max_s: 1e6,

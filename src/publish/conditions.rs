@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::journal::Journal;
 use crate::telemetry;
@@ -119,8 +118,7 @@ impl Conditions {
         let name = condition.name();
         let detail = found.unwrap_or_default();
         if holds {
-            let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-            let since_ns = i64::try_from(since.as_nanos()).unwrap_or(i64::MAX);
+            let since_ns = telemetry::wall_ns();
             let session = session.to_owned();
             let detail = detail.clone();
             holding.insert(key, Holding { condition, session, detail, since_ns });

@@ -97,7 +97,7 @@ fn calibration(of: &Calibration) -> wire::Calibration {
 fn updates(bus: &Arc<SessionBus>, every: u64) -> BoxStream<'static, DecisionUpdate> {
     let updates = unfold(bus.subscribe(), move |mut subscription| async move {
         loop {
-            let update = subscription.next().await?;
+            let update = subscription.next_in_turn().await?;
             if let Some(decision) = update.wanted(every) {
                 let decision = Some(decision.clone());
                 let sent = DecisionUpdate { decision, lost: subscription.lost() };

@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 use std::thread::Thread;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use ringbuf::HeapRb;
 use ringbuf::traits::{Consumer, Observer, Producer, Split};
@@ -11,7 +11,7 @@ use ringbuf::traits::{Consumer, Observer, Producer, Split};
 use super::clock::Clock;
 use super::doorbell::{Answer, Doorbell};
 use super::message;
-use crate::telemetry::IntakeMetrics;
+use crate::telemetry::{IntakeMetrics, wall_ns};
 use crate::wire::{Counts, RejectReason};
 
 /// In the ring of counts: a channel that carries no information in this bin.
@@ -55,11 +55,6 @@ pub struct Received {
 
 /// Where the steady clock began, and what the wall's showed then.
 static STEADY: LazyLock<(Instant, i64)> = LazyLock::new(|| (Instant::now(), wall_ns()));
-
-fn wall_ns() -> i64 {
-    let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    i64::try_from(wall.as_nanos()).unwrap_or(i64::MAX)
-}
 
 impl Received {
     /// Now.

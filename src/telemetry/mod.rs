@@ -3,7 +3,7 @@
 mod handles;
 
 use std::sync::OnceLock;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use metrics::gauge;
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
@@ -278,6 +278,13 @@ fn build() -> PrometheusHandle {
     gauge!("regimed_build_info", "version" => env!("CARGO_PKG_VERSION"), "commit" => env!("REGIMED_GIT_COMMIT"))
         .set(1.0);
     handle
+}
+
+/// The wall clock, nanoseconds since the Unix epoch.
+#[must_use]
+pub fn wall_ns() -> i64 {
+    let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(wall.as_nanos()).unwrap_or(i64::MAX)
 }
 
 /// Lets one line through per second and counts the others.
