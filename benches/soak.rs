@@ -108,7 +108,7 @@ async fn events(address: String, session: &'static str) -> u64 {
     let request = SubscribeEventsRequest { session: session.into(), after_event_sequence: 0 };
     let mut stream = client.subscribe_events(request).await.expect("subscribed").into_inner();
     let mut last = 0;
-    while let Ok(Some(event)) = stream.message().await {
+    while let Some(event) = stream.message().await.expect("no error") {
         assert_eq!(event.event_sequence, last + 1, "each once and in order");
         last += 1;
     }

@@ -302,10 +302,10 @@ impl SessionBus {
             events.pop_front();
         }
         events.push_back(event.clone());
-        drop(events);
-        // Told before anybody who waits for the number looks.
-        self.tell(update);
+        // While nobody can look at the events: whoever has found this one is never told that it was not given yet.
         self.newest_event.send_replace(number);
+        drop(events);
+        self.tell(update);
     }
 
     fn tell(&self, update: Arc<Update>) {
