@@ -17,6 +17,7 @@ use crate::source::lsl::{
     DISCOVERY_PORT, Format, GROUPS, SERVICE_PORTS, StreamInfo, local_clock, query_matches,
     test_pattern, write_numbers, write_text,
 };
+use crate::wire::Decision;
 
 /// Samples that wait for one inlet before it loses the oldest.
 const WAITING: usize = 1024;
