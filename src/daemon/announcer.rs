@@ -44,7 +44,7 @@ impl Announcer {
             "regime"
         );
         let update = Arc::new(Update::Event(event));
-        self.bus.announce(update.clone());
+        self.bus.announce(&update);
         if let Some(publisher) = &self.publisher {
             publisher.publish(&self.topics, &update).await;
         }

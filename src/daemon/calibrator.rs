@@ -109,7 +109,10 @@ impl Calibrator {
     pub(super) fn start(self) -> Result<()> {
         std::thread::Builder::new()
             .name(format!("calibrate-{}", self.plan.session))
-            .spawn(move || self.run())
+            .spawn(move || {
+                super::give_way();
+                self.run();
+            })
             .context("cannot start a calibration's thread")?;
         Ok(())
     }

@@ -72,7 +72,10 @@ impl MetricsWorker {
         let (sender, receiver) = sync_channel(2 * sessions.max(1));
         std::thread::Builder::new()
             .name("metrics".into())
-            .spawn(move || work(&receiver))
+            .spawn(move || {
+                super::give_way();
+                work(&receiver);
+            })
             .context("cannot start the metrics' thread")?;
         Ok(Self(sender))
     }

@@ -512,3 +512,12 @@ impl Daemon {
 async fn closed_signal(bus: Arc<Bus>) {
     bus.closed().await;
 }
+
+/// What this thread does can wait: where cores are short, those that decide and tell go first.
+fn give_way() {
+    // Elsewhere it would be the whole process.
+    #[cfg(target_os = "linux")]
+    if let Err(e) = rustix::process::nice(10) {
+        tracing::debug!("a thread keeps its priority: {e}");
+    }
+}

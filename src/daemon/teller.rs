@@ -195,7 +195,7 @@ impl Teller {
         let decision = self.wording.decision(o, newest.clone(), number, now_ns);
         let strange = decision.novelty > 1.0;
         let update = Arc::new(Update::Decision(decision));
-        self.bus.publish(update.clone());
+        self.bus.publish(&update);
         if let Some(publisher) = &self.publisher {
             publisher.publish(&self.topics, &update).await;
         }

@@ -25,7 +25,7 @@ pub fn monotonic_ns() -> u64 {
 
 /// Writes until the session ends; what comes while the server is away is left out.
 pub async fn run(bus: Arc<SessionBus>, url: String, stream: String, syncs: Arc<Syncs>) {
-    let mut subscription = bus.subscribe();
+    let mut subscription = bus.subscribe(1);
     let mut connection = Connection::new(&url);
     let mut upstream = None;
     while let Some(first) = subscription.next().await {

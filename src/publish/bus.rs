@@ -4,53 +4,18 @@
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
-use std::time::Duration;
 
-use tokio::sync::{broadcast, watch};
+use tokio::sync::watch;
 
 use super::conditions::Conditions;
+use super::subscription::{Feeds, Subscription, Turn, Update};
 use crate::journal::Journal;
-use crate::telemetry;
-use crate::wire::{Decision, Event, Metrics};
+use crate::wire::{Event, Metrics};
 
-/// Decisions that wait for one subscriber before it loses the oldest.
-const SUBSCRIBER_DECISIONS: usize = 4096;
-
-/// More subscribers to one session are a crowd...
-const CROWD: usize = 32;
-/// ...in which each waits so long for each of them.
-const TURN: Duration = Duration::from_micros(10);
 /// Events read from the journal at once: a whole file of it is gone through for them.
 const JOURNAL_EVENTS_AT_ONCE: usize = 4096;
 /// Events looked up at once for one subscriber.
 const EVENTS_AT_ONCE: usize = 256;
-
-/// What subscribers are told, shared by all of them.
-#[derive(Debug)]
-#[allow(clippy::large_enum_variant)] // nearly all are decisions, and each is shared, not moved
-pub enum Update {
-    /// A bin's decision. Where the label changed, it names its event.
-    Decision(Decision),
-    /// An event, once it may be announced: behind its decision.
-    Event(Event),
-}
-
-impl Update {
-    /// The decision, where it is one.
-    #[must_use]
-    pub fn decision(&self) -> Option<&Decision> {
-        match self {
-            Self::Decision(decision) => Some(decision),
-            Self::Event(_) => None,
-        }
-    }
-
-    /// Whether a subscriber to every `every`-th decision gets it: changes are told to all.
-    #[must_use]
-    pub fn wanted(&self, every: u64) -> Option<&Decision> {
-        self.decision().filter(|d| d.bin.is_multiple_of(every) || d.event_sequence != 0)
-    }
-}
 
 /// What a session is.
 #[derive(Debug, Clone, PartialEq)]
@@ -175,8 +140,7 @@ pub struct Vitals {
 pub struct SessionBus {
     name: String,
     facts: RwLock<Arc<SessionFacts>>,
-    /// `None` once the session has ended.
-    updates: Mutex<Option<broadcast::Sender<Arc<Update>>>>,
+    feeds: Arc<Feeds>,
     ended: AtomicBool,
     events: Mutex<VecDeque<Event>>,
     events_kept: usize,
@@ -202,8 +166,8 @@ impl SessionBus {
         let newest = journal.as_ref().map_or(0, |journal| journal.newest_event(&facts.name));
         Self {
             name: facts.name.clone(),
+            feeds: Arc::new(Feeds::new(&facts.name)),
             facts: RwLock::new(Arc::new(facts)),
-            updates: Mutex::new(Some(broadcast::Sender::new(SUBSCRIBER_DECISIONS))),
             ended: AtomicBool::new(false),
             events: Mutex::default(),
             events_kept,
@@ -236,7 +200,7 @@ impl SessionBus {
     /// Nothing more comes: subscribers get what waits, and then the end.
     pub fn end(&self) {
         self.ended.store(true, Ordering::SeqCst);
-        locked(&self.updates).take();
+        self.feeds.end();
         // Whoever waits for an event looks again.
         self.newest_event.send_modify(|_| {});
     }
@@ -288,14 +252,14 @@ impl SessionBus {
     }
 
     /// Tells everybody of a decision.
-    pub fn publish(&self, update: Arc<Update>) {
+    pub fn publish(&self, update: &Arc<Update>) {
         self.bins.fetch_add(1, Ordering::Relaxed);
-        self.tell(update);
+        self.feeds.tell(update);
     }
 
     /// Announces an event; they come in the order of their numbers.
-    pub fn announce(&self, update: Arc<Update>) {
-        let Update::Event(event) = &*update else { return };
+    pub fn announce(&self, update: &Arc<Update>) {
+        let Update::Event(event) = &**update else { return };
         let number = event.event_sequence;
         let mut events = locked(&self.events);
         if events.len() == self.events_kept {
@@ -305,31 +269,19 @@ impl SessionBus {
         // While nobody can look at the events: whoever has found this one is never told that it was not given yet.
         self.newest_event.send_replace(number);
         drop(events);
-        self.tell(update);
+        self.feeds.tell(update);
     }
 
-    fn tell(&self, update: Arc<Update>) {
-        if let Some(updates) = &*locked(&self.updates) {
-            // An error says that nobody listens.
-            let _ = updates.send(update);
-        }
-    }
-
-    /// Every update from now on.
+    /// Events, and every `every`-th decision and those that name an event, from now on.
     #[must_use]
-    pub fn subscribe(self: &Arc<Self>) -> Subscription {
-        let updates = match &*locked(&self.updates) {
-            Some(updates) => updates.subscribe(),
-            // A sender that is dropped at once: the end comes first.
-            None => broadcast::Sender::new(1).subscribe(),
-        };
-        Subscription { updates, bus: self.clone(), lost: 0 }
+    pub fn subscribe(&self, every: u64) -> Subscription {
+        self.feeds.subscribe(every)
     }
 
     /// Told of each new event's number.
     #[must_use]
-    pub fn newest_event(&self) -> watch::Receiver<u64> {
-        self.newest_event.subscribe()
+    pub fn newest_event(&self) -> NewestEvent {
+        NewestEvent { newest: self.newest_event.subscribe(), turn: self.feeds.turn() }
     }
 
     /// Events that were announced, after a number (0: all that are held), in order and without a gap; the next
@@ -377,58 +329,27 @@ impl SessionBus {
     }
 }
 
-/// One subscriber to one session.
-pub struct Subscription {
-    updates: broadcast::Receiver<Arc<Update>>,
-    bus: Arc<SessionBus>,
-    lost: u64,
+/// One that waits for a session's events.
+pub struct NewestEvent {
+    newest: watch::Receiver<u64>,
+    turn: Turn,
 }
 
-impl Subscription {
-    /// The next update; `None` when the session has ended. Safe to cancel.
-    pub async fn next(&mut self) -> Option<Arc<Update>> {
-        loop {
-            match self.updates.recv().await {
-                Ok(update) => return Some(update),
-                Err(broadcast::error::RecvError::Lagged(n)) => self.lose(n),
-                Err(broadcast::error::RecvError::Closed) => return None,
-            }
-        }
+impl NewestEvent {
+    /// Its number; from here on only what is newer counts as a change.
+    pub fn seen(&mut self) -> u64 {
+        *self.newest.borrow_and_update()
     }
 
-    /// The next update, as [`Self::next`]. Where a crowd listens to the session, whoever is up to date waits a little
-    /// first, the longer the larger the crowd: to wake a thousand for every bin would take the time of everybody else.
-    pub async fn next_in_turn(&mut self) -> Option<Arc<Update>> {
-        if let Some(update) = self.try_next() {
-            return Some(update);
+    /// Resolves when there are newer events than were seen, or the session has ended; where a crowd waits for them, a
+    /// little later for each, so that not all are served at once. False when the session is gone.
+    pub async fn changed(&mut self, of: &SessionBus) -> bool {
+        let changed = self.newest.changed().await.is_ok();
+        let place = self.turn.place(of.newest_event.receiver_count());
+        if !place.is_zero() {
+            tokio::time::sleep(place).await;
         }
-        let crowd = locked(&self.bus.updates).as_ref().map_or(0, broadcast::Sender::receiver_count);
-        if crowd > CROWD {
-            tokio::time::sleep(TURN * u32::try_from(crowd).unwrap_or(u32::MAX)).await;
-        }
-        self.next().await
-    }
-
-    /// The next update, where one waits.
-    pub fn try_next(&mut self) -> Option<Arc<Update>> {
-        loop {
-            match self.updates.try_recv() {
-                Ok(update) => return Some(update),
-                Err(broadcast::error::TryRecvError::Lagged(n)) => self.lose(n),
-                Err(_) => return None,
-            }
-        }
-    }
-
-    fn lose(&mut self, n: u64) {
-        self.lost += n;
-        telemetry::lost_by_subscriber(&self.bus.name, n);
-    }
-
-    /// Updates lost so far.
-    #[must_use]
-    pub fn lost(&self) -> u64 {
-        self.lost
+        changed
     }
 }
 
@@ -509,7 +430,7 @@ mod tests {
         assert_eq!(bus.events_after(0).await, Ok(Vec::new()));
         for event_sequence in 1..=5 {
             let event = Event { event_sequence, ..Event::default() };
-            bus.announce(Arc::new(Update::Event(event)));
+            bus.announce(&Arc::new(Update::Event(event)));
         }
         let numbers = async |after| {
             let events = bus.events_after(after).await;
@@ -523,41 +444,6 @@ mod tests {
         assert_eq!(numbers(6).await, Err(EventsError::NotYet { newest: 5, asked: 6 }));
     }
 
-    #[tokio::test]
-    async fn a_slow_subscriber_loses_the_oldest_and_is_told() {
-        let bus = bus();
-        let mut slow = bus.subscribe();
-        for _ in 0..SUBSCRIBER_DECISIONS + 7 {
-            bus.publish(Arc::new(Update::Decision(Decision::default())));
-        }
-        assert!(slow.next().await.is_some());
-        assert_eq!(slow.lost(), 7);
-    }
-
-    #[tokio::test]
-    async fn a_crowd_takes_turns_and_hears_all_the_same() {
-        let bus = bus();
-        let mut crowd: Vec<_> = (0..1000).map(|_| bus.subscribe()).collect();
-        for bin in 0..10 {
-            bus.publish(Arc::new(Update::Decision(Decision { bin, ..Decision::default() })));
-        }
-        let first = &mut crowd[0];
-        for bin in 0..10 {
-            let update = first.next_in_turn().await.expect("an update");
-            assert_eq!(update.decision().map(|d| d.bin), Some(bin));
-        }
-        // Now it is up to date, and waits its turn.
-        let began = std::time::Instant::now();
-        let publishing = bus.clone();
-        tokio::spawn(async move {
-            publishing
-                .publish(Arc::new(Update::Decision(Decision { bin: 10, ..Decision::default() })));
-        });
-        let update = first.next_in_turn().await.expect("an update");
-        assert_eq!(update.decision().map(|d| d.bin), Some(10));
-        assert!(began.elapsed() >= TURN * 1000, "{:?}", began.elapsed());
-    }
-
     #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
     async fn subscribers_that_come_and_go_hear_each_event_once_and_in_order() {
         const EVENTS: u64 = 3000;
@@ -566,7 +452,7 @@ mod tests {
             name: "journal",
             folder: folder.path().to_owned(),
             // The order of things is what counts here, not the disk.
-            sync: crate::journal::Sync::Interval(Duration::from_secs(60)),
+            sync: crate::journal::Sync::Interval(std::time::Duration::from_secs(60)),
             when_disk_fails: crate::journal::WhenDiskFails::Hold,
             bytes_max: 64 << 20,
             age_max_s: 1e6,
@@ -582,7 +468,7 @@ mod tests {
                 tokio::spawn(async move {
                     let (mut after, mut heard, mut newest) = (0, Vec::new(), bus.newest_event());
                     while after < EVENTS {
-                        newest.borrow_and_update();
+                        newest.seen();
                         let events = bus.events_after(after).await.expect("held");
                         let none = events.is_empty();
                         // Some are cut off in the middle of what they were sent.
@@ -592,7 +478,7 @@ mod tests {
                             heard.push(after);
                         }
                         if none {
-                            newest.changed().await.expect("more");
+                            assert!(newest.changed(&bus).await);
                         } else if after % (i + 3) == 0 {
                             tokio::task::yield_now().await;
                         }
@@ -605,7 +491,7 @@ mod tests {
             let mut event = Event { session: "rig".into(), ..Event::default() };
             let ticket = journal.add_event(&mut event).expect("taken");
             assert!(journal.announceable(ticket).await);
-            bus.announce(Arc::new(Update::Event(event)));
+            bus.announce(&Arc::new(Update::Event(event)));
         }
         for heard in hearing {
             let heard = heard.await.expect("heard");

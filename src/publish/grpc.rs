@@ -9,7 +9,7 @@ use futures_util::stream::{BoxStream, SelectAll, select_all, unfold};
 use tokio::sync::watch;
 use tonic::{Request, Response, Status};
 
-use super::bus::{Bus, Calibration, CalibrationState, EventsError, SessionBus};
+use super::bus::{Bus, Calibration, CalibrationState, EventsError, NewestEvent, SessionBus};
 use super::conditions::Conditions;
 use crate::source::{Entry, Intake};
 use crate::wire;
@@ -43,7 +43,7 @@ impl RegimesService {
 
 /// A subscriber to events, and where it stands.
 struct Resumed {
-    newest: watch::Receiver<u64>,
+    newest: NewestEvent,
     session: Arc<SessionBus>,
     bus: Arc<Bus>,
     /// Number of the last event sent.
@@ -59,7 +59,7 @@ impl Resumed {
                 self.after = event.event_sequence;
                 return Ok(Some(event));
             }
-            self.newest.borrow_and_update();
+            self.newest.seen();
             let ended = self.session.is_ended();
             self.events = self.session.events_after(self.after).await?.into();
             if !self.events.is_empty() {
@@ -69,7 +69,7 @@ impl Resumed {
                 return Ok(None);
             }
             tokio::select! {
-                changed = self.newest.changed() => if changed.is_err() { return Ok(None) },
+                there = self.newest.changed(&self.session) => if !there { return Ok(None) },
                 () = self.bus.closed() => return Ok(None),
             }
         }
@@ -95,10 +95,10 @@ fn calibration(of: &Calibration) -> wire::Calibration {
 
 /// Updates of one session.
 fn updates(bus: &Arc<SessionBus>, every: u64) -> BoxStream<'static, DecisionUpdate> {
-    let updates = unfold(bus.subscribe(), move |mut subscription| async move {
+    let updates = unfold(bus.subscribe(every), move |mut subscription| async move {
         loop {
             let update = subscription.next_in_turn().await?;
-            if let Some(decision) = update.wanted(every) {
+            if let Some(decision) = update.decision() {
                 let decision = Some(decision.clone());
                 let sent = DecisionUpdate { decision, lost: subscription.lost() };
                 return Some((sent, subscription));

@@ -12,7 +12,8 @@ use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tokio::sync::broadcast;
 
-use super::bus::{SessionBus, SessionFacts, Update};
+use super::bus::{SessionBus, SessionFacts};
+use super::subscription::Update;
 use crate::source::lsl::{
     DISCOVERY_PORT, Format, GROUPS, SERVICE_PORTS, StreamInfo, local_clock, query_matches,
     test_pattern, write_numbers, write_text,
@@ -107,7 +108,7 @@ pub async fn run(bus: Arc<SessionBus>, listen: IpAddr, lsl_session: String) {
             return tracing::error!(session = facts.name, "LSL: streams cannot be offered: {e}");
         }
     };
-    let mut subscription = bus.subscribe();
+    let mut subscription = bus.subscribe(1);
     // Stamps of decisions whose events are still to come.
     let mut stamps: VecDeque<(u64, f64)> = VecDeque::new();
     while let Some(update) = subscription.next().await {

@@ -11,12 +11,13 @@ pub mod network_events;
 mod outcome;
 pub mod recorder;
 pub mod redis;
+mod subscription;
 pub mod web;
 pub mod zeromq;
 
 pub use bus::{
-    Bus, Calibration, CalibrationState, EventsError, SessionBus, SessionFacts, Subscription,
-    Update, Vitals,
+    Bus, Calibration, CalibrationState, EventsError, NewestEvent, SessionBus, SessionFacts, Vitals,
 };
 pub use conditions::{Condition, Conditions, Holding};
 pub use outcome::{Outcome, Wording};
+pub use subscription::{Subscription, Update};

@@ -15,9 +15,14 @@ pub async fn run(bus: Arc<SessionBus>, settings: NetworkEvents) {
     let mut request = Request::new(settings.endpoint.clone(), PATIENCE);
     let line = settings.line;
     let mut failing = false;
-    newest.borrow_and_update();
-    while newest.changed().await.is_ok() {
-        let number = *newest.borrow_and_update();
+    let mut marked = newest.seen();
+    while !bus.is_ended() && newest.changed(&bus).await {
+        let number = newest.seen();
+        if number == marked {
+            // No change: the session has ended.
+            return;
+        }
+        marked = number;
         let mut result = request.ask(format!("TTL Line={line} State=1")).await;
         if result.is_ok() {
             tokio::time::sleep(settings.pulse).await;

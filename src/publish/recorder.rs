@@ -8,11 +8,11 @@ use crate::wire::journal_record::What;
 
 /// Records every `every`-th decision until the session ends. What the log does not take, it counts.
 pub async fn run(bus: Arc<SessionBus>, log: Arc<Journal>, every: u64) {
-    let mut subscription = bus.subscribe();
+    let mut subscription = bus.subscribe(every);
     let mut names: Vec<String> = Vec::new();
     let mut metrics_of = None;
     while let Some(update) = subscription.next().await {
-        let Some(decision) = update.wanted(every) else { continue };
+        let Some(decision) = update.decision() else { continue };
         let mut decision = decision.clone();
         // Said once, and again when they are others.
         if decision.regime_names == names {

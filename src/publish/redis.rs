@@ -9,7 +9,8 @@ use prost::Message;
 use redis::aio::MultiplexedConnection;
 use redis::{Pipeline, RedisError, Value};
 
-use super::bus::{SessionBus, Subscription};
+use super::bus::SessionBus;
+use super::subscription::Subscription;
 use crate::source::redis::{Connection, OutSettings, newest};
 use crate::telemetry::BusOutMetrics;
 use crate::wire::{Decision, Event};
@@ -30,7 +31,8 @@ pub fn streams(session: &str, settings: &OutSettings) -> [String; 2] {
 pub async fn run(bus: Arc<SessionBus>, settings: OutSettings) {
     let metrics = BusOutMetrics::new(&bus.facts().name);
     let [decisions, events] = streams(&bus.facts().name, &settings);
-    let subscription = (settings.decisions_every > 0).then(|| bus.subscribe());
+    let every = settings.decisions_every as u64;
+    let subscription = (every > 0).then(|| bus.subscribe(every));
     tokio::join!(
         write_events(&bus, &settings, &events, &metrics),
         write_decisions(subscription, &settings, &decisions, &metrics),
@@ -56,7 +58,7 @@ async fn write_events(
                     return;
                 }
                 // An error says that the session has ended: one more round.
-                let _ = tokio::time::timeout(LOOK_EVERY, newest_event.changed()).await;
+                let _ = tokio::time::timeout(LOOK_EVERY, newest_event.changed(bus)).await;
             }
             Err(e) => {
                 metrics.connected(false);
@@ -151,14 +153,13 @@ async fn write_decisions(
 ) {
     let Some(mut subscription) = subscription else { return };
     let mut connection = Connection::new(&settings.url);
-    let every = settings.decisions_every as u64;
     let mut lost = 0;
     while let Some(first) = subscription.next().await {
         let mut pipeline = redis::pipe();
         let mut n = 0;
         let mut next = Some(first);
         while let Some(update) = next {
-            if let Some(decision) = update.wanted(every) {
+            if let Some(decision) = update.decision() {
                 add_decision(&mut pipeline, stream, settings.entries_max, decision);
                 n += 1;
             }

@@ -8,7 +8,7 @@ use prost::Message;
 use tokio::sync::Mutex;
 use zeromq::{PubSocket, Socket, SocketSend, ZmqMessage, ZmqResult};
 
-use super::bus::Update;
+use super::subscription::Update;
 
 /// The socket that all sessions share.
 pub struct Publisher {

@@ -178,7 +178,7 @@ impl Reader {
                 && let Some(bus) = self.bus.session(&counts.session)
             {
                 session = Some(counts.session.clone());
-                if self.notes.send(Note::Session(bus.subscribe())).await.is_err() {
+                if self.notes.send(Note::Session(bus.subscribe(1))).await.is_err() {
                     return;
                 }
             }

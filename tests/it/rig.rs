@@ -152,13 +152,19 @@ impl Daemon {
 
     /// An HTTP GET: status code and body.
     pub(crate) fn get(&self, path: &str) -> (u16, String) {
-        let mut stream = TcpStream::connect(&self.http).expect("HTTP answers");
-        write!(stream, "GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
-            .expect("sent");
+        self.try_get(path).expect("an answer")
+    }
+
+    /// An HTTP GET that may be refused: status code and body.
+    pub(crate) fn try_get(&self, path: &str) -> std::io::Result<(u16, String)> {
+        let mut stream = TcpStream::connect(&self.http)?;
+        stream.set_read_timeout(Some(PATIENCE))?;
+        write!(stream, "GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")?;
         let mut text = String::new();
-        stream.read_to_string(&mut text).expect("an answer");
-        let code = text.split(' ').nth(1).and_then(|c| c.parse().ok()).expect("a code");
-        (code, text)
+        stream.read_to_string(&mut text)?;
+        let code = text.split(' ').nth(1).and_then(|c| c.parse().ok());
+        let code = code.ok_or(std::io::ErrorKind::UnexpectedEof)?;
+        Ok((code, text))
     }
 
     /// The sum over a metric's series that hold `label`.
@@ -342,7 +348,7 @@ fn accounted(a: &Accounts, scrape: &str, name: &str) -> Result<(), String> {
 }
 
 /// The sum over a metric's series that hold `label`.
-fn scraped(scrape: &str, name: &str, label: &str) -> f64 {
+pub(crate) fn scraped(scrape: &str, name: &str, label: &str) -> f64 {
     scrape
         .lines()
         .filter(|l| l.starts_with(name) && l.contains(label))
