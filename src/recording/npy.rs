@@ -142,7 +142,8 @@ fn parse_dtype(header: &str) -> io::Result<Dtype> {
         [o @ (b'<' | b'>' | b'|' | b'='), k, ..] => (*o, *k),
         _ => return Err(unsupported()),
     };
-    let count: usize = descr[2..].parse().map_err(|_| unsupported())?;
+    let count = descr.get(2..).and_then(|count| count.parse::<usize>().ok());
+    let count = count.ok_or_else(unsupported)?;
     let size = if kind == b'U' { count.saturating_mul(4) } else { count };
     let known = match kind {
         b'u' | b'i' => matches!(size, 1 | 2 | 4 | 8),
