@@ -11,8 +11,12 @@ use crate::model::{CHANNELS_MAX, REGIMES_MAX};
 
 /// Width of a bin where none is asked for, milliseconds.
 pub const BIN_MS_DEFAULT: f64 = 10.0;
-/// Largest array read from a file, bytes.
+/// Largest array read from a file, bytes, stored or as doubles.
 const READ_BYTES_MAX: usize = 1 << 30;
+/// Most that compression makes of a byte (deflate's 1032, and some)...
+const EXPANSION_MAX: u64 = 1040;
+/// ...beside what a short file may declare: what an array is filled with where nothing of it is stored.
+const FILL_BYTES_MAX: u64 = 16 << 20;
 /// Largest number of counts of a recording, bins times channels.
 const COUNTS_MAX: usize = 1 << 31;
 /// Most bins: more than a week of 10 ms.
@@ -34,6 +38,8 @@ pub struct NwbSettings {
 struct File<'a> {
     path: &'a Path,
     file: Hdf5File,
+    /// Bytes.
+    length: u64,
 }
 
 /// An interval table's column: `(start, stop, value)`, seconds.
@@ -50,7 +56,18 @@ impl File<'_> {
     }
 
     fn dataset(&self, key: &str, expected: &str) -> Result<Dataset, RecordingError> {
-        self.file.dataset(key).map_err(|_| self.wrong(key, expected, "no such dataset"))
+        let dataset =
+            self.file.dataset(key).map_err(|_| self.wrong(key, expected, "no such dataset"))?;
+        // A declared length is believed as far as the file can hold it; values become doubles.
+        let held = self.length.saturating_mul(EXPANSION_MAX).max(FILL_BYTES_MAX);
+        let most = held.min(READ_BYTES_MAX as u64) / 8;
+        match dataset.num_elements() {
+            Ok(n) if n <= most => Ok(dataset),
+            Ok(n) => {
+                Err(self.wrong(key, format!("at most {most} values in this file"), n.to_string()))
+            }
+            Err(e) => Err(self.wrong(key, expected, format!("unreadable: {e}"))),
+        }
     }
 
     /// Any numbers as `f64`.
@@ -171,7 +188,7 @@ impl File<'_> {
     }
 
     fn session(&self) -> String {
-        let named = |key: &str| self.file.dataset(key).and_then(|d| d.read_string()).ok();
+        let named = |key: &str| self.dataset(key, "a name").ok()?.read_string().ok();
         named("/general/session_id")
             .or_else(|| named("/identifier"))
             .filter(|name| !name.trim().is_empty())
@@ -189,7 +206,7 @@ pub fn read_nwb(path: &Path, how: &NwbSettings) -> Result<Recording, RecordingEr
     }
     let file = Hdf5File::open_with_options(path, options()).map_err(|e| no_hdf5(path, &e))?;
     let length = std::fs::metadata(path).map_or(0, |m| m.len());
-    bins(&File { path, file }, length, how)
+    bins(&File { path, file, length }, how)
 }
 
 /// Reads an NWB file's bytes; `path` is for messages.
@@ -203,7 +220,7 @@ pub fn read_nwb_from(
 ) -> Result<Recording, RecordingError> {
     let file =
         Hdf5File::from_bytes_with_options(bytes, options()).map_err(|e| no_hdf5(path, &e))?;
-    bins(&File { path, file }, bytes.len() as u64, how)
+    bins(&File { path, file, length: bytes.len() as u64 }, how)
 }
 
 fn options() -> OpenOptions {
@@ -219,9 +236,9 @@ fn no_hdf5(path: &Path, e: &hdf5_reader::error::Error) -> RecordingError {
     }
 }
 
-/// One continuous trial of a file of that length.
-fn bins(file: &File<'_>, length: u64, how: &NwbSettings) -> Result<Recording, RecordingError> {
-    let path = file.path;
+/// One continuous trial of a file.
+fn bins(file: &File<'_>, how: &NwbSettings) -> Result<Recording, RecordingError> {
+    let (path, length) = (file.path, file.length);
     let end = file.file.superblock().eof_address;
     if length < end {
         return Err(file.wrong("file", format!("{end} bytes"), format!("{length}: cut short")));
