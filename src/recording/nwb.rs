@@ -61,13 +61,13 @@ impl File<'_> {
         // A declared length is believed as far as the file can hold it; values become doubles.
         let held = self.length.saturating_mul(EXPANSION_MAX).max(FILL_BYTES_MAX);
         let most = held.min(READ_BYTES_MAX as u64) / 8;
-        match dataset.num_elements() {
-            Ok(n) if n <= most => Ok(dataset),
-            Ok(n) => {
-                Err(self.wrong(key, format!("at most {most} values in this file"), n.to_string()))
-            }
-            Err(e) => Err(self.wrong(key, expected, format!("unreadable: {e}"))),
+        // Lengths of 0 count as 1: the others are to be believable beside them as well.
+        let declared = dataset.shape().iter().fold(1u64, |n, &d| n.saturating_mul(d.max(1)));
+        if declared > most {
+            let expected = format!("at most {most} values in this file");
+            return Err(self.wrong(key, expected, declared.to_string()));
         }
+        Ok(dataset)
     }
 
     /// Any numbers as `f64`.
