@@ -12,6 +12,29 @@ const PROTOS: [&str; 6] = [
     "proto/regimed/v1/regimes.proto",
 ];
 
+/// Messages that are told as JSON too, with the fields' names as they are here.
+const AS_JSON: [&str; 13] = [
+    "regimed.v1.Accounts",
+    "regimed.v1.Calibration",
+    "regimed.v1.Clock",
+    "regimed.v1.Condition",
+    "regimed.v1.Decision",
+    "regimed.v1.Eigenvalue",
+    "regimed.v1.Estimate",
+    "regimed.v1.Event",
+    "regimed.v1.FixedPoints",
+    "regimed.v1.Interval",
+    "regimed.v1.Metrics",
+    "regimed.v1.Session",
+    "regimed.v1.Source",
+];
+/// Enumerations are told by their names there.
+const NAMED_IN_JSON: [(&str, &str); 3] = [
+    ("regimed.v1.Metrics.signature", "signature_name"),
+    ("regimed.v1.Session.state", "session_state_name"),
+    ("regimed.v1.Calibration.state", "calibration_state_name"),
+];
+
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo:rerun-if-changed=proto");
     println!("cargo:rerun-if-changed=build.rs");
@@ -19,7 +42,14 @@ fn main() -> Result<(), Box<dyn Error>> {
     let descriptors = protox::compile(PROTOS, ["proto"])?;
     let out = PathBuf::from(env::var("OUT_DIR")?);
     fs::write(out.join("regimed_descriptor.bin"), prost_bytes(&descriptors))?;
-    tonic_prost_build::configure().bytes(".").compile_fds(descriptors)?;
+    let mut config = tonic_prost_build::configure();
+    for message in AS_JSON {
+        config = config.type_attribute(message, "#[derive(serde::Serialize)]");
+    }
+    for (field, by) in NAMED_IN_JSON {
+        config = config.field_attribute(field, format!("#[serde(serialize_with = \"{by}\")]"));
+    }
+    config.bytes(".").compile_fds(descriptors)?;
     Ok(())
 }
 

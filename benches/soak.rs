@@ -190,6 +190,7 @@ fn main() {
     }
     let sum = |text: &str, name: &str| -> f64 {
         let of = text.lines().filter(|l| l.starts_with(name));
+        let of = of.filter(|l| !l.contains("stage=") || l.contains("stage=\"filter\""));
         of.filter_map(|l| l.rsplit(' ').next()?.parse::<f64>().ok()).sum()
     };
     let began = Instant::now();
@@ -206,8 +207,8 @@ fn main() {
         let due = (samples.len() as f64 + 1.0) * bins as f64 / SAMPLES as f64;
         if done >= due || finished {
             let now = (
-                sum(&text, "regimed_compute_seconds_sum"),
-                sum(&text, "regimed_compute_seconds_count"),
+                sum(&text, "regimed_stage_seconds_sum"),
+                sum(&text, "regimed_stage_seconds_count"),
             );
             let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
             let threads =

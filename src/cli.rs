@@ -2,8 +2,8 @@
 
 use clap::{Parser, Subcommand};
 use regimed::commands::{
-    brand, calibrate, demo, evaluate, export, inspect, journal, pretrain, replay, serve, sessions,
-    simulate, watch,
+    brand, calibrate, demo, evaluate, export, inspect, journal, manual, pretrain, replay, serve,
+    sessions, simulate, watch,
 };
 
 /// Live dynamical-regime labels, change events and edge-of-chaos metrics from binned spike counts
@@ -29,4 +29,6 @@ pub(crate) enum Command {
     Brand(brand::BrandArgs),
     Journal(journal::JournalArgs),
     Export(export::ExportArgs),
+    Completions(manual::CompletionsArgs),
+    Man(manual::ManArgs),
 }

@@ -4,11 +4,11 @@ mod cli;
 
 use std::process::ExitCode;
 
-use clap::Parser;
+use clap::{CommandFactory, Parser};
 use cli::{Cli, Command};
 use regimed::commands::{
-    brand, calibrate, demo, evaluate, export, inspect, journal, pretrain, replay, serve, sessions,
-    simulate, watch,
+    brand, calibrate, demo, evaluate, export, inspect, journal, manual, pretrain, replay, serve,
+    sessions, simulate, watch,
 };
 
 fn main() -> ExitCode {
@@ -27,6 +27,8 @@ fn main() -> ExitCode {
         Command::Brand(args) => brand::run(&args),
         Command::Journal(args) => journal::run(&args),
         Command::Export(args) => export::run(&args),
+        Command::Completions(args) => manual::completions(&args, Cli::command()),
+        Command::Man(args) => manual::man(&args, Cli::command()),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -10,6 +10,7 @@ pub mod evaluate;
 pub mod export;
 pub mod inspect;
 pub mod journal;
+pub mod manual;
 mod picture;
 pub mod pretrain;
 mod progress;

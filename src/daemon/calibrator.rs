@@ -7,12 +7,12 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
-use super::counts::CountsReader;
 use super::handoff::{Handoff, Successor};
 use super::models::Plan;
 use super::resume;
 use crate::journal::Journal;
 use crate::model::{Model, Readout};
+use crate::publish::counts::CountsReader;
 use crate::publish::{CalibrationState, SessionBus};
 use crate::recording::{Recording, Trial};
 use crate::source::{MASKED, Port};

@@ -5,9 +5,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::{Context, Result};
 
-use super::counts::{CountsReader, CountsTap, tap};
 use crate::dynamics::{Monitor, Position};
 use crate::model::Model;
+use crate::publish::counts::{CountsReader, CountsTap, tap};
 use crate::publish::{Outcome, SessionBus, Wording, dynamics};
 use crate::regime::Label;
 use crate::source::MASKED;

@@ -4,7 +4,6 @@ mod announcer;
 mod attach;
 mod calibrator;
 mod control;
-mod counts;
 mod handoff;
 mod metrics_worker;
 mod models;
@@ -31,6 +30,7 @@ use tonic::{Request, Status};
 use crate::config::{Config, JournalConfig, STATE, Supervision};
 use crate::journal::Journal;
 use crate::publish::grpc::RegimesService;
+use crate::publish::page::Page;
 use crate::publish::web::{self, Phase};
 use crate::publish::zeromq::Publisher;
 use crate::publish::{Bus, Condition, Conditions};
@@ -408,7 +408,13 @@ impl Daemon {
             }));
         }
         if let Some(listener) = fronts.http {
-            let routes = web::routes(metrics.clone(), phase_seen, bus.clone(), tokens);
+            let routes = web::routes(web::Shared {
+                metrics: metrics.clone(),
+                phase: phase_seen,
+                bus: bus.clone(),
+                page: Page::new(bus.clone(), intake.clone()),
+                tokens,
+            });
             let incoming = admit(listener, admission, http_tls)?;
             // Ends with the process: health stays visible while draining.
             tasks.push(tokio::spawn(async move {

@@ -12,6 +12,7 @@ use crate::checkpoint::{self, Checkpoint};
 use crate::config::{Config, ModelSource, SessionConfig};
 use crate::inference::Adaptation;
 use crate::model::{Model, Readout};
+use crate::publish::page::EmbeddingMap;
 use crate::publish::{SessionFacts, Wording};
 use crate::regime::{DecisionRule, Engine, Label};
 use crate::telemetry::SessionMetrics;
@@ -77,6 +78,7 @@ impl Plan {
             bin_width_s: self.model.bin_width_s,
             regime_names: self.model.regime_names.clone(),
             model: self.checkpoint.weights_sha256[..12].to_owned(),
+            map: Arc::new(EmbeddingMap::of(&self.readout.prior)),
         }
     }
 

@@ -12,7 +12,6 @@ use tokio::task::JoinHandle;
 use super::announcer::Announcer;
 use super::attach;
 use super::calibrator::Calibrator;
-use super::counts::{CountsReader, CountsTap, tap};
 use super::handoff::Handoff;
 use super::metrics_worker::{MetricsWorker, Probe};
 use super::models::Plan;
@@ -21,6 +20,7 @@ use super::state_place::StatePlace;
 use super::teller::{Link, Teller, Telling};
 use crate::config::{Config, SessionConfig};
 use crate::journal::Journal;
+use crate::publish::counts::{CountsReader, CountsTap, tap};
 use crate::publish::recorder;
 use crate::publish::zeromq::{Publisher, Topics};
 use crate::publish::{CalibrationState, Outcome, SessionBus};
@@ -121,6 +121,8 @@ pub(super) fn start(
         journal.add(&plan.session, plan.started(resumed.is_some()));
     }
     let handoff = Arc::new(Handoff::default());
+    let (page_tap, page_counts) = tap(readout.n_channels());
+    bus.set_counts(page_counts);
     let (aside_tap, aside) = tap(readout.n_channels());
     let aside = Arc::new(Mutex::new(aside));
     if let Some(how) = &calibrates {
@@ -144,8 +146,7 @@ pub(super) fn start(
     let (probe, counts_tap) = Probe::new(plan.model.clone(), n_channels);
     let owner = Owner {
         engine,
-        counts_tap,
-        aside_tap,
+        taps: [counts_tap, aside_tap, page_tap],
         handoff: handoff.clone(),
         resets_before: 0,
         swaps: 0,
@@ -225,9 +226,9 @@ pub(super) fn start(
 /// Owns the numbers. After the first bins it neither allocates nor awaits.
 struct Owner {
     engine: Engine,
-    counts_tap: CountsTap,
-    /// For whoever calibrates, or warms up another engine; full while nobody does.
-    aside_tap: CountsTap,
+    /// For the metrics worker; for whoever calibrates, or warms up another engine; for the live page. The latter two are
+    /// full while nobody reads them.
+    taps: [CountsTap; 3],
     handoff: Arc<Handoff>,
     /// Hypotheses that engines before this one lost.
     resets_before: u64,
@@ -271,8 +272,7 @@ impl Owner {
             Kind::Start => {
                 self.resumed_after = None;
                 self.engine.restart();
-                self.counts_tap.skip();
-                self.aside_tap.skip();
+                self.taps.iter_mut().for_each(CountsTap::skip);
             }
             Kind::Missing(n) => {
                 let width = self.outlet.port.width_ns();
@@ -359,7 +359,7 @@ impl Owner {
             place.leave(engine, header.sequence, since, change.is_some(), &self.fingerprint);
         }
         // Once the decision is out.
-        for tap in [&mut self.counts_tap, &mut self.aside_tap] {
+        for tap in &mut self.taps {
             if seen {
                 tap.push(&self.raw);
             } else {

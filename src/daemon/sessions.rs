@@ -253,7 +253,7 @@ async fn end(session: &mut Running, drain: Duration) -> bool {
 
 /// Counts of a session on which another engine is warmed up.
 struct WarmUp {
-    aside: Arc<std::sync::Mutex<super::counts::CountsReader>>,
+    aside: Arc<std::sync::Mutex<crate::publish::counts::CountsReader>>,
     bins: usize,
     patience: Duration,
 }

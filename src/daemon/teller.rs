@@ -23,6 +23,10 @@ use crate::wire::{Event, Gap};
 /// Gaps are gathered so long for one record, ns.
 const GAP_EVERY_NS: u64 = 1_000_000_000;
 
+fn seconds(ns: u64) -> f64 {
+    ns as f64 * 1e-9
+}
+
 /// Another model's words and gauges, for the publishing task to take up with its first outcome.
 pub(super) struct Renaming {
     pub(super) swaps: u32,
@@ -195,10 +199,12 @@ impl Teller {
         let decision = self.wording.decision(o, newest.clone(), number, now_ns);
         let strange = decision.novelty > 1.0;
         let update = Arc::new(Update::Decision(decision));
+        self.bus.set_covariance(self.wording.state(o).embedding_covariance);
         self.bus.publish(&update);
         if let Some(publisher) = &self.publisher {
             publisher.publish(&self.topics, &update).await;
         }
+        let told_ns = Received::now().wall_ns;
         if let Some(event) = event {
             // An error says that the runtime is ending.
             let _ = self.events.send(event);
@@ -208,7 +214,7 @@ impl Teller {
         let run = vitals.strange_bins.load(Ordering::Relaxed) + 1;
         vitals.strange_bins.store(if strange { run } else { 0 }, Ordering::Relaxed);
         self.note_gap(o);
-        self.measure(o, newest.as_ref());
+        self.measure(o, newest.as_ref(), told_ns);
     }
 
     /// Numbers an event, and hands it to the journal where there is one; `None` where that takes no more.
@@ -250,16 +256,23 @@ impl Teller {
     }
 
     /// Prometheus, after everybody was told.
-    fn measure(&mut self, o: &Outcome, newest: Option<&crate::wire::Metrics>) {
+    fn measure(&mut self, o: &Outcome, newest: Option<&crate::wire::Metrics>, told_ns: i64) {
         let m = &self.metrics;
-        m.latency.record(o.latency_ns as f64 * 1e-9);
-        m.compute.record(o.compute_ns as f64 * 1e-9);
+        let decided_ns = o.received_wall_ns.saturating_add_unsigned(o.latency_ns);
+        let publish_ns = u64::try_from(told_ns.saturating_sub(decided_ns)).unwrap_or(0);
+        m.latency.record(seconds(o.latency_ns));
+        m.end_to_end.record(seconds(o.latency_ns + publish_ns));
+        let queue_ns = o.latency_ns.saturating_sub(o.compute_ns);
+        for (stage, ns) in m.stages.iter().zip([queue_ns, o.compute_ns, publish_ns]) {
+            stage.record(seconds(ns));
+        }
         m.queue.set(f64::from(o.waiting));
         m.processed.increment(u64::from(!o.predicted));
         m.novelty.set(f64::from(o.novelty));
         m.unlabelled.set(f64::from(o.unlabelled));
         m.log_likelihood.set(f64::from(o.log_likelihood));
         m.participation.set(f64::from(o.participation_ratio));
+        m.embedding_sd.set(self.wording.embedding_width(o));
         m.silent.set(f64::from(o.silent_channels));
         m.artefacts.increment(u64::from(o.artefact));
         m.posterior(self.wording.posterior(o));
@@ -270,19 +283,7 @@ impl Teller {
             m.change(self.wording.label_index(change.to));
         }
         if let Some(s) = newest {
-            m.dynamics.set(s);
-            m.radius.set(f64::from(s.spectral_radius));
-            m.abscissa.set(f64::from(s.spectral_abscissa_per_s));
-            for (ends, of) in [
-                (&m.radius_ends, s.spectral_radius_interval),
-                (&m.abscissa_ends, s.spectral_abscissa_per_s_interval),
-            ] {
-                let Some(of) = of else { continue };
-                ends[0].set(f64::from(of.low));
-                ends[1].set(f64::from(of.high));
-            }
-            m.frequency.set(f64::from(s.leading_frequency_hz));
-            m.time_constant.set(f64::from(s.leading_time_constant_s));
+            m.readings.set(s);
         }
     }
 }

@@ -58,16 +58,30 @@ pub fn spectrum(model: &Model, e: &[f32], kappa: &[f32]) -> Option<Spectrum> {
     spectrum.spectral_radius.is_finite().then_some(spectrum)
 }
 
+/// Eigenvalues of the bin-to-bin map but those that are `1 - a`, the largest first.
+fn map_eigenvalues(model: &Model, e: &[f32], kappa: &[f32]) -> Option<Vec<[f64; 2]>> {
+    let rank = model.dims.rank;
+    let a = f64::from(model.network.leak);
+    let factors = model.hypernetwork.factors(&model.dims, e);
+    let jacobian = model.reduced_jacobian(&factors, kappa);
+    let found = eigenvalues(&DMatrix::from_row_slice(rank, rank, &jacobian))?;
+    let mut of_map: Vec<_> = found.iter().map(|mu| [1.0 - a + a * mu.re, a * mu.im]).collect();
+    of_map.sort_by(|x, y| y[0].hypot(y[1]).total_cmp(&x[0].hypot(x[1])));
+    Some(of_map)
+}
+
 /// Draws of a posterior that an interval is made from.
 const DRAWS: usize = 24;
 /// Standard normal quantile of a 90 % interval.
 const HALF_WIDTH: f64 = 1.645;
 
 /// A spectrum with 90 % credible intervals `[low, high]`.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct SpectrumInterval {
     /// At the posterior mean.
     pub mean: Spectrum,
+    /// Eigenvalues `1 - a + a mu` of the bin-to-bin map there, real and imaginary part, the largest first, `[rank]`.
+    pub map_eigenvalues: Vec<[f64; 2]>,
     /// Of [`Spectrum::spectral_radius`].
     pub spectral_radius: [f64; 2],
     /// Of [`Spectrum::spectral_abscissa_per_s`].
@@ -146,6 +160,7 @@ pub fn spectrum_interval(model: &Model, of: StatePosterior<'_>) -> Option<Spectr
     };
     Some(SpectrumInterval {
         mean,
+        map_eigenvalues: map_eigenvalues(model, of.embedding, of.latent[0])?,
         spectral_radius: interval(|s| s.spectral_radius),
         spectral_abscissa_per_s: interval(|s| s.spectral_abscissa_per_s),
         leading_frequency_hz: interval(|s| s.leading_frequency_hz).map(|f| f.max(0.0)),
@@ -181,6 +196,21 @@ mod tests {
         close(found.leading_frequency_hz, 0.8 / (std::f64::consts::TAU * tau));
         close(found.leading_time_constant_s, tau / 0.5);
         close(found.bare_radius, 0.5f64.hypot(0.8));
+    }
+
+    #[test]
+    fn the_maps_eigenvalues_have_its_radius() {
+        let model = planar([0.5, -0.8, 0.8, 0.5]);
+        let of = StatePosterior {
+            embedding: &[0.0],
+            embedding_covariance: &[0.0],
+            latent: [&[0.0, 0.0], &[0.0, 0.0]],
+        };
+        let found = spectrum_interval(&model, of).expect("finite");
+        assert_eq!(found.map_eigenvalues.len(), 2);
+        let [re, im] = found.map_eigenvalues[0];
+        assert!((re.hypot(im) - found.mean.spectral_radius).abs() < 1e-12);
+        assert!((re - 0.95).abs() < 1e-6 && (im.abs() - 0.08).abs() < 1e-6, "{re} {im}");
     }
 
     #[test]

@@ -8,6 +8,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use tokio::sync::watch;
 
 use super::conditions::Conditions;
+use super::counts::CountsReader;
+use super::page::EmbeddingMap;
 use super::subscription::{Feeds, Subscription, Turn, Update};
 use crate::journal::Journal;
 use crate::wire::{Event, Metrics};
@@ -30,6 +32,8 @@ pub struct SessionFacts {
     pub regime_names: Vec<String>,
     /// The model's identity.
     pub model: String,
+    /// What the model learned of where its regimes lie.
+    pub map: Arc<EmbeddingMap>,
 }
 
 /// Where a session stands with calibrating itself.
@@ -151,6 +155,10 @@ pub struct SessionBus {
     /// How well it does.
     pub vitals: Vitals,
     metrics: Mutex<Option<Metrics>>,
+    /// Newest covariance of the embedding's posterior, the lower triangle row by row.
+    covariance: Mutex<Vec<f32>>,
+    /// Its counts, for the live page.
+    counts: Mutex<Option<CountsReader>>,
     calibration: Mutex<Calibration>,
     bins: AtomicU64,
 }
@@ -175,6 +183,8 @@ impl SessionBus {
             journal,
             vitals: Vitals::default(),
             metrics: Mutex::default(),
+            covariance: Mutex::default(),
+            counts: Mutex::default(),
             calibration: Mutex::default(),
             bins: AtomicU64::new(0),
         }
@@ -238,6 +248,31 @@ impl SessionBus {
     /// What was read of a former model.
     pub fn forget_metrics(&self) {
         *locked(&self.metrics) = None;
+    }
+
+    /// The newest estimate's covariance of the embedding, the lower triangle row by row.
+    #[must_use]
+    pub fn covariance(&self) -> Vec<f32> {
+        locked(&self.covariance).clone()
+    }
+
+    /// A newer estimate's.
+    pub fn set_covariance(&self, covariance: &[f32]) {
+        let mut kept = locked(&self.covariance);
+        kept.clear();
+        kept.extend_from_slice(covariance);
+    }
+
+    /// Where its counts can be had.
+    pub fn set_counts(&self, counts: CountsReader) {
+        *locked(&self.counts) = Some(counts);
+    }
+
+    /// The counts since this was asked last, as [`CountsReader::each`]; for one at a time.
+    pub fn each_count(&self, take: impl FnMut(bool, &[u16])) {
+        if let Some(counts) = &mut *locked(&self.counts) {
+            counts.each(take);
+        }
     }
 
     /// How the session stands with calibrating itself.
@@ -380,6 +415,7 @@ impl Bus {
 
     /// A session begins.
     pub fn insert(&self, session: Arc<SessionBus>) {
+        self.conditions.watch(session.name());
         self.sessions.write().unwrap_or_else(PoisonError::into_inner).push(session);
         self.begun.send_modify(|n| *n += 1);
     }
@@ -420,6 +456,7 @@ mod tests {
             bin_width_s: 0.01,
             regime_names: vec!["a".into()],
             model: String::new(),
+            map: Arc::default(),
         };
         Arc::new(SessionBus::new(facts, 3, None))
     }

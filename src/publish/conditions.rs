@@ -101,10 +101,16 @@ impl Conditions {
     /// All is well.
     #[must_use]
     pub fn new(journal: Option<Arc<Journal>>) -> Self {
+        let conditions = Self { holding: Mutex::default(), journal };
+        conditions.watch("");
+        conditions
+    }
+
+    /// Of a session (or, without a name, of the daemon) it is said from now on that nothing is wrong.
+    pub fn watch(&self, session: &str) {
         for condition in Condition::ALL {
-            telemetry::condition("", condition.name(), false);
+            telemetry::condition(session, condition.name(), false);
         }
-        Self { holding: Mutex::default(), journal }
     }
 
     /// A condition holds for a session (or, without a name, for the daemon), with what was found; or not.

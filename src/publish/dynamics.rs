@@ -58,6 +58,11 @@ pub fn metrics(outcome: &Outcome, of: &Reading) -> wire::Metrics {
         branching_ratio_per_bin: of.branching.map(|b| told(b.ratio_per_bin)),
         branching_timescale_s: of.branching.map(|b| told(b.timescale_s)),
         connectivity_radius: of.connectivity_radius.map(told),
+        map_eigenvalues: s
+            .map_eigenvalues
+            .iter()
+            .map(|&[re, im]| wire::Eigenvalue { re: re as f32, im: im as f32 })
+            .collect(),
     }
 }
 

@@ -1,6 +1,5 @@
 //! Decisions and events over gRPC.
 
-use std::collections::VecDeque;
 use std::pin::Pin;
 use std::sync::Arc;
 
@@ -9,8 +8,9 @@ use futures_util::stream::{BoxStream, SelectAll, select_all, unfold};
 use tokio::sync::watch;
 use tonic::{Request, Response, Status};
 
-use super::bus::{Bus, Calibration, CalibrationState, EventsError, NewestEvent, SessionBus};
+use super::bus::{Bus, Calibration, CalibrationState, EventsError, SessionBus};
 use super::conditions::Conditions;
+use super::resumed::Resumed;
 use crate::source::{Entry, Intake};
 use crate::wire;
 use crate::wire::regimes_server::Regimes;
@@ -38,41 +38,6 @@ impl RegimesService {
                 known.join(", ")
             ))
         })
-    }
-}
-
-/// A subscriber to events, and where it stands.
-struct Resumed {
-    newest: NewestEvent,
-    session: Arc<SessionBus>,
-    bus: Arc<Bus>,
-    /// Number of the last event sent.
-    after: u64,
-    /// Those that come next.
-    events: VecDeque<Event>,
-}
-
-impl Resumed {
-    async fn next(&mut self) -> Result<Option<Event>, EventsError> {
-        loop {
-            if let Some(event) = self.events.pop_front() {
-                self.after = event.event_sequence;
-                return Ok(Some(event));
-            }
-            self.newest.seen();
-            let ended = self.session.is_ended();
-            self.events = self.session.events_after(self.after).await?.into();
-            if !self.events.is_empty() {
-                continue;
-            }
-            if ended {
-                return Ok(None);
-            }
-            tokio::select! {
-                there = self.newest.changed(&self.session) => if !there { return Ok(None) },
-                () = self.bus.closed() => return Ok(None),
-            }
-        }
     }
 }
 
@@ -195,14 +160,8 @@ impl Regimes for RegimesService {
         let session = self.find(&session)?;
         let out_of_range = |e: EventsError| Status::out_of_range(e.to_string());
         // Said at once where it can be.
-        let events = session.events_after(after_event_sequence).await.map_err(out_of_range)?;
-        let resumed = Resumed {
-            newest: session.newest_event(),
-            session,
-            bus: self.bus.clone(),
-            after: after_event_sequence,
-            events: events.into(),
-        };
+        let resumed = Resumed::after(&self.bus, session, after_event_sequence);
+        let resumed = resumed.await.map_err(out_of_range)?;
         let stream = unfold(Some(resumed), |resumed| async {
             let mut resumed = resumed?;
             match resumed.next().await {

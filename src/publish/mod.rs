@@ -3,14 +3,17 @@
 pub mod brand;
 mod bus;
 mod conditions;
+pub mod counts;
 pub mod dynamics;
 pub mod grpc;
 #[cfg(feature = "lsl")]
 pub mod lsl;
 pub mod network_events;
 mod outcome;
+pub mod page;
 pub mod recorder;
 pub mod redis;
+mod resumed;
 mod subscription;
 pub mod web;
 pub mod zeromq;

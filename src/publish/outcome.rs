@@ -126,6 +126,14 @@ impl Wording {
         }
     }
 
+    /// Root mean square of the embedding's posterior standard deviations.
+    #[must_use]
+    pub fn embedding_width(&self, outcome: &Outcome) -> f64 {
+        let sds = &outcome.embedding_sd[..self.embedding];
+        let squares: f64 = sds.iter().map(|&sd| f64::from(sd).powi(2)).sum();
+        (squares / self.embedding.max(1) as f64).sqrt()
+    }
+
     /// Index of a label among the regime names with `unknown` behind them.
     #[must_use]
     pub fn label_index(&self, label: Label) -> usize {

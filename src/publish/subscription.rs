@@ -5,10 +5,11 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use metrics::Gauge;
 use tokio::sync::broadcast;
 use tokio::sync::broadcast::error::{RecvError, TryRecvError};
 
-use crate::telemetry;
+use crate::telemetry::{self, Counted};
 use crate::wire::{Decision, Event};
 
 /// Updates that wait for one subscriber before it loses the oldest.
@@ -53,11 +54,13 @@ impl Update {
 pub(super) struct Turn {
     number: u32,
     began: bool,
+    _counted: Counted,
 }
 
 impl Turn {
-    fn new(newest: &AtomicU32) -> Self {
-        Self { number: newest.fetch_add(1, Ordering::Relaxed), began: false }
+    fn new(newest: &AtomicU32, counted: Counted) -> Self {
+        let number = newest.fetch_add(1, Ordering::Relaxed);
+        Self { number, began: false, _counted: counted }
     }
 
     /// Its place in the round of a crowd: nothing where there is none.
@@ -97,6 +100,7 @@ pub(super) struct Feeds {
     /// The first is of every decision; none once the session has ended.
     feeds: Mutex<Vec<Feed>>,
     turns: AtomicU32,
+    subscribers: Gauge,
 }
 
 impl Feeds {
@@ -106,6 +110,7 @@ impl Feeds {
             session: session.to_owned(),
             feeds: Mutex::new(vec![Feed::new(1)]),
             turns: AtomicU32::new(0),
+            subscribers: telemetry::subscribers(session),
         }
     }
 
@@ -148,7 +153,7 @@ impl Feeds {
 
     /// A place for one more in a crowd.
     pub(super) fn turn(&self) -> Turn {
-        Turn::new(&self.turns)
+        Turn::new(&self.turns, Counted::new(&self.subscribers))
     }
 
     fn crowd(&self) -> usize {

@@ -1,10 +1,11 @@
-//! `/metrics`, `/healthz`, `/readyz` and `/health` over HTTP.
+//! `/metrics`, `/healthz`, `/readyz`, `/health` and the live page over HTTP.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use axum::Router;
 use axum::extract::{Request, State};
-use axum::http::{StatusCode, header};
+use axum::http::{HeaderMap, StatusCode, header};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
@@ -12,7 +13,9 @@ use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::sync::watch;
 
 use super::bus::Bus;
+use super::page::{self, Page};
 use crate::security::{Denied, Role, Tokens};
+use crate::telemetry;
 
 /// What the daemon is up to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,29 +28,37 @@ pub enum Phase {
     Draining,
 }
 
+/// What is served.
 #[derive(Clone)]
-struct Shared {
-    metrics: PrometheusHandle,
-    phase: watch::Receiver<Phase>,
-    bus: Arc<Bus>,
+pub struct Shared {
+    /// For `/metrics`.
+    pub metrics: PrometheusHandle,
+    /// For `/readyz`.
+    pub phase: watch::Receiver<Phase>,
+    /// For `/health`.
+    pub bus: Arc<Bus>,
+    /// The live page.
+    pub page: Arc<Page>,
+    /// Who may read.
+    pub tokens: Arc<Tokens>,
 }
 
 /// The routes.
-pub fn routes(
-    metrics: PrometheusHandle,
-    phase: watch::Receiver<Phase>,
-    bus: Arc<Bus>,
-    tokens: Arc<Tokens>,
-) -> Router {
+pub fn routes(shared: Shared) -> Router {
+    let tokens = shared.tokens.clone();
+    let page = page::data(shared.page.clone()).layer(from_fn_with_state(tokens.clone(), near));
     let guarded = Router::new()
         .route("/metrics", get(render))
         .route("/health", get(health))
+        .with_state(shared.clone())
+        .merge(page)
         .layer(from_fn_with_state(tokens, guard));
-    // Whoever restarts a daemon must see whether it lives, without a token.
-    guarded
+    // Whoever restarts a daemon must see whether it lives, without a token; and the page asks for it.
+    let open = Router::new()
         .route("/healthz", get(|| async { "ok\n" }))
         .route("/readyz", get(ready))
-        .with_state(Shared { metrics, phase, bus })
+        .with_state(shared);
+    open.merge(page::files()).merge(guarded)
 }
 
 async fn guard(State(tokens): State<Arc<Tokens>>, request: Request, next: Next) -> Response {
@@ -59,6 +70,27 @@ async fn guard(State(tokens): State<Arc<Tokens>>, request: Request, next: Next) 
     };
     let challenge = [(header::WWW_AUTHENTICATE, "Bearer")];
     (code, challenge, "expected 'authorization: Bearer TOKEN' of the role 'read'\n").into_response()
+}
+
+/// Without tokens, pages of other sites must not read what is here by a name that they have pointed to this machine.
+async fn near(State(tokens): State<Arc<Tokens>>, request: Request, next: Next) -> Response {
+    if tokens.are_needed() || is_of_this_machine(request.headers()) {
+        return next.run(request).await;
+    }
+    let why = "expected a request for 'localhost' or an address (with tokens, for any name)\n";
+    (StatusCode::MISDIRECTED_REQUEST, why).into_response()
+}
+
+/// Whether a request was for an address or `localhost`, or says nothing. A page of another site whose name was pointed
+/// here (DNS rebinding) asks for that name.
+fn is_of_this_machine(headers: &HeaderMap) -> bool {
+    let Some(host) = headers.get(header::HOST).and_then(|h| h.to_str().ok()) else { return true };
+    let name = match host.rsplit_once(':') {
+        Some((name, port)) if port.bytes().all(|b| b.is_ascii_digit()) => name,
+        _ => host,
+    };
+    let address = name.trim_start_matches('[').trim_end_matches(']');
+    name.eq_ignore_ascii_case("localhost") || address.parse::<IpAddr>().is_ok()
 }
 
 /// What is wrong now, with a cure for each; always answered while the process lives.
@@ -82,7 +114,8 @@ async fn health(State(shared): State<Shared>) -> impl IntoResponse {
 }
 
 async fn render(State(shared): State<Shared>) -> impl IntoResponse {
-    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], shared.metrics.render())
+    let kind = "text/plain; version=0.0.4; charset=utf-8";
+    ([(header::CONTENT_TYPE, kind)], telemetry::render(&shared.metrics))
 }
 
 async fn ready(State(shared): State<Shared>) -> (StatusCode, &'static str) {
@@ -90,5 +123,26 @@ async fn ready(State(shared): State<Shared>) -> (StatusCode, &'static str) {
         Phase::Starting => (StatusCode::SERVICE_UNAVAILABLE, "starting\n"),
         Phase::Ready => (StatusCode::OK, "ready\n"),
         Phase::Draining => (StatusCode::SERVICE_UNAVAILABLE, "draining\n"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn other_sites_names_are_not_this_machine() {
+        let asked = |host: &str| {
+            let mut headers = HeaderMap::new();
+            headers.insert(header::HOST, host.parse().expect("a value"));
+            is_of_this_machine(&headers)
+        };
+        assert!(is_of_this_machine(&HeaderMap::new()));
+        for host in ["localhost:9464", "LOCALHOST", "127.0.0.1:9464", "[::1]:9464", "10.1.2.3"] {
+            assert!(asked(host), "{host}");
+        }
+        for host in ["evil.example", "evil.example:9464", "localhost.evil.example", ""] {
+            assert!(!asked(host), "{host}");
+        }
     }
 }

@@ -65,11 +65,13 @@ impl Intake {
     pub fn offer(&self, message: &Counts) -> Result<Accepted, Refusal> {
         let received = Received::now();
         let result = self.find(&message.session).and_then(|entry| {
-            if message.channels.is_empty() {
+            let result = if message.channels.is_empty() {
                 entry.port.offer(message, received)
             } else {
                 entry.assembly.offer(message, received)
-            }
+            };
+            entry.port.count_message(result.is_ok());
+            result
         });
         self.noted(&message.session, result)
     }
@@ -80,9 +82,11 @@ impl Intake {
     /// The refusal of a whole message, for the sender.
     pub fn offer_spikes(&self, message: &Spikes) -> Result<SpikesTaken, Refusal> {
         let received = Received::now();
-        let result = self
-            .find(&message.session)
-            .and_then(|entry| entry.assembly.offer_spikes(message, received));
+        let result = self.find(&message.session).and_then(|entry| {
+            let result = entry.assembly.offer_spikes(message, received);
+            entry.port.count_message(result.is_ok());
+            result
+        });
         if let Ok(SpikesTaken { refused: Some(refusal), .. }) = &result {
             self.note(&message.session, refusal);
         }

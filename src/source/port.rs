@@ -246,7 +246,7 @@ impl Port {
         let (headers, headers_out) = HeapRb::new(settings.queue_bins + 2).split();
         let (counts, counts_out) = HeapRb::new(settings.queue_bins * settings.n_channels).split();
         let port = Self {
-            metrics: IntakeMetrics::new(&settings.session),
+            metrics: IntakeMetrics::new(&settings.session, settings.queue_bins),
             settings,
             entrance: Mutex::new(Entrance {
                 headers,
@@ -428,6 +428,12 @@ impl Port {
     /// Counts a bin that a source has refused before it could be offered.
     pub fn refuse(&self, reason: RejectReason) {
         let _ = self.counted(1, || Err(Refusal::new(reason, "")));
+    }
+
+    /// Counts a message that was for the session.
+    pub(super) fn count_message(&self, accepted: bool) {
+        let IntakeMetrics { messages, messages_rejected, .. } = &self.metrics;
+        (if accepted { messages } else { messages_rejected }).increment(1);
     }
 
     /// Accounts for `n` bins, whatever becomes of them.

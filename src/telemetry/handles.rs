@@ -2,7 +2,56 @@
 
 use metrics::{Counter, Gauge, Histogram, counter, gauge, histogram};
 
-use super::*;
+use super::declared::*;
+use super::readings::Readings;
+
+/// Shown as 0 before the first.
+pub(super) fn begin() {
+    for reason in [
+        "too_many_connections",
+        "too_many_connections_of_one_peer",
+        "said_nothing",
+        "no_handshake",
+        "slow_subscriber",
+    ] {
+        counter!(CONNECTIONS_CUT, "reason" => reason).increment(0);
+    }
+    for reason in ["unknown_token", "role"] {
+        counter!(DENIED, "reason" => reason).increment(0);
+    }
+    gauge!(PAGE_VIEWERS).set(0.0);
+}
+
+/// Counted in a gauge for as long as it lives.
+pub struct Counted(Gauge);
+
+impl Counted {
+    /// One more.
+    #[must_use]
+    pub fn new(gauge: &Gauge) -> Self {
+        gauge.increment(1.0);
+        Self(gauge.clone())
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.decrement(1.0);
+    }
+}
+
+/// Subscribers to a session.
+#[must_use]
+pub fn subscribers(session: &str) -> Gauge {
+    counter!(LOST, "session" => session.to_owned(), "place" => "subscriber").increment(0);
+    gauge!(SUBSCRIBERS, "session" => session.to_owned())
+}
+
+/// Viewers of the live page.
+#[must_use]
+pub fn page_viewers() -> Gauge {
+    gauge!(PAGE_VIEWERS)
+}
 
 /// Counts a rejected message.
 pub fn rejected(session: &str, reason: &'static str) {
@@ -218,6 +267,10 @@ pub struct IntakeMetrics {
     pub missing: Counter,
     /// Bins late.
     pub late: Counter,
+    /// Messages accepted.
+    pub messages: Counter,
+    /// Messages rejected.
+    pub messages_rejected: Counter,
     /// Recordings begun.
     pub starts: Counter,
     offset: Gauge,
@@ -231,9 +284,13 @@ pub struct IntakeMetrics {
 impl IntakeMetrics {
     /// Handles for a session.
     #[must_use]
-    pub fn new(session: &str) -> Self {
+    pub fn new(session: &str, queue_bins: usize) -> Self {
         let of = |name: &'static str| counter!(name, "session" => session.to_owned());
+        let messages = |outcome: &'static str| counter!(MESSAGES, "session" => session.to_owned(), "outcome" => outcome);
+        gauge!(QUEUE_MAX, "session" => session.to_owned()).set(queue_bins as f64);
         let metrics = Self {
+            messages: messages("accepted"),
+            messages_rejected: messages("rejected"),
             bins: of(BINS),
             missing: of(BINS_MISSING),
             late: of(BINS_LATE),
@@ -251,11 +308,21 @@ impl IntakeMetrics {
         metrics.offset.set(f64::NAN);
         metrics.drift.set(f64::NAN);
         // Shown as 0 before the first bin.
-        for c in
-            [&metrics.received, &metrics.bins, &metrics.missing, &metrics.late, &metrics.starts]
-        {
+        for c in [
+            &metrics.received,
+            &metrics.bins,
+            &metrics.missing,
+            &metrics.late,
+            &metrics.starts,
+            &metrics.messages,
+            &metrics.messages_rejected,
+            &metrics.jumps,
+        ] {
             c.increment(0);
         }
+        metrics.rejected("overload", 0);
+        counter!(REJECTED, "session" => session.to_owned(), "reason" => "overload").increment(0);
+        counter!(MODEL_SWAPS, "session" => session.to_owned()).increment(0);
         metrics
     }
 
@@ -277,25 +344,15 @@ impl IntakeMetrics {
     }
 }
 
-/// Gauges of a reading of the dynamics.
-pub struct DynamicsMetrics(Vec<Gauge>);
-
-impl DynamicsMetrics {
-    /// Takes a reading's values.
-    pub fn set(&self, of: &wire::Metrics) {
-        for (gauge, (.., value)) in self.0.iter().zip(DYNAMICS) {
-            gauge.set(value(of).map_or(f64::NAN, f64::from));
-        }
-    }
-}
-
 /// A session's numbers as they go out.
 pub struct SessionMetrics {
     session: String,
     /// Receive to decision.
     pub latency: Histogram,
-    /// Filter bank's time.
-    pub compute: Histogram,
+    /// Receive to handed to subscribers.
+    pub end_to_end: Histogram,
+    /// A bin's time by stage: queue, filter, publish.
+    pub stages: [Histogram; 3],
     /// Bins that wait.
     pub queue: Gauge,
     /// Novelty.
@@ -310,20 +367,10 @@ pub struct SessionMetrics {
     pub silent: Gauge,
     /// Bins taken for artefacts.
     pub artefacts: Counter,
-    /// Spectral radius.
-    pub radius: Gauge,
-    /// Ends of its interval.
-    pub radius_ends: [Gauge; 2],
-    /// Spectral abscissa.
-    pub abscissa: Gauge,
-    /// Ends of its interval.
-    pub abscissa_ends: [Gauge; 2],
-    /// Leading frequency.
-    pub frequency: Gauge,
-    /// Leading time constant.
-    pub time_constant: Gauge,
-    /// Everything else that a reading of the dynamics tells.
-    pub dynamics: DynamicsMetrics,
+    /// Width of the embedding's posterior.
+    pub embedding_sd: Gauge,
+    /// What a reading of the dynamics tells.
+    pub readings: Readings,
     /// Hypotheses begun anew.
     pub resets: Counter,
     /// Decisions lost before they were fetched.
@@ -350,7 +397,9 @@ impl SessionMetrics {
         let plain = |metric: &'static str| gauge!(metric, "session" => name());
         Self {
             latency: histogram!(LATENCY, "session" => name()),
-            compute: histogram!(COMPUTE, "session" => name()),
+            end_to_end: histogram!(END_TO_END, "session" => name()),
+            stages: ["queue", "filter", "publish"]
+                .map(|stage| histogram!(STAGE, "session" => name(), "stage" => stage)),
             queue: plain(QUEUE),
             novelty: plain(NOVELTY),
             unlabelled: plain(UNLABELLED),
@@ -358,13 +407,8 @@ impl SessionMetrics {
             participation: plain(PARTICIPATION),
             silent: plain(SILENT),
             artefacts: counter!(ARTEFACTS, "session" => name()),
-            radius: plain(RADIUS),
-            radius_ends: RADIUS_ENDS.map(plain),
-            abscissa: plain(ABSCISSA),
-            abscissa_ends: ABSCISSA_ENDS.map(plain),
-            frequency: plain(FREQUENCY),
-            time_constant: plain(TIME_CONSTANT),
-            dynamics: DynamicsMetrics(DYNAMICS.iter().map(|(name, ..)| plain(name)).collect()),
+            embedding_sd: plain(EMBEDDING_SD),
+            readings: Readings::new(session),
             resets: counter!(RESETS, "session" => name()),
             lost: counter!(LOST, "session" => name(), "place" => "session"),
             processed: counter!(BINS_PROCESSED, "session" => name()),

@@ -17,6 +17,7 @@ mod open_ephys;
 mod peer;
 mod recordings;
 mod redis;
+mod reference;
 mod rig;
 mod security;
 mod self_calibration;

@@ -9,19 +9,20 @@ const WAITING: usize = 1 << 20;
 
 /// Where a session's thread puts its counts. Where the reader is behind, bins are left out; the next one says
 /// that there is a gap before it.
-pub(super) struct CountsTap {
+pub struct CountsTap {
     sending: <HeapRb<u16> as Split>::Prod,
     gap: bool,
 }
 
 /// The other end.
-pub(super) struct CountsReader {
+pub struct CountsReader {
     fetching: <HeapRb<u16> as Split>::Cons,
     bin: Vec<u16>,
 }
 
 /// Both ends for a session of `channels` channels.
-pub(super) fn tap(channels: usize) -> (CountsTap, CountsReader) {
+#[must_use]
+pub fn tap(channels: usize) -> (CountsTap, CountsReader) {
     let bins = (WAITING / (channels + 1)).clamp(16, WAITING_BINS);
     let (sending, fetching) = HeapRb::new(bins * (channels + 1)).split();
     (CountsTap { sending, gap: false }, CountsReader { fetching, bin: vec![0; channels + 1] })
@@ -29,7 +30,7 @@ pub(super) fn tap(channels: usize) -> (CountsTap, CountsReader) {
 
 impl CountsTap {
     /// A bin's counts, as they came.
-    pub(super) fn push(&mut self, counts: &[u16]) {
+    pub fn push(&mut self, counts: &[u16]) {
         if self.sending.vacant_len() <= counts.len() {
             self.gap = true;
             return;
@@ -40,14 +41,14 @@ impl CountsTap {
     }
 
     /// A bin that is missing.
-    pub(super) fn skip(&mut self) {
+    pub fn skip(&mut self) {
         self.gap = true;
     }
 }
 
 impl CountsReader {
     /// What has come since: whether there is a gap before a bin, and its counts.
-    pub(super) fn each(&mut self, mut take: impl FnMut(bool, &[u16])) {
+    pub fn each(&mut self, mut take: impl FnMut(bool, &[u16])) {
         while self.fetching.occupied_len() >= self.bin.len() {
             self.fetching.pop_slice(&mut self.bin);
             take(self.bin[0] != 0, &self.bin[1..]);

@@ -1,0 +1,301 @@
+// Pictures: time series by uPlot, planes and the raster on canvases of their own.
+
+/** Colours of the theme that is on. */
+export function palette() {
+  const style = getComputedStyle(document.documentElement);
+  const of = (name) => style.getPropertyValue(name).trim();
+  return {
+    regimes: [0, 1, 2, 3, 4, 5, 6, 7].map((i) => of(`--c${i}`)),
+    none: of("--none"), ink: of("--ink"), faint: of("--faint"), line: of("--line"), edge: of("--edge"), raised: of("--raised"),
+    low: of("--low").split(",").map(Number), high: of("--high").split(",").map(Number),
+  };
+}
+
+/** A colour with an opacity. */
+function faded(colour, alpha) {
+  const n = parseInt(colour.slice(1), 16);
+  return `rgba(${n >> 16}, ${(n >> 8) & 255}, ${n & 255}, ${alpha})`;
+}
+
+/** A canvas' context in CSS pixels, cleared, with its size. */
+function cleared(canvas) {
+  const ratio = window.devicePixelRatio || 1;
+  const [width, height] = [canvas.clientWidth, canvas.clientHeight];
+  const [w, h] = [Math.round(width * ratio), Math.round(height * ratio)];
+  if (canvas.width !== w || canvas.height !== h) [canvas.width, canvas.height] = [w, h];
+  const context = canvas.getContext("2d");
+  context.setTransform(ratio, 0, 0, ratio, 0, 0);
+  context.clearRect(0, 0, width, height);
+  context.font = "11px system-ui, sans-serif";
+  return { context, width, height };
+}
+
+function axes(colours, unit) {
+  const axis = { stroke: colours.faint, grid: { stroke: colours.line, width: 1 }, ticks: { stroke: colours.line, width: 1 }, font: "11px system-ui" };
+  return [
+    { ...axis, size: 30, values: (_, ticks) => ticks.map((t) => `${t} s`) },
+    { ...axis, size: 46, values: (_, ticks) => ticks.map((t) => (Math.abs(t) >= 10000 ? `${t / 1000}k` : `${t}`) + (unit || "")) },
+  ];
+}
+
+/** A chart in an element, drawn anew where its size or its make changes. */
+class Chart {
+  constructor(place) {
+    this.place = place;
+    this.chart = null;
+    this.made = "";
+    new ResizeObserver(() => this.resize()).observe(place);
+  }
+
+  resize() {
+    if (this.chart) this.chart.setSize({ width: this.place.clientWidth, height: this.place.clientHeight });
+  }
+
+  /** Draws data; `made` names what the options depend on. */
+  draw(made, options, data) {
+    if (this.made !== made) {
+      if (this.chart) this.chart.destroy();
+      const common = {
+        width: this.place.clientWidth, height: this.place.clientHeight, legend: { show: false }, cursor: { show: false }, pxAlign: 0,
+      };
+      this.chart = new uPlot({ ...common, ...options() }, data, this.place);
+      this.made = made;
+    } else {
+      this.chart.setData(data);
+    }
+  }
+}
+
+/** A stacked posterior with the label in force above it. */
+export class Timeline extends Chart {
+  draw_of(history, regimes, colours, theme) {
+    const stacked = regimes.map((_, r) => history.posterior.map((p) => p.slice(0, r + 1).reduce((a, b) => a + b, 0)));
+    this.history = history;
+    this.regimes = regimes;
+    this.colours = colours;
+    const options = () => ({
+      padding: [22, 8, 0, 0],
+      scales: { x: { time: false }, y: { range: [0, 1] } },
+      axes: axes(colours),
+      series: [{}, ...regimes.map((_, r) => ({
+        stroke: colours.regimes[r % 8], width: 1, points: { show: false },
+        fill: r === 0 ? faded(colours.regimes[0], 0.5) : undefined,
+      }))],
+      bands: regimes.slice(1).map((_, i) => ({ series: [i + 2, i + 1], fill: faded(colours.regimes[(i + 1) % 8], 0.5) })),
+      hooks: { draw: [(chart) => this.strip(chart)] },
+    });
+    this.draw(`${theme} ${regimes.join(" ")}`, options, [history.time, ...stacked]);
+  }
+
+  /** The label in force as a strip, with a mark at each change. */
+  strip(chart) {
+    const { ctx, bbox } = chart;
+    const ratio = window.devicePixelRatio || 1;
+    const { time, regime } = this.history;
+    const top = bbox.top - 18 * ratio;
+    ctx.save();
+    ctx.beginPath();
+    ctx.rect(bbox.left, 0, bbox.width, bbox.top + bbox.height);
+    ctx.clip();
+    ctx.font = `${11 * ratio}px system-ui`;
+    for (let i = 0; i < time.length; ) {
+      let j = i;
+      while (j + 1 < time.length && regime[j + 1] === regime[i]) j++;
+      const from = chart.valToPos(time[i], "x", true);
+      const to = chart.valToPos(time[Math.min(j + 1, time.length - 1)], "x", true);
+      const at = this.regimes.indexOf(regime[i]);
+      ctx.fillStyle = at < 0 ? this.colours.none : this.colours.regimes[at % 8];
+      ctx.fillRect(from, top, Math.max(to - from, 1), 14 * ratio);
+      if (to - from > ctx.measureText(regime[i]).width + 8 * ratio) {
+        ctx.fillStyle = this.colours.raised;
+        ctx.fillText(regime[i], from + 4 * ratio, top + 11 * ratio);
+      }
+      if (i > 0) {
+        ctx.strokeStyle = this.colours.ink;
+        ctx.setLineDash([3 * ratio, 3 * ratio]);
+        ctx.beginPath();
+        ctx.moveTo(from, top);
+        ctx.lineTo(from, bbox.top + bbox.height);
+        ctx.stroke();
+      }
+      i = j + 1;
+    }
+    ctx.restore();
+  }
+}
+
+/** A line with a band around it, and the edge where it has one. */
+export class Trace extends Chart {
+  draw_of(time, { mean, low, high }, edge, colours, theme, unit) {
+    const hue = colours.regimes[0];
+    const line = { stroke: hue, width: 1.5, points: { show: false }, spanGaps: true };
+    const bound = { ...line, stroke: faded(hue, 0.3), width: 1 };
+    const range = (_, least, most) => {
+      if (least === null || most === null) return [edge === null ? 0 : edge - 1, edge === null ? 1 : edge + 1];
+      const [a, b] = edge === null ? [0, most] : [Math.min(least, edge), Math.max(most, edge)];
+      const room = 0.08 * (b - a) || 0.1;
+      return [edge === null ? 0 : a - room, b + room];
+    };
+    const options = () => ({
+      padding: [8, 8, 0, 0],
+      scales: { x: { time: false }, y: { range } },
+      axes: axes(colours, unit),
+      series: [{}, line, ...(high ? [bound, bound] : [])],
+      bands: high ? [{ series: [3, 2], fill: faded(hue, 0.2) }] : [],
+      hooks: {
+        draw: [(chart) => {
+          if (edge === null) return;
+          const { ctx, bbox } = chart;
+          const y = chart.valToPos(edge, "y", true);
+          ctx.save();
+          ctx.strokeStyle = colours.edge;
+          ctx.lineWidth = window.devicePixelRatio || 1;
+          ctx.setLineDash([6, 4]);
+          ctx.beginPath();
+          ctx.moveTo(bbox.left, y);
+          ctx.lineTo(bbox.left + bbox.width, y);
+          ctx.stroke();
+          ctx.restore();
+        }],
+      },
+    });
+    this.draw(theme, options, high ? [time, mean, low, high] : [time, mean]);
+  }
+}
+
+/** An ellipse of two standard deviations of a covariance `[xx, xy, yy]`. */
+function ellipse(context, x, y, [xx, xy, yy], scale) {
+  const middle = (xx + yy) / 2;
+  const apart = Math.hypot((xx - yy) / 2, xy);
+  const radius = (variance) => 2 * scale * Math.sqrt(Math.max(variance, 0));
+  context.beginPath();
+  // The screen's y grows downwards.
+  context.ellipse(x, y, radius(middle + apart), radius(middle - apart), -0.5 * Math.atan2(2 * xy, xx - yy), 0, 2 * Math.PI);
+}
+
+/** The regimes' Gaussians, and where the estimate is and was. */
+export function drawMap(canvas, map, regimes, estimate, trail, colours) {
+  const { context, width, height } = cleared(canvas);
+  const extent = (k) => {
+    const ends = map.clusters.flatMap((c) => [-1, 1].map((s) => c.at[k] + s * 2.2 * Math.sqrt(c.covariance[2 * k])));
+    if (estimate) ends.push(estimate.at[k]);
+    return ends.length ? [Math.min(...ends), Math.max(...ends)] : [-1, 1];
+  };
+  const [[left, right], [low, high]] = [extent(0), extent(1)];
+  const scale = Math.min((width - 16) / (right - left || 1), (height - 16) / (high - low || 1));
+  const place = ([x, y]) => [width / 2 + (x - (left + right) / 2) * scale, height / 2 - (y - (low + high) / 2) * scale];
+  const named = new Set();
+  for (const c of map.clusters) {
+    const hue = c.regime === null ? colours.none : colours.regimes[c.regime % 8];
+    const [x, y] = place(c.at);
+    ellipse(context, x, y, c.covariance, scale);
+    context.fillStyle = faded(hue, 0.18);
+    context.fill();
+    context.strokeStyle = faded(hue, 0.7);
+    context.stroke();
+    const name = c.regime === null ? "unlabelled" : regimes[c.regime];
+    if (!named.has(name)) {
+      named.add(name);
+      context.fillStyle = hue;
+      const wide = context.measureText(name).width;
+      context.fillText(name, Math.max(2, Math.min(x - wide / 2, width - wide - 2)), y + 4);
+    }
+  }
+  if (!estimate) return;
+  context.strokeStyle = faded(colours.ink, 0.35);
+  context.beginPath();
+  trail.forEach((at, i) => {
+    const [x, y] = place(at);
+    if (i) context.lineTo(x, y);
+    else context.moveTo(x, y);
+  });
+  context.stroke();
+  const [x, y] = place(estimate.at);
+  ellipse(context, x, y, estimate.covariance, scale);
+  context.strokeStyle = colours.ink;
+  context.lineWidth = 1.5;
+  context.stroke();
+  context.fillStyle = colours.ink;
+  context.beginPath();
+  context.arc(x, y, 3.5, 0, 2 * Math.PI);
+  context.fill();
+  context.lineWidth = 1;
+}
+
+/** Eigenvalues and the unit circle. */
+export function drawPlane(canvas, eigenvalues, colours) {
+  const { context, width, height } = cleared(canvas);
+  // The circle's right half is where the edge is met; all else lies left of it.
+  const reach = Math.max(1.15, ...eigenvalues.map((e) => 1.05 * Math.hypot(e.re, e.im)));
+  const scale = Math.min(width, height) / (2 * reach);
+  const place = (re, im) => [width / 2 + re * scale, height / 2 - im * scale];
+  const [x0, y0] = place(0, 0);
+  context.strokeStyle = colours.line;
+  context.beginPath();
+  context.moveTo(0, y0);
+  context.lineTo(width, y0);
+  context.moveTo(x0, 0);
+  context.lineTo(x0, height);
+  context.stroke();
+  context.strokeStyle = colours.edge;
+  context.setLineDash([6, 4]);
+  context.beginPath();
+  context.arc(x0, y0, scale, 0, 2 * Math.PI);
+  context.stroke();
+  context.setLineDash([]);
+  context.fillStyle = colours.faint;
+  context.fillText("Re", width - 16, y0 - 4);
+  context.fillText("Im", x0 + 4, 11);
+  for (const e of eigenvalues) {
+    const [x, y] = place(e.re, e.im);
+    context.fillStyle = Math.hypot(e.re, e.im) > 1 ? colours.edge : colours.regimes[0];
+    context.beginPath();
+    context.arc(x, y, 4, 0, 2 * Math.PI);
+    context.fill();
+  }
+}
+
+/** Counts that scroll from right to left: a picture in memory that only its newest columns are drawn to. */
+export class Raster {
+  constructor(canvas) {
+    this.canvas = canvas;
+    this.picture = document.createElement("canvas");
+    this.columns = 600;
+    this.rows = 0;
+  }
+
+  clear() {
+    this.rows = 0;
+  }
+
+  push(raster, colours) {
+    if (raster.rows !== this.rows) {
+      this.rows = raster.rows;
+      [this.picture.width, this.picture.height] = [this.columns, raster.rows];
+    }
+    const n = raster.columns.length;
+    if (!n || !this.rows) return;
+    const context = this.picture.getContext("2d", { willReadFrequently: true });
+    context.drawImage(this.picture, -n, 0);
+    const fresh = context.createImageData(n, this.rows);
+    const { low, high } = colours;
+    raster.columns.forEach((column, x) => {
+      for (let y = 0; y < this.rows; y++) {
+        const at = 4 * (y * n + x);
+        const count = column === "." ? -1 : parseInt(column[y], 36);
+        const share = Math.sqrt(Math.min(Math.max(count, 0), 9) / 9);
+        for (let k = 0; k < 3; k++) fresh.data[at + k] = low[k] + (high[k] - low[k]) * share;
+        if (count < 0) [fresh.data[at], fresh.data[at + 1], fresh.data[at + 2]] = [200, 60, 40];
+        fresh.data[at + 3] = 255;
+      }
+    });
+    context.putImageData(fresh, this.columns - n, 0);
+  }
+
+  draw() {
+    const { context, width, height } = cleared(this.canvas);
+    if (!this.rows) return;
+    context.imageSmoothingEnabled = false;
+    context.drawImage(this.picture, 0, 0, this.columns, this.rows, 0, 0, width, height);
+  }
+}

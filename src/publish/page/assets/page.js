@@ -1,0 +1,392 @@
+// The live page: one stream of server-sent events, read by hand so that it can carry a token.
+
+import { palette, Timeline, Trace, Raster, drawMap, drawPlane } from "/page/charts.js";
+
+const WINDOW_S = 30;
+const EVENTS_KEPT = 500;
+const TRAIL = 90;
+const RETRY_MS = [250, 500, 1000, 2000];
+
+const $ = (id) => document.getElementById(id);
+const charts = {
+  timeline: new Timeline($("timeline")), radius: new Trace($("radius")), exponent: new Trace($("exponent")),
+  latency: new Trace($("latency")), raster: new Raster($("raster")),
+};
+const still = matchMedia("(prefers-reduced-motion: reduce)");
+let colours = palette();
+let token = sessionStorage.getItem("token") || "";
+let session = null;
+let facts = null;
+let map = { clusters: [] };
+let newest = null;
+let metrics = null;
+let history = empty();
+let events = [];
+let stream = null;
+let fresh = false;
+let paused = false;
+let drawn = 0;
+
+function empty() {
+  const band = () => ({ mean: [], low: [], high: [] });
+  return { time: [], posterior: [], regime: [], latency: [], place: [], radius: band(), exponent: band() };
+}
+
+function headers() {
+  return token ? { authorization: `Bearer ${token}` } : {};
+}
+
+class Denied extends Error {}
+
+async function ask(path, signal) {
+  const answer = await fetch(path, { headers: headers(), signal, cache: "no-store" });
+  if (answer.status === 401 || answer.status === 403) throw new Denied(answer.status === 403 ? "this token is of another role" : "no such token");
+  if (!answer.ok) throw new Error((await answer.text()).slice(0, 200));
+  return answer;
+}
+
+function say(state, text) {
+  if ($("link").dataset.state === state && $("link").textContent === text) return;
+  $("link").dataset.state = state;
+  $("link").textContent = text;
+}
+
+// ---- The stream.
+
+const wait = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
+
+async function follow() {
+  for (let failed = 0; ; ) {
+    stream = new AbortController();
+    const mine = stream;
+    try {
+      const listed = await (await ask("/api/sessions", mine.signal)).json();
+      $("token").hidden = true;
+      if (!listed.sessions.some((s) => s.name === session)) choose(listed.sessions[0]?.name ?? null);
+      if (session === null) throw new Error("there is no session yet");
+      const one = await (await ask(`/api/sessions/${encodeURIComponent(session)}`, mine.signal)).json();
+      facts = one.session;
+      map = one.map;
+      metrics = one.metrics || metrics;
+      // Without a journal, a daemon that began anew counts its events from 1.
+      if (events.length && facts.last_event_sequence < events[0].event_sequence) events = [];
+      const after = events.length ? `&after=${events[0].event_sequence}` : "";
+      const answer = await ask(`/api/stream?session=${encodeURIComponent(session)}${after}`, mine.signal);
+      failed = 0;
+      say("live", "live");
+      $("lost").hidden = true;
+      await read(answer.body.getReader(), mine);
+      throw new Error("the daemon has ended the stream");
+    } catch (error) {
+      if (mine.signal.aborted) continue;
+      if (error instanceof Denied) {
+        await askForToken(error);
+        continue;
+      }
+      const why = error.message || String(error);
+      say("lost", "not connected");
+      $("lost").textContent = `The daemon is not heard (${why}): what is shown is old. It is tried again and again.`;
+      $("lost").hidden = false;
+      await wait(RETRY_MS[Math.min(failed++, RETRY_MS.length - 1)]);
+    }
+  }
+}
+
+async function read(reader, mine) {
+  const decoder = new TextDecoder();
+  for (let text = ""; ; ) {
+    // Overviews come ten times a second: silence means that the daemon, or the way to it, is gone.
+    const patience = setTimeout(() => reader.cancel().catch(() => {}), 3000);
+    const { done, value } = await reader.read();
+    clearTimeout(patience);
+    if (done || mine.signal.aborted) return;
+    text += decoder.decode(value, { stream: true });
+    const parts = text.split("\n\n");
+    text = parts.pop();
+    for (const part of parts) {
+      const [, name, data] = part.match(/^event: (\w+)\ndata: (.*)$/s) || [];
+      if (name) take[name]?.(JSON.parse(data));
+    }
+  }
+}
+
+const take = {
+  overview({ sessions }) {
+    showSessions(sessions);
+    const of = sessions.find((s) => s.name === session);
+    if (of) {
+      facts = of;
+      showAccounts(of);
+    }
+  },
+
+  change(event) {
+    if (events.length && event.event_sequence <= events[0].event_sequence) return;
+    events.unshift(event);
+    events.length = Math.min(events.length, EVENTS_KEPT);
+    showEvent(event);
+    if (!event.lost) showRegime(event.to);
+  },
+
+  frame(frame) {
+    // A frame of the session before may still be on its way.
+    if (frame.session !== session || !facts) return;
+    if (newest && frame.bin < newest.bin) history = empty();
+    newest = frame;
+    if (frame.metrics) metrics = frame.metrics;
+    const h = history;
+    h.time.push(+((frame.bin + 1) * facts.bin_width_s).toFixed(4));
+    h.posterior.push(frame.posterior);
+    h.regime.push(frame.regime || "none yet");
+    h.latency.push(frame.latency_us);
+    h.place.push(frame.embedding);
+    const told = (to, mean, ends) => {
+      to.mean.push(mean ?? null);
+      to.low.push(ends?.low ?? null);
+      to.high.push(ends?.high ?? null);
+    };
+    told(h.radius, metrics?.spectral_radius, metrics?.spectral_radius_interval);
+    const exponent = metrics?.lyapunov_max_driven_learned_per_s || metrics?.lyapunov_max_driven_per_s;
+    told(h.exponent, exponent?.mean, exponent);
+    const old = h.time.findIndex((t) => t >= h.time[h.time.length - 1] - WINDOW_S);
+    if (old > 0) for (const series of [h.time, h.posterior, h.regime, h.latency, h.place, ...[h.radius, h.exponent].flatMap(Object.values)]) series.splice(0, old);
+    charts.raster.push(frame.raster, colours);
+    showNow();
+    fresh = true;
+  },
+};
+
+function choose(name) {
+  if (name === session) return;
+  session = name;
+  [facts, newest, metrics, history, events, map] = [null, null, null, empty(), [], { clusters: [] }];
+  charts.raster.clear();
+  $("events").replaceChildren();
+  $("name").textContent = name ?? "no session yet";
+  document.title = name ? `${name} - regimed` : "regimed";
+  $("regime").textContent = "\u2013";
+  $("regime").style.removeProperty("--hue");
+  fresh = true;
+}
+
+function look(name) {
+  if (name === session) return;
+  choose(name);
+  stream?.abort();
+}
+
+// ---- Words and numbers.
+
+function hue(regime, regimes) {
+  const at = (regimes || []).indexOf(regime);
+  return at < 0 ? "var(--none)" : `var(--c${at % 8})`;
+}
+
+function element(name, text, set = {}) {
+  const made = document.createElement(name);
+  made.textContent = text;
+  Object.assign(made, set);
+  return made;
+}
+
+/** Text of an element, changed only where it differs: screen readers are told of changes alone. */
+function put(of, text) {
+  if (of.textContent !== text) of.textContent = text;
+}
+
+const fixed = (x, digits) => (x === null || x === undefined ? "\u2013" : x.toFixed(digits));
+const between = (e, digits) => (e ? `${fixed(e.mean, digits)} (${fixed(e.low, digits)} to ${fixed(e.high, digits)})` : "\u2013");
+
+function showRegime(regime) {
+  put($("regime"), regime || "no label yet");
+  $("regime").style.setProperty("--hue", hue(regime, facts?.regime_names));
+}
+
+function pairs(list, entries) {
+  if (list.children.length !== 2 * entries.length) {
+    list.replaceChildren(...entries.flatMap(([name]) => [element("dt", name), element("dd", "", { id: `v-${name.replaceAll(" ", "-")}` })]));
+  }
+  entries.forEach(([, value], i) => put(list.children[2 * i + 1], value));
+}
+
+function showNow() {
+  showRegime(newest.regime);
+  $("regime").dataset.bin = newest.bin;
+  const at = facts.regime_names.indexOf(newest.regime);
+  const p = at < 0 ? null : newest.posterior[at];
+  put($("certainty"), newest.untrusted ? "not calibrated: labels are not to be believed" : p === null ? "" : `p ${p.toFixed(2)}`);
+  const list = $("posterior");
+  if (list.children.length !== newest.posterior.length) {
+    list.replaceChildren(...facts.regime_names.map((name, i) => {
+      const item = element("li", name);
+      item.style.setProperty("--hue", `var(--c${i % 8})`);
+      item.append(element("span", ""), element("meter", "", { min: 0, max: 1 }));
+      return item;
+    }));
+  }
+  newest.posterior.forEach((p, i) => {
+    const [value, meter] = list.children[i].children;
+    put(value, p.toFixed(2));
+    value.dataset.value = p;
+    meter.value = p;
+  });
+  const m = metrics || {};
+  pairs($("numbers"), [
+    ["bin", String(newest.bin)],
+    ["novelty", fixed(newest.novelty, 2)],
+    ["spectral radius", fixed(m.spectral_radius, 4)],
+    ["spectral abscissa", `${fixed(m.spectral_abscissa_per_s, 2)} /s`],
+    ["leading frequency", `${fixed(m.leading_frequency_hz, 2)} Hz`],
+    ["exponent, driven", `${between(m.lyapunov_max_driven_learned_per_s || m.lyapunov_max_driven_per_s, 1)} /s`],
+    ["signature", (m.signature || "\u2013").replace("SIGNATURE_", "").replace("_", "-").toLowerCase()],
+    ["stable points", m.fixed_points ? String(m.fixed_points.stable) : "\u2013"],
+    ["log-likelihood", `${fixed(newest.log_likelihood, 3)} nats`],
+  ]);
+}
+
+function showAccounts(of) {
+  const a = of.accounts;
+  const accounts = [
+    ["received", String(a.bins_received)], ["processed", String(of.bins - of.bins_missing)], ["waiting", String(a.bins_waiting)],
+    ["missing", String(of.bins_missing)], ["late", String(a.bins_late)], ["rejected", String(a.bins_rejected)],
+    ["bins a second", of.rate_hz.toFixed(1)], ["latency p50", `${of.latency_p50_us} us`], ["latency p99", `${of.latency_p99_us} us`],
+    ["lost by this page", String(of.lost)],
+  ];
+  if (of.clock) accounts.push(["clock offset", `${(of.clock.offset_s * 1e3).toFixed(2)} ms`]);
+  if (of.source) accounts.push(["rig", `${of.source.description}${of.source.connected ? "" : " (not connected)"}`]);
+  pairs($("accounts"), accounts);
+  const list = $("conditions");
+  const shown = of.conditions.map((c) => `${c.name.replaceAll("_", " ")}: ${c.detail}`);
+  if ([...list.children].map((c) => c.textContent).join() !== shown.join()) list.replaceChildren(...shown.map((text) => element("li", text)));
+}
+
+function showSessions(sessions) {
+  const list = $("sessions");
+  const names = sessions.map((s) => s.name);
+  if ([...list.children].map((c) => c.dataset.name).join("\n") !== names.join("\n")) {
+    const focused = document.activeElement?.closest?.("#sessions li")?.dataset.name;
+    list.replaceChildren(...names.map((name) => {
+      const item = element("li", "");
+      item.dataset.name = name;
+      const button = element("button", "", { type: "button" });
+      button.append(element("b", name), element("span", ""), element("small", ""), element("small", "", { className: "wrong" }));
+      button.addEventListener("click", () => look(name));
+      item.append(button);
+      return item;
+    }));
+    if (focused) list.querySelector(`[data-name="${CSS.escape(focused)}"] button`)?.focus();
+  }
+  sessions.forEach((s, i) => {
+    const button = list.children[i].firstChild;
+    const [, regime, pace, wrong] = button.children;
+    button.style.setProperty("--hue", hue(s.regime, s.regime_names));
+    button.setAttribute("aria-pressed", String(s.name === session));
+    const state = s.state.replace("SESSION_STATE_", "").toLowerCase();
+    put(regime, state === "running" ? s.regime || "no label yet" : state);
+    put(pace, `${s.rate_hz.toFixed(0)} bins/s, p99 ${s.latency_p99_us} us`);
+    put(wrong, s.conditions.map((c) => c.name.replaceAll("_", " ")).join(", "));
+  });
+}
+
+function showEvent(e) {
+  const row = element("tr", "");
+  row.dataset.number = e.event_sequence;
+  const at = new Date(e.decision_time_ns / 1e6).toLocaleTimeString([], { hour12: false });
+  const cells = e.lost
+    ? [e.event_sequence, "lost with the journal's disk", "", "", "", "", ""]
+    : [e.event_sequence, at, e.bin, e.from || "(start)", e.to, e.probability.toFixed(2), `${e.onset_bin} (${e.onset_low_bin} to ${e.onset_high_bin})`];
+  row.append(...cells.map((cell) => element("td", String(cell))));
+  $("events").prepend(row);
+  while ($("events").children.length > EVENTS_KEPT) $("events").lastChild.remove();
+}
+
+// ---- Pictures.
+
+function draw(now) {
+  requestAnimationFrame(draw);
+  if (!fresh || paused || (still.matches && now - drawn < 1000)) return;
+  [fresh, drawn] = [false, now];
+  const theme = document.documentElement.dataset.theme;
+  const regimes = facts?.regime_names || [];
+  charts.timeline.draw_of(history, regimes, colours, theme);
+  charts.radius.draw_of(history.time, history.radius, 1, colours, theme);
+  charts.exponent.draw_of(history.time, history.exponent, 0, colours, theme);
+  charts.latency.draw_of(history.time, { mean: history.latency }, null, colours, theme);
+  charts.raster.draw();
+  const estimate = newest && { at: newest.embedding, covariance: newest.ellipse };
+  drawMap($("map"), map, regimes, estimate, history.place.slice(-TRAIL), colours);
+  const eigenvalues = metrics?.map_eigenvalues || [];
+  drawPlane($("plane"), eigenvalues, colours);
+  if (!newest) return;
+  const told = (id, text) => {
+    if ($(id).ariaLabel !== text) $(id).ariaLabel = text;
+  };
+  told("map", `Embedding map: the estimate is at ${newest.embedding.map((x) => x.toFixed(1)).join(", ")}, label ${newest.regime || "none yet"}`);
+  const outside = eigenvalues.filter((e) => Math.hypot(e.re, e.im) > 1).length;
+  told("plane", `${eigenvalues.length} eigenvalues, ${outside} outside the unit circle, spectral radius ${fixed(metrics?.spectral_radius, 3)}`);
+}
+
+// ---- What the user does.
+
+function theme(name) {
+  document.documentElement.dataset.theme = name;
+  $("theme").textContent = name === "dark" ? "Light" : "Dark";
+  colours = palette();
+  fresh = true;
+}
+
+function otherTheme() {
+  const name = document.documentElement.dataset.theme === "dark" ? "light" : "dark";
+  localStorage.setItem("theme", name);
+  theme(name);
+}
+
+function pause() {
+  paused = !paused;
+  $("pause").setAttribute("aria-pressed", String(paused));
+  put($("pause"), paused ? "Go on" : "Pause");
+}
+
+function askForToken(why) {
+  say("lost", "who are you?");
+  $("token").hidden = false;
+  put($("denied"), token ? `Not let in: ${why.message}.` : "");
+  $("secret").focus();
+  return new Promise((resolve) => {
+    $("token").onsubmit = (event) => {
+      event.preventDefault();
+      token = $("secret").value.trim();
+      $("secret").value = "";
+      sessionStorage.setItem("token", token);
+      resolve();
+    };
+  });
+}
+
+function step(by) {
+  const names = [...$("sessions").children].map((c) => c.dataset.name);
+  const at = names.indexOf(session) + by;
+  if (names[at] === undefined) return;
+  look(names[at]);
+  $("sessions").children[at].firstChild.focus();
+}
+
+document.addEventListener("keydown", (event) => {
+  if (event.target.matches("input") || event.ctrlKey || event.metaKey || event.altKey) return;
+  const inside = event.target.closest(".scroll");
+  if (event.key === "t") otherTheme();
+  else if (event.key === "p") pause();
+  else if (/^[1-9]$/.test(event.key)) $("sessions").children[event.key - 1]?.firstChild.click();
+  else if (event.key === "ArrowDown" && !inside) step(1);
+  else if (event.key === "ArrowUp" && !inside) step(-1);
+  else return;
+  event.preventDefault();
+});
+$("theme").addEventListener("click", otherTheme);
+$("pause").addEventListener("click", pause);
+new ResizeObserver(() => { fresh = true; }).observe($("main"));
+const dark = matchMedia("(prefers-color-scheme: dark)");
+dark.addEventListener("change", () => localStorage.getItem("theme") || theme(dark.matches ? "dark" : "light"));
+theme(localStorage.getItem("theme") || (dark.matches ? "dark" : "light"));
+requestAnimationFrame(draw);
+follow();
