@@ -80,7 +80,7 @@ async fn demo(args: &DemoArgs) -> Result<()> {
     let notes = vec![
         format!("gRPC {grpc}  (regimed watch {grpc})"),
         format!("ZeroMQ in {pull}, out tcp://{}", address(endpoints.zeromq_publish)),
-        format!("http://{0}/metrics /healthz /readyz", address(endpoints.http)),
+        format!("http://{0}  live page; /metrics, /health", address(endpoints.http)),
         format!(
             "simulated rig: 96 channels at 100 Hz, unseen tasks, another regime every {} to {} s",
             DWELL.from_s, DWELL.to_s

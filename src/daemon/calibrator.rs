@@ -16,7 +16,6 @@ use crate::publish::counts::CountsReader;
 use crate::publish::{CalibrationState, SessionBus};
 use crate::recording::{Recording, Trial};
 use crate::source::{MASKED, Port};
-use crate::telemetry;
 use crate::training::{Dataset, TrainingSettings, calibrate, recalibrate};
 
 /// Time between looks at what has come.
@@ -135,8 +134,6 @@ impl Calibrator {
     }
 
     fn tell(&self, state: CalibrationState, problem: Option<String>) {
-        let states = CalibrationState::ALL.map(CalibrationState::name);
-        telemetry::calibration(&self.plan.session, &states, state.name());
         self.bus.set_calibration(|c| {
             c.state = state;
             c.problem = problem;

@@ -12,6 +12,7 @@ use super::counts::CountsReader;
 use super::page::EmbeddingMap;
 use super::subscription::{Feeds, Subscription, Turn, Update};
 use crate::journal::Journal;
+use crate::telemetry;
 use crate::wire::{Event, Metrics};
 
 /// Events read from the journal at once: a whole file of it is gone through for them.
@@ -172,7 +173,7 @@ impl SessionBus {
     #[must_use]
     pub fn new(facts: SessionFacts, events_kept: usize, journal: Option<Arc<Journal>>) -> Self {
         let newest = journal.as_ref().map_or(0, |journal| journal.newest_event(&facts.name));
-        Self {
+        let bus = Self {
             name: facts.name.clone(),
             feeds: Arc::new(Feeds::new(&facts.name)),
             facts: RwLock::new(Arc::new(facts)),
@@ -187,7 +188,9 @@ impl SessionBus {
             counts: Mutex::default(),
             calibration: Mutex::default(),
             bins: AtomicU64::new(0),
-        }
+        };
+        bus.measure_calibration(CalibrationState::Given);
+        bus
     }
 
     /// The session's name.
@@ -283,7 +286,14 @@ impl SessionBus {
 
     /// What has become of it.
     pub fn set_calibration(&self, change: impl FnOnce(&mut Calibration)) {
-        change(&mut locked(&self.calibration));
+        let mut calibration = locked(&self.calibration);
+        change(&mut calibration);
+        self.measure_calibration(calibration.state);
+    }
+
+    fn measure_calibration(&self, state: CalibrationState) {
+        let states = CalibrationState::ALL.map(CalibrationState::name);
+        telemetry::calibration(&self.name, &states, state.name());
     }
 
     /// Tells everybody of a decision.

@@ -240,13 +240,18 @@ impl AssemblyMetrics {
     #[must_use]
     pub fn new(session: &str) -> Self {
         let of = |name: &'static str| counter!(name, "session" => session.to_owned());
-        Self {
+        let metrics = Self {
             received: of(EVENTS_RECEIVED),
             binned: of(EVENTS_BINNED),
             late: of(EVENTS_LATE),
             messages_lost: of(MESSAGES_LOST),
             session: session.to_owned(),
+        };
+        for c in [&metrics.received, &metrics.binned, &metrics.late] {
+            c.increment(0);
         }
+        metrics.rejected("overload", 0);
+        metrics
     }
 
     /// Counts rejected events.

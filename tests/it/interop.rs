@@ -1,12 +1,13 @@
 //! Peers in another language: numpy, grpcio, pyzmq. `REGIMED_PYTHON` names an interpreter that has them
 //! (`.ci/run` makes one); without, each test says that it could not be done.
 
-use std::process::Command;
+use std::io::{BufRead, BufReader};
+use std::process::{Command, Stdio};
 
 use regimed::recording::{NwbSettings, read_nwb};
 
 use crate::peer::python;
-use crate::rig::{Daemon, arg, checkout, config};
+use crate::rig::{Daemon, arg, checkout, config, exchange, message, spikes};
 
 fn run(python: &str, script: &str, args: &[&str]) {
     let out = Command::new(python)
@@ -117,4 +118,50 @@ fn pynwb_writes_what_we_read() {
         std::fs::write(&file, &bytes[..part]).expect("written");
         assert!(read_nwb(&file, &NwbSettings::default()).is_err(), "{part} bytes");
     }
+}
+
+#[test]
+fn the_python_client_does_what_it_says() {
+    let Some(python) = python("interop::python_client", &["regimed", "numpy"]) else { return };
+    let daemon = Daemon::start(&config("", &["rig"]));
+    run(&python, "python_client.py", &[&daemon.grpc, "first"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_python_client_goes_on_over_a_killed_daemon() {
+    let Some(python) = python("interop::python_client", &["regimed", "numpy"]) else { return };
+    let folder = tempfile::tempdir().expect("a folder");
+    let journal = format!("[journal]\nfolder = \"{}\"\n", folder.path().join("journal").display());
+    let text = config(&journal, &["rig"]);
+    let mut daemon = Daemon::start(&text);
+    let grpc = daemon.grpc.clone();
+    let mut child = Command::new(&python)
+        .arg(checkout("tests/interop/python_client.py"))
+        .args([&grpc, "resume", "6"])
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("python runs");
+    let mut lines = BufReader::new(child.stdout.take().expect("piped")).lines();
+    let mut heard = 0;
+    assert_eq!(lines.next().expect("a line").expect("text"), "listening");
+    let mut sequence = 0;
+    while heard < 6 {
+        // A limit cycle, then a fixed point: two events.
+        let bins = spikes(400);
+        let messages: Vec<_> =
+            bins.iter().zip(sequence..).map(|(bin, s)| message("rig", s, bin)).collect();
+        sequence += 400;
+        let (_, events) = exchange(&daemon, futures_util::stream::iter(messages)).await;
+        for event in events {
+            heard = event.event_sequence;
+            let line = lines.next().expect("a line").expect("text");
+            assert_eq!(line, format!("event {heard}"));
+            if heard == 6 {
+                break;
+            }
+        }
+        daemon.kill();
+        daemon = Daemon::start(&text.replacen("127.0.0.1:0", grpc.trim_start_matches("http://"), 1));
+    }
+    assert!(child.wait().expect("it ends").success());
 }

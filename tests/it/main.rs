@@ -14,7 +14,9 @@ mod journal;
 #[cfg(feature = "lsl")]
 mod lsl;
 mod open_ephys;
+mod page;
 mod peer;
+mod prometheus;
 mod recordings;
 mod redis;
 mod reference;

@@ -123,7 +123,7 @@ async fn what_is_scraped_is_declared_and_well_formed() {
     let bins = spikes(400);
     let messages: Vec<_> =
         bins.iter().enumerate().map(|(i, bin)| message("rig", i as u64, bin)).collect();
-    crate::rig::exchange(&daemon, messages).await;
+    crate::rig::exchange(&daemon, futures_util::stream::iter(messages)).await;
     daemon.wait_metric("regimed_bins_processed_total", "session=\"rig\"", 400.0);
     let (_, text) = daemon.get("/metrics");
     let text = text.split_once("\r\n\r\n").map_or(text.as_str(), |t| t.1);

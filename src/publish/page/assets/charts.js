@@ -98,6 +98,7 @@ export class Timeline extends Chart {
     ctx.rect(bbox.left, 0, bbox.width, bbox.top + bbox.height);
     ctx.clip();
     ctx.font = `${11 * ratio}px system-ui`;
+    [ctx.textAlign, ctx.textBaseline] = ["left", "alphabetic"];
     for (let i = 0; i < time.length; ) {
       let j = i;
       while (j + 1 < time.length && regime[j + 1] === regime[i]) j++;
@@ -222,30 +223,40 @@ export function drawMap(canvas, map, regimes, estimate, trail, colours) {
   context.lineWidth = 1;
 }
 
-/** Eigenvalues and the unit circle. */
+/** Eigenvalues and the unit circle, as near as all of them are seen with the circle's rightmost point, the edge. */
 export function drawPlane(canvas, eigenvalues, colours) {
   const { context, width, height } = cleared(canvas);
-  // The circle's right half is where the edge is met; all else lies left of it.
-  const reach = Math.max(1.15, ...eigenvalues.map((e) => 1.05 * Math.hypot(e.re, e.im)));
-  const scale = Math.min(width, height) / (2 * reach);
-  const place = (re, im) => [width / 2 + re * scale, height / 2 - im * scale];
+  const re = eigenvalues.map((e) => e.re);
+  const [left, right] = [Math.min(0.9, ...re), Math.max(1.05, ...re)];
+  const high = Math.max(0.05, ...eigenvalues.map((e) => Math.abs(e.im)));
+  const scale = Math.min((width - 40) / (right - left), (height - 40) / (2 * high));
+  const middle = (left + right) / 2;
+  const place = (x, y) => [width / 2 + (x - middle) * scale, height / 2 - y * scale];
   const [x0, y0] = place(0, 0);
+  const step = 10 ** Math.floor(Math.log10(80 / scale));
   context.strokeStyle = colours.line;
+  context.fillStyle = colours.faint;
+  context.textAlign = "center";
   context.beginPath();
   context.moveTo(0, y0);
   context.lineTo(width, y0);
-  context.moveTo(x0, 0);
-  context.lineTo(x0, height);
+  const ticks = [Math.ceil((middle - width / 2 / scale) / step), Math.floor((middle + width / 2 / scale) / step)];
+  for (let tick = ticks[0]; tick <= ticks[1]; tick++) {
+    const [x] = place(tick * step, 0);
+    context.moveTo(x, y0 - 3);
+    context.lineTo(x, y0 + 3);
+    const text = (tick * step).toFixed(Math.max(0, Math.round(-Math.log10(step))));
+    if (tick % 5 === 0 || ticks[1] - ticks[0] < 6) context.fillText(text, x, y0 + 15);
+  }
   context.stroke();
+  context.textAlign = "left";
+  context.fillText("real", 2, y0 - 5);
   context.strokeStyle = colours.edge;
   context.setLineDash([6, 4]);
   context.beginPath();
   context.arc(x0, y0, scale, 0, 2 * Math.PI);
   context.stroke();
   context.setLineDash([]);
-  context.fillStyle = colours.faint;
-  context.fillText("Re", width - 16, y0 - 4);
-  context.fillText("Im", x0 + 4, 11);
   for (const e of eigenvalues) {
     const [x, y] = place(e.re, e.im);
     context.fillStyle = Math.hypot(e.re, e.im) > 1 ? colours.edge : colours.regimes[0];

@@ -332,6 +332,8 @@ function theme(name) {
   document.documentElement.dataset.theme = name;
   $("theme").textContent = name === "dark" ? "Light" : "Dark";
   colours = palette();
+  // Its columns have the other theme's colours.
+  charts.raster.clear();
   fresh = true;
 }
 

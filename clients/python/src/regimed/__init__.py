@@ -1,0 +1,28 @@
+"""Client of the regimed daemon: spike counts in, regimes out.
+
+>>> from regimed import Client
+>>> with Client() as daemon:
+...     for event in daemon.events("rig"):
+...         print(event.to, event.probability)
+
+Decisions, events and sessions are the protocol's own messages (``regimed.v1``): their fields, shapes and units are
+documented in ``proto/regimed/v1``.
+"""
+
+from ._access import RegimedError
+from .aio import AsyncClient
+from .arrays import to_arrays, to_dataframe, to_xarray
+from .client import Client, Sender
+from .reports import load_decisions, load_report
+
+__all__ = [
+    "AsyncClient",
+    "Client",
+    "RegimedError",
+    "Sender",
+    "load_decisions",
+    "load_report",
+    "to_arrays",
+    "to_dataframe",
+    "to_xarray",
+]

@@ -1,0 +1,328 @@
+"""The synchronous client."""
+
+from __future__ import annotations
+
+import os
+import queue
+import threading
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Optional, Union
+
+import grpc
+from numpy.typing import ArrayLike
+
+from regimed.v1 import control_pb2, control_pb2_grpc, decisions_pb2, ingest_pb2, ingest_pb2_grpc, regimes_pb2, regimes_pb2_grpc
+
+from ._access import PASSING, RETRY_S, Access, RegimedError, counts_message, refused
+
+Path = Union[str, "os.PathLike[str]"]
+
+
+class Client:
+    """A daemon's gRPC services.
+
+    Parameters
+    ----------
+    endpoint : str
+        ``http://host:port``, ``https://host:port`` (TLS), or ``unix:///path/to/socket``.
+    token, token_file : str, path, optional
+        What the daemon asks for, where it asks who comes; a file's first word.
+    ca : path, optional
+        PEM file of the authority that the daemon's certificate is from; implies TLS.
+    client_cert, client_key : path, optional
+        PEM files of a certificate of one's own.
+    timeout : float
+        Seconds that a call waits for an answer; streams do not end by it.
+    """
+
+    def __init__(
+        self,
+        endpoint: str = "http://127.0.0.1:7733",
+        *,
+        token: Optional[str] = None,
+        token_file: Optional[Path] = None,
+        ca: Optional[Path] = None,
+        client_cert: Optional[Path] = None,
+        client_key: Optional[Path] = None,
+        timeout: float = 10.0,
+    ):
+        access = Access(endpoint, token, token_file, ca, client_cert, client_key)
+        self.timeout = timeout
+        self._metadata = access.metadata
+        self._channel = access.channel(grpc)
+        self._ingest = ingest_pb2_grpc.IngestStub(self._channel)
+        self._regimes = regimes_pb2_grpc.RegimesStub(self._channel)
+        self._control = control_pb2_grpc.ControlStub(self._channel)
+
+    def close(self) -> None:
+        """Ends the connection and all streams on it."""
+        self._channel.close()
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _call(self, call, request):
+        try:
+            return call(request, timeout=self.timeout, metadata=self._metadata)
+        except grpc.RpcError as error:
+            raise refused(error) from None
+
+    # ---- Sessions.
+
+    def sessions(self) -> list[regimes_pb2.Session]:
+        """The sessions that run, with what became of their bins."""
+        return list(self._call(self._regimes.ListSessions, regimes_pb2.ListSessionsRequest()).sessions)
+
+    def session(self, name: str) -> regimes_pb2.Session:
+        """One session.
+
+        Raises
+        ------
+        RegimedError
+            There is none of that name.
+        """
+        listed = self.sessions()
+        for session in listed:
+            if session.name == name:
+                return session
+        known = ", ".join(s.name for s in listed)
+        raise RegimedError(f"expected one of the sessions {known}, found '{name}'", grpc.StatusCode.NOT_FOUND)
+
+    def start_session(self, config: str) -> regimes_pb2.Session:
+        """Starts a session from a ``[[session]]`` table in TOML; paths in it are the daemon's."""
+        return self._call(self._control.StartSession, control_pb2.StartSessionRequest(config=config))
+
+    def stop_session(self, session: str) -> regimes_pb2.Session:
+        """Ends a session: what waits is done and published first."""
+        return self._call(self._control.StopSession, control_pb2.StopSessionRequest(session=session))
+
+    def pause_session(self, session: str) -> regimes_pb2.Session:
+        """Refuses the session's counts until it is resumed."""
+        return self._call(self._control.PauseSession, control_pb2.PauseSessionRequest(session=session))
+
+    def resume_session(self, session: str) -> regimes_pb2.Session:
+        """Takes the session's counts again."""
+        return self._call(self._control.ResumeSession, control_pb2.ResumeSessionRequest(session=session))
+
+    def swap_model(self, session: str, model: str, readout: str = "", warm_up_s: float = 0.0) -> regimes_pb2.Session:
+        """Gives the session another model between two bins; answers when it is in force."""
+        request = control_pb2.SwapModelRequest(session=session, model=model, readout=readout, warm_up_s=warm_up_s)
+        try:
+            return self._control.SwapModel(request, timeout=self.timeout + 10 * max(warm_up_s, 2.0), metadata=self._metadata)
+        except grpc.RpcError as error:
+            raise refused(error) from None
+
+    def seek(self, session: str, position_s: float) -> regimes_pb2.Session:
+        """Has a session that replays a recording go on from another place in it."""
+        return self._call(self._control.Seek, control_pb2.SeekRequest(session=session, position_s=position_s))
+
+    # ---- Out.
+
+    def decisions(self, session: str = "", every: int = 1) -> Iterator[decisions_pb2.Decision]:
+        """Every ``every``-th decision of a session (or, without a name, of all) from now on.
+
+        Ends when the session does. What a slow reader loses is in `regimed_decisions_lost_total`; `updates` tells it as
+        well. A lost daemon is an error: decisions are not kept, events are.
+        """
+        for update in self.updates(session, every):
+            yield update.decision
+
+    def updates(self, session: str = "", every: int = 1) -> Iterator[regimes_pb2.DecisionUpdate]:
+        """As `decisions`, each with the number of updates that this reader has lost so far."""
+        request = regimes_pb2.SubscribeDecisionsRequest(session=session, every=every)
+        call = self._regimes.SubscribeDecisions(request, metadata=self._metadata)
+        try:
+            yield from call
+        except grpc.RpcError as error:
+            raise refused(error) from None
+        finally:
+            call.cancel()
+
+    def events(self, session: str, after: Optional[int] = None, reconnect: bool = True) -> Iterator[decisions_pb2.Event]:
+        """Regime events, each once and in order, over lost connections and restarts of the daemon.
+
+        Parameters
+        ----------
+        session : str
+            Session name.
+        after : int, optional
+            Resume behind this event number; 0 for all that are held. Without it, only what comes from now on.
+        reconnect : bool
+            Whether to wait for a daemon that is lost, and to go on behind the last event. Over a restart of the daemon
+            this needs its journal.
+
+        Raises
+        ------
+        RegimedError
+            No such session; or events after that number are not held any more (`code` is OUT_OF_RANGE).
+        """
+        if after is None:
+            after = self.session(session).last_event_sequence
+        wait = RETRY_S[0]
+        while True:
+            request = regimes_pb2.SubscribeEventsRequest(session=session, after_event_sequence=after)
+            call = self._regimes.SubscribeEvents(request, metadata=self._metadata)
+            try:
+                for event in call:
+                    after, wait = event.event_sequence, RETRY_S[0]
+                    yield event
+                # The session has ended, or its daemon ends.
+                if not reconnect or all(s.name != session for s in self.sessions()):
+                    return
+            except grpc.RpcError as error:
+                if not reconnect or error.code() not in PASSING:
+                    raise refused(error) from None
+            except RegimedError as error:
+                if error.code not in PASSING:
+                    raise
+            finally:
+                call.cancel()
+            time.sleep(wait)
+            wait = min(2 * wait, RETRY_S[1])
+
+    # ---- In.
+
+    def send(self, session: str, first_sequence: int = 0) -> Sender:
+        """Opens a stream of counts to a session: a context manager.
+
+        >>> with daemon.send("rig") as rig:
+        ...     rig.send(counts)
+        """
+        return Sender(self, self.session(session), first_sequence)
+
+    def exchange(
+        self, session: str, bins: Iterable[ArrayLike], first_sequence: int = 0
+    ) -> Iterator[Union[decisions_pb2.Decision, decisions_pb2.Event, ingest_pb2.Rejection]]:
+        """Sends counts and gives back what the daemon makes of them, on one stream.
+
+        Parameters
+        ----------
+        session : str
+            Session name.
+        bins : iterable of array_like
+            Counts ``[n_channels]`` or ``[n_bins, n_channels]`` each; taken as the stream has room.
+        first_sequence : int
+            Number of the first bin.
+        """
+        of = self.session(session)
+
+        def messages():
+            sequence = first_sequence
+            for counts in bins:
+                message = counts_message(of.name, of.bin_width_s, of.n_channels, sequence, counts, 0, ())
+                sequence += len(message.counts) // of.n_channels
+                yield message
+
+        call = self._ingest.Exchange(messages(), metadata=self._metadata)
+        try:
+            for reply in call:
+                yield getattr(reply, reply.WhichOneof("reply"))
+        except grpc.RpcError as error:
+            raise refused(error) from None
+        finally:
+            call.cancel()
+
+
+class Sender:
+    """A stream of counts to one session; `Client.send` opens it.
+
+    Attributes
+    ----------
+    sequence : int
+        Number that the next bin gets.
+    summary : ingest_pb2.IngestSummary or None
+        What became of the bins, after `close`.
+    """
+
+    #: Messages that wait to be sent.
+    ROOM = 1024
+
+    def __init__(self, client: Client, session: regimes_pb2.Session, first_sequence: int):
+        self._session = session
+        self._waiting: queue.Queue = queue.Queue(self.ROOM)
+        self._timeout = client.timeout
+        self.sequence = first_sequence
+        self.summary: Optional[ingest_pb2.IngestSummary] = None
+        self._call = client._ingest.SendCounts.future(iter(self._waiting.get, None), metadata=client._metadata)
+        self._done = threading.Event()
+        self._call.add_done_callback(lambda _: self._done.set())
+
+    def send(
+        self, counts: ArrayLike, *, sequence: Optional[int] = None, rig_time_ns: int = 0, masked: Sequence[int] = ()
+    ) -> int:
+        """Sends one or more bins.
+
+        Parameters
+        ----------
+        counts : array_like
+            ``[n_channels]`` or ``[n_bins, n_channels]``, 0 to 4096.
+        sequence : int, optional
+            Number of the first of these bins, where it is not the next: what is left out is missing.
+        rig_time_ns : int
+            The rig's clock at the end of the first bin, nanoseconds; 0: not known.
+        masked : sequence of int
+            Channels without information (dead, stimulated, blanked).
+
+        Returns
+        -------
+        int
+            The number of the first of these bins.
+
+        Raises
+        ------
+        ValueError
+            Counts that are none.
+        RegimedError
+            The stream has ended, or takes nothing for `Client.timeout` seconds.
+        """
+        first = self.sequence if sequence is None else sequence
+        s = self._session
+        message = counts_message(s.name, s.bin_width_s, s.n_channels, first, counts, rig_time_ns, masked)
+        self._put(message)
+        self.sequence = first + len(message.counts) // s.n_channels
+        return first
+
+    def _put(self, message) -> None:
+        end = time.monotonic() + self._timeout
+        while not self._done.is_set():
+            try:
+                return self._waiting.put(message, timeout=0.05)
+            except queue.Full:
+                if time.monotonic() > end:
+                    raise RegimedError(f"the daemon takes nothing for {self._timeout} s") from None
+        self._ended()
+
+    def _ended(self):
+        try:
+            self._call.result(timeout=0)
+        except grpc.RpcError as error:
+            raise refused(error) from None
+        raise RegimedError("the stream of counts has ended")
+
+    def close(self) -> ingest_pb2.IngestSummary:
+        """Ends the stream when all is sent; what became of the bins."""
+        if self.summary is None:
+            if not self._done.is_set():
+                self._put(None)
+            try:
+                self.summary = self._call.result(timeout=self._timeout)
+            except grpc.FutureTimeoutError:
+                self._call.cancel()
+                raise RegimedError(f"the daemon gave no summary within {self._timeout} s") from None
+            except grpc.RpcError as error:
+                raise refused(error) from None
+        return self.summary
+
+    def __enter__(self) -> Sender:
+        return self
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        if kind is None:
+            self.close()
+        else:
+            self._call.cancel()
+            self._done.wait(1.0)

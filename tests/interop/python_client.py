@@ -1,0 +1,105 @@
+"""The installed package `regimed` against a daemon: both clients, arrays, resume over a restart, errors.
+
+usage: python_client.py ENDPOINT STEP, STEP one of: first, resume."""
+import asyncio
+import itertools
+import sys
+import threading
+
+import grpc
+import numpy as np
+from regimed import AsyncClient, Client, RegimedError, to_arrays
+
+endpoint, step = sys.argv[1:3]
+spikes = np.random.default_rng(0).poisson(0.16, (600, 96))
+daemon = Client(endpoint)
+
+
+def first():
+    rig = daemon.session("rig")
+    assert (rig.n_channels, rig.bin_width_s) == (96, 0.01)
+    # Sent one by one, heard by another.
+    heard = []
+    hearing = threading.Thread(target=lambda: heard.extend(itertools.islice(daemon.updates("rig"), 300)))
+    hearing.start()
+    # The subscription went before whatever is asked for now on the same connection.
+    import time
+    time.sleep(0.5)
+    with daemon.send("rig") as sender:
+        for counts in spikes[:100]:
+            sender.send(counts)
+        assert sender.send(spikes[100:300], rig_time_ns=1_000_000_000) == 100
+        assert sender.sequence == 300
+        for bad, why in [(spikes[0][:5], "[96]"), (-spikes[:1] - 1, "0 to 4096"), (np.full(96, "a"), "numbers")]:
+            try:
+                sender.send(bad)
+                raise AssertionError("taken")
+            except ValueError as error:
+                assert why in str(error), error
+    assert sender.summary.bins_accepted == 300, sender.summary
+    hearing.join(30)
+    found = to_arrays(u.decision for u in heard)
+    assert found["bin"].tolist() == list(range(300)) and heard[-1].lost == 0
+    assert found["posterior"].shape == (300, len(rig.regime_names))
+    assert np.allclose(found["posterior"].sum(1), 1, atol=1e-4)
+    assert found["embedding_mean"].shape[1] >= 2 and np.isfinite(found["spectral_radius"][-1])
+    for convert, check in [("to_dataframe", lambda t: t["p_" + rig.regime_names[0]].shape == (300,)),
+                           ("to_xarray", lambda d: d["posterior"].dims == ("bin", "regime_name"))]:
+        try:
+            import regimed
+            assert check(getattr(regimed, convert)(u.decision for u in heard)), convert
+        except ModuleNotFoundError as error:
+            print(f"without {error.name}")
+    # Refusals and errors in the daemon's own words.
+    kinds = [type(r).__name__ for r in daemon.exchange("rig", [spikes[300], spikes[301]], first_sequence=299)]
+    assert "Rejection" in kinds and "Decision" in kinds, kinds
+    for call in (lambda: daemon.session("no"), lambda: next(daemon.events("no", after=0)), lambda: daemon.stop_session("no")):
+        try:
+            call()
+            raise AssertionError("answered")
+        except RegimedError as error:
+            assert error.code == grpc.StatusCode.NOT_FOUND and "'no'" in str(error), error
+    try:
+        next(daemon.events("rig", after=10_000))
+        raise AssertionError("answered")
+    except RegimedError as error:
+        assert error.code == grpc.StatusCode.OUT_OF_RANGE
+    # Sessions at run time.
+    other = daemon.start_session('[[session]]\nname = "other"\nmodel = "builtin"\nreadout = "0"\n')
+    assert other.name == "other" and len(daemon.sessions()) == 2
+    assert daemon.pause_session("other").state == 2 and daemon.resume_session("other").state == 1
+    daemon.stop_session("other")
+    asyncio.run(concurrently())
+
+
+async def concurrently():
+    async with AsyncClient(endpoint) as client:
+        async def bins():
+            for counts in spikes[400:500]:
+                yield counts
+
+        replies = [r async for r in client.exchange("rig", bins(), first_sequence=400)]
+        assert sum(type(r).__name__ == "Decision" for r in replies) >= 100
+        assert [s.name for s in await client.sessions()] == ["rig"]
+        async for event in client.events("rig", after=0):
+            assert event.event_sequence == 1
+            break
+
+
+def resume():
+    """Hears events while the daemon is killed and started again; ends at the number it is told."""
+    numbers = []
+    print("listening", flush=True)
+    last = None
+    for event in daemon.events("rig", after=0):
+        numbers.append(event.event_sequence)
+        print(f"event {event.event_sequence}", flush=True)
+        last = event
+        if len(numbers) == int(sys.argv[3]):
+            break
+    assert numbers == list(range(1, len(numbers) + 1)), numbers
+    assert last.to
+
+
+{"first": first, "resume": resume}[step]()
+daemon.close()
