@@ -4,6 +4,12 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use futures_util::stream::unfold;
+use regimed::wire::Counts;
+use regimed::wire::exchange_reply::Reply;
+use regimed::wire::ingest_client::IngestClient;
 
 /// A running daemon; ends when dropped.
 pub(crate) struct Daemon {
@@ -60,6 +66,72 @@ pub(crate) fn get(http: &str, path: &str) -> String {
     let mut text = String::new();
     stream.read_to_string(&mut text).expect("read");
     text
+}
+
+/// Channels of [`rig`].
+#[allow(dead_code)] // not every bench asks
+pub(crate) const CHANNELS: u32 = 96;
+
+/// What a bin took.
+#[allow(dead_code)] // not every bench asks
+pub(crate) struct Bin {
+    /// From sending its counts to receiving its decision, us.
+    pub(crate) there_and_back_us: f64,
+    /// From the daemon's receiving them to handing the decision to its subscribers, us.
+    pub(crate) inside_us: f64,
+}
+
+/// A session's rig: 100 bins a second, each of them decided; what they took, but for the first second's.
+#[allow(dead_code)] // not every bench asks
+pub(crate) async fn rig(
+    address: String,
+    session: String,
+    offset: Duration,
+    seconds: u64,
+) -> Vec<Bin> {
+    let start = Instant::now() + offset;
+    let outbound = unfold(0u64, move |bin| {
+        let session = session.clone();
+        async move {
+            if bin == seconds * 100 {
+                return None;
+            }
+            tokio::time::sleep_until((start + Duration::from_millis(10 * bin)).into()).await;
+            let value = |i: u64| u32::from((i * 7 + bin * 13).is_multiple_of(6));
+            let message = Counts {
+                session,
+                sequence: bin,
+                n_channels: CHANNELS,
+                bin_width_s: 0.01,
+                rig_time_ns: start.elapsed().as_nanos() as i64 + 1,
+                counts: (0..u64::from(CHANNELS)).map(value).collect(),
+                ..Counts::default()
+            };
+            Some((message, bin + 1))
+        }
+    });
+    let mut client = IngestClient::connect(address).await.expect("connected");
+    let mut replies = client.exchange(outbound).await.expect("accepted").into_inner();
+    let mut bins = Vec::new();
+    while let Some(reply) = replies.message().await.expect("no error") {
+        if let Some(Reply::Decision(d)) = reply.reply {
+            let back = start.elapsed().as_nanos() as i64;
+            bins.push(Bin {
+                there_and_back_us: (back - d.rig_time_ns) as f64 * 1e-3,
+                inside_us: (d.publish_time_ns - d.receive_time_ns) as f64 * 1e-3,
+            });
+        }
+    }
+    assert_eq!(bins.len() as u64, seconds * 100, "every bin is decided");
+    bins.drain(..100);
+    bins
+}
+
+/// The value that a share `q` of them does not exceed.
+#[allow(dead_code)] // not every bench asks
+pub(crate) fn quantile(mut values: Vec<f64>, q: f64) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values[(q * (values.len() - 1) as f64) as usize]
 }
 
 impl Drop for Daemon {

@@ -1,30 +1,56 @@
 //! `regimed watch`: a daemon's labels, probabilities, metrics and events in the terminal.
 
+use std::collections::HashSet;
 use std::time::Duration;
 
 use anyhow::{Result, bail};
+use serde_json::json;
+use tokio::sync::mpsc;
 
-use super::access::AccessArgs;
-use super::picture::Picture;
+use super::access::{AccessArgs, Connection};
+use super::picture::{Picture, json_line};
 use super::serve::runtime;
 use crate::wire::regimes_client::RegimesClient;
-use crate::wire::{ListSessionsRequest, SubscribeDecisionsRequest, SubscribeEventsRequest};
+use crate::wire::{
+    Decision, Event, ListSessionsRequest, SubscribeDecisionsRequest, SubscribeEventsRequest,
+};
+
+type Client = RegimesClient<Connection>;
+
+/// A lost daemon is looked for again after so long.
+const RETRY: Duration = Duration::from_millis(500);
+/// Events that are shown of what was before.
+const EVENTS_BEFORE: u64 = 10;
+/// What is heard and not shown yet.
+const WAITING: usize = 4096;
 
 /// Show a daemon's labels, probabilities, metrics and events
+///
+/// Several sessions at once on a terminal; plain lines (or, with --json, one JSON object a line: the protocol's messages)
+/// where the output goes elsewhere. A daemon that is lost is waited for; events are shown once each.
 #[derive(Debug, clap::Args)]
 pub struct WatchArgs {
     /// gRPC endpoint of the daemon
     #[arg(default_value = "http://127.0.0.1:7733", value_name = "ENDPOINT")]
     pub endpoint: String,
-    /// Session to watch; needed where the daemon has several
+    /// Session to watch [default: all]
     #[arg(long, value_name = "NAME")]
     pub session: Option<String>,
     /// End after so long, e.g. 20s
     #[arg(long = "for", value_name = "TIME", value_parser = duration)]
     pub for_time: Option<Duration>,
+    /// Every n-th decision, and all changes
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
+    pub every: u32,
     /// Plain lines even on a terminal
     #[arg(long)]
     pub plain: bool,
+    /// A line of JSON for each: {"decision": ...}, {"event": ...}
+    #[arg(long)]
+    pub json: bool,
+    /// With --json: events alone
+    #[arg(long, requires = "json")]
+    pub events_only: bool,
     #[command(flatten)]
     /// Access to a daemon that asks who comes.
     pub access: AccessArgs,
@@ -48,32 +74,131 @@ pub(crate) fn duration(text: &str) -> Result<Duration, String> {
 /// Runs the command.
 ///
 /// # Errors
-/// No daemon there, or no such session.
+/// No daemon there at first, or no such session.
 pub fn run(args: &WatchArgs) -> Result<()> {
     runtime()?.block_on(watch(args))
 }
 
+/// What is heard of the daemon.
+enum Heard {
+    Session(String),
+    Decision(Box<Decision>, u64),
+    Event(Event),
+    /// Why nothing is heard; empty when it is heard again.
+    Lost(String),
+}
+
+/// Hears for as long as somebody wants it.
+struct Listener {
+    client: Client,
+    session: Option<String>,
+    every: u32,
+    known: HashSet<String>,
+    heard: mpsc::Sender<Heard>,
+}
+
+/// Nobody wants to hear any more.
+struct Unwanted;
+
+impl Listener {
+    async fn tell(&self, what: Heard) -> Result<(), Unwanted> {
+        self.heard.send(what).await.map_err(|_| Unwanted)
+    }
+
+    /// Learns which sessions there are, and hears their events from now on; the names of all.
+    async fn learn(&mut self) -> Result<Vec<String>, tonic::Status> {
+        let listed = self.client.list_sessions(ListSessionsRequest {}).await?.into_inner();
+        for session in &listed.sessions {
+            let name = &session.name;
+            if self.session.as_ref().is_some_and(|wanted| wanted != name)
+                || !self.known.insert(name.clone())
+            {
+                continue;
+            }
+            let _ = self.tell(Heard::Session(name.clone())).await;
+            let after = session.last_event_sequence.saturating_sub(EVENTS_BEFORE);
+            let (client, heard) = (self.client.clone(), self.heard.clone());
+            tokio::spawn(events(client, name.clone(), after, heard));
+        }
+        Ok(listed.sessions.into_iter().map(|s| s.name).collect())
+    }
+
+    /// Decisions until the stream ends, and why it did.
+    async fn decisions(&mut self) -> Result<String, Unwanted> {
+        let session = self.session.clone().unwrap_or_default();
+        let request = SubscribeDecisionsRequest { session, every: self.every };
+        let mut stream = match self.client.subscribe_decisions(request).await {
+            Ok(stream) => stream.into_inner(),
+            Err(e) => return Ok(e.message().to_owned()),
+        };
+        self.tell(Heard::Lost(String::new())).await?;
+        loop {
+            match stream.message().await {
+                Ok(Some(update)) => {
+                    let Some(decision) = update.decision else { continue };
+                    if !self.known.contains(&decision.session) {
+                        // It has begun meanwhile. Where this fails, the stream ends as well.
+                        let _ = self.learn().await;
+                    }
+                    self.tell(Heard::Decision(Box::new(decision), update.lost)).await?;
+                }
+                Ok(None) => return Ok("it has ended its stream".to_owned()),
+                Err(e) => return Ok(e.message().to_owned()),
+            }
+        }
+    }
+
+    async fn listen(mut self) -> Result<(), Unwanted> {
+        loop {
+            let why = match self.learn().await {
+                Ok(_) => self.decisions().await?,
+                Err(e) => e.message().to_owned(),
+            };
+            self.tell(Heard::Lost(why)).await?;
+            tokio::time::sleep(RETRY).await;
+        }
+    }
+}
+
+/// A session's events after a number, each once, over lost connections.
+async fn events(mut client: Client, session: String, mut after: u64, heard: mpsc::Sender<Heard>) {
+    while !heard.is_closed() {
+        let request =
+            SubscribeEventsRequest { session: session.clone(), after_event_sequence: after };
+        match client.subscribe_events(request).await {
+            Ok(stream) => {
+                let mut stream = stream.into_inner();
+                while let Ok(Some(event)) = stream.message().await {
+                    after = event.event_sequence;
+                    if heard.send(Heard::Event(event)).await.is_err() {
+                        return;
+                    }
+                }
+            }
+            // Without a journal, a daemon that began anew counts its events from 1.
+            Err(e) if e.code() == tonic::Code::OutOfRange => after = 0,
+            Err(_) => {}
+        }
+        tokio::time::sleep(RETRY).await;
+    }
+}
+
 async fn watch(args: &WatchArgs) -> Result<()> {
     let endpoint = &args.endpoint;
-    let mut client = RegimesClient::new(args.access.connect(endpoint).await?);
-    let listed = client.list_sessions(ListSessionsRequest {}).await?.into_inner().sessions;
-    let names: Vec<&str> = listed.iter().map(|s| s.name.as_str()).collect();
-    let session = match &args.session {
-        Some(name) if names.contains(&name.as_str()) => name.clone(),
-        Some(name) => bail!("expected one of the sessions {}, found '{name}'", names.join(", ")),
-        None => match names.as_slice() {
-            [one] => (*one).to_owned(),
-            _ => bail!("expected --session, one of {}", names.join(", ")),
-        },
+    let client = RegimesClient::new(args.access.connect(endpoint).await?);
+    let (heard, mut hearing) = mpsc::channel(WAITING);
+    let mut listener = Listener {
+        client,
+        session: args.session.clone(),
+        every: args.every,
+        known: HashSet::new(),
+        heard,
     };
-    let after = listed.iter().find(|s| s.name == session).map_or(0, |s| s.last_event_sequence);
-    let request = SubscribeDecisionsRequest { session: session.clone(), every: 1 };
-    let mut decisions = client.subscribe_decisions(request).await?.into_inner();
-    let after = after.saturating_sub(10);
-    let request = SubscribeEventsRequest { session, after_event_sequence: after };
-    let mut events = client.subscribe_events(request).await?.into_inner();
-    let mut picture = Picture::new(format!("regimed watch {endpoint}"), Vec::new(), args.plain);
-    let mut tick = tokio::time::interval(Duration::from_millis(50));
+    let names = listener.learn().await?;
+    if let Some(name) = args.session.as_ref().filter(|name| !names.contains(name)) {
+        bail!("expected one of the sessions {}, found '{name}'", names.join(", "));
+    }
+    let listening = tokio::spawn(listener.listen());
     let end = args.for_time.map(|t| tokio::time::Instant::now() + t);
     let over = async {
         match end {
@@ -82,34 +207,73 @@ async fn watch(args: &WatchArgs) -> Result<()> {
         }
     };
     tokio::pin!(over);
-    let why = loop {
-        tokio::select! {
-            update = decisions.message() => match update {
-                Ok(Some(update)) => {
-                    if let Some(decision) = update.decision {
-                        picture.decision(decision, update.lost, None);
-                    }
-                }
-                Ok(None) => break "the daemon ended the stream",
-                Err(e) => {
-                    picture.end();
-                    bail!("the daemon is gone: {}", e.message());
-                }
-            },
-            Ok(Some(event)) = events.message() => picture.event(&event),
-            _ = tick.tick() => {}
-            _ = tokio::signal::ctrl_c() => break "",
-            () = &mut over => break "",
+    let mut shown = Shown::new(args);
+    let mut tick = tokio::time::interval(Duration::from_millis(50));
+    loop {
+        let goes_on = tokio::select! {
+            Some(heard) = hearing.recv() => shown.take(heard)?,
+            _ = tick.tick() => shown.refresh()?,
+            _ = tokio::signal::ctrl_c() => false,
+            () = &mut over => false,
+        };
+        if !goes_on {
+            break;
         }
-        if !picture.refresh()? {
-            break "";
-        }
-    };
-    picture.end();
-    if !why.is_empty() {
-        println!("{why}");
     }
+    listening.abort();
     Ok(())
+}
+
+/// Where it is shown: a picture or plain lines, or lines of JSON.
+enum Shown {
+    Picture(Box<Picture>),
+    Json { events_only: bool },
+}
+
+impl Shown {
+    fn new(args: &WatchArgs) -> Self {
+        if args.json {
+            return Self::Json { events_only: args.events_only };
+        }
+        let title = format!("regimed watch {}", args.endpoint);
+        Self::Picture(Box::new(Picture::new(title, Vec::new(), args.plain)))
+    }
+
+    /// False where nobody reads any more.
+    fn take(&mut self, heard: Heard) -> Result<bool> {
+        match (self, heard) {
+            (Self::Json { .. }, Heard::Event(event)) => json_line(&json!({ "event": event })),
+            (Self::Json { events_only: false }, Heard::Decision(decision, lost)) => {
+                json_line(&json!({ "decision": decision, "lost": lost }))
+            }
+            (Self::Json { .. }, Heard::Lost(why)) => {
+                if !why.is_empty() {
+                    eprintln!("regimed: the daemon is gone ({why}); looking for it again");
+                }
+                Ok(true)
+            }
+            (Self::Json { .. }, _) => Ok(true),
+            (Self::Picture(picture), heard) => {
+                match heard {
+                    Heard::Session(name) => picture.session(&name),
+                    Heard::Decision(decision, lost) => picture.decision(*decision, lost, None),
+                    Heard::Event(event) => picture.event(&event),
+                    Heard::Lost(why) => picture.trouble(
+                        (!why.is_empty())
+                            .then(|| format!("the daemon is gone ({why}); looking for it again")),
+                    ),
+                }
+                picture.refresh()
+            }
+        }
+    }
+
+    fn refresh(&mut self) -> Result<bool> {
+        match self {
+            Self::Picture(picture) => picture.refresh(),
+            Self::Json { .. } => Ok(true),
+        }
+    }
 }
 
 #[cfg(test)]

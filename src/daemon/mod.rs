@@ -314,7 +314,8 @@ impl Daemon {
     /// # Errors
     /// A model that does not fit its session, a port that is taken: said before anything is served.
     pub async fn start(config: Config) -> Result<Self> {
-        let metrics = telemetry::install();
+        // Where nobody can ask for metrics, none are kept.
+        let metrics = config.http_listen.map(|_| telemetry::install());
         let plans = plan(&config)?;
         let Access { tokens, grpc_tls, http_tls } = access(&config)?;
         raise_open_files();
@@ -407,7 +408,7 @@ impl Daemon {
                 told(services.serve_with_incoming_shutdown(incoming, end).await);
             }));
         }
-        if let Some(listener) = fronts.http {
+        if let (Some(listener), Some(metrics)) = (fronts.http, metrics) {
             let routes = web::routes(web::Shared {
                 metrics: metrics.clone(),
                 phase: phase_seen,
@@ -422,13 +423,13 @@ impl Daemon {
                     tracing::error!("HTTP server: {e}");
                 }
             }));
+            tasks.push(tokio::spawn(async move {
+                loop {
+                    tokio::time::sleep(Duration::from_secs(5)).await;
+                    metrics.run_upkeep();
+                }
+            }));
         }
-        tasks.push(tokio::spawn(async move {
-            loop {
-                tokio::time::sleep(Duration::from_secs(5)).await;
-                metrics.run_upkeep();
-            }
-        }));
         let supervision = Supervision::from_environment();
         let notifier = Notifier::new(&supervision);
         let supervisor =

@@ -5,7 +5,7 @@ use std::process::Command;
 use regimed::checkpoint;
 use regimed::recording;
 
-use crate::rig::{Daemon, arg, binary, config, run};
+use crate::rig::{Daemon, arg, binary, config, exchange, message, run, spikes};
 
 #[test]
 fn simulate_pretrain_calibrate_evaluate_replay() {
@@ -223,13 +223,71 @@ fn replay_scores_the_live_decisions() {
     assert!(recording.continuous && recording.trials.len() == 1);
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn watch_tells_scripts_of_every_session_and_leaves_when_nobody_reads() {
+    let daemon = Daemon::start(&config("", &["a", "b"]));
+    let watching = |more: &[&str]| {
+        let mut child = std::process::Command::new(binary())
+            .args(["watch", &daemon.grpc, "--json", "--for", "20s"])
+            .args(more)
+            .stdout(std::process::Stdio::piped())
+            .spawn()
+            .expect("it starts");
+        let lines = std::io::BufReader::new(child.stdout.take().expect("piped"));
+        (child, lines)
+    };
+    let (mut all, all_lines) = watching(&[]);
+    let (mut events, events_lines) = watching(&["--events-only", "--session", "a"]);
+    // Both listen.
+    daemon.wait_metric("regimed_subscribers", "session=\"a\"", 4.0);
+    daemon.wait_metric("regimed_subscribers", "session=\"b\"", 2.0);
+    for session in ["a", "b"] {
+        let bins = spikes(400);
+        let messages: Vec<_> =
+            bins.iter().zip(0..).map(|(bin, s)| message(session, s, bin)).collect();
+        let (decisions, told) = exchange(&daemon, futures_util::stream::iter(messages)).await;
+        assert_eq!((decisions.len(), told.len() >= 2), (400, true));
+    }
+    let read = |lines: std::io::BufReader<std::process::ChildStdout>, n: usize| {
+        let parsed = std::io::BufRead::lines(lines)
+            .map(|l| serde_json::from_str::<serde_json::Value>(&l.expect("text")).expect("JSON"));
+        parsed.take(n).collect::<Vec<_>>()
+    };
+    let heard = read(all_lines, 804);
+    for session in ["a", "b"] {
+        let of = |kind: &str, number: &str| -> Vec<u64> {
+            let of = heard.iter().map(|h| &h[kind]).filter(|h| h["session"] == session);
+            of.map(|h| h[number].as_u64().expect("a number")).collect()
+        };
+        assert_eq!(of("decision", "bin"), (0..400).collect::<Vec<_>>());
+        assert_eq!(of("event", "event_sequence"), [1, 2]);
+    }
+    let last = &heard.iter().rfind(|h| h["decision"]["bin"] == 399).expect("one")["decision"];
+    assert!(last["metrics"]["signature"].as_str().is_some_and(|s| s.starts_with("SIGNATURE_")));
+    let heard = read(events_lines, 2);
+    assert!(heard.iter().all(|h| h["event"]["session"] == "a"), "{heard:?}");
+    // Nobody reads any more: the next line ends it, and without a complaint.
+    let messages: Vec<_> =
+        spikes(400).iter().zip(400..).map(|(bin, s)| message("a", s, bin)).collect();
+    exchange(&daemon, futures_util::stream::iter(messages)).await;
+    assert!(all.wait().expect("it ends").success());
+    assert!(events.wait().expect("it ends").success());
+    let (good, _, told) = run(&["watch", &daemon.grpc, "--session", "c"]);
+    assert!(!good && told.contains("expected one of the sessions a, b, found 'c'"), "{told}");
+}
+
 #[test]
 fn demo_runs_the_whole_system_and_sums_up() {
     let (good, said, told) = run(&["demo", "--for", "4s", "--plain"]);
     assert!(good, "{said}{told}");
-    for words in
-        ["gRPC http://127.0.0.1:", "ZeroMQ in tcp://", "/metrics", "accuracy", "changes", "latency"]
-    {
+    for words in [
+        "gRPC http://127.0.0.1:",
+        "ZeroMQ in tcp://",
+        "live page",
+        "accuracy",
+        "changes",
+        "latency",
+    ] {
         assert!(said.contains(words), "'{words}' is not in: {said}");
     }
     let decided =

@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 use regimed::recording::{NwbSettings, read_nwb};
 
 use crate::peer::python;
-use crate::rig::{Daemon, arg, checkout, config, exchange, message, spikes};
+use crate::rig::{Daemon, arg, checkout, config, exchange, message, skipped, spikes};
 
 fn run(python: &str, script: &str, args: &[&str]) {
     let out = Command::new(python)
@@ -161,7 +161,36 @@ async fn the_python_client_goes_on_over_a_killed_daemon() {
             }
         }
         daemon.kill();
-        daemon = Daemon::start(&text.replacen("127.0.0.1:0", grpc.trim_start_matches("http://"), 1));
+        daemon =
+            Daemon::start(&text.replacen("127.0.0.1:0", grpc.trim_start_matches("http://"), 1));
     }
     assert!(child.wait().expect("it ends").success());
+}
+
+#[test]
+fn octave_runs_the_example_of_the_manual() {
+    let here = Command::new("octave-cli").args(["--eval", "pkg load zeromq"]).output();
+    if !here.is_ok_and(|o| !String::from_utf8_lossy(&o.stderr).contains("pkg load")) {
+        skipped("interop::octave", "octave-cli with its package zeromq is not here");
+        return;
+    }
+    let manual = std::fs::read_to_string(checkout("docs/languages.md")).expect("text");
+    let folder = tempfile::tempdir().expect("a folder");
+    for block in manual.split("```matlab\n% ").skip(1) {
+        let block = block.split("```").next().expect("a block");
+        let (name, code) = block.split_once('\n').expect("a name");
+        std::fs::write(folder.path().join(name), code).expect("written");
+    }
+    let daemon = Daemon::start(&config("", &["rig"]));
+    let out = Command::new("octave-cli")
+        .current_dir(folder.path())
+        .env("REGIMED_PULL", &daemon.pull)
+        .env("REGIMED_PUBLISH", &daemon.publish)
+        .arg("regimed_example.m")
+        .output()
+        .expect("it runs");
+    let said = String::from_utf8_lossy(&out.stdout).into_owned();
+    let told = String::from_utf8_lossy(&out.stderr);
+    assert!(said.starts_with("event 1: "), "{said}{told}");
+    daemon.wait_metric("regimed_bins_processed_total", "rig", 300.0);
 }

@@ -5,6 +5,7 @@ mod bad_input;
 mod commands;
 mod daemon;
 mod decoders;
+mod deploy;
 mod endurance;
 mod examples;
 mod fit;
