@@ -1,5 +1,7 @@
 //! What the benches of the daemon share: one in a process of its own.
 
+#![allow(dead_code)] // not every bench asks for all of it
+
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::path::Path;
@@ -48,7 +50,6 @@ impl Daemon {
 }
 
 /// Resident memory of a process, MiB.
-#[allow(dead_code)] // not every bench asks
 pub(crate) fn resident_mib(pid: u32) -> f64 {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
     let kib = status
@@ -58,7 +59,6 @@ pub(crate) fn resident_mib(pid: u32) -> f64 {
 }
 
 /// An HTTP GET: headers and body.
-#[allow(dead_code)] // not every bench asks
 pub(crate) fn get(http: &str, path: &str) -> String {
     let mut stream = TcpStream::connect(http).expect("connected");
     write!(stream, "GET {path} HTTP/1.1\r\nHost: {http}\r\nConnection: close\r\n\r\n")
@@ -69,11 +69,9 @@ pub(crate) fn get(http: &str, path: &str) -> String {
 }
 
 /// Channels of [`rig`].
-#[allow(dead_code)] // not every bench asks
 pub(crate) const CHANNELS: u32 = 96;
 
 /// What a bin took.
-#[allow(dead_code)] // not every bench asks
 pub(crate) struct Bin {
     /// From sending its counts to receiving its decision, us.
     pub(crate) there_and_back_us: f64,
@@ -82,7 +80,6 @@ pub(crate) struct Bin {
 }
 
 /// A session's rig: 100 bins a second, each of them decided; what they took, but for the first second's.
-#[allow(dead_code)] // not every bench asks
 pub(crate) async fn rig(
     address: String,
     session: String,
@@ -128,7 +125,6 @@ pub(crate) async fn rig(
 }
 
 /// The value that a share `q` of them does not exceed.
-#[allow(dead_code)] // not every bench asks
 pub(crate) fn quantile(mut values: Vec<f64>, q: f64) -> f64 {
     values.sort_by(f64::total_cmp);
     values[(q * (values.len() - 1) as f64) as usize]

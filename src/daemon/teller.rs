@@ -268,20 +268,24 @@ impl Teller {
         }
         m.queue.set(f64::from(o.waiting));
         m.processed.increment(u64::from(!o.predicted));
-        m.novelty.set(f64::from(o.novelty));
-        m.unlabelled.set(f64::from(o.unlabelled));
-        m.log_likelihood.set(f64::from(o.log_likelihood));
-        m.participation.set(f64::from(o.participation_ratio));
-        m.embedding_sd.set(self.wording.embedding_width(o));
-        m.silent.set(f64::from(o.silent_channels));
         m.artefacts.increment(u64::from(o.artefact));
-        m.posterior(self.wording.posterior(o));
         m.resets.increment(o.filter_resets - self.resets_told);
         self.resets_told = o.filter_resets;
         m.lost.increment(self.link.lost.swap(0, Ordering::Relaxed));
         if let Some(change) = &o.change {
             m.change(self.wording.label_index(change.to));
         }
+        // The rest is looked at once a second or so: as often as there are readings.
+        if !o.bin.is_multiple_of(self.metrics_every) {
+            return;
+        }
+        m.novelty.set(f64::from(o.novelty));
+        m.unlabelled.set(f64::from(o.unlabelled));
+        m.log_likelihood.set(f64::from(o.log_likelihood));
+        m.participation.set(f64::from(o.participation_ratio));
+        m.embedding_sd.set(self.wording.embedding_width(o));
+        m.silent.set(f64::from(o.silent_channels));
+        m.posterior(self.wording.posterior(o));
         if let Some(s) = newest {
             m.readings.set(s);
         }

@@ -41,14 +41,12 @@ impl Drop for Counted {
 }
 
 /// Subscribers to a session.
-#[must_use]
 pub fn subscribers(session: &str) -> Gauge {
     counter!(LOST, "session" => session.to_owned(), "place" => "subscriber").increment(0);
     gauge!(SUBSCRIBERS, "session" => session.to_owned())
 }
 
 /// Viewers of the live page.
-#[must_use]
 pub fn page_viewers() -> Gauge {
     gauge!(PAGE_VIEWERS)
 }

@@ -328,8 +328,13 @@ mod tests {
     fn on_screen(picture: &Picture, width: u16, height: u16) -> String {
         let mut terminal = Terminal::new(TestBackend::new(width, height)).expect("a terminal");
         terminal.draw(|frame| picture.paint(frame)).expect("drawn");
-        let cells =
-            terminal.backend().buffer().content().iter().map(|c| c.symbol()).collect::<Vec<_>>();
+        let cells = terminal
+            .backend()
+            .buffer()
+            .content()
+            .iter()
+            .map(ratatui::buffer::Cell::symbol)
+            .collect::<Vec<_>>();
         cells.chunks(usize::from(width)).map(|row| row.concat() + "\n").collect()
     }
 
