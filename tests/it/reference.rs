@@ -171,3 +171,81 @@ async fn what_is_scraped_is_declared_and_well_formed() {
     assert!(found.status.success() && told.trim().is_empty(), "{told}");
     assert!(!binary().is_empty());
 }
+
+fn files(folder: &str, ending: &str, found: &mut Vec<std::path::PathBuf>) {
+    for entry in std::fs::read_dir(checkout(folder)).expect("a folder") {
+        let path = entry.expect("an entry").path();
+        let name = path.strip_prefix(checkout("")).expect("inside").display().to_string();
+        if path.is_dir() {
+            files(&name, ending, found);
+        } else if name.ends_with(ending) {
+            found.push(path);
+        }
+    }
+}
+
+#[test]
+fn every_key_of_the_configuration_is_in_its_page_and_no_other() {
+    let mut sources = Vec::new();
+    files("src/config", ".rs", &mut sources);
+    let mut read = std::collections::BTreeSet::new();
+    for source in sources {
+        let text = std::fs::read_to_string(source).expect("text");
+        let code = text.split("#[cfg(test)]").next().expect("code").replace("(\n", "(");
+        for part in code.split("s.").chain(code.split("section.")).skip(1) {
+            let Some((call, rest)) = part.split_once('(') else { continue };
+            let Some(key) = rest.trim_start().strip_prefix('"').and_then(|r| r.split('"').next())
+            else {
+                continue;
+            };
+            let reads = [
+                "string", "required_string", "number", "whole", "milliseconds", "endpoint", "word",
+                "strings", "boolean", "address", "socket_path", "section", "value",
+            ];
+            if reads.contains(&call) {
+                read.insert(key.to_owned());
+            }
+        }
+    }
+    assert!(read.len() > 70, "{read:?}");
+    let page = std::fs::read_to_string(checkout("docs/configuration.md")).expect("text");
+    let words: std::collections::BTreeSet<&str> =
+        page.split(|c: char| !c.is_ascii_alphanumeric() && c != '_').collect();
+    let missing: Vec<_> = read.iter().filter(|key| !words.contains(key.as_str())).collect();
+    assert!(missing.is_empty(), "not in docs/configuration.md: {missing:?}");
+    // The first cell of each row names keys.
+    let rows = page.lines().filter(|l| l.starts_with("| `"));
+    let cells = rows.filter_map(|l| l.split('|').nth(1));
+    for key in cells.flat_map(|c| c.split('`').skip(1).step_by(2).map(str::to_owned).collect::<Vec<_>>()) {
+        let last = key.rsplit('.').next().expect("a word").trim_matches(['[', ']']);
+        assert!(read.contains(last) || last == "token" || last == "session", "{key} is not read");
+    }
+}
+
+#[test]
+fn links_lead_somewhere_and_every_page_is_in_the_manual() {
+    let summary = std::fs::read_to_string(checkout("docs/SUMMARY.md")).expect("text");
+    let mut pages = Vec::new();
+    files("docs", ".md", &mut pages);
+    for page in &pages {
+        let name = page.strip_prefix(checkout("docs")).expect("inside").display().to_string();
+        let listed = summary.contains(&format!("({name})"));
+        assert!(listed || name == "SUMMARY.md", "{name} is not in docs/SUMMARY.md");
+    }
+    for more in ["README.md", "ARCHITECTURE.md", "CHANGELOG.md", "clients/python/README.md", "fuzz/README.md"] {
+        pages.push(checkout(more));
+    }
+    let mut faults = Vec::new();
+    for page in &pages {
+        let text = std::fs::read_to_string(page).expect("text");
+        for target in text.split("](").skip(1).filter_map(|t| t.split(')').next()) {
+            let file = target.split('#').next().unwrap_or_default();
+            let outside = ["http:", "https:", "mailto:"].iter().any(|s| target.starts_with(s));
+            let there = page.parent().expect("a folder").join(file);
+            if !outside && !file.is_empty() && !target.contains(' ') && !there.exists() {
+                faults.push(format!("{}: {target}", page.display()));
+            }
+        }
+    }
+    assert!(faults.is_empty(), "{}", faults.join("\n"));
+}
