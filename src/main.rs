@@ -39,11 +39,19 @@ fn main() -> ExitCode {
     }
 }
 
+/// Exit code of a program whose reader has gone, as shells know it.
+const UNREAD: i32 = 128 + 13;
+
 /// A panic is a bug, and a daemon that has lost a thread must not look alive. (A profile setting would
 /// do the same, and build every dependency twice: docs/decisions/0002-panics-abort-by-hook.md.)
 fn abort_on_panic() {
     let report = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |info| {
+        // But for `println!` where nobody reads any more, as behind `| head`.
+        let what = info.payload().downcast_ref::<String>();
+        if what.is_some_and(|what| what.starts_with("failed printing to stdout")) {
+            std::process::exit(UNREAD);
+        }
         report(info);
         std::process::abort();
     }));

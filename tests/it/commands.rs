@@ -277,6 +277,20 @@ async fn watch_tells_scripts_of_every_session_and_leaves_when_nobody_reads() {
 }
 
 #[test]
+fn a_reader_that_has_gone_is_no_bug() {
+    let file = crate::rig::checkout("deploy/regimed.toml");
+    let mut child = std::process::Command::new(binary())
+        .args(["serve", "--check", "--config", arg(&file)])
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .expect("it starts");
+    drop(child.stdout.take());
+    let out = child.wait_with_output().expect("it ends");
+    assert_eq!((out.status.code(), out.stderr.as_slice()), (Some(141), &b""[..]));
+}
+
+#[test]
 fn demo_runs_the_whole_system_and_sums_up() {
     let (good, said, told) = run(&["demo", "--for", "4s", "--plain"]);
     assert!(good, "{said}{told}");
