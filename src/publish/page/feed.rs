@@ -235,11 +235,11 @@ impl Page {
             for bus in &sessions {
                 let w = watched.entry(bus.name().to_owned()).or_insert_with(|| Watched::new(bus));
                 w.gather();
-                if let Some(viewers) = self.viewers_of(bus.name())
-                    && let Some(frame) = w.frame()
-                {
+                match self.viewers_of(bus.name()) {
                     // An error says that nobody looks any more.
-                    let _ = viewers.send(frame);
+                    Some(viewers) => drop(w.frame().map(|frame| viewers.send(frame))),
+                    // Whoever looks next is not shown what was before.
+                    None => bus.each_count(|_, _| {}),
                 }
                 if number.is_multiple_of(OVERVIEW_EVERY)
                     && let Some(entry) = self.intake.entry(bus.name())
