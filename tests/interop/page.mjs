@@ -1,6 +1,7 @@
 // Drives the live page in a real browser for tests/it/page.rs: reads steps from standard input, answers each with a line
-// of JSON. Needs playwright-core (REGIMED_NODE_MODULES) and Chromium (REGIMED_CHROMIUM, else /usr/bin/chromium).
+// of JSON. Needs playwright-core and axe-core (REGIMED_NODE_MODULES) and Chromium (REGIMED_CHROMIUM, else /usr/bin/chromium).
 
+import { readFileSync } from "node:fs";
 import { createRequire } from "node:module";
 import { createInterface } from "node:readline";
 import { join } from "node:path";
@@ -45,6 +46,13 @@ const steps = {
   },
   async evaluate({ js }) {
     return page.evaluate(js);
+  },
+  /** What axe-core finds wrong for those who read with other than their eyes. */
+  async accessible() {
+    const require = createRequire(join(process.env.REGIMED_NODE_MODULES, "x.js"));
+    await page.evaluate(readFileSync(require.resolve("axe-core/axe.min.js"), "utf8"));
+    const { passes, violations } = await page.evaluate(() => axe.run());
+    return { passed: passes.length, violations: violations.map((v) => `${v.id}: ${v.nodes[0].html}`) };
   },
   async screenshot({ path }) {
     await page.screenshot({ path });

@@ -27,12 +27,12 @@ impl Browser {
         let modules = std::env::var("REGIMED_NODE_MODULES").unwrap_or_default();
         let node = Command::new("node").arg("--version").output();
         if node.is_err()
-            || !Path::new(&modules).join("playwright-core").is_dir()
+            || ["playwright-core", "axe-core"].iter().any(|m| !Path::new(&modules).join(m).is_dir())
             || !Path::new(&chromium).exists()
         {
             skipped(
                 test,
-                "node with playwright-core (REGIMED_NODE_MODULES) and Chromium are not here",
+                "node with playwright-core and axe-core (REGIMED_NODE_MODULES), and Chromium, are not here",
             );
             return None;
         }
@@ -160,6 +160,8 @@ async fn a_browser_shows_what_the_daemon_says() {
          !c.ariaLabel).length",
     );
     assert_eq!(mute, 0);
+    let accessible = browser.step(&json!({ "do": "accessible" }));
+    assert_eq!(accessible["violations"], json!([]), "{accessible}");
     let rows = "[...document.querySelectorAll('#events tr')].map(r => Number(r.dataset.number))";
     let numbers = |n: u64| json!((1..=n).rev().collect::<Vec<_>>());
     assert_eq!(browser.evaluate(rows), numbers(events.len() as u64));
@@ -170,6 +172,8 @@ async fn a_browser_shows_what_the_daemon_says() {
     browser.step(&json!({ "do": "press", "key": "t" }));
     let theme = browser.evaluate("document.documentElement.dataset.theme");
     assert_eq!(theme, "dark");
+    let accessible = browser.step(&json!({ "do": "accessible" }));
+    assert_eq!(accessible["violations"], json!([]), "{accessible}");
     browser.step(&json!({ "do": "press", "key": "2" }));
     browser.text("#name", "b");
     browser.step(&json!({ "do": "press", "key": "ArrowUp" }));
