@@ -5,7 +5,9 @@ use std::process::Command;
 use regimed::checkpoint;
 use regimed::recording;
 
-use crate::rig::{Daemon, arg, binary, config, exchange, message, run, spikes};
+use crate::rig::{
+    Daemon, arg, binary, config, exchange, exchange_until_metrics, message, run, spikes,
+};
 
 #[test]
 fn simulate_pretrain_calibrate_evaluate_replay() {
@@ -236,8 +238,8 @@ async fn watch_tells_scripts_of_every_session_and_leaves_when_nobody_reads() {
         let lines = std::io::BufReader::new(child.stdout.take().expect("piped"));
         (child, lines)
     };
-    let (mut all, all_lines) = watching(&[]);
-    let (mut events, events_lines) = watching(&["--events-only", "--session", "a"]);
+    let (mut all, mut all_lines) = watching(&[]);
+    let (mut events, mut events_lines) = watching(&["--events-only", "--session", "a"]);
     // Both listen.
     daemon.wait_metric("regimed_subscribers", "session=\"a\"", 4.0);
     daemon.wait_metric("regimed_subscribers", "session=\"b\"", 2.0);
@@ -248,12 +250,13 @@ async fn watch_tells_scripts_of_every_session_and_leaves_when_nobody_reads() {
         let (decisions, told) = exchange(&daemon, futures_util::stream::iter(messages)).await;
         assert_eq!((decisions.len(), told.len() >= 2), (400, true));
     }
-    let read = |lines: std::io::BufReader<std::process::ChildStdout>, n: usize| {
+    type Lines = std::io::BufReader<std::process::ChildStdout>;
+    let read = |lines: &mut Lines, n: usize| {
         let parsed = std::io::BufRead::lines(lines)
             .map(|l| serde_json::from_str::<serde_json::Value>(&l.expect("text")).expect("JSON"));
         parsed.take(n).collect::<Vec<_>>()
     };
-    let heard = read(all_lines, 804);
+    let heard = read(&mut all_lines, 804);
     for session in ["a", "b"] {
         let of = |kind: &str, number: &str| -> Vec<u64> {
             let of = heard.iter().map(|h| &h[kind]).filter(|h| h["session"] == session);
@@ -262,14 +265,20 @@ async fn watch_tells_scripts_of_every_session_and_leaves_when_nobody_reads() {
         assert_eq!(of("decision", "bin"), (0..400).collect::<Vec<_>>());
         assert_eq!(of("event", "event_sequence"), [1, 2]);
     }
-    let last = &heard.iter().rfind(|h| h["decision"]["bin"] == 399).expect("one")["decision"];
-    assert!(last["metrics"]["signature"].as_str().is_some_and(|s| s.starts_with("SIGNATURE_")));
-    let heard = read(events_lines, 2);
+    let more = spikes(400);
+    let mut rest = more.iter().zip(400..).map(|(bin, s)| message("a", s, bin));
+    let told = exchange_until_metrics(&daemon, &mut rest).await;
+    let heard = std::iter::from_fn(|| read(&mut all_lines, 1).pop());
+    let mut decisions = heard.filter(|h| h["decision"].is_object());
+    let same = decisions.find(|h| h["decision"]["bin"] == told.bin).expect("it is shown as well");
+    let signature = &same["decision"]["metrics"]["signature"];
+    assert!(signature.as_str().is_some_and(|s| s.starts_with("SIGNATURE_")), "{same}");
+    let heard = read(&mut events_lines, 2);
     assert!(heard.iter().all(|h| h["event"]["session"] == "a"), "{heard:?}");
     // Nobody reads any more: the next line ends it, and without a complaint.
-    let messages: Vec<_> =
-        spikes(400).iter().zip(400..).map(|(bin, s)| message("a", s, bin)).collect();
-    exchange(&daemon, futures_util::stream::iter(messages)).await;
+    drop((all_lines, events_lines));
+    let rest: Vec<_> = rest.collect();
+    exchange(&daemon, futures_util::stream::iter(rest)).await;
     assert!(all.wait().expect("it ends").success());
     assert!(events.wait().expect("it ends").success());
     let (good, _, told) = run(&["watch", &daemon.grpc, "--session", "c"]);

@@ -11,7 +11,7 @@ use zeromq::{Socket, SocketRecv, SocketSend};
 
 use prost::Message;
 
-use crate::rig::{Daemon, PATIENCE, config, message, spikes};
+use crate::rig::{Daemon, PATIENCE, config, exchange_until_metrics, message, spikes};
 
 /// Sends bins over `Exchange` and gathers everything that comes back.
 async fn exchange(
@@ -45,19 +45,6 @@ async fn every_bin_is_decided_in_order_and_changes_are_events() {
     assert!((last.onset_low_bin..=last.onset_high_bin).contains(&last.onset_bin), "{last:?}");
     assert!((280..=320).contains(&last.onset_bin), "the change was in bin 300: {last:?}");
     assert!(last.from_probability < 1.0 - last.probability + 1e-6, "{last:?}");
-    let metrics = decisions[590].metrics.clone().expect("metrics by now");
-    assert!(metrics.spectral_radius > 0.0 && metrics.bin <= 590, "{metrics:?}");
-    let radius = metrics.spectral_radius_interval.expect("an interval");
-    assert!(radius.low < radius.high && radius.high > 0.0, "{metrics:?}");
-    assert!(metrics.leading_time_constant_s != 0.0 && metrics.participation_ratio >= 1.0);
-    let free = metrics.lyapunov_max_noise_free_per_s.expect("an exponent");
-    assert!(free.low <= free.mean && free.mean <= free.high, "{metrics:?}");
-    assert_eq!(metrics.lyapunov_noise_free_per_s[0], free.mean);
-    assert_eq!(metrics.lyapunov_driven_per_s.len(), decisions[590].latent.len());
-    assert!(metrics.bare_spectral_radius > 0.0 && metrics.fixed_points.is_some(), "{metrics:?}");
-    // Half a minute of counts was not seen.
-    assert_eq!(metrics.connectivity_radius, None);
-
     // Whoever comes later resumes the events from any number.
     let mut client = RegimesClient::connect(daemon.grpc.clone()).await.expect("connected");
     let request =
@@ -75,6 +62,21 @@ async fn every_bin_is_decided_in_order_and_changes_are_events() {
     assert_eq!(daemon.metric("regimed_bins_total", "session=\"rig\""), 600.0);
     assert_eq!(daemon.metric("regimed_regime_in_force", "regime=\"stable_fixed_point\""), 1.0);
     assert_eq!(daemon.metric("regimed_latency_seconds_count", "session=\"rig\""), 600.0);
+
+    let mut more = bins[400..].iter().zip(700..).map(|(bin, s)| message("rig", s, bin));
+    let told = exchange_until_metrics(&daemon, &mut more).await;
+    let metrics = told.metrics.expect("metrics");
+    assert!(metrics.spectral_radius > 0.0 && metrics.bin <= told.bin, "{metrics:?}");
+    let radius = metrics.spectral_radius_interval.expect("an interval");
+    assert!(radius.low < radius.high && radius.high > 0.0, "{metrics:?}");
+    assert!(metrics.leading_time_constant_s != 0.0 && metrics.participation_ratio >= 1.0);
+    let free = metrics.lyapunov_max_noise_free_per_s.expect("an exponent");
+    assert!(free.low <= free.mean && free.mean <= free.high, "{metrics:?}");
+    assert_eq!(metrics.lyapunov_noise_free_per_s[0], free.mean);
+    assert_eq!(metrics.lyapunov_driven_per_s.len(), told.latent.len());
+    assert!(metrics.bare_spectral_radius > 0.0 && metrics.fixed_points.is_some(), "{metrics:?}");
+    // Half a minute of counts was not seen.
+    assert_eq!(metrics.connectivity_radius, None);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -270,6 +270,22 @@ pub(crate) async fn exchange(
     (decisions, events)
 }
 
+/// Sends messages one by one until a decision carries metrics, which come beside the decisions whenever they are ready.
+pub(crate) async fn exchange_until_metrics(
+    daemon: &Daemon,
+    messages: &mut impl Iterator<Item = Counts>,
+) -> Decision {
+    loop {
+        let message = messages.next().expect("metrics before the messages end");
+        let (decisions, _) = exchange(daemon, futures_util::stream::iter([message])).await;
+        let decision = decisions.into_iter().next().expect("a decision");
+        if decision.metrics.is_some() {
+            return decision;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
 /// A recording of bins of 10 ms as a file.
 pub(crate) fn recording(folder: &Path, bins: &[Vec<u32>]) -> PathBuf {
     let file = folder.join("bins.npz");
