@@ -136,8 +136,9 @@ impl Ingest for IngestService {
             noted,
             subscription: None,
             last: None,
-            decided: false,
-            awaited: 0,
+            decided_to: None,
+            event_named: 0,
+            event_told: 0,
             bus: self.bus.clone(),
         };
         let stream = unfold(replies, |mut replies| async {
@@ -215,10 +216,12 @@ struct Replies {
     subscription: Option<Subscription>,
     /// Sequence number of the last bin that was taken, once the client has sent its last message.
     last: Option<u64>,
-    /// That bin is decided.
-    decided: bool,
-    /// Number of the newest event that a decision has named, until it has come.
-    awaited: u64,
+    /// Greatest sequence number of a decision that was given back: it may be the last bin's before the client says that
+    /// that was its last.
+    decided_to: Option<u64>,
+    /// Number of the newest event that a decision has named, and of the newest that was given back.
+    event_named: u64,
+    event_told: u64,
     bus: Arc<Bus>,
 }
 
@@ -227,16 +230,16 @@ impl Replies {
         let reply = |r| Some(Ok(ExchangeReply { reply: Some(r) }));
         loop {
             if let Some(last) = self.last {
-                if self.decided && self.awaited == 0 {
+                let decided = self.decided_to.is_some_and(|to| to >= last);
+                if decided && self.event_told >= self.event_named {
                     return None;
                 }
                 let update = Self::update_of(&mut self.subscription);
                 let update = tokio::time::timeout(LAST_DECISIONS, update).await.ok()??;
-                if self.decided && update.decision().is_some() {
+                if decided && update.decision().is_some() {
                     // Of bins that others send.
                     continue;
                 }
-                self.decided |= update.decision().is_some_and(|d| d.sequence >= last);
                 return reply(self.take(&update));
             }
             tokio::select! {
@@ -270,13 +273,12 @@ impl Replies {
     fn take(&mut self, update: &Update) -> Reply {
         match update {
             Update::Decision(decision) => {
-                self.awaited = self.awaited.max(decision.event_sequence);
+                self.event_named = self.event_named.max(decision.event_sequence);
+                self.decided_to = self.decided_to.max(Some(decision.sequence));
                 Reply::Decision(decision.clone())
             }
             Update::Event(event) => {
-                if event.event_sequence >= self.awaited {
-                    self.awaited = 0;
-                }
+                self.event_told = self.event_told.max(event.event_sequence);
                 Reply::Event(event.clone())
             }
         }

@@ -80,6 +80,34 @@ async fn every_bin_is_decided_in_order_and_changes_are_events() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_exchange_ends_at_once_where_all_is_decided_before_the_client_says_so() {
+    let daemon = Daemon::start(&config("", &["rig"]));
+    let mut client = IngestClient::connect(daemon.grpc.clone()).await.expect("connected");
+    let (sender, inbound) = tokio::sync::mpsc::channel(400);
+    for (bin, sequence) in spikes(200).iter().zip(0..) {
+        sender.send(message("rig", sequence, bin)).await.expect("room");
+    }
+    let inbound = futures_util::stream::unfold(inbound, |mut from| async {
+        from.recv().await.map(|message| (message, from))
+    });
+    let mut replies = client.exchange(inbound).await.expect("accepted").into_inner();
+    let (mut named, mut told, mut decided) = (0, 0, 0);
+    while (decided, told) < (200, named) {
+        let reply = tokio::time::timeout(PATIENCE, replies.message()).await.expect("in time");
+        match reply.expect("no error").expect("the stream goes on").reply.expect("a reply") {
+            Reply::Decision(d) => (decided, named) = (d.sequence + 1, named.max(d.event_sequence)),
+            Reply::Event(e) => told = e.event_sequence,
+            Reply::Rejection(r) => panic!("rejected: {r:?}"),
+        }
+    }
+    assert!(named > 0, "an event among them");
+    drop(sender);
+    // Were the last decision waited for once more, it would take five seconds.
+    let end = tokio::time::timeout(std::time::Duration::from_secs(3), replies.message()).await;
+    assert!(end.expect("it ends").expect("no error").is_none());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_same_counts_give_the_same_decisions_bit_for_bit() {
     let bins = spikes(200);
     let mut answers = Vec::new();
