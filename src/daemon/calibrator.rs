@@ -142,7 +142,6 @@ impl Calibrator {
 
     /// Whether what was found is to be trusted; `None` where the session ended before.
     fn work(&self) -> Result<Option<bool>> {
-        self.tell(CalibrationState::Gathering, None);
         let (model, factor) = self.plan.calibration_model();
         let model = model.clone();
         let width = model.bin_width_s;

@@ -126,7 +126,11 @@ pub(super) fn start(
     let (aside_tap, aside) = tap(readout.n_channels());
     let aside = Arc::new(Mutex::new(aside));
     if let Some(how) = &calibrates {
-        bus.set_calibration(|c| c.seconds_needed = how.seconds);
+        // Here, not on its thread: nobody may find the session as one that does not calibrate itself.
+        bus.set_calibration(|c| {
+            c.state = CalibrationState::Gathering;
+            c.seconds_needed = how.seconds;
+        });
         let calibrator = Calibrator {
             plan: plan.clone(),
             how: how.clone(),
