@@ -7,6 +7,7 @@ mod control;
 mod handoff;
 mod metrics_worker;
 mod models;
+mod outcomes;
 mod resume;
 mod session;
 mod sessions;

@@ -4,8 +4,6 @@ use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
 use anyhow::{Context, Result};
-use ringbuf::HeapRb;
-use ringbuf::traits::{Producer, Split};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
@@ -15,9 +13,10 @@ use super::calibrator::Calibrator;
 use super::handoff::Handoff;
 use super::metrics_worker::{MetricsWorker, Probe};
 use super::models::Plan;
+use super::outcomes::{self, Sending};
 use super::resume::{self, Keeping};
 use super::state_place::StatePlace;
-use super::teller::{Link, Teller, Telling};
+use super::teller::{Renaming, Teller, Telling};
 use crate::config::{Config, SessionConfig};
 use crate::journal::Journal;
 use crate::publish::counts::{CountsReader, CountsTap, tap};
@@ -28,8 +27,7 @@ use crate::regime::Engine;
 use crate::source::replay::Seek;
 use crate::source::{Answer, Assembly, Entry, Header, Kind, MASKED, Outlet, Port, PortSettings};
 
-/// Outcomes that wait for the publishing task. Beyond that a decision is dropped and counted; one with
-/// a change waits for its place.
+/// Outcomes that wait for the publishing task at most; the thread waits for it beyond that.
 const OUTCOMES_WAITING: usize = 4096;
 
 /// A session that runs.
@@ -43,7 +41,8 @@ pub(super) struct Running {
     pub(super) handoff: Arc<Handoff>,
     /// Its counts, for whoever warms up another engine or calibrates.
     pub(super) aside: Arc<Mutex<CountsReader>>,
-    pub(super) link: Arc<Link>,
+    /// Another model's words, until the publishing task has taken them.
+    pub(super) renaming: Renaming,
     /// Models that it had before this one.
     pub(super) swaps: u32,
     /// Where it replays a recording.
@@ -55,8 +54,6 @@ pub(super) struct Running {
     /// Ends when the session is closed and everything it had is published.
     pub(super) publishing: JoinHandle<()>,
 }
-
-type Sending = <HeapRb<Outcome> as Split>::Prod;
 
 /// What all sessions share.
 #[derive(Clone)]
@@ -143,8 +140,8 @@ pub(super) fn start(
         };
         calibrator.start()?;
     }
-    let (sending, fetching) = HeapRb::new(OUTCOMES_WAITING).split();
-    let link = Arc::new(Link::default());
+    let (sending, fetching) = outcomes::ring(OUTCOMES_WAITING);
+    let renaming = Renaming::default();
     let port = outlet.port.clone();
     let n_channels = readout.n_channels();
     let (probe, counts_tap) = Probe::new(plan.model.clone(), n_channels);
@@ -156,7 +153,6 @@ pub(super) fn start(
         swaps: 0,
         outlet,
         sending,
-        link: link.clone(),
         raw: vec![0; n_channels],
         counts: vec![0.0; n_channels],
         active: vec![true; n_channels],
@@ -185,7 +181,7 @@ pub(super) fn start(
         publisher,
         journal,
         events,
-        link: link.clone(),
+        renaming: renaming.clone(),
         fetching,
         requests: worker,
         probe,
@@ -211,7 +207,7 @@ pub(super) fn start(
         config: session,
         handoff,
         aside,
-        link,
+        renaming,
         swaps: 0,
         seek: attached.seek,
         sources,
@@ -239,8 +235,7 @@ struct Owner {
     /// Models that the session had before this one.
     swaps: u32,
     outlet: Outlet,
-    sending: Sending,
-    link: Arc<Link>,
+    sending: Sending<Outcome>,
     raw: Vec<u16>,
     counts: Vec<f32>,
     active: Vec<bool>,
@@ -268,7 +263,6 @@ impl Owner {
                 }
             }
         }
-        self.link.finish();
     }
 
     fn handle(&mut self, header: &Header) {
@@ -357,7 +351,7 @@ impl Owner {
             ..Outcome::of(self.engine.estimate())
         };
         self.bin += 1;
-        self.send(outcome);
+        self.sending.send(outcome);
         if let Some(place) = &self.place {
             let (engine, since) = (&mut self.engine, &mut self.since_state);
             place.leave(engine, header.sequence, since, change.is_some(), &self.fingerprint);
@@ -370,19 +364,5 @@ impl Owner {
                 tap.skip();
             }
         }
-    }
-
-    fn send(&mut self, mut outcome: Outcome) {
-        while let Err(back) = self.sending.try_push(outcome) {
-            self.link.wake();
-            if back.change.is_none() {
-                self.link.lose();
-                return;
-            }
-            // A change is never dropped: counts wait in their ring, and overflow there is counted.
-            outcome = back;
-            std::thread::yield_now();
-        }
-        self.link.wake();
     }
 }

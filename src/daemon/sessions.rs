@@ -10,7 +10,6 @@ use super::handoff::Successor;
 use super::models::{Plan, plan, plan_one};
 use super::resume;
 use super::session::{self, Running, Shared};
-use super::teller::Renaming;
 use crate::config::{Config, ModelSource, SessionConfig};
 use crate::publish::grpc::described;
 use crate::publish::{Bus, CalibrationState};
@@ -194,8 +193,8 @@ impl Sessions {
         let names = &next.model.regime_names;
         let known = |name: &String| names.iter().position(|n| n == name);
         let regimes = before.model.regime_names.iter().map(known).collect();
-        *session.link.renaming.lock().unwrap_or_else(PoisonError::into_inner) =
-            Some(Renaming { swaps, plan: next.clone() });
+        *session.renaming.lock().unwrap_or_else(PoisonError::into_inner) =
+            Some((swaps, next.clone()));
         let fingerprint = resume::fingerprint(&next, &next.readout);
         session.handoff.offer(Successor { engine, fingerprint, swap: Some((swaps, regimes)) });
         session.port.wake();

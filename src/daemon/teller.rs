@@ -1,17 +1,14 @@
 //! A session's publishing task: outcomes become messages, in the order in which they come.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::task::Poll;
 
-use futures_util::task::AtomicWaker;
-use ringbuf::HeapRb;
-use ringbuf::traits::{Consumer, Split};
 use tokio::sync::mpsc;
 
 use super::announcer::Numbered;
 use super::metrics_worker::{MetricsWorker, Probe, Request};
 use super::models::Plan;
+use super::outcomes::Fetching;
 use crate::journal::Journal;
 use crate::publish::zeromq::{Publisher, Topics};
 use crate::publish::{Outcome, SessionBus, Update, Wording};
@@ -27,22 +24,9 @@ fn seconds(ns: u64) -> f64 {
     ns as f64 * 1e-9
 }
 
-/// Another model's words and gauges, for the publishing task to take up with its first outcome.
-pub(super) struct Renaming {
-    pub(super) swaps: u32,
-    pub(super) plan: Plan,
-}
-
-pub(super) type Fetching = <HeapRb<Outcome> as Split>::Cons;
-
-/// Shared by the thread and the task.
-#[derive(Default)]
-pub(super) struct Link {
-    waker: AtomicWaker,
-    finished: AtomicBool,
-    lost: std::sync::atomic::AtomicU64,
-    pub(super) renaming: Mutex<Option<Renaming>>,
-}
+/// Another model's words and gauges, for the publishing task to take up with the first outcome of which so many models
+/// went before.
+pub(super) type Renaming = Arc<Mutex<Option<(u32, Plan)>>>;
 
 /// Turns outcomes into messages.
 pub(super) struct Teller {
@@ -59,8 +43,8 @@ pub(super) struct Teller {
     /// Bins that never came and are not in the journal yet.
     missing: Option<Gap>,
     gap_told_ns: i64,
-    link: Arc<Link>,
-    fetching: Fetching,
+    renaming: Renaming,
+    fetching: Fetching<Outcome>,
     requests: MetricsWorker,
     probe: Arc<Mutex<Probe>>,
     /// Filtered latents since the last reading was asked for, `[bins, rank]`.
@@ -78,30 +62,12 @@ pub(super) struct Telling {
     pub(super) journal: Option<Arc<Journal>>,
     /// Events, to be announced in order.
     pub(super) events: mpsc::UnboundedSender<Numbered>,
-    pub(super) link: Arc<Link>,
-    pub(super) fetching: Fetching,
+    pub(super) renaming: Renaming,
+    pub(super) fetching: Fetching<Outcome>,
     pub(super) requests: MetricsWorker,
     pub(super) probe: Arc<Mutex<Probe>>,
     /// Rate of the metrics, Hz.
     pub(super) metrics_hz: f64,
-}
-
-impl Link {
-    /// Something is to be fetched.
-    pub(super) fn wake(&self) {
-        self.waker.wake();
-    }
-
-    /// An outcome was dropped.
-    pub(super) fn lose(&self) {
-        self.lost.fetch_add(1, Ordering::Relaxed);
-    }
-
-    /// Nothing more comes.
-    pub(super) fn finish(&self) {
-        self.finished.store(true, Ordering::SeqCst);
-        self.waker.wake();
-    }
 }
 
 impl Teller {
@@ -118,7 +84,7 @@ impl Teller {
             event: 0,
             missing: None,
             gap_told_ns: 0,
-            link: with.link,
+            renaming: with.renaming,
             fetching: with.fetching,
             requests: with.requests,
             probe: with.probe,
@@ -132,36 +98,17 @@ impl Teller {
 
     /// Tells until the session has ended.
     pub(super) async fn run(mut self) {
-        while let Some(outcome) = self.next().await {
+        while let Some(outcome) = self.fetching.next().await {
             self.tell(&outcome).await;
         }
         self.tell_gap();
     }
 
-    async fn next(&mut self) -> Option<Outcome> {
-        std::future::poll_fn(|context| {
-            if let Some(outcome) = self.fetching.try_pop() {
-                return Poll::Ready(Some(outcome));
-            }
-            self.link.waker.register(context.waker());
-            // What came between looking and registering has woken nobody: look again, and read
-            // `finished` before the last look.
-            let finished = self.link.finished.load(Ordering::SeqCst);
-            match self.fetching.try_pop() {
-                Some(outcome) => Poll::Ready(Some(outcome)),
-                None if finished => Poll::Ready(None),
-                None => Poll::Pending,
-            }
-        })
-        .await
-    }
-
     /// The first outcome of another model has come.
     fn rename(&mut self, o: &Outcome) {
-        let mut waiting = self.link.renaming.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(renaming) = waiting.take_if(|r| r.swaps == o.swaps) else { return };
+        let mut waiting = self.renaming.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some((_, plan)) = waiting.take_if(|(swaps, _)| *swaps == o.swaps) else { return };
         drop(waiting);
-        let plan = renaming.plan;
         self.swaps = o.swaps;
         self.wording = Arc::new(plan.wording());
         self.rank = plan.model.dims.rank;
@@ -271,7 +218,6 @@ impl Teller {
         m.artefacts.increment(u64::from(o.artefact));
         m.resets.increment(o.filter_resets - self.resets_told);
         self.resets_told = o.filter_resets;
-        m.lost.increment(self.link.lost.swap(0, Ordering::Relaxed));
         if let Some(change) = &o.change {
             m.change(self.wording.label_index(change.to));
         }

@@ -147,8 +147,8 @@ declared! {
     "Subscribers", "Who is told." {
         Gauge SUBSCRIBERS "regimed_subscribers" ["session"]
             "Subscribers to a session's decisions or events: gRPC, the page, Redis, and others that the daemon serves from its bus."
-        Counter LOST "regimed_decisions_lost_total" ["session place"]
-            "Decisions lost, by place: session (nobody fetched them) or subscriber (too slow)."
+        Counter LOST "regimed_decisions_lost_total" ["session"]
+            "Decisions that a subscriber lost, for it was too slow."
         Gauge PAGE_VIEWERS "regimed_page_viewers" [""]
             "Viewers of the live page."
         Gauge OUT_CONNECTED "regimed_bus_out_connected" ["session"]

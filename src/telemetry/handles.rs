@@ -42,7 +42,6 @@ impl Drop for Counted {
 
 /// Subscribers to a session.
 pub fn subscribers(session: &str) -> Gauge {
-    counter!(LOST, "session" => session.to_owned(), "place" => "subscriber").increment(0);
     gauge!(SUBSCRIBERS, "session" => session.to_owned())
 }
 
@@ -58,7 +57,7 @@ pub fn rejected(session: &str, reason: &'static str) {
 
 /// Counts decisions that a subscriber lost.
 pub fn lost_by_subscriber(session: &str, n: u64) {
-    counter!(LOST, "session" => session.to_owned(), "place" => "subscriber").increment(n);
+    counter!(LOST, "session" => session.to_owned()).increment(n);
 }
 
 /// A session's calibration stands at `state`, one of `states`.
@@ -376,8 +375,6 @@ pub struct SessionMetrics {
     pub readings: Readings,
     /// Hypotheses begun anew.
     pub resets: Counter,
-    /// Decisions lost before they were fetched.
-    pub lost: Counter,
     /// Bins done that were not predicted through.
     pub processed: Counter,
     posterior: Vec<Gauge>,
@@ -398,6 +395,7 @@ impl SessionMetrics {
                 .collect()
         };
         let plain = |metric: &'static str| gauge!(metric, "session" => name());
+        lost_by_subscriber(session, 0);
         Self {
             latency: histogram!(LATENCY, "session" => name()),
             end_to_end: histogram!(END_TO_END, "session" => name()),
@@ -413,7 +411,6 @@ impl SessionMetrics {
             embedding_sd: plain(EMBEDDING_SD),
             readings: Readings::new(session),
             resets: counter!(RESETS, "session" => name()),
-            lost: counter!(LOST, "session" => name(), "place" => "session"),
             processed: counter!(BINS_PROCESSED, "session" => name()),
             posterior: per_label(POSTERIOR)
                 .into_iter()
