@@ -138,11 +138,11 @@ fn round<const N: usize>(kinds: [Watched; N]) -> [Round; N] {
     runs.map(|run| {
         run.going.store(false, Ordering::Relaxed);
         run.watching.into_iter().for_each(|w| w.join().expect("it ends"));
-        let times = bins.next().expect("each has its own").iter().map(|b| b.there_and_back_us);
+        let times = bins.next().expect("each has its own").into_iter();
         let viewers = SESSIONS as f64 * SECONDS as f64;
         Round {
             us_per_bin: spent.next().expect("each has its own") * 1e6 / (viewers * 100.0),
-            p99_us: quantile(times.collect(), 0.99),
+            p99_us: quantile(times.map(|b| b.there_and_back_us).collect(), 0.99),
             frames_hz: run.frames.load(Ordering::Relaxed) as f64 / viewers,
             kib_per_s: run.bytes.load(Ordering::Relaxed) as f64 / 1024.0 / viewers,
         }
