@@ -113,9 +113,13 @@ async fn health(State(shared): State<Shared>) -> impl IntoResponse {
     ([(header::CONTENT_TYPE, "application/json")], format!("{body}\n"))
 }
 
-async fn render(State(shared): State<Shared>) -> impl IntoResponse {
+/// Written aside: of many sessions it takes milliseconds, for which a decision would wait.
+async fn render(State(shared): State<Shared>) -> Result<impl IntoResponse, StatusCode> {
     let kind = "text/plain; version=0.0.4; charset=utf-8";
-    ([(header::CONTENT_TYPE, kind)], telemetry::render(&shared.metrics))
+    let text = tokio::task::spawn_blocking(move || telemetry::render(&shared.metrics)).await;
+    // An error says that the runtime is ending.
+    let text = text.map_err(|_| StatusCode::SERVICE_UNAVAILABLE)?;
+    Ok(([(header::CONTENT_TYPE, kind)], text))
 }
 
 async fn ready(State(shared): State<Shared>) -> (StatusCode, &'static str) {
