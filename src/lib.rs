@@ -26,6 +26,7 @@ pub mod daemon;
 #[doc(hidden)]
 pub mod decoders;
 pub mod dynamics;
+mod files;
 pub mod inference;
 pub mod journal;
 pub mod model;

@@ -2,7 +2,10 @@
 
 mod cli;
 
+use std::io::Write;
 use std::process::ExitCode;
+use std::sync::mpsc;
+use std::time::Duration;
 
 use clap::{CommandFactory, Parser};
 use cli::{Cli, Command};
@@ -10,6 +13,7 @@ use regimed::commands::{
     brand, calibrate, demo, evaluate, export, inspect, journal, manual, pretrain, replay, serve,
     sessions, simulate, watch,
 };
+use regimed::telemetry;
 
 fn main() -> ExitCode {
     abort_on_panic();
@@ -31,9 +35,12 @@ fn main() -> ExitCode {
         Command::Man(args) => manual::man(&args, Cli::command()),
     };
     match result {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(()) => {
+            telemetry::drain_log();
+            ExitCode::SUCCESS
+        }
         Err(e) => {
-            eprintln!("regimed: {e:#}");
+            telemetry::last_word(&format!("regimed: {e:#}"));
             ExitCode::FAILURE
         }
     }
@@ -42,17 +49,32 @@ fn main() -> ExitCode {
 /// Exit code of a program whose reader has gone, as shells know it.
 const UNREAD: i32 = 128 + 13;
 
+/// What a panic has to say is waited for so long: whoever reads it may be stuck.
+const REPORT: Duration = Duration::from_secs(2);
+
 /// A panic is a bug, and a daemon that has lost a thread must not look alive. (A profile setting would
 /// do the same, and build every dependency twice: docs/decisions/0002-panics-abort-by-hook.md.)
 fn abort_on_panic() {
-    let report = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |info| {
         // But for `println!` where nobody reads any more, as behind `| head`.
         let what = info.payload().downcast_ref::<String>();
-        if what.is_some_and(|what| what.starts_with("failed printing to stdout")) {
+        if what.is_some_and(|what| what.starts_with("failed printing to std")) {
             std::process::exit(UNREAD);
         }
-        report(info);
+        let thread = std::thread::current();
+        let backtrace = std::backtrace::Backtrace::capture();
+        let report = format!(
+            "\nthread '{}' {info}\n{backtrace}\n",
+            thread.name().unwrap_or("<unnamed>")
+        );
+        // On a thread of its own, as standard error may take nothing.
+        let (done, written) = mpsc::channel();
+        std::thread::spawn(move || {
+            telemetry::drain_log();
+            let _ = std::io::stderr().write_all(report.as_bytes());
+            let _ = done.send(());
+        });
+        let _ = written.recv_timeout(REPORT);
         std::process::abort();
     }));
 }

@@ -5,9 +5,8 @@ use std::path::Path;
 use anyhow::{Context, Result, bail};
 use redis::aio::MultiplexedConnection;
 use serde_json::Value;
-use tokio::signal::unix::{SignalKind, signal};
 
-use super::serve::runtime;
+use super::serve::{Signals, runtime};
 use crate::config::{self, Config};
 use crate::daemon::Daemon;
 use crate::source::redis::{Connection, newest};
@@ -80,23 +79,19 @@ impl Flags {
 /// No Redis, a graph without this node, parameters that do not fit.
 pub fn run(args: &BrandArgs) -> Result<()> {
     let flags = Flags::parse(&args.flags)?;
-    telemetry::log_to_stderr();
+    telemetry::log_to_stderr()?;
     runtime()?.block_on(node(&flags))
 }
 
 async fn node(flags: &Flags) -> Result<()> {
-    let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
-    let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for SIGINT")?;
+    let mut signals = Signals::new()?;
     let (url, mut redis) = connect(flags).await?;
     state(&mut redis, flags, 0, "initialized").await?;
     let result = async {
         let daemon = Daemon::start(configured(flags, &url, &mut redis).await?).await?;
         state(&mut redis, flags, 0, "NODE_READY").await?;
         tracing::info!(nickname = flags.nickname, "ready");
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
-        }
+        signals.until_end(&daemon).await;
         tracing::info!("draining");
         daemon.stop().await
     };

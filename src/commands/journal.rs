@@ -55,7 +55,11 @@ pub fn run(args: &JournalArgs) -> Result<()> {
         let (bytes, file, at) = (trouble.bytes, trouble.file, trouble.at);
         eprintln!("file {file:020}.rgj: {bytes} bytes at {at} are {what}");
     }
-    if reading.lost > 0 || reading.troubles.iter().any(|t| !t.torn) {
+    for what in &reading.numbers {
+        eprintln!("{what}: the newest numbers stand there a second time");
+    }
+    let damaged = reading.troubles.iter().any(|t| !t.torn) || !reading.numbers.is_empty();
+    if reading.lost > 0 || damaged {
         bail!("expected every record to be sound, found {} lost", reading.lost);
     }
     Ok(())

@@ -15,6 +15,7 @@ use super::recordings::RecordingArgs;
 use super::scoreboard::{Scoreboard, Sent};
 use super::serve::runtime;
 use crate::recording::{Recording, Trial};
+use crate::source::replay::SPEED_MIN;
 use crate::wire::regimes_client::RegimesClient;
 use crate::wire::{Counts, Decision, ListSessionsRequest, SubscribeDecisionsRequest};
 
@@ -58,8 +59,8 @@ pub struct ReplayArgs {
 /// # Errors
 /// A recording that cannot be read, a daemon that is not there.
 pub fn run(args: &ReplayArgs) -> Result<()> {
-    if !(args.speed > 0.0 && args.speed <= 1e6) {
-        bail!("--speed: expected above 0 and at most 1000000, found {}", args.speed);
+    if !(SPEED_MIN..=1e6).contains(&args.speed) {
+        bail!("--speed: expected from {SPEED_MIN} to 1000000, found {}", args.speed);
     }
     let recording = args.recordings.read(&args.file)?;
     runtime()?.block_on(replay(args, &recording))

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use anyhow::{Context, Result};
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::config;
 use crate::daemon::{Daemon, access, check_source, plan};
@@ -52,12 +52,17 @@ pub fn run(args: &ServeArgs) -> Result<()> {
         println!("{}: good", args.config.display());
         return Ok(());
     }
-    telemetry::log_to_stderr();
+    telemetry::log_to_stderr()?;
     let runtime = runtime()?;
     let ended = runtime.block_on(async {
-        let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
-        let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for SIGINT")?;
-        let daemon = Daemon::start(config).await?;
+        let mut signals = Signals::new()?;
+        let daemon = tokio::select! {
+            daemon = Daemon::start(config) => daemon?,
+            () = signals.end() => {
+                tracing::info!("stopped before it was ready");
+                return Ok(());
+            }
+        };
         let e = daemon.endpoints();
         let shown = |a: Option<std::net::SocketAddr>| a.map_or("off".into(), |a| a.to_string());
         tracing::info!(
@@ -67,10 +72,7 @@ pub fn run(args: &ServeArgs) -> Result<()> {
             http = shown(e.http),
             "ready"
         );
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
-        }
+        signals.until_end(&daemon).await;
         tracing::info!("draining");
         daemon.stop().await?;
         tracing::info!("stopped");
@@ -79,6 +81,49 @@ pub fn run(args: &ServeArgs) -> Result<()> {
     // Not longer for a disk that never answers.
     runtime.shutdown_timeout(LAST_WORK);
     ended
+}
+
+/// What the system tells a daemon.
+pub(crate) struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    hangup: Signal,
+}
+
+impl Signals {
+    /// Listens for them.
+    pub(crate) fn new() -> Result<Self> {
+        let listen = |kind, name: &'static str| {
+            signal(kind).with_context(|| format!("cannot listen for {name}"))
+        };
+        Ok(Self {
+            terminate: listen(SignalKind::terminate(), "SIGTERM")?,
+            interrupt: listen(SignalKind::interrupt(), "SIGINT")?,
+            hangup: listen(SignalKind::hangup(), "SIGHUP")?,
+        })
+    }
+
+    /// Resolves when it is to end.
+    pub(crate) async fn end(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+
+    /// Resolves when a daemon is to end; meanwhile it reads its files again where it is told to.
+    pub(crate) async fn until_end(&mut self, daemon: &Daemon) {
+        loop {
+            tokio::select! {
+                _ = self.terminate.recv() => return,
+                _ = self.interrupt.recv() => return,
+                _ = self.hangup.recv() => {
+                    tracing::info!("SIGHUP: tokens and certificates are read again");
+                    daemon.reread_credentials();
+                }
+            }
+        }
+    }
 }
 
 /// The runtime for I/O.

@@ -28,12 +28,12 @@ pub const ZEROMQ_PUBLISH: &str = "127.0.0.1:7735";
 pub const HTTP_LISTEN: &str = "127.0.0.1:9464";
 /// Default largest message, bytes.
 pub const MESSAGE_BYTES_MAX: usize = 4 << 20;
-/// Default number of connections...
+/// Default number of connections to each port...
 pub const CONNECTIONS_MAX: usize = 4096;
 /// ...and of those from one address.
 pub const CONNECTIONS_PER_PEER_MAX: usize = 2048;
-/// Default number of gRPC calls that run at once on one connection.
-pub const STREAMS_PER_CONNECTION_MAX: usize = 1024;
+/// Default number of gRPC calls that run at once on one connection: the least that HTTP/2 recommends (RFC 9113, 6.5.2).
+pub const STREAMS_PER_CONNECTION_MAX: usize = 100;
 /// Default bins that wait for a session.
 pub const QUEUE_BINS: usize = 1024;
 /// Default longest gap that is predicted through, bins; after a longer one the fit starts anew.
@@ -107,7 +107,7 @@ pub struct Config {
     pub tls: Option<TlsFiles>,
     /// Tokens that gRPC and HTTP over TCP ask for; none: nothing is asked.
     pub tokens: Vec<TokenFile>,
-    /// Connections of all kinds.
+    /// Connections to each port.
     pub connections: Limits,
     /// gRPC calls that run at once on one connection.
     pub streams_per_connection_max: usize,
@@ -253,6 +253,7 @@ fn top<'a>(table: &'a DeTable<'a>, path: &Path, faults: &mut Faults<'a>) -> Conf
     });
     config.journal = section.section("journal", |s| journal::journal(s, path)).flatten();
     sessions(&mut section, path, &mut config);
+    exclusive_ports(&config, &mut section);
     let nothing_in = config.grpc_listen.is_none()
         && config.grpc_unix.is_none()
         && config.zeromq_pull.is_none()
@@ -268,6 +269,46 @@ fn top<'a>(table: &'a DeTable<'a>, path: &Path, faults: &mut Faults<'a>) -> Conf
     }
     section.finish();
     config
+}
+
+/// Every port, and every socket's path, is one's alone. (Port 0 is one of the system's choosing.)
+fn exclusive_ports(config: &Config, section: &mut Section<'_, '_>) {
+    let mut taken: Vec<(String, String)> = Vec::new();
+    let mut take = |key: String, place: String| {
+        if let Some((other, _)) = taken.iter().find(|(_, p)| *p == place) {
+            let problem = format!("expected a place of its own, found {place}, as {other} has it");
+            section.fault(0..0, &key, problem);
+        }
+        taken.push((key, place));
+    };
+    let tcp = [
+        ("grpc.listen", config.grpc_listen),
+        ("http.listen", config.http_listen),
+        ("zeromq.pull", config.zeromq_pull),
+        ("zeromq.publish", config.zeromq_publish),
+    ];
+    for (key, address) in tcp {
+        if let Some(address) = address.filter(|a| a.port() != 0) {
+            take(key.into(), format!("tcp {address}"));
+        }
+    }
+    let paths = [
+        ("grpc.unix", &config.grpc_unix),
+        ("zeromq.pull_ipc", &config.zeromq_pull_ipc),
+        ("zeromq.publish_ipc", &config.zeromq_publish_ipc),
+    ];
+    for (key, path) in paths {
+        if let Some(path) = path {
+            take(key.into(), path.display().to_string());
+        }
+    }
+    for (i, session) in config.sessions.iter().enumerate() {
+        if let Some(SourceConfig::Blackrock(settings)) = &session.source
+            && settings.listen.port() != 0
+        {
+            take(format!("session[{i}].blackrock.listen"), format!("udp {}", settings.listen));
+        }
+    }
 }
 
 /// Checks a text with one `[[session]]` table; relative paths are taken from the working directory.
@@ -372,6 +413,19 @@ mod tests {
         ] {
             assert!(faults(&of(keys)).iter().any(|f| f.1 == key), "{keys}");
         }
+    }
+
+    #[test]
+    fn two_on_one_port_are_a_fault() {
+        let session = |name: &str| {
+            format!("[[session]]\nname = \"{name}\"\nmodel = \"builtin\"\nreadout = \"0\"\n[session.blackrock]\n")
+        };
+        let two = session("a") + &session("b");
+        assert!(faults(&two).iter().any(|f| f.1 == "session[1].blackrock.listen"));
+        let own = session("a") + &session("b") + "listen = \"127.0.0.1:51003\"\n";
+        assert!(parse(Path::new("x"), &own).is_ok());
+        let same = "[http]\nlisten = \"127.0.0.1:7733\"\n".to_owned() + &session("a");
+        assert!(faults(&same).iter().any(|f| f.1 == "http.listen"));
     }
 
     #[test]

@@ -87,7 +87,15 @@ fn intan_table(s: &mut Section<'_, '_>) -> intan::Settings {
 fn replay_table(s: &mut Section<'_, '_>, path: &Path) -> Option<replay::Settings> {
     let (file, _) = s.required_string("file", "a recording (.npz or .nwb)")?;
     let mut to = replay::Settings::new(path.parent().unwrap_or(Path::new(".")).join(file));
-    set(&mut to.speed, s.number("speed", 0.0..1e6, "times real speed, 0 for as fast as possible"));
+    let speeds = "times real speed, from 0.001 to below 1000000, or 0 for as fast as possible";
+    if let Some(speed) = s.number("speed", 0.0..1e6, speeds) {
+        if speed == 0.0 || speed >= replay::SPEED_MIN {
+            to.speed = speed;
+        } else {
+            let span = s.span.clone();
+            s.fault(span, "speed", format!("expected {speeds}, found {speed}"));
+        }
+    }
     set(&mut to.repeat, s.boolean("loop"));
     set(&mut to.start_s, s.number("start_s", 0.0..1e9, "seconds from 0"));
     Some(to)

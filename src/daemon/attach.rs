@@ -10,7 +10,7 @@ use crate::config::{SessionConfig, SourceConfig};
 use crate::publish::{SessionBus, brand as brand_out, network_events, redis as redis_out};
 use crate::recording::Recording;
 use crate::source::replay::{Player, Seek};
-use crate::source::{Entry, Status, blackrock, brand, intan, open_ephys, replay};
+use crate::source::{Entry, PortSettings, Status, blackrock, brand, intan, open_ephys, replay};
 
 /// Tasks of a session.
 #[derive(Default)]
@@ -61,15 +61,43 @@ pub fn check_source(session: &SessionConfig, plan: &Plan) -> Result<Option<Strin
     })
 }
 
-/// Starts what the session's table asks for.
+/// What a session's rig needs before it can be gone to.
+pub(super) enum Ready {
+    Nothing,
+    /// What is replayed.
+    Recording(Recording),
+    /// The port at which packets come; `None` where the machine does not have its address yet.
+    Port(Option<std::net::UdpSocket>),
+}
+
+/// Reads, and takes, what a session's rig needs.
 ///
 /// # Errors
-/// A recording that cannot be replayed to it.
+/// A recording that cannot be replayed to it, a port that is another's.
+pub(super) fn prepare(config: &SessionConfig, shape: &PortSettings) -> Result<Ready> {
+    Ok(match &config.source {
+        Some(SourceConfig::Replay(settings)) => {
+            Ready::Recording(replayed(settings, shape.bin_width_s, shape.n_channels)?)
+        }
+        Some(SourceConfig::Blackrock(settings)) => {
+            Ready::Port(blackrock::bind(settings).with_context(|| {
+                format!(
+                    "blackrock.listen: cannot listen on {} (another address, or ending what uses it, helps)",
+                    settings.listen
+                )
+            })?)
+        }
+        _ => Ready::Nothing,
+    })
+}
+
+/// Starts what the session's table asks for, of which `ready` was prepared.
 pub(super) fn attach(
     config: &SessionConfig,
     entry: &Entry,
     bus: &Arc<SessionBus>,
-) -> Result<Attached> {
+    ready: Ready,
+) -> Attached {
     let mut attached = Attached::default();
     match &config.source {
         Some(SourceConfig::OpenEphys(settings)) => {
@@ -97,7 +125,8 @@ pub(super) fn attach(
         Some(SourceConfig::Blackrock(settings)) => {
             let status = Arc::new(blackrock::status(&config.name, settings));
             let (settings, assembly) = (settings.clone(), entry.assembly.clone());
-            let task = blackrock::run(settings, assembly, status.clone());
+            let bound = if let Ready::Port(bound) = ready { bound } else { None };
+            let task = blackrock::run(settings, bound, assembly, status.clone());
             attached.sources.push(tokio::spawn(task));
             attached.status = Some(status);
         }
@@ -108,8 +137,7 @@ pub(super) fn attach(
             attached.status = Some(status);
         }
         Some(SourceConfig::Replay(settings)) => {
-            let shape = entry.port.settings();
-            let recording = replayed(settings, shape.bin_width_s, shape.n_channels)?;
+            let Ready::Recording(recording) = ready else { return attached };
             let status = Arc::new(replay::status(&config.name, settings));
             let seek = Arc::new(Seek::default());
             let player = Player {
@@ -142,5 +170,5 @@ pub(super) fn attach(
     if let Some(settings) = config.redis.clone() {
         attached.outs.push(tokio::spawn(redis_out::run(bus.clone(), settings)));
     }
-    Ok(attached)
+    attached
 }

@@ -1,5 +1,7 @@
-//! Sessions at run time, over gRPC.
+//! Sessions at run time, over gRPC. Each call is done by a task of its own: one that has begun is done to its end,
+//! whether or not its client waits for the answer.
 
+use std::future::Future;
 use std::sync::Arc;
 
 use tonic::{Request, Response, Status};
@@ -14,8 +16,16 @@ use crate::wire::{
 /// The service.
 pub(super) struct ControlService(pub(super) Arc<Sessions>);
 
-fn answer(result: anyhow::Result<Session>) -> Result<Response<Session>, Status> {
-    result.map(Response::new).map_err(|e| Status::failed_precondition(format!("{e:#}")))
+/// Runs a call to its end.
+async fn done<F>(call: F) -> Result<Response<Session>, Status>
+where
+    F: Future<Output = anyhow::Result<Session>> + Send + 'static,
+{
+    match tokio::spawn(call).await {
+        Ok(Ok(session)) => Ok(Response::new(session)),
+        Ok(Err(e)) => Err(Status::failed_precondition(format!("{e:#}"))),
+        Err(_) => Err(Status::unavailable("the daemon is shutting down")),
+    }
 }
 
 #[tonic::async_trait]
@@ -24,39 +34,45 @@ impl Control for ControlService {
         &self,
         request: Request<StartSessionRequest>,
     ) -> Result<Response<Session>, Status> {
-        answer(self.0.start(&request.into_inner().config).await)
+        let sessions = self.0.clone();
+        done(async move { sessions.start(&request.into_inner().config).await }).await
     }
 
     async fn stop_session(
         &self,
         request: Request<StopSessionRequest>,
     ) -> Result<Response<Session>, Status> {
-        answer(self.0.stop(&request.into_inner().session).await)
+        let sessions = self.0.clone();
+        done(async move { sessions.stop(&request.into_inner().session).await }).await
     }
 
     async fn pause_session(
         &self,
         request: Request<PauseSessionRequest>,
     ) -> Result<Response<Session>, Status> {
-        answer(self.0.pause(&request.into_inner().session, true).await)
+        let sessions = self.0.clone();
+        done(async move { sessions.pause(&request.into_inner().session, true) }).await
     }
 
     async fn resume_session(
         &self,
         request: Request<ResumeSessionRequest>,
     ) -> Result<Response<Session>, Status> {
-        answer(self.0.pause(&request.into_inner().session, false).await)
+        let sessions = self.0.clone();
+        done(async move { sessions.pause(&request.into_inner().session, false) }).await
     }
 
     async fn swap_model(
         &self,
         request: Request<SwapModelRequest>,
     ) -> Result<Response<Session>, Status> {
-        answer(self.0.swap(request.into_inner()).await)
+        let sessions = self.0.clone();
+        done(async move { sessions.swap(request.into_inner()).await }).await
     }
 
     async fn seek(&self, request: Request<SeekRequest>) -> Result<Response<Session>, Status> {
+        let sessions = self.0.clone();
         let SeekRequest { session, position_s } = request.into_inner();
-        answer(self.0.seek(&session, position_s).await)
+        done(async move { sessions.seek(&session, position_s) }).await
     }
 }

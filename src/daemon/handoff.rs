@@ -31,6 +31,16 @@ impl Handoff {
         drop(place);
     }
 
+    /// Takes back what was offered; false where the session has taken it already.
+    pub(super) fn withdraw(&self) -> bool {
+        let mut place = self.successor.lock().unwrap_or_else(PoisonError::into_inner);
+        let waits = self.waiting.swap(false, Ordering::AcqRel);
+        if waits {
+            *place = None;
+        }
+        waits
+    }
+
     /// True until what was offered is taken.
     pub(super) fn is_waiting(&self) -> bool {
         self.waiting.load(Ordering::Acquire)

@@ -4,6 +4,8 @@ mod announcer;
 mod attach;
 mod calibrator;
 mod control;
+mod credentials;
+mod fronts;
 mod handoff;
 mod metrics_worker;
 mod models;
@@ -16,29 +18,27 @@ mod supervisor;
 mod teller;
 
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use tokio::net::{TcpListener, UnixListener};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
-use tonic::service::interceptor::InterceptedService;
 use tonic::transport::server::Server;
-use tonic::{Request, Status};
 
 use crate::config::{Config, JournalConfig, STATE, Supervision};
-use crate::journal::Journal;
+use crate::journal::{self, Journal};
 use crate::publish::grpc::RegimesService;
 use crate::publish::page::Page;
 use crate::publish::web::{self, Phase};
 use crate::publish::zeromq::Publisher;
 use crate::publish::{Bus, Condition, Conditions};
-use crate::security::{Admission, Denied, Peer, Role, Tls, TlsFiles, Tokens, admit, admit_unix};
-use crate::source::gate::{self, Backyard, Front};
+use crate::security::{Admission, Guarded, InFlight, Listening, admit, admit_unix};
+use crate::source::gate::Gate;
 use crate::source::grpc::IngestService;
-use crate::source::zeromq as zeromq_source;
+use crate::source::socket_dir::PrivateSocketDir;
+use crate::source::{Intake, Side, zeromq as zeromq_source};
 use crate::telemetry;
 use crate::wire;
 use crate::wire::control_server::ControlServer;
@@ -48,6 +48,8 @@ use crate::wire::regimes_server::RegimesServer;
 use crate::wire::{DaemonStarted, DaemonStopped, Lost};
 
 use control::ControlService;
+use credentials::{needs_control, needs_ingest, needs_nothing, needs_read};
+use fronts::Fronts;
 use resume::Keeping;
 use session::Shared;
 use sessions::Sessions;
@@ -55,10 +57,19 @@ use supervisor::{Notifier, Supervisor};
 
 pub use attach::check_source;
 pub use calibrator::SelfCalibration;
+pub use credentials::access;
 pub use models::{Plan, builtin_model, plan};
 
 /// The journal has so long at least for its last records.
 const JOURNAL_PATIENCE: Duration = Duration::from_secs(1);
+/// Longest message to services that are only asked something.
+const QUESTION_BYTES_MAX: usize = 4 << 10;
+/// Longest message to `Control`: a session's table.
+const CONTROL_BYTES_MAX: usize = 256 << 10;
+/// Places of damage that are told at most: regimed journal lists all.
+const DAMAGE_TOLD_MAX: usize = 8;
+/// Metrics are looked after so often.
+const UPKEEP_EVERY: Duration = Duration::from_secs(5);
 /// A peer that is not there any more is found out by pings so far apart, and as long unanswered.
 const KEEPALIVE: Duration = Duration::from_secs(30);
 
@@ -91,136 +102,9 @@ pub struct Daemon {
     drain: Duration,
     /// Sockets in the file system, removed at the end.
     unix_paths: Vec<PathBuf>,
-    _backyard: Backyard,
-}
-
-/// Binds a port, or says which and what to do.
-async fn listen(what: &str, key: &str, address: SocketAddr) -> Result<TcpListener> {
-    gate::bind(address).await.with_context(|| {
-        let todo =
-            format!("{what}: cannot listen on {address} (another {key} in the configuration helps");
-        if address.port() == 0 { todo + ")" } else { todo + ", or ending what uses it)" }
-    })
-}
-
-fn listen_unix(key: &str, path: &Path) -> Result<UnixListener> {
-    gate::bind_unix(path).with_context(|| {
-        format!(
-            "{key}: cannot listen at {} (another path in the configuration helps)",
-            path.display()
-        )
-    })
-}
-
-/// Everything that is listened at.
-#[derive(Default)]
-struct Fronts {
-    grpc: Option<TcpListener>,
-    grpc_unix: Option<UnixListener>,
-    http: Option<TcpListener>,
-    pull: Vec<Front>,
-    publish: Vec<Front>,
-    unix_paths: Vec<PathBuf>,
-}
-
-impl Fronts {
-    async fn bind(config: &Config) -> Result<Self> {
-        let mut fronts = Self::default();
-        if let Some(a) = config.grpc_listen {
-            fronts.grpc = Some(listen("gRPC", "grpc.listen", a).await?);
-        }
-        if let Some(a) = config.http_listen {
-            fronts.http = Some(listen("HTTP", "http.listen", a).await?);
-        }
-        if let Some(a) = config.zeromq_pull {
-            fronts.pull.push(Front::Tcp(listen("ZeroMQ in", "zeromq.pull", a).await?));
-        }
-        if let Some(a) = config.zeromq_publish {
-            fronts.publish.push(Front::Tcp(listen("ZeroMQ out", "zeromq.publish", a).await?));
-        }
-        if let Some(path) = &config.grpc_unix {
-            fronts.grpc_unix = Some(listen_unix("grpc.unix", path)?);
-        }
-        if let Some(path) = &config.zeromq_pull_ipc {
-            fronts.pull.push(Front::Unix(listen_unix("zeromq.pull_ipc", path)?));
-        }
-        if let Some(path) = &config.zeromq_publish_ipc {
-            fronts.publish.push(Front::Unix(listen_unix("zeromq.publish_ipc", path)?));
-        }
-        let paths = [&config.grpc_unix, &config.zeromq_pull_ipc, &config.zeromq_publish_ipc];
-        fronts.unix_paths = paths.into_iter().flatten().cloned().collect();
-        Ok(fronts)
-    }
-
-    fn endpoints(&self) -> Endpoints {
-        let address = |l: &Option<TcpListener>| l.as_ref().and_then(|l| l.local_addr().ok());
-        let of_front = |fronts: &[Front]| {
-            fronts.iter().find_map(|f| match f {
-                Front::Tcp(listener) => listener.local_addr().ok(),
-                Front::Unix(_) => None,
-            })
-        };
-        Endpoints {
-            grpc: address(&self.grpc),
-            zeromq_pull: of_front(&self.pull),
-            zeromq_publish: of_front(&self.publish),
-            http: address(&self.http),
-        }
-    }
-}
-
-/// Who may come in.
-pub struct Access {
-    tokens: Arc<Tokens>,
-    grpc_tls: Option<Arc<Tls>>,
-    http_tls: Option<Arc<Tls>>,
-}
-
-/// Reads certificates and tokens.
-///
-/// # Errors
-/// A file that cannot be read or is none of the kind.
-pub fn access(config: &Config) -> Result<Access> {
-    let tls = |protocol: &'static [u8]| {
-        let open = |files: &TlsFiles| Tls::open(files.clone(), protocol).map(Arc::new);
-        config.tls.as_ref().map(open).transpose()
-    };
-    Ok(Access {
-        tokens: Arc::new(Tokens::open(config.tokens.clone())?),
-        grpc_tls: tls(b"h2")?,
-        http_tls: tls(b"http/1.1")?,
-    })
-}
-
-/// Asks a call for its token; a Unix socket's file has said already who may come.
-fn guard(
-    tokens: &Arc<Tokens>,
-    role: Role,
-) -> impl Fn(Request<()>) -> Result<Request<()>, Status> + Clone + use<> {
-    let tokens = tokens.clone();
-    move |request| {
-        if request.extensions().get::<Peer>().is_some_and(|p| p.address.is_none()) {
-            return Ok(request);
-        }
-        let authorization = request.metadata().get("authorization");
-        match tokens.check(authorization.and_then(|a| a.to_str().ok()), role) {
-            Ok(()) => Ok(request),
-            Err(e @ Denied::Unknown) => Err(Status::unauthenticated(e.to_string())),
-            Err(e @ Denied::Role) => Err(Status::permission_denied(e.to_string())),
-        }
-    }
-}
-
-/// Every connection is an open file: as many as the system allows.
-fn raise_open_files() {
-    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-    let limit = getrlimit(Resource::Nofile);
-    if limit.current != limit.maximum {
-        let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
-        if let Err(e) = setrlimit(Resource::Nofile, raised) {
-            tracing::warn!("the limit of open files stays at {:?}: {e}", limit.current);
-        }
-    }
+    /// Tokens and certificates are to be read again.
+    reread: Arc<Notify>,
+    _sockets: PrivateSocketDir,
 }
 
 /// Tells the health service's clients.
@@ -291,13 +175,12 @@ fn open_journal(config: &Config) -> Result<Opened> {
         age_max_s: *state_age_max_s,
     });
     if keeping.is_some()
-        && let Err(e) = std::fs::create_dir_all(&state)
+        && let Err(e) = crate::files::own_folder(&state)
     {
         tracing::warn!("sessions' states cannot be saved: {e}");
     }
-    let damaged = found.lost.map(|(first, last)| {
-        format!("expected sound records in the journal, found {first} to {last} damaged or lost")
-    });
+    let damaged = (!found.damage.is_empty())
+        .then(|| format!("expected a sound journal, found damage: {}", found.damage.join("; ")));
     let decisions = if *decisions_every > 0 {
         let place = decisions.folder.display();
         let (log, _) = Journal::open(decisions.clone())
@@ -309,6 +192,35 @@ fn open_journal(config: &Config) -> Result<Opened> {
     Ok(Opened { journal: Some(Arc::new(journal)), keeping, decisions, damaged })
 }
 
+/// Reads the whole journal on a thread of its own, beside whoever writes it: what is damaged in files that were not read
+/// at the start is told as well.
+fn check_journal(folder: PathBuf, bus: Arc<Bus>) -> Result<()> {
+    let check = move || {
+        give_way();
+        match journal::read(&folder, |_| {}) {
+            Ok(reading) => tell_damage(&reading, &bus),
+            Err(e) => tracing::warn!("the journal cannot be read: {e}"),
+        }
+    };
+    let thread = std::thread::Builder::new().name("journal-check".into());
+    thread.spawn(check).context("cannot start a thread to check the journal")?;
+    Ok(())
+}
+
+fn tell_damage(reading: &journal::Reading, bus: &Bus) {
+    let places = reading.troubles.iter().filter(|t| !t.torn);
+    let mut damage: Vec<String> =
+        places.map(|t| format!("{} bytes at {} of file {:020}.rgj", t.bytes, t.at, t.file)).collect();
+    if reading.lost_untold > 0 {
+        damage.push(format!("{} records are lost", reading.lost_untold));
+    }
+    if !damage.is_empty() {
+        damage.truncate(DAMAGE_TOLD_MAX);
+        let found = format!("expected a sound journal, found damage: {}", damage.join("; "));
+        bus.conditions.set("", Condition::JournalDamaged, Some(found));
+    }
+}
+
 impl Daemon {
     /// Loads models, binds every port, starts every session. When it returns, counts are taken.
     ///
@@ -317,53 +229,64 @@ impl Daemon {
     pub async fn start(config: Config) -> Result<Self> {
         // Where nobody can ask for metrics, none are kept.
         let metrics = config.http_listen.map(|_| telemetry::install());
-        let plans = plan(&config)?;
-        let Access { tokens, grpc_tls, http_tls } = access(&config)?;
-        raise_open_files();
-        let admission = Admission::new(config.connections);
+        let asked = config.clone();
+        let (plans, access) = tokio::task::spawn_blocking(move || {
+            anyhow::Ok((plan(&asked)?, access(&asked)?))
+        })
+        .await??;
+        fronts::raise_open_files();
         let fronts = Fronts::bind(&config).await?;
         let endpoints = fronts.endpoints();
-        let backyard = Backyard::new().context("cannot make a private folder for sockets")?;
+        let sockets = PrivateSocketDir::new().context("cannot make a private folder for sockets")?;
         let (closing, closed) = watch::channel(false);
         let (phase, phase_seen) = watch::channel(Phase::Starting);
         let bytes_max = config.message_bytes_max;
+        let in_flight = InFlight::new(bytes_max);
+        // One for each port: whoever fills one leaves the others as they are.
+        let admission = || Admission::new(config.connections);
+        let gate = |name: &str, side: Side| Gate {
+            behind: sockets.socket(name),
+            side,
+            message_bytes_max: bytes_max,
+            admission: admission(),
+            in_flight: in_flight.clone(),
+        };
         let mut tasks = Vec::new();
 
         let publisher = if fronts.publish.is_empty() {
             None
         } else {
-            let behind = backyard.socket("publish");
-            let publisher = Publisher::bind(&format!("ipc://{}", behind.display()))
+            let gate = gate("publish", Side::Out);
+            let publisher = Publisher::bind(&format!("ipc://{}", gate.behind.display()))
                 .await
                 .context("ZeroMQ out: cannot listen behind the gate")?;
-            for front in fronts.publish {
-                let admission = admission.clone();
-                tasks.push(tokio::spawn(gate::serve(front, behind.clone(), bytes_max, admission)));
-            }
+            tasks.extend(fronts.publish.into_iter().map(|f| tokio::spawn(gate.clone().serve(f))));
             Some(publisher)
         };
         let worker = metrics_worker::MetricsWorker::start(plans.len())?;
-        let Opened { journal, keeping, decisions, damaged } = open_journal(&config)?;
+        let asked = config.clone();
+        let opened = tokio::task::spawn_blocking(move || open_journal(&asked)).await??;
+        let Opened { journal, keeping, decisions, damaged } = opened;
         let bus = Arc::new(Bus::new(closed, Conditions::new(journal.clone())));
         bus.conditions.set("", Condition::JournalDamaged, damaged);
+        if let Some(journal) = &config.journal {
+            check_journal(journal.settings.folder.clone(), bus.clone())?;
+        }
         let recorded = decisions.as_ref().map(|(log, _)| log.clone());
         let shared = Shared { publisher, worker, journal: journal.clone(), keeping, decisions };
         let sessions = Arc::new(Sessions::new(config.clone(), bus.clone(), shared));
-        let intake = sessions.intake.clone();
         for (plan, session) in plans.into_iter().zip(config.sessions) {
             sessions.begin(plan, session).await?;
         }
+        let intake = Arc::new(Intake::new(bus.clone()));
 
         if !fronts.pull.is_empty() {
-            let behind = backyard.socket("pull");
-            let socket = zeromq_source::bind_pull(&format!("ipc://{}", behind.display()))
+            let gate = gate("pull", Side::In);
+            let socket = zeromq_source::bind_pull(&format!("ipc://{}", gate.behind.display()))
                 .await
                 .context("ZeroMQ in: cannot listen behind the gate")?;
             tasks.push(tokio::spawn(zeromq_source::receive(socket, intake.clone(), bytes_max)));
-            for front in fronts.pull {
-                let admission = admission.clone();
-                tasks.push(tokio::spawn(gate::serve(front, behind.clone(), bytes_max, admission)));
-            }
+            tasks.extend(fronts.pull.into_iter().map(|f| tokio::spawn(gate.clone().serve(f))));
         }
         for endpoint in config.zeromq_subscribe {
             let task = zeromq_source::subscribe(endpoint, intake.clone(), bytes_max);
@@ -376,26 +299,38 @@ impl Daemon {
             .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
             .build_v1()
             .context("gRPC reflection")?;
-        let ingest = IngestService { intake: intake.clone(), bus: bus.clone() };
-        let regimes = RegimesService { bus: bus.clone(), intake: intake.clone() };
-        let ingest = IngestServer::new(ingest).max_decoding_message_size(bytes_max);
-        let control = ControlServer::new(ControlService(sessions.clone()));
+        let ingest = IngestService { intake, bus: bus.clone() };
+        let regimes = RegimesService { bus: bus.clone() };
+        let control = ControlService(sessions.clone());
         let streams = u32::try_from(config.streams_per_connection_max).unwrap_or(u32::MAX);
+        let tokens = access.tokens.clone();
+        let room = in_flight.clone();
+        // Every service takes messages of its own size at most: of these, only counts are long.
+        macro_rules! guarded {
+            ($service:expr, $needs:expr, $bytes_max:expr) => {
+                Guarded::new(
+                    $service.max_decoding_message_size($bytes_max),
+                    tokens.clone(),
+                    $needs,
+                    room.clone(),
+                    $bytes_max,
+                )
+            };
+        }
         let services = Server::builder()
             .max_concurrent_streams(streams)
             .http2_keepalive_interval(Some(KEEPALIVE))
             .http2_keepalive_timeout(Some(KEEPALIVE))
-            .add_service(health_service)
-            .add_service(reflection)
-            .add_service(InterceptedService::new(ingest, guard(&tokens, Role::Ingest)))
-            .add_service(InterceptedService::new(control, guard(&tokens, Role::Control)))
-            .add_service(InterceptedService::new(
-                RegimesServer::new(regimes),
-                guard(&tokens, Role::Read),
-            ));
+            .add_service(guarded!(health_service, needs_nothing, QUESTION_BYTES_MAX))
+            .add_service(guarded!(reflection, needs_nothing, QUESTION_BYTES_MAX))
+            .add_service(guarded!(IngestServer::new(ingest), needs_ingest, bytes_max))
+            .add_service(guarded!(ControlServer::new(control), needs_control, CONTROL_BYTES_MAX))
+            .add_service(guarded!(RegimesServer::new(regimes), needs_read, QUESTION_BYTES_MAX));
         let mut servers = Vec::new();
         if let Some(listener) = fronts.grpc {
-            let incoming = admit(listener, admission.clone(), grpc_tls)?;
+            let tls = access.grpc_tls.clone();
+            let how = Listening { admission: admission(), tls, http1: false };
+            let incoming = admit(listener, how)?;
             let served = services.clone();
             let end = closed_signal(bus.clone());
             servers.push(tokio::spawn(async move {
@@ -403,7 +338,7 @@ impl Daemon {
             }));
         }
         if let Some(listener) = fronts.grpc_unix {
-            let incoming = admit_unix(listener, admission.clone());
+            let incoming = admit_unix(listener, admission());
             let end = closed_signal(bus.clone());
             servers.push(tokio::spawn(async move {
                 told(services.serve_with_incoming_shutdown(incoming, end).await);
@@ -414,10 +349,12 @@ impl Daemon {
                 metrics: metrics.clone(),
                 phase: phase_seen,
                 bus: bus.clone(),
-                page: Page::new(bus.clone(), intake.clone()),
+                page: Page::new(bus.clone()),
                 tokens,
             });
-            let incoming = admit(listener, admission, http_tls)?;
+            let tls = access.http_tls.clone();
+            let incoming =
+                admit(listener, Listening { admission: admission(), tls, http1: true })?;
             // Ends with the process: health stays visible while draining.
             tasks.push(tokio::spawn(async move {
                 if let Err(e) = axum::serve(incoming, routes).await {
@@ -426,15 +363,18 @@ impl Daemon {
             }));
             tasks.push(tokio::spawn(async move {
                 loop {
-                    tokio::time::sleep(Duration::from_secs(5)).await;
-                    metrics.run_upkeep();
+                    tokio::time::sleep(UPKEEP_EVERY).await;
+                    let metrics = metrics.clone();
+                    let upkeep = move || metrics.upkeep(Instant::now());
+                    let _ = tokio::task::spawn_blocking(upkeep).await;
                 }
             }));
         }
+        let reread = Arc::new(Notify::new());
+        tasks.extend(access.keep_reading(&bus, &reread));
         let supervision = Supervision::from_environment();
         let notifier = Notifier::new(&supervision);
-        let supervisor =
-            Supervisor { bus: bus.clone(), intake, journal: journal.clone(), supervision };
+        let supervisor = Supervisor { bus: bus.clone(), journal: journal.clone(), supervision };
         tasks.push(tokio::spawn(supervisor.run()));
         notifier.tell("READY=1");
         phase.send_replace(Phase::Ready);
@@ -452,8 +392,14 @@ impl Daemon {
             tasks,
             drain: Duration::from_secs_f64(config.drain_s),
             unix_paths: fronts.unix_paths,
-            _backyard: backyard,
+            reread,
+            _sockets: sockets,
         })
+    }
+
+    /// Reads tokens and certificates again now, not within the next second.
+    pub fn reread_credentials(&self) {
+        self.reread.notify_waiters();
     }
 
     /// Addresses that are served.
@@ -481,14 +427,18 @@ impl Daemon {
         // A moment for the last messages to leave the sockets' queues.
         tokio::time::sleep(Duration::from_millis(50).min(self.drain)).await;
         self.closing.send_replace(true);
+        let left = || self.drain.saturating_sub(began.elapsed());
         if let Some(recorded) = self.recorded.take() {
-            let _ = tokio::task::spawn_blocking(move || recorded.close()).await;
+            let closing = tokio::task::spawn_blocking(move || recorded.close());
+            let closed = tokio::time::timeout(left().max(JOURNAL_PATIENCE), closing).await;
+            if !matches!(closed, Ok(Ok(true))) {
+                tracing::error!("the disk of recorded decisions fails: its newest are lost");
+            }
         }
         if let Some(journal) = self.journal.take() {
             journal.add("", What::DaemonStopped(DaemonStopped {}));
             let closing = tokio::task::spawn_blocking(move || journal.close());
-            let left = self.drain.saturating_sub(began.elapsed()).max(JOURNAL_PATIENCE);
-            let kept = tokio::time::timeout(left, closing).await;
+            let kept = tokio::time::timeout(left().max(JOURNAL_PATIENCE), closing).await;
             if !matches!(kept, Ok(Ok(true))) {
                 tracing::error!("the journal's disk fails: its newest records are lost");
             }

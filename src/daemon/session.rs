@@ -1,6 +1,7 @@
 //! A session: the thread that owns its numbers, and the task that tells the world.
 
-use std::sync::{Arc, Mutex};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use anyhow::{Context, Result};
@@ -34,25 +35,86 @@ const OUTCOMES_WAITING: usize = 4096;
 pub(super) struct Running {
     pub(super) port: Arc<Port>,
     pub(super) bus: Arc<SessionBus>,
-    pub(super) entry: Entry,
-    /// How it was configured; its model and readout as they are now.
-    pub(super) config: SessionConfig,
-    pub(super) plan: Plan,
+    served: Mutex<Served>,
     pub(super) handoff: Arc<Handoff>,
     /// Its counts, for whoever warms up another engine or calibrates.
     pub(super) aside: Arc<Mutex<CountsReader>>,
     /// Another model's words, until the publishing task has taken them.
     pub(super) renaming: Renaming,
-    /// Models that it had before this one.
-    pub(super) swaps: u32,
+    /// One model is swapped at a time.
+    pub(super) swapping: Alone,
     /// Where it replays a recording.
     pub(super) seek: Option<Arc<Seek>>,
+    /// Until it is ended.
+    tasks: Mutex<Option<Tasks>>,
+}
+
+/// What a session runs on now.
+#[derive(Clone)]
+pub(super) struct Served {
+    /// How it was configured; its model and readout as they are now.
+    pub(super) config: SessionConfig,
+    pub(super) plan: Plan,
+    /// Models that it had before this one.
+    pub(super) swaps: u32,
+}
+
+/// A session's tasks.
+pub(super) struct Tasks {
     /// Bring counts in, and close bins in time; ended by force.
     pub(super) sources: Vec<JoinHandle<()>>,
     /// Carry results out; they end by themselves after the session has.
     pub(super) outs: Vec<JoinHandle<()>>,
     /// Ends when the session is closed and everything it had is published.
     pub(super) publishing: JoinHandle<()>,
+}
+
+impl Running {
+    /// What it runs on now.
+    pub(super) fn served(&self) -> Served {
+        self.served.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// It runs on something else now.
+    pub(super) fn serve(&self, served: Served) {
+        *self.served.lock().unwrap_or_else(PoisonError::into_inner) = served;
+    }
+
+    /// Its tasks, for whoever ends it; once.
+    pub(super) fn take_tasks(&self) -> Option<Tasks> {
+        self.tasks.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+}
+
+/// Lets one in at a time, and refuses the others.
+#[derive(Default)]
+pub(super) struct Alone(AtomicBool);
+
+impl Alone {
+    /// `None` while somebody else is in.
+    pub(super) fn begin(&self) -> Option<Within<'_>> {
+        (!self.0.swap(true, Ordering::AcqRel)).then_some(Within(self))
+    }
+}
+
+/// In, until it is dropped.
+pub(super) struct Within<'a>(&'a Alone);
+
+impl Drop for Within<'_> {
+    fn drop(&mut self) {
+        self.0.0.store(false, Ordering::Release);
+    }
+}
+
+/// Closes the port of a session that does not come to run, so that whatever was begun for it ends.
+struct Begun(Option<Arc<Port>>);
+
+impl Drop for Begun {
+    fn drop(&mut self) {
+        if let Some(port) = &self.0 {
+            port.close();
+        }
+    }
 }
 
 /// What all sessions share.
@@ -66,7 +128,10 @@ pub(super) struct Shared {
     pub(super) decisions: Option<(Arc<Journal>, u64)>,
 }
 
-/// Starts a session's thread and its publishing task.
+/// Starts a session's thread and its tasks. Files are read: not for a thread that does I/O for others.
+///
+/// # Errors
+/// A recording that does not fit, a machine without a thread to spare: nothing is left of the session then.
 pub(super) fn start(
     plan: Plan,
     session: SessionConfig,
@@ -91,6 +156,8 @@ pub(super) fn start(
         queue_bins: config.queue_bins,
         gap_bins_max: config.gap_bins_max,
     });
+    let mut begun = Begun(Some(outlet.port.clone()));
+    let ready = attach::prepare(&session, outlet.port.settings())?;
     let bus = Arc::new(SessionBus::new(plan.facts(), config.events_kept, journal.clone()));
     let mut fingerprint = resume::fingerprint(&plan, &readout);
     let mut resumed = None;
@@ -114,32 +181,12 @@ pub(super) fn start(
         let every = (keeping.every_s / model.bin_width_s).round() as u64;
         Arc::new(StatePlace::new(&mut engine, every))
     });
-    if let Some(journal) = &journal {
-        journal.add(&plan.session, plan.started(resumed.is_some()));
-    }
+    let started = plan.started(resumed.is_some());
     let handoff = Arc::new(Handoff::default());
     let (page_tap, page_counts) = tap(readout.n_channels());
     bus.set_counts(page_counts);
     let (aside_tap, aside) = tap(readout.n_channels());
     let aside = Arc::new(Mutex::new(aside));
-    if let Some(how) = &calibrates {
-        // Here, not on its thread: nobody may find the session as one that does not calibrate itself.
-        bus.set_calibration(|c| {
-            c.state = CalibrationState::Gathering;
-            c.seconds_needed = how.seconds;
-        });
-        let calibrator = Calibrator {
-            plan: plan.clone(),
-            how: how.clone(),
-            aside: aside.clone(),
-            handoff: handoff.clone(),
-            port: outlet.port.clone(),
-            bus: bus.clone(),
-            journal: journal.clone(),
-            keep: keeping.as_ref().map(|k| k.folder.clone()),
-        };
-        calibrator.start()?;
-    }
     let (sending, fetching) = outcomes::ring(OUTCOMES_WAITING);
     let renaming = Renaming::default();
     let port = outlet.port.clone();
@@ -168,6 +215,29 @@ pub(super) fn start(
         .spawn(move || owner.run())
         .context("cannot start a session's thread")?;
     port.set_thread(thread.thread().clone());
+    if let Some(how) = &calibrates {
+        // Here, not on its thread: nobody may find the session as one that does not calibrate itself.
+        bus.set_calibration(|c| {
+            c.state = CalibrationState::Gathering;
+            c.seconds_needed = how.seconds;
+        });
+        let calibrator = Calibrator {
+            plan: plan.clone(),
+            how: how.clone(),
+            aside: aside.clone(),
+            handoff: handoff.clone(),
+            port: port.clone(),
+            bus: bus.clone(),
+            journal: journal.clone(),
+            keep: keeping.as_ref().map(|k| k.folder.clone()),
+        };
+        calibrator.start()?;
+    }
+    // Nothing fails from here on.
+    begun.0 = None;
+    if let Some(journal) = &journal {
+        journal.add(&plan.session, started);
+    }
     let (events, announced) = mpsc::unbounded_channel();
     let announcer = Announcer {
         bus: bus.clone(),
@@ -191,8 +261,9 @@ pub(super) fn start(
     let ending = bus.clone();
     let assembly = Arc::new(Assembly::new(port.clone(), session.events));
     let mut entry = Entry { port: port.clone(), assembly: assembly.clone(), source: None };
-    let attached = attach::attach(&session, &entry, &bus)?;
+    let attached = attach::attach(&session, &entry, &bus, ready);
     entry.source = attached.status;
+    bus.set_entry(entry);
     let (mut sources, mut outs) = (attached.sources, attached.outs);
     if let (Some(place), Some(keeping)) = (place, keeping) {
         outs.push(tokio::spawn(resume::keep(place, bus.clone(), keeping.folder)));
@@ -201,25 +272,22 @@ pub(super) fn start(
         outs.push(tokio::spawn(recorder::run(bus.clone(), log, every)));
     }
     sources.push(tokio::spawn(async move { assembly.keep_closing().await }));
+    let publishing = tokio::spawn(async move {
+        // What waits to be announced ends with its teller.
+        teller.run().await;
+        let _ = announcing.await;
+        ending.end();
+    });
     Ok(Running {
         port,
-        entry,
-        config: session,
+        bus,
+        served: Mutex::new(Served { config: session, plan, swaps: 0 }),
         handoff,
         aside,
         renaming,
-        swaps: 0,
+        swapping: Alone::default(),
         seek: attached.seek,
-        sources,
-        outs,
-        publishing: tokio::spawn(async move {
-            // What waits to be announced ends with its teller.
-            teller.run().await;
-            let _ = announcing.await;
-            ending.end();
-        }),
-        bus,
-        plan,
+        tasks: Mutex::new(Some(Tasks { sources, outs, publishing })),
     })
 }
 

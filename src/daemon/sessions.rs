@@ -1,20 +1,24 @@
 //! The sessions that run, and what can be done with them while they do.
+//!
+//! A name is taken from the moment that a start is asked for until the end of a stop is done, so that no two of these
+//! meet. The lock on the names is held for as long as it takes to look at them: whatever reads files, fits or waits
+//! does so without it.
 
-use std::sync::{Arc, PoisonError};
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use tokio::sync::{Mutex, MutexGuard};
 
 use super::handoff::Successor;
 use super::models::{Plan, plan, plan_one};
 use super::resume;
-use super::session::{self, Running, Shared};
+use super::session::{self, Running, Served, Shared};
 use crate::config::{Config, ModelSource, SessionConfig};
 use crate::publish::grpc::described;
-use crate::publish::{Bus, CalibrationState};
+use crate::publish::{Bus, CalibrationState, unknown};
 use crate::regime::Engine;
-use crate::source::{Intake, MASKED};
+use crate::source::{MASKED, Port};
 use crate::telemetry;
 use crate::wire::journal_record::What;
 use crate::wire::{self, SessionStopped};
@@ -27,26 +31,61 @@ const WARM_UP_PATIENCE: Duration = Duration::from_secs(2);
 const LOOK_EVERY: Duration = Duration::from_millis(2);
 /// What writes results elsewhere has so long for the last of them.
 const OUTS_PATIENCE: Duration = Duration::from_secs(2);
+/// Sessions that are being started at once: each may hold a thread for as long as its files take.
+const STARTING_MAX: usize = 8;
+
+/// A name that is taken.
+enum Taken {
+    /// It is being started.
+    Starting,
+    Running(Arc<Running>),
+    /// It is being stopped.
+    Ending,
+}
+
+#[derive(Default)]
+struct Names {
+    taken: BTreeMap<String, Taken>,
+    /// The daemon ends: nothing starts any more.
+    closed: bool,
+}
 
 /// All of them.
 pub(super) struct Sessions {
-    running: Mutex<Vec<Running>>,
+    names: Mutex<Names>,
     pub(super) bus: Arc<Bus>,
-    pub(super) intake: Arc<Intake>,
     shared: Shared,
     /// Limits; its list of sessions is what the daemon began with.
     config: Config,
 }
 
+/// A name that is given back where its session does not come to run.
+struct Reserved<'a> {
+    sessions: &'a Sessions,
+    name: String,
+    kept: bool,
+}
+
+impl Drop for Reserved<'_> {
+    fn drop(&mut self) {
+        if !self.kept {
+            self.sessions.locked().taken.remove(&self.name);
+        }
+    }
+}
+
 impl Sessions {
     /// None yet.
     pub(super) fn new(config: Config, bus: Arc<Bus>, shared: Shared) -> Self {
-        let (running, intake) = (Mutex::default(), Arc::default());
-        Self { running, bus, intake, shared, config }
+        Self { names: Mutex::default(), bus, shared, config }
     }
 
-    fn told(&self, session: &Running) -> wire::Session {
-        described(&session.bus, &session.entry, &self.bus.conditions)
+    fn locked(&self) -> MutexGuard<'_, Names> {
+        self.names.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn described(&self, session: &Running) -> Result<wire::Session> {
+        described(&session.bus, &self.bus.conditions).context("the session has no entrance: a bug")
     }
 
     fn note(&self, session: &str, what: What) {
@@ -55,62 +94,125 @@ impl Sessions {
         }
     }
 
-    /// Starts a planned session.
-    pub(super) async fn begin(&self, plan: Plan, config: SessionConfig) -> Result<wire::Session> {
-        let mut running = self.running.lock().await;
-        let most = self.config.sessions_max;
-        if running.len() >= most {
-            bail!("expected at most {most} sessions (limits.sessions_max), found one more");
+    fn reserve(&self, name: &str) -> Result<Reserved<'_>> {
+        let mut names = self.locked();
+        if names.closed {
+            bail!("the daemon is shutting down");
         }
-        if running.iter().any(|r| r.config.name == config.name) {
-            bail!("expected a name that no session has, found '{}'", config.name);
-        }
-        let name = config.name.clone();
-        let session = session::start(plan, config, &self.config, &self.shared)
-            .with_context(|| format!("session '{name}'"))?;
-        self.intake.insert(session.entry.clone());
-        self.bus.insert(session.bus.clone());
-        telemetry::session_state(&name, "running");
-        let told = self.told(&session);
-        running.push(session);
-        Ok(told)
-    }
-
-    async fn find(&self, name: &str) -> Result<(MutexGuard<'_, Vec<Running>>, usize)> {
-        let running = self.running.lock().await;
-        match running.iter().position(|r| r.config.name == name) {
-            Some(at) => Ok((running, at)),
-            None => {
-                let known: Vec<&str> = running.iter().map(|r| r.config.name.as_str()).collect();
-                let found: String = name.chars().take(64).collect();
-                bail!("expected one of the sessions {}, found '{found}'", known.join(", "))
+        match names.taken.get(name) {
+            None => {}
+            Some(Taken::Running(_)) => {
+                bail!("expected a name that no session has, found '{name}'")
+            }
+            Some(Taken::Starting) => {
+                bail!("expected a name that no session has, found '{name}', which is being started")
+            }
+            Some(Taken::Ending) => {
+                bail!("expected a name that no session has, found '{name}', which is being stopped")
             }
         }
+        let most = self.config.sessions_max;
+        if names.taken.len() >= most {
+            bail!("expected at most {most} sessions (limits.sessions_max), found one more");
+        }
+        let starting = names.taken.values().filter(|t| matches!(t, Taken::Starting)).count();
+        if starting >= STARTING_MAX {
+            bail!("expected at most {STARTING_MAX} sessions that are being started, found one more: try again");
+        }
+        names.taken.insert(name.to_owned(), Taken::Starting);
+        Ok(Reserved { sessions: self, name: name.to_owned(), kept: false })
+    }
+
+    /// Starts a planned session.
+    pub(super) async fn begin(&self, plan: Plan, config: SessionConfig) -> Result<wire::Session> {
+        let reserved = self.reserve(&config.name)?;
+        self.run(reserved, plan, config).await
+    }
+
+    async fn run(
+        &self,
+        mut reserved: Reserved<'_>,
+        plan: Plan,
+        session: SessionConfig,
+    ) -> Result<wire::Session> {
+        let name = reserved.name.clone();
+        telemetry::session_begins(&name);
+        let (config, shared) = (self.config.clone(), self.shared.clone());
+        // Recordings and saved states are read there.
+        let started = tokio::task::spawn_blocking(move || {
+            session::start(plan, session, &config, &shared)
+        });
+        let session = match started.await? {
+            Ok(session) => Arc::new(session),
+            Err(e) => {
+                telemetry::session_ends(&name);
+                return Err(e.context(format!("session '{name}'")));
+            }
+        };
+        if !self.insert(&mut reserved, &session) {
+            end(&session, Duration::ZERO).await;
+            bail!("the daemon is shutting down");
+        }
+        self.described(&session)
+    }
+
+    /// From here on the session is found; false where the daemon ends.
+    fn insert(&self, reserved: &mut Reserved<'_>, session: &Arc<Running>) -> bool {
+        let mut names = self.locked();
+        if names.closed {
+            return false;
+        }
+        self.bus.insert(session.bus.clone());
+        telemetry::session_state(&reserved.name, "running");
+        names.taken.insert(reserved.name.clone(), Taken::Running(session.clone()));
+        reserved.kept = true;
+        true
+    }
+
+    fn find(&self, name: &str) -> Result<Arc<Running>> {
+        match self.locked().taken.get(name) {
+            Some(Taken::Running(session)) => Ok(session.clone()),
+            Some(Taken::Starting) => bail!("'{name}' is being started"),
+            Some(Taken::Ending) => bail!("'{name}' is being stopped"),
+            None => bail!(self.bus.find(name).err().unwrap_or_else(|| unknown(name, &[]))),
+        }
+    }
+
+    /// From here on nobody else finds it.
+    fn mark_ending(&self, name: &str, session: &Arc<Running>) -> Result<()> {
+        let mut names = self.locked();
+        let taken = names.taken.get_mut(name);
+        let is_it = |t: &&mut Taken| matches!(&**t, Taken::Running(r) if Arc::ptr_eq(r, session));
+        let Some(taken) = taken.filter(is_it) else { bail!("'{name}' is being stopped") };
+        *taken = Taken::Ending;
+        Ok(())
     }
 
     /// Starts a session from a `[[session]]` table.
     pub(super) async fn start(&self, text: &str) -> Result<wire::Session> {
         let config = crate::config::parse_session(text)?;
+        // Before its model is read: a name that is taken costs nothing.
+        let reserved = self.reserve(&config.name)?;
         let asked = Config { sessions: vec![config.clone()], ..self.config.clone() };
         let plans = tokio::task::spawn_blocking(move || plan(&asked)).await??;
         let Some(plan) = plans.into_iter().next() else { bail!("expected a session, found none") };
-        let told = self.begin(plan, config).await?;
+        let told = self.run(reserved, plan, config).await?;
         tracing::info!(session = told.name, model = told.model, "session started");
         Ok(told)
     }
 
     /// Ends a session; what waits is published first.
     pub(super) async fn stop(&self, name: &str) -> Result<wire::Session> {
-        let (mut running, at) = self.find(name).await?;
-        let mut session = running.remove(at);
-        drop(running);
-        self.intake.remove(name);
-        let late = end(&mut session, Duration::from_secs_f64(self.config.drain_s)).await;
-        let told = self.told(&session);
+        let session = self.find(name)?;
+        self.mark_ending(name, &session)?;
+        let late = end(&session, Duration::from_secs_f64(self.config.drain_s)).await;
+        let told = self.described(&session)?;
         self.bus.remove(name);
         self.bus.conditions.forget(name);
         telemetry::session_state(name, "stopped");
         self.note_end(&told);
+        telemetry::session_ends(name);
+        self.locked().taken.remove(name);
         tracing::info!(session = name, bins = told.bins, "session stopped");
         if late {
             bail!("'{name}' was stopped before it had done all bins that waited");
@@ -124,18 +226,18 @@ impl Sessions {
     }
 
     /// Pauses or resumes.
-    pub(super) async fn pause(&self, name: &str, paused: bool) -> Result<wire::Session> {
-        let (running, at) = self.find(name).await?;
-        running[at].port.pause(paused);
+    pub(super) fn pause(&self, name: &str, paused: bool) -> Result<wire::Session> {
+        let session = self.find(name)?;
+        session.port.pause(paused);
         telemetry::session_state(name, if paused { "paused" } else { "running" });
         tracing::info!(session = name, paused, "session");
-        Ok(self.told(&running[at]))
+        self.described(&session)
     }
 
     /// Goes on from another place of the recording.
-    pub(super) async fn seek(&self, name: &str, position_s: f64) -> Result<wire::Session> {
-        let (running, at) = self.find(name).await?;
-        let Some(seek) = &running[at].seek else {
+    pub(super) fn seek(&self, name: &str, position_s: f64) -> Result<wire::Session> {
+        let session = self.find(name)?;
+        let Some(seek) = &session.seek else {
             bail!("expected a session that replays a recording, found '{name}'");
         };
         if !(position_s >= 0.0 && position_s.is_finite()) {
@@ -143,7 +245,7 @@ impl Sessions {
         }
         seek.seek(position_s);
         tracing::info!(session = name, position_s, "seek");
-        Ok(self.told(&running[at]))
+        self.described(&session)
     }
 
     /// Gives a session another model.
@@ -153,32 +255,35 @@ impl Sessions {
         if !(0.0..=60.0).contains(&warm_up_s) {
             bail!("warm_up_s: expected seconds from 0 to 60, found {warm_up_s}");
         }
-        let (mut running, at) = self.find(name).await?;
-        let session = &mut running[at];
+        let session = self.find(name)?;
+        let Some(_alone) = session.swapping.begin() else {
+            bail!("expected one swap at a time, found '{name}' taking another model over");
+        };
         let calibration = session.bus.calibration().state;
         if matches!(calibration, CalibrationState::Gathering | CalibrationState::Fitting) {
             bail!("expected a session that is calibrated, found '{name}' calibrating itself");
         }
-        let before = session.plan.clone();
+        let Served { config: before_config, plan: before, swaps } = session.served();
         let config = SessionConfig {
             model: match request.model.as_str() {
                 crate::config::BUILTIN_MODEL => ModelSource::Builtin,
-                "" => session.config.model.clone(),
+                "" => before_config.model.clone(),
                 directory => ModelSource::Directory(directory.into()),
             },
             readout: match request.readout.as_str() {
-                "" => session.config.readout.clone(),
+                "" => before_config.readout.clone(),
                 readout => readout.to_owned(),
             },
             calibrate_s: None,
             calibrate_from: None,
             channels: Some(before.readout.n_channels()),
             bin_ms: Some(before.model.bin_width_s * 1e3),
-            ..session.config.clone()
+            ..before_config
         };
-        let swaps = session.swaps + 1;
+        let swaps = swaps + 1;
         let warm_up = WarmUp {
             aside: session.aside.clone(),
+            port: session.port.clone(),
             bins: (warm_up_s / before.model.bin_width_s).round() as usize,
             patience: Duration::from_secs_f64(warm_up_s) + WARM_UP_PATIENCE,
         };
@@ -193,6 +298,7 @@ impl Sessions {
         let names = &next.model.regime_names;
         let known = |name: &String| names.iter().position(|n| n == name);
         let regimes = before.model.regime_names.iter().map(known).collect();
+        // Before the engine is offered: its first outcome is worded by this.
         *session.renaming.lock().unwrap_or_else(PoisonError::into_inner) =
             Some((swaps, next.clone()));
         let fingerprint = resume::fingerprint(&next, &next.readout);
@@ -200,17 +306,20 @@ impl Sessions {
         session.port.wake();
         let began = Instant::now();
         while session.handoff.is_waiting() {
-            if began.elapsed() > WARM_UP_PATIENCE {
-                bail!("'{name}' did not take the model over: its thread is stuck");
+            let ended = session.port.is_closed();
+            if (ended || began.elapsed() > WARM_UP_PATIENCE) && session.handoff.withdraw() {
+                *session.renaming.lock().unwrap_or_else(PoisonError::into_inner) = None;
+                let why = if ended { "it ends" } else { "its thread is stuck" };
+                bail!("'{name}' did not take the model over: {why}");
             }
             tokio::time::sleep(LOOK_EVERY).await;
         }
-        (session.config, session.swaps) = (config, swaps);
         session.bus.set_facts(next.facts());
-        session.plan = next;
+        let changed = next.changed(false);
+        session.serve(Served { config, plan: next, swaps });
         telemetry::model_swapped(name);
-        self.note(name, session.plan.changed(false));
-        let told = self.told(session);
+        self.note(name, changed);
+        let told = self.described(&session)?;
         tracing::info!(session = name, model = told.model, warmed_bins = warmed, "model swapped");
         Ok(told)
     }
@@ -218,31 +327,43 @@ impl Sessions {
     /// Ends all sessions within `drain`; the names of those that had not done what waited.
     pub(super) async fn end_all(&self, drain: Duration) -> Vec<String> {
         let began = Instant::now();
-        let mut running = std::mem::take(&mut *self.running.lock().await);
-        for session in &mut running {
+        let mut running = Vec::new();
+        let mut names = self.locked();
+        names.closed = true;
+        for taken in names.taken.values_mut() {
+            if let Taken::Running(session) = taken {
+                running.push(session.clone());
+                *taken = Taken::Ending;
+            }
+        }
+        drop(names);
+        for session in &running {
             session.port.close();
         }
         let mut late = Vec::new();
-        for mut session in running {
-            if end(&mut session, drain.saturating_sub(began.elapsed())).await {
-                late.push(session.config.name.clone());
+        for session in running {
+            if end(&session, drain.saturating_sub(began.elapsed())).await {
+                late.push(session.bus.name().to_owned());
             }
-            self.note_end(&self.told(&session));
+            if let Ok(told) = self.described(&session) {
+                self.note_end(&told);
+            }
         }
         late
     }
 }
 
 /// Ends a session; true where it was late.
-async fn end(session: &mut Running, drain: Duration) -> bool {
-    for task in &session.sources {
+async fn end(session: &Running, drain: Duration) -> bool {
+    let Some(mut tasks) = session.take_tasks() else { return false };
+    for task in &tasks.sources {
         task.abort();
     }
     session.port.close();
-    let late = tokio::time::timeout(drain, &mut session.publishing).await.is_err();
+    let late = tokio::time::timeout(drain, &mut tasks.publishing).await.is_err();
     session.bus.end();
     let patience = tokio::time::Instant::now() + OUTS_PATIENCE.min(drain);
-    for out in &mut session.outs {
+    for out in &mut tasks.outs {
         if tokio::time::timeout_at(patience, &mut *out).await.is_err() {
             out.abort();
         }
@@ -252,7 +373,8 @@ async fn end(session: &mut Running, drain: Duration) -> bool {
 
 /// Counts of a session on which another engine is warmed up.
 struct WarmUp {
-    aside: Arc<std::sync::Mutex<crate::publish::counts::CountsReader>>,
+    aside: Arc<Mutex<crate::publish::counts::CountsReader>>,
+    port: Arc<Port>,
     bins: usize,
     patience: Duration,
 }
@@ -266,7 +388,7 @@ impl WarmUp {
         let began = Instant::now();
         let (mut seen, mut counts) = (0, Vec::new());
         let mut first = true;
-        while seen < self.bins && began.elapsed() < self.patience {
+        while seen < self.bins && began.elapsed() < self.patience && !self.port.is_closed() {
             reader.each(|gap, bin| {
                 if gap && !std::mem::take(&mut first) {
                     engine.push(None);

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use crate::config::Supervision;
 use crate::journal::Journal;
 use crate::publish::{Bus, Condition, SessionBus};
-use crate::source::{Entry, Intake};
+use crate::source::Entry;
 use crate::telemetry::wall_ns;
 
 /// Between two looks.
@@ -24,8 +24,6 @@ const MISMATCH_S: f64 = 30.0;
 const STUCK: Duration = Duration::from_secs(5);
 /// A wall clock that strays from the steady one by more between two looks was set, seconds.
 const JUMP_S: f64 = 1.0;
-/// A clock that was set by more is not believed when records are removed for their age, seconds.
-const JUMP_DISTRUST_S: f64 = 60.0;
 /// That the clock was set is shown for so long.
 const JUMP_SHOWN: Duration = Duration::from_secs(600);
 
@@ -42,7 +40,6 @@ struct Seen {
 /// Looks after everything.
 pub(super) struct Supervisor {
     pub(super) bus: Arc<Bus>,
-    pub(super) intake: Arc<Intake>,
     pub(super) journal: Option<Arc<Journal>>,
     pub(super) supervision: Supervision,
 }
@@ -109,8 +106,8 @@ impl Supervisor {
             let sessions = self.bus.sessions();
             seen.retain(|name, _| sessions.iter().any(|s| s.name() == name));
             for session in &sessions {
-                let Some(entry) = self.intake.entry(session.name()) else { continue };
-                stuck |= self.look(session, &entry, &mut seen, now);
+                let Some(entry) = session.entry() else { continue };
+                stuck |= self.look(session, entry, &mut seen, now);
             }
             // A daemon that is stuck is left to be restarted.
             if let Some(every) = self.supervision.watchdog
@@ -126,11 +123,6 @@ impl Supervisor {
     fn clock_was_set(&self, by_s: f64) {
         let found = format!("expected a clock that runs on, found it set by {by_s:+.1} s");
         self.bus.conditions.set("", Condition::ClockJumped, Some(found));
-        if by_s.abs() > JUMP_DISTRUST_S
-            && let Some(journal) = &self.journal
-        {
-            journal.suspend_age();
-        }
     }
 
     /// Looks at a session; whether it is stuck.

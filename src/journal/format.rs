@@ -41,7 +41,9 @@ pub fn header(first: u64) -> [u8; HEADER_BYTES] {
 pub fn first_number(bytes: &[u8]) -> Option<u64> {
     let whole = bytes.get(..HEADER_BYTES)?;
     let crc = u32::from_le_bytes(whole[16..20].try_into().ok()?);
-    let sound = &whole[..8] == MAGIC && crc32fast::hash(&whole[..16]) == crc;
+    let sound = &whole[..8] == MAGIC
+        && crc32fast::hash(&whole[..16]) == crc
+        && whole[20..].iter().all(|b| *b == 0);
     sound.then(|| u64::from_le_bytes([8, 9, 10, 11, 12, 13, 14, 15].map(|i| whole[i])))
 }
 
@@ -259,7 +261,7 @@ mod tests {
 
     #[test]
     fn a_changed_header_is_known() {
-        for at in 0..20 {
+        for at in 0..HEADER_BYTES {
             let mut bytes = header(9);
             bytes[at] ^= 0x10;
             assert_eq!(first_number(&bytes), None, "byte {at}");

@@ -8,6 +8,7 @@ use bytes::Bytes;
 use prost::Message;
 
 use super::format::{self, FRAME_BYTES, Found, Frames, HEADER_BYTES};
+use super::numbers::{self, Kept};
 use super::storage::Storage;
 use crate::wire::journal_record::What;
 use crate::wire::{Bounds, JournalRecord};
@@ -50,6 +51,16 @@ pub struct Recovery {
     pub torn_bytes: u64,
     /// Numbers that are damaged, first and last.
     pub lost: Option<(u64, u64)>,
+    /// What is damaged, for people.
+    pub damage: Vec<String>,
+    /// Time by which records are removed for their age, as it was when the journal was written last, and what the
+    /// wall clock showed then, ns; `None` where neither is known.
+    pub timeline: Option<(i64, i64)>,
+}
+
+/// A file's name.
+fn name(first: u64) -> String {
+    format!("{first:020}.rgj")
 }
 
 /// A log that is written.
@@ -60,6 +71,8 @@ pub(super) struct Log<S: Storage> {
     /// Bytes of the file that is written.
     bytes: u64,
     buffer: Vec<u8>,
+    /// Times that the numbers were written to their second place.
+    numbers_written: u64,
 }
 
 /// A record's payload as it stands in a file.
@@ -77,8 +90,10 @@ pub(super) fn record(number: u64, payload: &[u8]) -> Option<JournalRecord> {
 }
 
 /// What stands at the head of a file.
-fn head(bytes: &[u8]) -> Option<(Bounds, i64)> {
-    format::first_number(bytes)?;
+fn head(bytes: &[u8], first: u64) -> Option<(Bounds, i64)> {
+    if format::first_number(bytes) != Some(first) {
+        return None;
+    }
     match Frames::new(bytes, HEADER_BYTES).next()? {
         Found::Frame { number: 0, payload } => {
             let record = record(0, &bytes[payload])?;
@@ -91,8 +106,21 @@ fn head(bytes: &[u8]) -> Option<(Bounds, i64)> {
     }
 }
 
+/// Whether a head that cannot be read is what a crash leaves of a file that was being begun.
+fn is_begun(bytes: &[u8]) -> bool {
+    match bytes.get(..HEADER_BYTES) {
+        None => true,
+        Some(header) if header.iter().all(|b| *b == 0) => bytes.iter().all(|b| *b == 0),
+        Some(_) => {
+            let next = Frames::new(bytes, HEADER_BYTES).next();
+            format::first_number(bytes).is_some()
+                && matches!(next, None | Some(Found::Damage { torn: true, .. }))
+        }
+    }
+}
+
 /// Reads the last files until one tells what came before it.
-fn recover<S: Storage>(storage: &S, parts: &[Part]) -> io::Result<Recovery> {
+fn recover<S: Storage>(storage: &S, parts: &[Part], kept: &Kept) -> io::Result<Recovery> {
     let mut from = parts.len().saturating_sub(1);
     while from > 0 && parts[from].head.is_none() {
         from -= 1;
@@ -147,19 +175,59 @@ fn recover<S: Storage>(storage: &S, parts: &[Part]) -> io::Result<Recovery> {
             }
         }
         if damaged > 0 {
-            // Frames behind the last sound one were whole once, and may have been announced: at most so many.
-            let at_most = (damaged / EVENT_FRAME_BYTES).max(1) as u64;
+            // Frames behind the last sound one were whole once, and may have been announced: as many as are known to
+            // have been there, or where nothing is known at most so many.
+            let at_most = match &kept.newest {
+                Some((kept, _)) => kept.last_record.saturating_sub(found.last),
+                None => (damaged / EVENT_FRAME_BYTES).max(1) as u64,
+            };
+            if at_most == 0 {
+                found.damage.push(format!("{damaged} bytes at the end of file {}", name(part.first)));
+                continue;
+            }
             suspect += at_most;
             let first = found.lost.map_or(found.last + 1, |l| l.0);
             found.last += at_most;
             found.lost = Some((first, found.last));
         }
     }
-    // Any of these may have been an event of any session: its number is not given again.
-    if suspect > 0 {
-        found.events.values_mut().for_each(|last| *last += suspect);
+    match &kept.newest {
+        Some(newest) => found.hold_against(newest, parts),
+        // Any of these may have been an event of any session: its number is not given again.
+        None => found.events.values_mut().for_each(|last| *last += suspect),
+    }
+    if let Some((first, last)) = found.lost {
+        found.damage.push(format!("records {first} to {last} are damaged or lost"));
     }
     Ok(found)
+}
+
+impl Recovery {
+    /// What the log holds against what is known to have been written.
+    fn hold_against(&mut self, (kept, time_ns): &(Bounds, i64), parts: &[Part]) {
+        self.timeline = Some((kept.timeline_ns, *time_ns));
+        if self.id.is_empty() {
+            self.id.clone_from(&kept.journal_id);
+        }
+        if kept.file > 0 && parts.iter().all(|p| p.first != kept.file) {
+            self.damage.push(format!("file {} is gone", name(kept.file)));
+        }
+        if kept.last_record > self.last {
+            let first = self.lost.map_or(self.last + 1, |l| l.0);
+            self.last = kept.last_record;
+            self.lost = Some((first, self.last));
+            self.ended = false;
+        }
+        for (session, last) in &kept.last_event_sequence {
+            let known = self.events.entry(session.clone()).or_default();
+            if *known < *last {
+                self.damage.push(format!(
+                    "'{session}' had {last} events, of which the files hold those to {known}"
+                ));
+                *known = *last;
+            }
+        }
+    }
 }
 
 impl<S: Storage> Log<S> {
@@ -169,19 +237,50 @@ impl<S: Storage> Log<S> {
     /// The storage's.
     pub(super) fn open(storage: S) -> io::Result<(Self, Recovery)> {
         let mut parts = Vec::new();
-        for first in storage.list()? {
-            let head = head(&storage.read(first, HEAD_BYTES)?);
+        let mut damage = Vec::new();
+        let list = storage.list()?;
+        for (i, &first) in list.iter().enumerate() {
+            let bytes = storage.read(first, HEAD_BYTES)?;
+            let head = head(&bytes, first);
+            if head.is_none() && !(i + 1 == list.len() && is_begun(&bytes)) {
+                damage.push(format!("the head of file {}", name(first)));
+            }
             parts.push(Part { first, bytes: storage.len(first)?, head });
         }
-        let recovery = recover(&storage, &parts)?;
+        let kept = numbers::find(&storage)?;
+        damage.extend(kept.damaged.iter().map(|slot| format!("file numbers.{slot}")));
+        // They are written before any file with a timeline is begun.
+        let expected = parts.iter().any(|p| p.head.as_ref().is_some_and(|h| h.0.timeline_ns != 0));
+        if expected && kept.newest.is_none() && kept.damaged.is_empty() {
+            damage.push("files numbers.0 and numbers.1 are gone".into());
+        }
+        let mut recovery = recover(&storage, &parts, &kept)?;
+        damage.append(&mut recovery.damage);
+        recovery.damage = damage;
         let log = Self {
             storage,
             parts: Arc::new(RwLock::new(parts)),
             out: None,
             bytes: 0,
             buffer: Vec::new(),
+            numbers_written: kept.writes,
         };
         Ok((log, recovery))
+    }
+
+    /// Keeps the newest numbers in their second place; `record` holds [`Bounds`].
+    ///
+    /// # Errors
+    /// The storage's.
+    pub(super) fn keep_numbers(&mut self, record: &JournalRecord) -> io::Result<()> {
+        numbers::keep(&mut self.storage, &mut self.numbers_written, record)
+    }
+
+    /// Number of the first record of the file that is written; 0 where none is.
+    #[must_use]
+    pub(super) fn file(&self) -> u64 {
+        let parts = self.parts.read().unwrap_or_else(PoisonError::into_inner);
+        parts.last().filter(|_| self.out.is_some()).map_or(0, |p| p.first)
     }
 
     /// The files.
@@ -251,20 +350,22 @@ impl<S: Storage> Log<S> {
         self.storage.sync(out).inspect_err(|_| self.out = None)
     }
 
-    /// Removes the oldest files beyond `bytes_max`, and those that ended before `older_ns`; how many. The file that
+    /// Removes the oldest files beyond `bytes_max`, and those that ended before `older_ns` of the timeline; how many. The file that
     /// is written stays.
     ///
     /// # Errors
     /// The storage's.
-    pub(super) fn retain(&mut self, bytes_max: u64, older_ns: Option<i64>) -> io::Result<usize> {
+    pub(super) fn retain(&mut self, bytes_max: u64, older_ns: i64) -> io::Result<usize> {
         let mut removed = 0;
         loop {
             let parts = self.parts.read().unwrap_or_else(PoisonError::into_inner);
             let total: u64 = parts.iter().map(|p| p.bytes).sum();
-            let [oldest, next, ..] = parts.as_slice() else { return Ok(removed) };
-            // A file ends when the next begins.
-            let ended = next.head.as_ref().map(|(_, time_ns)| *time_ns);
-            let old = matches!((ended, older_ns), (Some(e), Some(o)) if e < o);
+            let [oldest, _, ..] = parts.as_slice() else { return Ok(removed) };
+            // A file ends when the next begins; of one from before there was a timeline only this is known: it
+            // ended before it.
+            let timeline = |p: &Part| p.head.as_ref().map_or(0, |(bounds, _)| bounds.timeline_ns);
+            let ended = parts[1..].iter().map(timeline).find(|t| *t != 0);
+            let old = ended.is_some_and(|ended| ended < older_ns);
             if total <= bytes_max && !old {
                 return Ok(removed);
             }
@@ -299,6 +400,7 @@ mod tests {
     #[derive(Clone, Default)]
     struct Disk {
         files: Arc<Mutex<HashMap<u64, Stored>>>,
+        numbers: Arc<Mutex<HashMap<usize, Vec<u8>>>>,
         asked: Arc<Mutex<usize>>,
         fails_at: usize,
         /// It fails once, and works again; otherwise it stays broken.
@@ -379,6 +481,15 @@ mod tests {
             self.files.lock().expect("no panic").remove(&first);
             Ok(())
         }
+
+        fn numbers(&self, slot: usize) -> io::Result<Option<Vec<u8>>> {
+            Ok(self.numbers.lock().expect("no panic").get(&slot).cloned())
+        }
+
+        fn write_numbers(&mut self, slot: usize, bytes: &[u8]) -> io::Result<()> {
+            self.numbers.lock().expect("no panic").insert(slot, bytes.to_vec());
+            Ok(())
+        }
     }
 
     fn event(number: u64) -> Bytes {
@@ -389,8 +500,11 @@ mod tests {
 
     fn bounds(last: u64) -> JournalRecord {
         let known = (last > 0).then(|| ("rig".to_owned(), last));
-        let what =
-            Bounds { last_event_sequence: known.into_iter().collect(), journal_id: "here".into() };
+        let what = Bounds {
+            last_event_sequence: known.into_iter().collect(),
+            journal_id: "here".into(),
+            ..Bounds::default()
+        };
         JournalRecord { what: Some(What::Bounds(what)), ..JournalRecord::default() }
     }
 
@@ -492,19 +606,22 @@ mod tests {
         let (mut log, _) = Log::open(disk.clone()).expect("opened");
         let payload = Bytes::from(vec![0u8; 1 << 20]);
         for n in 1..=40u64 {
-            let at = JournalRecord { time_ns: n as i64, ..bounds(0) };
+            let mut at = bounds(0);
+            if let Some(What::Bounds(bounds)) = &mut at.what {
+                bounds.timeline_ns = n as i64;
+            }
             log.write(&[(n, payload.clone())], || at).expect("written");
         }
         let files = disk.list().expect("a list");
         assert!(files.len() >= 9, "{files:?}");
-        log.retain(20 << 20, None).expect("removed");
+        log.retain(20 << 20, 0).expect("removed");
         let total: usize =
             disk.files.lock().expect("no panic").values().map(|f| f.bytes.len()).sum();
         assert!(total <= 20 << 20 && total > 14 << 20, "{total}");
         let second = disk.list().expect("a list")[1];
-        log.retain(u64::MAX, Some(second as i64 + 1)).expect("removed");
+        log.retain(u64::MAX, second as i64 + 1).expect("removed");
         assert_eq!(disk.list().expect("a list")[0], second);
-        log.retain(0, Some(i64::MAX)).expect("removed");
+        log.retain(0, i64::MAX).expect("removed");
         assert_eq!(disk.list().expect("a list").len(), 1, "the one that is written stays");
     }
 }

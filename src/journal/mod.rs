@@ -2,6 +2,7 @@
 
 pub mod format;
 mod log;
+mod numbers;
 mod reader;
 mod snapshot;
 mod storage;
@@ -35,6 +36,10 @@ const GROUP_BYTES_MAX: usize = 4 << 20;
 const RETRY: Duration = Duration::from_millis(250);
 /// Between looks at size and age.
 const RETAIN_EVERY: Duration = Duration::from_secs(10);
+/// The numbers are written to their second place at least so often.
+const NUMBERS_EVERY: Duration = Duration::from_secs(600);
+/// Time between two runs that counts at most for the age of records, ns.
+const AWAY_MAX_NS: i64 = 7 * 86_400 * 1_000_000_000;
 /// What keeping a record costs beside its bytes, about.
 const RECORD_COST: usize = 64;
 
@@ -95,8 +100,6 @@ struct Shared {
     kept: watch::Sender<u64>,
     /// Why the disk fails, while it does.
     failing: watch::Sender<Option<String>>,
-    /// The wall clock was set: nothing is removed for its age.
-    age_suspended: std::sync::atomic::AtomicBool,
     parts: Parts,
     id: String,
     metrics: JournalMetrics,
@@ -120,12 +123,10 @@ pub fn new_id() -> String {
     format!("{:x}-{:x}", wall_ns(), std::process::id())
 }
 
-/// Takes the folder for this process.
+/// Takes the folder for this process: the folder itself is locked, as any file in it can be removed by somebody who
+/// tidies up.
 fn lock(folder: &Path) -> Result<File> {
-    let path = folder.join("lock");
-    let file = File::options().create(true).truncate(false).write(true).open(&path);
-    // A file system that has become read-only still says who holds the lock.
-    let file = file.or_else(|_| File::open(&path)).context("cannot open its lock")?;
+    let file = File::open(folder).context("cannot open it")?;
     match file.try_lock() {
         Ok(()) => Ok(file),
         Err(std::fs::TryLockError::WouldBlock) => {
@@ -142,6 +143,10 @@ impl Journal {
     /// When the folder cannot be made or read, or another process has it. A disk on which nothing can be written does
     /// not count: that is told by [`Self::failing`], and records wait.
     pub fn open(settings: Settings) -> Result<(Self, Recovery)> {
+        Self::open_at(settings, wall_ns())
+    }
+
+    fn open_at(settings: Settings, wall_ns: i64) -> Result<(Self, Recovery)> {
         let folder = Folder::open(&settings.folder)?;
         let lock = lock(&settings.folder)?;
         let (log, recovery) = Log::open(folder).context("cannot read it")?;
@@ -157,7 +162,6 @@ impl Journal {
             wake: Condvar::new(),
             kept: watch::Sender::new(recovery.last),
             failing: watch::Sender::new(None),
-            age_suspended: std::sync::atomic::AtomicBool::new(false),
             parts: log.parts(),
             id,
             metrics: JournalMetrics::new(settings.name),
@@ -166,9 +170,13 @@ impl Journal {
         let writer = Writer {
             shared: shared.clone(),
             bounds: recovery.events.clone(),
+            last: recovery.last,
+            timeline: Timeline::after(&recovery, wall_ns),
             log,
             unsynced: None,
             retained: Instant::now(),
+            numbers_kept: None,
+            numbers_failing: false,
         };
         let thread = std::thread::Builder::new()
             .name("journal".into())
@@ -193,11 +201,6 @@ impl Journal {
     #[must_use]
     pub fn failing(&self) -> watch::Receiver<Option<String>> {
         self.shared.failing.subscribe()
-    }
-
-    /// Nothing is removed for its age while the wall clock is not to be believed.
-    pub fn suspend_age(&self) {
-        self.shared.age_suspended.store(true, std::sync::atomic::Ordering::Relaxed);
     }
 
     /// Takes a record; `None` where too much waits for a disk that fails: it is dropped, and counted.
@@ -284,12 +287,48 @@ impl Drop for Journal {
     }
 }
 
+/// The time by which records are removed for their age. The wall clock is not believed: it may be years off at a start,
+/// or be set while the daemon runs. What is counted is the time that passed on the steady clock, and between two runs no
+/// more than [`AWAY_MAX_NS`]: a record is never taken for older than it is by more than that for each start.
+#[derive(Debug, Clone, Copy)]
+struct Timeline {
+    from_ns: i64,
+    began: Instant,
+}
+
+impl Timeline {
+    fn after(found: &Recovery, wall_ns: i64) -> Self {
+        // A journal of before this was kept has its newest record's time.
+        let before = found.timeline.filter(|(timeline, _)| *timeline != 0);
+        let newest = (found.time_ns != 0).then_some((found.time_ns, found.time_ns));
+        let from_ns = match before.or(newest) {
+            Some((timeline, wall)) => {
+                let away = wall_ns.saturating_sub(wall).clamp(0, AWAY_MAX_NS);
+                timeline.saturating_add(away)
+            }
+            None => wall_ns,
+        };
+        Self { from_ns, began: Instant::now() }
+    }
+
+    fn now_ns(&self) -> i64 {
+        let ran = i64::try_from(self.began.elapsed().as_nanos()).unwrap_or(i64::MAX);
+        self.from_ns.saturating_add(ran)
+    }
+}
+
 /// Owns the files.
 struct Writer {
     shared: Arc<Shared>,
     log: Log<Folder>,
     /// Newest event number per session among what was written.
     bounds: BTreeMap<String, u64>,
+    /// Number of the newest record that was written.
+    last: u64,
+    timeline: Timeline,
+    /// When the numbers were kept in their second place.
+    numbers_kept: Option<Instant>,
+    numbers_failing: bool,
     /// Since when something is written and not synced.
     unsynced: Option<Instant>,
     retained: Instant,
@@ -297,6 +336,8 @@ struct Writer {
 
 impl Writer {
     fn run(mut self) {
+        // Before there is a file that is to be held against them.
+        self.keep_numbers();
         loop {
             let (group, closed) = self.next_group();
             if group.is_empty() && closed {
@@ -344,16 +385,9 @@ impl Writer {
     }
 
     fn keep(&mut self, group: &[(u64, Bytes)]) -> std::io::Result<()> {
-        let (bounds, id) = (&self.bounds, &self.shared.id);
-        self.log.write(group, || JournalRecord {
-            number: 0,
-            time_ns: wall_ns(),
-            session: String::new(),
-            what: Some(What::Bounds(Bounds {
-                last_event_sequence: bounds.iter().map(|(s, n)| (s.clone(), *n)).collect(),
-                journal_id: id.clone(),
-            })),
-        })?;
+        // What came before a file stands at its head, where one is begun.
+        let bounds = if self.log.begins_file() { self.numbers(0) } else { JournalRecord::default() };
+        self.log.write(group, || bounds)?;
         if !group.is_empty() {
             self.unsynced.get_or_insert_with(Instant::now);
         }
@@ -369,6 +403,36 @@ impl Writer {
         Ok(())
     }
 
+    /// The newest numbers; `file` is that of the file which is written.
+    fn numbers(&self, file: u64) -> JournalRecord {
+        JournalRecord {
+            number: 0,
+            time_ns: wall_ns(),
+            session: String::new(),
+            what: Some(What::Bounds(Bounds {
+                last_event_sequence: self.bounds.iter().map(|(s, n)| (s.clone(), *n)).collect(),
+                journal_id: self.shared.id.clone(),
+                timeline_ns: self.timeline.now_ns(),
+                last_record: self.last,
+                file,
+            })),
+        }
+    }
+
+    /// Keeps the newest numbers in their second place.
+    fn keep_numbers(&mut self) {
+        let record = self.numbers(self.log.file());
+        let failed = self.log.keep_numbers(&record).err();
+        self.numbers_kept = Some(Instant::now());
+        // The log has them: nothing waits for this. Told once, until it works again.
+        if let Some(e) = &failed
+            && !self.numbers_failing
+        {
+            tracing::warn!("the journal's numbers are in one place alone: {e}");
+        }
+        self.numbers_failing = failed.is_some();
+    }
+
     fn kept(&mut self, group: &[(u64, Bytes)], began: Instant) {
         let Some((last, _)) = group.last() else { return };
         for (_, payload) in group {
@@ -377,6 +441,9 @@ impl Writer {
                 self.bounds.insert(event.session, event.event_sequence);
             }
         }
+        self.last = *last;
+        // Before anybody is told.
+        self.keep_numbers();
         let mut waiting = locked(&self.shared.waiting);
         let bytes: usize = group.iter().map(|(_, p)| p.len() + RECORD_COST).sum();
         waiting.records.drain(..group.len());
@@ -421,9 +488,12 @@ impl Writer {
             return;
         }
         self.retained = Instant::now();
+        // So that the next start knows how far time has come.
+        if self.numbers_kept.is_none_or(|t| t.elapsed() > NUMBERS_EVERY) {
+            self.keep_numbers();
+        }
         let settings = &self.shared.settings;
-        let suspended = self.shared.age_suspended.load(std::sync::atomic::Ordering::Relaxed);
-        let older = (!suspended).then(|| wall_ns() - (settings.age_max_s * 1e9) as i64);
+        let older = self.timeline.now_ns().saturating_sub((settings.age_max_s * 1e9) as i64);
         match self.log.retain(settings.bytes_max, older) {
             Ok(0) => {}
             Ok(files) => tracing::debug!(files, "old files of the journal removed"),
@@ -431,5 +501,175 @@ impl Writer {
         }
         let parts = self.shared.parts.read().unwrap_or_else(PoisonError::into_inner);
         self.shared.metrics.bytes.set(parts.iter().map(|p| p.bytes as f64).sum::<f64>());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rand::{RngExt, SeedableRng};
+    use rand_chacha::ChaCha8Rng;
+
+    fn settings(folder: &Path) -> Settings {
+        Settings {
+            name: "journal",
+            folder: folder.to_owned(),
+            sync: Sync::Commit,
+            when_disk_fails: WhenDiskFails::Hold,
+            bytes_max: 64 << 20,
+            age_max_s: 90.0 * 86_400.0,
+        }
+    }
+
+    /// Runs that each announce events of some sessions; the newest of each.
+    fn filled(folder: &Path, runs: usize) -> BTreeMap<String, u64> {
+        let mut announced = BTreeMap::new();
+        for run in 0..runs {
+            let (journal, found) = Journal::open(settings(folder)).expect("opened");
+            assert_eq!(found.damage, Vec::<String>::new(), "run {run}");
+            assert_eq!(found.events, announced, "run {run}");
+            for i in 0..32 {
+                // One that is not heard of again, and two that are.
+                let session = if run == 0 { "first" } else { ["a", "b"][i % 2] };
+                let mut event = Event { session: session.into(), ..Event::default() };
+                journal.add_event(&mut event).expect("taken");
+                announced.insert(session.to_owned(), event.event_sequence);
+            }
+            assert!(journal.close());
+        }
+        announced
+    }
+
+    fn files(folder: &Path) -> Vec<PathBuf> {
+        let entries = std::fs::read_dir(folder).expect("a folder");
+        let mut files: Vec<_> = entries.map(|e| e.expect("an entry").path()).collect();
+        files.sort();
+        files
+    }
+
+    /// Changes one file in some way; what was done.
+    fn damage(files: &[PathBuf], rng: &mut ChaCha8Rng) -> String {
+        let file = &files[rng.random_range(0..files.len())];
+        let mut bytes = std::fs::read(file).expect("bytes");
+        let at = rng.random_range(0..bytes.len());
+        let to = rng.random_range(at + 1..=bytes.len());
+        let what = match rng.random_range(0..6) {
+            0 => {
+                bytes[at] ^= 1 << rng.random_range(0..8);
+                format!("a bit at {at}")
+            }
+            1 => {
+                bytes[at..to].iter_mut().for_each(|b| *b = !*b);
+                format!("{at} to {to} changed")
+            }
+            2 if bytes[at..].iter().any(|b| *b != 0) => {
+                bytes[at..].fill(0);
+                format!("zeros from {at}")
+            }
+            3 => {
+                bytes.truncate(at);
+                format!("cut at {at}")
+            }
+            4 => {
+                bytes.drain(at..to);
+                format!("{at} to {to} left out")
+            }
+            _ => {
+                std::fs::remove_file(file).expect("removed");
+                return format!("{} removed", file.display());
+            }
+        };
+        std::fs::write(file, bytes).expect("written");
+        format!("{}: {what}", file.display())
+    }
+
+    #[test]
+    fn the_newest_number_survives_any_single_damage_and_every_damage_is_told() {
+        let base = tempfile::tempdir().expect("a folder");
+        let announced = filled(base.path(), 4);
+        let sound = files(base.path());
+        let oldest = sound.iter().find(|f| f.extension().is_some_and(|e| e == "rgj")).cloned();
+        let mut rng = ChaCha8Rng::seed_from_u64(18);
+        for trial in 0..600 {
+            let folder = tempfile::tempdir().expect("a folder");
+            for file in &sound {
+                let name = file.file_name().expect("a name");
+                std::fs::copy(file, folder.path().join(name)).expect("copied");
+            }
+            let mut all = files(folder.path());
+            if trial % 3 == 0 {
+                // As if the first had been removed for its age: what it held stands in the others' heads alone.
+                let gone = oldest.as_ref().and_then(|f| f.file_name()).expect("a name");
+                std::fs::remove_file(folder.path().join(gone)).expect("removed");
+                all.retain(|f| f.file_name() != Some(gone));
+            }
+            let what = format!("trial {trial}: {}", damage(&all, &mut rng));
+            // The oldest file is removed for its age as well, and one of two copies is not needed.
+            let gone = all.iter().position(|f| !f.exists());
+            let may_go =
+                gone.is_some_and(|i| i == 0 || all[i].to_string_lossy().contains("numbers"));
+            let reading = read(folder.path(), |_| {}).expect("read");
+            let (journal, found) = Journal::open(settings(folder.path())).expect("opened");
+            for (session, last) in &announced {
+                let newest = journal.newest_event(session);
+                assert!(newest >= *last, "{what}: {session} at {newest}, {last} were announced");
+                let mut event = Event { session: session.clone(), ..Event::default() };
+                journal.add_event(&mut event).expect("taken");
+                assert!(event.event_sequence > *last, "{what}");
+            }
+            let told = !found.damage.is_empty()
+                || reading.lost_untold > 0
+                || !reading.numbers.is_empty()
+                || reading.troubles.iter().any(|t| !t.torn);
+            assert!(told || may_go, "{what}: nothing is told: {found:?}, {reading:?}");
+        }
+    }
+
+    #[test]
+    fn a_clock_that_is_years_off_at_a_start_removes_nothing() {
+        let folder = tempfile::tempdir().expect("a folder");
+        filled(folder.path(), 3);
+        let year = 365 * 86_400 * 1_000_000_000i64;
+        let before = files(folder.path());
+        for years in [10, -10, 10, 0, -10, 10] {
+            let now = wall_ns() + years * year;
+            let (journal, _) = Journal::open_at(settings(folder.path()), now).expect("opened");
+            let mut event = Event { session: "a".into(), ..Event::default() };
+            let ticket = journal.add_event(&mut event).expect("taken");
+            while *journal.shared.kept.borrow() < ticket.0 {
+                std::thread::yield_now();
+            }
+            journal.close();
+            let (mut log, found) =
+                Log::open(Folder::open(folder.path()).expect("a folder")).expect("a log");
+            let timeline = Timeline::after(&found, now);
+            let older = timeline.now_ns() - 90 * year / 365;
+            assert_eq!(log.retain(u64::MAX, older).expect("done"), 0, "{years} years");
+            assert!(before.iter().all(|f| f.exists()), "{years} years");
+        }
+        // What is old by the time that passed goes.
+        let (mut log, found) =
+            Log::open(Folder::open(folder.path()).expect("a folder")).expect("a log");
+        let later = Timeline::after(&found, wall_ns()).now_ns();
+        assert!(log.retain(u64::MAX, later).expect("done") >= 3);
+    }
+
+    #[test]
+    fn a_folder_is_one_daemon_s_whatever_is_removed_in_it() {
+        let folder = tempfile::tempdir().expect("a folder");
+        filled(folder.path(), 1);
+        let (journal, _) = Journal::open(settings(folder.path())).expect("opened");
+        for file in files(folder.path()) {
+            std::fs::remove_file(file).expect("removed");
+        }
+        let second = Journal::open(settings(folder.path())).err().expect("refused");
+        assert!(format!("{second:#}").contains("another regimed"), "{second:#}");
+        drop(journal);
+        assert!(Journal::open(settings(folder.path())).is_ok());
+        use std::os::unix::fs::PermissionsExt;
+        for file in files(folder.path()) {
+            let mode = std::fs::metadata(&file).expect("there").permissions().mode();
+            assert_eq!(mode & 0o777, 0o600, "{}", file.display());
+        }
     }
 }

@@ -2,8 +2,9 @@
 
 use std::path::Path;
 
-use super::format::{Found, Frames, HEADER_BYTES};
+use super::format::{self, Found, Frames, HEADER_BYTES};
 use super::log::{self, Part};
+use super::numbers;
 use super::storage::{Folder, Storage};
 use crate::wire::journal_record::What;
 use crate::wire::{Event, JournalRecord};
@@ -35,8 +36,12 @@ pub struct Reading {
     pub files: usize,
     /// Sound records.
     pub records: u64,
-    /// Numbers of which there is no sound record, between the first and the last.
+    /// Numbers of which there is no sound record, from the first to the last that is known of.
     pub lost: u64,
+    /// Of these, such as no `lost` record stands for.
+    pub lost_untold: u64,
+    /// What is wrong with the second place of the numbers.
+    pub numbers: Vec<String>,
     /// Damage.
     pub troubles: Vec<Trouble>,
 }
@@ -49,6 +54,10 @@ impl Records {
         mut damage: impl FnMut(Trouble),
     ) -> std::io::Result<bool> {
         let bytes = self.folder.read(first, u64::MAX)?;
+        if format::first_number(&bytes) != Some(first) && !bytes.is_empty() {
+            let (length, torn) = (bytes.len().min(HEADER_BYTES), bytes.len() < HEADER_BYTES);
+            damage(Trouble { file: first, at: 0, bytes: length as u64, torn });
+        }
         for found in Frames::new(&bytes, HEADER_BYTES) {
             match found {
                 Found::Frame { number, payload } => {
@@ -83,7 +92,7 @@ pub fn read(folder: &Path, mut take: impl FnMut(JournalRecord)) -> std::io::Resu
     let mut records = Records { folder: Folder::existing(folder), last: 0 };
     let mut reading = Reading::default();
     let mut seen = 0u64;
-    let mut oldest = None;
+    let (mut oldest, mut told) = (None, 0u64);
     for first in records.folder.list()? {
         let mut troubles = Vec::new();
         let result = records.each(
@@ -91,6 +100,9 @@ pub fn read(folder: &Path, mut take: impl FnMut(JournalRecord)) -> std::io::Resu
             |record| {
                 oldest.get_or_insert(record.number);
                 seen += 1;
+                if let Some(What::Lost(lost)) = &record.what {
+                    told += (lost.last + 1).saturating_sub(lost.first);
+                }
                 take(record);
                 true
             },
@@ -98,15 +110,22 @@ pub fn read(folder: &Path, mut take: impl FnMut(JournalRecord)) -> std::io::Resu
         );
         match result {
             Ok(_) => {}
-            // Removed for its age meanwhile.
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => continue,
+            // Removed for its age meanwhile, as all before it were.
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
+                (oldest, seen, told) = (None, 0, 0);
+                continue;
+            }
             Err(e) => return Err(e),
         }
         reading.files += 1;
         reading.troubles.append(&mut troubles);
     }
     reading.records = seen;
+    let kept = numbers::find(&records.folder)?;
+    reading.numbers.extend(kept.damaged.iter().map(|slot| format!("numbers.{slot} is damaged")));
+    // Beside a daemon that writes they may be of records behind those that were read here.
     reading.lost = oldest.map_or(0, |oldest| records.last - oldest + 1 - seen);
+    reading.lost_untold = reading.lost.saturating_sub(told);
     Ok(reading)
 }
 

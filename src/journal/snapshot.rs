@@ -1,9 +1,11 @@
 //! A session's numbers on disk, for the next start: one small file, replaced about once a second.
 
-use std::io;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use prost::Message;
+
+use crate::files;
 
 /// What such a file begins with: the version of its layout is in it.
 const MAGIC: &[u8; 8] = b"RGMDSTA1";
@@ -55,7 +57,7 @@ impl Snapshot {
         bytes.extend(body);
         let place = path(folder, session);
         let partial = place.with_extension("partial");
-        std::fs::write(&partial, bytes)?;
+        files::own_file(&partial)?.write_all(&bytes)?;
         std::fs::rename(partial, place)
     }
 
@@ -65,10 +67,7 @@ impl Snapshot {
     /// The file system's; what is damaged.
     pub fn read(folder: &Path, session: &str) -> Result<Self, SnapshotError> {
         let place = path(folder, session);
-        if std::fs::metadata(&place)?.len() > BYTES_MAX {
-            return Err(SnapshotError::Damaged("a file that is far too long"));
-        }
-        Self::decode_file(&std::fs::read(place)?)
+        Self::decode_file(&files::read(&place, BYTES_MAX)?)
     }
 
     /// Of a file's bytes.

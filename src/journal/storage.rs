@@ -4,6 +4,10 @@ use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 
+use crate::files;
+
+/// Longest file of numbers.
+const NUMBERS_BYTES_MAX: u64 = 4 << 20;
 /// Ending of a journal's files.
 const ENDING: &str = "rgj";
 
@@ -36,6 +40,12 @@ pub(super) trait Storage: Send {
 
     /// Removes a file.
     fn remove(&mut self, first: u64) -> io::Result<()>;
+
+    /// One of the files with the newest numbers; `None` where it is not there.
+    fn numbers(&self, slot: usize) -> io::Result<Option<Vec<u8>>>;
+
+    /// Writes one of them over what it held.
+    fn write_numbers(&mut self, slot: usize, bytes: &[u8]) -> io::Result<()>;
 }
 
 /// A folder of files named by the number of their first frame.
@@ -48,8 +58,7 @@ impl Folder {
     /// # Errors
     /// The file system's.
     pub(super) fn open(path: &Path) -> io::Result<Self> {
-        use std::os::unix::fs::DirBuilderExt;
-        fs::DirBuilder::new().recursive(true).mode(0o750).create(path)?;
+        files::own_folder(path)?;
         Ok(Self(path.to_owned()))
     }
 
@@ -61,6 +70,10 @@ impl Folder {
 
     fn path(&self, first: u64) -> PathBuf {
         self.0.join(format!("{first:020}.{ENDING}"))
+    }
+
+    fn numbers_path(&self, slot: usize) -> PathBuf {
+        self.0.join(format!("numbers.{slot}"))
     }
 
     fn sync_entries(&self) -> io::Result<()> {
@@ -96,7 +109,7 @@ impl Storage for Folder {
     }
 
     fn create(&mut self, first: u64) -> io::Result<File> {
-        let file = File::create(self.path(first))?;
+        let file = files::own_file(&self.path(first))?;
         self.sync_entries()?;
         Ok(file)
     }
@@ -111,5 +124,25 @@ impl Storage for Folder {
 
     fn remove(&mut self, first: u64) -> io::Result<()> {
         fs::remove_file(self.path(first))
+    }
+
+    fn numbers(&self, slot: usize) -> io::Result<Option<Vec<u8>>> {
+        match files::read(&self.numbers_path(slot), NUMBERS_BYTES_MAX) {
+            Ok(bytes) => Ok(Some(bytes)),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+            // Not one of ours any more: damaged.
+            Err(e) if e.kind() == io::ErrorKind::InvalidData => Ok(Some(Vec::new())),
+            Err(e) => Err(e),
+        }
+    }
+
+    fn write_numbers(&mut self, slot: usize, bytes: &[u8]) -> io::Result<()> {
+        use std::os::unix::fs::{FileExt, OpenOptionsExt};
+        let path = self.numbers_path(slot);
+        let file =
+            File::options().write(true).create(true).truncate(false).mode(0o600).open(path)?;
+        // Over what is there: at no moment is it empty.
+        file.write_all_at(bytes, 0)?;
+        file.set_len(bytes.len() as u64)
     }
 }

@@ -3,7 +3,7 @@
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 
 use tokio::sync::watch;
 
@@ -12,6 +12,7 @@ use super::counts::CountsReader;
 use super::page::EmbeddingMap;
 use super::subscription::{Feeds, Subscription, Turn, Update};
 use crate::journal::Journal;
+use crate::source::Entry;
 use crate::telemetry;
 use crate::wire::{Event, Metrics};
 
@@ -162,6 +163,8 @@ pub struct SessionBus {
     counts: Mutex<Option<CountsReader>>,
     calibration: Mutex<Calibration>,
     bins: AtomicU64,
+    /// Where its counts come in.
+    entry: OnceLock<Entry>,
 }
 
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -188,6 +191,7 @@ impl SessionBus {
             counts: Mutex::default(),
             calibration: Mutex::default(),
             bins: AtomicU64::new(0),
+            entry: OnceLock::new(),
         };
         bus.measure_calibration(CalibrationState::Given);
         bus
@@ -197,6 +201,18 @@ impl SessionBus {
     #[must_use]
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// Where its counts come in, once that is known; before, nobody can find the session.
+    #[must_use]
+    pub fn entry(&self) -> Option<&Entry> {
+        self.entry.get()
+    }
+
+    /// Its counts come in here: said once, before it is found by anybody.
+    pub fn set_entry(&self, entry: Entry) {
+        // A second one would be a bug, and would change nothing.
+        let _ = self.entry.set(entry);
     }
 
     /// What the session is.
@@ -374,6 +390,13 @@ impl SessionBus {
     }
 }
 
+/// That no session has this name.
+#[must_use]
+pub fn unknown(name: &str, known: &[&str]) -> String {
+    let found: String = name.chars().take(64).collect();
+    format!("expected one of the sessions {}, found '{found}'", known.join(", "))
+}
+
 /// One that waits for a session's events.
 pub struct NewestEvent {
     newest: watch::Receiver<u64>,
@@ -398,7 +421,7 @@ impl NewestEvent {
     }
 }
 
-/// All sessions.
+/// All sessions that run: whoever looks for one by its name finds it here, and nowhere else.
 pub struct Bus {
     /// In the order in which they began.
     sessions: RwLock<Vec<Arc<SessionBus>>>,
@@ -442,9 +465,22 @@ impl Bus {
     }
 
     /// A session by name.
+    ///
+    /// # Errors
+    /// Which sessions there are, for people.
+    pub fn find(&self, name: &str) -> Result<Arc<SessionBus>, String> {
+        self.session(name).ok_or_else(|| {
+            let sessions = self.sessions();
+            let known: Vec<&str> = sessions.iter().map(|s| s.name()).collect();
+            unknown(name, &known)
+        })
+    }
+
+    /// A session by name.
     #[must_use]
     pub fn session(&self, name: &str) -> Option<Arc<SessionBus>> {
-        self.sessions().into_iter().find(|s| s.name() == name)
+        let sessions = self.sessions.read().unwrap_or_else(PoisonError::into_inner);
+        sessions.iter().find(|s| s.name() == name).cloned()
     }
 
     /// Resolves when streams are to end.

@@ -27,11 +27,13 @@ pub enum Condition {
     JournalDamaged,
     /// The wall clock was set.
     ClockJumped,
+    /// A file with tokens or certificates cannot be read.
+    CredentialsUnreadable,
 }
 
 impl Condition {
     /// All of them.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::SourceStalled,
         Self::FallingBehind,
         Self::FilterDegenerate,
@@ -40,6 +42,7 @@ impl Condition {
         Self::JournalFailing,
         Self::JournalDamaged,
         Self::ClockJumped,
+        Self::CredentialsUnreadable,
     ];
 
     /// Its name in metrics, messages and documents.
@@ -54,6 +57,7 @@ impl Condition {
             Self::JournalFailing => "journal_failing",
             Self::JournalDamaged => "journal_damaged",
             Self::ClockJumped => "clock_jumped",
+            Self::CredentialsUnreadable => "credentials_unreadable",
         }
     }
 
@@ -72,6 +76,9 @@ impl Condition {
                 "free space on, or remount, the journal's disk: events wait and are kept then"
             }
             Self::JournalDamaged => "regimed journal names what is lost; look after the disk",
+            Self::CredentialsUnreadable => {
+                "mend the file: until then those that it held before stay in force"
+            }
             Self::ClockJumped => "let the machine's clock be slewed, not set, while it records",
         }
     }

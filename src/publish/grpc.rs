@@ -11,7 +11,6 @@ use tonic::{Request, Response, Status};
 use super::bus::{Bus, Calibration, CalibrationState, EventsError, SessionBus};
 use super::conditions::Conditions;
 use super::resumed::Resumed;
-use crate::source::{Entry, Intake};
 use crate::wire;
 use crate::wire::regimes_server::Regimes;
 use crate::wire::{
@@ -23,21 +22,11 @@ use crate::wire::{
 pub struct RegimesService {
     /// Where decisions come from.
     pub bus: Arc<Bus>,
-    /// For the accounting of what came in.
-    pub intake: Arc<Intake>,
 }
 
 impl RegimesService {
     fn find(&self, name: &str) -> Result<Arc<SessionBus>, Status> {
-        self.bus.session(name).ok_or_else(|| {
-            let sessions = self.bus.sessions();
-            let known: Vec<&str> = sessions.iter().map(|s| s.name()).collect();
-            let found: String = name.chars().take(64).collect();
-            Status::not_found(format!(
-                "expected one of the sessions {}, found '{found}'",
-                known.join(", ")
-            ))
-        })
+        self.bus.find(name).map_err(Status::not_found)
     }
 }
 
@@ -178,18 +167,16 @@ impl Regimes for RegimesService {
         _request: Request<ListSessionsRequest>,
     ) -> Result<Response<ListSessionsResponse>, Status> {
         let sessions = self.bus.sessions();
-        // One without an entrance has ended meanwhile.
-        let conditions = &self.bus.conditions;
-        let one =
-            |s: &Arc<SessionBus>| Some(described(s, &self.intake.entry(s.name())?, conditions));
+        let one = |s: &Arc<SessionBus>| described(s, &self.bus.conditions);
         let sessions = sessions.iter().filter_map(one).collect();
         Ok(Response::new(ListSessionsResponse { sessions }))
     }
 }
 
-/// A session as the wire tells it.
+/// A session as the wire tells it; `None` before it has an entrance.
 #[must_use]
-pub fn described(bus: &SessionBus, entry: &Entry, conditions: &Conditions) -> Session {
+pub fn described(bus: &SessionBus, conditions: &Conditions) -> Option<Session> {
+    let entry = bus.entry()?;
     let facts = bus.facts();
     let (bins, last_event_sequence) = bus.totals();
     let totals = entry.port.totals();
@@ -201,7 +188,7 @@ pub fn described(bus: &SessionBus, entry: &Entry, conditions: &Conditions) -> Se
     } else {
         SessionState::Running
     };
-    Session {
+    Some(Session {
         name: facts.name.clone(),
         n_channels: facts.n_channels as u32,
         bin_width_s: facts.bin_width_s,
@@ -235,5 +222,5 @@ pub fn described(bus: &SessionBus, entry: &Entry, conditions: &Conditions) -> Se
             })
             .collect(),
         clock: offset.map(|offset_s| Clock { offset_s, drift, jumps }),
-    }
+    })
 }

@@ -20,6 +20,7 @@ pub mod zeromq;
 
 pub use bus::{
     Bus, Calibration, CalibrationState, EventsError, NewestEvent, SessionBus, SessionFacts, Vitals,
+    unknown,
 };
 pub use conditions::{Condition, Conditions, Holding};
 pub use outcome::{Outcome, Wording};

@@ -53,6 +53,7 @@ async fn write_events(
         metrics.connected(true);
         match send_events(bus, settings, stream, &mut live, &mut after).await {
             Ok(written) => {
+                connection.worked();
                 metrics.events.increment(written);
                 if bus.is_ended() {
                     return;
@@ -173,7 +174,10 @@ async fn write_decisions(
         let mut live = connection.get().await;
         let sent: Result<(), RedisError> = pipeline.query_async(&mut live).await;
         match sent {
-            Ok(()) => metrics.decisions.increment(n as u64),
+            Ok(()) => {
+                connection.worked();
+                metrics.decisions.increment(n as u64);
+            }
             Err(e) => {
                 metrics.lost.increment(n as u64);
                 connection.failed(&e).await;

@@ -4,18 +4,20 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use axum::Router;
-use axum::extract::{Request, State};
+use axum::body::Body;
+use axum::extract::connect_info::{Connected, IntoMakeServiceWithConnectInfo};
+use axum::extract::{ConnectInfo, Request, State};
 use axum::http::{HeaderMap, StatusCode, header};
-use axum::middleware::{Next, from_fn_with_state};
+use axum::middleware::{Next, from_fn, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
-use metrics_exporter_prometheus::PrometheusHandle;
+use axum::serve::IncomingStream;
 use tokio::sync::watch;
 
 use super::bus::Bus;
 use super::page::{self, Page};
-use crate::security::{Denied, Role, Tokens};
-use crate::telemetry;
+use crate::security::{Answer, Denied, Incoming, Peer, Role, Tokens};
+use crate::telemetry::{self, Series};
 
 /// What the daemon is up to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,7 +34,7 @@ pub enum Phase {
 #[derive(Clone)]
 pub struct Shared {
     /// For `/metrics`.
-    pub metrics: PrometheusHandle,
+    pub metrics: Series,
     /// For `/readyz`.
     pub phase: watch::Receiver<Phase>,
     /// For `/health`.
@@ -43,22 +45,37 @@ pub struct Shared {
     pub tokens: Arc<Tokens>,
 }
 
-/// The routes.
-pub fn routes(shared: Shared) -> Router {
+/// The routes, served with what is known of each connection.
+pub fn routes(shared: Shared) -> IntoMakeServiceWithConnectInfo<Router, Peer> {
     let tokens = shared.tokens.clone();
-    let page = page::data(shared.page.clone()).layer(from_fn_with_state(tokens.clone(), near));
     let guarded = Router::new()
         .route("/metrics", get(render))
         .route("/health", get(health))
         .with_state(shared.clone())
-        .merge(page)
-        .layer(from_fn_with_state(tokens, guard));
+        .merge(page::data(shared.page.clone()))
+        .layer(from_fn_with_state(tokens.clone(), guard));
     // Whoever restarts a daemon must see whether it lives, without a token; and the page asks for it.
     let open = Router::new()
         .route("/healthz", get(|| async { "ok\n" }))
         .route("/readyz", get(ready))
         .with_state(shared);
-    open.merge(page::files()).merge(guarded)
+    open.merge(page::files())
+        .merge(guarded)
+        .layer(from_fn_with_state(tokens, near))
+        .layer(from_fn(counted))
+        .into_make_service_with_connect_info::<Peer>()
+}
+
+impl Connected<IncomingStream<'_, Incoming>> for Peer {
+    fn connect_info(stream: IncomingStream<'_, Incoming>) -> Self {
+        stream.io().peer()
+    }
+}
+
+/// A connection has something to do for as long as it is answered.
+async fn counted(ConnectInfo(peer): ConnectInfo<Peer>, request: Request, next: Next) -> Response {
+    let open = peer.request();
+    next.run(request).await.map(|body| Body::new(Answer::new(body, open)))
 }
 
 async fn guard(State(tokens): State<Arc<Tokens>>, request: Request, next: Next) -> Response {

@@ -5,15 +5,19 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Context, Poll};
-use std::time::Duration;
+use std::task::{Context, Poll, ready};
+use std::time::{Duration, Instant};
+
+use std::future::Future;
 
 use futures_util::Stream as Streamed;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream, UnixListener};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::sync::mpsc;
+use tokio::time::Sleep;
 use tonic::transport::server::Connected;
 
+use super::connection::{Connection, FIRST_REQUEST, Peer, Untaken};
 use super::tls::Tls;
 use crate::telemetry;
 
@@ -21,10 +25,12 @@ use crate::telemetry;
 const FIRST_WORD: Duration = Duration::from_secs(10);
 /// Connections that wait to be served.
 const WAITING: usize = 64;
+/// Bytes of a request of HTTP/1: a head.
+const REQUEST_BYTES_MAX: usize = 16 << 10;
 /// After an error of the system's, the next connection is taken so much later.
 const AFTER_ERROR: Duration = Duration::from_millis(100);
 
-/// How many connections there may be.
+/// How many connections there may be at one port.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
     /// In all.
@@ -33,84 +39,157 @@ pub struct Limits {
     pub per_peer: usize,
 }
 
-/// Counts connections that are open.
+/// Connections of one port that are open.
+#[derive(Default)]
+struct Open {
+    all: HashMap<u64, Arc<Connection>>,
+    peers: HashMap<IpAddr, usize>,
+}
+
+impl Open {
+    fn remove(&mut self, number: u64) -> Option<Arc<Connection>> {
+        let connection = self.all.remove(&number)?;
+        if let Some(peer) = connection.address.map(|a| a.ip())
+            && let Some(open) = self.peers.get_mut(&peer)
+        {
+            *open -= 1;
+            if *open == 0 {
+                self.peers.remove(&peer);
+            }
+        }
+        Some(connection)
+    }
+
+    /// Ends the connection that has had nothing to do for longest, where there is one; of `peer` alone, where that
+    /// is given.
+    fn make_room(&mut self, peer: Option<IpAddr>) -> bool {
+        let now = Instant::now();
+        let of_peer = |c: &Connection| peer.is_none() || c.address.map(|a| a.ip()) == peer;
+        let idle = self.all.values().filter(|c| of_peer(c));
+        let idle = idle.filter_map(|c| Some((c.gives_way(now)?, c.number))).min();
+        let Some(connection) = idle.and_then(|(_, number)| self.remove(number)) else {
+            return false;
+        };
+        telemetry::connection_cut("made_room");
+        connection.give_up();
+        true
+    }
+}
+
+/// Lets connections to one port in.
 #[derive(Clone)]
 pub struct Admission {
-    all: Arc<Semaphore>,
-    per_peer: usize,
-    peers: Arc<Mutex<HashMap<IpAddr, usize>>>,
+    limits: Limits,
+    open: Arc<Mutex<Open>>,
+    untaken: Arc<Untaken>,
 }
 
 /// A place among the connections, free again when it is dropped.
 pub struct Place {
-    _permit: OwnedSemaphorePermit,
-    peer: Option<IpAddr>,
-    peers: Arc<Mutex<HashMap<IpAddr, usize>>>,
+    connection: Arc<Connection>,
+    open: Arc<Mutex<Open>>,
 }
 
 impl Admission {
     /// None is open.
     #[must_use]
     pub fn new(limits: Limits) -> Self {
-        Self {
-            all: Arc::new(Semaphore::new(limits.connections)),
-            per_peer: limits.per_peer,
-            peers: Arc::default(),
-        }
+        Self { limits, open: Arc::default(), untaken: Arc::default() }
     }
 
-    /// A place for one more, from an address or this machine.
+    /// A place for one more, from an address or this machine. Where all are taken, a connection that has nothing to do
+    /// makes room.
     ///
     /// # Errors
     /// Why there is none; counted.
-    pub fn place(&self, peer: Option<IpAddr>) -> Result<Place, &'static str> {
+    pub fn place(&self, address: Option<SocketAddr>) -> Result<Place, &'static str> {
         let refused = |reason| {
             telemetry::connection_cut(reason);
             Err(reason)
         };
-        let Ok(permit) = self.all.clone().try_acquire_owned() else {
-            return refused("too_many_connections");
-        };
-        if let Some(peer) = peer {
-            let mut peers = self.peers.lock().unwrap_or_else(PoisonError::into_inner);
-            let open = peers.entry(peer).or_default();
-            if *open >= self.per_peer {
-                return refused("too_many_connections_of_one_peer");
-            }
-            *open += 1;
+        let peer = address.map(|a| a.ip());
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(peer) = peer
+            && open.peers.get(&peer).is_some_and(|n| *n >= self.limits.per_peer)
+            && !open.make_room(Some(peer))
+        {
+            return refused("too_many_connections_of_one_peer");
         }
-        Ok(Place { _permit: permit, peer, peers: self.peers.clone() })
+        if open.all.len() >= self.limits.connections && !open.make_room(None) {
+            return refused("too_many_connections");
+        }
+        let connection = Arc::new(Connection::new(address, self.untaken.clone()));
+        open.all.insert(connection.number, connection.clone());
+        if let Some(peer) = peer {
+            *open.peers.entry(peer).or_default() += 1;
+        }
+        Ok(Place { connection, open: self.open.clone() })
+    }
+}
+
+impl Place {
+    /// Who has it.
+    #[must_use]
+    pub fn peer(&self) -> Peer {
+        Peer(self.connection.clone())
+    }
+
+    /// Resolves when another has been given its place.
+    pub async fn taken(&self) {
+        std::future::poll_fn(|context| self.connection.poll_given_up(context)).await;
     }
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
-        let Some(peer) = self.peer else { return };
-        let mut peers = self.peers.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(open) = peers.get_mut(&peer) {
-            *open -= 1;
-            if *open == 0 {
-                peers.remove(&peer);
-            }
-        }
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        open.remove(self.connection.number);
     }
-}
-
-/// Who is at the other end.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Peer {
-    /// Its address; `None` on a Unix socket, whose file says who may come.
-    pub address: Option<SocketAddr>,
 }
 
 trait Io: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Io for T {}
 
-/// A connection that was let in.
+/// A connection that was let in. It ends where it makes no request, or sends what is none.
 pub struct Stream {
     io: Box<dyn Io>,
-    peer: Peer,
-    _place: Place,
+    place: Place,
+    /// When it is looked at whether it has outstayed.
+    look: Pin<Box<Sleep>>,
+    /// Bytes that may come without a request being made of them: of HTTP/1, whose requests are read whole. HTTP/2 has
+    /// bounds of its own, and sends what follows a request at once.
+    bytes_max: Option<usize>,
+}
+
+impl Stream {
+    fn new(io: Box<dyn Io>, place: Place, bytes_max: Option<usize>) -> Self {
+        let look = Box::pin(tokio::time::sleep(FIRST_REQUEST));
+        Self { io, place, look, bytes_max }
+    }
+
+    /// Who is at the other end.
+    #[must_use]
+    pub fn peer(&self) -> Peer {
+        self.place.peer()
+    }
+
+    /// An error where the connection is to end.
+    fn judge(&mut self, context: &mut Context<'_>) -> io::Result<()> {
+        let cut = |reason| {
+            telemetry::connection_cut(reason);
+            Err(io::Error::new(io::ErrorKind::TimedOut, reason))
+        };
+        if self.place.connection.poll_given_up(context).is_ready() {
+            return Err(io::Error::new(io::ErrorKind::ConnectionAborted, "made_room"));
+        }
+        while self.look.as_mut().poll(context).is_ready() {
+            match self.place.connection.overdue(Instant::now()) {
+                Ok(next) => self.look.as_mut().reset(next.into()),
+                Err(reason) => return cut(reason),
+            }
+        }
+        Ok(())
+    }
 }
 
 impl AsyncRead for Stream {
@@ -119,7 +198,16 @@ impl AsyncRead for Stream {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_read(context, buffer)
+        self.judge(context)?;
+        let before = buffer.filled().len();
+        ready!(Pin::new(&mut self.io).poll_read(context, buffer))?;
+        let connection = &self.place.connection;
+        let unread = connection.read(buffer.filled().len() - before);
+        if self.bytes_max.is_some_and(|most| unread > most) {
+            telemetry::connection_cut("oversized_request");
+            return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, "no request")));
+        }
+        Poll::Ready(Ok(()))
     }
 }
 
@@ -129,7 +217,9 @@ impl AsyncWrite for Stream {
         context: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.io).poll_write(context, bytes)
+        let n = ready!(Pin::new(&mut self.io).poll_write(context, bytes))?;
+        self.place.connection.written(n);
+        Poll::Ready(Ok(n))
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -145,7 +235,9 @@ impl AsyncWrite for Stream {
         context: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.io).poll_write_vectored(context, bufs)
+        let n = ready!(Pin::new(&mut self.io).poll_write_vectored(context, bufs))?;
+        self.place.connection.written(n);
+        Poll::Ready(Ok(n))
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -157,7 +249,7 @@ impl Connected for Stream {
     type ConnectInfo = Peer;
 
     fn connect_info(&self) -> Peer {
-        self.peer
+        self.place.peer()
     }
 }
 
@@ -182,7 +274,7 @@ impl axum::serve::Listener for Incoming {
     async fn accept(&mut self) -> (Stream, SocketAddr) {
         match self.streams.recv().await {
             Some(stream) => {
-                let address = stream.peer.address.unwrap_or(self.address);
+                let address = stream.place.connection.address.unwrap_or(self.address);
                 (stream, address)
             }
             // What lets in lives as long as the daemon.
@@ -195,17 +287,24 @@ impl axum::serve::Listener for Incoming {
     }
 }
 
+/// What is spoken at a port, and who is let in.
+pub struct Listening {
+    /// Who is let in.
+    pub admission: Admission,
+    /// Encrypts, where there is one.
+    pub tls: Option<Arc<Tls>>,
+    /// HTTP/1; otherwise HTTP/2.
+    pub http1: bool,
+}
+
 /// Lets connections in, for as long as somebody takes them.
 ///
 /// # Errors
 /// The system's, where the listener has no address.
-pub fn admit(
-    listener: TcpListener,
-    admission: Admission,
-    tls: Option<Arc<Tls>>,
-) -> io::Result<Incoming> {
+pub fn admit(listener: TcpListener, how: Listening) -> io::Result<Incoming> {
     let address = listener.local_addr()?;
     let (sender, streams) = mpsc::channel(WAITING);
+    let bytes_max = how.http1.then_some(REQUEST_BYTES_MAX);
     tokio::spawn(async move {
         loop {
             let accepted = tokio::select! {
@@ -222,14 +321,16 @@ pub fn admit(
                 }
             };
             // A refused one is dropped here, and counted there.
-            let Ok(place) = admission.place(Some(from.ip())) else { continue };
-            let (sender, tls) = (sender.clone(), tls.clone());
+            let Ok(place) = how.admission.place(Some(from)) else { continue };
+            let (sender, tls) = (sender.clone(), how.tls.clone());
             tokio::spawn(async move {
-                let peer = Peer { address: Some(from) };
-                let began = begin(stream, tls);
-                match tokio::time::timeout(FIRST_WORD, began).await {
+                let began = tokio::select! {
+                    began = tokio::time::timeout(FIRST_WORD, begin(stream, tls)) => began,
+                    () = place.taken() => return,
+                };
+                match began {
                     Ok(Ok(io)) => {
-                        let _ = sender.send(Stream { io, peer, _place: place }).await;
+                        let _ = sender.send(Stream::new(io, place, bytes_max)).await;
                     }
                     Ok(Err(e)) => {
                         telemetry::connection_cut("no_handshake");
@@ -270,8 +371,7 @@ pub fn admit_unix(listener: UnixListener, admission: Admission) -> Incoming {
             match accepted {
                 Ok((stream, _)) => {
                     let Ok(place) = admission.place(None) else { continue };
-                    let peer = Peer { address: None };
-                    let stream = Stream { io: Box::new(stream), peer, _place: place };
+                    let stream = Stream::new(Box::new(stream), place, None);
                     if sender.send(stream).await.is_err() {
                         return;
                     }
@@ -293,7 +393,7 @@ mod tests {
     #[test]
     fn places_are_bounded_in_all_and_for_one_peer_and_given_back() {
         let admission = Admission::new(Limits { connections: 3, per_peer: 2 });
-        let [a, b] = [1, 2].map(|n| Some(IpAddr::from([10, 0, 0, n])));
+        let [a, b] = [1, 2].map(|n| Some(SocketAddr::from(([10, 0, 0, n], 1000 + u16::from(n)))));
         let first = admission.place(a);
         let second = admission.place(a);
         assert!(first.is_ok() && second.is_ok());
@@ -302,8 +402,29 @@ mod tests {
         assert!(third.is_ok());
         assert_eq!(admission.place(None).err(), Some("too_many_connections"));
         drop(first);
-        assert!(admission.place(a).is_ok());
-        drop((second, third));
-        assert!(admission.peers.lock().expect("no panic").is_empty());
+        let fourth = admission.place(a);
+        assert!(fourth.is_ok());
+        drop((second, third, fourth));
+        let open = admission.open.lock().expect("no panic");
+        assert!(open.peers.is_empty() && open.all.is_empty());
+    }
+
+    #[tokio::test]
+    async fn who_has_nothing_to_do_makes_room_and_who_has_does_not() {
+        let admission = Admission::new(Limits { connections: 2, per_peer: 2 });
+        let address = Some(SocketAddr::from(([10, 0, 0, 1], 1)));
+        let busy = admission.place(address).expect("room");
+        let request = busy.peer().request();
+        let idle = admission.place(address).expect("room");
+        assert!(admission.place(address).is_err(), "not at once");
+        tokio::time::sleep(Duration::from_millis(1100)).await;
+        let newcomer = admission.place(address).expect("room is made");
+        idle.taken().await;
+        assert!(admission.place(address).is_err(), "the newcomer is new");
+        // Its own end gives nobody's place back.
+        drop(idle);
+        assert!(admission.place(address).is_err());
+        drop((request, newcomer));
+        assert!(admission.place(address).is_ok());
     }
 }

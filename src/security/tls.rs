@@ -1,8 +1,8 @@
 //! TLS from files, exchanged without a restart.
 
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant, SystemTime};
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::SystemTime;
 
 use anyhow::{Context, Result, bail};
 use tokio_rustls::TlsAcceptor;
@@ -12,8 +12,10 @@ use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio_rustls::rustls::server::WebPkiClientVerifier;
 use tokio_rustls::rustls::{RootCertStore, ServerConfig};
 
-/// Files are looked at so often.
-const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// Longest file of certificates.
+const FILE_BYTES_MAX: u64 = 1 << 20;
+
+use crate::files;
 
 /// PEM files.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -31,7 +33,8 @@ impl TlsFiles {
     fn load(&self, protocol: &[u8]) -> Result<ServerConfig> {
         let certs = |path: &PathBuf, key: &str| -> Result<Vec<CertificateDer<'static>>> {
             let read = || {
-                let all: Result<Vec<_>, _> = CertificateDer::pem_file_iter(path)?.collect();
+                let pem = files::read(path, FILE_BYTES_MAX)?;
+                let all: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&pem).collect();
                 anyhow::Ok(all?)
             };
             let found = read().with_context(|| {
@@ -42,7 +45,9 @@ impl TlsFiles {
             }
             Ok(found)
         };
-        let key = PrivateKeyDer::from_pem_file(&self.key)
+        let key = files::read(&self.key, FILE_BYTES_MAX)
+            .map_err(anyhow::Error::from)
+            .and_then(|pem| Ok(PrivateKeyDer::from_pem_slice(&pem)?))
             .with_context(|| format!("tls.key: expected a PEM key in {}", self.key.display()))?;
         let provider = Arc::new(ring::default_provider());
         let builder = ServerConfig::builder_with_provider(provider.clone())
@@ -77,7 +82,6 @@ impl TlsFiles {
 }
 
 struct Now {
-    looked: Instant,
     changed: Vec<Option<SystemTime>>,
     acceptor: TlsAcceptor,
 }
@@ -86,7 +90,7 @@ struct Now {
 pub struct Tls {
     files: TlsFiles,
     protocol: &'static [u8],
-    now: Mutex<Now>,
+    now: RwLock<Now>,
 }
 
 impl Tls {
@@ -97,28 +101,27 @@ impl Tls {
     pub fn open(files: TlsFiles, protocol: &'static [u8]) -> Result<Self> {
         let changed = files.changed();
         let acceptor = TlsAcceptor::from(Arc::new(files.load(protocol)?));
-        let now = Mutex::new(Now { looked: Instant::now(), changed, acceptor });
-        Ok(Self { files, protocol, now })
+        Ok(Self { files, protocol, now: RwLock::new(Now { changed, acceptor }) })
     }
 
-    /// What accepts the next connection; files that have changed are read again, and where that fails all stays as it
-    /// was.
+    /// What accepts the next connection.
     pub fn acceptor(&self) -> TlsAcceptor {
-        let mut now = self.now.lock().unwrap_or_else(PoisonError::into_inner);
-        if now.looked.elapsed() > LOOK_EVERY {
-            now.looked = Instant::now();
-            let changed = self.files.changed();
-            if changed != now.changed {
-                now.changed = changed;
-                match self.files.load(self.protocol) {
-                    Ok(config) => {
-                        now.acceptor = TlsAcceptor::from(Arc::new(config));
-                        tracing::info!("TLS certificates have changed");
-                    }
-                    Err(e) => tracing::error!("TLS certificates stay as they were: {e:#}"),
-                }
-            }
+        self.now.read().unwrap_or_else(PoisonError::into_inner).acceptor.clone()
+    }
+
+    /// Reads the files again where they have changed. Blocks for as long as they do: no connection waits for it.
+    ///
+    /// # Errors
+    /// Why they cannot be read: all stays as it was.
+    pub fn reread(&self) -> Result<()> {
+        let changed = self.files.changed();
+        if changed == self.now.read().unwrap_or_else(PoisonError::into_inner).changed {
+            return Ok(());
         }
-        now.acceptor.clone()
+        let config = self.files.load(self.protocol).context("certificates stay as they were")?;
+        let acceptor = TlsAcceptor::from(Arc::new(config));
+        *self.now.write().unwrap_or_else(PoisonError::into_inner) = Now { changed, acceptor };
+        tracing::info!("TLS certificates have changed");
+        Ok(())
     }
 }

@@ -1,16 +1,15 @@
 //! Bearer tokens in files, each with what it allows.
 
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::sync::{Mutex, PoisonError, RwLock};
+use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
 use sha2::{Digest, Sha256};
 
+use crate::files;
 use crate::telemetry::{self, Throttle};
 
-/// Files are read again so often: a token is taken from, or given to, somebody without a restart.
-const REREAD: Duration = Duration::from_secs(1);
 /// Shorter tokens can be guessed.
 const LENGTH_MIN: usize = 16;
 /// Longest file of tokens.
@@ -65,15 +64,11 @@ pub enum Denied {
 
 type Fingerprint = [u8; 32];
 
-struct Known {
-    read: Instant,
-    tokens: Vec<(Fingerprint, Roles)>,
-}
-
-/// Tokens that are known, as the files have them.
+/// Tokens that are known, as the files had them when they were read last.
 pub struct Tokens {
     files: Vec<TokenFile>,
-    known: Mutex<Known>,
+    /// Of each file.
+    known: RwLock<Vec<Vec<Fingerprint>>>,
     throttle: Mutex<Throttle>,
 }
 
@@ -87,10 +82,7 @@ fn equal(a: &Fingerprint, b: &Fingerprint) -> bool {
 }
 
 fn read_file(path: &Path) -> Result<Vec<Fingerprint>> {
-    if std::fs::metadata(path)?.len() > FILE_BYTES_MAX {
-        bail!("expected a file of at most {FILE_BYTES_MAX} bytes");
-    }
-    let text = std::fs::read_to_string(path)?;
+    let text = files::read_text(path, FILE_BYTES_MAX)?;
     let lines = text.lines().map(str::trim).filter(|l| !l.is_empty() && !l.starts_with('#'));
     let mut found = Vec::new();
     for line in lines {
@@ -116,10 +108,33 @@ impl Tokens {
             if found.is_empty() {
                 bail!("token[{i}].file: expected a token in {}, found none", file.path.display());
             }
-            tokens.extend(found.into_iter().map(|t| (t, file.roles.clone())));
+            tokens.push(found);
         }
-        let known = Mutex::new(Known { read: Instant::now(), tokens });
-        Ok(Self { files, known, throttle: Mutex::default() })
+        Ok(Self { files, known: RwLock::new(tokens), throttle: Mutex::default() })
+    }
+
+    /// Number of files.
+    #[must_use]
+    pub fn n_files(&self) -> usize {
+        self.files.len()
+    }
+
+    /// Reads one file again, so that a token is taken from, or given to, somebody without a restart. Blocks for as long
+    /// as the file does: no caller of [`Self::check`] waits for it.
+    ///
+    /// # Errors
+    /// Why it cannot be read: its tokens stay as they were.
+    pub fn reread(&self, file: usize) -> Result<()> {
+        let TokenFile { path, .. } = &self.files[file];
+        let found = read_file(path).with_context(|| {
+            format!("token[{file}].file ({}): its tokens stay as they were", path.display())
+        })?;
+        let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
+        if known[file] != found {
+            known[file] = found;
+            tracing::info!(file = %path.display(), "tokens have changed");
+        }
+        Ok(())
     }
 
     /// Whether tokens are asked for at all.
@@ -152,10 +167,6 @@ impl Tokens {
     }
 
     fn judge(&self, authorization: Option<&str>, role: Role) -> Result<(), Denied> {
-        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        if known.read.elapsed() > REREAD {
-            self.reread(&mut known);
-        }
         let (scheme, token) =
             authorization.and_then(|a| a.trim().split_once(' ')).ok_or(Denied::Unknown)?;
         if !scheme.eq_ignore_ascii_case("bearer") {
@@ -164,36 +175,18 @@ impl Tokens {
         let presented = fingerprint(token.trim());
         // All are looked at, whichever fits.
         let (mut found, mut allowed) = (false, false);
-        for (token, roles) in &known.tokens {
-            let same = equal(token, &presented);
-            found |= same;
-            allowed |= same && roles.allow(role);
+        let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
+        for (tokens, TokenFile { roles, .. }) in known.iter().zip(&self.files) {
+            for token in tokens {
+                let same = equal(token, &presented);
+                found |= same;
+                allowed |= same && roles.allow(role);
+            }
         }
         match (found, allowed) {
             (_, true) => Ok(()),
             (true, false) => Err(Denied::Role),
             _ => Err(Denied::Unknown),
-        }
-    }
-
-    /// Takes the files as they are now; a file that cannot be read leaves all as it was.
-    fn reread(&self, known: &mut Known) {
-        known.read = Instant::now();
-        let mut tokens = Vec::new();
-        for (i, file) in self.files.iter().enumerate() {
-            match read_file(&file.path) {
-                Ok(found) => tokens.extend(found.into_iter().map(|t| (t, file.roles.clone()))),
-                Err(e) => {
-                    tracing::error!(
-                        "token[{i}].file cannot be read, its tokens stay as they were: {e:#}"
-                    );
-                    return;
-                }
-            }
-        }
-        if tokens != known.tokens {
-            tracing::info!("tokens have changed");
-            known.tokens = tokens;
         }
     }
 }
@@ -226,12 +219,22 @@ mod tests {
             assert_eq!(tokens.check(Some("Basic cccccccccccccccc"), role), Err(Denied::Unknown));
         }
         std::fs::write(path("all"), "dddddddddddddddd").expect("written");
-        std::thread::sleep(REREAD + Duration::from_millis(50));
+        tokens.reread(1).expect("read");
         assert_eq!(check("cccccccccccccccc", Role::Control), Err(Denied::Unknown));
         assert_eq!(check("dddddddddddddddd", Role::Control), Ok(()));
+        // A bad file changes nothing of its own, and holds up no other.
         std::fs::write(path("all"), "short").expect("written");
-        std::thread::sleep(REREAD + Duration::from_millis(50));
-        assert_eq!(check("dddddddddddddddd", Role::Control), Ok(()), "a bad file changes nothing");
+        std::fs::write(path("read"), "eeeeeeeeeeeeeeee").expect("written");
+        let why = format!("{:#}", tokens.reread(1).expect_err("too short"));
+        assert!(why.contains("token[1].file") && why.contains("found one of 5"), "{why}");
+        tokens.reread(0).expect("read");
+        assert_eq!(check("dddddddddddddddd", Role::Control), Ok(()));
+        assert_eq!(check("aaaaaaaaaaaaaaaa", Role::Read), Err(Denied::Unknown));
+        assert_eq!(check("eeeeeeeeeeeeeeee", Role::Read), Ok(()));
+        std::fs::remove_file(path("all")).expect("removed");
+        assert!(tokens.reread(1).is_err());
+        assert_eq!(check("dddddddddddddddd", Role::Control), Ok(()));
+        std::fs::write(path("all"), "short").expect("written");
         let short = Tokens::open(vec![file("all", &[Role::Read])]).err().expect("refused");
         assert!(
             format!("{short:#}").contains("at least 16 characters, found one of 5"),

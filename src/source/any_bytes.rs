@@ -11,11 +11,12 @@ use redis::Value;
 use redis::streams::StreamId;
 use zeromq::ZmqMessage;
 
-use super::gate::FrameCheck;
+use super::frames::{Frames, Side};
 use super::{
     Assembly, AssemblySettings, Entry, Intake, LossAccounting, Outlet, Port, PortSettings,
     Received, Status, blackrock, brand, intan, open_ephys, zeromq as zeromq_source,
 };
+use crate::publish::{Bus, Conditions, SessionBus, SessionFacts};
 use crate::wire::{Counts, Spikes};
 
 const SESSION: &str = "rig";
@@ -64,8 +65,20 @@ impl Rig {
         });
         let port = outlet.port.clone();
         let assembly = Arc::new(Assembly::new(port.clone(), AssemblySettings::default()));
-        let intake = Arc::new(Intake::default());
-        intake.insert(Entry { port: port.clone(), assembly: assembly.clone(), source: None });
+        let (_, closing) = tokio::sync::watch::channel(false);
+        let bus = Arc::new(Bus::new(closing, Conditions::new(None)));
+        let facts = SessionFacts {
+            name: SESSION.into(),
+            n_channels: CHANNELS,
+            bin_width_s: 0.01,
+            regime_names: Vec::new(),
+            model: String::new(),
+            map: Arc::default(),
+        };
+        let session = SessionBus::new(facts, 1, None);
+        session.set_entry(Entry { port: port.clone(), assembly: assembly.clone(), source: None });
+        bus.insert(Arc::new(session));
+        let intake = Arc::new(Intake::new(bus));
         let status = Arc::new(Status::new(SESSION, "bytes", LossAccounting::None));
         Self { outlet, port, assembly, intake, status, counts: vec![0; CHANNELS] }
     }
@@ -112,9 +125,14 @@ fn frames(parts: Vec<Bytes>) -> Option<ZmqMessage> {
 
 /// A ZeroMQ connection: its bytes through the gate, and its frames as a message.
 pub fn zeromq(bytes: &[u8]) {
-    let whole = FrameCheck::new(FRAME_BYTES_MAX).pass(bytes);
-    let mut check = FrameCheck::new(FRAME_BYTES_MAX);
-    assert_eq!(bytes.chunks(7).try_for_each(|p| check.pass(p)), whole, "in any pieces");
+    for side in [Side::In, Side::Out] {
+        let judged = |piece: usize| {
+            let (mut check, mut pass) = (Frames::new(FRAME_BYTES_MAX, side), Vec::new());
+            let result = bytes.chunks(piece).try_for_each(|p| check.pass(p, &mut pass));
+            result.map(|()| pass)
+        };
+        assert_eq!(judged(7), judged(bytes.len().max(1)), "in any pieces");
+    }
     let Some(message) = frames(parts(bytes)) else { return };
     with_rig(|rig| zeromq_source::take(&message, &rig.intake, FRAME_BYTES_MAX));
 }
@@ -165,7 +183,7 @@ pub fn brand(bytes: &[u8]) {
                 .map(|(key, part)| (key.to_owned(), value(part)))
                 .collect();
             let entry = StreamId { id: "1-1".into(), map, ..StreamId::default() };
-            let _ = reader.entry(&entry, Received::now());
+            reader.take(&entry, Received::now());
         }
     });
 }

@@ -69,6 +69,8 @@ pub struct SpikesTaken {
     pub messages_lost: u64,
     /// The last refusal of an event.
     pub refused: Option<Refusal>,
+    /// The rig's clock was found set: once in a message, so that what a message costs is bounded by its length.
+    jumped: bool,
 }
 
 /// An event in terms of bins.
@@ -371,7 +373,7 @@ impl Assembly {
             });
         }
         let mut placed = inner.binner.add(event.bin, event.channel, event.count);
-        if placed == Placed::Jump {
+        if placed == Placed::Jump && !std::mem::replace(&mut taken.jumped, true) {
             tracing::warn!(session = self.port.settings().session, "the rig's clock was set");
             self.close_all(inner, received);
             self.port.forget_clock();

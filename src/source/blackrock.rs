@@ -1,6 +1,7 @@
 //! Blackrock's processors: packets over UDP, several a datagram. Spikes carry channel and unit; every packet, the heartbeat
 //! that comes each 10 ms among them, carries the clock. Nothing is numbered.
 
+use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -10,7 +11,7 @@ use super::assembly::{Assembly, Event};
 use super::electrodes::Electrodes;
 use super::port::Received;
 use super::status::{Backoff, LossAccounting, Status};
-use super::ticks::Ticks;
+use super::ticks::{Heard, Ticks};
 use crate::wire::RejectReason;
 
 /// Packets of the system, not of a channel, have this bit.
@@ -72,10 +73,34 @@ pub fn status(session: &str, settings: &Settings) -> Status {
     Status::new(session, format!("blackrock {}", settings.listen), LossAccounting::Estimated)
 }
 
-/// Listens, for ever.
-pub async fn run(settings: Settings, assembly: Arc<Assembly>, status: Arc<Status>) {
+/// Takes the port for a session.
+///
+/// # Errors
+/// It is another's. (An address that the machine does not have yet is waited for.)
+pub fn bind(settings: &Settings) -> io::Result<Option<std::net::UdpSocket>> {
+    match std::net::UdpSocket::bind(settings.listen) {
+        Ok(socket) => {
+            socket.set_nonblocking(true)?;
+            Ok(Some(socket))
+        }
+        Err(e) if e.kind() == io::ErrorKind::AddrNotAvailable => Ok(None),
+        Err(e) => Err(e),
+    }
+}
+
+/// Listens at a port that was taken, until aborted.
+pub async fn run(
+    settings: Settings,
+    bound: Option<std::net::UdpSocket>,
+    assembly: Arc<Assembly>,
+    status: Arc<Status>,
+) {
     let mut backoff = Backoff::new();
+    let mut bound = bound.and_then(|socket| UdpSocket::from_std(socket).ok());
     let socket = loop {
+        if let Some(socket) = bound.take() {
+            break socket;
+        }
         match UdpSocket::bind(settings.listen).await {
             Ok(socket) => break socket,
             Err(e) => tracing::warn!(listen = %settings.listen, "Blackrock: cannot listen: {e}"),
@@ -147,7 +172,7 @@ impl Reader {
     }
 
     pub(super) fn datagram(&mut self, mut bytes: &[u8], received: Received) {
-        let mut newest = None;
+        let mut heard = false;
         while !bytes.is_empty() {
             let packet = Packet::of(self.settings.protocol, bytes);
             let Some(packet) = packet.filter(|p| p.bytes <= bytes.len()) else {
@@ -155,10 +180,15 @@ impl Reader {
                 break;
             };
             bytes = &bytes[packet.bytes..];
-            newest = newest.max(self.packet(&packet));
+            heard |= self.packet(&packet, received);
         }
-        let Some(newest) = newest else { return };
-        if self.ticks.advance(newest) {
+        if heard {
+            self.hand_over(received);
+        }
+    }
+
+    fn hand_over(&mut self, received: Received) {
+        if let Some(newest) = self.ticks.newest() {
             self.assembly.port().heard(self.ticks.ns(newest), received);
         }
         // Accounted for there.
@@ -166,18 +196,29 @@ impl Reader {
         self.events.clear();
     }
 
-    /// Its tick, where that can be.
-    fn packet(&mut self, p: &Packet) -> Option<i64> {
+    /// Whether its clock is believed.
+    fn packet(&mut self, p: &Packet, received: Received) -> bool {
         let is_spike = p.channel != 0 && p.channel & CONFIGURATION == 0;
-        let tick = i64::try_from(p.tick).ok();
-        let bin = tick.and_then(|t| self.ticks.bin(t));
-        if !is_spike {
+        let counts = is_spike && (p.kind != NOISE || self.settings.noise);
+        // One that says nothing of any channel still says how far the clock is.
+        let tick = match self.settings.protocol {
+            Protocol::V4 => i64::try_from(p.tick).unwrap_or(-1),
+            Protocol::V3 => self.ticks.unwrapped(p.tick as u32),
+        };
+        let bin = match self.ticks.hear(tick, received.steady_ns()) {
+            Heard::In(bin) => Some(bin),
+            Heard::Stray => None,
+            Heard::Restarted(bin) => {
+                // What came before is of the recording before.
+                let events = std::mem::take(&mut self.events);
+                let _ = self.assembly.take("", &events, 0, received);
+                self.assembly.begin(received);
+                Some(bin)
+            }
+        };
+        if !counts {
             self.status.metrics.ignored.increment(1);
-            return tick.filter(|_| bin.is_some());
-        }
-        if p.kind == NOISE && !self.settings.noise {
-            self.status.metrics.ignored.increment(1);
-            return tick.filter(|_| bin.is_some());
+            return bin.is_some();
         }
         let channel = match &mut self.listed {
             Some(listed) => listed.channel(&p.channel.to_string(), i64::from(p.kind)),
@@ -189,9 +230,9 @@ impl Reader {
                 self.events.push(Event { bin, channel, count: 1 });
                 self.status.metrics.taken.increment(1);
             }
-            (None, _) => self.assembly.refused(RejectReason::Malformed),
+            (None, _) => self.assembly.refused(RejectReason::TooFarAhead),
             (_, None) => self.assembly.refused(RejectReason::UnknownChannel),
         }
-        tick.filter(|_| bin.is_some())
+        bin.is_some()
     }
 }

@@ -7,7 +7,7 @@ use redis::streams::{StreamId, StreamReadReply};
 use redis::{RedisError, Value};
 
 use super::port::{Bins, Port, Received, Refusal};
-use super::redis::{Connection, URL, newest_id};
+use super::redis::{Connection, URL, id_order, newest_id};
 use super::status::{LossAccounting, Status};
 use crate::inference::COUNT_MAX;
 use crate::telemetry::Throttle;
@@ -19,6 +19,10 @@ const ENTRIES: usize = 64;
 const BLOCK_MS: usize = 500;
 /// Bins whose upstream counters are remembered for the stream back.
 const SYNCS: usize = 4096;
+/// Fields of an entry that are named to people at most.
+const FIELDS_TOLD: usize = 16;
+/// Longer counters are not remembered: they are a few numbers by name.
+const SYNC_BYTES_MAX: usize = 4096;
 
 /// The values of `samples`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -148,10 +152,15 @@ pub async fn run(settings: Settings, port: Arc<Port>, syncs: Arc<Syncs>, status:
     let mut reader = Reader::new(settings, port, syncs, status);
     loop {
         let mut live = connection.get().await;
-        reader.status.connected(true);
-        if let Err(e) = reader.read(&mut live).await {
-            reader.status.connected(false);
-            connection.failed(&e).await;
+        match reader.read(&mut live).await {
+            Ok(()) => {
+                reader.status.connected(true);
+                connection.worked();
+            }
+            Err(e) => {
+                reader.status.connected(false);
+                connection.failed(&e).await;
+            }
         }
     }
 }
@@ -165,6 +174,12 @@ pub(super) struct Reader {
     last: Option<String>,
     /// `i` of the next one.
     expected: Option<u64>,
+    /// `i` that would go on from the entry before, whatever became of that.
+    strange: Option<u64>,
+    /// Fields that hold numbers as bytes, and of which width.
+    binary: Vec<(&'static str, usize)>,
+    /// Why the entry before was refused, where it was.
+    refused: Option<RejectReason>,
     flat: Vec<u16>,
     throttle: Throttle,
 }
@@ -179,6 +194,9 @@ impl Reader {
         Self {
             last: None,
             expected: None,
+            strange: None,
+            binary: Vec::new(),
+            refused: None,
             flat: Vec::new(),
             throttle: Throttle::default(),
             settings,
@@ -208,26 +226,56 @@ impl Reader {
             .arg(&last)
             .query_async(live)
             .await?;
+        if reply.is_none() && self.was_emptied(live, &last).await? {
+            tracing::warn!(stream, last, "BRAND: the stream was emptied: read from its begin");
+            self.last = Some("0-0".into());
+            return Ok(());
+        }
         self.last = Some(last);
         let received = Received::now();
         for entry in reply.into_iter().flat_map(|r| r.keys).flat_map(|k| k.ids) {
-            match self.entry(&entry, received) {
-                Ok(()) => self.status.metrics.taken.increment(1),
-                Err(refusal) => {
-                    self.status.metrics.garbled.increment(1);
-                    if let Some(held_back) = self.throttle.pass(std::time::Instant::now()) {
-                        let session = &self.port.settings().session;
-                        let detail = refusal.detail;
-                        tracing::warn!(session, detail, held_back, "BRAND: an entry was refused");
-                    }
-                }
-            }
+            self.take(&entry, received);
             self.last = Some(entry.id);
         }
         Ok(())
     }
 
-    pub(super) fn entry(&mut self, entry: &StreamId, received: Received) -> Result<(), Refusal> {
+    /// Whether a stream to which nothing comes ends before what was read of it: it was deleted or emptied, and what
+    /// comes next may have smaller ids.
+    async fn was_emptied(
+        &self,
+        live: &mut redis::aio::MultiplexedConnection,
+        last: &str,
+    ) -> Result<bool, RedisError> {
+        let newest = newest_id(live, &self.settings.stream).await?;
+        Ok(id_order(&newest) < id_order(last))
+    }
+
+    /// Takes an entry; one that is refused is counted as received and rejected, its reason told once.
+    pub(super) fn take(&mut self, entry: &StreamId, received: Received) {
+        match self.entry(entry, received) {
+            Ok(()) => {
+                self.status.metrics.taken.increment(1);
+                self.refused = None;
+            }
+            Err(refusal) => {
+                self.status.metrics.garbled.increment(1);
+                self.port.refuse(refusal.reason);
+                if self.refused.replace(refusal.reason) != Some(refusal.reason) {
+                    self.complain("an entry was refused", &refusal.detail);
+                }
+            }
+        }
+    }
+
+    fn complain(&mut self, what: &str, detail: &str) {
+        if let Some(held_back) = self.throttle.pass(std::time::Instant::now()) {
+            let session = &self.port.settings().session;
+            tracing::warn!(session, detail, held_back, "BRAND: {what}");
+        }
+    }
+
+    fn entry(&mut self, entry: &StreamId, received: Received) -> Result<(), Refusal> {
         let n_channels = self.port.settings().n_channels;
         let samples = bytes(entry, "samples")?;
         let width = self.settings.dtype.bytes();
@@ -237,7 +285,6 @@ impl Reader {
                 "expected {values} values of {width} bytes in 'samples', found {} bytes",
                 samples.len()
             );
-            self.port.refuse(RejectReason::ChannelCount);
             return Err(Refusal::new(RejectReason::ChannelCount, detail));
         }
         self.flat.clear();
@@ -246,27 +293,84 @@ impl Reader {
                 Ok(count) => self.flat.push(count),
                 Err(found) => {
                     let detail = format!("expected counts from 0 to {COUNT_MAX}, found {found}");
-                    self.port.refuse(RejectReason::BadCount);
                     return Err(Refusal::new(RejectReason::BadCount, detail));
                 }
             }
         }
-        let i = number(entry, "i")?;
-        let ts = number(entry, "ts").unwrap_or(0);
+        let i = self.number(entry, "i")?;
+        let ts = self.number(entry, "ts").unwrap_or(0);
         if let Ok(sync) = bytes(entry, "sync") {
-            self.syncs.remember(i, String::from_utf8_lossy(sync).into_owned());
+            if sync.len() > SYNC_BYTES_MAX {
+                let found = sync.len();
+                let detail = format!("expected at most {SYNC_BYTES_MAX} bytes in 'sync', found {found}: left out");
+                self.complain("the counters of an entry were left out", &detail);
+            } else {
+                self.syncs.remember(i, String::from_utf8_lossy(sync).into_owned());
+            }
         }
-        // One writer, one order: a smaller number is a graph that was started again.
-        let begins = self.expected.is_some_and(|expected| i < expected);
-        self.status.metrics.lost.increment(self.expected.map_or(0, |e| i.saturating_sub(e)));
-        self.expected = Some(i.saturating_add(1));
+        // One writer, one order: where a smaller number goes on, the graph was started again.
+        let back = self.expected.is_some_and(|expected| i < expected);
+        let begins = back && self.strange == Some(i);
         let rig_time_ns = i64::try_from(ts).unwrap_or(0);
-        self.port.heard(rig_time_ns, received);
         let bins = Bins { sequence: i, rig_time_ns, counts: &self.flat, begins };
-        // A full queue is accounted for there.
-        let _ = self.port.offer_bins(&bins, received);
+        // What is refused is accounted for there.
+        let offered = self.port.offer_bins(&bins, received);
+        self.strange = Some(i.saturating_add(1));
+        match offered {
+            Err(refusal)
+                if matches!(
+                    refusal.reason,
+                    RejectReason::DuplicateOrLate | RejectReason::TooFarAhead
+                ) =>
+            {
+                // One that went wrong: nothing is lost before it, and the next is the one after the last.
+                self.complain("an entry is out of order", &refusal.detail);
+            }
+            _ => {
+                let lost = self.expected.filter(|_| !begins).map_or(0, |e| i.saturating_sub(e));
+                self.status.metrics.lost.increment(lost);
+                self.expected = Some(i.saturating_add(1));
+                self.port.heard(rig_time_ns, received);
+            }
+        }
         Ok(())
     }
+
+    /// A number, as text or as little-endian bytes of any width. Digits alone are text, but in a stream that has sent
+    /// numbers of that width which are not.
+    fn number(&mut self, entry: &StreamId, field: &'static str) -> Result<u64, Refusal> {
+        let bytes = bytes(entry, field)?;
+        let digits = !bytes.is_empty() && bytes.iter().all(u8::is_ascii_digit);
+        let known = self.binary.iter().any(|known| *known == (field, bytes.len()));
+        if digits && !known {
+            let text = std::str::from_utf8(bytes).ok().and_then(|t| t.parse().ok());
+            return text.ok_or_else(|| not_a_number(field, bytes));
+        }
+        if !matches!(bytes.len(), 1 | 2 | 4 | 8) {
+            return Err(not_a_number(field, bytes));
+        }
+        if !known {
+            self.binary.push((field, bytes.len()));
+        }
+        let mut whole = [0; 8];
+        whole[..bytes.len()].copy_from_slice(bytes);
+        Ok(u64::from_le_bytes(whole))
+    }
+}
+
+fn not_a_number(field: &str, bytes: &[u8]) -> Refusal {
+    let detail = format!(
+        "expected a number in '{field}', as digits or of 1, 2, 4 or 8 bytes, found {} bytes",
+        bytes.len()
+    );
+    Refusal::new(RejectReason::Malformed, detail)
+}
+
+/// Names of an entry's fields, for people.
+fn fields(entry: &StreamId) -> String {
+    let mut names: Vec<&str> = entry.map.keys().map(String::as_str).take(FIELDS_TOLD).collect();
+    names.sort_unstable();
+    names.join(", ").chars().take(256).collect()
 }
 
 /// An entry's field.
@@ -275,23 +379,9 @@ fn bytes<'a>(entry: &'a StreamId, field: &str) -> Result<&'a [u8], Refusal> {
         Some(Value::BulkString(bytes)) => Ok(bytes),
         _ => Err(Refusal::new(
             RejectReason::Malformed,
-            format!("expected a field '{field}', found {:?}", entry.map.keys()),
+            format!("expected a field '{field}', found {}", fields(entry)),
         )),
     }
-}
-
-/// An unsigned number of eight bytes, or written out.
-fn number(entry: &StreamId, field: &str) -> Result<u64, Refusal> {
-    let bytes = bytes(entry, field)?;
-    if let Ok(b) = <[u8; 8]>::try_from(bytes) {
-        return Ok(u64::from_le_bytes(b));
-    }
-    std::str::from_utf8(bytes).ok().and_then(|t| t.parse().ok()).ok_or_else(|| {
-        Refusal::new(
-            RejectReason::Malformed,
-            format!("expected a number of 8 bytes in '{field}', found {} bytes", bytes.len()),
-        )
-    })
 }
 
 #[cfg(test)]
@@ -312,6 +402,78 @@ mod tests {
             assert_eq!(dtype.count(&bytes), expected.map_err(String::from), "{dtype:?}");
             assert_eq!(dtype.bytes(), bytes.len());
         }
+    }
+
+    fn reader() -> (Reader, crate::source::Outlet) {
+        let outlet = Port::open(crate::source::PortSettings {
+            session: "rig".into(),
+            n_channels: 2,
+            bin_width_s: 0.01,
+            queue_bins: 64,
+            gap_bins_max: 10,
+        });
+        let status = Arc::new(Status::new("rig", "brand", LossAccounting::Exact));
+        let settings = Settings::default();
+        (Reader::new(settings, outlet.port.clone(), Arc::default(), status), outlet)
+    }
+
+    fn entry(fields: &[(&str, &[u8])]) -> StreamId {
+        let value = |(name, bytes): &(&str, &[u8])| {
+            ((*name).to_owned(), Value::BulkString(bytes.to_vec()))
+        };
+        StreamId {
+            id: "1-1".into(),
+            map: fields.iter().map(value).collect(),
+            ..StreamId::default()
+        }
+    }
+
+    #[test]
+    fn numbers_are_read_as_what_they_are() {
+        let (mut r, _outlet) = reader();
+        let mut read = |bytes: &[u8]| r.number(&entry(&[("i", bytes)]), "i").ok();
+        assert_eq!(read(b"12345678"), Some(12_345_678), "eight digits are no eight bytes");
+        assert_eq!(read(b"7"), Some(7));
+        assert_eq!(read(b"1"), Some(1));
+        assert_eq!(read(&300u16.to_le_bytes()), Some(300));
+        assert_eq!(read(&70_000u32.to_le_bytes()), Some(70_000));
+        assert_eq!(read(&(1u64 << 40).to_le_bytes()), Some(1 << 40));
+        // In a stream of bytes some look like digits.
+        assert_eq!(read(&u32::from_le_bytes(*b"1234").to_le_bytes()), Some(0x3433_3231));
+        for nonsense in [&b""[..], b"12x", b"-3", b"99999999999999999999999"] {
+            assert_eq!(read(nonsense), None, "{nonsense:?}");
+        }
+    }
+
+    #[test]
+    fn every_entry_is_accounted_for_and_one_out_of_order_changes_nothing() {
+        let (mut r, mut outlet) = reader();
+        let mut take = |i: u64| {
+            let number = i.to_le_bytes();
+            r.take(&entry(&[("samples", &[1, 2]), ("i", &number)]), Received::now());
+        };
+        (100..110).for_each(&mut take);
+        take(1 << 59);
+        take(3);
+        (110..120).for_each(&mut take);
+        // A graph that was started again.
+        (0..10).for_each(&mut take);
+        for broken in [
+            entry(&[("samples", &[1, 2])]),
+            entry(&[("samples", &[1]), ("i", b"7")]),
+            entry(&[("i", b"7")]),
+            entry(&[("samples", &[1, 2]), ("i", b"x")]),
+        ] {
+            r.take(&broken, Received::now());
+        }
+        let totals = outlet.port.totals();
+        // Of those begun anew the first is not believed by itself.
+        assert_eq!((totals.received, totals.accepted, totals.late), (36, 29, 2));
+        assert_eq!(totals.rejected, 5);
+        let mut counts = [0; 2];
+        let seen: Vec<_> = std::iter::from_fn(|| outlet.pop(&mut counts)).collect();
+        let starts = seen.iter().filter(|h| h.kind == crate::source::Kind::Start).count();
+        assert_eq!((starts, seen.len()), (2, 31));
     }
 
     #[test]

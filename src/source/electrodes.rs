@@ -2,6 +2,9 @@
 
 use std::collections::HashMap;
 
+/// Longer names are of no electrode.
+const NAME_BYTES_MAX: usize = 256;
+
 /// Electrodes and sorted ids to channels: by a list, or in the order in which they are first heard.
 #[derive(Debug)]
 pub(super) struct Electrodes {
@@ -41,7 +44,7 @@ impl Electrodes {
                 return Some(*channel);
             }
         }
-        if !self.learns || self.used == self.n_channels {
+        if !self.learns || self.used == self.n_channels || electrode.len() > NAME_BYTES_MAX {
             return None;
         }
         let channel = self.used;

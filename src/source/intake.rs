@@ -1,12 +1,12 @@
 //! Every session's entrance, by name: messages to their sessions, refusals counted and logged.
 
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use super::assembly::{Assembly, SpikesTaken};
 use super::port::{Accepted, Port, Received, Refusal, reason_name};
 use super::status::Status;
+use crate::publish::Bus;
 use crate::telemetry::{self, Throttle};
 use crate::wire::{Counts, RejectReason, Spikes};
 
@@ -22,40 +22,22 @@ pub struct Entry {
 }
 
 /// All sessions' entrances.
-#[derive(Default)]
 pub struct Intake {
-    entries: RwLock<HashMap<String, Entry>>,
+    bus: Arc<Bus>,
     throttle: Mutex<Throttle>,
 }
 
 impl Intake {
-    /// A session begins.
-    pub fn insert(&self, entry: Entry) {
-        let name = entry.port.settings().session.clone();
-        self.entries.write().unwrap_or_else(PoisonError::into_inner).insert(name, entry);
-    }
-
-    /// A session has ended.
-    pub fn remove(&self, session: &str) {
-        self.entries.write().unwrap_or_else(PoisonError::into_inner).remove(session);
-    }
-
-    /// A session's entrance.
+    /// Of the sessions that are on a bus.
     #[must_use]
-    pub fn entry(&self, session: &str) -> Option<Entry> {
-        self.entries.read().unwrap_or_else(PoisonError::into_inner).get(session).cloned()
+    pub fn new(bus: Arc<Bus>) -> Self {
+        Self { bus, throttle: Mutex::default() }
     }
 
     fn find(&self, session: &str) -> Result<Entry, Refusal> {
-        self.entry(session).ok_or_else(|| {
-            let entries = self.entries.read().unwrap_or_else(PoisonError::into_inner);
-            let mut known: Vec<&str> = entries.keys().map(String::as_str).collect();
-            known.sort_unstable();
-            let shown: String = session.chars().take(64).collect();
-            let detail =
-                format!("expected one of the sessions {}, found '{shown}'", known.join(", "));
-            Refusal::new(RejectReason::UnknownSession, detail)
-        })
+        let refusal = |detail| Refusal::new(RejectReason::UnknownSession, detail);
+        let found = self.bus.find(session).map_err(refusal)?;
+        found.entry().cloned().ok_or_else(|| refusal(format!("'{session}' has not begun yet")))
     }
 
     /// Hands counts to their session; counts and logs a refusal.

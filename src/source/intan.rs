@@ -11,7 +11,7 @@ use super::assembly::{Assembly, Event};
 use super::electrodes::Electrodes;
 use super::port::Received;
 use super::status::{Backoff, LossAccounting, Status};
-use super::ticks::Ticks;
+use super::ticks::{Heard, Ticks};
 use crate::wire::RejectReason;
 
 /// First bytes of a spike.
@@ -87,8 +87,6 @@ pub async fn run(settings: Settings, assembly: Arc<Assembly>, status: Arc<Status
 pub(super) struct Reader {
     electrodes: Electrodes,
     ticks: Ticks,
-    /// The newest sample as it was sent, and what is to be added: 32 bits wrap.
-    last: Option<(u32, i64)>,
     /// Bytes of a spike that is not complete.
     rest: Vec<u8>,
     events: Vec<Event>,
@@ -103,7 +101,6 @@ impl Reader {
         Self {
             electrodes: Electrodes::new(&settings.electrodes, split, n),
             ticks: Ticks::new(settings.sample_rate_hz, shape.bin_width_s, settings.reorder_ms),
-            last: None,
             rest: Vec::new(),
             events: Vec::new(),
             assembly,
@@ -128,7 +125,7 @@ impl Reader {
         let mut at = 0;
         while rest.len() - at >= SPIKE {
             if rest[at..at + 4] == MAGIC {
-                self.spike(&rest[at..at + SPIKE]);
+                self.spike(&rest[at..at + SPIKE], received);
                 at += SPIKE;
             } else {
                 // Not where a spike begins: on to the next that does.
@@ -138,38 +135,39 @@ impl Reader {
             }
         }
         self.rest = rest[at..].to_vec();
+        self.hand_over(received);
+    }
+
+    fn hand_over(&mut self, received: Received) {
         if self.events.is_empty() {
             return;
         }
-        let newest = self.events.iter().map(|e| e.bin).max().unwrap_or(0);
-        let width = self.assembly.port().width_ns();
-        self.assembly.port().heard(width.saturating_mul(newest as i64 + 1), received);
+        if let Some(newest) = self.ticks.newest() {
+            self.assembly.port().heard(self.ticks.ns(newest), received);
+        }
         // Accounted for there.
         let _ = self.assembly.take("", &self.events, self.ticks.complete(), received);
         self.events.clear();
     }
 
-    fn spike(&mut self, b: &[u8]) {
-        let sample = u32::from_le_bytes([b[9], b[10], b[11], b[12]]);
-        let mut wraps = self.last.map_or(0, |l| l.1);
-        if let Some((last, _)) = self.last
-            && last.wrapping_sub(sample) > u32::MAX / 2
-            && sample < last
-        {
-            wraps += 1 << 32;
-        }
-        self.last = Some((sample, wraps));
-        let tick = wraps + i64::from(sample);
+    fn spike(&mut self, b: &[u8], received: Received) {
         let name = String::from_utf8_lossy(&b[NAME]);
         let id = i64::from(b[13]);
-        match (self.ticks.bin(tick), self.electrodes.channel(name.trim_end_matches('\0'), id)) {
-            (Some(bin), Some(channel)) => {
-                self.ticks.advance(tick);
-                self.events.push(Event { bin, channel, count: 1 });
-                self.status.metrics.taken.increment(1);
+        let Some(channel) = self.electrodes.channel(name.trim_end_matches('\0'), id) else {
+            return self.assembly.refused(RejectReason::UnknownChannel);
+        };
+        let sent = u32::from_le_bytes([b[9], b[10], b[11], b[12]]);
+        let bin = match self.ticks.hear(self.ticks.unwrapped(sent), received.steady_ns()) {
+            Heard::In(bin) => bin,
+            Heard::Stray => return self.assembly.refused(RejectReason::TooFarAhead),
+            Heard::Restarted(bin) => {
+                // What came before is of the recording before.
+                self.hand_over(received);
+                self.assembly.begin(received);
+                bin
             }
-            (None, _) => self.assembly.refused(RejectReason::Malformed),
-            (_, None) => self.assembly.refused(RejectReason::UnknownChannel),
-        }
+        };
+        self.events.push(Event { bin, channel, count: 1 });
+        self.status.metrics.taken.increment(1);
     }
 }

@@ -119,19 +119,110 @@ fn check_counts(
         }
         flat.push(count.round() as u16);
     }
+    mask(s, message, width, flat)
+}
+
+/// Marks the counts of masked channels. Each is named once at most, so that the work is one pass over the message.
+fn mask(
+    s: &PortSettings,
+    message: &Counts,
+    width: usize,
+    flat: &mut [u16],
+) -> Result<(), Refusal> {
+    let named = message.masked_channels.len();
+    if named == 0 {
+        return Ok(());
+    }
+    if named > width {
+        return Err(Refusal::new(
+            RejectReason::Malformed,
+            format!("expected at most {width} masked channels, found {named}"),
+        ));
+    }
+    // Place in the message of each of the session's channels.
+    let mut places = vec![None; s.n_channels];
+    if message.channels.is_empty() {
+        places.iter_mut().enumerate().for_each(|(channel, place)| *place = Some(channel));
+    } else {
+        for (place, &channel) in message.channels.iter().enumerate() {
+            places[channel as usize] = Some(place);
+        }
+    }
+    let mut masked = vec![false; width];
     for &channel in &message.masked_channels {
-        let place = if message.channels.is_empty() {
-            Some(channel as usize).filter(|c| *c < s.n_channels)
-        } else {
-            message.channels.iter().position(|c| *c == channel)
-        };
-        let Some(place) = place else {
+        let Some(place) = places.get(channel as usize).copied().flatten() else {
             return Err(Refusal::new(
                 RejectReason::Malformed,
-                format!("expected masked channels below {}, found {channel}", s.n_channels),
+                format!("expected masked channels of the message, found {channel}"),
             ));
         };
-        flat.iter_mut().skip(place).step_by(width).for_each(|c| *c = MASKED);
+        masked[place] = true;
+    }
+    for bin in flat.chunks_exact_mut(width) {
+        let channels = bin.iter_mut().zip(&masked);
+        channels.filter(|(_, masked)| **masked).for_each(|(count, _)| *count = MASKED);
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn settings() -> PortSettings {
+        PortSettings {
+            session: "rig".into(),
+            n_channels: 6,
+            bin_width_s: 0.01,
+            queue_bins: 64,
+            gap_bins_max: 5,
+        }
+    }
+
+    #[test]
+    fn a_channel_is_masked_as_often_as_it_takes_and_not_more() {
+        let message = Counts {
+            n_channels: 6,
+            bin_width_s: 0.01,
+            counts: vec![1; 12],
+            masked_channels: vec![3; 7],
+            ..Counts::default()
+        };
+        let said = check(&settings(), &message, &mut Vec::new()).expect_err("too many");
+        assert!(said.detail.contains("at most 6 masked channels, found 7"), "{said:?}");
+    }
+
+    proptest! {
+        /// As the plain way has it: every masked channel by itself.
+        #[test]
+        fn masked_channels_are_those_named(
+            channels in proptest::sample::subsequence((0..6u32).collect::<Vec<_>>(), 0..6),
+            masked in proptest::collection::vec(0u32..7, 0..6),
+            bins in 1usize..4,
+        ) {
+            let width = if channels.is_empty() { 6 } else { channels.len() };
+            let message = Counts {
+                n_channels: width as u32,
+                bin_width_s: 0.01,
+                counts: vec![1; bins * width],
+                channels: channels.clone(),
+                masked_channels: masked.clone(),
+                ..Counts::default()
+            };
+            let mut flat = Vec::new();
+            let result = check(&settings(), &message, &mut flat);
+            let known = |c: &u32| if channels.is_empty() { *c < 6 } else { channels.contains(c) };
+            let good = masked.len() <= width && masked.iter().all(known);
+            prop_assert_eq!(result.is_ok(), good);
+            if good {
+                for (i, &count) in flat.iter().enumerate() {
+                    let place = i % width;
+                    let channel = channels.get(place).copied().unwrap_or(place as u32);
+                    let expected = if masked.contains(&channel) { MASKED } else { 1 };
+                    prop_assert_eq!(count, expected);
+                }
+            }
+        }
+    }
 }

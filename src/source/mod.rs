@@ -11,6 +11,7 @@ pub mod brand;
 mod clock;
 mod doorbell;
 mod electrodes;
+mod frames;
 pub mod gate;
 pub mod grpc;
 mod intake;
@@ -22,6 +23,7 @@ pub mod open_ephys;
 mod port;
 pub mod redis;
 pub mod replay;
+pub mod socket_dir;
 mod status;
 mod subscriber;
 mod ticks;
@@ -31,6 +33,7 @@ pub use assembly::{Assembly, AssemblySettings, Event, SpikesTaken};
 pub use binner::FEEDS_MAX;
 pub use clock::{Clock, Observed};
 pub use doorbell::Answer;
+pub use frames::Side;
 pub use intake::{Entry, Intake};
 pub use port::{
     Accepted, Bins, Header, Kind, MASKED, Outlet, Port, PortSettings, Received, Refusal, Totals,

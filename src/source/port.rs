@@ -20,6 +20,11 @@ pub const MASKED: u16 = u16::MAX;
 /// have begun its numbering anew.
 const LATE_RUN_RESTART: u32 = 20;
 
+/// Bins flow where some were taken no longer ago than this.
+const FLOWING: Duration = Duration::from_secs(1);
+/// Numbers that are ahead by no more than this beyond the time that passed are believed at once.
+const AHEAD_BELIEVED: Duration = Duration::from_secs(60);
+
 /// What waits for a session thread.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
@@ -177,6 +182,10 @@ struct Entrance {
     expected: Option<u64>,
     /// Number that would continue the run of late messages, and the run's length.
     late_run: (u64, u32),
+    /// Number that would continue a message so far ahead that it was not believed.
+    doubted: Option<u64>,
+    /// When bins were taken last.
+    taken: Option<Instant>,
     /// Counts of the message that is checked.
     flat: Vec<u16>,
 }
@@ -253,6 +262,8 @@ impl Port {
                 counts,
                 expected: None,
                 late_run: (0, 0),
+                doubted: None,
+                taken: None,
                 flat: Vec::new(),
             }),
             doorbell: Doorbell::default(),
@@ -468,6 +479,18 @@ impl Port {
         result
     }
 
+    /// Whether a number is further ahead than the time that passed explains, while bins flow: one message gone wrong
+    /// must not end a recording. A numbering that was begun anew goes on from there with the next message.
+    fn is_doubted(&self, entrance: &Entrance, first: u64, gap: u64, received: Received) -> bool {
+        let Some(taken) = entrance.taken else { return false };
+        let passed = received.instant.saturating_duration_since(taken);
+        let ahead_s = gap as f64 * self.settings.bin_width_s;
+        passed < FLOWING
+            && gap > self.settings.gap_bins_max as u64
+            && ahead_s > (passed + AHEAD_BELIEVED).as_secs_f64()
+            && entrance.doubted != Some(first)
+    }
+
     fn enqueue(
         &self,
         entrance: &mut Entrance,
@@ -497,6 +520,16 @@ impl Port {
             Some(expected) if first < expected => skip = (expected - first) as usize,
             Some(expected) if first > expected => {
                 let gap = first - expected;
+                if self.is_doubted(entrance, first, gap, received) {
+                    entrance.doubted = Some(last.saturating_add(1));
+                    return Err(Refusal::new(
+                        RejectReason::TooFarAhead,
+                        format!(
+                            "expected sequence {expected} or a little later, found {first}; where the next one \
+                             goes on from there, it is believed"
+                        ),
+                    ));
+                }
                 let through = usize::try_from(gap).is_ok_and(|g| g <= self.settings.gap_bins_max);
                 before = Some(if through { Kind::Missing(gap as u32) } else { Kind::Start });
             }
@@ -545,6 +578,7 @@ impl Port {
         }
         entrance.expected = Some(last + 1);
         entrance.late_run = (0, 0);
+        (entrance.doubted, entrance.taken) = (None, Some(received.instant));
         self.metrics.late.increment(skip as u64);
         self.metrics.bins.increment(bins as u64);
         self.tally.late.fetch_add(skip as u64, Ordering::Relaxed);
@@ -624,6 +658,29 @@ mod tests {
         let first_taken = u64::from(LATE_RUN_RESTART) - 1;
         outlet.port.offer(&message(first_taken, 1), Received::now()).expect("taken");
         assert_eq!(kinds(&mut outlet)[2..], [(Kind::Start, 1001), (Kind::Bin, first_taken)]);
+    }
+
+    #[test]
+    fn one_number_gone_wrong_is_refused_and_a_numbering_begun_anew_is_followed() {
+        let mut outlet = outlet();
+        for i in 0..10 {
+            outlet.port.offer(&message(i, 1), Received::now()).expect("taken");
+        }
+        assert_eq!(reason(&outlet, &message(1 << 59, 1)), RejectReason::TooFarAhead);
+        assert_eq!(reason(&outlet, &message(1 << 58, 1)), RejectReason::TooFarAhead);
+        for i in 10..20 {
+            outlet.port.offer(&message(i, 1), Received::now()).expect("taken");
+        }
+        // Nothing else has changed: one recording, no gap.
+        let seen = kinds(&mut outlet);
+        assert_eq!(seen.len(), 21);
+        assert!(seen[1..].iter().all(|(kind, _)| *kind == Kind::Bin), "{seen:?}");
+        assert_eq!(reason(&outlet, &message(1 << 50, 1)), RejectReason::TooFarAhead);
+        let next = (1 << 50) + 1;
+        outlet.port.offer(&message(next, 1), Received::now()).expect("taken");
+        assert_eq!(kinds(&mut outlet), [(Kind::Start, 20), (Kind::Bin, next)]);
+        let later = Received { instant: Instant::now() + 2 * FLOWING, ..Received::now() };
+        outlet.port.offer(&message(1 << 55, 1), later).expect("a stream that begins anew");
     }
 
     #[test]

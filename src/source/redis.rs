@@ -45,14 +45,15 @@ pub struct Connection {
     url: String,
     live: Option<MultiplexedConnection>,
     backoff: Backoff,
-    told: bool,
+    /// What the server, or the attempt to reach it, said last.
+    told: Option<String>,
 }
 
 impl Connection {
     /// Not connected yet.
     #[must_use]
     pub fn new(url: &str) -> Self {
-        Self { url: url.to_owned(), live: None, backoff: Backoff::new(), told: false }
+        Self { url: url.to_owned(), live: None, backoff: Backoff::new(), told: None }
     }
 
     /// One attempt to connect.
@@ -79,28 +80,45 @@ impl Connection {
                 return live.clone();
             }
             match Self::open(&self.url).await {
-                Ok(live) => {
-                    self.live = Some(live);
-                    self.backoff.reset();
-                    self.told = false;
-                }
+                Ok(live) => self.live = Some(live),
                 Err(e) => {
-                    if !std::mem::replace(&mut self.told, true) {
-                        let url = without_password(&self.url);
-                        tracing::warn!(url, "Redis: not connected, trying again: {e}");
-                    }
+                    self.tell("not connected, trying again", &e);
                     self.backoff.pause().await;
                 }
             }
         }
     }
 
-    /// Something failed: the next [`Self::get`] connects again.
+    /// What was asked for was answered: the next failure is news again, and the next wait is short.
+    pub fn worked(&mut self) {
+        self.backoff.reset();
+        self.told = None;
+    }
+
+    /// Something failed: the next [`Self::get`] connects again. A server that answers, but with a refusal, is waited
+    /// for as one that is not there: longer each time.
     pub async fn failed(&mut self, e: &RedisError) {
         self.live = None;
-        tracing::debug!("Redis: {e}");
+        self.tell("the server refuses, or the connection is lost; trying again", e);
         self.backoff.pause().await;
     }
+
+    /// Each problem in its own words, once.
+    fn tell(&mut self, what: &str, e: &RedisError) {
+        let words = e.to_string();
+        if self.told.as_ref() != Some(&words) {
+            let url = without_password(&self.url);
+            tracing::warn!(url, "Redis: {what}: {words}");
+            self.told = Some(words);
+        }
+    }
+}
+
+/// Order of an entry's id, `MILLISECONDS-NUMBER`.
+#[must_use]
+pub fn id_order(id: &str) -> Option<(u64, u64)> {
+    let (time, number) = id.split_once('-')?;
+    Some((time.parse().ok()?, number.parse().ok()?))
 }
 
 /// Id of a stream's newest entry; of one that is not there, the first possible.
@@ -147,6 +165,12 @@ pub fn without_password(url: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn ids_are_in_the_order_of_their_numbers() {
+        assert!(id_order("9-10") < id_order("10-2") && id_order("10-2") < id_order("10-10"));
+        assert_eq!(id_order("x"), None);
+    }
 
     #[test]
     fn passwords_are_not_shown() {

@@ -14,6 +14,9 @@ use crate::recording::{self, NwbSettings, Recording, RecordingError, Trial};
 /// Where there is no room, or nothing to do: looked again after so long.
 const LOOK_EVERY: Duration = Duration::from_millis(1);
 
+/// Slowest that a recording is played, times its own speed.
+pub const SPEED_MIN: f64 = 0.001;
+
 /// What is played, and how.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Settings {

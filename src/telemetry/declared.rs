@@ -159,6 +159,8 @@ declared! {
             "Decisions not written to a session's Redis stream."
         Counter CONNECTIONS_CUT "regimed_connections_cut_total" ["reason"]
             "Connections cut or not let in, by reason."
+        Counter GIVEN_UP "regimed_messages_given_up_total" ["reason"]
+            "Messages that had begun and were given up: not whole in time, or no room for more such messages."
         Counter DENIED "regimed_requests_denied_total" ["reason"]
             "Requests denied for their token, by reason."
     }
@@ -177,6 +179,10 @@ declared! {
             "1 while the disk fails."
         Histogram JOURNAL_COMMIT "regimed_journal_commit_seconds" ["log"]
             "Time to keep a group of records: written, and synced where the configuration says so."
+    }
+    "Log", "Lines on standard error." {
+        Counter LOG_LOST "regimed_log_lines_lost_total" [""]
+            "Lines of the log that were lost: standard error was full, slow or closed."
     }
     "Build", "What runs." {
         Gauge BUILD_INFO "regimed_build_info" ["version commit"]

@@ -13,13 +13,26 @@ pub(super) fn begin() {
         "said_nothing",
         "no_handshake",
         "slow_subscriber",
+        "no_request",
+        "idle",
+        "oversized_request",
+        "made_room",
     ] {
         counter!(CONNECTIONS_CUT, "reason" => reason).increment(0);
+    }
+    for reason in ["no_room", "not_whole"] {
+        counter!(GIVEN_UP, "reason" => reason).increment(0);
     }
     for reason in ["unknown_token", "role"] {
         counter!(DENIED, "reason" => reason).increment(0);
     }
     gauge!(PAGE_VIEWERS).set(0.0);
+    log_lines_lost(0);
+}
+
+/// Counts lines of the log that were lost.
+pub fn log_lines_lost(n: u64) {
+    counter!(LOG_LOST).increment(n);
 }
 
 /// Counted in a gauge for as long as it lives.
@@ -76,6 +89,11 @@ pub fn denied(reason: &'static str) {
 /// Counts a connection that was cut, or not let in.
 pub fn connection_cut(reason: &'static str) {
     counter!(CONNECTIONS_CUT, "reason" => reason).increment(1);
+}
+
+/// Counts a message that had begun and was given up.
+pub fn message_given_up(reason: &'static str) {
+    counter!(GIVEN_UP, "reason" => reason).increment(1);
 }
 
 /// A session is in `state`.

@@ -2,19 +2,23 @@
 
 mod declared;
 mod handles;
+mod log;
 mod readings;
+mod series;
 
+use std::collections::HashMap;
 use std::sync::OnceLock;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use metrics::gauge;
-use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 
 use declared::*;
 pub use declared::{GROUPS, Group, Kind, Metric};
 pub use handles::*;
+pub use log::{drain_log, last_word, log_to_stderr};
 use readings::READING;
 pub use readings::{Readings, readings};
+pub use series::Series;
 
 /// Upper bounds of the latency histograms, seconds.
 const BUCKETS_S: [f64; 14] = [
@@ -37,43 +41,46 @@ pub fn declared() -> Vec<(Group, Vec<(String, String)>)> {
     groups
 }
 
-/// Installs the recorder once per process and returns its handle.
+static SERIES: OnceLock<Series> = OnceLock::new();
+
+/// Installs the recorder once per process and returns its series.
 ///
 /// # Panics
 /// Where another recorder was installed before: a bug.
-pub fn install() -> PrometheusHandle {
-    static HANDLE: OnceLock<PrometheusHandle> = OnceLock::new();
-    HANDLE.get_or_init(build).clone()
+pub fn install() -> Series {
+    SERIES.get_or_init(build).clone()
 }
 
-fn build() -> PrometheusHandle {
+fn build() -> Series {
     let metrics = || GROUPS.iter().flat_map(|g| g.metrics);
-    let mut builder = PrometheusBuilder::new();
-    for metric in metrics().filter(|m| m.kind == Kind::Histogram) {
-        builder = builder
-            .set_buckets_for_metric(Matcher::Full(metric.name.to_owned()), &BUCKETS_S)
-            .expect("buckets are not empty");
-    }
-    let handle = builder.install_recorder().expect("one recorder per process");
-    for Metric { name, kind, help, .. } in metrics() {
-        match kind {
-            Kind::Counter => metrics::describe_counter!(*name, *help),
-            Kind::Gauge => metrics::describe_gauge!(*name, *help),
-            Kind::Histogram => metrics::describe_histogram!(*name, *help),
-        }
-    }
-    for (name, help) in readings() {
-        metrics::describe_gauge!(name, help);
-    }
+    let mut help: HashMap<_, _> =
+        metrics().map(|m| (m.name.to_owned(), m.help.to_owned())).collect();
+    help.extend(readings());
+    let series = Series::new(help);
+    metrics::set_global_recorder(series.clone()).expect("one recorder per process");
     gauge!(BUILD_INFO, "version" => env!("CARGO_PKG_VERSION"), "commit" => env!("REGIMED_GIT_COMMIT"))
         .set(1.0);
     handles::begin();
-    handle
+    series
+}
+
+/// A session runs under this name.
+pub fn session_begins(session: &str) {
+    if let Some(series) = SERIES.get() {
+        series.begin(session);
+    }
+}
+
+/// A session has ended: its series go after a while.
+pub fn session_ends(session: &str) {
+    if let Some(series) = SERIES.get() {
+        series.end(session, Instant::now());
+    }
 }
 
 /// What `/metrics` answers: the daemon's own figures, and those of its process.
 #[must_use]
-pub fn render(handle: &PrometheusHandle) -> String {
+pub fn render(series: &Series) -> String {
     static PROCESS: OnceLock<metrics_process::Collector> = OnceLock::new();
     let process = PROCESS.get_or_init(|| {
         let collector = metrics_process::Collector::default();
@@ -81,7 +88,7 @@ pub fn render(handle: &PrometheusHandle) -> String {
         collector
     });
     process.collect();
-    handle.render()
+    series.render()
 }
 
 /// The wall clock, nanoseconds since the Unix epoch.
@@ -108,17 +115,4 @@ impl Throttle {
         self.last = Some(now);
         Some(std::mem::take(&mut self.held_back))
     }
-}
-
-/// Logs to standard error; `REGIMED_LOG` chooses levels (default `info`).
-pub fn log_to_stderr() {
-    let filter = tracing_subscriber::EnvFilter::try_from_env("REGIMED_LOG")
-        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
-    // A second daemon in one process keeps the first one's log.
-    let _ = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_target(false)
-        .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
-        .try_init();
 }

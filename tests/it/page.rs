@@ -253,6 +253,7 @@ fn the_page_and_its_data_say_what_is_wrong_with_a_request() {
         std::io::Read::read_to_string(&mut stream, &mut answer).expect("answered");
         answer
     };
-    assert!(elsewhere("/api/sessions").starts_with("HTTP/1.1 421"));
-    assert!(elsewhere("/metrics").starts_with("HTTP/1.1 200"));
+    for path in ["/", "/api/sessions", "/metrics", "/health", "/healthz", "/readyz"] {
+        assert!(elsewhere(path).starts_with("HTTP/1.1 421"), "{path}");
+    }
 }

@@ -13,6 +13,7 @@ const FLOORS: [&[&str]; 4] = [
         "recording",
         "checkpoint",
         "config",
+        "files",
         "journal",
         "security",
         "sync",

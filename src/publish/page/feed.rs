@@ -242,9 +242,9 @@ impl Page {
                     None => bus.each_count(|_, _| {}),
                 }
                 if number.is_multiple_of(OVERVIEW_EVERY)
-                    && let Some(entry) = self.intake.entry(bus.name())
+                    && let Some(session) = described(bus, &self.bus.conditions)
                 {
-                    lines.push(w.line(described(bus, &entry, &self.bus.conditions)));
+                    lines.push(w.line(session));
                 }
             }
             if number.is_multiple_of(OVERVIEW_EVERY) {

@@ -22,7 +22,6 @@ use tokio::sync::{broadcast, mpsc};
 use super::bus::{Bus, EventsError, SessionBus};
 use super::grpc::described;
 use super::resumed::Resumed;
-use crate::source::Intake;
 use crate::telemetry;
 use crate::wire::Event;
 
@@ -51,7 +50,6 @@ const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; c
 /// All that viewers share.
 pub struct Page {
     bus: Arc<Bus>,
-    intake: Arc<Intake>,
     /// All sessions in a line each.
     overview: broadcast::Sender<Bytes>,
     /// One session each.
@@ -67,9 +65,9 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl Page {
     /// Nobody looks yet.
     #[must_use]
-    pub fn new(bus: Arc<Bus>, intake: Arc<Intake>) -> Arc<Self> {
+    pub fn new(bus: Arc<Bus>) -> Arc<Self> {
         let overview = broadcast::Sender::new(WAITING);
-        Arc::new(Self { bus, intake, overview, frames: Mutex::default(), busy: Mutex::default() })
+        Arc::new(Self { bus, overview, frames: Mutex::default(), busy: Mutex::default() })
     }
 
     /// Whether anybody looks; where nobody does, the making of frames ends with this.
@@ -135,18 +133,11 @@ fn refused(code: StatusCode, why: &str) -> Response {
 
 /// A session by name, or which there are.
 fn find(page: &Page, name: &str) -> Result<Arc<SessionBus>, Box<Response>> {
-    page.bus.session(name).ok_or_else(|| {
-        let sessions = page.bus.sessions();
-        let known: Vec<&str> = sessions.iter().map(|s| s.name()).collect();
-        let found: String = name.chars().take(64).collect();
-        let why = format!("expected one of the sessions {}, found '{found}'", known.join(", "));
-        Box::new(refused(StatusCode::NOT_FOUND, &why))
-    })
+    page.bus.find(name).map_err(|why| Box::new(refused(StatusCode::NOT_FOUND, &why)))
 }
 
 fn as_json(page: &Page, session: &SessionBus) -> Option<serde_json::Value> {
-    let entry = page.intake.entry(session.name())?;
-    serde_json::to_value(described(session, &entry, &page.bus.conditions)).ok()
+    serde_json::to_value(described(session, &page.bus.conditions)?).ok()
 }
 
 async fn sessions(State(page): State<Arc<Page>>) -> impl IntoResponse {

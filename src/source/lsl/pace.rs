@@ -4,7 +4,9 @@
 const LOST_BINS: f64 = 3.0;
 /// By so much of each sample's deviation the phase is corrected: a sender's clock and rate need not be exact.
 const FOLLOW: f64 = 0.01;
-/// Time stamps that go back by so many bins, or ahead by more than [`GAP_BINS_MAX`], begin anew.
+/// Time stamps that go back by so many bins, or ahead by more than [`GAP_BINS_MAX`], are not believed by themselves: the
+/// sample is the next one. Where so many in a row agree, the clock began anew.
+const AGREE: u32 = 3;
 const BACK_BINS: f64 = 100.0;
 const GAP_BINS_MAX: f64 = 1e6;
 
@@ -27,11 +29,13 @@ pub(super) struct Pace {
     due: Option<f64>,
     /// The next sample is the first of a new connection: any whole bin of difference is a loss.
     fresh: bool,
+    /// Time at which the next is due after one that was not believed, and how many were not in a row.
+    strange: (f64, u32),
 }
 
 impl Pace {
     pub(super) fn new(width_s: f64) -> Self {
-        Self { width_s, next: 0, due: None, fresh: true }
+        Self { width_s, next: 0, due: None, fresh: true, strange: (0.0, 0) }
     }
 
     /// The stream was lost and found.
@@ -49,10 +53,19 @@ impl Pace {
         let ahead = (stamp - due) / self.width_s;
         let fresh = std::mem::take(&mut self.fresh);
         if !(-BACK_BINS..GAP_BINS_MAX).contains(&ahead) || (fresh && ahead < -1.0) {
-            self.due = Some(stamp + self.width_s);
+            let (expected, run) = self.strange;
+            let near = run > 0 && ((stamp - expected) / self.width_s).abs() < BACK_BINS;
+            self.strange = (stamp + self.width_s, if near { run + 1 } else { 1 });
             self.next += 1;
-            return Placed { sequence: self.next - 1, missing: 0, begins: true };
+            // Another connection may be another recording.
+            let begins = (fresh && stamp.is_finite()) || self.strange.1 >= AGREE;
+            if begins {
+                self.strange = (0.0, 0);
+            }
+            self.due = Some(if begins { stamp } else { due } + self.width_s);
+            return Placed { sequence: self.next - 1, missing: 0, begins };
         }
+        self.strange = (0.0, 0);
         let least = if fresh { 0.5 } else { LOST_BINS };
         let missing = if ahead >= least { ahead.round() as u64 } else { 0 };
         let sequence = self.next + missing;
@@ -96,8 +109,19 @@ mod tests {
         pace.reconnected();
         assert_eq!(pace.place(0.5), Placed { sequence: 171, missing: 0, begins: true });
         assert_eq!(pace.place(0.51), Placed { sequence: 172, missing: 0, begins: false });
-        for nonsense in [f64::NAN, f64::INFINITY, -1e300] {
-            assert!(pace.place(nonsense).begins);
+        // One that went wrong is the next sample and nothing else; the clock goes on.
+        let mut at = 173;
+        for nonsense in [f64::NAN, f64::INFINITY, -1e300, 1e12] {
+            assert_eq!(pace.place(nonsense), Placed { sequence: at, missing: 0, begins: false });
+            let stamp = 0.5 + (at - 171 + 1) as f64 * 0.01;
+            let next = Placed { sequence: at + 1, missing: 0, begins: false };
+            assert_eq!(pace.place(stamp), next, "{nonsense}");
+            at += 2;
         }
+        // A clock that was set is followed, once.
+        let begins: Vec<bool> =
+            (0..20).map(|i| pace.place(5e8 + f64::from(i) * 0.01).begins).collect();
+        assert_eq!(begins.iter().filter(|b| **b).count(), 1, "{begins:?}");
+        assert!(begins[2]);
     }
 }

@@ -15,7 +15,7 @@ use super::electrodes::Electrodes;
 use super::port::Received;
 use super::status::{LossAccounting, Status};
 use super::subscriber::Subscriber;
-use super::ticks::Ticks;
+use super::ticks::{Heard, Ticks};
 use crate::telemetry::Throttle;
 use crate::wire::RejectReason;
 use header::{Header, Message};
@@ -25,6 +25,9 @@ use threshold::Threshold;
 /// Lost messages from which on the bins in between are taken for lost too: a block of continuous data or a
 /// single spike is not.
 const SPOIL_MESSAGES: u64 = 10;
+
+/// Longer names are of no stream.
+const STREAM_BYTES_MAX: usize = 256;
 
 /// Where the plugin is, and how to take what it sends.
 #[derive(Debug, Clone, PartialEq)]
@@ -235,6 +238,7 @@ impl Reader {
         match (&self.stream, stream) {
             (_, None) => true,
             (Some(ours), Some(stream)) => ours == stream,
+            (None, Some(stream)) if stream.len() > STREAM_BYTES_MAX => false,
             (None, Some(stream)) => {
                 tracing::info!(stream, "Open Ephys: listening to this stream");
                 self.stream = Some(stream.to_owned());
@@ -248,16 +252,35 @@ impl Reader {
         self.ticks.as_ref()?.bin(sample)
     }
 
-    /// The rig's clock has come to `sample`.
-    fn advance(&mut self, sample: i64, received: Received) {
-        let Some(ticks) = &mut self.ticks else { return };
-        if !ticks.advance(sample) {
-            return;
+    /// The rig's clock has come to `sample`: its bin, where that is believed.
+    fn advance(&mut self, sample: i64, received: Received) -> Option<u64> {
+        let ticks = self.ticks.as_mut()?;
+        let before = ticks.newest();
+        let bin = match ticks.hear(sample, received.steady_ns()) {
+            Heard::Stray => return None,
+            Heard::In(bin) => bin,
+            Heard::Restarted(bin) => {
+                tracing::info!(
+                    session = self.assembly.port().settings().session,
+                    sample,
+                    "Open Ephys: the sample numbers began anew"
+                );
+                self.assembly.begin(received);
+                // The line is as it was; where it went up is of the recording before.
+                self.blank_since = self.blank_since.map(|_| sample);
+                self.lost_since = None;
+                bin
+            }
+        };
+        let ticks = self.ticks.as_ref()?;
+        if ticks.newest() == before {
+            return Some(bin);
         }
         self.assembly.port().heard(ticks.ns(sample), received);
-        if let (Some(since), Some(to)) = (self.blank_since, ticks.bin(sample)) {
-            self.assembly.spoil(ticks.bin(since).unwrap_or(to), to);
+        if let Some(since) = self.blank_since {
+            self.assembly.spoil(ticks.bin(since).unwrap_or(bin), bin);
         }
+        Some(bin)
     }
 
     fn hand_over(&mut self, received: Received) {
@@ -278,22 +301,22 @@ impl Reader {
             // The crossings found here are the spikes.
             return;
         }
-        let Some(bin) = self.bin(spike.sample_num) else {
+        if self.ticks.is_none() {
             self.assembly.refused(RejectReason::Malformed);
-            let detail = if self.ticks.is_none() {
-                "sample_rate_hz is needed: no continuous data tells it"
-            } else {
-                "a sample number is out of range"
-            };
+            let detail = "sample_rate_hz is needed: no continuous data tells it";
             return self.complain("a spike was refused", detail);
-        };
+        }
         let Some(channel) = self.electrodes.channel(&spike.electrode, spike.sorted_id) else {
             self.assembly.refused(RejectReason::UnknownChannel);
             let detail = format!("electrode '{}', sorted id {}", spike.electrode, spike.sorted_id);
             return self.complain("a spike of an electrode that has no channel", &detail);
         };
+        let Some(bin) = self.advance(spike.sample_num, received) else {
+            self.assembly.refused(RejectReason::TooFarAhead);
+            let detail = format!("sample number {} is far from the others", spike.sample_num);
+            return self.complain("a spike was refused", &detail);
+        };
         self.events.push(Event { bin, channel, count: 1 });
-        self.advance(spike.sample_num, received);
         self.hand_over(received);
     }
 
@@ -307,12 +330,14 @@ impl Reader {
             return self.complain("continuous data was refused", &detail);
         }
         let end = data.sample_num.saturating_add(data.num_samples);
+        // What is not yet heard of the other channels' block is no older than this one's begin.
+        let to = if self.threshold.is_some() { data.sample_num } else { end };
+        if self.advance(to, received).is_none() {
+            let detail = format!("sample number {} is far from the others", data.sample_num);
+            return self.complain("continuous data was refused", &detail);
+        }
         if self.threshold.is_some() {
             self.crossings(data, payload);
-            // What is not yet heard of the other channels' block is no older than this one.
-            self.advance(data.sample_num, received);
-        } else {
-            self.advance(end, received);
         }
         self.hand_over(received);
     }
@@ -343,8 +368,11 @@ impl Reader {
         let (Some(&line), Some(&state)) = (payload.first(), payload.get(1)) else {
             return self.complain("a TTL event was refused", "expected a line and a state");
         };
+        if self.ticks.is_some() && self.advance(ttl.sample_num, received).is_none() {
+            let detail = format!("sample number {} is far from the others", ttl.sample_num);
+            return self.complain("a TTL event was refused", &detail);
+        }
         self.status.metrics.ttl_edge(line);
-        self.advance(ttl.sample_num, received);
         if self.settings.blank_line == Some(line) {
             if state != 0 {
                 self.blank_since = Some(ttl.sample_num);

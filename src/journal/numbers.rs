@@ -1,0 +1,73 @@
+//! The second place of the journal's numbers. Whatever becomes of the log, the newest record and event numbers stand here
+//! as well, written before anybody is told of them: a log that is damaged, cut short or gone is known by it, and no
+//! number is given again.
+//!
+//! Two files, `numbers.0` and `numbers.1`, are written in turn, each with one frame (`format.rs`) whose number counts the
+//! writes and whose payload is a `JournalRecord` with `Bounds`. They are not synced: after a loss of power the log, which
+//! is, has what they lack.
+
+use std::io;
+
+use super::format::{self, Found, Frames};
+use super::log;
+use super::storage::Storage;
+use crate::wire::journal_record::What;
+use crate::wire::{Bounds, JournalRecord};
+
+/// Files that are written in turn.
+pub(super) const SLOTS: usize = 2;
+
+/// What was found there.
+#[derive(Debug, Default)]
+pub(super) struct Kept {
+    /// Writes so far.
+    pub(super) writes: u64,
+    /// The newest: its numbers, and the wall clock's time of it, ns since the Unix epoch.
+    pub(super) newest: Option<(Bounds, i64)>,
+    /// Files that are damaged.
+    pub(super) damaged: Vec<usize>,
+}
+
+fn read(bytes: &[u8]) -> Option<(u64, Bounds, i64)> {
+    // What follows is of a longer one before.
+    let Some(Found::Frame { number, payload }) = Frames::new(bytes, 0).next() else { return None };
+    let record = log::record(number, &bytes[payload])?;
+    match record.what {
+        Some(What::Bounds(bounds)) => Some((number, bounds, record.time_ns)),
+        _ => None,
+    }
+}
+
+/// Reads both.
+///
+/// # Errors
+/// The storage's.
+pub(super) fn find(storage: &impl Storage) -> io::Result<Kept> {
+    let mut kept = Kept::default();
+    for slot in 0..SLOTS {
+        let Some(bytes) = storage.numbers(slot)? else { continue };
+        match read(&bytes) {
+            Some((writes, bounds, time_ns)) if writes >= kept.writes => {
+                (kept.writes, kept.newest) = (writes, Some((bounds, time_ns)));
+            }
+            Some(_) => {}
+            None => kept.damaged.push(slot),
+        }
+    }
+    Ok(kept)
+}
+
+/// Writes the newest numbers, in place of those before the last.
+///
+/// # Errors
+/// The storage's.
+pub(super) fn keep(
+    storage: &mut impl Storage,
+    writes: &mut u64,
+    record: &JournalRecord,
+) -> io::Result<()> {
+    *writes += 1;
+    let mut bytes = Vec::new();
+    format::push(&mut bytes, *writes, &log::payload(record));
+    storage.write_numbers((*writes % SLOTS as u64) as usize, &bytes)
+}

@@ -1,0 +1,238 @@
+//! Messages that have begun to come and are not whole: how many bytes they may claim together. Where there is no room
+//! for one more, the one that began first is given up. A message that comes at once is never that one, so that those
+//! who send slowly, or never end, hold up each other and nobody else.
+
+use std::collections::{BTreeMap, HashMap};
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use futures_util::task::AtomicWaker;
+use tokio::time::Sleep;
+
+use crate::telemetry;
+
+/// Least room for all connections together, bytes.
+const ALL_BYTES: usize = 32 << 20;
+/// Least room for one connection, bytes.
+const CONNECTION_BYTES: usize = 4 << 20;
+
+/// A message that has begun is whole after so long.
+const WHOLE_AFTER: Duration = Duration::from_secs(10);
+
+/// Told when a message is given up.
+#[derive(Debug, Default)]
+struct Cut {
+    given_up: AtomicBool,
+    waker: AtomicWaker,
+}
+
+#[derive(Debug)]
+struct Entry {
+    bytes: usize,
+    connection: u64,
+    cut: Arc<Cut>,
+}
+
+#[derive(Debug, Default)]
+struct Held {
+    next: u64,
+    bytes: usize,
+    /// In the order in which they began.
+    messages: BTreeMap<u64, Entry>,
+    by_connection: HashMap<u64, usize>,
+}
+
+impl Held {
+    fn remove(&mut self, number: u64) -> Option<Entry> {
+        let entry = self.messages.remove(&number)?;
+        self.bytes -= entry.bytes;
+        if let Some(of_one) = self.by_connection.get_mut(&entry.connection) {
+            *of_one -= entry.bytes;
+            if *of_one == 0 {
+                self.by_connection.remove(&entry.connection);
+            }
+        }
+        Some(entry)
+    }
+
+    fn give_up(&mut self, number: u64) {
+        let Some(entry) = self.remove(number) else { return };
+        telemetry::message_given_up("no_room");
+        entry.cut.given_up.store(true, Ordering::Release);
+        entry.cut.waker.wake();
+    }
+
+    fn of(&self, connection: u64) -> usize {
+        self.by_connection.get(&connection).copied().unwrap_or(0)
+    }
+}
+
+/// Room for messages that are not whole.
+#[derive(Debug)]
+pub struct InFlight {
+    held: Mutex<Held>,
+    all_max: usize,
+    connection_max: usize,
+}
+
+/// A message's part of the room, for as long as it lives.
+#[derive(Debug)]
+pub struct Incomplete {
+    room: Arc<InFlight>,
+    number: u64,
+    cut: Arc<Cut>,
+}
+
+impl InFlight {
+    /// Room for messages of at most `message_bytes_max`.
+    #[must_use]
+    pub fn new(message_bytes_max: usize) -> Arc<Self> {
+        Arc::new(Self {
+            held: Mutex::default(),
+            all_max: ALL_BYTES.max(message_bytes_max.saturating_mul(4)),
+            connection_max: CONNECTION_BYTES.max(message_bytes_max),
+        })
+    }
+
+    fn locked(&self) -> MutexGuard<'_, Held> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Room for a message of a connection that claims `bytes`.
+    #[must_use]
+    pub fn begin(self: &Arc<Self>, connection: u64, bytes: usize) -> Incomplete {
+        let cut = Arc::new(Cut::default());
+        let mut held = self.locked();
+        while held.of(connection) > 0 && held.of(connection) + bytes > self.connection_max {
+            let oldest = held.messages.iter().find(|(_, e)| e.connection == connection);
+            let Some((&oldest, _)) = oldest else { break };
+            held.give_up(oldest);
+        }
+        while held.bytes + bytes > self.all_max
+            && let Some((&oldest, _)) = held.messages.first_key_value()
+        {
+            held.give_up(oldest);
+        }
+        let number = held.next;
+        held.next += 1;
+        held.bytes += bytes;
+        *held.by_connection.entry(connection).or_default() += bytes;
+        held.messages.insert(number, Entry { bytes, connection, cut: cut.clone() });
+        drop(held);
+        Incomplete { room: self.clone(), number, cut }
+    }
+}
+
+impl Incomplete {
+    /// Ready once the message is given up.
+    pub fn poll_given_up(&self, context: &mut Context<'_>) -> Poll<()> {
+        self.cut.waker.register(context.waker());
+        if self.cut.given_up.load(Ordering::Acquire) { Poll::Ready(()) } else { Poll::Pending }
+    }
+}
+
+/// The message of a stream that is not whole: its room, and when it must be.
+#[derive(Debug)]
+pub struct Account {
+    room: Arc<InFlight>,
+    connection: u64,
+    /// Its number and its claim, where there is one.
+    held: Option<(u64, usize, Incomplete)>,
+    deadline: Option<Pin<Box<Sleep>>>,
+}
+
+impl Account {
+    /// Of a connection's stream, of which nothing has come.
+    #[must_use]
+    pub fn new(room: Arc<InFlight>, connection: u64) -> Self {
+        Self { room, connection, held: None, deadline: None }
+    }
+
+    /// Where the stream stands now: number and claim, in bytes, of the message that is not whole.
+    pub fn set(&mut self, incomplete: Option<(u64, usize)>) {
+        let Some((number, bytes)) = incomplete else {
+            (self.held, self.deadline) = (None, None);
+            return;
+        };
+        let same = self.held.as_ref().is_some_and(|h| h.0 == number);
+        if same && self.held.as_ref().is_some_and(|h| h.1 == bytes) {
+            return;
+        }
+        if !same {
+            self.deadline = Some(Box::pin(tokio::time::sleep(WHOLE_AFTER)));
+        }
+        // The room of the one before is free before more is asked for.
+        self.held = None;
+        self.held = Some((number, bytes, self.room.begin(self.connection, bytes)));
+    }
+
+    /// Ready, with the reason, once the message is given up.
+    pub fn poll_given_up(&mut self, context: &mut Context<'_>) -> Poll<GivenUp> {
+        if let Some((_, _, message)) = &self.held
+            && message.poll_given_up(context).is_ready()
+        {
+            return Poll::Ready(GivenUp::NoRoom);
+        }
+        let Some(deadline) = &mut self.deadline else { return Poll::Pending };
+        ready!(deadline.as_mut().poll(context));
+        self.deadline = None;
+        telemetry::message_given_up("not_whole");
+        Poll::Ready(GivenUp::NotWhole)
+    }
+}
+
+/// Why a message was given up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum GivenUp {
+    /// Others that began later needed its room.
+    #[error("expected messages that come whole, found too many that do not: this one is given up")]
+    NoRoom,
+    /// It took too long.
+    #[error("expected a message that is whole {} s after it began, found a part of it", WHOLE_AFTER.as_secs())]
+    NotWhole,
+}
+
+impl Drop for Incomplete {
+    fn drop(&mut self) {
+        self.room.locked().remove(self.number);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn is_given_up(message: &Incomplete) -> bool {
+        let mut context = Context::from_waker(std::task::Waker::noop());
+        message.poll_given_up(&mut context).is_ready()
+    }
+
+    #[test]
+    fn the_oldest_gives_way_and_what_is_whole_gives_its_room_back() {
+        let room = InFlight::new(1 << 20);
+        let mib = 1 << 20;
+        let mut slow: Vec<_> = (0..32).map(|c| room.begin(c, mib)).collect();
+        assert!(!slow.iter().any(is_given_up));
+        // One more than there is room for: the first gives way.
+        let healthy = room.begin(100, 1000);
+        assert!(is_given_up(&slow[0]) && !is_given_up(&slow[1]) && !is_given_up(&healthy));
+        drop(healthy);
+        slow.remove(5);
+        let next = room.begin(100, mib);
+        assert!(!slow[1..].iter().any(is_given_up) && !is_given_up(&next));
+        // One connection's own are bounded apart.
+        let own: Vec<_> = (0..6).map(|_| room.begin(200, mib)).collect();
+        assert_eq!(own.iter().filter(|m| is_given_up(m)).count(), 2);
+        assert!(is_given_up(&own[0]) && is_given_up(&own[1]));
+        drop((slow, own, next));
+        assert_eq!(room.locked().bytes, 0);
+        assert!(room.locked().by_connection.is_empty());
+        // A single one that is larger than all the room alone.
+        let huge = room.begin(1, 1 << 30);
+        assert!(!is_given_up(&huge));
+    }
+}
