@@ -51,6 +51,7 @@ fn recording(animal: &Animal, seconds: f64, labelled: bool, seed: u64) -> Record
     Recording {
         path: PathBuf::from("simulated"),
         n_channels: n,
+        channels: None,
         bin_width_s: animal.settings().bin_width_s,
         regime_names: REGIME_NAMES.map(str::to_owned).to_vec(),
         trials: vec![Trial {

@@ -47,6 +47,7 @@ fn model(dims: Dimensions, channels: usize, hypotheses: usize, rng: &mut ChaCha8
         session: "bench".into(),
         loading: normals(channels * rank, 0.3),
         baseline: normals(channels, 0.5).iter().map(|x| x - 1.9).collect(),
+        channels: None,
         dispersion: None,
         trusted: true,
         prior: prior.clone(),

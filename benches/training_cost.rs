@@ -34,6 +34,7 @@ fn recording(name: &str, tasks: usize, bins: usize, channels: usize, seed: u64) 
     Recording {
         path: PathBuf::from(name),
         n_channels: channels,
+        channels: None,
         bin_width_s: 0.01,
         regime_names: vec!["a".into(), "b".into()],
         trials: (0..2 * tasks).map(trial).collect(),

@@ -12,10 +12,12 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::dynamics::feature_count;
+use crate::files;
 use crate::model::{
     CHANNELS_MAX, COMPONENTS_MAX, Dimensions, Hypernetwork, MetricHead, Model, Network,
     OnlineSettings, REGIMES_MAX, Readout, RegimePrior,
 };
+use crate::recording::is_zarr;
 use crate::regime::Verdict;
 
 /// Version of the directory's format.
@@ -112,6 +114,9 @@ impl Provenance {
 struct SessionCard {
     name: String,
     n_channels: usize,
+    /// Names of the channels, where they are known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    channels: Option<Vec<String>>,
     /// Counts are negative binomial, with a dispersion per channel among the arrays; else Poisson.
     negative_binomial: bool,
     /// False where the session was calibrated without labels.
@@ -168,7 +173,7 @@ fn hex(digest: &[u8]) -> String {
 /// When it cannot be read.
 pub fn data_file(path: &Path) -> Result<DataFile, CheckpointError> {
     let failed = |reason| CheckpointError::Io { path: path.into(), reason };
-    let mut reader = fs::File::open(path).map_err(failed)?;
+    let mut reader = files::open(path).map_err(failed)?;
     let mut hasher = Sha256::new();
     // Piece by piece: recordings may be larger than memory.
     let mut piece = vec![0u8; 1 << 20];
@@ -194,13 +199,16 @@ pub fn load(dir: &Path) -> Result<Checkpoint, CheckpointError> {
             std::io::ErrorKind::NotFound => CheckpointError::Missing(path.clone()),
             _ => CheckpointError::Io { path: path.clone(), reason },
         };
-        let length = fs::metadata(&path).map_err(io)?.len();
-        if length > FILE_BYTES_MAX {
-            let (expected, found) = (format!("at most {FILE_BYTES_MAX} bytes"), length.to_string());
-            return Err(CheckpointError::Wrong { path, what: "size".into(), expected, found });
-        }
-        fs::read(&path).map_err(io)
+        files::read(&path, FILE_BYTES_MAX).map_err(io)
     };
+    if is_zarr(dir) {
+        return Err(CheckpointError::Wrong {
+            path: dir.to_owned(),
+            what: "folder".into(),
+            expected: format!("a model ({WEIGHTS_FILE} and {CARD_FILE})"),
+            found: "a Zarr store".into(),
+        });
+    }
     from_bytes(dir, &read(CARD_FILE)?, &read(WEIGHTS_FILE)?)
 }
 
@@ -291,6 +299,10 @@ fn check_card(card: &Card) -> Result<(), Fault> {
             let what = format!("session '{}' n_channels", session.name);
             return fault(what, format!("1 to {CHANNELS_MAX}"), session.n_channels);
         }
+        if let Some(names) = session.channels.as_ref().filter(|c| c.len() != session.n_channels) {
+            let expected = format!("{} names", session.n_channels);
+            return fault(format!("session '{}' channels", session.name), expected, names.len());
+        }
         check_prior(&format!("session '{}' prior", session.name), &session.prior, card)?;
     }
     let o = &card.online;
@@ -302,7 +314,9 @@ fn check_card(card: &Card) -> Result<(), Fault> {
     for (r, row) in o.hazard_per_bin.chunks_exact(states).enumerate() {
         if !(row.iter().all(|&h| h >= 0.0) && row.iter().sum::<f32>() < 1.0) {
             let expected = "rates of 0 or more with a sum below 1";
-            return fault(format!("online.hazard_per_bin row {r}"), expected, format!("{row:?}"));
+            let sum = row.iter().sum::<f32>();
+            let found = format!("rates from {} with a sum of {sum}", row.iter().copied().fold(f32::INFINITY, f32::min));
+            return fault(format!("online.hazard_per_bin row {r}"), expected, found);
         }
     }
     if !(o.process_noise > 0.0 && o.process_noise.is_finite()) {
@@ -320,7 +334,8 @@ fn check_card(card: &Card) -> Result<(), Fault> {
         let (chance, often) = (p.probability_min, p.false_changes_per_min);
         if !((0.0..1.0).contains(&chance) && often >= 0.0 && often.is_finite() && in_order) {
             let expected = "probabilities below 1 that rise as false changes fall";
-            return fault(format!("online.operating_points[{i}]"), expected, format!("{p:?}"));
+            let found = format!("{chance} for {often} false changes a minute");
+            return fault(format!("online.operating_points[{i}]"), expected, found);
         }
     }
     if !(o.embedding_drift >= 0.0 && o.embedding_drift.is_finite()) {
@@ -331,7 +346,8 @@ fn check_card(card: &Card) -> Result<(), Fault> {
     }
     let limits = o.novelty_limits;
     if !(limits.innovation_runs > 0.0 && limits.embedding_distance > 0.0) {
-        return fault("online.novelty_limits", "limits above 0", format!("{limits:?}"));
+        let found = format!("{} and {}", limits.innovation_runs, limits.embedding_distance);
+        return fault("online.novelty_limits", "limits above 0", found);
     }
     let [low, high] = o.log_rate_bounds;
     if !(low < high && low >= -40.0 && high <= 40.0) {
@@ -455,6 +471,7 @@ fn assemble(card: &Card, mut arrays: Arrays) -> Result<Model, Fault> {
             session: session.name.clone(),
             loading: take(&format!("readout.{i}.loading"), &[n, rank])?,
             baseline: take(&format!("readout.{i}.baseline"), &[n])?,
+            channels: session.channels.clone(),
             dispersion,
             trusted: session.trusted,
             prior: session.prior.clone(),
@@ -508,6 +525,7 @@ pub fn save(dir: &Path, model: &Model, provenance: &Provenance) -> Result<(), Ch
         .map(|r| SessionCard {
             name: r.session.clone(),
             n_channels: r.n_channels(),
+            channels: r.channels.clone(),
             negative_binomial: r.dispersion.is_some(),
             trusted: r.trusted,
             prior: r.prior.clone(),

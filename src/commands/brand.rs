@@ -9,6 +9,7 @@ use serde_json::Value;
 use super::serve::{Signals, runtime};
 use crate::config::{self, Config};
 use crate::daemon::Daemon;
+use crate::source::brand::fields;
 use crate::source::redis::{Connection, newest};
 use crate::telemetry;
 
@@ -142,7 +143,7 @@ async fn configured(flags: &Flags, url: &str, redis: &mut MultiplexedConnection)
         .context("cannot read the graph")?
         .with_context(|| format!("expected a graph in '{SUPERGRAPH}', found none"))?;
     let Some(redis::Value::BulkString(data)) = entry.map.get("data") else {
-        bail!("{SUPERGRAPH}: expected a field 'data', found {:?}", entry.map.keys());
+        bail!("{SUPERGRAPH}: expected a field 'data', found {}", fields(&entry));
     };
     let graph: Value = serde_json::from_slice(data).context("supergraph_stream: data")?;
     let text = toml_of(parameters(&graph, &flags.nickname)?, &flags.nickname, url)?;

@@ -1,6 +1,6 @@
 //! `regimed calibrate`: adds a session's readout to a model.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
@@ -9,6 +9,8 @@ use super::card;
 use super::progress::{Interrupt, Progress};
 use super::recordings::RecordingArgs;
 use crate::checkpoint::{self, Checkpoint};
+use crate::config::BUILTIN_MODEL;
+use crate::daemon::builtin_model;
 use crate::model::{Model, Readout};
 use crate::training::{Dataset, RECALIBRATION_ROUNDS, TrainingSettings, calibrate, recalibrate};
 
@@ -18,7 +20,7 @@ pub struct CalibrateArgs {
     /// Recording of the new session (.npz), labelled or not
     #[arg(value_name = "DATA")]
     pub data: PathBuf,
-    /// Directory of the model
+    /// Directory of the model, or "builtin" (with --out)
     #[arg(long, value_name = "MODEL")]
     pub model: PathBuf,
     /// Directory for the model with the new readout (default: the model's own)
@@ -56,8 +58,19 @@ pub fn run(args: &CalibrateArgs) -> Result<()> {
     if args.steps == 0 || args.batch == 0 || args.window_bins == 0 {
         bail!("--steps, --batch, --window-bins: expected at least 1 each, found a 0");
     }
-    let mut checkpoint = checkpoint::load(&args.model)?;
-    let recording = args.recordings.read(&args.data)?;
+    let mut checkpoint = if args.model == Path::new(BUILTIN_MODEL) {
+        if args.out.is_none() {
+            bail!("--model {BUILTIN_MODEL}: expected --out with a place for the calibrated model, found none");
+        }
+        builtin_model()?
+    } else {
+        checkpoint::load(&args.model)?
+    };
+    let mut recording = args.recordings.read(&args.data)?;
+    let before = args.from.as_ref().and_then(|from| checkpoint.model.readout(from));
+    if let Some(names) = before.and_then(|r| r.channels.as_ref()) {
+        recording.arrange(names)?;
+    }
     let model = &mut checkpoint.model;
     let (expected, found) = (model.bin_width_s * 1e3, recording.bin_width_s * 1e3);
     if (expected - found).abs() > 1e-6 * expected {
@@ -71,6 +84,7 @@ pub fn run(args: &CalibrateArgs) -> Result<()> {
         bail!("{}: expected one session, found {}", args.data.display(), data.sessions.len());
     };
     let name = session.name.clone();
+    warn_of_counts(model, f32::from(data.count_max));
     eprintln!(
         "session '{name}': {} channels, {:.1} s",
         session.n_channels,
@@ -107,6 +121,16 @@ pub fn run(args: &CalibrateArgs) -> Result<()> {
         );
     }
     keep(args, checkpoint, found.readout)
+}
+
+/// Says where a model cannot tell counts as large as these.
+pub(super) fn warn_of_counts(model: &Model, largest: f32) {
+    let most = model.count_max();
+    if largest > most {
+        eprintln!(
+            "warning: counts reach {largest} a bin, and this model can tell {most:.0} at most: what is above looks alike to it (narrower bins, or a model trained on such counts)"
+        );
+    }
 }
 
 /// The readout of another day of session `from`.

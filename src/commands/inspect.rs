@@ -9,7 +9,10 @@ use super::recordings::RecordingArgs;
 use crate::checkpoint;
 use crate::config::BUILTIN_MODEL;
 use crate::daemon::builtin_model;
-use crate::recording::{Recording, TRUTH_KEYS};
+use crate::recording::{self, Recording, TRUTH_KEYS};
+
+/// Names of channels that are shown at most.
+const NAMES_SHOWN: usize = 8;
 
 /// Say what is inside a model or a recording
 #[derive(Debug, clap::Args)]
@@ -29,7 +32,7 @@ pub struct InspectArgs {
 pub fn run(args: &InspectArgs) -> Result<()> {
     let text = if args.what == Path::new(BUILTIN_MODEL) {
         card::card(&builtin_model()?)
-    } else if args.what.is_dir() {
+    } else if args.what.is_dir() && !recording::is_zarr(&args.what) {
         card::card(&checkpoint::load(&args.what)?)
     } else {
         let read = args.recordings.read(&args.what).context("cannot use this recording")?;
@@ -52,6 +55,12 @@ fn describe(r: &Recording) -> String {
             if r.continuous { "consecutive trials" } else { "separate trials" }
         ),
     ];
+    let names = r.channels.as_ref().map_or("no names".into(), |names| {
+        let more = if names.len() > NAMES_SHOWN { ", ..." } else { "" };
+        let shown: Vec<&str> = names.iter().take(NAMES_SHOWN).map(String::as_str).collect();
+        shown.join(", ") + more
+    });
+    lines.push(format!("channels   {names}"));
     let mut sessions: Vec<&str> = Vec::new();
     for trial in &r.trials {
         if !sessions.contains(&trial.session.as_str()) {

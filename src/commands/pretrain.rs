@@ -9,8 +9,9 @@ use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 
 use super::card;
 use super::progress::{Interrupt, Progress};
-use super::recordings::RecordingArgs;
+use super::recordings::{Names, RecordingArgs};
 use crate::checkpoint::{self, DataFile, Provenance};
+use crate::model::Dimensions;
 use crate::recording::Spool;
 use crate::regime::Verdict;
 use crate::training::{Dataset, Gathering, Trainer, TrainingSettings, finish, fit_metric_head};
@@ -21,6 +22,12 @@ const STATE_FILE: &str = "training.safetensors";
 /// over the data, though not before so many steps.
 const FIRST_VALIDATION_PASSES: f64 = 20.0;
 const FIRST_VALIDATION_STEP: usize = 8;
+/// Longest state of a training.
+const STATE_BYTES_MAX: u64 = 4 << 30;
+/// Fewer bins are refused...
+const BINS_MIN: usize = 100;
+/// ...and of less than this the user is warned.
+const SECONDS_PER_REGIME: f64 = 10.0;
 /// Times that a training is validated on what was held out; the best model is kept.
 const VALIDATIONS: usize = 12;
 /// Where exponents are learned too, a later model is kept whose held-out log loss is at most so many
@@ -160,6 +167,20 @@ pub fn run(args: &PretrainArgs) -> Result<()> {
         data.bin_width_s * 1e3,
         data.held_out.len()
     );
+    if data.training_bins() < BINS_MIN {
+        bail!(
+            "expected at least {BINS_MIN} bins to learn from, found {} (a model needs minutes of each regime)",
+            data.training_bins()
+        );
+    }
+    let seconds = data.training_bins() as f64 * data.bin_width_s;
+    let needed = SECONDS_PER_REGIME * data.regime_names.len().max(1) as f64;
+    if seconds < needed {
+        eprintln!(
+            "warning: {seconds:.1} s to learn from; expect little of a model that saw less than {needed:.0} s ({SECONDS_PER_REGIME:.0} s of each regime)"
+        );
+    }
+    settings.bound_rates(f32::from(data.count_max));
     let mut trainer = Trainer::new(data, settings)?;
     let identity = identity(&files, &settings, &args.recordings);
     let state_path = args.out.join(STATE_FILE);
@@ -206,8 +227,12 @@ fn gather(args: &PretrainArgs) -> Result<(Arc<Dataset>, Vec<DataFile>)> {
         .with_context(|| format!("cannot keep counts in {}", out.display()))?;
     let mut gathering = Gathering::new(Some(spool));
     let mut files = Vec::new();
+    let mut names = Names::default();
     for path in &args.data {
-        let recording = args.recordings.read(path).context("cannot use this recording")?;
+        let mut recording = args.recordings.read(path).context("cannot use this recording")?;
+        if args.recordings.session.is_none() {
+            names.tell_apart(&mut recording);
+        }
         gathering.add(&recording)?;
         files.push(checkpoint::data_file(path)?);
     }
@@ -348,27 +373,46 @@ fn train(
     Ok(trainer.steps_done() >= args.steps)
 }
 
-/// What must be the same for a training to go on.
+/// What must be the same for a training to go on: a setting a line, by its name.
 fn identity(files: &[DataFile], s: &TrainingSettings, r: &RecordingArgs) -> String {
     let hashes: Vec<&str> = files.iter().map(|f| f.sha256.as_str()).collect();
-    format!(
-        "data {}, steps {}, batch {}, window {}, learning rate {}, contrast {}, forecast {} of {} bins, exponent {}, process {}, {:?}, seed {}, bin {:?} ms, first {:?}, last {:?}",
-        hashes.join("+"),
-        s.steps,
-        s.batch,
-        s.window_bins,
-        s.learning_rate,
-        s.contrast_weight,
-        s.forecast_weight,
-        s.horizon_bins,
-        s.exponent_weight,
-        s.process_penalty,
-        s.dims,
-        s.seed,
-        r.bin_ms,
-        r.first,
-        r.last
-    )
+    let part = |f: Option<f64>| f.map_or("none".into(), |f| f.to_string());
+    let Dimensions { embedding, rank, units, hidden: [h1, h2] } = s.dims;
+    let lines: [(&str, String); 17] = [
+        ("recordings", hashes.join("+")),
+        ("--steps", s.steps.to_string()),
+        ("--batch", s.batch.to_string()),
+        ("--window-bins", s.window_bins.to_string()),
+        ("--learning-rate", s.learning_rate.to_string()),
+        ("--contrast-weight", s.contrast_weight.to_string()),
+        ("--forecast-weight", s.forecast_weight.to_string()),
+        ("--forecast-bins", s.horizon_bins.to_string()),
+        ("--exponent-weight", s.exponent_weight.to_string()),
+        ("--process-penalty", s.process_penalty.to_string()),
+        ("--rank", rank.to_string()),
+        ("--embedding", embedding.to_string()),
+        ("--units", format!("{units} of {h1} and {h2}")),
+        ("--seed", s.seed.to_string()),
+        ("--bin-ms", part(r.bin_ms)),
+        ("--first", part(r.first)),
+        ("--last", part(r.last)),
+    ];
+    lines.map(|(name, value)| format!("{name} {value}")).join("\n")
+}
+
+/// What of two identities differs, for people.
+fn differences(expected: &str, found: &str) -> String {
+    let differ = |(e, f): (&str, &str)| {
+        if e == f {
+            return None;
+        }
+        if e.starts_with("recordings ") {
+            return Some("other recordings than it has begun with".to_owned());
+        }
+        Some(format!("{f}, it was begun with {e}"))
+    };
+    let all: Vec<String> = expected.lines().zip(found.lines()).filter_map(differ).collect();
+    if all.is_empty() { "settings of another version".into() } else { all.join("; ") }
 }
 
 fn save_state(trainer: &Trainer, path: &Path, identity: &str) -> Result<()> {
@@ -393,15 +437,19 @@ fn save_state(trainer: &Trainer, path: &Path, identity: &str) -> Result<()> {
 }
 
 fn resume(trainer: &mut Trainer, path: &Path, identity: &str) -> Result<()> {
-    let bytes = std::fs::read(path).with_context(|| {
+    let bytes = crate::files::read(path, STATE_BYTES_MAX).with_context(|| {
         format!("--resume: cannot read {} (no interrupted training here)", path.display())
     })?;
     let broken = || format!("{}: not a training state", path.display());
     let (_, header) = SafeTensors::read_metadata(&bytes).with_context(broken)?;
     let notes = header.metadata().clone().unwrap_or_default();
-    let found = notes.get("identity").map_or("nothing", String::as_str);
-    if found != identity {
-        bail!("--resume: expected a training of {identity}; found one of {found}");
+    let begun = notes.get("identity").map_or("", String::as_str);
+    if begun != identity {
+        bail!(
+            "--resume: expected the settings that {} was begun with, found {}",
+            path.display(),
+            differences(begun, identity)
+        );
     }
     let step = notes.get("step").and_then(|s| s.parse().ok()).with_context(broken)?;
     let state = SafeTensors::deserialize(&bytes)

@@ -29,6 +29,28 @@ pub struct RecordingArgs {
     pub session: Option<String>,
 }
 
+/// Sessions that are named after their files, each with its file.
+#[derive(Debug, Default)]
+pub(super) struct Names(Vec<(String, PathBuf)>);
+
+impl Names {
+    /// Two files of one name in two folders are two sessions: the later is named after its folder as well.
+    pub(super) fn tell_apart(&mut self, recording: &mut Recording) {
+        let path = recording.path.clone();
+        let own = recording::name_of(&path);
+        // What says its session's name itself has that name.
+        if recording.trials.iter().any(|t| t.session != own) {
+            return;
+        }
+        if self.0.iter().any(|(n, p)| *n == own && *p != path) {
+            let folder = path.parent().and_then(Path::file_name).map(|f| f.to_string_lossy());
+            let name = format!("{}-{own}", folder.unwrap_or_default());
+            recording.trials.iter_mut().for_each(|t| t.session.clone_from(&name));
+        }
+        self.0.push((own, path));
+    }
+}
+
 impl RecordingArgs {
     /// Reads a recording and takes the part and bins asked for.
     ///
@@ -81,6 +103,14 @@ impl RecordingArgs {
     /// # Errors
     /// As [`Self::read`].
     pub fn read_all(&self, paths: &[PathBuf]) -> Result<Vec<Recording>> {
-        paths.iter().map(|p| self.read(p).context("cannot use this recording")).collect()
+        let mut taken = Names::default();
+        let read = |p: &PathBuf| {
+            let mut recording = self.read(p).context("cannot use this recording")?;
+            if self.session.is_none() {
+                taken.tell_apart(&mut recording);
+            }
+            Ok(recording)
+        };
+        paths.iter().map(read).collect()
     }
 }

@@ -130,6 +130,7 @@ pub(super) fn simulated(args: &SimulateArgs) -> Recording {
     Recording {
         path: args.out.clone(),
         n_channels: args.channels,
+        channels: None,
         bin_width_s: settings.bin_width_s,
         regime_names: REGIME_NAMES.map(str::to_owned).to_vec(),
         trials,

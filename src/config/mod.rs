@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 
 use toml::de::{DeTable, DeValue};
 
+use crate::files;
 use crate::security::{Limits, TlsFiles, TokenFile};
 pub use environment::Supervision;
 pub use journal::{DECISIONS, JournalConfig, STATE};
@@ -51,6 +52,9 @@ pub const BUILTIN_MODEL: &str = "builtin";
 /// Most sessions of one daemon.
 pub const SESSIONS_MAX: usize = 256;
 
+/// Longest configuration.
+const FILE_BYTES_MAX: u64 = 16 << 20;
+
 /// One thing wrong with a configuration.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Fault {
@@ -76,7 +80,10 @@ impl std::fmt::Display for ConfigError {
         let n = self.faults.len();
         write!(f, "{}: {n} fault{}", self.path.display(), if n == 1 { "" } else { "s" })?;
         for fault in &self.faults {
-            write!(f, "\n  line {}: {}: {}", fault.line, fault.key, fault.problem)?;
+            match fault.line {
+                0 => write!(f, "\n  {}: {}", fault.key, fault.problem)?,
+                line => write!(f, "\n  line {line}: {}: {}", fault.key, fault.problem)?,
+            }
         }
         Ok(())
     }
@@ -166,7 +173,7 @@ impl Default for Config {
 /// # Errors
 /// Every fault at once.
 pub fn read(path: &Path) -> Result<Config, ConfigError> {
-    match std::fs::read_to_string(path) {
+    match files::read_text(path, FILE_BYTES_MAX) {
         Ok(text) => parse(path, &text),
         Err(e) => {
             let problem = format!("cannot be read: {e}");

@@ -21,13 +21,82 @@ pub(super) struct Attached {
     pub(super) outs: Vec<JoinHandle<()>>,
 }
 
+/// The session's table with its rig's names for the channels in the order of its readout. Names are what tells one
+/// channel from another: an order learned from who fires first is right for a readout that is learned with it, and for no
+/// other.
+///
+/// # Errors
+/// Names that are not the readout's; none, where only the order would be left.
+pub(super) fn named(mut session: SessionConfig, plan: &Plan) -> Result<SessionConfig> {
+    let is_new = plan.is_new_animal();
+    let Some((key, electrodes, learns)) = electrodes(&mut session) else { return Ok(session) };
+    let names = plan.readout.channels.as_deref();
+    if electrodes.is_empty() {
+        match names {
+            Some(names) => *electrodes = names.to_vec(),
+            None if learns && !is_new => bail!(
+                "{key}.electrodes: expected the rig's names of the readout's {} channels, in their order, found none: \
+                 channels would be numbered by who fires first, which the readout does not know (list them as on the \
+                 day of the recording; a recording with the key 'channels' gives a model that knows them; or let the \
+                 session calibrate itself as a new animal with calibrate_s)",
+                plan.readout.n_channels()
+            ),
+            None => {}
+        }
+        return Ok(session);
+    }
+    let Some(names) = names else { return Ok(session) };
+    let strange: Vec<&str> =
+        electrodes.iter().filter(|e| !names.contains(e)).map(String::as_str).collect();
+    // Where none is the readout's, the list says which is which by its order.
+    if strange.len() == electrodes.len() {
+        return Ok(session);
+    }
+    if let Some(first) = strange.first() {
+        bail!(
+            "{key}.electrodes: expected the readout's channels ({}, ...), found {} others among them ({first}, ...)",
+            names[..names.len().min(3)].join(", "),
+            strange.len()
+        );
+    }
+    *electrodes = names.to_vec();
+    Ok(session)
+}
+
+/// The names that a session's rig goes by, with their key, and whether without them the order is learned.
+fn electrodes(session: &mut SessionConfig) -> Option<(&'static str, &mut Vec<String>, bool)> {
+    match session.source.as_mut()? {
+        SourceConfig::OpenEphys(s) => {
+            let learns = s.threshold_sd.is_none();
+            Some(("open_ephys", &mut s.electrodes, learns))
+        }
+        SourceConfig::Intan(s) => Some(("intan", &mut s.electrodes, true)),
+        SourceConfig::Blackrock(s) => Some(("blackrock", &mut s.electrodes, s.split_sorted)),
+        _ => None,
+    }
+}
+
+/// Whether a session's channels are numbered by who fires first.
+pub(super) fn learns_order(session: &SessionConfig) -> bool {
+    let mut session = session.clone();
+    electrodes(&mut session).is_some_and(|(_, electrodes, learns)| learns && electrodes.is_empty())
+}
+
 /// A session's recording, in its bins and channels.
 ///
 /// # Errors
 /// What of the file does not fit.
-fn replayed(settings: &replay::Settings, bin_width_s: f64, n_channels: usize) -> Result<Recording> {
-    let recording =
+fn replayed(
+    settings: &replay::Settings,
+    bin_width_s: f64,
+    n_channels: usize,
+    names: Option<&[String]>,
+) -> Result<Recording> {
+    let mut recording =
         replay::load(&settings.file, bin_width_s).context("cannot replay this recording")?;
+    if let Some(names) = names {
+        recording.arrange(names)?;
+    }
     if recording.n_channels != n_channels {
         bail!(
             "{}: expected {n_channels} channels as in the session's readout, found {}",
@@ -43,6 +112,7 @@ fn replayed(settings: &replay::Settings, bin_width_s: f64, n_channels: usize) ->
 /// # Errors
 /// A recording that does not fit.
 pub fn check_source(session: &SessionConfig, plan: &Plan) -> Result<Option<String>> {
+    let session = named(session.clone(), plan)?;
     Ok(match &session.source {
         None => None,
         Some(SourceConfig::OpenEphys(s)) => Some(format!("Open Ephys at {}", s.endpoint)),
@@ -53,7 +123,9 @@ pub fn check_source(session: &SessionConfig, plan: &Plan) -> Result<Option<Strin
         Some(SourceConfig::Blackrock(s)) => Some(format!("Blackrock's packets at {}", s.listen)),
         Some(SourceConfig::Intan(s)) => Some(format!("Intan RHX at {}", s.address)),
         Some(SourceConfig::Replay(s)) => {
-            let recording = replayed(s, plan.model.bin_width_s, plan.readout.n_channels())?;
+            let names = plan.readout.channels.as_deref();
+            let (width, n) = (plan.model.bin_width_s, plan.readout.n_channels());
+            let recording = replayed(s, width, n, names)?;
             Some(format!("{} bins of {}", recording.n_bins(), s.file.display()))
         }
         #[cfg(feature = "lsl")]
@@ -74,10 +146,14 @@ pub(super) enum Ready {
 ///
 /// # Errors
 /// A recording that cannot be replayed to it, a port that is another's.
-pub(super) fn prepare(config: &SessionConfig, shape: &PortSettings) -> Result<Ready> {
+pub(super) fn prepare(
+    config: &SessionConfig,
+    shape: &PortSettings,
+    names: Option<&[String]>,
+) -> Result<Ready> {
     Ok(match &config.source {
         Some(SourceConfig::Replay(settings)) => {
-            Ready::Recording(replayed(settings, shape.bin_width_s, shape.n_channels)?)
+            Ready::Recording(replayed(settings, shape.bin_width_s, shape.n_channels, names)?)
         }
         Some(SourceConfig::Blackrock(settings)) => {
             Ready::Port(blackrock::bind(settings).with_context(|| {

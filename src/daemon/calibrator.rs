@@ -95,6 +95,7 @@ impl Gathered {
         Recording {
             path: session.into(),
             n_channels: self.channels,
+            channels: None,
             bin_width_s,
             regime_names: Vec::new(),
             trials: self.pieces.into_iter().filter(|p| p.len() > least).map(trial).collect(),

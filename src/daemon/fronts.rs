@@ -97,7 +97,8 @@ pub(super) fn raise_open_files() {
     if limit.current != limit.maximum {
         let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
         if let Err(e) = setrlimit(Resource::Nofile, raised) {
-            tracing::warn!("the limit of open files stays at {:?}: {e}", limit.current);
+            let current = limit.current.map_or("what it is".into(), |n| n.to_string());
+            tracing::warn!("the limit of open files stays at {current}: {e}");
         }
     }
 }

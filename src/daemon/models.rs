@@ -69,6 +69,12 @@ impl Plan {
         }
     }
 
+    /// Whether its readout is learned with the channels as they come: no other order is known of them.
+    #[must_use]
+    pub fn is_new_animal(&self) -> bool {
+        self.calibration.as_ref().is_some_and(|c| c.from.is_none())
+    }
+
     /// What the session is.
     #[must_use]
     pub fn facts(&self) -> SessionFacts {
@@ -244,6 +250,7 @@ fn blank(model: &Model, channels: usize) -> Readout {
         session: "(new animal)".into(),
         loading: vec![0.0; channels * model.dims.rank],
         baseline: vec![(BLANK_RATE_HZ * model.bin_width_s).ln() as f32; channels],
+        channels: None,
         dispersion: None,
         trusted: false,
         prior: model.prior.clone(),

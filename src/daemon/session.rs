@@ -138,7 +138,12 @@ pub(super) fn start(
     config: &Config,
     shared: &Shared,
 ) -> Result<Running> {
-    let Shared { publisher, worker, journal, keeping, decisions } = shared.clone();
+    let Shared { publisher, worker, journal, mut keeping, decisions } = shared.clone();
+    let session = attach::named(session, &plan)?;
+    if attach::learns_order(&session) {
+        // Another run's channels may be in another order: nothing of its readout is of use, nor of its state.
+        keeping = None;
+    }
     let model = plan.model.clone();
     let readout = plan.readout.clone();
     let mut engine = Engine::new(&model, &readout, plan.rule, plan.adaptation)
@@ -157,7 +162,7 @@ pub(super) fn start(
         gap_bins_max: config.gap_bins_max,
     });
     let mut begun = Begun(Some(outlet.port.clone()));
-    let ready = attach::prepare(&session, outlet.port.settings())?;
+    let ready = attach::prepare(&session, outlet.port.settings(), readout.channels.as_deref())?;
     let bus = Arc::new(SessionBus::new(plan.facts(), config.events_kept, journal.clone()));
     let mut fingerprint = resume::fingerprint(&plan, &readout);
     let mut resumed = None;
@@ -207,6 +212,8 @@ pub(super) fn start(
         place: place.clone(),
         fingerprint,
         since_state: 0,
+        bus: bus.clone(),
+        count_max: 0.0,
         resumed_after: resumed.map(|r| r.sequence),
         gap_bins_max: config.gap_bins_max as u64,
     };
@@ -314,6 +321,10 @@ struct Owner {
     fingerprint: String,
     /// Bins since it was left.
     since_state: u64,
+    /// How well it does.
+    bus: Arc<SessionBus>,
+    /// Counts that the model can tell.
+    count_max: f32,
     /// Number of the newest bin of the state that it goes on from, until a bin has come.
     resumed_after: Option<u64>,
     gap_bins_max: u64,
@@ -321,6 +332,7 @@ struct Owner {
 
 impl Owner {
     fn run(mut self) {
+        self.count_max = self.engine.count_max();
         loop {
             match self.outlet.next(&mut self.raw) {
                 Answer::Found(header) => self.handle(&header),
@@ -363,12 +375,16 @@ impl Owner {
 
     /// Counts to `f32`, masked channels switched off.
     fn unmask(&mut self) {
-        let mut changed = false;
+        let (mut changed, mut beyond) = (false, false);
         for ((count, active), &raw) in self.counts.iter_mut().zip(&mut self.active).zip(&self.raw) {
             let on = raw != MASKED;
             changed |= on != *active;
             *active = on;
             *count = if on { f32::from(raw) } else { 0.0 };
+            beyond |= *count > self.count_max;
+        }
+        if beyond {
+            self.bus.vitals.bins_beyond.fetch_add(1, Ordering::Relaxed);
         }
         if changed {
             self.engine.set_active(self.active.iter().copied());
@@ -390,6 +406,7 @@ impl Owner {
         let taken = self.handoff.take(&mut self.engine, &mut self.swaps, &mut self.fingerprint);
         if taken {
             self.resets_before += resets;
+            self.count_max = self.engine.count_max();
             self.engine.set_active(self.active.iter().copied());
         }
     }

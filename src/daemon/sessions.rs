@@ -295,6 +295,13 @@ impl Sessions {
             anyhow::Ok((next, engine, warmed))
         })
         .await??;
+        if let (Some(now), Some(then)) = (&next.readout.channels, &before.readout.channels)
+            && now != then
+        {
+            bail!(
+                "expected a readout of the channels that '{name}' is sent, in their order, found others or another order"
+            );
+        }
         let names = &next.model.regime_names;
         let known = |name: &String| names.iter().position(|n| n == name);
         let regimes = before.model.regime_names.iter().map(known).collect();

@@ -20,6 +20,10 @@ const CALM: Duration = Duration::from_secs(5);
 const RESET_SHOWN: Duration = Duration::from_secs(10);
 /// Dynamics that are none the model knows are a mismatch after so long, seconds.
 const MISMATCH_S: f64 = 30.0;
+/// Of so many bins...
+const BEYOND_BINS: u64 = 100;
+/// ...more than this share with counts beyond the model is a condition.
+const BEYOND_SHARE: f64 = 0.01;
 /// Bins wait and none is done for so long: the session is stuck.
 const STUCK: Duration = Duration::from_secs(5);
 /// A wall clock that strays from the steady one by more between two looks was set, seconds.
@@ -35,6 +39,9 @@ struct Seen {
     overload: Option<Instant>,
     resets: u64,
     reset: Option<Instant>,
+    /// Bins done, and those beyond the model, at the last look at which enough were done.
+    counted: (u64, u64),
+    beyond: bool,
 }
 
 /// Looks after everything.
@@ -145,6 +152,8 @@ impl Supervisor {
             overload: None,
             resets,
             reset: None,
+            counted: (bins, 0),
+            beyond: false,
         });
         if bins != before.bins || totals.waiting == 0 {
             (before.bins, before.progress) = (bins, now);
@@ -155,6 +164,14 @@ impl Supervisor {
         if resets != before.resets {
             (before.resets, before.reset) = (resets, Some(now));
         }
+        let beyond = session.vitals.bins_beyond.load(std::sync::atomic::Ordering::Relaxed);
+        let (bins_then, beyond_then) = before.counted;
+        let passed = bins.saturating_sub(bins_then);
+        if passed >= BEYOND_BINS {
+            before.beyond = (beyond - beyond_then) as f64 > BEYOND_SHARE * passed as f64;
+            before.counted = (bins, beyond);
+        }
+        let beyond_now = before.beyond;
         let within =
             |since: Option<Instant>, time| since.is_some_and(|t| now.duration_since(t) < time);
         let set = |condition, holds: bool, found: &dyn Fn() -> String| {
@@ -182,6 +199,9 @@ impl Supervisor {
         let strange_s = strange as f64 * facts.bin_width_s;
         set(Condition::ModelMismatch, strange_s >= MISMATCH_S, &|| {
             format!("expected dynamics that the model knows, found others for {strange_s:.0} s")
+        });
+        set(Condition::CountsBeyondModel, beyond_now, &|| {
+            format!("expected counts that the model can tell, found larger ones in {beyond} bins so far")
         });
         stuck
     }

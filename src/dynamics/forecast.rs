@@ -63,6 +63,7 @@ mod tests {
             session: "s".into(),
             loading: vec![1.0, 0.0, 0.0, 1.0],
             baseline: vec![0.0, -1.0],
+            channels: None,
             dispersion: None,
             trusted: true,
             prior: crate::model::RegimePrior::default(),

@@ -169,6 +169,7 @@ mod tests {
             session: "s".into(),
             loading: normal(60, 0.7),
             baseline: vec![-1.5; 30],
+            channels: None,
             dispersion: None,
             trusted: true,
             prior: crate::model::RegimePrior::default(),

@@ -306,6 +306,7 @@ pub(crate) fn example() -> Model {
             session: "s".into(),
             loading: wave(channels * 2, 0.8, 1.0),
             baseline: wave(channels, 0.5, 1.1).iter().map(|x| x - 1.0).collect(),
+            channels: None,
             dispersion: None,
             trusted: true,
             prior: prior.clone(),

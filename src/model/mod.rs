@@ -101,6 +101,8 @@ pub struct Readout {
     pub loading: Vec<f32>,
     /// `d`, `[n_channels]`: log of counts per bin at `kappa = 0`.
     pub baseline: Vec<f32>,
+    /// Names of the channels, `[n_channels]`, where the recordings had them: what is served is put in their order.
+    pub channels: Option<Vec<String>>,
     /// `alpha`, `[n_channels]`, where counts are negative binomial: variance = rate + alpha rate^2.
     /// `None`: Poisson.
     pub dispersion: Option<Vec<f32>>,
@@ -285,6 +287,14 @@ impl Model {
                 out[r] += a * factors.n[r * units + n] * phi;
             }
         }
+    }
+
+    /// Largest count of a bin that it can tell from larger ones: the largest rate, and four deviations of a Poisson
+    /// variable of that rate.
+    #[must_use]
+    pub fn count_max(&self) -> f32 {
+        let rate = self.online.log_rate_bounds[1].exp();
+        rate + 4.0 * rate.sqrt()
     }
 
     /// Counts per bin that a session's channels are expected to have at latents `kappa [rank]`,

@@ -138,6 +138,8 @@ pub struct Vitals {
     pub filter_resets: AtomicU64,
     /// Bins in a row, up to the newest, whose dynamics were none that the model knows.
     pub strange_bins: AtomicU64,
+    /// Bins with counts beyond what the model can tell.
+    pub bins_beyond: AtomicU64,
     /// Events that were dropped because too many waited for a disk that fails.
     pub events_dropped: AtomicU64,
 }

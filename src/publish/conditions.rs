@@ -29,11 +29,13 @@ pub enum Condition {
     ClockJumped,
     /// A file with tokens or certificates cannot be read.
     CredentialsUnreadable,
+    /// Counts are beyond what the model can tell.
+    CountsBeyondModel,
 }
 
 impl Condition {
     /// All of them.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::SourceStalled,
         Self::FallingBehind,
         Self::FilterDegenerate,
@@ -43,6 +45,7 @@ impl Condition {
         Self::JournalDamaged,
         Self::ClockJumped,
         Self::CredentialsUnreadable,
+        Self::CountsBeyondModel,
     ];
 
     /// Its name in metrics, messages and documents.
@@ -58,6 +61,7 @@ impl Condition {
             Self::JournalDamaged => "journal_damaged",
             Self::ClockJumped => "clock_jumped",
             Self::CredentialsUnreadable => "credentials_unreadable",
+            Self::CountsBeyondModel => "counts_beyond_model",
         }
     }
 
@@ -76,6 +80,9 @@ impl Condition {
                 "free space on, or remount, the journal's disk: events wait and are kept then"
             }
             Self::JournalDamaged => "regimed journal names what is lost; look after the disk",
+            Self::CountsBeyondModel => {
+                "look at the counts and the bin width; train a model on recordings with such counts"
+            }
             Self::CredentialsUnreadable => {
                 "mend the file: until then those that it held before stay in force"
             }

@@ -2,6 +2,8 @@
 
 mod columns;
 mod counts;
+mod grid;
+mod hdf5;
 mod npy;
 mod npz;
 mod nwb;
@@ -132,12 +134,14 @@ impl Trial {
 }
 
 /// A recording.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct Recording {
     /// Where it came from, for messages.
     pub path: PathBuf,
     /// Channels per bin.
     pub n_channels: usize,
+    /// Names of the channels, where the file has them: each once.
+    pub channels: Option<Vec<String>>,
     /// Width of a bin, seconds.
     pub bin_width_s: f64,
     /// Names of the regimes.
@@ -148,7 +152,75 @@ pub struct Recording {
     pub continuous: bool,
 }
 
+/// Names that a message lists at most.
+const NAMES_TOLD: usize = 5;
+/// Longest name of a channel, bytes.
+const CHANNEL_NAME_BYTES_MAX: usize = 256;
+
+/// Whether `n` channels may have these names: as many, none empty or too long, each once.
+fn are_names(names: &[String], n: usize) -> bool {
+    let fit = |name: &String| !name.is_empty() && name.len() <= CHANNEL_NAME_BYTES_MAX;
+    let mut all: Vec<&String> = names.iter().collect();
+    all.sort_unstable();
+    all.dedup();
+    names.len() == n && all.len() == n && names.iter().all(fit)
+}
+
+/// Name of a session whose recording does not say: the file's.
+#[must_use]
+pub fn name_of(path: &Path) -> String {
+    let name = path.file_stem().map(|name| name.to_string_lossy().into_owned());
+    name.filter(|n| !n.is_empty()).unwrap_or_else(|| "0".into())
+}
+
+/// Whether a folder is a Zarr store (version 2 or 3), as NWB can be kept in.
+#[must_use]
+pub fn is_zarr(path: &Path) -> bool {
+    [".zgroup", ".zattrs", ".zmetadata", "zarr.json"].iter().any(|name| path.join(name).exists())
+}
+
+/// That a Zarr store is not read, and what to do.
+fn zarr(path: &Path) -> RecordingError {
+    let found = "a Zarr store: export it to HDF5 (in Python, `NWBHDF5IO(OUT, \"w\").export(src_io=NWBZarrIO(IN, \"r\"))`)";
+    RecordingError::key(path, "file", "an .npz or an NWB file in HDF5", found)
+}
+
 impl Recording {
+    /// Puts the channels into the order of `names`, by name; channels that are not among them are left out. Nothing
+    /// changes where the recording has no names.
+    ///
+    /// # Errors
+    /// A name that no channel has.
+    pub fn arrange(&mut self, names: &[String]) -> Result<(), RecordingError> {
+        let Some(own) = &self.channels else { return Ok(()) };
+        if own == names {
+            return Ok(());
+        }
+        let place = |name: &String| own.iter().position(|o| o == name);
+        let missing: Vec<&str> =
+            names.iter().filter(|n| place(n).is_none()).map(String::as_str).collect();
+        if !missing.is_empty() {
+            let found = format!(
+                "no channel {} of {} ({} has {})",
+                missing.iter().take(NAMES_TOLD).copied().collect::<Vec<_>>().join(", "),
+                names.len(),
+                if own.len() == 1 { "it" } else { "the file" },
+                own.iter().take(NAMES_TOLD).map(String::as_str).collect::<Vec<_>>().join(", ")
+            );
+            let expected = "the channels that the model's readout has";
+            return Err(RecordingError::key(&self.path, "channels", expected, found));
+        }
+        let order: Vec<usize> = names.iter().filter_map(place).collect();
+        let n = self.n_channels;
+        for trial in &mut self.trials {
+            let bins = trial.counts.chunks_exact(n);
+            trial.counts = bins.flat_map(|bin| order.iter().map(|&c| bin[c])).collect();
+        }
+        self.n_channels = order.len();
+        self.channels = Some(names.to_vec());
+        Ok(())
+    }
+
     /// Total number of bins.
     #[must_use]
     pub fn n_bins(&self) -> usize {
@@ -241,4 +313,26 @@ impl Recording {
 fn majority<T: PartialEq + Copy>(values: &[T]) -> T {
     let count = |v: &T| values.iter().filter(|x| *x == v).count();
     values.iter().rev().max_by_key(|v| count(v)).copied().unwrap_or(values[0])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn channels_are_put_in_order_by_their_names() {
+        let names = |all: &[&str]| all.iter().map(ToString::to_string).collect::<Vec<_>>();
+        let mut recording = Recording {
+            n_channels: 3,
+            channels: Some(names(&["a", "b", "c"])),
+            bin_width_s: 0.01,
+            trials: vec![Trial::unlabelled("s", vec![1, 2, 3, 4, 5, 6], 3)],
+            ..Recording::default()
+        };
+        recording.arrange(&names(&["c", "a"])).expect("there");
+        assert_eq!((recording.trials[0].counts.as_slice(), recording.n_channels), (&[3, 1, 6, 4][..], 2));
+        let said = recording.arrange(&names(&["a", "x"])).expect_err("no x").to_string();
+        assert!(said.contains("no channel x of 2"), "{said}");
+        assert!(!are_names(&names(&["a", "a"]), 2) && !are_names(&names(&["a", ""]), 2));
+    }
 }

@@ -7,10 +7,13 @@ use std::path::Path;
 
 use zip::{ZipArchive, ZipWriter, write::SimpleFileOptions};
 
+use super::hdf5::labelled;
 use super::npy::{self, Array, Values};
 use super::{DynamicsTruth, Recording, RecordingError, TRUTH_KEYS, Trial};
 use crate::model::{CHANNELS_MAX, REGIMES_MAX};
 
+/// Keys that a message lists at most.
+const KEYS_TOLD: usize = 20;
 /// Most bins of a recording: more than a week of 10 ms.
 const BINS_MAX: usize = 1 << 26;
 /// Most trials of a recording.
@@ -19,7 +22,8 @@ const TRIALS_MAX: usize = 1 << 20;
 const NAME_BYTES_MAX: usize = 256;
 /// Largest count of a bin that a recording may hold.
 const COUNT_MAX: f64 = 4096.0;
-const KEYS: [&str; 9] = [
+const KEYS: [&str; 10] = [
+    "channels",
     "counts",
     "bin_width_s",
     "trial_start",
@@ -34,6 +38,8 @@ const KEYS: [&str; 9] = [
 struct Keys<'a> {
     path: &'a Path,
     arrays: HashMap<String, Array>,
+    /// Keys of the file, known or not.
+    found: Vec<String>,
 }
 
 impl Keys<'_> {
@@ -47,7 +53,19 @@ impl Keys<'_> {
     }
 
     fn required(&self, key: &str, expected: &str) -> Result<&Array, RecordingError> {
-        self.arrays.get(key).ok_or_else(|| self.wrong(key, expected, "no such key"))
+        self.arrays.get(key).ok_or_else(|| self.wrong(key, expected, self.keys_found()))
+    }
+
+    /// The keys that are there, for people.
+    fn keys_found(&self) -> String {
+        match self.found.as_slice() {
+            [] => "no keys at all".into(),
+            found => {
+                let shown: Vec<&str> = found.iter().take(KEYS_TOLD).map(String::as_str).collect();
+                let more = if found.len() > KEYS_TOLD { ", ..." } else { "" };
+                format!("the keys {}{more}", shown.join(", "))
+            }
+        }
     }
 
     /// Numbers of a key, all finite.
@@ -65,11 +83,25 @@ impl Keys<'_> {
         }
     }
 
+    /// A label per trial or per bin as text; `None` is unlabelled.
+    fn labels(&self, key: &str, sizes: &[usize]) -> Result<Option<Labels>, RecordingError> {
+        let Some(array) = self.arrays.get(key) else { return Ok(None) };
+        let Values::Strings(texts) = &array.values else { return Ok(None) };
+        check_names(self, key, texts)?;
+        let texts: Vec<Option<String>> = texts.iter().cloned().map(labelled).collect();
+        self.spread(key, &texts, sizes).map(Some)
+    }
+
     /// One whole number per trial or per bin (or one for all), spread over the bins of each trial.
     fn per_bin(&self, key: &str, sizes: &[usize]) -> Result<Option<Vec<Vec<i64>>>, RecordingError> {
         let Some(array) = self.arrays.get(key) else { return Ok(None) };
-        let values = self.numbers(key, array)?;
-        if let Some(v) = values.iter().find(|v| v.fract() != 0.0) {
+        let mut values = match &array.values {
+            Values::Numbers(v) => v.clone(),
+            _ => self.numbers(key, array)?,
+        };
+        // Not a number is no label.
+        values.iter_mut().filter(|v| v.is_nan()).for_each(|v| *v = -1.0);
+        if let Some(v) = values.iter().find(|v| v.fract() != 0.0 || !v.is_finite()) {
             return Err(self.wrong(key, "whole numbers", v.to_string()));
         }
         let values: Vec<i64> = values.iter().map(|&v| v as i64).collect();
@@ -111,7 +143,10 @@ impl Keys<'_> {
 /// Names the file, the key, what was expected and what was found.
 pub fn read(path: &Path) -> Result<Recording, RecordingError> {
     let io = |reason| RecordingError::Io { path: path.to_owned(), reason };
-    read_from(BufReader::new(File::open(path).map_err(io)?), path)
+    if super::is_zarr(path) {
+        return Err(super::zarr(path));
+    }
+    read_from(BufReader::new(crate::files::open(path).map_err(io)?), path)
 }
 
 /// Reads a recording from an open file's bytes; `path` is for messages.
@@ -124,7 +159,10 @@ pub fn read_from(file: impl Read + Seek, path: &Path) -> Result<Recording, Recor
         found: e.to_string(),
     };
     let mut zip = ZipArchive::new(file).map_err(|e| archive(&e))?;
-    let mut keys = Keys { path, arrays: HashMap::new() };
+    let mut found: Vec<String> =
+        zip.file_names().flatten().map(|n| n.trim_end_matches(".npy").to_owned()).collect();
+    found.sort_unstable();
+    let mut keys = Keys { path, arrays: HashMap::new(), found };
     for key in KEYS.into_iter().chain(TRUTH_KEYS.map(|(key, ..)| key)) {
         let name = format!("{key}.npy");
         if zip.index_for_name(&name).is_none() {
@@ -144,17 +182,20 @@ fn build(keys: &Keys<'_>) -> Result<Recording, RecordingError> {
     let (n_channels, mut continuous) = match counts.shape.as_slice() {
         [_, n] => (*n, true),
         [_, _, n] => (*n, false),
-        other => return Err(keys.wrong("counts", SHAPE, format!("shape {other:?}"))),
+        other => return Err(keys.wrong("counts", SHAPE, shown(other))),
     };
     if n_channels == 0 || n_channels > CHANNELS_MAX || counts.is_empty() {
         let expected = format!("at least one bin and 1 to {CHANNELS_MAX} channels");
-        return Err(keys.wrong("counts", expected, format!("shape {:?}", counts.shape)));
+        return Err(keys.wrong("counts", expected, shown(&counts.shape)));
     }
     let width = keys.required("bin_width_s", "the width of a bin in seconds")?;
     let bin_width_s = match keys.numbers("bin_width_s", width)?.as_slice() {
         [w] if *w > 0.0 && *w <= 10.0 => *w,
         other => {
-            let found = format!("{other:?}");
+            let found = match other {
+                [one] => one.to_string(),
+                many => format!("{} numbers", many.len()),
+            };
             return Err(keys.wrong("bin_width_s", "one number of seconds in (0, 10]", found));
         }
     };
@@ -163,16 +204,30 @@ fn build(keys: &Keys<'_>) -> Result<Recording, RecordingError> {
         let expected = format!("at most {BINS_MAX} bins");
         return Err(keys.wrong("counts", expected, bins.to_string()));
     }
+    // One trial of fewer bins than channels: as good as always the axes are the wrong way round.
+    let one = matches!(counts.shape.as_slice(), [_, _] | [1, _, _]);
+    if one && bins < n_channels && !keys.arrays.contains_key("trial_start") {
+        let found = format!(
+            "{}: {bins} bins of {n_channels} channels. Are the axes swapped? (`counts.T`; where it is so, the key \
+             'trial_start' = [0] says it)",
+            shown(&counts.shape)
+        );
+        return Err(keys.wrong("counts", "more bins than channels in a single trial", found));
+    }
     let values = check_counts(keys, counts, n_channels)?;
     let sizes = trial_sizes(keys, &counts.shape)?;
     if let Some(flag) = keys.arrays.get("continuous") {
         continuous = keys.numbers("continuous", flag)?.first().is_some_and(|v| *v != 0.0);
     }
-    let regime_names = regime_names(keys)?;
-    let regime = keys.per_bin("regime", &sizes)?;
-    let task = match keys.per_bin("task", &sizes)? {
+    let texts = keys.labels("regime", &sizes)?;
+    let regime_names = regime_names(keys, texts.as_deref())?;
+    let regime = match &texts {
+        Some(texts) => Some(indices(keys, texts, &regime_names)?),
+        None => keys.per_bin("regime", &sizes)?,
+    };
+    let task = match tasks(keys, "task", &sizes)? {
         Some(task) => Some(task),
-        None => keys.per_bin("target", &sizes)?,
+        None => tasks(keys, "target", &sizes)?,
     };
     let sessions = session_names(keys, &sizes)?;
     let mut truths = vec![DynamicsTruth::default(); sizes.len()];
@@ -214,6 +269,7 @@ fn build(keys: &Keys<'_>) -> Result<Recording, RecordingError> {
     Ok(Recording {
         path: keys.path.to_owned(),
         n_channels,
+        channels: channel_names(keys, n_channels)?,
         bin_width_s,
         regime_names,
         trials,
@@ -260,8 +316,13 @@ fn trial_sizes(keys: &Keys<'_>, shape: &[usize]) -> Result<Vec<usize>, Recording
     let rising = starts.windows(2).all(|w| w[0] < w[1]) && starts.iter().all(|s| s.fract() == 0.0);
     if !rising || starts.first() != Some(&0.0) || starts.last().is_none_or(|&s| s >= bins as f64) {
         let expected = format!("rising first bins from 0, all below {bins}");
-        let found =
-            format!("{} values from {:?} to {:?}", starts.len(), starts.first(), starts.last());
+        let end = |s: Option<&f64>| s.map_or("nothing".into(), ToString::to_string);
+        let found = format!(
+            "{} values from {} to {}",
+            starts.len(),
+            end(starts.first()),
+            end(starts.last())
+        );
         return Err(keys.wrong("trial_start", expected, found));
     }
     let mut ends: Vec<usize> = starts[1..].iter().map(|&s| s as usize).collect();
@@ -269,10 +330,83 @@ fn trial_sizes(keys: &Keys<'_>, shape: &[usize]) -> Result<Vec<usize>, Recording
     Ok(starts.iter().zip(ends).map(|(&s, e)| e - s as usize).collect())
 }
 
-fn regime_names(keys: &Keys<'_>) -> Result<Vec<String>, RecordingError> {
+/// Labels of each trial's bins.
+type Labels = Vec<Vec<Option<String>>>;
+
+/// A shape, for people.
+fn shown(shape: &[usize]) -> String {
+    let sizes: Vec<String> = shape.iter().map(ToString::to_string).collect();
+    format!("shape [{}]", sizes.join(", "))
+}
+
+/// Different texts in the order in which they come.
+fn different(texts: &[Vec<Option<String>>]) -> Vec<String> {
+    let mut names: Vec<String> = Vec::new();
+    for text in texts.iter().flatten().flatten() {
+        if !names.contains(text) {
+            names.push(text.clone());
+            if names.len() > REGIMES_MAX {
+                break;
+            }
+        }
+    }
+    names
+}
+
+/// Labels as indices of their names; -1 is unlabelled.
+fn indices(
+    keys: &Keys<'_>,
+    texts: &[Vec<Option<String>>],
+    names: &[String],
+) -> Result<Vec<Vec<i64>>, RecordingError> {
+    let index = |text: &Option<String>| match text {
+        None => Ok(-1),
+        Some(text) => names.iter().position(|n| n == text).map(|i| i as i64).ok_or_else(|| {
+            let expected = format!("one of regime_names ({})", names.join(", "));
+            keys.wrong("regime", expected, format!("'{text}'"))
+        }),
+    };
+    texts.iter().map(|bins| bins.iter().map(index).collect()).collect()
+}
+
+/// Tasks per bin: whole numbers, or texts, numbered in the order in which they come.
+fn tasks(
+    keys: &Keys<'_>,
+    key: &str,
+    sizes: &[usize],
+) -> Result<Option<Vec<Vec<i64>>>, RecordingError> {
+    let Some(texts) = keys.labels(key, sizes)? else { return keys.per_bin(key, sizes) };
+    let mut numbers: HashMap<String, i64> = HashMap::new();
+    let mut number = |text: &Option<String>| {
+        let next = numbers.len() as i64;
+        text.as_ref().map_or(-1, |t| *numbers.entry(t.clone()).or_insert(next))
+    };
+    Ok(Some(texts.iter().map(|bins| bins.iter().map(&mut number).collect()).collect()))
+}
+
+/// Names of the channels, where there are any.
+fn channel_names(keys: &Keys<'_>, n: usize) -> Result<Option<Vec<String>>, RecordingError> {
+    let Some(array) = keys.arrays.get("channels") else { return Ok(None) };
+    let names: Vec<String> = match &array.values {
+        Values::Strings(s) => s.clone(),
+        _ => keys.numbers("channels", array)?.iter().map(ToString::to_string).collect(),
+    };
+    if super::are_names(&names, n) {
+        return Ok(Some(names));
+    }
+    let found = format!("{} of them, or some empty, too long or twice", names.len());
+    Err(keys.wrong("channels", format!("{n} names, each once"), found))
+}
+
+fn regime_names(
+    keys: &Keys<'_>,
+    texts: Option<&[Vec<Option<String>>]>,
+) -> Result<Vec<String>, RecordingError> {
     let names = match keys.arrays.get("regime_names") {
+        // Labels that are texts name themselves.
+        None if texts.is_some() => different(texts.unwrap_or_default()),
         None if keys.arrays.contains_key("regime") => {
-            return Err(keys.wrong("regime_names", "one name per regime", "no such key"));
+            return Err(keys.wrong("regime_names", "one name per regime", keys.keys_found()));
         }
         None => vec![],
         Some(array) => match &array.values {
@@ -298,10 +432,10 @@ fn check_names(keys: &Keys<'_>, key: &str, names: &[String]) -> Result<(), Recor
     }
 }
 
-/// Session names: strings as they are, numbers as their digits; "0" where the file has none.
+/// Session names: strings as they are, numbers as their digits; the file's name where it has none.
 fn session_names(keys: &Keys<'_>, sizes: &[usize]) -> Result<Vec<String>, RecordingError> {
     let Some(array) = keys.arrays.get("session") else {
-        return Ok(vec!["0".to_owned(); sizes.len()]);
+        return Ok(vec![super::name_of(keys.path); sizes.len()]);
     };
     let names: Vec<String> = match &array.values {
         Values::Strings(s) => s.clone(),
@@ -467,6 +601,9 @@ pub fn write(recording: &Recording, path: &Path) -> Result<(), RecordingError> {
         archive.add("counts", |w| npy::write_u16(w, &shape, &counts))?;
     }
     archive.f64("bin_width_s", &[], &[recording.bin_width_s])?;
+    if let Some(channels) = &recording.channels {
+        archive.strings("channels", channels)?;
+    }
     let continuous = [u8::from(recording.continuous)];
     archive.add("continuous", |w| npy::write_bytes(w, &[], &continuous))?;
     if !stack {

@@ -3,26 +3,23 @@
 
 use std::path::Path;
 
-use hdf5_reader::messages::datatype::Datatype;
-use hdf5_reader::{Dataset, Hdf5File, OpenOptions};
-
+use super::grid::Grid;
+use super::hdf5::File;
 use super::{DynamicsTruth, Recording, RecordingError, Trial};
 use crate::model::{CHANNELS_MAX, REGIMES_MAX};
 
 /// Width of a bin where none is asked for, milliseconds.
 pub const BIN_MS_DEFAULT: f64 = 10.0;
-/// Largest array read from a file, bytes, stored or as doubles.
-const READ_BYTES_MAX: usize = 1 << 30;
-/// Most that compression makes of a byte (deflate's 1032, and some)...
-const EXPANSION_MAX: u64 = 1040;
-/// ...beside what a short file may declare: what an array is filled with where nothing of it is stored.
-const FILL_BYTES_MAX: u64 = 16 << 20;
 /// Largest number of counts of a recording, bins times channels.
 const COUNTS_MAX: usize = 1 << 31;
 /// Most bins: more than a week of 10 ms.
 const BINS_MAX: usize = 1 << 26;
 /// Largest count of a bin.
 const COUNT_MAX: u16 = 4096;
+/// Spike times that are all whole numbers, and further apart than this, are no seconds.
+const WHOLE_SPAN_S: f64 = 10_000.0;
+/// So many of them at least.
+const WHOLE_TIMES: usize = 20;
 
 /// How to take an NWB file.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -35,178 +32,164 @@ pub struct NwbSettings {
     pub tasks: Option<String>,
 }
 
-struct File<'a> {
-    path: &'a Path,
-    file: Hdf5File,
-    /// Bytes.
-    length: u64,
-}
-
-/// An interval table's column: `(start, stop, value)`, seconds.
+/// An interval table's column: `(start, stop, value)`, seconds; those without a value are left out.
 type Intervals = Vec<(f64, f64, String)>;
 
-impl File<'_> {
-    fn wrong(
-        &self,
-        key: &str,
-        expected: impl Into<String>,
-        found: impl Into<String>,
-    ) -> RecordingError {
-        RecordingError::key(self.path, key, expected, found)
+fn intervals(file: &File<'_>, flag: &str, of: &str) -> Result<Intervals, RecordingError> {
+    let Some((table, column)) = of.split_once('/') else {
+        let expected = "a table and a column, e.g. trials/condition";
+        return Err(file.wrong(flag, expected, format!("'{of}'")));
+    };
+    let group = format!("/intervals/{table}");
+    let Some(found) = file.group(&group, "a table of intervals")? else {
+        let all = file.group("/intervals", "tables of intervals")?;
+        let known = all.and_then(|g| g.member_names().ok());
+        let known = known.map_or_else(|| "no intervals at all".into(), |(groups, _)| groups.join(", "));
+        return Err(file.wrong(&group, "a table of intervals", known));
+    };
+    if !file.has(&format!("{group}/{column}")) {
+        let known = found.member_names().map_or_else(|_| "nothing".into(), |(_, names)| names.join(", "));
+        return Err(file.wrong(&group, format!("a column '{column}'"), known));
     }
-
-    fn dataset(&self, key: &str, expected: &str) -> Result<Dataset, RecordingError> {
-        let dataset =
-            self.file.dataset(key).map_err(|_| self.wrong(key, expected, "no such dataset"))?;
-        // A declared length is believed as far as the file can hold it; values become doubles.
-        let held = self.length.saturating_mul(EXPANSION_MAX).max(FILL_BYTES_MAX);
-        let most = held.min(READ_BYTES_MAX as u64) / 8;
-        // Lengths of 0 count as 1: the others are to be believable beside them as well.
-        let declared = dataset.shape().iter().fold(1u64, |n, &d| n.saturating_mul(d.max(1)));
-        if declared > most {
-            let expected = format!("at most {most} values in this file");
-            return Err(self.wrong(key, expected, declared.to_string()));
-        }
-        Ok(dataset)
+    let times = |name: &str| file.numbers(&format!("{group}/{name}"), "times in seconds");
+    let (start, stop) = (times("start_time")?, times("stop_time")?);
+    let values = file.column(&group, column)?;
+    if start.len() != values.len() || stop.len() != values.len() {
+        let expected = format!("{} start and stop times", values.len());
+        let found = format!("{} and {}", start.len(), stop.len());
+        return Err(file.wrong(&group, expected, found));
     }
-
-    /// Any numbers as `f64`.
-    fn numbers(&self, key: &str, expected: &str) -> Result<Vec<f64>, RecordingError> {
-        let dataset = self.dataset(key, expected)?;
-        let unreadable =
-            |e: hdf5_reader::error::Error| self.wrong(key, expected, format!("unreadable: {e}"));
-        macro_rules! read {
-            ($kind:ty) => {
-                dataset
-                    .read_array::<$kind>()
-                    .map_err(unreadable)?
-                    .iter()
-                    .map(|&x| num_traits::cast(x).unwrap_or(f64::NAN))
-                    .collect()
-            };
-        }
-        let found: Vec<f64> = match dataset.dtype() {
-            Datatype::FloatingPoint { size: 4, .. } => read!(f32),
-            Datatype::FloatingPoint { size: 8, .. } => read!(f64),
-            Datatype::FixedPoint { size: 1, signed: true, .. } => read!(i8),
-            Datatype::FixedPoint { size: 2, signed: true, .. } => read!(i16),
-            Datatype::FixedPoint { size: 4, signed: true, .. } => read!(i32),
-            Datatype::FixedPoint { size: 8, signed: true, .. } => read!(i64),
-            Datatype::FixedPoint { size: 1, signed: false, .. } => read!(u8),
-            Datatype::FixedPoint { size: 2, signed: false, .. } => read!(u16),
-            Datatype::FixedPoint { size: 4, signed: false, .. } => read!(u32),
-            Datatype::FixedPoint { size: 8, signed: false, .. } => read!(u64),
-            other => return Err(self.wrong(key, expected, format!("{other:?}"))),
-        };
-        Ok(found)
-    }
-
-    /// A column's values as text, numbers as they print.
-    fn texts(&self, key: &str) -> Result<Vec<String>, RecordingError> {
-        let expected = "a column of text, numbers or truth values";
-        let dataset = self.dataset(key, expected)?;
-        match dataset.dtype() {
-            Datatype::FixedPoint { .. } | Datatype::FloatingPoint { .. } => {
-                Ok(self.numbers(key, expected)?.iter().map(ToString::to_string).collect())
-            }
-            Datatype::Enum { members, .. } => {
-                let values = dataset
-                    .read_raw_bytes()
-                    .map_err(|e| self.wrong(key, expected, format!("unreadable: {e}")))?;
-                let name = |value: u8| {
-                    members
-                        .iter()
-                        .find(|m| m.value.first() == Some(&value))
-                        .map_or_else(|| value.to_string(), |m| m.name.to_lowercase())
-                };
-                Ok(values.into_iter().map(name).collect())
-            }
-            _ => dataset
-                .read_strings()
-                .map_err(|e| self.wrong(key, expected, format!("unreadable: {e}"))),
-        }
-    }
-
-    fn intervals(&self, flag: &str, of: &str) -> Result<Intervals, RecordingError> {
-        let Some((table, column)) = of.split_once('/') else {
-            let expected = "a table and a column, e.g. trials/condition";
-            return Err(self.wrong(flag, expected, format!("'{of}'")));
-        };
-        let group = format!("/intervals/{table}");
-        if self.file.group(&group).is_err() {
-            let known = self
-                .file
-                .group("/intervals")
-                .and_then(|g| g.member_names())
-                .map_or_else(|_| "no intervals at all".into(), |(groups, _)| groups.join(", "));
-            return Err(self.wrong(&group, "a table of intervals", known));
-        }
-        if self.file.dataset(&format!("{group}/{column}")).is_err() {
-            let known = self
-                .file
-                .group(&group)
-                .and_then(|g| g.member_names())
-                .map_or_else(|_| "nothing".into(), |(_, columns)| columns.join(", "));
-            return Err(self.wrong(&group, format!("a column '{column}'"), known));
-        }
-        let times = |name: &str| self.numbers(&format!("{group}/{name}"), "times in seconds");
-        let (start, stop) = (times("start_time")?, times("stop_time")?);
-        let values = self.texts(&format!("{group}/{column}"))?;
-        if start.len() != values.len() || stop.len() != values.len() {
-            let expected = format!("{} start and stop times", values.len());
-            let found = format!("{} and {}", start.len(), stop.len());
-            return Err(self.wrong(&group, expected, found));
-        }
-        let rows = start.into_iter().zip(stop).zip(values).map(|((a, b), v)| (a, b, v));
-        Ok(rows.filter(|(a, b, _)| a.is_finite() && b.is_finite()).collect())
-    }
-
-    /// Spike times of each unit, seconds.
-    fn units(&self) -> Result<Vec<Vec<f64>>, RecordingError> {
-        let key = "/units/spike_times";
-        let times = self.numbers(key, "spike times of sorted units, in seconds")?;
-        let ends = self.numbers("/units/spike_times_index", "where each unit's spike times end")?;
-        if ends.is_empty() || ends.len() > CHANNELS_MAX {
-            let expected = format!("1 to {CHANNELS_MAX} units");
-            return Err(self.wrong("/units", expected, ends.len().to_string()));
-        }
-        let mut units = Vec::with_capacity(ends.len());
-        let mut from = 0;
-        for end in ends {
-            let to = end as usize;
-            if to < from || to > times.len() {
-                let expected = format!("ends that rise to at most {}", times.len());
-                return Err(self.wrong("/units/spike_times_index", expected, end.to_string()));
-            }
-            units.push(times[from..to].to_vec());
-            from = to;
-        }
-        if let Some(bad) = times.iter().find(|t| !t.is_finite()) {
-            return Err(self.wrong(key, "finite times", bad.to_string()));
-        }
-        Ok(units)
-    }
-
-    fn session(&self) -> String {
-        let named = |key: &str| self.dataset(key, "a name").ok()?.read_string().ok();
-        named("/general/session_id")
-            .or_else(|| named("/identifier"))
-            .filter(|name| !name.trim().is_empty())
-            .unwrap_or_else(|| "0".into())
-    }
+    let rows = start.into_iter().zip(stop).zip(values).filter_map(|((a, b), v)| Some((a, b, v?)));
+    Ok(rows.filter(|(a, b, _)| a.is_finite() && b.is_finite()).collect())
 }
 
-/// Reads an NWB file into one continuous trial.
+/// Spike times of each unit, seconds.
+fn units(file: &File<'_>) -> Result<Vec<Vec<f64>>, RecordingError> {
+    let key = "/units/spike_times";
+    let times = file.numbers(key, "spike times of sorted units, in seconds")?;
+    let ends = file.ends("/units/spike_times_index", times.len())?;
+    if ends.is_empty() || ends.len() > CHANNELS_MAX {
+        let expected = format!("1 to {CHANNELS_MAX} units");
+        return Err(file.wrong("/units", expected, ends.len().to_string()));
+    }
+    if let Some(bad) = times.iter().find(|t| !t.is_finite()) {
+        return Err(file.wrong(key, "finite times", bad.to_string()));
+    }
+    let (least, most) = span(times.iter().copied());
+    let whole = times.len() >= WHOLE_TIMES && times.iter().all(|t| t.fract() == 0.0);
+    if whole && most - least > WHOLE_SPAN_S {
+        let found = format!(
+            "whole numbers from {least} to {most}: are these samples? Divide them by the sampling rate"
+        );
+        return Err(file.wrong(key, "spike times in seconds", found));
+    }
+    let mut from = 0;
+    let unit = |to: usize| {
+        let unit = times[from..to].to_vec();
+        from = to;
+        unit
+    };
+    Ok(ends.into_iter().map(unit).collect())
+}
+
+/// Table of electrodes, and columns in which their names are.
+const ELECTRODES: &str = "/general/extracellular_ephys/electrodes";
+const ELECTRODE_NAMES: [&str; 3] = ["channel_name", "electrode_name", "label"];
+
+/// Names of the units, where the file has any: `unit_name`, else those of the electrodes where each unit has one of its
+/// own. (Their ids are numbers of rows, and tell nothing of another file.)
+fn unit_names(file: &File<'_>, n: usize) -> Option<Vec<String>> {
+    let named = if file.has("/units/unit_name") {
+        file.column("/units", "unit_name").ok()?
+    } else {
+        let column = ELECTRODE_NAMES.iter().find(|c| file.has(&format!("{ELECTRODES}/{c}")))?;
+        let names = file.column(ELECTRODES, column).ok()?;
+        let rows = file.numbers("/units/electrodes", "rows of electrodes").ok()?;
+        let ends = file.ends("/units/electrodes_index", rows.len()).ok()?;
+        let one_each = rows.len() == n && ends.iter().copied().eq(1..=n);
+        let name = |row: &f64| names.get(*row as usize).cloned().flatten();
+        if one_each { rows.iter().map(name).collect() } else { return None }
+    };
+    let names: Vec<String> = named.into_iter().collect::<Option<_>>()?;
+    super::are_names(&names, n).then_some(names)
+}
+
+fn span(times: impl Iterator<Item = f64>) -> (f64, f64) {
+    times.fold((f64::INFINITY, f64::NEG_INFINITY), |(a, b), t| (a.min(t), b.max(t)))
+}
+
+/// Times in which every unit was observed, in order and apart, seconds; `None` where the file does not tell.
+fn observed(file: &File<'_>, n_units: usize) -> Result<Option<Vec<(f64, f64)>>, RecordingError> {
+    let key = "/units/obs_intervals";
+    if !file.has(key) {
+        return Ok(None);
+    }
+    let flat = file.numbers(key, "start and stop times of observation, [intervals, 2]")?;
+    let pairs: Vec<(f64, f64)> = flat.chunks_exact(2).map(|p| (p[0], p[1])).collect();
+    let ends = file.ends("/units/obs_intervals_index", pairs.len())?;
+    if ends.len() != n_units {
+        let expected = format!("intervals of {n_units} units");
+        return Err(file.wrong("/units/obs_intervals_index", expected, ends.len().to_string()));
+    }
+    let mut from = 0;
+    let mut all: Option<Vec<(f64, f64)>> = None;
+    for to in ends {
+        let mut own = pairs[from..to].to_vec();
+        from = to;
+        own.retain(|(a, b)| a < b);
+        own.sort_by(|x, y| x.0.total_cmp(&y.0));
+        // A unit of which nothing is said is taken for observed.
+        if own.is_empty() {
+            continue;
+        }
+        all = Some(match all {
+            None => merged(own),
+            Some(before) => common(&before, &merged(own)),
+        });
+    }
+    if all.as_ref().is_some_and(Vec::is_empty) {
+        let expected = "times in which all units were observed";
+        return Err(file.wrong(key, expected, "none: leave units out that were not"));
+    }
+    Ok(all)
+}
+
+/// Intervals in order, those that touch as one.
+fn merged(sorted: Vec<(f64, f64)>) -> Vec<(f64, f64)> {
+    let mut out: Vec<(f64, f64)> = Vec::new();
+    for (a, b) in sorted {
+        match out.last_mut() {
+            Some(last) if a <= last.1 => last.1 = last.1.max(b),
+            _ => out.push((a, b)),
+        }
+    }
+    out
+}
+
+/// What two lists of intervals, each in order and apart, have in common.
+fn common(x: &[(f64, f64)], y: &[(f64, f64)]) -> Vec<(f64, f64)> {
+    let (mut i, mut j, mut out) = (0, 0, Vec::new());
+    while let (Some(a), Some(b)) = (x.get(i), y.get(j)) {
+        let (from, to) = (a.0.max(b.0), a.1.min(b.1));
+        if from < to {
+            out.push((from, to));
+        }
+        if a.1 < b.1 { i += 1 } else { j += 1 }
+    }
+    out
+}
+
+fn session(file: &File<'_>) -> Option<String> {
+    let named = |key: &str| file.text(key).filter(|name| !name.trim().is_empty());
+    named("/general/session_id").or_else(|| named("/identifier"))
+}
+
+/// Reads an NWB file: one continuous trial, or one for each stretch in which all units were observed.
 ///
 /// # Errors
 /// Says which part of the file, what was expected and what was found.
 pub fn read_nwb(path: &Path, how: &NwbSettings) -> Result<Recording, RecordingError> {
-    if let Err(reason) = std::fs::File::open(path) {
-        return Err(RecordingError::Io { path: path.to_owned(), reason });
-    }
-    let file = Hdf5File::open_with_options(path, options()).map_err(|e| no_hdf5(path, &e))?;
-    let length = std::fs::metadata(path).map_or(0, |m| m.len());
-    bins(&File { path, file, length }, how)
+    bins(&File::open(path)?, how)
 }
 
 /// Reads an NWB file's bytes; `path` is for messages.
@@ -218,99 +201,140 @@ pub fn read_nwb_from(
     path: &Path,
     how: &NwbSettings,
 ) -> Result<Recording, RecordingError> {
-    let file =
-        Hdf5File::from_bytes_with_options(bytes, options()).map_err(|e| no_hdf5(path, &e))?;
-    bins(&File { path, file, length: bytes.len() as u64 }, how)
+    bins(&File::of(bytes, path)?, how)
 }
 
-fn options() -> OpenOptions {
-    OpenOptions { max_read_bytes: READ_BYTES_MAX, ..OpenOptions::default() }
+/// Bins of a recording, numbered from its first.
+struct Bins {
+    grid: Grid,
+    origin: i64,
+    n: usize,
 }
 
-fn no_hdf5(path: &Path, e: &hdf5_reader::error::Error) -> RecordingError {
-    RecordingError::Key {
-        path: path.to_owned(),
-        key: "file".into(),
-        expected: "an NWB file (HDF5)".into(),
-        found: e.to_string(),
+impl Bins {
+    fn place(&self, bin: i64) -> usize {
+        usize::try_from(bin - self.origin).unwrap_or(0).min(self.n)
     }
-}
 
-/// One continuous trial of a file.
-fn bins(file: &File<'_>, how: &NwbSettings) -> Result<Recording, RecordingError> {
-    let (path, length) = (file.path, file.length);
-    let end = file.file.superblock().eof_address;
-    if length < end {
-        return Err(file.wrong("file", format!("{end} bytes"), format!("{length}: cut short")));
-    }
-    let bin_s = how.bin_ms.unwrap_or(BIN_MS_DEFAULT) / 1e3;
-    if !(bin_s > 0.0 && bin_s <= 10.0) {
-        let found = format!("{} ms", 1e3 * bin_s);
-        return Err(file.wrong("bin_ms", "a width above 0 and at most 10 s", found));
-    }
-    let units = file.units()?;
-    let labels = how.labels.as_ref().map(|l| file.intervals("--labels", l)).transpose()?;
-    let tasks = how.tasks.as_ref().map(|t| file.intervals("--tasks", t)).transpose()?;
-    let marks = labels.iter().chain(&tasks).flatten().flat_map(|(a, b, _)| [*a, *b]);
-    let times = units.iter().flatten().copied().chain(marks);
-    let (first, last) =
-        times.fold((f64::INFINITY, f64::NEG_INFINITY), |(a, b), t| (a.min(t), b.max(t)));
-    if first > last {
-        return Err(file.wrong("/units/spike_times", "at least one spike", "none"));
-    }
-    // Bins lie on multiples of their width: recordings of one clock share them.
-    let origin = (first / bin_s).floor();
-    let bins = (((last / bin_s).floor() - origin) as usize).saturating_add(1);
-    if bins > BINS_MAX || bins.saturating_mul(units.len()) > COUNTS_MAX {
-        let expected = format!("at most {BINS_MAX} bins and {COUNTS_MAX} counts (see --bin-ms)");
-        let found = format!("{bins} bins of {} units", units.len());
-        return Err(file.wrong("/units/spike_times", expected, found));
-    }
-    let at = |t: f64| (((t / bin_s).floor() - origin).max(0.0) as usize).min(bins - 1);
-    let n = units.len();
-    let mut counts = vec![0u16; bins * n];
-    for (unit, times) in units.iter().enumerate() {
-        for &t in times {
-            let count = &mut counts[at(t) * n + unit];
-            *count = (*count + 1).min(COUNT_MAX);
-        }
-    }
-    // A bin belongs to the interval that its middle lies in.
-    let mark = |intervals: &Intervals, names: &mut Vec<String>| {
-        let mut marked = vec![None; bins];
+    /// A bin belongs to the interval that its middle lies in.
+    fn marked(&self, intervals: &Intervals, names: &mut Vec<String>) -> Vec<Option<usize>> {
+        let mut marked = vec![None; self.n];
         for (start, stop, value) in intervals {
             let index = names.iter().position(|n| n == value).unwrap_or_else(|| {
                 names.push(value.clone());
                 names.len() - 1
             });
-            let bin = |t: f64| ((t / bin_s - 0.5).ceil() - origin).clamp(0.0, bins as f64) as usize;
-            let (from, to) = (bin(*start), bin(*stop));
+            let (from, to) = (self.grid.from_middle(*start), self.grid.from_middle(*stop));
+            let (from, to) = (self.place(from), self.place(to));
             marked[from..to.max(from)].fill(Some(index));
         }
         marked
+    }
+
+    fn counts(&self, units: &[Vec<f64>]) -> Vec<u16> {
+        let mut counts = vec![0u16; self.n * units.len()];
+        for (unit, times) in units.iter().enumerate() {
+            for &t in times {
+                let bin = self.place(self.grid.bin(t)).min(self.n - 1);
+                let count = &mut counts[bin * units.len() + unit];
+                *count = (*count + 1).min(COUNT_MAX);
+            }
+        }
+        counts
+    }
+}
+
+/// The trials of a file.
+fn bins(file: &File<'_>, how: &NwbSettings) -> Result<Recording, RecordingError> {
+    let bin_s = how.bin_ms.unwrap_or(BIN_MS_DEFAULT) / 1e3;
+    if !(bin_s > 0.0 && bin_s <= 10.0) {
+        let found = format!("{} ms", 1e3 * bin_s);
+        return Err(file.wrong("bin_ms", "a width above 0 and at most 10 s", found));
+    }
+    let units = units(file)?;
+    let labels = how.labels.as_ref().map(|l| intervals(file, "--labels", l)).transpose()?;
+    let tasks = how.tasks.as_ref().map(|t| intervals(file, "--tasks", t)).transpose()?;
+    let observed = observed(file, units.len())?;
+    let marks = || {
+        let named = labels.iter().chain(&tasks).flatten().map(|(a, b, _)| (*a, *b));
+        named.chain(observed.iter().flatten().copied())
     };
+    let spikes = span(units.iter().flatten().copied());
+    if spikes.0 > spikes.1 {
+        return Err(file.wrong("/units/spike_times", "at least one spike", "none"));
+    }
+    // Bins lie on multiples of their width: recordings of one clock share them.
+    let grid = Grid::new(bin_s);
+    let origin = marks().map(|(a, _)| grid.bin(a)).fold(grid.bin(spikes.0), i64::min);
+    let last = marks().map(|(_, b)| grid.last(b)).fold(grid.bin(spikes.1), i64::max);
+    let n = usize::try_from(last.saturating_sub(origin)).unwrap_or(0).saturating_add(1);
+    if n > BINS_MAX || n.saturating_mul(units.len()) > COUNTS_MAX {
+        let expected = format!("at most {BINS_MAX} bins and {COUNTS_MAX} counts (see --bin-ms)");
+        let found = format!("{n} bins of {} units", units.len());
+        return Err(file.wrong("/units/spike_times", expected, found));
+    }
+    let bins = Bins { grid, origin, n };
     let mut regime_names = Vec::new();
-    let regime =
-        labels.map_or_else(|| vec![None; bins], |intervals| mark(&intervals, &mut regime_names));
+    let regime = labels.map_or_else(|| vec![None; n], |l| bins.marked(&l, &mut regime_names));
     if regime_names.len() > REGIMES_MAX {
         let found = format!("{} ({}, ...)", regime_names.len(), regime_names[..3].join(", "));
         let expected = format!("at most {REGIMES_MAX} different labels");
         return Err(file.wrong(how.labels.as_deref().unwrap_or("labels"), expected, found));
     }
-    let task = tasks.map_or_else(
-        || vec![0; bins],
-        |intervals| {
-            let marked = mark(&intervals, &mut Vec::new());
+    let task: Vec<i64> = match tasks {
+        None => vec![0; n],
+        Some(tasks) => {
+            let marked = bins.marked(&tasks, &mut Vec::new());
             marked.into_iter().map(|t| t.map_or(-1, |t| t as i64)).collect()
-        },
-    );
-    let session = file.session();
+        }
+    };
+    let session = session(file).unwrap_or_else(|| super::name_of(file.path));
+    let counts = bins.counts(&units);
+    let width = units.len();
+    let trial = |from: usize, to: usize| Trial {
+        session: session.clone(),
+        counts: counts[from * width..to * width].to_vec(),
+        task: task[from..to].to_vec(),
+        regime: regime[from..to].to_vec(),
+        truth: DynamicsTruth::default(),
+    };
+    let stretches: Vec<(usize, usize)> = match &observed {
+        None => vec![(0, n)],
+        Some(seen) => seen
+            .iter()
+            .map(|&(a, b)| {
+                let (from, to) = grid.whole(a, b);
+                (bins.place(from), bins.place(to))
+            })
+            .filter(|(from, to)| from < to)
+            .collect(),
+    };
+    if stretches.is_empty() {
+        let expected = "at least one whole bin in which all units were observed";
+        return Err(file.wrong("/units/obs_intervals", expected, "none"));
+    }
+    // What lies between two stretches was not seen: they are no one stream.
+    let continuous = stretches.len() == 1;
     Ok(Recording {
-        path: path.to_owned(),
-        n_channels: n,
+        path: file.path.to_owned(),
+        n_channels: width,
+        channels: unit_names(file, width),
         bin_width_s: bin_s,
         regime_names,
-        trials: vec![Trial { session, counts, task, regime, truth: DynamicsTruth::default() }],
-        continuous: true,
+        trials: stretches.into_iter().map(|(from, to)| trial(from, to)).collect(),
+        continuous,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn intervals_in_common_are_those_of_both() {
+        let x = merged(vec![(0.0, 1.0), (1.0, 2.0), (3.0, 5.0)]);
+        assert_eq!(x, [(0.0, 2.0), (3.0, 5.0)]);
+        assert_eq!(common(&x, &[(0.5, 3.5), (4.0, 9.0)]), [(0.5, 2.0), (3.0, 3.5), (4.0, 5.0)]);
+        assert_eq!(common(&x, &[(2.0, 3.0)]), []);
+    }
 }

@@ -11,6 +11,7 @@ pub struct Engine {
     tracker: Tracker,
     rule: DecisionRule,
     trusted: bool,
+    count_max: f32,
 }
 
 impl Engine {
@@ -25,7 +26,8 @@ impl Engine {
         adaptation: Adaptation,
     ) -> Result<Self, BankError> {
         let bank = FilterBank::new(model, readout, adaptation)?;
-        Ok(Self { bank, tracker: Tracker::new(model, rule), rule, trusted: readout.trusted })
+        let (tracker, trusted) = (Tracker::new(model, rule), readout.trusted);
+        Ok(Self { bank, tracker, rule, trusted, count_max: model.count_max() })
     }
 
     /// One bin: counts `[n_channels]`, or `None` where it is missing.
@@ -113,6 +115,12 @@ impl Engine {
     #[must_use]
     pub fn rule(&self) -> &DecisionRule {
         &self.rule
+    }
+
+    /// Largest count of a bin that its model can tell from larger ones.
+    #[must_use]
+    pub fn count_max(&self) -> f32 {
+        self.count_max
     }
 
     /// Channels per bin.

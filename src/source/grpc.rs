@@ -70,12 +70,16 @@ impl Ingest for IngestService {
         let mut inbound = request.into_inner();
         let mut summary = IngestSummary::default();
         let mut refused = Refused::default();
+        let mut began = false;
         loop {
             let message = tokio::select! {
                 message = next(&mut inbound, &self.intake) => message?,
                 () = self.bus.closed() => return Err(Status::unavailable("the daemon is shutting down")),
             };
             let Some(counts) = message else { break };
+            if !std::mem::replace(&mut began, true) {
+                self.intake.stream_begins(&counts.session);
+            }
             match self.intake.offer(&counts) {
                 Ok(accepted) => {
                     summary.bins_accepted += accepted.bins;
@@ -179,6 +183,7 @@ impl Reader {
                 && let Some(bus) = self.bus.session(&counts.session)
             {
                 session = Some(counts.session.clone());
+                self.intake.stream_begins(&counts.session);
                 if self.notes.send(Note::Session(bus.subscribe(1))).await.is_err() {
                     return;
                 }

@@ -40,6 +40,13 @@ impl Intake {
         found.entry().cloned().ok_or_else(|| refusal(format!("'{session}' has not begun yet")))
     }
 
+    /// Another stream of a session's counts begins, whose numbering may be its own.
+    pub fn stream_begins(&self, session: &str) {
+        if let Ok(entry) = self.find(session) {
+            entry.port.stream_begins();
+        }
+    }
+
     /// Hands counts to their session; counts and logs a refusal.
     ///
     /// # Errors

@@ -436,6 +436,11 @@ impl Port {
         self.counted(n, || self.enqueue(&mut self.enter(), bins, received))
     }
 
+    /// Another stream of messages begins, whose numbering may be its own: its first is believed.
+    pub fn stream_begins(&self) {
+        self.enter().taken = None;
+    }
+
     /// Counts a bin that a source has refused before it could be offered.
     pub fn refuse(&self, reason: RejectReason) {
         let _ = self.counted(1, || Err(Refusal::new(reason, "")));

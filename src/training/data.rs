@@ -47,6 +47,18 @@ pub enum DatasetError {
         /// Channels found.
         found: usize,
     },
+    /// One session name with two lists of channels.
+    #[error(
+        "{path}: session '{session}': expected the channels of the session's other recordings, found others ({found}); another --session names another session"
+    )]
+    ChannelNames {
+        /// The file that differs.
+        path: String,
+        /// The session.
+        session: String,
+        /// A channel that the others lack, or that stands elsewhere.
+        found: String,
+    },
     /// Too many regimes over all recordings.
     #[error("expected at most {REGIMES_MAX} regimes over all recordings, found {0}")]
     Regimes(usize),
@@ -141,6 +153,8 @@ pub struct SessionShape {
     pub name: String,
     /// Channels per bin.
     pub n_channels: usize,
+    /// Their names, where every recording of the session has them.
+    pub channels: Option<Vec<String>>,
 }
 
 /// A stream kept out of training, with its truth.
@@ -166,6 +180,8 @@ pub struct Dataset {
     pub regime_names: Vec<String>,
     /// Sessions.
     pub sessions: Vec<SessionShape>,
+    /// Largest count of a bin.
+    pub count_max: u16,
     /// Streams kept out.
     pub held_out: Vec<HeldOut>,
     /// Whether these show tasks that are not learned, rather than more of those that are.
@@ -276,6 +292,7 @@ impl Dataset {
             bin_width_s: 0.0,
             regime_names: Vec::new(),
             sessions: Vec::new(),
+            count_max: 0,
             held_out: Vec::new(),
             held_out_tasks: false,
             streams: Vec::new(),
@@ -298,6 +315,8 @@ impl Dataset {
             self.bin_width_s = recording.bin_width_s;
         }
         self.check(recording)?;
+        let largest = recording.trials.iter().flat_map(|t| &t.counts).max().copied();
+        self.count_max = self.count_max.max(largest.unwrap_or(0));
         let regimes: Vec<usize> =
             recording.regime_names.iter().map(|n| self.regime_index(n)).collect();
         if self.regime_names.len() > REGIMES_MAX {
@@ -359,8 +378,24 @@ impl Dataset {
             });
         }
         for trial in &recording.trials {
+            let known = self.sessions.iter().any(|s| s.name == trial.session);
             let at = self.session_index(&trial.session, recording.n_channels);
             let expected = self.sessions[at].n_channels;
+            if !known {
+                self.sessions[at].channels.clone_from(&recording.channels);
+            }
+            let differs = match (&self.sessions[at].channels, &recording.channels) {
+                (Some(a), Some(b)) => b.iter().zip(a).find(|(b, a)| a != b).map(|(b, _)| b),
+                // Without names on one side nothing says that they are the same.
+                _ => {
+                    self.sessions[at].channels = None;
+                    None
+                }
+            };
+            if let Some(found) = differs.filter(|_| expected == recording.n_channels) {
+                let (session, found) = (trial.session.clone(), found.clone());
+                return Err(DatasetError::ChannelNames { path, session, found });
+            }
             if expected != recording.n_channels {
                 return Err(DatasetError::Channels {
                     path,
@@ -405,7 +440,7 @@ impl Dataset {
     }
 
     fn session_index(&mut self, name: &str, n_channels: usize) -> usize {
-        let shape = || SessionShape { name: name.to_owned(), n_channels };
+        let shape = || SessionShape { name: name.to_owned(), n_channels, channels: None };
         position_or_push(&mut self.sessions, |s| s.name == name, shape)
     }
 
@@ -501,6 +536,7 @@ fn split(recording: &Recording) -> (Recording, Recording) {
         trials: recording.trials.iter().filter(|t| held_out(t) == keep_held).cloned().collect(),
         path: recording.path.clone(),
         regime_names: recording.regime_names.clone(),
+        channels: recording.channels.clone(),
         ..*recording
     };
     (part(false), part(true))

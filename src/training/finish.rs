@@ -239,6 +239,7 @@ mod tests {
         let recording = Recording {
             path: PathBuf::from("test"),
             n_channels: 1,
+            channels: None,
             bin_width_s: 0.1,
             regime_names: vec!["a".into(), "b".into()],
             trials: vec![trial],

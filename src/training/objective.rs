@@ -417,6 +417,7 @@ mod tests {
         let recording = Recording {
             path: PathBuf::from("test"),
             n_channels: CHANNELS,
+            channels: None,
             bin_width_s: 0.01,
             regime_names: vec!["quiet".into(), "loud".into()],
             trials: (0..12).map(|i| trial(i % 2)).collect(),

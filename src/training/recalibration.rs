@@ -240,6 +240,7 @@ mod tests {
             session: "before".into(),
             loading: before.iter().map(|&x| x as f32).collect(),
             baseline: vec![0.0; n],
+            channels: None,
             dispersion: None,
             trusted: true,
             prior: RegimePrior::default(),

@@ -80,7 +80,16 @@ impl Default for TrainingSettings {
     }
 }
 
+/// Largest rate, as a multiple of the largest count that was seen.
+const RATE_ABOVE_COUNTS: f32 = 1.5;
+
 impl TrainingSettings {
+    /// Raises the bound of the rates to what the data show, where their counts are beyond it.
+    pub fn bound_rates(&mut self, largest_count: f32) {
+        let [_, high] = &mut self.log_rate_bounds;
+        *high = high.max((RATE_ABOVE_COUNTS * largest_count.max(1.0)).ln());
+    }
+
     pub(super) fn loss_shape(&self) -> LossShape {
         LossShape {
             rank: self.dims.rank,

@@ -402,6 +402,7 @@ impl Trainer {
             session: shape.name.clone(),
             loading: transposed(loading, rank, shape.n_channels),
             baseline: baseline.to_vec(),
+            channels: shape.channels.clone(),
             dispersion: None,
             trusted: true,
             prior: RegimePrior::default(),

@@ -112,7 +112,11 @@ async fn every_panel_and_rule_has_something_to_show() {
     let folder = tempfile::tempdir().expect("a folder");
     let journal = format!("[journal]\nfolder = \"{}\"\n", folder.path().join("journal").display());
     // Beside a session that is sent counts, one whose rig is not there.
-    let gone = "[session.open_ephys]\nendpoint = \"tcp://127.0.0.1:9\"\nsample_rate_hz = 30000\n";
+    let names: Vec<String> = (1..=96).map(|i| format!("\"Electrode {i}\"")).collect();
+    let gone = &format!(
+        "[session.open_ephys]\nendpoint = \"tcp://127.0.0.1:9\"\nsample_rate_hz = 30000\nelectrodes = [{}]\n",
+        names.join(", ")
+    );
     let daemon = Daemon::start(&(config(&journal, &["rig", "gone"]) + gone));
     let Some(prometheus) = Prometheus::start(test, &daemon) else { return };
     let mut client = IngestClient::connect(daemon.grpc.clone()).await.expect("connected");

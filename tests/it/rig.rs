@@ -293,6 +293,7 @@ pub(crate) fn recording(folder: &Path, bins: &[Vec<u32>]) -> PathBuf {
     let recording = regimed::recording::Recording {
         path: file.clone(),
         n_channels: bins[0].len(),
+        channels: None,
         bin_width_s: 0.01,
         regime_names: Vec::new(),
         trials: vec![regimed::recording::Trial::unlabelled("rig", counts, bins[0].len())],

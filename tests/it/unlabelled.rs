@@ -42,6 +42,7 @@ fn a_stretch_without_a_label_is_unknown_and_what_follows_it_is_found() {
     let recording = Recording {
         path: PathBuf::from("test"),
         n_channels: CHANNELS,
+        channels: None,
         bin_width_s: 0.02,
         regime_names: vec!["a".into(), "b".into()],
         trials: vec![stream(12, 1)],

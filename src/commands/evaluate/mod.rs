@@ -70,7 +70,10 @@ pub fn run(args: &EvaluateArgs) -> Result<()> {
         return student_teacher::run(&args.teachers, given, &args.report);
     }
     let Some(mut checkpoint) = given else { bail!("--model: expected a model, found none") };
-    let recordings = args.recordings.read_all(&args.data)?;
+    let mut recordings = args.recordings.read_all(&args.data)?;
+    for recording in &mut recordings {
+        arrange(&checkpoint, recording)?;
+    }
     if let Some(first) = recordings.first() {
         // A model serves other bins than its own, as in the daemon.
         checkpoint.model = (checkpoint.model.at_bin_width(first.bin_width_s))
@@ -148,6 +151,19 @@ fn score(
     Ok(Scored { report, timeline, tally })
 }
 
+/// Puts a recording's channels in the order of the readouts that its sessions are read by, where both have names.
+fn arrange(checkpoint: &Checkpoint, recording: &mut Recording) -> Result<()> {
+    let of = |t: &Trial| checkpoint.model.readout(&t.session)?.channels.clone();
+    let Some(names) = recording.trials.first().and_then(of) else { return Ok(()) };
+    if recording.trials.iter().any(|t| of(t).as_ref() != Some(&names)) {
+        bail!(
+            "{}: expected one order of channels for all its sessions, found several readouts with different ones",
+            recording.path.display()
+        );
+    }
+    Ok(recording.arrange(&names)?)
+}
+
 fn check(checkpoint: &Checkpoint, recording: &Recording) -> Result<()> {
     let model = &checkpoint.model;
     let path = recording.path.display();
@@ -160,7 +176,7 @@ fn check(checkpoint: &Checkpoint, recording: &Recording) -> Result<()> {
     for trial in &recording.trials {
         let Some(readout) = model.readout(&trial.session) else {
             bail!(
-                "{path}: expected sessions of the model ({}), found '{}' (see --session)",
+                "{path}: expected sessions of the model ({}), found '{}' (--session NAME says which it is like; `regimed calibrate` adds it to the model)",
                 model.session_names().join(", "),
                 trial.session
             );

@@ -84,6 +84,7 @@ fn recording(name: &str, channels: usize, regime_names: &[&str], trials: Vec<Tri
     Recording {
         path: PathBuf::from(name),
         n_channels: channels,
+        channels: None,
         bin_width_s: BIN_WIDTH_S,
         regime_names: regime_names.iter().map(|n| (*n).to_owned()).collect(),
         trials,
