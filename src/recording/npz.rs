@@ -59,11 +59,11 @@ impl Keys<'_> {
     /// The keys that are there, for people.
     fn keys_found(&self) -> String {
         match self.found.as_slice() {
-            [] => "no keys at all".into(),
+            [] => "no such key, and no other".into(),
             found => {
                 let shown: Vec<&str> = found.iter().take(KEYS_TOLD).map(String::as_str).collect();
                 let more = if found.len() > KEYS_TOLD { ", ..." } else { "" };
-                format!("the keys {}{more}", shown.join(", "))
+                format!("no such key (the file has {}{more})", shown.join(", "))
             }
         }
     }
@@ -204,6 +204,7 @@ fn build(keys: &Keys<'_>) -> Result<Recording, RecordingError> {
         let expected = format!("at most {BINS_MAX} bins");
         return Err(keys.wrong("counts", expected, bins.to_string()));
     }
+    let values = check_counts(keys, counts, n_channels)?;
     // One trial of fewer bins than channels: as good as always the axes are the wrong way round.
     let one = matches!(counts.shape.as_slice(), [_, _] | [1, _, _]);
     if one && bins < n_channels && !keys.arrays.contains_key("trial_start") {
@@ -214,7 +215,6 @@ fn build(keys: &Keys<'_>) -> Result<Recording, RecordingError> {
         );
         return Err(keys.wrong("counts", "more bins than channels in a single trial", found));
     }
-    let values = check_counts(keys, counts, n_channels)?;
     let sizes = trial_sizes(keys, &counts.shape)?;
     if let Some(flag) = keys.arrays.get("continuous") {
         continuous = keys.numbers("continuous", flag)?.first().is_some_and(|v| *v != 0.0);

@@ -30,7 +30,13 @@ def first():
             sender.send(counts)
         assert sender.send(spikes[100:300], rig_time_ns=1_000_000_000) == 100
         assert sender.sequence == 300
-        for bad, why in [(spikes[0][:5], "[96]"), (-spikes[:1] - 1, "0 to 4096"), (np.full(96, "a"), "numbers")]:
+        for bad, why in [
+            (spikes[0][:5], "[96]"),
+            (-spikes[:1] - 1, "0 to 4096"),
+            (np.full(96, "a"), "numbers"),
+            (spikes[0] + 0.25, "whole counts"),
+            (np.full(96, np.nan), "0 to 4096"),
+        ]:
             try:
                 sender.send(bad)
                 raise AssertionError("taken")
@@ -64,6 +70,43 @@ def first():
         raise AssertionError("answered")
     except RegimedError as error:
         assert error.code == grpc.StatusCode.OUT_OF_RANGE
+    # Another stream's bins are numbered on; what is refused is an error.
+    with daemon.send("rig") as sender:
+        assert sender.send(spikes[302:310]) == 301, sender.sequence
+    assert sender.summary.bins_accepted == 8 and sender.summary.bins_missing == 0, sender.summary
+    try:
+        with daemon.send("rig", first_sequence=5) as sender:
+            sender.send(spikes[0])
+        raise AssertionError("no word of a bin that was refused")
+    except RegimedError as error:
+        assert "expected sequence" in str(error) and sender.summary.rejections, error
+    with daemon.send("rig", first_sequence=5, raises=False) as sender:
+        sender.send(spikes[0])
+    assert sender.summary.rejections
+    # Whoever else sends to it does so under numbers that are new to it.
+    with Client(endpoint) as another, another.send("rig") as sender:
+        sender.send(spikes[0])
+    assert sender.summary.bins_accepted == 1, sender.summary
+    # No proxy stands between a program and its own machine.
+    import os
+    os.environ["http_proxy"] = os.environ["HTTP_PROXY"] = "http://127.0.0.1:9"
+    with Client(endpoint) as direct:
+        assert direct.session("rig").n_channels == 96
+    # Events are binned by the daemon.
+    daemon.start_session('[[session]]\nname = "events"\nmodel = "builtin"\nreadout = "0"\n')
+    with daemon.send_spikes("events") as sender:
+        for first in range(0, 100, 10):
+            times = np.arange(first, first + 10) * 10_000_000 + 1
+            sender.send(times, np.arange(10))
+        sender.send([], [], until_ns=2_000_000_000)
+        for times, channels, why in [([1, 2], [1], "as many"), ([0.5], [1], "whole"), ([1], [96], "below 96"), ([-1], [1], "from 0")]:
+            try:
+                sender.send(np.array(times), np.array(channels))
+                raise AssertionError("taken")
+            except ValueError as error:
+                assert why in str(error), error
+    assert sender.summary.events_binned == 100, sender.summary
+    daemon.stop_session("events")
     # Sessions at run time.
     other = daemon.start_session('[[session]]\nname = "other"\nmodel = "builtin"\nreadout = "0"\n')
     assert other.name == "other" and len(daemon.sessions()) == 2
@@ -78,7 +121,7 @@ async def concurrently():
             for counts in spikes[400:500]:
                 yield counts
 
-        replies = [r async for r in client.exchange("rig", bins(), first_sequence=400)]
+        replies = [r async for r in client.exchange("rig", bins())]
         assert sum(type(r).__name__ == "Decision" for r in replies) >= 100
         assert [s.name for s in await client.sessions()] == ["rig"]
         async for event in client.events("rig", after=0):

@@ -85,6 +85,54 @@ fn numpy_writes_what_we_read_and_reads_what_we_write() {
 }
 
 #[test]
+fn files_as_people_have_them_are_read_or_refused_with_the_reason() {
+    let Some(python) = python("interop::h5py", &["h5py", "numpy"]) else { return };
+    let dir = tempfile::tempdir().expect("a folder");
+    run(&python, "h5_files.py", &[arg(dir.path())]);
+    let file = |name: &str| dir.path().join(format!("{name}.nwb"));
+    let labelled = |column: &str| {
+        let labels = Some(format!("trials/{column}"));
+        let read = read_nwb(&file("plain"), &NwbSettings { labels, ..NwbSettings::default() });
+        let read = read.expect(column);
+        // Of each ten seconds, as the middle of each trial has it.
+        let at = |i: usize| read.trials[0].regime[i * 1000 + 500];
+        let names = (0..6).map(|i| at(i).map(|r| read.regime_names[r].clone()));
+        names.map(Option::unwrap_or_default).collect::<Vec<_>>()
+    };
+    // NaN, nothing and "n/a" are no labels; rows of a ragged column have what is theirs; numbers have names.
+    assert_eq!(labelled("condition"), ["a", "b", "", "", "a", "b"]);
+    assert_eq!(labelled("number"), ["1", "2", "", "1", "2", "1"]);
+    assert_eq!(labelled("tags"), ["x+y", "", "x", "", "z", ""]);
+    assert_eq!(labelled("side"), ["left", "right", "right", "left", "right", "left"]);
+    assert_eq!(labelled("level"), ["low", "high", "low", "low", "high", "high"]);
+    let plain = read_nwb(&file("plain"), &NwbSettings::default()).expect("reads");
+    let names = plain.channels.expect("names");
+    assert_eq!(names, ["u1", "u2", "u3", "u4"]);
+    assert_eq!(plain.trials[0].session, "plain", "as the file is named");
+    // What was not observed is not there.
+    let seen = read_nwb(&file("observed"), &NwbSettings::default()).expect("reads");
+    let bins: Vec<usize> = seen.trials.iter().map(|t| t.n_bins()).collect();
+    assert_eq!((bins, seen.continuous), (vec![500, 1000, 2000], false));
+    // A spike at an edge is in the bin that it begins: in each bin one.
+    let edges = read_nwb(&file("edges"), &NwbSettings::default()).expect("reads");
+    let bins = edges.trials[0].counts.chunks(4);
+    assert!(bins.map(|b| b.iter().sum::<u16>()).eq(std::iter::repeat_n(1, 1200)));
+    for (name, parts) in [
+        ("samples", ["are these samples", "sampling rate"]),
+        ("linked", ["'other.nwb'", "export"]),
+        ("virtual", ["virtual dataset", "h5repack"]),
+    ] {
+        let said = read_nwb(&file(name), &NwbSettings::default()).expect_err(name).to_string();
+        assert!(parts.iter().all(|p| said.contains(p)), "{said}");
+    }
+    let zarr = dir.path().join("store.nwb.zarr");
+    std::fs::create_dir(&zarr).expect("made");
+    std::fs::write(zarr.join(".zgroup"), "{}").expect("written");
+    let (good, _, told) = crate::rig::run(&["inspect", arg(&zarr)]);
+    assert!(!good && told.contains("Zarr") && !told.contains("model.json"), "{told}");
+}
+
+#[test]
 fn pynwb_writes_what_we_read() {
     let Some(python) = python("interop::pynwb", &["pynwb", "numpy"]) else { return };
     let dir = tempfile::tempdir().expect("a folder");

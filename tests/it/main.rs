@@ -1,6 +1,7 @@
 //! The binary and the library from outside. Tests that need a peer which is not here say so on standard
 //! error in a line that begins with `SKIPPED`, and `.ci/run` counts those lines.
 
+mod attacks;
 mod bad_input;
 mod commands;
 mod daemon;
@@ -19,6 +20,7 @@ mod page;
 mod peer;
 mod prometheus;
 mod recordings;
+mod readme;
 mod redis;
 mod reference;
 mod rig;

@@ -84,6 +84,47 @@ fn a_good_file_is_read_and_written_back() {
 }
 
 #[test]
+fn labels_may_be_texts_channels_have_names_and_nothing_is_guessed() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let read = |keys: &Keys| recording::read(&file(dir.path(), keys));
+    let texts = |values: &[&str]| npy("<U4", &format!("({},)", values.len()), &names(values));
+    let mut keys = with("regime", texts(&["run", "n/a"]));
+    let labelled = read(&keys).expect("texts are labels");
+    assert_eq!(labelled.trials[0].regime, [Some(1); 3]);
+    assert_eq!(labelled.trials[1].regime, [None; 3]);
+    keys.retain(|k| k.0 != "regime_names");
+    assert_eq!(read(&keys).expect("they name themselves").regime_names, ["run"]);
+    let nan = with("regime", npy("<f8", "(2,)", &f64s(&[1.0, f64::NAN])));
+    assert_eq!(read(&nan).expect("no number is no label").trials[1].regime, [None; 3]);
+    let named = read(&with("channels", texts(&["E1", "E2"]))).expect("names");
+    assert_eq!(named.channels.expect("names"), ["E1", "E2"]);
+    let mut unnamed = good();
+    unnamed.retain(|k| k.0 != "session");
+    assert_eq!(read(&unnamed).expect("good").trials[0].session, "recording", "as the file");
+    for (keys, words) in [
+        (with("channels", texts(&["E1", "E1"])), ["channels", "each once"]),
+        (with("regime", texts(&["run", "fly"])), ["'fly'", "rest, run"]),
+        (
+            vec![("spikes", npy("|u1", "(4, 2)", &[1; 8])), ("dt", npy("<f8", "()", &f64s(&[0.01])))],
+            ["no such key", "dt, spikes"],
+        ),
+        (
+            vec![
+                ("counts", npy("|u1", "(2, 9)", &[1; 18])),
+                ("bin_width_s", npy("<f8", "()", &f64s(&[0.01]))),
+            ],
+            ["axes swapped", "trial_start"],
+        ),
+    ] {
+        let said = read(&keys).expect_err("refused").to_string();
+        assert!(words.iter().all(|w| said.contains(w)), "{said}");
+        for debug in ["Some(", "None", "Ok(", "Values", "\""] {
+            assert!(!said.contains(debug), "{said}");
+        }
+    }
+}
+
+#[test]
 fn every_fault_names_file_key_expected_and_found() {
     let table: Vec<(Keys, &str, &str, &str)> = vec![
         (

@@ -275,3 +275,68 @@ async fn events_reach_a_consumer_group_once_and_in_order_over_a_restart_of_redis
     let length = rig.ask("length", &json!({"stream": decisions})).as_u64().expect("a number");
     assert!((1..=300).contains(&length), "{length} decisions kept");
 }
+
+/// One bin of a graph, under an id of its own.
+async fn bin(redis: &mut ::redis::aio::MultiplexedConnection, id: &str, i: u64, fields: &[(&str, &[u8])]) {
+    let mut command = ::redis::cmd("XADD");
+    command.arg("binned_spikes").arg(id).arg("i").arg(i.to_le_bytes().as_slice());
+    for (name, value) in fields {
+        command.arg(*name).arg(*value);
+    }
+    let () = command.query_async(redis).await.expect("added");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_refuses_or_was_emptied_is_told_once_and_read_on() {
+    let Some(server) = Redis::start("redis::refuses") else { return };
+    let client = ::redis::Client::open(server.url()).expect("an address");
+    let mut redis = client.get_multiplexed_async_connection().await.expect("connected");
+    // Something else under the stream's name.
+    let () = ::redis::cmd("SET").arg("binned_spikes").arg("x").query_async(&mut redis).await.expect("set");
+    let daemon = Daemon::start(&brand(&server.url(), ""));
+    let began = Instant::now();
+    while !daemon.log().contains("WRONGTYPE") {
+        assert!(began.elapsed() < PATIENCE, "{}", daemon.log());
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    assert_eq!(daemon.log().matches("WRONGTYPE").count(), 1, "{}", daemon.log());
+    let () = ::redis::cmd("DEL").arg("binned_spikes").query_async(&mut redis).await.expect("deleted");
+    let counts = vec![1u8; 96];
+    let began = Instant::now();
+    let mut i = 0;
+    // The reader begins at the newest: bins are added until one is heard.
+    while daemon.metric("regimed_bins_total", "rig") < 1.0 {
+        assert!(began.elapsed() < PATIENCE, "{}", daemon.log());
+        bin(&mut redis, "*", i, &[("samples", &counts)]).await;
+        i += 1;
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    // Emptied, and filled again under smaller ids.
+    let heard = daemon.metric("regimed_bins_total", "rig");
+    let () = ::redis::cmd("DEL").arg("binned_spikes").query_async(&mut redis).await.expect("deleted");
+    let began = Instant::now();
+    while !daemon.log().contains("was emptied") {
+        assert!(began.elapsed() < PATIENCE, "{}", daemon.log());
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    for n in 0..20 {
+        bin(&mut redis, &format!("1-{}", n + 1), i + n, &[("samples", &counts)]).await;
+    }
+    daemon.wait_metric("regimed_bins_total", "rig", heard + 20.0);
+    // What is refused is received and rejected, its reason told once.
+    let before = daemon.log().matches("an entry was refused").count();
+    for n in 0..10 {
+        bin(&mut redis, &format!("2-{}", n + 1), i + 20 + n, &[("samples", &counts[..5])]).await;
+    }
+    daemon.wait_metric("regimed_bins_rejected_total", "rig", 10.0);
+    daemon.check_accounts("rig").await;
+    assert_eq!(daemon.log().matches("an entry was refused").count(), before + 1, "{}", daemon.log());
+    // Counters that are none are not kept.
+    let huge = vec![b'x'; 1 << 20];
+    for n in 0..50 {
+        bin(&mut redis, &format!("3-{}", n + 1), i + 20 + n, &[("samples", &counts), ("sync", &huge)]).await;
+    }
+    daemon.wait_metric("regimed_bins_total", "rig", heard + 70.0);
+    assert!(daemon.log().contains("4096 bytes in 'sync'"), "{}", daemon.log());
+}

@@ -96,6 +96,10 @@ async fn tokens_open_what_their_roles_allow_and_nothing_else() {
     assert_eq!(codes(&channel, Some(READ)).await, [Code::Ok, ROLE, ROLE]);
     assert_eq!(codes(&channel, Some(INGEST)).await, [ROLE, Code::Ok, ROLE]);
     assert_eq!(codes(&channel, Some(CONTROL)).await, [Code::Ok; 3]);
+    // What comes back of an exchange is decisions: who may only send does not get them.
+    let exchange = bearing(Some(INGEST), futures_util::stream::empty());
+    let refused = IngestClient::new(channel.clone()).exchange(exchange).await;
+    assert_eq!(refused.map(drop).map_err(|s| s.code()), Err(ROLE));
     for (path, without, with) in
         [("/metrics", 401, 200), ("/health", 401, 200), ("/healthz", 200, 200)]
     {

@@ -13,7 +13,17 @@ from numpy.typing import ArrayLike
 
 from regimed.v1 import control_pb2, control_pb2_grpc, decisions_pb2, ingest_pb2, ingest_pb2_grpc, regimes_pb2, regimes_pb2_grpc
 
-from ._access import PASSING, RETRY_S, Access, RegimedError, counts_message, refused
+from ._access import (
+    PASSING,
+    RETRY_S,
+    Access,
+    Numbers,
+    RegimedError,
+    counts_message,
+    raise_rejected,
+    refused,
+    spikes_message,
+)
 
 Path = Union[str, "os.PathLike[str]"]
 
@@ -40,6 +50,7 @@ class AsyncClient:
         access = Access(endpoint, token, token_file, ca, client_cert, client_key)
         self.timeout = timeout
         self._metadata = access.metadata
+        self._numbers = Numbers()
         self._channel = access.channel(grpc.aio)
         self._ingest = ingest_pb2_grpc.IngestStub(self._channel)
         self._regimes = regimes_pb2_grpc.RegimesStub(self._channel)
@@ -145,16 +156,18 @@ class AsyncClient:
             wait = min(2 * wait, RETRY_S[1])
 
     async def exchange(
-        self, session: str, bins: AsyncIterable[ArrayLike], first_sequence: int = 0
+        self, session: str, bins: AsyncIterable[ArrayLike], first_sequence: Optional[int] = None
     ) -> AsyncIterator[Union[decisions_pb2.Decision, decisions_pb2.Event, ingest_pb2.Rejection]]:
         """Sends counts ``[n_channels]`` or ``[n_bins, n_channels]`` and gives back what the daemon makes of them."""
         of = await self.session(session)
+        first = self._numbers.first(of, first_sequence)
 
         async def messages():
-            sequence = first_sequence
+            sequence = first
             async for counts in bins:
                 message = counts_message(of.name, of.bin_width_s, of.n_channels, sequence, counts, 0, ())
                 sequence += len(message.counts) // of.n_channels
+                self._numbers.sent(of.name, sequence)
                 yield message
 
         call = self._ingest.Exchange(messages(), metadata=self._metadata)
@@ -165,3 +178,27 @@ class AsyncClient:
             raise refused(error) from None
         finally:
             call.cancel()
+
+    async def send_spikes(
+        self,
+        session: str,
+        events: AsyncIterable[tuple[ArrayLike, ArrayLike]],
+        publisher: str = "",
+        raises: bool = True,
+    ) -> ingest_pb2.SpikesSummary:
+        """Sends spike events, ``(times_ns, channels)`` each, until there are no more; what became of them."""
+        of = await self.session(session)
+
+        async def messages():
+            number = 0
+            async for times_ns, channels in events:
+                number += 1
+                yield spikes_message(of.name, of.n_channels, number, times_ns, channels, 0, publisher)
+
+        try:
+            summary = await self._ingest.SendSpikes(messages(), metadata=self._metadata)
+        except grpc.RpcError as error:
+            raise refused(error) from None
+        if raises:
+            raise_rejected(summary)
+        return summary

@@ -14,7 +14,17 @@ from numpy.typing import ArrayLike
 
 from regimed.v1 import control_pb2, control_pb2_grpc, decisions_pb2, ingest_pb2, ingest_pb2_grpc, regimes_pb2, regimes_pb2_grpc
 
-from ._access import PASSING, RETRY_S, Access, RegimedError, counts_message, refused
+from ._access import (
+    PASSING,
+    RETRY_S,
+    Access,
+    Numbers,
+    RegimedError,
+    counts_message,
+    raise_rejected,
+    refused,
+    spikes_message,
+)
 
 Path = Union[str, "os.PathLike[str]"]
 
@@ -50,6 +60,7 @@ class Client:
         access = Access(endpoint, token, token_file, ca, client_cert, client_key)
         self.timeout = timeout
         self._metadata = access.metadata
+        self._numbers = Numbers()
         self._channel = access.channel(grpc)
         self._ingest = ingest_pb2_grpc.IngestStub(self._channel)
         self._regimes = regimes_pb2_grpc.RegimesStub(self._channel)
@@ -186,16 +197,34 @@ class Client:
 
     # ---- In.
 
-    def send(self, session: str, first_sequence: int = 0) -> Sender:
+    def send(self, session: str, first_sequence: Optional[int] = None, raises: bool = True) -> Sender:
         """Opens a stream of counts to a session: a context manager.
+
+        Parameters
+        ----------
+        session : str
+            Session name.
+        first_sequence : int, optional
+            Number of the first bin. Without it, bins are numbered on from the last that this client has sent, over
+            streams and lost connections; or, where others have sent to the session, from the clock's microseconds.
+        raises : bool
+            Whether bins that were refused are an error at the end; else they are in `Sender.summary` alone.
 
         >>> with daemon.send("rig") as rig:
         ...     rig.send(counts)
         """
-        return Sender(self, self.session(session), first_sequence)
+        return Sender(self, self.session(session), first_sequence, raises)
+
+    def send_spikes(self, session: str, publisher: str = "", raises: bool = True) -> SpikeSender:
+        """Opens a stream of spike events to a session, which the daemon counts into bins: a context manager.
+
+        >>> with daemon.send_spikes("rig") as rig:
+        ...     rig.send(times_ns, channels)
+        """
+        return SpikeSender(self, self.session(session), publisher, raises)
 
     def exchange(
-        self, session: str, bins: Iterable[ArrayLike], first_sequence: int = 0
+        self, session: str, bins: Iterable[ArrayLike], first_sequence: Optional[int] = None
     ) -> Iterator[Union[decisions_pb2.Decision, decisions_pb2.Event, ingest_pb2.Rejection]]:
         """Sends counts and gives back what the daemon makes of them, on one stream.
 
@@ -205,16 +234,18 @@ class Client:
             Session name.
         bins : iterable of array_like
             Counts ``[n_channels]`` or ``[n_bins, n_channels]`` each; taken as the stream has room.
-        first_sequence : int
-            Number of the first bin.
+        first_sequence : int, optional
+            Number of the first bin; without it, as `send` has it.
         """
         of = self.session(session)
+        first = self._numbers.first(of, first_sequence)
 
         def messages():
-            sequence = first_sequence
+            sequence = first
             for counts in bins:
                 message = counts_message(of.name, of.bin_width_s, of.n_channels, sequence, counts, 0, ())
                 sequence += len(message.counts) // of.n_channels
+                self._numbers.sent(of.name, sequence)
                 yield message
 
         call = self._ingest.Exchange(messages(), metadata=self._metadata)
@@ -227,29 +258,91 @@ class Client:
             call.cancel()
 
 
-class Sender:
+class _Stream:
+    """Messages to the daemon, one after another, and its summary at the end.
+
+    Attributes
+    ----------
+    summary : ingest_pb2.IngestSummary or ingest_pb2.SpikesSummary or None
+        What became of what was sent, after `close`.
+    """
+
+    #: Messages that wait to be sent.
+    ROOM = 1024
+
+    def __init__(self, client: Client, call, session: regimes_pb2.Session, raises: bool):
+        self._session = session
+        self._waiting: queue.Queue = queue.Queue(self.ROOM)
+        self._timeout = client.timeout
+        self._raises = raises
+        self.summary = None
+        self._call = call.future(iter(self._waiting.get, None), metadata=client._metadata)
+        self._done = threading.Event()
+        self._call.add_done_callback(lambda _: self._done.set())
+
+    def _put(self, message) -> None:
+        end = time.monotonic() + self._timeout
+        while not self._done.is_set():
+            try:
+                return self._waiting.put(message, timeout=0.05)
+            except queue.Full:
+                if time.monotonic() > end:
+                    raise RegimedError(f"the daemon takes nothing for {self._timeout} s") from None
+        self._ended()
+
+    def _ended(self):
+        try:
+            self._call.result(timeout=0)
+        except grpc.RpcError as error:
+            raise refused(error) from None
+        raise RegimedError("the stream has ended")
+
+    def close(self):
+        """Ends the stream when all is sent; what became of it.
+
+        Raises
+        ------
+        RegimedError
+            The daemon is lost; or something was refused, unless `raises` is false.
+        """
+        if self.summary is None:
+            if not self._done.is_set():
+                self._put(None)
+            try:
+                self.summary = self._call.result(timeout=self._timeout)
+            except grpc.FutureTimeoutError:
+                self._call.cancel()
+                raise RegimedError(f"the daemon gave no summary within {self._timeout} s") from None
+            except grpc.RpcError as error:
+                raise refused(error) from None
+            if self._raises:
+                raise_rejected(self.summary)
+        return self.summary
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        if kind is None:
+            self.close()
+        else:
+            self._call.cancel()
+            self._done.wait(1.0)
+
+
+class Sender(_Stream):
     """A stream of counts to one session; `Client.send` opens it.
 
     Attributes
     ----------
     sequence : int
         Number that the next bin gets.
-    summary : ingest_pb2.IngestSummary or None
-        What became of the bins, after `close`.
     """
 
-    #: Messages that wait to be sent.
-    ROOM = 1024
-
-    def __init__(self, client: Client, session: regimes_pb2.Session, first_sequence: int):
-        self._session = session
-        self._waiting: queue.Queue = queue.Queue(self.ROOM)
-        self._timeout = client.timeout
-        self.sequence = first_sequence
-        self.summary: Optional[ingest_pb2.IngestSummary] = None
-        self._call = client._ingest.SendCounts.future(iter(self._waiting.get, None), metadata=client._metadata)
-        self._done = threading.Event()
-        self._call.add_done_callback(lambda _: self._done.set())
+    def __init__(self, client: Client, session: regimes_pb2.Session, first_sequence: Optional[int], raises: bool):
+        super().__init__(client, client._ingest.SendCounts, session, raises)
+        self._numbers = client._numbers
+        self.sequence = self._numbers.first(session, first_sequence)
 
     def send(
         self, counts: ArrayLike, *, sequence: Optional[int] = None, rig_time_ns: int = 0, masked: Sequence[int] = ()
@@ -259,7 +352,7 @@ class Sender:
         Parameters
         ----------
         counts : array_like
-            ``[n_channels]`` or ``[n_bins, n_channels]``, 0 to 4096.
+            ``[n_channels]`` or ``[n_bins, n_channels]``, whole numbers from 0 to 4096.
         sequence : int, optional
             Number of the first of these bins, where it is not the next: what is left out is missing.
         rig_time_ns : int
@@ -284,45 +377,38 @@ class Sender:
         message = counts_message(s.name, s.bin_width_s, s.n_channels, first, counts, rig_time_ns, masked)
         self._put(message)
         self.sequence = first + len(message.counts) // s.n_channels
+        self._numbers.sent(s.name, self.sequence)
         return first
 
-    def _put(self, message) -> None:
-        end = time.monotonic() + self._timeout
-        while not self._done.is_set():
-            try:
-                return self._waiting.put(message, timeout=0.05)
-            except queue.Full:
-                if time.monotonic() > end:
-                    raise RegimedError(f"the daemon takes nothing for {self._timeout} s") from None
-        self._ended()
 
-    def _ended(self):
-        try:
-            self._call.result(timeout=0)
-        except grpc.RpcError as error:
-            raise refused(error) from None
-        raise RegimedError("the stream of counts has ended")
+class SpikeSender(_Stream):
+    """A stream of spike events to one session; `Client.send_spikes` opens it."""
 
-    def close(self) -> ingest_pb2.IngestSummary:
-        """Ends the stream when all is sent; what became of the bins."""
-        if self.summary is None:
-            if not self._done.is_set():
-                self._put(None)
-            try:
-                self.summary = self._call.result(timeout=self._timeout)
-            except grpc.FutureTimeoutError:
-                self._call.cancel()
-                raise RegimedError(f"the daemon gave no summary within {self._timeout} s") from None
-            except grpc.RpcError as error:
-                raise refused(error) from None
-        return self.summary
+    def __init__(self, client: Client, session: regimes_pb2.Session, publisher: str, raises: bool):
+        super().__init__(client, client._ingest.SendSpikes, session, raises)
+        self._publisher = publisher
+        self._number = 0
 
-    def __enter__(self) -> Sender:
-        return self
+    def send(self, times_ns: ArrayLike, channels: ArrayLike, *, until_ns: int = 0) -> None:
+        """Sends events; they need not be sorted.
 
-    def __exit__(self, kind: object, *_: object) -> None:
-        if kind is None:
-            self.close()
-        else:
-            self._call.cancel()
-            self._done.wait(1.0)
+        Parameters
+        ----------
+        times_ns : array_like of int
+            Time of each on the rig's clock, nanoseconds from any epoch.
+        channels : array_like of int
+            Channel of each, from 0.
+        until_ns : int
+            All events before this time are sent, so that bins which end by it may close; without it, the newest event's
+            time. A message without events keeps a silent rig's bins closing.
+
+        Raises
+        ------
+        ValueError
+            Times and channels that do not belong together, or are none.
+        RegimedError
+            The stream has ended, or takes nothing for `Client.timeout` seconds.
+        """
+        self._number += 1
+        s = self._session
+        self._put(spikes_message(s.name, s.n_channels, self._number, times_ns, channels, until_ns, self._publisher))

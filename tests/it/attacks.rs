@@ -1,0 +1,574 @@
+//! What nobody should do to a daemon, done to it: nothing outside stops, freezes or bloats it.
+
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::pin::Pin;
+use std::process::{Child, Command, Stdio};
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use http_body::Frame;
+use prost::Message;
+use regimed::wire::control_client::ControlClient;
+use regimed::wire::ingest_client::IngestClient;
+use regimed::wire::journal_record::What;
+use regimed::wire::{
+    Counts, ListSessionsRequest, StartSessionRequest, StopSessionRequest, SwapModelRequest,
+};
+use tonic::transport::{Channel, Endpoint};
+use zeromq::{Socket, SocketRecv};
+
+use crate::rig::{Daemon, PATIENCE, arg, binary, checkout, config, exchange, message, scraped, spikes};
+
+/// Memory that an attack may take, MiB.
+const MIB_MAX: f64 = 100.0;
+
+fn address(endpoint: &str) -> String {
+    endpoint.split("://").last().expect("an address").to_owned()
+}
+
+/// A session takes a bin and decides it.
+async fn is_well(daemon: &Daemon, sequence: u64) {
+    let one = message("rig", sequence, &spikes(1)[0]);
+    let (decisions, _) = exchange(daemon, futures_util::stream::iter([one])).await;
+    assert_eq!(decisions.len(), 1);
+}
+
+/// A process that nobody listens to: its log goes where it is told to.
+struct Unheard {
+    child: Child,
+    grpc: String,
+    http: String,
+    _folder: tempfile::TempDir,
+}
+
+impl Unheard {
+    fn start(log: Stdio) -> Self {
+        let folder = tempfile::tempdir().expect("a folder");
+        let port = || {
+            let free = TcpListener::bind("127.0.0.1:0").expect("a port");
+            free.local_addr().expect("bound").to_string()
+        };
+        let (grpc, http) = (port(), port());
+        let text = format!(
+            "[grpc]\nlisten = \"{grpc}\"\n[http]\nlisten = \"{http}\"\n[zeromq]\npull = \"\"\npublish = \"\"\n\
+             [[session]]\nname = \"rig\"\nmodel = \"builtin\"\nreadout = \"0\"\n"
+        );
+        let file = folder.path().join("c.toml");
+        std::fs::write(&file, text).expect("written");
+        let child = Command::new(binary())
+            .args(["serve", "--config", arg(&file)])
+            // Every frame of every call is a line.
+            .env("REGIMED_LOG", "trace")
+            .stderr(log)
+            .spawn()
+            .expect("the daemon starts");
+        Self { child, grpc: format!("http://{grpc}"), http, _folder: folder }
+    }
+
+    async fn decide(&self, bins: u64) {
+        let began = Instant::now();
+        let mut client = loop {
+            match IngestClient::connect(self.grpc.clone()).await {
+                Ok(client) => break client,
+                Err(e) => assert!(began.elapsed() < PATIENCE, "{e}"),
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        };
+        let counts = spikes(1);
+        let all: Vec<Counts> = (0..bins).map(|i| message("rig", i, &counts[0])).collect();
+        let mut replies = client.exchange(futures_util::stream::iter(all)).await.expect("accepted").into_inner();
+        let mut n = 0;
+        while let Some(reply) =
+            tokio::time::timeout(PATIENCE, replies.message()).await.expect("in time").expect("no error")
+        {
+            n += u64::from(matches!(
+                reply.reply,
+                Some(regimed::wire::exchange_reply::Reply::Decision(_))
+            ));
+        }
+        assert_eq!(n, bins);
+    }
+
+    fn lost_lines(&self) -> f64 {
+        let mut stream = TcpStream::connect(&self.http).expect("HTTP answers");
+        let head = "GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
+        stream.write_all(head.as_bytes()).expect("sent");
+        let mut text = String::new();
+        stream.read_to_string(&mut text).expect("an answer");
+        scraped(&text, "regimed_log_lines_lost_total", "")
+    }
+
+    fn terminate(&mut self) {
+        let pid = self.child.id().to_string();
+        assert!(Command::new("kill").args(["-TERM", &pid]).status().expect("kill").success());
+        let began = Instant::now();
+        while self.child.try_wait().expect("waiting").is_none() {
+            assert!(began.elapsed() < PATIENCE, "it does not end");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        let status = self.child.wait().expect("ended");
+        assert!(status.success(), "{status}");
+    }
+}
+
+impl Drop for Unheard {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_reads_the_log_stops_delays_and_ends_nothing() {
+    // A pipe that nobody reads.
+    let mut unread = Unheard::start(Stdio::piped());
+    let pipe = unread.child.stderr.take();
+    unread.decide(2000).await;
+    assert!(unread.lost_lines() > 0.0, "the pipe is full");
+    unread.terminate();
+    drop(pipe);
+    // A reader that goes away.
+    let mut gone = Unheard::start(Stdio::piped());
+    drop(gone.child.stderr.take());
+    gone.decide(500).await;
+    assert!(gone.lost_lines() > 0.0);
+    gone.terminate();
+    // A disk that is full.
+    let full = std::fs::File::options().write(true).open("/dev/full").expect("there");
+    let mut full = Unheard::start(Stdio::from(full));
+    full.decide(500).await;
+    assert!(full.lost_lines() > 0.0);
+    full.terminate();
+}
+
+#[test]
+fn a_log_filter_that_chooses_nothing_is_a_fault_at_the_start() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("c.toml");
+    std::fs::write(&file, config("", &["rig"])).expect("written");
+    let out = Command::new(binary())
+        .args(["serve", "--config", arg(&file)])
+        .env("REGIMED_LOG", "regimed=loud")
+        .output()
+        .expect("it runs");
+    let told = String::from_utf8_lossy(&out.stderr);
+    assert!(!out.status.success() && told.contains("REGIMED_LOG") && told.contains("loud"), "{told}");
+}
+
+/// A call's body: bytes of a message that never becomes whole.
+struct Part {
+    chunks: usize,
+    begun: bool,
+}
+
+impl tonic::codegen::Body for Part {
+    type Data = Bytes;
+    type Error = tonic::Status;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, tonic::Status>>> {
+        if !std::mem::replace(&mut self.begun, true) {
+            // Four MiB are claimed.
+            return Poll::Ready(Some(Ok(Frame::data(Bytes::from_static(&[0, 0, 0x3f, 0xff, 0])))));
+        }
+        if self.chunks == 0 {
+            return Poll::Pending;
+        }
+        self.chunks -= 1;
+        Poll::Ready(Some(Ok(Frame::data(Bytes::from(vec![0; 64 << 10])))))
+    }
+}
+
+/// Begins calls of a method on one connection, each with most of a message.
+async fn parts(daemon: &Daemon, method: &'static str, calls: usize) -> Vec<tokio::task::JoinHandle<()>> {
+    use tonic::codegen::{Service, http};
+    let endpoint = Endpoint::from_shared(daemon.grpc.clone()).expect("an endpoint");
+    let channel: Channel = endpoint.connect().await.expect("connected");
+    let call = |_| {
+        let mut channel = channel.clone();
+        tokio::spawn(async move {
+            let body = tonic::body::Body::new(Part { chunks: 60, begun: false });
+            let request = http::Request::post(format!("http://localhost{method}"))
+                .header("content-type", "application/grpc")
+                .header("te", "trailers")
+                .body(body)
+                .expect("a request");
+            let Ok(()) = std::future::poll_fn(|c| channel.poll_ready(c)).await else { return };
+            if let Ok(response) = channel.call(request).await {
+                let mut body = response.into_body();
+                let next = std::future::poll_fn(|c| {
+                    tonic::codegen::Body::poll_frame(Pin::new(&mut body), c)
+                });
+                let _ = tokio::time::timeout(PATIENCE, next).await;
+            }
+        })
+    };
+    (0..calls).map(call).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn messages_that_never_become_whole_take_little_memory_and_no_place_for_long() {
+    let daemon = Daemon::start(&config("", &["rig"]));
+    is_well(&daemon, 0).await;
+    let idle = daemon.resident_mib();
+    let mut calls = Vec::new();
+    for method in [
+        "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
+        "/grpc.health.v1.Health/Watch",
+        "/regimed.v1.Regimes/SubscribeDecisions",
+        "/regimed.v1.Control/StartSession",
+        "/regimed.v1.Ingest/SendCounts",
+        "/regimed.v1.Ingest/Exchange",
+    ] {
+        calls.extend(parts(&daemon, method, 300).await);
+    }
+    for _ in 0..20 {
+        calls.extend(parts(&daemon, "/regimed.v1.Ingest/SendCounts", 20).await);
+    }
+    let began = Instant::now();
+    let mut most = idle;
+    while began.elapsed() < Duration::from_secs(3) {
+        most = most.max(daemon.resident_mib());
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    assert!(most - idle < MIB_MAX, "{idle} MiB idle, {most} under attack");
+    // Beside all that a rig's own bins are taken.
+    for i in 1..50 {
+        is_well(&daemon, i).await;
+    }
+    assert!(daemon.metric("regimed_messages_given_up_total", "no_room") > 0.0);
+    daemon.wait_metric("regimed_messages_given_up_total", "not_whole", 1.0);
+    calls.iter().for_each(tokio::task::JoinHandle::abort);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn subscribers_that_read_nothing_are_not_written_to() {
+    let daemon = Daemon::start(&config("", &["rig"]));
+    is_well(&daemon, 0).await;
+    let idle = daemon.resident_mib();
+    // Calls with windows as large as there are, on connections that are not read.
+    let mut silent = Vec::new();
+    for _ in 0..10 {
+        let endpoint = Endpoint::from_shared(daemon.grpc.clone()).expect("an endpoint");
+        let channel = endpoint
+            .initial_stream_window_size(Some((1 << 31) - 1))
+            .initial_connection_window_size(Some((1 << 31) - 1))
+            .connect()
+            .await
+            .expect("connected");
+        let mut client = regimed::wire::regimes_client::RegimesClient::new(channel);
+        for _ in 0..50 {
+            let request = regimed::wire::SubscribeDecisionsRequest { session: "rig".into(), every: 1 };
+            let stream = client.subscribe_decisions(request).await.expect("subscribed");
+            silent.push(stream.into_inner());
+        }
+    }
+    let counts = spikes(1);
+    let bins = (1..2000).map(|i| message("rig", i, &counts[0]));
+    let (decisions, _) = exchange(&daemon, futures_util::stream::iter(bins.collect::<Vec<_>>())).await;
+    assert!(decisions.len() > 1000);
+    let most = daemon.resident_mib();
+    assert!(most - idle < 2.0 * MIB_MAX, "{idle} MiB idle, {most} with 500 silent subscribers");
+    drop(silent);
+}
+
+/// A ZMTP peer by hand: greeted, and known.
+fn peer(endpoint: &str, kind: &str) -> TcpStream {
+    let mut stream = TcpStream::connect(address(endpoint)).expect("the port is open");
+    let mut hello = vec![0u8; 64];
+    (hello[0], hello[9], hello[10]) = (0xff, 0x7f, 3);
+    hello[12..16].copy_from_slice(b"NULL");
+    let mut properties = vec![11];
+    properties.extend(b"Socket-Type");
+    properties.extend((kind.len() as u32).to_be_bytes());
+    properties.extend(kind.as_bytes());
+    hello.extend([4, (6 + properties.len()) as u8, 5]);
+    hello.extend(b"READY");
+    hello.extend(properties);
+    stream.write_all(&hello).expect("sent");
+    stream
+}
+
+/// Writes until it is done, or the other end has gone.
+fn pour(stream: &mut TcpStream, bytes: &[u8], times: usize) -> bool {
+    stream.set_write_timeout(Some(PATIENCE)).expect("set");
+    (0..times).all(|_| stream.write_all(bytes).is_ok())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn frames_and_subscriptions_without_end_are_cut_and_cost_others_nothing() {
+    let daemon = Daemon::start(&config("", &["rig"]));
+    is_well(&daemon, 0).await;
+    let idle = daemon.resident_mib();
+    // Empty frames of one message, 24 MiB of them.
+    let mut push = peer(&daemon.pull, "PUSH");
+    let done = pour(&mut push, &[1u8, 0].repeat(1 << 19), 24);
+    assert!(!done, "the peer is cut");
+    daemon.wait_metric("regimed_connections_cut_total", "too_many_frames", 1.0);
+    // Two hundred thousand subscriptions, and as often the same one.
+    let mut many = Vec::new();
+    for i in 0..200_000u32 {
+        many.extend([0, 5, 1]);
+        many.extend(i.to_be_bytes());
+    }
+    let mut subscriber = peer(&daemon.publish, "SUB");
+    pour(&mut subscriber, &many, 1);
+    daemon.wait_metric("regimed_connections_cut_total", "too_many_subscriptions", 1.0);
+    let mut again = peer(&daemon.publish, "SUB");
+    let again = std::thread::spawn(move || pour(&mut again, &[0u8, 2, 1, b'r'].repeat(1 << 12), 4));
+    // A name that is another's.
+    let mut named = TcpStream::connect(address(&daemon.publish)).expect("open");
+    let mut hello = vec![0u8; 64];
+    (hello[0], hello[9], hello[10]) = (0xff, 0x7f, 3);
+    hello[12..16].copy_from_slice(b"NULL");
+    hello.extend(b"\x04\x15\x05READY\x08Identity\x00\x00\x00\x02me");
+    named.write_all(&hello).expect("sent");
+    daemon.wait_metric("regimed_connections_cut_total", "identity", 1.0);
+    let most = daemon.resident_mib();
+    assert!(most - idle < MIB_MAX, "{idle} MiB idle, {most} under attack");
+    // Another subscriber hears everything.
+    let mut healthy = zeromq::SubSocket::new();
+    healthy.connect(&daemon.publish).await.expect("connected");
+    healthy.subscribe("rig/decision").await.expect("subscribed");
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    let counts = spikes(1);
+    let bins: Vec<Counts> = (1..=500).map(|i| message("rig", i, &counts[0])).collect();
+    let (decisions, _) = exchange(&daemon, futures_util::stream::iter(bins)).await;
+    assert_eq!(decisions.len(), 500);
+    for i in 1..=500 {
+        let heard = tokio::time::timeout(PATIENCE, healthy.recv()).await.expect("in time");
+        let heard = heard.expect("a message");
+        let decision = regimed::wire::Decision::decode(heard.get(1).expect("a body").as_ref());
+        assert_eq!(decision.expect("a decision").sequence, i);
+    }
+    let _ = again.join();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn connections_that_say_a_little_are_cut_and_newcomers_let_in() {
+    let limits = "[limits]\nconnections_max = 20\nconnections_per_peer_max = 20\n";
+    let daemon = Daemon::start(&config(limits, &["rig"]));
+    let said: [&[u8]; 4] = [b"", b"G", b"GET /metrics HTTP/1.1\r\nHost: lo", b"PRI * HTTP/2.0\r\n\r\nSM"];
+    let ports = [&daemon.grpc, &daemon.pull, &daemon.publish].map(|e| address(e));
+    let mut held = Vec::new();
+    for port in ports.iter().chain([&daemon.http]) {
+        for i in 0..20 {
+            let mut stream = TcpStream::connect(port).expect("the system takes it");
+            let _ = stream.write_all(said[i % said.len()]);
+            held.push(stream);
+        }
+    }
+    // A moment later whoever has something to say is let in on every port.
+    tokio::time::sleep(Duration::from_millis(1500)).await;
+    is_well(&daemon, 0).await;
+    assert_eq!(daemon.get("/metrics").0, 200);
+    let mut push = zeromq::PushSocket::new();
+    push.connect(&daemon.pull).await.expect("connected");
+    let one = message("rig", 1, &spikes(1)[0]).encode_to_vec();
+    zeromq::SocketSend::send(&mut push, Bytes::from(one).into()).await.expect("sent");
+    daemon.wait_metric("regimed_bins_received_total", "rig", 2.0);
+    assert!(daemon.metric("regimed_connections_cut_total", "made_room") >= 3.0);
+    // And who has said no more is gone after a while.
+    let began = Instant::now();
+    for stream in &mut held {
+        stream.set_read_timeout(Some(Duration::from_millis(200))).expect("set");
+        loop {
+            match stream.read(&mut [0; 256]) {
+                Ok(0) => break,
+                Err(e) if e.kind() == std::io::ErrorKind::ConnectionReset => break,
+                _ => assert!(began.elapsed() < PATIENCE, "it is still open: {}", daemon.log()),
+            }
+        }
+    }
+}
+
+fn session(name: &str, more: &str) -> StartSessionRequest {
+    let config =
+        format!("[[session]]\nname = \"{name}\"\nmodel = \"builtin\"\nreadout = \"0\"\n{more}");
+    StartSessionRequest { config }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_start_that_fails_leaves_nothing_and_holds_up_nobody() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let journal = folder.path().join("journal");
+    let text = config(&format!("[journal]\nfolder = \"{}\"\n", arg(&journal)), &["rig"]);
+    let mut daemon = Daemon::start(&text);
+    is_well(&daemon, 0).await;
+    let pipe = folder.path().join("pipe.npz");
+    assert!(Command::new("mkfifo").arg(&pipe).status().expect("mkfifo").success());
+    let model = folder.path().join("model");
+    std::fs::create_dir(&model).expect("made");
+    assert!(Command::new("mkfifo").arg(model.join("model.json")).status().expect("mkfifo").success());
+    let small = folder.path().join("small.npz");
+    let counts = spikes(200).iter().flat_map(|b| b[..4].iter().map(|&c| c as u16)).collect();
+    let recording = regimed::recording::Recording {
+        path: small.clone(),
+        n_channels: 4,
+        bin_width_s: 0.01,
+        trials: vec![regimed::recording::Trial::unlabelled("s", counts, 4)],
+        continuous: true,
+        ..regimed::recording::Recording::default()
+    };
+    regimed::recording::write(&recording, &small).expect("written");
+    let mut control = ControlClient::connect(daemon.grpc.clone()).await.expect("connected");
+    let replay = |file: &std::path::Path, more: &str| {
+        session("other", &format!("[session.replay]\nfile = \"{}\"\n{more}", arg(file)))
+    };
+    let threads = |daemon: &Daemon| {
+        std::fs::read_dir(format!("/proc/{}/task", daemon.pid())).expect("its threads").count()
+    };
+    let named = |daemon: &Daemon, name: &str| {
+        let tasks = std::fs::read_dir(format!("/proc/{}/task", daemon.pid())).expect("its threads");
+        tasks
+            .filter_map(|t| std::fs::read_to_string(t.ok()?.path().join("comm")).ok())
+            .filter(|comm| comm.starts_with(name))
+            .count()
+    };
+    let before = threads(&daemon);
+    for _ in 0..10 {
+        for (request, word) in [
+            (replay(&pipe, ""), "found a pipe"),
+            (replay(&small, ""), "96 channels"),
+            (replay(&small, "speed = 1e-300\n"), "0.001"),
+            (replay(&small, "speed = -1\n"), "speed"),
+            (StartSessionRequest { config: session("other", "").config.replace("builtin", arg(&model)) }, "a pipe"),
+            (session("other", "[session.intan]\n"), "intan.electrodes"),
+            (session("rig", ""), "'rig'"),
+        ] {
+            let said = control.start_session(request).await.expect_err("refused");
+            assert!(said.message().contains(word), "expected {word}: {said}");
+        }
+    }
+    assert_eq!(named(&daemon, "session-other"), 0);
+    // Threads for files come and go; sessions' stay.
+    assert!(threads(&daemon) < before + 20, "{before} threads, then {}", threads(&daemon));
+    is_well(&daemon, 1).await;
+    let listed = daemon.regimes().await.list_sessions(ListSessionsRequest {}).await.expect("listed");
+    assert_eq!(listed.into_inner().sessions.len(), 1);
+    assert!(daemon.terminate().success());
+    let mut started = Vec::new();
+    regimed::journal::read(&journal, |record| {
+        if matches!(record.what, Some(What::SessionStarted(_))) {
+            started.push(record.session);
+        }
+    })
+    .expect("a journal");
+    assert_eq!(started, ["rig"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_client_asked_for_is_done_though_it_has_left() {
+    let daemon = Daemon::start(&config("", &["rig"]));
+    is_well(&daemon, 0).await;
+    let folder = tempfile::tempdir().expect("a folder");
+    for file in ["model.json", "model.safetensors"] {
+        let from = checkout("models/default").join(file);
+        std::fs::copy(from, folder.path().join(file)).expect("copied");
+    }
+    let card = folder.path().join("model.json");
+    let text = std::fs::read_to_string(&card).expect("text").replace("\"limit_cycle\"", "\"rhythm\"");
+    std::fs::write(&card, text).expect("written");
+    let request = SwapModelRequest {
+        session: "rig".into(),
+        model: arg(folder.path()).into(),
+        warm_up_s: 1.0,
+        ..SwapModelRequest::default()
+    };
+    let grpc = daemon.grpc.clone();
+    let asked = request.clone();
+    let asking = tokio::spawn(async move {
+        let mut control = ControlClient::connect(grpc).await.expect("connected");
+        let _ = control.swap_model(asked).await;
+    });
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    asking.abort();
+    // While it is warmed up, others are answered at once, and another swap is told to wait.
+    let mut control = ControlClient::connect(daemon.grpc.clone()).await.expect("connected");
+    let said = control.swap_model(request).await.expect_err("one at a time");
+    assert!(said.message().contains("one swap at a time"), "{said}");
+    let pause = regimed::wire::PauseSessionRequest { session: "rig".into() };
+    control.pause_session(pause).await.expect("paused");
+    let began = Instant::now();
+    while !daemon.session("rig").await.regime_names.contains(&"rhythm".to_owned()) {
+        assert!(began.elapsed() < PATIENCE, "{}", daemon.log());
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_session_that_is_started_and_stopped_at_once_is_there_or_it_is_not() {
+    let daemon = Daemon::start(&config("", &["rig"]));
+    let counts = spikes(1);
+    for round in 0..40 {
+        let run = async |start: bool| {
+            let mut control = ControlClient::connect(daemon.grpc.clone()).await.expect("connected");
+            if start {
+                let _ = control.start_session(session("other", "")).await;
+            } else {
+                let _ = control.stop_session(StopSessionRequest { session: "other".into() }).await;
+            }
+        };
+        let (a, b, c, d): ((), (), (), ()) =
+            tokio::join!(run(true), run(false), run(true), run(false));
+        let _ = (a, b, c, d);
+        let mut control = ControlClient::connect(daemon.grpc.clone()).await.expect("connected");
+        let listed = daemon.regimes().await.list_sessions(ListSessionsRequest {}).await;
+        let listed = listed.expect("listed").into_inner().sessions;
+        let is_listed = listed.iter().any(|s| s.name == "other");
+        let mut client = IngestClient::connect(daemon.grpc.clone()).await.expect("connected");
+        let one = futures_util::stream::iter([message("other", round, &counts[0])]);
+        let taken = client.send_counts(one).await.expect("answered").into_inner().bins_accepted;
+        assert_eq!(taken, u64::from(is_listed), "round {round}");
+        let stopped = control.stop_session(StopSessionRequest { session: "other".into() }).await;
+        assert_eq!(stopped.is_ok(), is_listed, "round {round}: {stopped:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sighup_reads_tokens_again_and_one_bad_file_holds_up_no_other() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = |name: &str| folder.path().join(name);
+    std::fs::write(file("bad"), "first-token-0123456789").expect("written");
+    std::fs::write(file("good"), "good-token-0123456789").expect("written");
+    let tables = format!(
+        "[[token]]\nfile = \"{}\"\nroles = [\"read\"]\n[[token]]\nfile = \"{}\"\nroles = [\"control\"]\n",
+        arg(&file("bad")),
+        arg(&file("good"))
+    );
+    let daemon = Daemon::start(&config(&tables, &["rig"]));
+    let list = async |token: &str| {
+        let mut request = tonic::Request::new(ListSessionsRequest {});
+        let value = format!("Bearer {token}").parse().expect("plain");
+        request.metadata_mut().insert("authorization", value);
+        daemon.regimes().await.list_sessions(request).await.map(tonic::Response::into_inner)
+    };
+    // A file that hangs whoever opens it, in place of the first.
+    std::fs::remove_file(file("bad")).expect("removed");
+    assert!(Command::new("mkfifo").arg(file("bad")).status().expect("mkfifo").success());
+    std::fs::write(file("good"), "new-token-0123456789").expect("written");
+    let pid = daemon.pid().to_string();
+    assert!(Command::new("kill").args(["-HUP", &pid]).status().expect("kill").success());
+    let began = Instant::now();
+    let sessions = loop {
+        match list("new-token-0123456789").await {
+            Ok(listed) => break listed.sessions,
+            Err(e) => assert!(began.elapsed() < PATIENCE, "{e}"),
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    };
+    assert_eq!(sessions.len(), 1);
+    assert!(list("good-token-0123456789").await.is_err());
+    // What the bad file held before stays in force, and that it is bad has a name.
+    let began = Instant::now();
+    while !daemon.log().contains("credentials_unreadable") {
+        assert!(began.elapsed() < PATIENCE, "{}", daemon.log());
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    assert!(list("first-token-0123456789").await.is_ok());
+    assert!(daemon.log().contains("SIGHUP") && daemon.log().contains("token[0].file"));
+}
