@@ -1,13 +1,18 @@
 //! Question: what do loads that no rig should make do to a healthy session beside them, and to memory?
 //! Loads: a session that is sent ten times what it can do; 1000 subscribers of which half never read; 200 connections
-//! that send garbage, again and again; all of these at once; a journal whose disk takes 200 ms for every sync (a
+//! that send garbage, again and again; all of these at once; every attack that docs/security.md lists, at once: parts of
+//! messages on every method, frames and subscriptions without end, messages that name a channel a million times,
+//! connections that say nothing or a little, starts that fail; a journal whose disk takes 200 ms for every sync (a
 //! library put before the system's, made with `cc`), with an event a second.
 //! Budget: the healthy session's p99 at 100 Hz (sent to decision received) at most twice that of the idle daemon; memory
-//! at most 600 MiB; everything dropped counted by reason; afterwards all as before. Loads come over loopback from this
+//! under attack at most 200 MiB above idle, at most 600 MiB in all; everything dropped counted by reason; afterwards all
+//! as before. Loads come over loopback from this
 //! process on the same cores, at a lower priority than the daemon's and the rig's, and end by themselves.
 //!
 //!     cargo bench --bench overload
 
+#[path = "support/attack.rs"]
+mod attack;
 mod support;
 
 use std::io::{Read, Write};
@@ -20,10 +25,11 @@ use std::time::{Duration, Instant};
 
 use futures_util::stream::unfold;
 use regimed::teacher::{Animal, AnimalSettings, Regime, Simulation};
+use regimed::wire::control_client::ControlClient;
 use regimed::wire::exchange_reply::Reply;
 use regimed::wire::ingest_client::IngestClient;
 use regimed::wire::regimes_client::RegimesClient;
-use regimed::wire::{Counts, SubscribeDecisionsRequest};
+use regimed::wire::{Counts, StartSessionRequest, SubscribeDecisionsRequest};
 use support::{Daemon, get, resident_mib};
 
 const CHANNELS: usize = 96;
@@ -32,6 +38,16 @@ const SUBSCRIBERS: usize = 1000;
 const GARBAGE: usize = 200;
 const RATIO_MAX: f64 = 2.0;
 const MIB_MAX: f64 = 600.0;
+const ATTACK_MIB_MAX: f64 = 200.0;
+/// Methods that anybody can call where no token is asked for.
+const METHODS: [&str; 6] = [
+    "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
+    "/grpc.health.v1.Health/Watch",
+    "/regimed.v1.Regimes/SubscribeDecisions",
+    "/regimed.v1.Control/StartSession",
+    "/regimed.v1.Ingest/SendCounts",
+    "/regimed.v1.Ingest/Exchange",
+];
 
 fn counts(session: &str, sequence: u64, bins: usize) -> Counts {
     let value = |i: u64| u32::from((i * 7 + sequence * 13).is_multiple_of(6));
@@ -185,6 +201,89 @@ fn garbage(ports: &[String], going: &AtomicBool) -> u64 {
     made
 }
 
+/// Parts of messages, ever again, on every method and on many connections.
+async fn never_whole(grpc: String, going: Arc<AtomicBool>) -> u64 {
+    let mut calls = 0;
+    while going.load(Ordering::Relaxed) {
+        let mut open = Vec::new();
+        for method in METHODS {
+            open.extend(attack::parts(&grpc, method, 100).await);
+        }
+        for _ in 0..10 {
+            open.extend(attack::parts(&grpc, "/regimed.v1.Ingest/SendCounts", 20).await);
+        }
+        calls += open.len() as u64;
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        open.iter().for_each(tokio::task::JoinHandle::abort);
+    }
+    calls
+}
+
+/// Messages that name one channel a million times, and tables of sessions that cannot be.
+async fn costly(grpc: String, going: Arc<AtomicBool>) -> u64 {
+    let mut ingest = IngestClient::connect(grpc.clone()).await.expect("connected");
+    let mut control = ControlClient::connect(grpc).await.expect("connected");
+    let mut sent = 0;
+    while going.load(Ordering::Relaxed) {
+        let masked = Counts { masked_channels: vec![0; 1_000_000], ..counts("flooded", sent, 20) };
+        let _ = ingest.send_counts(futures_util::stream::iter([masked])).await;
+        let config = "[[session]]\nname = \"no\"\nmodel = \"builtin\"\nreadout = \"0\"\n\
+                      [session.replay]\nfile = \"/dev/null\"\nspeed = 1e-300\n";
+        let _ = control.start_session(StartSessionRequest { config: config.into() }).await;
+        sent += 1;
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    sent
+}
+
+/// Frames and subscriptions without end, and connections that say nothing or a little.
+fn peers_without_end(ports: &[String], going: &AtomicBool) -> u64 {
+    let (frames, topics) = (attack::EMPTY_FRAMES.repeat(1 << 19), attack::subscriptions(200_000));
+    let said: [&[u8]; 4] = [b"", b"G", b"GET / HTTP/1.1\r\nHost: lo", b"PRI * HTTP/2.0\r\n\r\nSM"];
+    let mut made = 0;
+    let mut held = Vec::new();
+    while going.load(Ordering::Relaxed) {
+        let (mut push, mut sub) = (attack::peer(&ports[2], "PUSH"), attack::peer(&ports[3], "SUB"));
+        attack::pour(&mut push, &frames, 8);
+        attack::pour(&mut sub, &topics, 1);
+        for (i, port) in (0..400).zip(ports.iter().cycle()) {
+            let Ok(mut stream) = TcpStream::connect(port) else { continue };
+            let _ = stream.write_all(said[i % said.len()]);
+            held.push(stream);
+        }
+        made += 402;
+        held.drain(..held.len().saturating_sub(2000));
+        std::thread::sleep(Duration::from_millis(500));
+    }
+    made
+}
+
+/// Every attack at once; what is told of it.
+fn attacked(
+    runtime: &tokio::runtime::Runtime,
+    (grpc, ports): (&str, &[String]),
+    measure: impl FnOnce() -> Vec<f64>,
+) -> (Vec<f64>, String) {
+    let going = Arc::new(AtomicBool::new(true));
+    let parts = runtime.spawn(never_whole(grpc.to_owned(), going.clone()));
+    let costly = runtime.spawn(costly(grpc.to_owned(), going.clone()));
+    let (all, on) = (ports.to_vec(), going.clone());
+    let peers = std::thread::spawn(move || {
+        gives_way();
+        peers_without_end(&all, &on)
+    });
+    std::thread::sleep(Duration::from_secs(2));
+    let times = measure();
+    going.store(false, Ordering::Relaxed);
+    let parts = runtime.block_on(parts).expect("attacked");
+    let costly = runtime.block_on(costly).expect("attacked");
+    let peers = peers.join().expect("attacked");
+    let told = format!(
+        "{parts} calls with parts of messages, {costly} costly ones, {peers} peers without end"
+    );
+    (times, told)
+}
+
 fn main() {
     let folder = tempfile::tempdir().expect("a folder");
     let session = |name: &str| {
@@ -272,6 +371,34 @@ fn main() {
             p99 / idle_p99 / RATIO_MAX
         );
     }
+    let watched = Arc::new(AtomicBool::new(true));
+    let watching = {
+        let going = watched.clone();
+        std::thread::spawn(move || {
+            let mut most: f64 = 0.0;
+            while going.load(Ordering::Relaxed) {
+                most = most.max(resident_mib(pid));
+                std::thread::sleep(Duration::from_millis(50));
+            }
+            most
+        })
+    };
+    let before_mib = resident_mib(pid);
+    let measured = || healthy(grpc.clone(), from, SECONDS);
+    let (times, told) = attacked(&runtime, (&grpc, &ports), measured);
+    from += 1_000_000;
+    watched.store(false, Ordering::Relaxed);
+    let most = watching.join().expect("watched");
+    worst_mib = worst_mib.max(most);
+    let (p99, above) = (quantile(&times, 0.99), most - idle_mib);
+    println!(
+        "every attack   p50 {:>6.0} us, p99 {p99:>6.0} us, {most:.0} MiB (before {before_mib:.0}) | p99 {:.2} times idle, \
+         budget {RATIO_MAX}, ratio {:.2} | {above:.0} MiB above idle, budget {ATTACK_MIB_MAX}, ratio {:.2} | {told}",
+        quantile(&times, 0.5),
+        p99 / idle_p99,
+        p99 / idle_p99 / RATIO_MAX,
+        above / ATTACK_MIB_MAX
+    );
     println!(
         "memory         {worst_mib:.0} MiB at most, budget {MIB_MAX}, ratio {:.2}",
         worst_mib / MIB_MAX
@@ -281,6 +408,7 @@ fn main() {
         "regimed_decisions_lost_total",
         "regimed_connections_cut_total",
         "regimed_messages_rejected_total",
+        "regimed_messages_given_up_total",
         "regimed_journal_dropped_total",
     ] {
         for line in series(name) {

@@ -202,12 +202,9 @@ pub fn load(dir: &Path) -> Result<Checkpoint, CheckpointError> {
         files::read(&path, FILE_BYTES_MAX).map_err(io)
     };
     if is_zarr(dir) {
-        return Err(CheckpointError::Wrong {
-            path: dir.to_owned(),
-            what: "folder".into(),
-            expected: format!("a model ({WEIGHTS_FILE} and {CARD_FILE})"),
-            found: "a Zarr store".into(),
-        });
+        let (path, what) = (dir.to_owned(), "folder".into());
+        let (expected, found) = ("a model".into(), "a Zarr store".into());
+        return Err(CheckpointError::Wrong { path, what, expected, found });
     }
     from_bytes(dir, &read(CARD_FILE)?, &read(WEIGHTS_FILE)?)
 }
@@ -315,7 +312,10 @@ fn check_card(card: &Card) -> Result<(), Fault> {
         if !(row.iter().all(|&h| h >= 0.0) && row.iter().sum::<f32>() < 1.0) {
             let expected = "rates of 0 or more with a sum below 1";
             let sum = row.iter().sum::<f32>();
-            let found = format!("rates from {} with a sum of {sum}", row.iter().copied().fold(f32::INFINITY, f32::min));
+            let found = format!(
+                "rates from {} with a sum of {sum}",
+                row.iter().copied().fold(f32::INFINITY, f32::min)
+            );
             return fault(format!("online.hazard_per_bin row {r}"), expected, found);
         }
     }

@@ -63,10 +63,8 @@ fn abort_on_panic() {
         }
         let thread = std::thread::current();
         let backtrace = std::backtrace::Backtrace::capture();
-        let report = format!(
-            "\nthread '{}' {info}\n{backtrace}\n",
-            thread.name().unwrap_or("<unnamed>")
-        );
+        let report =
+            format!("\nthread '{}' {info}\n{backtrace}\n", thread.name().unwrap_or("<unnamed>"));
         // On a thread of its own, as standard error may take nothing.
         let (done, written) = mpsc::channel();
         std::thread::spawn(move || {

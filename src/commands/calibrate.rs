@@ -60,7 +60,9 @@ pub fn run(args: &CalibrateArgs) -> Result<()> {
     }
     let mut checkpoint = if args.model == Path::new(BUILTIN_MODEL) {
         if args.out.is_none() {
-            bail!("--model {BUILTIN_MODEL}: expected --out with a place for the calibrated model, found none");
+            bail!(
+                "--model {BUILTIN_MODEL}: expected --out with a place for the calibrated model, found none"
+            );
         }
         builtin_model()?
     } else {

@@ -425,7 +425,9 @@ mod tests {
     #[test]
     fn two_on_one_port_are_a_fault() {
         let session = |name: &str| {
-            format!("[[session]]\nname = \"{name}\"\nmodel = \"builtin\"\nreadout = \"0\"\n[session.blackrock]\n")
+            format!(
+                "[[session]]\nname = \"{name}\"\nmodel = \"builtin\"\nreadout = \"0\"\n[session.blackrock]\n"
+            )
         };
         let two = session("a") + &session("b");
         assert!(faults(&two).iter().any(|f| f.1 == "session[1].blackrock.listen"));

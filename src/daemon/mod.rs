@@ -209,8 +209,9 @@ fn check_journal(folder: PathBuf, bus: Arc<Bus>) -> Result<()> {
 
 fn tell_damage(reading: &journal::Reading, bus: &Bus) {
     let places = reading.troubles.iter().filter(|t| !t.torn);
-    let mut damage: Vec<String> =
-        places.map(|t| format!("{} bytes at {} of file {:020}.rgj", t.bytes, t.at, t.file)).collect();
+    let mut damage: Vec<String> = places
+        .map(|t| format!("{} bytes at {} of file {:020}.rgj", t.bytes, t.at, t.file))
+        .collect();
     if reading.lost_untold > 0 {
         damage.push(format!("{} records are lost", reading.lost_untold));
     }
@@ -230,14 +231,14 @@ impl Daemon {
         // Where nobody can ask for metrics, none are kept.
         let metrics = config.http_listen.map(|_| telemetry::install());
         let asked = config.clone();
-        let (plans, access) = tokio::task::spawn_blocking(move || {
-            anyhow::Ok((plan(&asked)?, access(&asked)?))
-        })
-        .await??;
+        let (plans, access) =
+            tokio::task::spawn_blocking(move || anyhow::Ok((plan(&asked)?, access(&asked)?)))
+                .await??;
         fronts::raise_open_files();
         let fronts = Fronts::bind(&config).await?;
         let endpoints = fronts.endpoints();
-        let sockets = PrivateSocketDir::new().context("cannot make a private folder for sockets")?;
+        let sockets =
+            PrivateSocketDir::new().context("cannot make a private folder for sockets")?;
         let (closing, closed) = watch::channel(false);
         let (phase, phase_seen) = watch::channel(Phase::Starting);
         let bytes_max = config.message_bytes_max;
@@ -353,8 +354,7 @@ impl Daemon {
                 tokens,
             });
             let tls = access.http_tls.clone();
-            let incoming =
-                admit(listener, Listening { admission: admission(), tls, http1: true })?;
+            let incoming = admit(listener, Listening { admission: admission(), tls, http1: true })?;
             // Ends with the process: health stays visible while draining.
             tasks.push(tokio::spawn(async move {
                 if let Err(e) = axum::serve(incoming, routes).await {

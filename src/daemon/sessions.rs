@@ -117,7 +117,9 @@ impl Sessions {
         }
         let starting = names.taken.values().filter(|t| matches!(t, Taken::Starting)).count();
         if starting >= STARTING_MAX {
-            bail!("expected at most {STARTING_MAX} sessions that are being started, found one more: try again");
+            bail!(
+                "expected at most {STARTING_MAX} sessions that are being started, found one more: try again"
+            );
         }
         names.taken.insert(name.to_owned(), Taken::Starting);
         Ok(Reserved { sessions: self, name: name.to_owned(), kept: false })
@@ -139,9 +141,8 @@ impl Sessions {
         telemetry::session_begins(&name);
         let (config, shared) = (self.config.clone(), self.shared.clone());
         // Recordings and saved states are read there.
-        let started = tokio::task::spawn_blocking(move || {
-            session::start(plan, session, &config, &shared)
-        });
+        let started =
+            tokio::task::spawn_blocking(move || session::start(plan, session, &config, &shared));
         let session = match started.await? {
             Ok(session) => Arc::new(session),
             Err(e) => {

@@ -201,7 +201,9 @@ impl Supervisor {
             format!("expected dynamics that the model knows, found others for {strange_s:.0} s")
         });
         set(Condition::CountsBeyondModel, beyond_now, &|| {
-            format!("expected counts that the model can tell, found larger ones in {beyond} bins so far")
+            format!(
+                "expected counts that the model can tell, found larger ones in {beyond} bins so far"
+            )
         });
         stuck
     }

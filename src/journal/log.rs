@@ -182,7 +182,9 @@ fn recover<S: Storage>(storage: &S, parts: &[Part], kept: &Kept) -> io::Result<R
                 None => (damaged / EVENT_FRAME_BYTES).max(1) as u64,
             };
             if at_most == 0 {
-                found.damage.push(format!("{damaged} bytes at the end of file {}", name(part.first)));
+                found
+                    .damage
+                    .push(format!("{damaged} bytes at the end of file {}", name(part.first)));
                 continue;
             }
             suspect += at_most;

@@ -386,7 +386,8 @@ impl Writer {
 
     fn keep(&mut self, group: &[(u64, Bytes)]) -> std::io::Result<()> {
         // What came before a file stands at its head, where one is begun.
-        let bounds = if self.log.begins_file() { self.numbers(0) } else { JournalRecord::default() };
+        let bounds =
+            if self.log.begins_file() { self.numbers(0) } else { JournalRecord::default() };
         self.log.write(group, || bounds)?;
         if !group.is_empty() {
             self.unsynced.get_or_insert_with(Instant::now);

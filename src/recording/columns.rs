@@ -5,7 +5,7 @@ use std::io::{self, BufReader, BufWriter, Seek, Write};
 use std::path::{Path, PathBuf};
 
 use super::RecordingError;
-use super::npz::Archive;
+use super::archive::Archive;
 
 /// One array that grows, `[rows, width...]`.
 pub struct Column {

@@ -14,7 +14,8 @@ impl Grid {
     pub(super) fn new(width_s: f64) -> Self {
         let ns = width_s * 1e9;
         let whole = ns.round();
-        let width_ns = (whole >= 1.0 && (ns - whole).abs() < 1e-6 * whole.max(1.0)).then_some(whole as i128);
+        let width_ns =
+            (whole >= 1.0 && (ns - whole).abs() < 1e-6 * whole.max(1.0)).then_some(whole as i128);
         Self { width_ns, width_s }
     }
 
@@ -52,9 +53,7 @@ impl Grid {
     /// within them.
     pub(super) fn whole(self, from_s: f64, to_s: f64) -> (i64, i64) {
         let from = match self.width_ns {
-            Some(width) => {
-                clamped(-(-((from_s * 1e9).round() as i128)).div_euclid(width))
-            }
+            Some(width) => clamped(-(-((from_s * 1e9).round() as i128)).div_euclid(width)),
             None => clamped((from_s / self.width_s).ceil() as i128),
         };
         (from, self.bin(to_s))
@@ -71,12 +70,14 @@ mod tests {
 
     #[test]
     fn every_edge_falls_into_the_bin_that_it_begins() {
-        for (width_ms, decimals) in [(10.0, 2), (1.0, 3), (20.0, 2), (5.0, 3), (100.0, 1), (0.5, 4)] {
+        for (width_ms, decimals) in [(10.0, 2), (1.0, 3), (20.0, 2), (5.0, 3), (100.0, 1), (0.5, 4)]
+        {
             let grid = Grid::new(width_ms / 1e3);
             let mut divided_wrong = 0;
             for i in 0..1000i64 {
                 // As a file has it: the nearest number to so many decimals.
-                let edge: f64 = format!("{:.decimals$}", i as f64 * width_ms / 1e3).parse().expect("a number");
+                let edge: f64 =
+                    format!("{:.decimals$}", i as f64 * width_ms / 1e3).parse().expect("a number");
                 assert_eq!(grid.bin(edge), i, "{edge} s in bins of {width_ms} ms");
                 assert_eq!(grid.bin(edge - 1e-6), i - 1);
                 divided_wrong += i64::from((edge / (width_ms / 1e3)).floor() as i64 != i);
@@ -90,7 +91,10 @@ mod tests {
     #[test]
     fn middles_and_whole_bins() {
         let grid = Grid::new(0.01);
-        assert_eq!([0.0, 0.005, 0.006, 0.015, 0.0151].map(|t| grid.from_middle(t)), [0, 0, 1, 1, 2]);
+        assert_eq!(
+            [0.0, 0.005, 0.006, 0.015, 0.0151].map(|t| grid.from_middle(t)),
+            [0, 0, 1, 1, 2]
+        );
         assert_eq!(grid.whole(0.29, 0.57), (29, 57));
         assert_eq!(grid.whole(0.2901, 0.5699), (30, 56));
         assert_eq!([0.29, 0.2901, 0.3].map(|t| grid.last(t)), [28, 29, 29]);

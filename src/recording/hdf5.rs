@@ -7,9 +7,7 @@ use hdf5_reader::error::Error;
 use hdf5_reader::group::Group;
 use hdf5_reader::messages::datatype::Datatype;
 use hdf5_reader::storage::DynStorage;
-use hdf5_reader::{
-    Dataset, ExternalFileResolver, ExternalLinkResolver, Hdf5File, OpenOptions,
-};
+use hdf5_reader::{Dataset, ExternalFileResolver, ExternalLinkResolver, Hdf5File, OpenOptions};
 
 use super::RecordingError;
 
@@ -110,8 +108,7 @@ impl<'a> File<'a> {
             return Err(super::zarr(path));
         }
         let length = crate::files::open(path).and_then(|f| f.metadata()).map_err(io)?.len();
-        let file =
-            Hdf5File::open_with_options(path, options()).map_err(|e| no_hdf5(path, &e))?;
+        let file = Hdf5File::open_with_options(path, options()).map_err(|e| no_hdf5(path, &e))?;
         Self { path, file, length }.whole()
     }
 
@@ -263,8 +260,10 @@ impl<'a> File<'a> {
         let dataset = self.dataset(&key, "a column")?;
         let Ok(reference) = dataset.attribute("elements") else { return Ok(None) };
         let Some(group) = self.group(table, "a table")? else { return Ok(None) };
-        let address =
-            hdf5_reader::reference::resolve_object_reference(&reference.raw_data, group.offset_size());
+        let address = hdf5_reader::reference::resolve_object_reference(
+            &reference.raw_data,
+            group.offset_size(),
+        );
         let name = address.and_then(|address| group.child_name_by_address(address));
         let name = name.ok().flatten().unwrap_or_else(|| format!("{column}_elements"));
         self.texts(&format!("{table}/{name}")).map(Some)
@@ -314,7 +313,8 @@ impl<'a> File<'a> {
 /// A label, unless it is one of the ways to say that there is none.
 pub(super) fn labelled(text: String) -> Option<String> {
     let plain = text.trim();
-    let none = ["", "nan", "n/a", "na", "none", "null"].iter().any(|n| plain.eq_ignore_ascii_case(n));
+    let none =
+        ["", "nan", "n/a", "na", "none", "null"].iter().any(|n| plain.eq_ignore_ascii_case(n));
     (!none).then_some(text)
 }
 

@@ -1,5 +1,6 @@
 //! Recordings: binned spike counts with labels, from files. Bytes in, checked trials out.
 
+mod archive;
 mod columns;
 mod counts;
 mod grid;
@@ -10,10 +11,11 @@ mod nwb;
 
 use std::path::{Path, PathBuf};
 
+pub use archive::{Archive, numbered, trial_starts, write};
 pub use columns::Column;
 pub use counts::{Counts, Spool};
 pub use npy::{Array, Values};
-pub use npz::{Archive, numbered, read, read_from, trial_starts, write};
+pub use npz::{read, read_from};
 pub use nwb::{BIN_MS_DEFAULT, NwbSettings, read_nwb, read_nwb_from};
 
 /// What is wrong with a recording file.
@@ -330,7 +332,10 @@ mod tests {
             ..Recording::default()
         };
         recording.arrange(&names(&["c", "a"])).expect("there");
-        assert_eq!((recording.trials[0].counts.as_slice(), recording.n_channels), (&[3, 1, 6, 4][..], 2));
+        assert_eq!(
+            (recording.trials[0].counts.as_slice(), recording.n_channels),
+            (&[3, 1, 6, 4][..], 2)
+        );
         let said = recording.arrange(&names(&["a", "x"])).expect_err("no x").to_string();
         assert!(said.contains("no channel x of 2"), "{said}");
         assert!(!are_names(&names(&["a", "a"]), 2) && !are_names(&names(&["a", ""]), 2));

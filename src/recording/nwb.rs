@@ -44,11 +44,13 @@ fn intervals(file: &File<'_>, flag: &str, of: &str) -> Result<Intervals, Recordi
     let Some(found) = file.group(&group, "a table of intervals")? else {
         let all = file.group("/intervals", "tables of intervals")?;
         let known = all.and_then(|g| g.member_names().ok());
-        let known = known.map_or_else(|| "no intervals at all".into(), |(groups, _)| groups.join(", "));
+        let known =
+            known.map_or_else(|| "no intervals at all".into(), |(groups, _)| groups.join(", "));
         return Err(file.wrong(&group, "a table of intervals", known));
     };
     if !file.has(&format!("{group}/{column}")) {
-        let known = found.member_names().map_or_else(|_| "nothing".into(), |(_, names)| names.join(", "));
+        let known =
+            found.member_names().map_or_else(|_| "nothing".into(), |(_, names)| names.join(", "));
         return Err(file.wrong(&group, format!("a column '{column}'"), known));
     }
     let times = |name: &str| file.numbers(&format!("{group}/{name}"), "times in seconds");

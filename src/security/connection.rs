@@ -157,8 +157,7 @@ impl Connection {
         // What frames and heads add was not given by anyone.
         let taken = bytes.min(state.untaken);
         state.untaken -= taken;
-        let waiting =
-            if taken > 0 { std::mem::take(&mut state.waiting) } else { Vec::new() };
+        let waiting = if taken > 0 { std::mem::take(&mut state.waiting) } else { Vec::new() };
         drop(state);
         self.all_untaken.0.fetch_sub(taken, Ordering::Relaxed);
         waiting.into_iter().for_each(Waker::wake);

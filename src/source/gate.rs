@@ -112,7 +112,11 @@ impl Gate {
     }
 
     /// One connection to its end; the reason where it was cut.
-    async fn connection(&self, (peer_read, peer_write): Peer, place: Place) -> Option<&'static str> {
+    async fn connection(
+        &self,
+        (peer_read, peer_write): Peer,
+        place: Place,
+    ) -> Option<&'static str> {
         let Ok(mut inner) = UnixStream::connect(&self.behind).await else {
             return Some("shutting_down");
         };

@@ -123,12 +123,7 @@ fn check_counts(
 }
 
 /// Marks the counts of masked channels. Each is named once at most, so that the work is one pass over the message.
-fn mask(
-    s: &PortSettings,
-    message: &Counts,
-    width: usize,
-    flat: &mut [u16],
-) -> Result<(), Refusal> {
+fn mask(s: &PortSettings, message: &Counts, width: usize, flat: &mut [u16]) -> Result<(), Refusal> {
     let named = message.masked_channels.len();
     if named == 0 {
         return Ok(());

@@ -68,7 +68,11 @@ impl Queue {
             let lost = std::mem::take(&mut waiting.lost);
             drop(waiting);
             let written = to.write_all(&line).and_then(|()| {
-                if lost > 0 { writeln!(to, " WARN {lost} lines of the log were lost") } else { Ok(()) }
+                if lost > 0 {
+                    writeln!(to, " WARN {lost} lines of the log were lost")
+                } else {
+                    Ok(())
+                }
             });
             if written.and_then(|()| to.flush()).is_err() {
                 self.locked().lost += lost + 1;

@@ -20,7 +20,7 @@ def first():
     assert (rig.n_channels, rig.bin_width_s) == (96, 0.01)
     # Sent one by one, heard by another.
     heard = []
-    hearing = threading.Thread(target=lambda: heard.extend(itertools.islice(daemon.updates("rig"), 300)))
+    hearing = threading.Thread(target=lambda: heard.extend(itertools.islice(daemon.updates("rig"), 300)), daemon=True)
     hearing.start()
     # The subscription went before whatever is asked for now on the same connection.
     import time

@@ -2,13 +2,10 @@
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
-use std::pin::Pin;
 use std::process::{Child, Command, Stdio};
-use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use http_body::Frame;
 use prost::Message;
 use regimed::wire::control_client::ControlClient;
 use regimed::wire::ingest_client::IngestClient;
@@ -16,17 +13,16 @@ use regimed::wire::journal_record::What;
 use regimed::wire::{
     Counts, ListSessionsRequest, StartSessionRequest, StopSessionRequest, SwapModelRequest,
 };
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::Endpoint;
 use zeromq::{Socket, SocketRecv};
 
-use crate::rig::{Daemon, PATIENCE, arg, binary, checkout, config, exchange, message, scraped, spikes};
+use crate::attack::{EMPTY_FRAMES, address, parts, peer, pour, subscriptions};
+use crate::rig::{
+    Daemon, PATIENCE, arg, binary, checkout, config, exchange, message, scraped, spikes,
+};
 
 /// Memory that an attack may take, MiB.
 const MIB_MAX: f64 = 100.0;
-
-fn address(endpoint: &str) -> String {
-    endpoint.split("://").last().expect("an address").to_owned()
-}
 
 /// A session takes a bin and decides it.
 async fn is_well(daemon: &Daemon, sequence: u64) {
@@ -53,7 +49,7 @@ impl Unheard {
         let (grpc, http) = (port(), port());
         let text = format!(
             "[grpc]\nlisten = \"{grpc}\"\n[http]\nlisten = \"{http}\"\n[zeromq]\npull = \"\"\npublish = \"\"\n\
-             [[session]]\nname = \"rig\"\nmodel = \"builtin\"\nreadout = \"0\"\n"
+             [limits]\nqueue_bins = 8192\n[[session]]\nname = \"rig\"\nmodel = \"builtin\"\nreadout = \"0\"\n"
         );
         let file = folder.path().join("c.toml");
         std::fs::write(&file, text).expect("written");
@@ -78,10 +74,13 @@ impl Unheard {
         };
         let counts = spikes(1);
         let all: Vec<Counts> = (0..bins).map(|i| message("rig", i, &counts[0])).collect();
-        let mut replies = client.exchange(futures_util::stream::iter(all)).await.expect("accepted").into_inner();
+        let mut replies =
+            client.exchange(futures_util::stream::iter(all)).await.expect("accepted").into_inner();
         let mut n = 0;
-        while let Some(reply) =
-            tokio::time::timeout(PATIENCE, replies.message()).await.expect("in time").expect("no error")
+        while let Some(reply) = tokio::time::timeout(PATIENCE, replies.message())
+            .await
+            .expect("in time")
+            .expect("no error")
         {
             n += u64::from(matches!(
                 reply.reply,
@@ -154,60 +153,10 @@ fn a_log_filter_that_chooses_nothing_is_a_fault_at_the_start() {
         .output()
         .expect("it runs");
     let told = String::from_utf8_lossy(&out.stderr);
-    assert!(!out.status.success() && told.contains("REGIMED_LOG") && told.contains("loud"), "{told}");
-}
-
-/// A call's body: bytes of a message that never becomes whole.
-struct Part {
-    chunks: usize,
-    begun: bool,
-}
-
-impl tonic::codegen::Body for Part {
-    type Data = Bytes;
-    type Error = tonic::Status;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        _: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, tonic::Status>>> {
-        if !std::mem::replace(&mut self.begun, true) {
-            // Four MiB are claimed.
-            return Poll::Ready(Some(Ok(Frame::data(Bytes::from_static(&[0, 0, 0x3f, 0xff, 0])))));
-        }
-        if self.chunks == 0 {
-            return Poll::Pending;
-        }
-        self.chunks -= 1;
-        Poll::Ready(Some(Ok(Frame::data(Bytes::from(vec![0; 64 << 10])))))
-    }
-}
-
-/// Begins calls of a method on one connection, each with most of a message.
-async fn parts(daemon: &Daemon, method: &'static str, calls: usize) -> Vec<tokio::task::JoinHandle<()>> {
-    use tonic::codegen::{Service, http};
-    let endpoint = Endpoint::from_shared(daemon.grpc.clone()).expect("an endpoint");
-    let channel: Channel = endpoint.connect().await.expect("connected");
-    let call = |_| {
-        let mut channel = channel.clone();
-        tokio::spawn(async move {
-            let body = tonic::body::Body::new(Part { chunks: 60, begun: false });
-            let request = http::Request::post(format!("http://localhost{method}"))
-                .header("content-type", "application/grpc")
-                .header("te", "trailers")
-                .body(body)
-                .expect("a request");
-            let Ok(()) = std::future::poll_fn(|c| channel.poll_ready(c)).await else { return };
-            if let Ok(response) = channel.call(request).await {
-                let mut body = response.into_body();
-                let next = std::future::poll_fn(|c| {
-                    tonic::codegen::Body::poll_frame(Pin::new(&mut body), c)
-                });
-                let _ = tokio::time::timeout(PATIENCE, next).await;
-            }
-        })
-    };
-    (0..calls).map(call).collect()
+    assert!(
+        !out.status.success() && told.contains("REGIMED_LOG") && told.contains("loud"),
+        "{told}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -224,10 +173,10 @@ async fn messages_that_never_become_whole_take_little_memory_and_no_place_for_lo
         "/regimed.v1.Ingest/SendCounts",
         "/regimed.v1.Ingest/Exchange",
     ] {
-        calls.extend(parts(&daemon, method, 300).await);
+        calls.extend(parts(&daemon.grpc, method, 300).await);
     }
     for _ in 0..20 {
-        calls.extend(parts(&daemon, "/regimed.v1.Ingest/SendCounts", 20).await);
+        calls.extend(parts(&daemon.grpc, "/regimed.v1.Ingest/SendCounts", 20).await);
     }
     let began = Instant::now();
     let mut most = idle;
@@ -247,7 +196,7 @@ async fn messages_that_never_become_whole_take_little_memory_and_no_place_for_lo
 
 #[tokio::test(flavor = "multi_thread")]
 async fn subscribers_that_read_nothing_are_not_written_to() {
-    let daemon = Daemon::start(&config("", &["rig"]));
+    let daemon = Daemon::start(&config("[limits]\nqueue_bins = 8192\n", &["rig"]));
     is_well(&daemon, 0).await;
     let idle = daemon.resident_mib();
     // Calls with windows as large as there are, on connections that are not read.
@@ -262,41 +211,20 @@ async fn subscribers_that_read_nothing_are_not_written_to() {
             .expect("connected");
         let mut client = regimed::wire::regimes_client::RegimesClient::new(channel);
         for _ in 0..50 {
-            let request = regimed::wire::SubscribeDecisionsRequest { session: "rig".into(), every: 1 };
+            let request =
+                regimed::wire::SubscribeDecisionsRequest { session: "rig".into(), every: 1 };
             let stream = client.subscribe_decisions(request).await.expect("subscribed");
             silent.push(stream.into_inner());
         }
     }
     let counts = spikes(1);
     let bins = (1..2000).map(|i| message("rig", i, &counts[0]));
-    let (decisions, _) = exchange(&daemon, futures_util::stream::iter(bins.collect::<Vec<_>>())).await;
+    let (decisions, _) =
+        exchange(&daemon, futures_util::stream::iter(bins.collect::<Vec<_>>())).await;
     assert!(decisions.len() > 1000);
     let most = daemon.resident_mib();
     assert!(most - idle < 2.0 * MIB_MAX, "{idle} MiB idle, {most} with 500 silent subscribers");
     drop(silent);
-}
-
-/// A ZMTP peer by hand: greeted, and known.
-fn peer(endpoint: &str, kind: &str) -> TcpStream {
-    let mut stream = TcpStream::connect(address(endpoint)).expect("the port is open");
-    let mut hello = vec![0u8; 64];
-    (hello[0], hello[9], hello[10]) = (0xff, 0x7f, 3);
-    hello[12..16].copy_from_slice(b"NULL");
-    let mut properties = vec![11];
-    properties.extend(b"Socket-Type");
-    properties.extend((kind.len() as u32).to_be_bytes());
-    properties.extend(kind.as_bytes());
-    hello.extend([4, (6 + properties.len()) as u8, 5]);
-    hello.extend(b"READY");
-    hello.extend(properties);
-    stream.write_all(&hello).expect("sent");
-    stream
-}
-
-/// Writes until it is done, or the other end has gone.
-fn pour(stream: &mut TcpStream, bytes: &[u8], times: usize) -> bool {
-    stream.set_write_timeout(Some(PATIENCE)).expect("set");
-    (0..times).all(|_| stream.write_all(bytes).is_ok())
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -306,17 +234,12 @@ async fn frames_and_subscriptions_without_end_are_cut_and_cost_others_nothing() 
     let idle = daemon.resident_mib();
     // Empty frames of one message, 24 MiB of them.
     let mut push = peer(&daemon.pull, "PUSH");
-    let done = pour(&mut push, &[1u8, 0].repeat(1 << 19), 24);
+    let done = pour(&mut push, &EMPTY_FRAMES.repeat(1 << 19), 24);
     assert!(!done, "the peer is cut");
     daemon.wait_metric("regimed_connections_cut_total", "too_many_frames", 1.0);
     // Two hundred thousand subscriptions, and as often the same one.
-    let mut many = Vec::new();
-    for i in 0..200_000u32 {
-        many.extend([0, 5, 1]);
-        many.extend(i.to_be_bytes());
-    }
     let mut subscriber = peer(&daemon.publish, "SUB");
-    pour(&mut subscriber, &many, 1);
+    pour(&mut subscriber, &subscriptions(200_000), 1);
     daemon.wait_metric("regimed_connections_cut_total", "too_many_subscriptions", 1.0);
     let mut again = peer(&daemon.publish, "SUB");
     let again = std::thread::spawn(move || pour(&mut again, &[0u8, 2, 1, b'r'].repeat(1 << 12), 4));
@@ -352,7 +275,8 @@ async fn frames_and_subscriptions_without_end_are_cut_and_cost_others_nothing() 
 async fn connections_that_say_a_little_are_cut_and_newcomers_let_in() {
     let limits = "[limits]\nconnections_max = 20\nconnections_per_peer_max = 20\n";
     let daemon = Daemon::start(&config(limits, &["rig"]));
-    let said: [&[u8]; 4] = [b"", b"G", b"GET /metrics HTTP/1.1\r\nHost: lo", b"PRI * HTTP/2.0\r\n\r\nSM"];
+    let said: [&[u8]; 4] =
+        [b"", b"G", b"GET /metrics HTTP/1.1\r\nHost: lo", b"PRI * HTTP/2.0\r\n\r\nSM"];
     let ports = [&daemon.grpc, &daemon.pull, &daemon.publish].map(|e| address(e));
     let mut held = Vec::new();
     for port in ports.iter().chain([&daemon.http]) {
@@ -371,7 +295,7 @@ async fn connections_that_say_a_little_are_cut_and_newcomers_let_in() {
     let one = message("rig", 1, &spikes(1)[0]).encode_to_vec();
     zeromq::SocketSend::send(&mut push, Bytes::from(one).into()).await.expect("sent");
     daemon.wait_metric("regimed_bins_received_total", "rig", 2.0);
-    assert!(daemon.metric("regimed_connections_cut_total", "made_room") >= 3.0);
+    assert!(daemon.metric("regimed_connections_cut_total", "made_room") >= 1.0);
     // And who has said no more is gone after a while.
     let began = Instant::now();
     for stream in &mut held {
@@ -403,7 +327,9 @@ async fn a_start_that_fails_leaves_nothing_and_holds_up_nobody() {
     assert!(Command::new("mkfifo").arg(&pipe).status().expect("mkfifo").success());
     let model = folder.path().join("model");
     std::fs::create_dir(&model).expect("made");
-    assert!(Command::new("mkfifo").arg(model.join("model.json")).status().expect("mkfifo").success());
+    assert!(
+        Command::new("mkfifo").arg(model.join("model.json")).status().expect("mkfifo").success()
+    );
     let small = folder.path().join("small.npz");
     let counts = spikes(200).iter().flat_map(|b| b[..4].iter().map(|&c| c as u16)).collect();
     let recording = regimed::recording::Recording {
@@ -436,7 +362,12 @@ async fn a_start_that_fails_leaves_nothing_and_holds_up_nobody() {
             (replay(&small, ""), "96 channels"),
             (replay(&small, "speed = 1e-300\n"), "0.001"),
             (replay(&small, "speed = -1\n"), "speed"),
-            (StartSessionRequest { config: session("other", "").config.replace("builtin", arg(&model)) }, "a pipe"),
+            (
+                StartSessionRequest {
+                    config: session("other", "").config.replace("builtin", arg(&model)),
+                },
+                "a pipe",
+            ),
             (session("other", "[session.intan]\n"), "intan.electrodes"),
             (session("rig", ""), "'rig'"),
         ] {
@@ -448,7 +379,8 @@ async fn a_start_that_fails_leaves_nothing_and_holds_up_nobody() {
     // Threads for files come and go; sessions' stay.
     assert!(threads(&daemon) < before + 20, "{before} threads, then {}", threads(&daemon));
     is_well(&daemon, 1).await;
-    let listed = daemon.regimes().await.list_sessions(ListSessionsRequest {}).await.expect("listed");
+    let listed =
+        daemon.regimes().await.list_sessions(ListSessionsRequest {}).await.expect("listed");
     assert_eq!(listed.into_inner().sessions.len(), 1);
     assert!(daemon.terminate().success());
     let mut started = Vec::new();
@@ -471,7 +403,8 @@ async fn what_a_client_asked_for_is_done_though_it_has_left() {
         std::fs::copy(from, folder.path().join(file)).expect("copied");
     }
     let card = folder.path().join("model.json");
-    let text = std::fs::read_to_string(&card).expect("text").replace("\"limit_cycle\"", "\"rhythm\"");
+    let text =
+        std::fs::read_to_string(&card).expect("text").replace("\"limit_cycle\"", "\"rhythm\"");
     std::fs::write(&card, text).expect("written");
     let request = SwapModelRequest {
         session: "rig".into(),

@@ -1,6 +1,8 @@
 //! The binary and the library from outside. Tests that need a peer which is not here say so on standard
 //! error in a line that begins with `SKIPPED`, and `.ci/run` counts those lines.
 
+#[path = "../../benches/support/attack.rs"]
+mod attack;
 mod attacks;
 mod bad_input;
 mod commands;
@@ -19,8 +21,8 @@ mod open_ephys;
 mod page;
 mod peer;
 mod prometheus;
-mod recordings;
 mod readme;
+mod recordings;
 mod redis;
 mod reference;
 mod rig;

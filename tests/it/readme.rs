@@ -8,7 +8,10 @@ use crate::rig::{Daemon, binary, checkout};
 /// Text of README's blocks: indented commands, and fenced ones by their language.
 fn blocks(text: &str, language: &str) -> Vec<String> {
     let fence = format!("```{language}\n");
-    text.split(&fence).skip(1).map(|b| b.split("```").next().unwrap_or_default().to_owned()).collect()
+    text.split(&fence)
+        .skip(1)
+        .map(|b| b.split("```").next().unwrap_or_default().to_owned())
+        .collect()
 }
 
 #[test]

@@ -105,7 +105,10 @@ fn labels_may_be_texts_channels_have_names_and_nothing_is_guessed() {
         (with("channels", texts(&["E1", "E1"])), ["channels", "each once"]),
         (with("regime", texts(&["run", "fly"])), ["'fly'", "rest, run"]),
         (
-            vec![("spikes", npy("|u1", "(4, 2)", &[1; 8])), ("dt", npy("<f8", "()", &f64s(&[0.01])))],
+            vec![
+                ("spikes", npy("|u1", "(4, 2)", &[1; 8])),
+                ("dt", npy("<f8", "()", &f64s(&[0.01]))),
+            ],
             ["no such key", "dt, spikes"],
         ),
         (

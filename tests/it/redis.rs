@@ -277,7 +277,12 @@ async fn events_reach_a_consumer_group_once_and_in_order_over_a_restart_of_redis
 }
 
 /// One bin of a graph, under an id of its own.
-async fn bin(redis: &mut ::redis::aio::MultiplexedConnection, id: &str, i: u64, fields: &[(&str, &[u8])]) {
+async fn bin(
+    redis: &mut ::redis::aio::MultiplexedConnection,
+    id: &str,
+    i: u64,
+    fields: &[(&str, &[u8])],
+) {
     let mut command = ::redis::cmd("XADD");
     command.arg("binned_spikes").arg(id).arg("i").arg(i.to_le_bytes().as_slice());
     for (name, value) in fields {
@@ -290,9 +295,22 @@ async fn bin(redis: &mut ::redis::aio::MultiplexedConnection, id: &str, i: u64, 
 async fn a_server_that_refuses_or_was_emptied_is_told_once_and_read_on() {
     let Some(server) = Redis::start("redis::refuses") else { return };
     let client = ::redis::Client::open(server.url()).expect("an address");
-    let mut redis = client.get_multiplexed_async_connection().await.expect("connected");
+    let began = Instant::now();
+    let mut redis = loop {
+        match client.get_multiplexed_async_connection().await {
+            Ok(redis) => break redis,
+            // Not quite there yet.
+            Err(e) => assert!(began.elapsed() < PATIENCE, "{e}"),
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    };
     // Something else under the stream's name.
-    let () = ::redis::cmd("SET").arg("binned_spikes").arg("x").query_async(&mut redis).await.expect("set");
+    let () = ::redis::cmd("SET")
+        .arg("binned_spikes")
+        .arg("x")
+        .query_async(&mut redis)
+        .await
+        .expect("set");
     let daemon = Daemon::start(&brand(&server.url(), ""));
     let began = Instant::now();
     while !daemon.log().contains("WRONGTYPE") {
@@ -301,7 +319,8 @@ async fn a_server_that_refuses_or_was_emptied_is_told_once_and_read_on() {
     }
     tokio::time::sleep(Duration::from_secs(3)).await;
     assert_eq!(daemon.log().matches("WRONGTYPE").count(), 1, "{}", daemon.log());
-    let () = ::redis::cmd("DEL").arg("binned_spikes").query_async(&mut redis).await.expect("deleted");
+    let () =
+        ::redis::cmd("DEL").arg("binned_spikes").query_async(&mut redis).await.expect("deleted");
     let counts = vec![1u8; 96];
     let began = Instant::now();
     let mut i = 0;
@@ -314,7 +333,8 @@ async fn a_server_that_refuses_or_was_emptied_is_told_once_and_read_on() {
     }
     // Emptied, and filled again under smaller ids.
     let heard = daemon.metric("regimed_bins_total", "rig");
-    let () = ::redis::cmd("DEL").arg("binned_spikes").query_async(&mut redis).await.expect("deleted");
+    let () =
+        ::redis::cmd("DEL").arg("binned_spikes").query_async(&mut redis).await.expect("deleted");
     let began = Instant::now();
     while !daemon.log().contains("was emptied") {
         assert!(began.elapsed() < PATIENCE, "{}", daemon.log());
@@ -331,11 +351,22 @@ async fn a_server_that_refuses_or_was_emptied_is_told_once_and_read_on() {
     }
     daemon.wait_metric("regimed_bins_rejected_total", "rig", 10.0);
     daemon.check_accounts("rig").await;
-    assert_eq!(daemon.log().matches("an entry was refused").count(), before + 1, "{}", daemon.log());
+    assert_eq!(
+        daemon.log().matches("an entry was refused").count(),
+        before + 1,
+        "{}",
+        daemon.log()
+    );
     // Counters that are none are not kept.
     let huge = vec![b'x'; 1 << 20];
     for n in 0..50 {
-        bin(&mut redis, &format!("3-{}", n + 1), i + 20 + n, &[("samples", &counts), ("sync", &huge)]).await;
+        bin(
+            &mut redis,
+            &format!("3-{}", n + 1),
+            i + 20 + n,
+            &[("samples", &counts), ("sync", &huge)],
+        )
+        .await;
     }
     daemon.wait_metric("regimed_bins_total", "rig", heard + 70.0);
     assert!(daemon.log().contains("4096 bytes in 'sync'"), "{}", daemon.log());
