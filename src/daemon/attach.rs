@@ -248,3 +248,65 @@ pub(super) fn attach(
     }
     attached
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{self, Config};
+    use crate::daemon::plan;
+
+    /// A session of the built-in model whose readout knows its channels, or does not.
+    fn session(source: &str, names: Option<&str>) -> Result<SessionConfig> {
+        let text =
+            format!("[[session]]\nname = \"rig\"\nmodel = \"builtin\"\nreadout = \"0\"\n{source}");
+        let config = config::parse_session(&text)?;
+        let all = Config { sessions: vec![config.clone()], ..Config::default() };
+        let mut plan = plan(&all)?.remove(0);
+        let n = plan.readout.n_channels();
+        plan.readout.channels = names.map(|of| (0..n).map(|i| format!("{of}{i}")).collect());
+        named(config, &plan)
+    }
+
+    fn listed(mut session: SessionConfig) -> Vec<String> {
+        electrodes(&mut session).map(|(_, list, _)| list.clone()).unwrap_or_default()
+    }
+
+    #[test]
+    fn channels_go_by_name_and_no_order_is_made_up() {
+        let intan = "[session.intan]\n";
+        let from_model = listed(session(intan, Some("A-")).expect("the readout's names"));
+        assert_eq!((from_model.len(), from_model[3].as_str()), (96, "A-3"));
+        // In whatever order they are listed, a name is its channel's.
+        let some = "[session.intan]\nelectrodes = [\"A-7\", \"A-0\"]\n";
+        assert_eq!(listed(session(some, Some("A-")).expect("known"))[7], "A-7");
+        // A list of other names says which is which by its order.
+        assert_eq!(listed(session(some, Some("unit")).expect("a list")), ["A-7", "A-0"]);
+        assert_eq!(listed(session(some, None).expect("a list")), ["A-7", "A-0"]);
+        let mixed = "[session.intan]\nelectrodes = [\"A-7\", \"B-0\"]\n";
+        let said = session(mixed, Some("A-")).expect_err("half known").to_string();
+        assert!(said.contains("B-0"), "{said}");
+        for source in
+            [intan, "[session.open_ephys]\n", "[session.blackrock]\nsplit_sorted = true\n"]
+        {
+            let said = session(source, None).expect_err("no names at all").to_string();
+            assert!(said.contains("who fires first") && said.contains("calibrate_s"), "{said}");
+        }
+        // Numbers are an order of their own.
+        for source in [
+            "[session.blackrock]\n",
+            "[session.open_ephys]\nthreshold_sd = -4.5\n",
+            "[session.brand]\n",
+        ] {
+            assert!(session(source, None).is_ok(), "{source}");
+        }
+        let new = "[session.intan]\n".to_owned();
+        let text = format!(
+            "[[session]]\nname = \"rig\"\nmodel = \"builtin\"\nchannels = 8\ncalibrate_s = 30\n{new}"
+        );
+        let config = config::parse_session(&text).expect("good");
+        let all = Config { sessions: vec![config.clone()], ..Config::default() };
+        let plan = plan(&all).expect("fits").remove(0);
+        let found = named(config, &plan).expect("it learns both");
+        assert!(learns_order(&found));
+    }
+}

@@ -171,6 +171,7 @@ impl Assembly {
         self.port.heard(newest.max(message.until_ns), received);
         let mut inner = self.enter();
         let feed = self.hear(&mut inner, &message.publisher, received)?;
+        inner.binner.begin_message();
         let mut taken = SpikesTaken {
             messages_lost: self.number(&mut inner, message),
             ..SpikesTaken::default()
@@ -236,6 +237,7 @@ impl Assembly {
         }
         self.port.heard(self.end_ns(last), received);
         let feed = self.hear(inner, &message.publisher, received)?;
+        inner.binner.begin_message();
         let channels: Vec<usize> = message.channels.iter().map(|&c| c as usize).collect();
         inner.binner.owns(feed, &channels);
         let expected = inner.binner.complete_of(feed);
@@ -281,6 +283,7 @@ impl Assembly {
         let result = self.check_open(feed).and_then(|()| {
             let mut inner = self.enter();
             let at = self.hear(&mut inner, feed, received)?;
+            inner.binner.begin_message();
             for &event in events {
                 if event.bin >= BIN_MAX {
                     taken.refuse(RejectReason::Malformed, || {

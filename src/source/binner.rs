@@ -62,7 +62,10 @@ pub(super) struct Binner {
     feeds: Vec<Feed>,
     /// Feeds without which no bin is complete.
     expected: usize,
+    /// The last event far from the open bins, and how many in a row were near it.
     stray: (u64, u32),
+    /// Whether such a run may be believed now: it began in a message before.
+    believes: bool,
 }
 
 impl Binner {
@@ -79,7 +82,13 @@ impl Binner {
             feeds: Vec::new(),
             expected,
             stray: (0, 0),
+            believes: true,
         }
+    }
+
+    /// The events that follow are of one message: by itself it moves no clock, however many they are.
+    pub(super) fn begin_message(&mut self) {
+        self.believes = self.stray.1 > 0;
     }
 
     /// A feed's number; `None` where there are too many.
@@ -133,7 +142,7 @@ impl Binner {
             let (last, run) = self.stray;
             let near = run > 0 && bin.abs_diff(last) < self.open_max;
             self.stray = (bin, if near { run + 1 } else { 1 });
-            return match (self.stray.1 >= JUMP_RUN, bin < first) {
+            return match (self.stray.1 >= JUMP_RUN && self.believes, bin < first) {
                 (true, _) => Placed::Jump,
                 (false, true) => Placed::Late,
                 (false, false) => Placed::Ahead,
@@ -295,6 +304,26 @@ mod tests {
         for _ in 0..100 {
             assert_eq!(b.add(50_000, 0, 1), Placed::Late);
         }
+    }
+
+    #[test]
+    fn one_message_moves_no_clock_however_many_events_it_has() {
+        let mut b = Binner::new(1, 100, 1);
+        b.begin_message();
+        assert_eq!(b.add(1000, 0, 1), Placed::Taken);
+        b.begin_message();
+        for i in 0..1000 {
+            assert_eq!(b.add((1 << 59) + i % 3, 0, 1), Placed::Ahead);
+        }
+        b.begin_message();
+        assert_eq!(b.add(1001, 0, 1), Placed::Taken, "nothing else has changed");
+        // Where the next one agrees, it is believed at once.
+        b.begin_message();
+        for _ in 0..30 {
+            assert_eq!(b.add(90_000, 0, 1), Placed::Ahead);
+        }
+        b.begin_message();
+        assert_eq!(b.add(90_001, 0, 1), Placed::Jump);
     }
 
     proptest! {

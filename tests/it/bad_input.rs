@@ -244,3 +244,76 @@ fn a_damaged_model_is_refused_with_what_was_expected() {
     assert!(refused(b"{", &weights).contains("model card"));
     regimed::checkpoint::from_bytes(&model, &card, &weights).expect("the undamaged one loads");
 }
+
+#[test]
+fn what_is_too_little_or_not_the_same_is_said_in_words() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let place = |name: &str| folder.path().join(name);
+    let (few, model) = (place("few.npz"), place("model"));
+    let made = |out: &std::path::Path, tasks: &str, seconds: &str| {
+        let (good, _, told) = run(&[
+            "simulate",
+            "--out",
+            arg(out),
+            "--animals",
+            "1",
+            "--tasks",
+            tasks,
+            "--trials",
+            "1",
+            "--seconds",
+            seconds,
+            "--channels",
+            "8",
+            "--no-truth",
+        ]);
+        assert!(good, "{told}");
+    };
+    made(&few, "1", "0.1");
+    let (good, _, told) = run(&["pretrain", arg(&few), "--out", arg(&model)]);
+    assert!(!good && told.contains("at least 100 bins to learn from, found"), "{told}");
+    let some = place("some.npz");
+    made(&some, "2", "0.5");
+    let quick = [
+        "pretrain",
+        arg(&some),
+        "--units",
+        "16",
+        "--rank",
+        "2",
+        "--embedding",
+        "2",
+        "--out",
+        arg(&model),
+    ];
+    let (good, _, told) = run(&[&quick[..], &["--steps", "6", "--checkpoint-every", "3"]].concat());
+    assert!(good && told.contains("s to learn from; expect little"), "{told}");
+    // An interrupted training goes on with its own settings alone: what differs is named.
+    let state = model.join("training.safetensors");
+    let mut child = std::process::Command::new(crate::rig::binary())
+        .args([&quick[..], &["--steps", "100000", "--checkpoint-every", "1"]].concat())
+        .stderr(std::process::Stdio::null())
+        .spawn()
+        .expect("it runs");
+    let began = std::time::Instant::now();
+    while !state.exists() {
+        assert!(began.elapsed() < crate::rig::PATIENCE, "no state");
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+    child.kill().expect("killed");
+    let _ = child.wait();
+    let other = ["--steps", "100000", "--batch", "7", "--resume"];
+    let (good, _, told) = run(&[&quick[..], &other[..]].concat());
+    assert!(!good && told.contains("found --batch 7, it was begun with --batch 96"), "{told}");
+    assert!(!told.contains("--seed") && !told.contains("Dimensions"), "{told}");
+    // The model in the binary can be calibrated, to another place.
+    let calibrate = ["calibrate", arg(&some), "--model", "builtin", "--session", "new"];
+    let (good, _, told) = run(&calibrate);
+    assert!(!good && told.contains("--out"), "{told}");
+    let out = place("calibrated");
+    let (good, _, told) = run(&[&calibrate[..], &["--out", arg(&out), "--steps", "3"]].concat());
+    assert!(good && out.join("model.json").exists(), "{told}");
+    // A file that is not there has no line.
+    let (good, _, told) = run(&["serve", "--config", arg(&place("none.toml"))]);
+    assert!(!good && told.contains("cannot be read") && !told.contains("line 0"), "{told}");
+}
