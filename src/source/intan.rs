@@ -171,3 +171,60 @@ impl Reader {
         self.status.metrics.taken.increment(1);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::source::{AssemblySettings, Kind, Port, PortSettings};
+
+    fn spike(sample: u32, channel: u8) -> Vec<u8> {
+        let mut bytes = MAGIC.to_vec();
+        bytes.extend(format!("A-{channel:03}").bytes());
+        bytes.extend(sample.to_le_bytes());
+        bytes.push(1);
+        bytes
+    }
+
+    #[test]
+    fn a_sample_gone_wrong_is_refused_and_a_run_begun_anew_is_one_new_recording() {
+        let mut outlet = Port::open(PortSettings {
+            session: "rig".into(),
+            n_channels: 2,
+            bin_width_s: 0.01,
+            queue_bins: 4096,
+            gap_bins_max: 1000,
+        });
+        let assembly = Arc::new(Assembly::new(outlet.port.clone(), AssemblySettings::default()));
+        let status = Arc::new(Status::new("rig", "intan", LossAccounting::Estimated));
+        let names = ["A-000", "A-001"].map(String::from).to_vec();
+        let settings = Settings { electrodes: names, reorder_ms: 0.0, ..Settings::default() };
+        let mut reader = Reader::new(&settings, assembly, status);
+        let mut send =
+            |sample: u32| reader.take(&spike(sample, (sample % 2) as u8), Received::now());
+        // Ten seconds, in which some samples go wrong: one bit of each.
+        for i in 0..1000u32 {
+            send(5_000_000 + i * 300);
+            if i % 100 == 50 {
+                send((5_000_000 + i * 300) ^ (1 << 29));
+            }
+        }
+        // Stop and run: from 0, and on the third day, when the counter is past its middle.
+        for i in 0..1000u32 {
+            send(i * 300);
+        }
+        for i in 0..1000u32 {
+            send(3_000_000_000 + i * 300);
+        }
+        for i in 0..1000u32 {
+            send(i * 300);
+        }
+        let mut counts = [0; 2];
+        let seen: Vec<_> = std::iter::from_fn(|| outlet.pop(&mut counts)).map(|h| h.kind).collect();
+        let starts = seen.iter().filter(|k| **k == Kind::Start).count();
+        let bins = seen.iter().filter(|k| **k == Kind::Bin).count();
+        assert_eq!(starts, 4, "one recording for each run");
+        // Of each run begun anew the first two samples are not believed, and the last bins are open.
+        assert!((3985..=4000).contains(&bins), "{bins} bins");
+        assert!(!seen.iter().any(|k| matches!(k, Kind::Missing(_))), "{seen:?}");
+    }
+}

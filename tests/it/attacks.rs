@@ -431,6 +431,13 @@ async fn what_a_client_asked_for_is_done_though_it_has_left() {
         assert!(began.elapsed() < PATIENCE, "{}", daemon.log());
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
+    // One that would be warmed up for longer than the test waits does not hold up the end.
+    let long = SwapModelRequest { session: "rig".into(), warm_up_s: 60.0, ..Default::default() };
+    let swapping = tokio::spawn(async move { control.swap_model(long).await });
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    let mut daemon = daemon;
+    assert!(daemon.terminate().success(), "{}", daemon.log());
+    assert!(swapping.await.expect("joined").is_err());
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -79,6 +79,9 @@ pub fn run(args: &EvaluateArgs) -> Result<()> {
         checkpoint.model = (checkpoint.model.at_bin_width(first.bin_width_s))
             .map_err(|e| anyhow::anyhow!("{}: {e}", first.path.display()))?;
     }
+    let counts = recordings.iter().flat_map(|r| &r.trials).flat_map(|t| &t.counts);
+    let largest = counts.max().copied().unwrap_or(0);
+    super::calibrate::warn_of_counts(&checkpoint.model, f32::from(largest));
     let decisions = args.decisions.is_some().then(Decisions::default);
     let mut scored = score(&checkpoint, &recordings, args.false_changes_per_min, decisions)?;
     if let (Some(path), Some(decisions)) = (&args.decisions, &scored.tally.decisions) {
