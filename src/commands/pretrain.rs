@@ -167,12 +167,6 @@ pub fn run(args: &PretrainArgs) -> Result<()> {
         data.bin_width_s * 1e3,
         data.held_out.len()
     );
-    if data.training_bins() < BINS_MIN {
-        bail!(
-            "expected at least {BINS_MIN} bins to learn from, found {} (a model needs minutes of each regime)",
-            data.training_bins()
-        );
-    }
     let seconds = data.training_bins() as f64 * data.bin_width_s;
     let needed = SECONDS_PER_REGIME * data.regime_names.len().max(1) as f64;
     if seconds < needed {
@@ -228,13 +222,20 @@ fn gather(args: &PretrainArgs) -> Result<(Arc<Dataset>, Vec<DataFile>)> {
     let mut gathering = Gathering::new(Some(spool));
     let mut files = Vec::new();
     let mut names = Names::default();
+    let mut bins = 0;
     for path in &args.data {
         let mut recording = args.recordings.read(path).context("cannot use this recording")?;
         if args.recordings.session.is_none() {
             names.tell_apart(&mut recording);
         }
+        bins += recording.n_bins();
         gathering.add(&recording)?;
         files.push(checkpoint::data_file(path)?);
+    }
+    if bins < BINS_MIN {
+        bail!(
+            "expected at least {BINS_MIN} bins to learn from, found {bins} (a model needs minutes of each regime)"
+        );
     }
     Ok((Arc::new(gathering.finish()?), files))
 }

@@ -260,7 +260,7 @@ fn what_is_too_little_or_not_the_same_is_said_in_words() {
             "--tasks",
             tasks,
             "--trials",
-            "1",
+            "2",
             "--seconds",
             seconds,
             "--channels",
@@ -269,11 +269,11 @@ fn what_is_too_little_or_not_the_same_is_said_in_words() {
         ]);
         assert!(good, "{told}");
     };
-    made(&few, "1", "0.1");
+    made(&few, "1", "0.05");
     let (good, _, told) = run(&["pretrain", arg(&few), "--out", arg(&model)]);
     assert!(!good && told.contains("at least 100 bins to learn from, found"), "{told}");
     let some = place("some.npz");
-    made(&some, "2", "0.5");
+    made(&some, "3", "0.5");
     let quick = [
         "pretrain",
         arg(&some),
