@@ -48,7 +48,8 @@ impl Access {
             let tokens = self.tokens.clone();
             files.push(Arc::new(move || tokens.reread(file)));
         }
-        for tls in [&self.grpc_tls, &self.http_tls].into_iter().flatten().cloned() {
+        for tls in [&self.grpc_tls, &self.http_tls].into_iter().flatten() {
+            let tls = tls.clone();
             files.push(Arc::new(move || tls.reread()));
         }
         files

@@ -332,19 +332,24 @@ impl Sessions {
         Ok(told)
     }
 
-    /// Ends all sessions within `drain`; the names of those that had not done what waited.
-    pub(super) async fn end_all(&self, drain: Duration) -> Vec<String> {
-        let began = Instant::now();
-        let mut running = Vec::new();
+    /// No session starts any more; those that ran, whose names say that they are ending.
+    fn close(&self) -> Vec<Arc<Running>> {
         let mut names = self.locked();
         names.closed = true;
+        let mut running = Vec::new();
         for taken in names.taken.values_mut() {
             if let Taken::Running(session) = taken {
                 running.push(session.clone());
                 *taken = Taken::Ending;
             }
         }
-        drop(names);
+        running
+    }
+
+    /// Ends all sessions within `drain`; the names of those that had not done what waited.
+    pub(super) async fn end_all(&self, drain: Duration) -> Vec<String> {
+        let began = Instant::now();
+        let running = self.close();
         for session in &running {
             session.port.close();
         }

@@ -37,7 +37,7 @@ impl Grid {
     }
 
     /// The first bin whose middle is not before a time.
-    pub(super) fn from_middle(self, time_s: f64) -> i64 {
+    pub(super) fn first_middle(self, time_s: f64) -> i64 {
         let bin = match self.width_ns {
             // ceil((2 t - w) / 2 w)
             Some(width) => {
@@ -92,14 +92,14 @@ mod tests {
     fn middles_and_whole_bins() {
         let grid = Grid::new(0.01);
         assert_eq!(
-            [0.0, 0.005, 0.006, 0.015, 0.0151].map(|t| grid.from_middle(t)),
+            [0.0, 0.005, 0.006, 0.015, 0.0151].map(|t| grid.first_middle(t)),
             [0, 0, 1, 1, 2]
         );
         assert_eq!(grid.whole(0.29, 0.57), (29, 57));
         assert_eq!(grid.whole(0.2901, 0.5699), (30, 56));
         assert_eq!([0.29, 0.2901, 0.3].map(|t| grid.last(t)), [28, 29, 29]);
         assert_eq!(grid.bin(-0.001), -1);
-        assert_eq!(grid.from_middle(-0.006), -1);
+        assert_eq!(grid.first_middle(-0.006), -1);
         assert_eq!(Grid::new(1.0 / 3.0).bin(1.0), 3);
         assert_eq!(grid.bin(f64::INFINITY), i64::MAX / 4);
     }

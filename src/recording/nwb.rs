@@ -226,7 +226,7 @@ impl Bins {
                 names.push(value.clone());
                 names.len() - 1
             });
-            let (from, to) = (self.grid.from_middle(*start), self.grid.from_middle(*stop));
+            let (from, to) = (self.grid.first_middle(*start), self.grid.first_middle(*stop));
             let (from, to) = (self.place(from), self.place(to));
             marked[from..to.max(from)].fill(Some(index));
         }

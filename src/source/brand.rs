@@ -361,7 +361,7 @@ impl Reader {
     fn number(&mut self, entry: &StreamId, field: &'static str) -> Result<u64, Refusal> {
         let bytes = bytes(entry, field)?;
         let digits = !bytes.is_empty() && bytes.iter().all(u8::is_ascii_digit);
-        let known = self.binary.iter().any(|known| *known == (field, bytes.len()));
+        let known = self.binary.contains(&(field, bytes.len()));
         if digits && !known {
             let text = std::str::from_utf8(bytes).ok().and_then(|t| t.parse().ok());
             return text.ok_or_else(|| not_a_number(field, bytes));

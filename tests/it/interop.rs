@@ -111,7 +111,7 @@ fn files_as_people_have_them_are_read_or_refused_with_the_reason() {
     assert_eq!(plain.trials[0].session, "plain", "as the file is named");
     // What was not observed is not there.
     let seen = read_nwb(&file("observed"), &NwbSettings::default()).expect("reads");
-    let bins: Vec<usize> = seen.trials.iter().map(|t| t.n_bins()).collect();
+    let bins: Vec<usize> = seen.trials.iter().map(regimed::recording::Trial::n_bins).collect();
     assert_eq!((bins, seen.continuous), (vec![500, 1000, 2000], false));
     // A spike at an edge is in the bin that it begins: in each bin one.
     let edges = read_nwb(&file("edges"), &NwbSettings::default()).expect("reads");
