@@ -242,15 +242,15 @@ impl Daemon {
         let (closing, closed) = watch::channel(false);
         let (phase, phase_seen) = watch::channel(Phase::Starting);
         let bytes_max = config.message_bytes_max;
-        let in_flight = InFlight::new(bytes_max);
-        // One for each port: whoever fills one leaves the others as they are.
+        // One of each for each port: whoever fills one leaves the others as they are.
+        let in_flight = || InFlight::new(bytes_max);
         let admission = || Admission::new(config.connections);
         let gate = |name: &str, side: Side| Gate {
             behind: sockets.socket(name),
             side,
             message_bytes_max: bytes_max,
             admission: admission(),
-            in_flight: in_flight.clone(),
+            in_flight: in_flight(),
         };
         let mut tasks = Vec::new();
 
@@ -305,7 +305,7 @@ impl Daemon {
         let control = ControlService(sessions.clone());
         let streams = u32::try_from(config.streams_per_connection_max).unwrap_or(u32::MAX);
         let tokens = access.tokens.clone();
-        let room = in_flight.clone();
+        let room = in_flight();
         // Every service takes messages of its own size at most: of these, only counts are long.
         macro_rules! guarded {
             ($service:expr, $needs:expr, $bytes_max:expr) => {

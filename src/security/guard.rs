@@ -85,7 +85,8 @@ where
     }
 
     fn call(&mut self, request: http::Request<Body>) -> Self::Future {
-        let open = peer(&request).map(Peer::request);
+        let keeps_place = !(self.needs)(request.uri().path()).is_empty();
+        let open = peer(&request).map(|p| p.request(keeps_place));
         if let Err(status) = self.check(&request) {
             return Box::pin(async move { Ok(status.into_http()) });
         }
@@ -224,6 +225,9 @@ impl<B: HttpBody<Data = Bytes> + Unpin> HttpBody for Answer<B> {
             && let Some(data) = frame.data_ref()
         {
             self.open.given(data.len());
+        }
+        if frame.is_none() || self.inner.is_end_stream() {
+            self.open.ended();
         }
         Poll::Ready(frame)
     }

@@ -1,6 +1,6 @@
 //! Messages that have begun to come and are not whole: how many bytes they may claim together. Where there is no room
-//! for one more, the one that began first is given up. A message that comes at once is never that one, so that those
-//! who send slowly, or never end, hold up each other and nobody else.
+//! for one more, the one of which nothing has come for longest is given up. A message that comes at once is never that
+//! one, so that those who send slowly, or never end, hold up each other and nobody else.
 
 use std::collections::{BTreeMap, HashMap};
 use std::future::Future;
@@ -41,7 +41,7 @@ struct Entry {
 struct Held {
     next: u64,
     bytes: usize,
-    /// In the order in which they began.
+    /// In the order in which something of them came last.
     messages: BTreeMap<u64, Entry>,
     by_connection: HashMap<u64, usize>,
 }
@@ -64,6 +64,19 @@ impl Held {
         telemetry::message_given_up("no_room");
         entry.cut.given_up.store(true, Ordering::Release);
         entry.cut.waker.wake();
+    }
+
+    /// Something more of a message came; its number from now on.
+    fn go_on(&mut self, number: u64) -> u64 {
+        let Some(entry) = self.messages.remove(&number) else { return number };
+        self.add(entry)
+    }
+
+    fn add(&mut self, entry: Entry) -> u64 {
+        let number = self.next;
+        self.next += 1;
+        self.messages.insert(number, entry);
+        number
     }
 
     fn of(&self, connection: u64) -> usize {
@@ -117,17 +130,20 @@ impl InFlight {
         {
             held.give_up(oldest);
         }
-        let number = held.next;
-        held.next += 1;
         held.bytes += bytes;
         *held.by_connection.entry(connection).or_default() += bytes;
-        held.messages.insert(number, Entry { bytes, connection, cut: cut.clone() });
+        let number = held.add(Entry { bytes, connection, cut: cut.clone() });
         drop(held);
         Incomplete { room: self.clone(), number, cut }
     }
 }
 
 impl Incomplete {
+    /// Something more of it came.
+    pub fn go_on(&mut self) {
+        self.number = self.room.locked().go_on(self.number);
+    }
+
     /// Ready once the message is given up.
     pub fn poll_given_up(&self, context: &mut Context<'_>) -> Poll<()> {
         self.cut.waker.register(context.waker());
@@ -159,7 +175,11 @@ impl Account {
             return;
         };
         let same = self.held.as_ref().is_some_and(|h| h.0 == number);
-        if same && self.held.as_ref().is_some_and(|h| h.1 == bytes) {
+        if let Some((_, claimed, message)) = &mut self.held
+            && same
+            && *claimed == bytes
+        {
+            message.go_on();
             return;
         }
         if !same {
@@ -212,7 +232,7 @@ mod tests {
     }
 
     #[test]
-    fn the_oldest_gives_way_and_what_is_whole_gives_its_room_back() {
+    fn the_one_that_stands_still_longest_gives_way_and_what_is_whole_gives_its_room_back() {
         let room = InFlight::new(1 << 20);
         let mib = 1 << 20;
         let mut slow: Vec<_> = (0..32).map(|c| room.begin(c, mib)).collect();
@@ -224,6 +244,11 @@ mod tests {
         slow.remove(5);
         let next = room.begin(100, mib);
         assert!(!slow[1..].iter().any(is_given_up) && !is_given_up(&next));
+        // Of which something came, does not give way yet.
+        slow[1].go_on();
+        let more = [101, 102].map(|c| room.begin(c, mib));
+        assert!(!is_given_up(&slow[1]) && is_given_up(&slow[2]));
+        drop((slow.remove(2), more));
         // One connection's own are bounded apart.
         let own: Vec<_> = (0..6).map(|_| room.begin(200, mib)).collect();
         assert_eq!(own.iter().filter(|m| is_given_up(m)).count(), 2);

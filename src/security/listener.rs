@@ -87,6 +87,7 @@ pub struct Admission {
 /// A place among the connections, free again when it is dropped.
 pub struct Place {
     connection: Arc<Connection>,
+    untaken: Arc<Untaken>,
     open: Arc<Mutex<Open>>,
 }
 
@@ -123,7 +124,7 @@ impl Admission {
         if let Some(peer) = peer {
             *open.peers.entry(peer).or_default() += 1;
         }
-        Ok(Place { connection, open: self.open.clone() })
+        Ok(Place { connection, untaken: self.untaken.clone(), open: self.open.clone() })
     }
 }
 
@@ -132,6 +133,12 @@ impl Place {
     #[must_use]
     pub fn peer(&self) -> Peer {
         Peer(self.connection.clone())
+    }
+
+    /// What is sent to the connections of this port and not taken.
+    #[must_use]
+    pub fn untaken(&self) -> &Untaken {
+        &self.untaken
     }
 
     /// Resolves when another has been given its place.
@@ -150,21 +157,57 @@ impl Drop for Place {
 trait Io: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Io for T {}
 
-/// A connection that was let in. It ends where it makes no request, or sends what is none.
+/// How HTTP/2 begins.
+const HTTP2: &[u8] = b"PRI ";
+
+/// A connection that was let in. It ends where it makes no request, sends what is none, or takes nothing.
 pub struct Stream {
     io: Box<dyn Io>,
     place: Place,
     /// When it is looked at whether it has outstayed.
     look: Pin<Box<Sleep>>,
-    /// Bytes that may come without a request being made of them: of HTTP/1, whose requests are read whole. HTTP/2 has
-    /// bounds of its own, and sends what follows a request at once.
-    bytes_max: Option<usize>,
+    /// HTTP/1 alone.
+    http1: Option<Http1>,
+    /// Why it is to end: counted once.
+    ends: Option<&'static str>,
+}
+
+/// What is asked of a connection on which HTTP/1 is spoken, whose requests are read whole. HTTP/2 has bounds of its own,
+/// and sends what follows a request at once: where it is not expected it is refused.
+#[derive(Default)]
+struct Http1 {
+    /// Bytes that have come and are as HTTP/2 begins; `None` once one was not.
+    as_http2: Option<usize>,
+}
+
+impl Http1 {
+    fn new() -> Self {
+        Self { as_http2: Some(0) }
+    }
+
+    /// Bytes came, `unread` with those before of which no request was made.
+    fn judge(&mut self, bytes: &[u8], unread: usize) -> Result<(), &'static str> {
+        if let Some(seen) = self.as_http2
+            && !bytes.is_empty()
+        {
+            let left = &HTTP2[seen..];
+            let n = left.len().min(bytes.len());
+            if left[..n] != bytes[..n] {
+                self.as_http2 = None;
+            } else if n == left.len() {
+                return Err("http2");
+            } else {
+                self.as_http2 = Some(seen + n);
+            }
+        }
+        if unread > REQUEST_BYTES_MAX { Err("oversized_request") } else { Ok(()) }
+    }
 }
 
 impl Stream {
-    fn new(io: Box<dyn Io>, place: Place, bytes_max: Option<usize>) -> Self {
+    fn new(io: Box<dyn Io>, place: Place, http1: bool) -> Self {
         let look = Box::pin(tokio::time::sleep(FIRST_REQUEST));
-        Self { io, place, look, bytes_max }
+        Self { io, place, look, http1: http1.then(Http1::new), ends: None }
     }
 
     /// Who is at the other end.
@@ -173,22 +216,36 @@ impl Stream {
         self.place.peer()
     }
 
-    /// An error where the connection is to end.
+    /// An error where the connection is to end. Asked wherever the connection is used: one that is blocked by what it is
+    /// to send is not read.
     fn judge(&mut self, context: &mut Context<'_>) -> io::Result<()> {
-        let cut = |reason| {
-            telemetry::connection_cut(reason);
-            Err(io::Error::new(io::ErrorKind::TimedOut, reason))
-        };
+        if let Some(reason) = self.ends {
+            return Err(io::Error::new(io::ErrorKind::ConnectionAborted, reason));
+        }
         if self.place.connection.poll_given_up(context).is_ready() {
             return Err(io::Error::new(io::ErrorKind::ConnectionAborted, "made_room"));
         }
         while self.look.as_mut().poll(context).is_ready() {
             match self.place.connection.overdue(Instant::now()) {
                 Ok(next) => self.look.as_mut().reset(next.into()),
-                Err(reason) => return cut(reason),
+                Err(reason) => return Err(self.cut(reason)),
             }
         }
         Ok(())
+    }
+
+    fn cut(&mut self, reason: &'static str) -> io::Error {
+        telemetry::connection_cut(reason);
+        self.ends = Some(reason);
+        io::Error::new(io::ErrorKind::ConnectionAborted, reason)
+    }
+
+    fn wrote(&self, wrote: &Poll<io::Result<usize>>) {
+        match wrote {
+            Poll::Ready(Ok(n)) => self.place.connection.written(*n),
+            Poll::Ready(Err(_)) => {}
+            Poll::Pending => self.place.connection.blocked(),
+        }
     }
 }
 
@@ -201,11 +258,12 @@ impl AsyncRead for Stream {
         self.judge(context)?;
         let before = buffer.filled().len();
         ready!(Pin::new(&mut self.io).poll_read(context, buffer))?;
-        let connection = &self.place.connection;
-        let unread = connection.read(buffer.filled().len() - before);
-        if self.bytes_max.is_some_and(|most| unread > most) {
-            telemetry::connection_cut("oversized_request");
-            return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, "no request")));
+        let bytes = &buffer.filled()[before..];
+        let unread = self.place.connection.read(bytes.len());
+        if let Some(http1) = &mut self.http1
+            && let Err(reason) = http1.judge(bytes, unread)
+        {
+            return Poll::Ready(Err(self.cut(reason)));
         }
         Poll::Ready(Ok(()))
     }
@@ -217,12 +275,14 @@ impl AsyncWrite for Stream {
         context: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        let n = ready!(Pin::new(&mut self.io).poll_write(context, bytes))?;
-        self.place.connection.written(n);
-        Poll::Ready(Ok(n))
+        self.judge(context)?;
+        let wrote = Pin::new(&mut self.io).poll_write(context, bytes);
+        self.wrote(&wrote);
+        wrote
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.judge(context)?;
         Pin::new(&mut self.io).poll_flush(context)
     }
 
@@ -235,9 +295,10 @@ impl AsyncWrite for Stream {
         context: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let n = ready!(Pin::new(&mut self.io).poll_write_vectored(context, bufs))?;
-        self.place.connection.written(n);
-        Poll::Ready(Ok(n))
+        self.judge(context)?;
+        let wrote = Pin::new(&mut self.io).poll_write_vectored(context, bufs);
+        self.wrote(&wrote);
+        wrote
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -293,7 +354,7 @@ pub struct Listening {
     pub admission: Admission,
     /// Encrypts, where there is one.
     pub tls: Option<Arc<Tls>>,
-    /// HTTP/1; otherwise HTTP/2.
+    /// HTTP/1 alone; otherwise HTTP/2.
     pub http1: bool,
 }
 
@@ -304,7 +365,6 @@ pub struct Listening {
 pub fn admit(listener: TcpListener, how: Listening) -> io::Result<Incoming> {
     let address = listener.local_addr()?;
     let (sender, streams) = mpsc::channel(WAITING);
-    let bytes_max = how.http1.then_some(REQUEST_BYTES_MAX);
     tokio::spawn(async move {
         loop {
             let accepted = tokio::select! {
@@ -330,7 +390,7 @@ pub fn admit(listener: TcpListener, how: Listening) -> io::Result<Incoming> {
                 };
                 match began {
                     Ok(Ok(io)) => {
-                        let _ = sender.send(Stream::new(io, place, bytes_max)).await;
+                        let _ = sender.send(Stream::new(io, place, how.http1)).await;
                     }
                     Ok(Err(e)) => {
                         telemetry::connection_cut("no_handshake");
@@ -371,7 +431,7 @@ pub fn admit_unix(listener: UnixListener, admission: Admission) -> Incoming {
             match accepted {
                 Ok((stream, _)) => {
                     let Ok(place) = admission.place(None) else { continue };
-                    let stream = Stream::new(Box::new(stream), place, None);
+                    let stream = Stream::new(Box::new(stream), place, false);
                     if sender.send(stream).await.is_err() {
                         return;
                     }
@@ -414,7 +474,7 @@ mod tests {
         let admission = Admission::new(Limits { connections: 2, per_peer: 2 });
         let address = Some(SocketAddr::from(([10, 0, 0, 1], 1)));
         let busy = admission.place(address).expect("room");
-        let request = busy.peer().request();
+        let request = busy.peer().request(true);
         let idle = admission.place(address).expect("room");
         assert!(admission.place(address).is_err(), "not at once");
         tokio::time::sleep(Duration::from_millis(1100)).await;

@@ -8,7 +8,7 @@ mod listener;
 mod tls;
 mod tokens;
 
-pub use connection::{OpenRequest, Peer};
+pub use connection::{OpenRequest, Peer, Untaken};
 pub use guard::{Answer, Guarded};
 pub use in_flight::{Account, GivenUp, InFlight, Incomplete};
 pub use listener::{Admission, Incoming, Limits, Listening, Place, Stream, admit, admit_unix};

@@ -15,7 +15,7 @@ use tokio::net::{TcpListener, UnixListener, UnixStream};
 use tokio::sync::mpsc;
 
 use super::frames::{Frames, Side};
-use crate::security::{Account, Admission, InFlight, Place};
+use crate::security::{Account, Admission, InFlight, Place, Untaken};
 use crate::telemetry;
 
 /// A greeting, and what the peer says of itself, are whole after so long.
@@ -28,6 +28,8 @@ const STALLED: Duration = Duration::from_secs(5);
 pub const WAITING_BYTES_MAX: usize = 4 << 20;
 /// Bytes moved at a time.
 const CHUNK: usize = 64 << 10;
+/// The same, where all peers together leave so much that memory is in danger.
+const WAITING_BYTES_MAX_IN_NEED: usize = 256 << 10;
 /// What keeping a piece costs beside its bytes, about.
 const CHUNK_COST: usize = 64;
 /// Frames that a subscriber may send at once; what it sends beyond is taken more slowly.
@@ -123,7 +125,7 @@ impl Gate {
         let (inner_read, inner_write) = inner.split();
         tokio::select! {
             reason = self.inward(peer_read, inner_write, &place) => reason,
-            reason = outward(inner_read, peer_write) => reason,
+            reason = outward(inner_read, peer_write, place.untaken()) => reason,
             // Counted where it was taken.
             () = place.taken() => None,
         }
@@ -159,6 +161,12 @@ impl Gate {
                 }
             };
             let given_up = std::future::poll_fn(|context| account.poll_given_up(context));
+            // One that never lets the reader wait is not asked below.
+            if let Some((at, reason)) = until
+                && at <= tokio::time::Instant::now()
+            {
+                return Some(reason);
+            }
             let n = tokio::select! {
                 biased;
                 read = from.read(&mut buffer) => match read {
@@ -174,7 +182,7 @@ impl Gate {
             }
             account.set(frames.incomplete());
             if in_use.is_none() && frames.is_ready() {
-                in_use = Some(place.peer().request());
+                in_use = Some(place.peer().request(true));
             }
             if to.write_all(&pass).await.is_err() {
                 return None;
@@ -187,13 +195,40 @@ impl Gate {
     }
 }
 
+/// Bytes that wait for one peer, among those that wait for all.
+struct Waiting<'a> {
+    all: &'a Untaken,
+    own: AtomicUsize,
+}
+
+impl Waiting<'_> {
+    /// So many more wait; false where they are too many.
+    fn has_room_for(&self, bytes: usize) -> bool {
+        self.all.add(bytes);
+        let own = self.own.fetch_add(bytes, Ordering::Relaxed) + bytes;
+        own <= if self.all.is_much() { WAITING_BYTES_MAX_IN_NEED } else { WAITING_BYTES_MAX }
+    }
+
+    fn remove(&self, bytes: usize) {
+        self.own.fetch_sub(bytes, Ordering::Relaxed);
+        self.all.remove(bytes);
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.all.remove(*self.own.get_mut());
+    }
+}
+
 /// Takes whatever the socket behind has at once: its own queue, which has no small bound, stays empty, and what waits
 /// here has one.
 async fn outward(
     mut from: impl AsyncRead + Unpin,
     mut to: impl AsyncWrite + Unpin,
+    all: &Untaken,
 ) -> Option<&'static str> {
-    let waiting = AtomicUsize::new(0);
+    let waiting = Waiting { all, own: AtomicUsize::new(0) };
     let (chunks, mut taken) = mpsc::unbounded_channel::<Vec<u8>>();
     let gathering = async {
         let mut buffer = vec![0u8; CHUNK];
@@ -202,8 +237,7 @@ async fn outward(
                 Ok(0) | Err(_) => return None,
                 Ok(n) => n,
             };
-            let cost = n + CHUNK_COST;
-            if waiting.fetch_add(cost, Ordering::Relaxed) + cost > WAITING_BYTES_MAX {
+            if !waiting.has_room_for(n + CHUNK_COST) {
                 return Some("slow_subscriber");
             }
             if chunks.send(buffer[..n].to_vec()).is_err() {
@@ -218,7 +252,7 @@ async fn outward(
                 Ok(Err(_)) => return None,
                 Err(_) => return Some("stalled_subscriber"),
             }
-            waiting.fetch_sub(chunk.len() + CHUNK_COST, Ordering::Relaxed);
+            waiting.remove(chunk.len() + CHUNK_COST);
         }
         None
     };

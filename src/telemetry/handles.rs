@@ -16,6 +16,8 @@ pub(super) fn begin() {
         "no_request",
         "idle",
         "oversized_request",
+        "takes_nothing",
+        "http2",
         "made_room",
     ] {
         counter!(CONNECTIONS_CUT, "reason" => reason).increment(0);

@@ -280,9 +280,10 @@ async fn connections_that_say_a_little_are_cut_and_newcomers_let_in() {
     let ports = [&daemon.grpc, &daemon.pull, &daemon.publish].map(|e| address(e));
     let mut held = Vec::new();
     for port in ports.iter().chain([&daemon.http]) {
-        for i in 0..20 {
+        // What is cut at once leaves room for those that say nothing at all.
+        for i in 0..40 {
             let mut stream = TcpStream::connect(port).expect("the system takes it");
-            let _ = stream.write_all(said[i % said.len()]);
+            let _ = stream.write_all(if i < 20 { said[i % said.len()] } else { said[0] });
             held.push(stream);
         }
     }
@@ -308,6 +309,71 @@ async fn connections_that_say_a_little_are_cut_and_newcomers_let_in() {
             }
         }
     }
+}
+
+/// How HTTP/2 begins, and settings that are as they are.
+const HTTP2: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
+/// A question to which HTTP/2 must answer at once.
+const PING: &[u8] = b"\0\0\x08\x06\0\0\0\0\012345678";
+
+/// Says `first`, then `again` until the other end takes no more, and reads nothing.
+fn flood(port: &str, first: &[u8], again: &[u8]) -> TcpStream {
+    let mut stream = TcpStream::connect(port).expect("the system takes it");
+    let _ = stream.write_all(first);
+    stream.set_write_timeout(Some(Duration::from_millis(50))).expect("set");
+    let many = again.repeat(1000);
+    let began = Instant::now();
+    while began.elapsed() < Duration::from_secs(2) && stream.write_all(&many).is_ok() {}
+    stream
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn connections_that_take_nothing_end_when_their_place_is_given_away() {
+    let limits = "[limits]\nconnections_max = 10\nconnections_per_peer_max = 10\n";
+    let daemon = Daemon::start(&config(limits, &["rig"]));
+    is_well(&daemon, 0).await;
+    let before = daemon.metric("process_open_fds", "");
+    let (grpc, http) = (address(&daemon.grpc), daemon.http.clone());
+    let page = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n";
+    for round in 1..4 {
+        let mut held = Vec::new();
+        for _ in 0..10 {
+            held.push(flood(&grpc, HTTP2, PING));
+            held.push(flood(&http, b"", page));
+        }
+        tokio::time::sleep(Duration::from_millis(1500)).await;
+        is_well(&daemon, round).await;
+        assert_eq!(daemon.get("/metrics").0, 200);
+        std::mem::forget(held);
+    }
+    // Those whose place was given away have ended: what is open has the bound that it should have.
+    let open = daemon.metric("process_open_fds", "") - before;
+    assert!(open <= 25.0, "{open} more descriptors are open: {}", daemon.log());
+    // The port of HTTP/1 speaks nothing else.
+    let mut other = TcpStream::connect(&http).expect("the system takes it");
+    other.write_all(HTTP2).expect("sent");
+    other.set_read_timeout(Some(PATIENCE)).expect("set");
+    assert!(matches!(other.read(&mut [0; 64]), Ok(0) | Err(_)), "it is answered");
+    assert!(daemon.metric("regimed_connections_cut_total", "http2") >= 1.0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn calls_that_anybody_may_make_keep_no_place() {
+    let limits = "[limits]\nconnections_max = 5\nconnections_per_peer_max = 5\n";
+    let daemon = Daemon::start(&config(limits, &["rig"]));
+    let mut watching = Vec::new();
+    for _ in 0..5 {
+        let channel = Endpoint::from_shared(daemon.grpc.clone()).expect("an endpoint");
+        let channel = channel.connect().await.expect("connected");
+        let mut health = tonic_health::pb::health_client::HealthClient::new(channel);
+        let request = tonic_health::pb::HealthCheckRequest { service: String::new() };
+        let mut stream = health.watch(request).await.expect("watched").into_inner();
+        assert!(stream.message().await.expect("an answer").is_some());
+        watching.push((health, stream));
+    }
+    tokio::time::sleep(Duration::from_millis(1500)).await;
+    is_well(&daemon, 0).await;
+    assert!(daemon.metric("regimed_connections_cut_total", "made_room") >= 1.0);
 }
 
 fn session(name: &str, more: &str) -> StartSessionRequest {
