@@ -379,7 +379,8 @@ fn identity(files: &[DataFile], s: &TrainingSettings, r: &RecordingArgs) -> Stri
     let hashes: Vec<&str> = files.iter().map(|f| f.sha256.as_str()).collect();
     let part = |f: Option<f64>| f.map_or("none".into(), |f| f.to_string());
     let Dimensions { embedding, rank, units, hidden: [h1, h2] } = s.dims;
-    let lines: [(&str, String); 17] = [
+    let text = |t: &Option<String>| t.clone().unwrap_or_else(|| "none".into());
+    let lines: [(&str, String); 20] = [
         ("recordings", hashes.join("+")),
         ("--steps", s.steps.to_string()),
         ("--batch", s.batch.to_string()),
@@ -397,6 +398,9 @@ fn identity(files: &[DataFile], s: &TrainingSettings, r: &RecordingArgs) -> Stri
         ("--bin-ms", part(r.bin_ms)),
         ("--first", part(r.first)),
         ("--last", part(r.last)),
+        ("--labels", text(&r.labels)),
+        ("--tasks", text(&r.tasks)),
+        ("--session", text(&r.session)),
     ];
     lines.map(|(name, value)| format!("{name} {value}")).join("\n")
 }

@@ -44,8 +44,15 @@ impl Names {
         }
         if self.0.iter().any(|(n, p)| *n == own && *p != path) {
             let folder = path.parent().and_then(Path::file_name).map(|f| f.to_string_lossy());
-            let name = format!("{}-{own}", folder.unwrap_or_default());
+            let with_folder = format!("{}-{own}", folder.unwrap_or_default());
+            let mut name = with_folder.clone();
+            let mut number = 2;
+            while self.0.iter().any(|(n, _)| *n == name) {
+                name = format!("{with_folder}-{number}");
+                number += 1;
+            }
             recording.trials.iter_mut().for_each(|t| t.session.clone_from(&name));
+            self.0.push((name, path.clone()));
         }
         self.0.push((own, path));
     }

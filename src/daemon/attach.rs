@@ -33,7 +33,15 @@ pub(super) fn named(mut session: SessionConfig, plan: &Plan) -> Result<SessionCo
     let names = plan.readout.channels.as_deref();
     if electrodes.is_empty() {
         match names {
-            Some(names) => *electrodes = names.to_vec(),
+            // A rig that goes by numbers goes on to do so, where the names are none.
+            Some(names) if learns || names.iter().all(|n| n.parse::<u32>().is_ok()) => {
+                *electrodes = names.to_vec();
+            }
+            Some(_) => tracing::warn!(
+                session = session.name,
+                "{key}.electrodes: expected the rig's names of the readout's channels, found none: the rig's channel 1 \
+                 is taken for the readout's first, and so on"
+            ),
             None if learns && !is_new => bail!(
                 "{key}.electrodes: expected the rig's names of the readout's {} channels, in their order, found none: \
                  channels would be numbered by who fires first, which the readout does not know (list them as on the \

@@ -207,13 +207,16 @@ impl Sessions {
         let session = self.find(name)?;
         self.mark_ending(name, &session)?;
         let late = end(&session, Duration::from_secs_f64(self.config.drain_s)).await;
-        let told = self.described(&session)?;
+        let told = self.described(&session);
         self.bus.remove(name);
         self.bus.conditions.forget(name);
         telemetry::session_state(name, "stopped");
-        self.note_end(&told);
+        if let Ok(told) = &told {
+            self.note_end(told);
+        }
         telemetry::session_ends(name);
         self.locked().taken.remove(name);
+        let told = told?;
         tracing::info!(session = name, bins = told.bins, "session stopped");
         if late {
             bail!("'{name}' was stopped before it had done all bins that waited");
@@ -361,7 +364,13 @@ impl Sessions {
             if let Ok(told) = self.described(&session) {
                 self.note_end(&told);
             }
+            self.locked().taken.remove(session.bus.name());
         }
+        // Those that were being started or stopped when this began.
+        while !self.locked().taken.is_empty() && began.elapsed() < drain {
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+        late.extend(self.locked().taken.keys().cloned());
         late
     }
 }
@@ -373,6 +382,10 @@ async fn end(session: &Running, drain: Duration) -> bool {
         task.abort();
     }
     session.port.close();
+    // A port that one of them listens at is free when it has ended.
+    for task in &mut tasks.sources {
+        let _ = tokio::time::timeout(OUTS_PATIENCE, task).await;
+    }
     let late = tokio::time::timeout(drain, &mut tasks.publishing).await.is_err();
     session.bus.end();
     let patience = tokio::time::Instant::now() + OUTS_PATIENCE.min(drain);

@@ -155,6 +155,10 @@ impl Supervisor {
             counted: (bins, 0),
             beyond: false,
         });
+        // Another session of the same name.
+        if bins < before.counted.0 {
+            (before.counted, before.beyond) = ((bins, 0), false);
+        }
         if bins != before.bins || totals.waiting == 0 {
             (before.bins, before.progress) = (bins, now);
         }
@@ -168,7 +172,8 @@ impl Supervisor {
         let (bins_then, beyond_then) = before.counted;
         let passed = bins.saturating_sub(bins_then);
         if passed >= BEYOND_BINS {
-            before.beyond = (beyond - beyond_then) as f64 > BEYOND_SHARE * passed as f64;
+            before.beyond =
+                beyond.saturating_sub(beyond_then) as f64 > BEYOND_SHARE * passed as f64;
             before.counted = (bins, beyond);
         }
         let beyond_now = before.beyond;

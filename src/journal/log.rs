@@ -128,6 +128,9 @@ fn recover<S: Storage>(storage: &S, parts: &[Part], kept: &Kept) -> io::Result<R
     let mut found = Recovery { ended: parts.is_empty(), ..Recovery::default() };
     // What is certainly lost, and where the sessions stood before it.
     let mut suspect = 0u64;
+    // Of the records behind one, to another, those of which the other place of the numbers does not know.
+    let known = kept.newest.as_ref().map_or(0, |(kept, _)| kept.last_record);
+    let beyond = |from: u64, to: u64| to.saturating_sub(from.max(known));
     for (i, part) in parts.iter().enumerate().skip(from) {
         if let Some((bounds, time_ns)) = &part.head {
             found.id.clone_from(&bounds.journal_id);
@@ -160,7 +163,7 @@ fn recover<S: Storage>(storage: &S, parts: &[Part], kept: &Kept) -> io::Result<R
             }
             let missing = number - found.last - 1;
             if missing > 0 {
-                suspect += missing;
+                suspect += beyond(found.last, number - 1);
                 let first = found.lost.map_or(found.last + 1, |l| l.0);
                 found.lost = Some((first, number - 1));
             }
@@ -177,27 +180,29 @@ fn recover<S: Storage>(storage: &S, parts: &[Part], kept: &Kept) -> io::Result<R
         if damaged > 0 {
             // Frames behind the last sound one were whole once, and may have been announced: as many as are known to
             // have been there, or where nothing is known at most so many.
-            let at_most = match &kept.newest {
-                Some((kept, _)) => kept.last_record.saturating_sub(found.last),
-                None => (damaged / EVENT_FRAME_BYTES).max(1) as u64,
-            };
+            let by_size = (damaged / EVENT_FRAME_BYTES).max(1) as u64;
+            let by_number = known.saturating_sub(found.last);
+            let at_most = if by_number > 0 { by_number } else { by_size };
+            // The next file says where it begins.
+            let next = parts.get(i + 1).map_or(u64::MAX, |p| p.first.saturating_sub(1));
+            let at_most = at_most.min(next.saturating_sub(found.last));
             if at_most == 0 {
                 found
                     .damage
                     .push(format!("{damaged} bytes at the end of file {}", name(part.first)));
                 continue;
             }
-            suspect += at_most;
+            suspect += beyond(found.last, found.last + at_most);
             let first = found.lost.map_or(found.last + 1, |l| l.0);
             found.last += at_most;
             found.lost = Some((first, found.last));
         }
     }
-    match &kept.newest {
-        Some(newest) => found.hold_against(newest, parts),
-        // Any of these may have been an event of any session: its number is not given again.
-        None => found.events.values_mut().for_each(|last| *last += suspect),
+    if let Some(newest) = &kept.newest {
+        found.hold_against(newest, parts);
     }
+    // Any of these may have been an event of any session: its number is not given again.
+    found.events.values_mut().for_each(|last| *last += suspect);
     if let Some((first, last)) = found.lost {
         found.damage.push(format!("records {first} to {last} are damaged or lost"));
     }

@@ -17,6 +17,9 @@ use crate::wire::{Bounds, JournalRecord};
 /// Files that are written in turn.
 pub(super) const SLOTS: usize = 2;
 
+/// What the system writes as a whole, or not at all, whoever is killed.
+const PAGE_BYTES: usize = 4096;
+
 /// What was found there.
 #[derive(Debug, Default)]
 pub(super) struct Kept {
@@ -44,6 +47,7 @@ fn read(bytes: &[u8]) -> Option<(u64, Bounds, i64)> {
 /// The storage's.
 pub(super) fn find(storage: &impl Storage) -> io::Result<Kept> {
     let mut kept = Kept::default();
+    let mut damaged = Vec::new();
     for slot in 0..SLOTS {
         let Some(bytes) = storage.numbers(slot)? else { continue };
         match read(&bytes) {
@@ -51,9 +55,12 @@ pub(super) fn find(storage: &impl Storage) -> io::Result<Kept> {
                 (kept.writes, kept.newest) = (writes, Some((bounds, time_ns)));
             }
             Some(_) => {}
-            None => kept.damaged.push(slot),
+            None => damaged.push((slot, bytes.len())),
         }
     }
+    // A write of more than a page is broken off by a kill; then the other place holds what was told.
+    damaged.retain(|(_, bytes)| kept.newest.is_none() || *bytes <= PAGE_BYTES);
+    kept.damaged = damaged.into_iter().map(|(slot, _)| slot).collect();
     Ok(kept)
 }
 

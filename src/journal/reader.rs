@@ -9,6 +9,9 @@ use super::storage::{Folder, Storage};
 use crate::wire::journal_record::What;
 use crate::wire::{Event, JournalRecord};
 
+/// What is written while it is read is whole after so long.
+const READ_AGAIN: std::time::Duration = std::time::Duration::from_millis(50);
+
 /// Records of every file, in order and each once.
 struct Records {
     folder: Folder,
@@ -121,7 +124,12 @@ pub fn read(folder: &Path, mut take: impl FnMut(JournalRecord)) -> std::io::Resu
         reading.troubles.append(&mut troubles);
     }
     reading.records = seen;
-    let kept = numbers::find(&records.folder)?;
+    let mut kept = numbers::find(&records.folder)?;
+    if !kept.damaged.is_empty() {
+        // It may have been read while it was written.
+        std::thread::sleep(READ_AGAIN);
+        kept = numbers::find(&records.folder)?;
+    }
     reading.numbers.extend(kept.damaged.iter().map(|slot| format!("numbers.{slot} is damaged")));
     // Beside a daemon that writes they may be of records behind those that were read here.
     reading.lost = oldest.map_or(0, |oldest| records.last - oldest + 1 - seen);

@@ -139,10 +139,13 @@ impl Storage for Folder {
     fn write_numbers(&mut self, slot: usize, bytes: &[u8]) -> io::Result<()> {
         use std::os::unix::fs::{FileExt, OpenOptionsExt};
         let path = self.numbers_path(slot);
+        let is_new = !path.exists();
         let file =
             File::options().write(true).create(true).truncate(false).mode(0o600).open(path)?;
         // Over what is there: at no moment is it empty.
         file.write_all_at(bytes, 0)?;
-        file.set_len(bytes.len() as u64)
+        file.set_len(bytes.len() as u64)?;
+        // Once: an empty one after a loss of power would be a damaged one.
+        if is_new { file.sync_all() } else { Ok(()) }
     }
 }

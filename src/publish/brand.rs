@@ -46,8 +46,9 @@ pub async fn run(bus: Arc<SessionBus>, url: String, stream: String, syncs: Arc<S
         }
         let mut live = connection.get().await;
         let sent: Result<(), RedisError> = pipeline.query_async(&mut live).await;
-        if let Err(e) = sent {
-            connection.failed(&e).await;
+        match sent {
+            Ok(()) => connection.worked(),
+            Err(e) => connection.failed(&e).await,
         }
     }
 }

@@ -22,7 +22,7 @@ impl Grid {
     /// The bin that holds a time: one at an edge is in the bin that it begins.
     pub(super) fn bin(self, time_s: f64) -> i64 {
         let bin = match self.width_ns {
-            Some(width) => ((time_s * 1e9).round() as i128).div_euclid(width),
+            Some(width) => nanoseconds(time_s).div_euclid(width),
             None => (time_s / self.width_s).floor() as i128,
         };
         clamped(bin)
@@ -31,7 +31,7 @@ impl Grid {
     /// The last bin that begins before a time.
     pub(super) fn last(self, time_s: f64) -> i64 {
         match self.width_ns {
-            Some(width) => clamped(-(-((time_s * 1e9).round() as i128)).div_euclid(width) - 1),
+            Some(width) => clamped(-(-nanoseconds(time_s)).div_euclid(width) - 1),
             None => clamped((time_s / self.width_s).ceil() as i128 - 1),
         }
     }
@@ -41,7 +41,7 @@ impl Grid {
         let bin = match self.width_ns {
             // ceil((2 t - w) / 2 w)
             Some(width) => {
-                let twice = 2 * (time_s * 1e9).round() as i128 - width;
+                let twice = 2 * nanoseconds(time_s) - width;
                 -(-twice).div_euclid(2 * width)
             }
             None => (time_s / self.width_s - 0.5).ceil() as i128,
@@ -53,11 +53,17 @@ impl Grid {
     /// within them.
     pub(super) fn whole(self, from_s: f64, to_s: f64) -> (i64, i64) {
         let from = match self.width_ns {
-            Some(width) => clamped(-(-((from_s * 1e9).round() as i128)).div_euclid(width)),
+            Some(width) => clamped(-(-(nanoseconds(from_s))).div_euclid(width)),
             None => clamped((from_s / self.width_s).ceil() as i128),
         };
         (from, self.bin(to_s))
     }
+}
+
+/// A time in whole nanoseconds; one beyond what any clock tells is as far as can be doubled.
+fn nanoseconds(time_s: f64) -> i128 {
+    const MOST: i128 = 1 << 100;
+    ((time_s * 1e9).round() as i128).clamp(-MOST, MOST)
 }
 
 fn clamped(bin: i128) -> i64 {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use hdf5_reader::error::Error;
 use hdf5_reader::group::Group;
-use hdf5_reader::messages::datatype::Datatype;
+use hdf5_reader::messages::datatype::{Datatype, StringSize, VarLenKind};
 use hdf5_reader::storage::DynStorage;
 use hdf5_reader::{Dataset, ExternalFileResolver, ExternalLinkResolver, Hdf5File, OpenOptions};
 
@@ -13,6 +13,8 @@ use super::RecordingError;
 
 /// Largest array read from a file, bytes, stored or as doubles.
 const READ_BYTES_MAX: usize = 1 << 30;
+/// Text of one column at most, bytes.
+const TEXT_BYTES_MAX: usize = 64 << 20;
 /// Most that compression makes of a byte (deflate's 1032, and some)...
 const EXPANSION_MAX: u64 = 1040;
 /// ...beside what a short file may declare: what an array is filled with where nothing of it is stored.
@@ -300,8 +302,34 @@ impl<'a> File<'a> {
                 };
                 bytes.chunks_exact(size).map(name).collect()
             }
-            _ => dataset.read_strings().map_err(|e| self.unreadable(key, expected, &e)),
+            _ => self.strings(key, &dataset),
         }
+    }
+
+    /// Texts, one after another: many may point to the same long one, so that a small file holds more than memory does.
+    fn strings(&self, key: &str, dataset: &Dataset) -> Result<Vec<String>, RecordingError> {
+        let unreadable = |e| self.unreadable(key, "a column of text", &e);
+        let is_variable = matches!(
+            dataset.dtype(),
+            Datatype::String { size: StringSize::Variable, .. }
+                | Datatype::VarLen { kind: VarLenKind::String, .. }
+        );
+        if !is_variable {
+            return dataset.read_strings().map_err(unreadable);
+        }
+        let raw = dataset.read_raw_bytes().map_err(unreadable)?;
+        let mut texts = Vec::new();
+        let mut bytes = 0;
+        for reference in raw.chunks_exact(dataset.vlen_reference_size()) {
+            let text = dataset.resolve_vlen_reference_bytes(reference, 1).map_err(unreadable)?;
+            bytes += text.len();
+            if bytes > TEXT_BYTES_MAX {
+                let expected = format!("at most {TEXT_BYTES_MAX} bytes of text");
+                return Err(self.wrong(key, expected, "more"));
+            }
+            texts.push(String::from_utf8_lossy(&text).trim_end_matches('\0').to_owned());
+        }
+        Ok(texts)
     }
 
     /// A text, where there is one.

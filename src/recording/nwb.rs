@@ -1,6 +1,7 @@
 //! NWB files (Neurodata Without Borders 2): sorted units' spike times, binned, with a column of an
 //! interval table as labels.
 
+use std::collections::HashMap;
 use std::path::Path;
 
 use super::grid::Grid;
@@ -218,17 +219,28 @@ impl Bins {
         usize::try_from(bin - self.origin).unwrap_or(0).min(self.n)
     }
 
-    /// A bin belongs to the interval that its middle lies in.
+    /// A bin belongs to the interval that its middle lies in; to the last of several.
     fn marked(&self, intervals: &Intervals, names: &mut Vec<String>) -> Vec<Option<usize>> {
-        let mut marked = vec![None; self.n];
+        let mut known = HashMap::new();
+        let mut spans = Vec::with_capacity(intervals.len());
         for (start, stop, value) in intervals {
-            let index = names.iter().position(|n| n == value).unwrap_or_else(|| {
+            let index = *known.entry(value.as_str()).or_insert_with(|| {
                 names.push(value.clone());
                 names.len() - 1
             });
             let (from, to) = (self.grid.first_middle(*start), self.grid.first_middle(*stop));
-            let (from, to) = (self.place(from), self.place(to));
-            marked[from..to.max(from)].fill(Some(index));
+            spans.push((self.place(from), self.place(to), index));
+        }
+        let mut marked = vec![None; self.n];
+        // From the last to the first, each bin once: where from here on none was marked.
+        let mut free: Vec<usize> = (0..=self.n).collect();
+        for (from, to, index) in spans.into_iter().rev() {
+            let mut at = next_free(&mut free, from);
+            while at < to {
+                marked[at] = Some(index);
+                free[at] = at + 1;
+                at = next_free(&mut free, at);
+            }
         }
         marked
     }
@@ -244,6 +256,16 @@ impl Bins {
         }
         counts
     }
+}
+
+/// The first that is free at `from` or behind; what was passed points there from now on.
+fn next_free(free: &mut [usize], from: usize) -> usize {
+    let mut at = from;
+    while free[at] != at {
+        free[at] = free[free[at]];
+        at = free[at];
+    }
+    at
 }
 
 /// The trials of a file.

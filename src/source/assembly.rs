@@ -361,6 +361,11 @@ impl Assembly {
         if number == 0 {
             return 0;
         }
+        if inner.next_message.len() > 2 * FEEDS_MAX {
+            // Of publishers that were replaced.
+            let Inner { next_message, binner, .. } = inner;
+            next_message.retain(|name, _| binner.knows(name));
+        }
         let next = inner.next_message.insert(message.publisher.clone(), number.saturating_add(1));
         // A smaller number is a publisher that began anew.
         let lost = next.map_or(0, |next| number.saturating_sub(next));

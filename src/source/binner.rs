@@ -113,6 +113,11 @@ impl Binner {
         Some(at)
     }
 
+    /// Whether one of its feeds has this name.
+    pub(super) fn knows(&self, name: &str) -> bool {
+        self.feeds.iter().any(|f| f.name == name)
+    }
+
     /// Only `feed` tells of these channels.
     pub(super) fn owns(&mut self, feed: usize, channels: &[usize]) {
         if self.feeds[feed].owns != channels {

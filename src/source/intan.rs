@@ -162,7 +162,8 @@ impl Reader {
             Heard::Stray => return self.assembly.refused(RejectReason::TooFarAhead),
             Heard::Restarted(bin) => {
                 // What came before is of the recording before.
-                self.hand_over(received);
+                let events = std::mem::take(&mut self.events);
+                let _ = self.assembly.take("", &events, 0, received);
                 self.assembly.begin(received);
                 bin
             }

@@ -7,7 +7,8 @@ const AHEAD_PER_SILENT: f64 = 1.5;
 /// What is behind by no more than this, and what may be reordered, is late.
 const BEHIND_BINS: f64 = 100.0;
 const BEHIND_S: f64 = 2.0;
-/// Ticks in a row, near each other but far from the newest, after which the counter was set.
+/// Ticks in a row, near each other but far from the newest, after which the counter was set. They come at two times at
+/// least: what came together may have gone wrong together.
 const AGREE: u32 = 3;
 
 /// What a tick tells.
@@ -29,8 +30,8 @@ pub(super) struct Ticks {
     reorder: i64,
     /// The newest tick that was believed, and our steady time of it, ns.
     newest: Option<(i64, i64)>,
-    /// The last that was not, and how many in a row.
-    strange: (i64, u32),
+    /// The last that was not, how many in a row, and our steady time of the first of these.
+    strange: (i64, u32, i64),
 }
 
 impl Ticks {
@@ -38,7 +39,7 @@ impl Ticks {
     pub(super) fn new(rate_hz: f64, bin_width_s: f64, reorder_ms: f64) -> Self {
         let reorder = (rate_hz * reorder_ms * 1e-3) as i64;
         let per_bin = rate_hz * bin_width_s;
-        Self { rate_hz, per_bin, reorder, newest: None, strange: (0, 0) }
+        Self { rate_hz, per_bin, reorder, newest: None, strange: (0, 0, 0) }
     }
 
     /// Ticks a second.
@@ -69,14 +70,14 @@ impl Ticks {
         let ahead = AHEAD_BINS * self.per_bin + AHEAD_PER_SILENT * silent_s * self.rate_hz;
         let behind = (BEHIND_BINS * self.per_bin).max(BEHIND_S * self.rate_hz);
         if (-behind - self.reorder as f64..=ahead).contains(&away) {
-            self.strange = (0, 0);
+            self.strange = (0, 0, 0);
             self.newest = Some((newest.max(tick), now_ns));
             return Heard::In(bin);
         }
-        let (last, run) = self.strange;
+        let (last, run, since_ns) = self.strange;
         let near = run > 0 && (tick.saturating_sub(last) as f64).abs() <= AHEAD_BINS * self.per_bin;
-        self.strange = (tick, if near { run + 1 } else { 1 });
-        if self.strange.1 < AGREE {
+        self.strange = if near { (tick, run + 1, since_ns) } else { (tick, 1, now_ns) };
+        if self.strange.1 < AGREE || self.strange.2 == now_ns {
             return Heard::Stray;
         }
         self.restart();
@@ -97,7 +98,7 @@ impl Ticks {
     /// The counter begins anew.
     pub(super) fn restart(&mut self) {
         self.newest = None;
-        self.strange = (0, 0);
+        self.strange = (0, 0, 0);
     }
 
     /// First bin of which something may still come.
@@ -169,6 +170,26 @@ mod tests {
             assert!(heard[3..].iter().all(|h| matches!(h, Heard::In(_))), "{from}");
             assert_eq!(t.newest(), Some(from + 199 * 300));
         }
+    }
+
+    #[test]
+    fn what_came_in_one_message_sets_no_counter() {
+        let mut t = ticks();
+        for message in 0..100i64 {
+            let now = message * 10_000_000;
+            // Any number of ticks that agree with each other, in a message that went wrong.
+            let wrong: Vec<Heard> = (0..20).map(|i| t.hear((1 << 50) + i, now)).collect();
+            assert!(message == 0 || wrong.iter().all(|h| *h == Heard::Stray), "{message}");
+            if message == 0 {
+                t.restart();
+            }
+            assert!(matches!(t.hear(message * 300, now), Heard::In(_)));
+        }
+        // The next message says so as well.
+        t.hear(1 << 50, 2_000_000_000);
+        t.hear(1 << 50, 2_000_000_000);
+        t.hear(1 << 50, 2_000_000_000);
+        assert!(matches!(t.hear(1 << 50, 2_010_000_000), Heard::Restarted(_)));
     }
 
     #[test]

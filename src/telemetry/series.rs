@@ -52,11 +52,10 @@ impl Series {
         Self(Arc::new(Registries { own: recorder(), sessions: RwLock::default(), help }))
     }
 
-    /// A session runs under this name.
+    /// A session runs under this name. Without this its series are kept nowhere.
     pub fn begin(&self, session: &str) {
-        if let Some(known) = self.sessions().get_mut(session) {
-            known.ended = None;
-        }
+        let of_session = || OfSession { recorder: Arc::new(recorder()), ended: None };
+        self.sessions().entry(session.to_owned()).or_insert_with(of_session).ended = None;
     }
 
     /// A session has ended: its series go after [`KEPT_AFTER_END`].
@@ -91,21 +90,13 @@ impl Series {
     }
 
     /// Registers with the registry that a key belongs to.
-    fn at<T>(&self, key: &Key, register: impl Fn(&PrometheusRecorder) -> T) -> T {
+    fn at<T>(&self, key: &Key, register: impl Fn(&PrometheusRecorder) -> T) -> Option<T> {
         let session = key.labels().find(|l| l.key() == SESSION).map(metrics::Label::value);
         let Some(session) = session.filter(|s| !s.is_empty()) else {
-            return register(&self.0.own);
+            return Some(register(&self.0.own));
         };
         let sessions = self.0.sessions.read().unwrap_or_else(PoisonError::into_inner);
-        if let Some(known) = sessions.get(session) {
-            return register(&known.recorder);
-        }
-        drop(sessions);
-        let mut sessions = self.sessions();
-        let known = sessions
-            .entry(session.to_owned())
-            .or_insert_with(|| OfSession { recorder: Arc::new(recorder()), ended: None });
-        register(&known.recorder)
+        sessions.get(session).map(|known| register(&known.recorder))
     }
 }
 
@@ -123,15 +114,17 @@ impl Recorder for Series {
     }
 
     fn register_counter(&self, key: &Key, metadata: &Metadata<'_>) -> Counter {
-        self.at(key, |recorder| recorder.register_counter(key, metadata))
+        let of = self.at(key, |recorder| recorder.register_counter(key, metadata));
+        of.unwrap_or_else(Counter::noop)
     }
 
     fn register_gauge(&self, key: &Key, metadata: &Metadata<'_>) -> Gauge {
-        self.at(key, |recorder| recorder.register_gauge(key, metadata))
+        self.at(key, |recorder| recorder.register_gauge(key, metadata)).unwrap_or_else(Gauge::noop)
     }
 
     fn register_histogram(&self, key: &Key, metadata: &Metadata<'_>) -> Histogram {
-        self.at(key, |recorder| recorder.register_histogram(key, metadata))
+        let of = self.at(key, |recorder| recorder.register_histogram(key, metadata));
+        of.unwrap_or_else(Histogram::noop)
     }
 }
 
@@ -194,7 +187,10 @@ mod tests {
     #[test]
     fn a_session_s_series_go_with_it_after_a_while_and_others_stay() {
         let series = Series::new(HashMap::from([("bins".to_owned(), "Bins.".to_owned())]));
+        ["one", "two"].iter().for_each(|s| series.begin(s));
         metrics::with_local_recorder(&series, || {
+            // What comes late, of a session that is gone, keeps nothing.
+            metrics::counter!("bins", "session" => "gone").increment(3);
             for session in ["one", "two", ""] {
                 metrics::counter!("bins", "session" => session).increment(3);
                 metrics::histogram!("seconds", "session" => session).record(0.1);
@@ -204,6 +200,7 @@ mod tests {
         let of = |text: &str, what: &str| text.lines().filter(|l| l.contains(what)).count();
         let text = series.render();
         assert!(of(&text, "session=\"one\"") > 2 && of(&text, "session=\"two\"") > 2, "{text}");
+        assert_eq!(of(&text, "session=\"gone\""), 0, "{text}");
         // A metric's lines stand together, behind one head.
         assert_eq!((of(&text, "# TYPE bins "), of(&text, "# HELP bins Bins.")), (1, 1), "{text}");
         let began = Instant::now();
