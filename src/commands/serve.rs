@@ -126,9 +126,14 @@ impl Signals {
     }
 }
 
+/// Threads for I/O at least: while one takes a long message apart, others carry short ones.
+const IO_THREADS: usize = 4;
+
 /// The runtime for I/O.
 pub(crate) fn runtime() -> Result<tokio::runtime::Runtime> {
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
     tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(cores.max(IO_THREADS))
         .enable_all()
         .thread_name("io")
         .build()

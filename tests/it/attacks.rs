@@ -318,7 +318,7 @@ async fn connections_that_say_a_little_are_cut_and_newcomers_let_in() {
 /// How HTTP/2 begins, and settings that are as they are.
 const HTTP2: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
 /// A question to which HTTP/2 must answer at once.
-const PING: &[u8] = b"\0\0\x08\x06\0\0\0\0\012345678";
+const PING: &[u8] = b"\0\0\x08\x06\0\0\0\0\x0012345678";
 
 /// Says `first`, then `again` until the other end takes no more, and reads nothing.
 fn flood(port: &str, first: &[u8], again: &[u8]) -> TcpStream {

@@ -121,6 +121,7 @@ fn files_as_people_have_them_are_read_or_refused_with_the_reason() {
         ("samples", ["are these samples", "sampling rate"]),
         ("linked", ["'other.nwb'", "export"]),
         ("virtual", ["virtual dataset", "h5repack"]),
+        ("texts", ["units/unit_name", "bytes of text"]),
     ] {
         let said = read_nwb(&file(name), &NwbSettings::default()).expect_err(name).to_string();
         assert!(parts.iter().all(|p| said.contains(p)), "{said}");
