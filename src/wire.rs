@@ -1,6 +1,8 @@
 //! The protobuf package `regimed.v1`, generated from `proto/`.
 #![allow(missing_docs, clippy::all, clippy::pedantic, unreachable_pub)]
 
+pub mod codec;
+
 tonic::include_proto!("regimed.v1");
 
 /// Descriptors of the package, for reflection.

@@ -10,6 +10,7 @@ use zeromq::{Socket, SocketRecv, ZmqMessage, ZmqResult};
 use super::intake::Intake;
 use super::port::Refusal;
 use super::subscriber::Subscriber;
+use crate::wire::codec::take_apart;
 use crate::wire::{Counts, RejectReason, Spikes};
 
 /// Frames of a message at most: topic and payload.
@@ -64,13 +65,13 @@ pub(super) fn take(message: &ZmqMessage, intake: &Intake, message_bytes_max: usi
         return malformed(format!("expected at most {message_bytes_max} bytes, found {found}"));
     }
     if frames == 2 && message.get(0).is_some_and(|topic| topic.as_ref() == SPIKES_TOPIC) {
-        match Spikes::decode(payload.as_ref()) {
+        match take_apart(payload.len(), || Spikes::decode(payload.as_ref())) {
             Ok(spikes) => drop(intake.offer_spikes(&spikes)),
             Err(e) => malformed(format!("expected a regimed.v1.Spikes, found other bytes: {e}")),
         }
         return;
     }
-    match Counts::decode(payload.as_ref()) {
+    match take_apart(payload.len(), || Counts::decode(payload.as_ref())) {
         // A refusal is counted and logged there: this socket has no way back to the sender.
         Ok(counts) => drop(intake.offer(&counts)),
         Err(e) => malformed(format!("expected a regimed.v1.Counts, found other bytes: {e}")),
