@@ -1,6 +1,7 @@
 //! `regimed pretrain`: learns a model.
 
 use std::collections::HashMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -379,8 +380,7 @@ fn identity(files: &[DataFile], s: &TrainingSettings, r: &RecordingArgs) -> Stri
     let hashes: Vec<&str> = files.iter().map(|f| f.sha256.as_str()).collect();
     let part = |f: Option<f64>| f.map_or("none".into(), |f| f.to_string());
     let Dimensions { embedding, rank, units, hidden: [h1, h2] } = s.dims;
-    let text = |t: &Option<String>| t.clone().unwrap_or_else(|| "none".into());
-    let lines: [(&str, String); 20] = [
+    let lines: [(&str, String); 17] = [
         ("recordings", hashes.join("+")),
         ("--steps", s.steps.to_string()),
         ("--batch", s.batch.to_string()),
@@ -398,25 +398,32 @@ fn identity(files: &[DataFile], s: &TrainingSettings, r: &RecordingArgs) -> Stri
         ("--bin-ms", part(r.bin_ms)),
         ("--first", part(r.first)),
         ("--last", part(r.last)),
-        ("--labels", text(&r.labels)),
-        ("--tasks", text(&r.tasks)),
-        ("--session", text(&r.session)),
     ];
-    lines.map(|(name, value)| format!("{name} {value}")).join("\n")
+    let named = [("--labels", &r.labels), ("--tasks", &r.tasks), ("--session", &r.session)];
+    let named = named.into_iter().filter_map(|(name, text)| Some((name, text.clone()?)));
+    let lines = lines.into_iter().chain(named).map(|(name, value)| format!("{name} {value}"));
+    lines.collect::<Vec<_>>().join("\n")
 }
 
 /// What of two identities differs, for people.
 fn differences(expected: &str, found: &str) -> String {
-    let differ = |(e, f): (&str, &str)| {
-        if e == f {
-            return None;
-        }
-        if e.starts_with("recordings ") {
-            return Some("other recordings than it has begun with".to_owned());
-        }
-        Some(format!("{f}, it was begun with {e}"))
+    let of = |identity: &str| -> BTreeMap<String, String> {
+        let named = identity.lines().filter_map(|line| line.split_once(' '));
+        named.map(|(name, value)| (name.to_owned(), value.to_owned())).collect()
     };
-    let all: Vec<String> = expected.lines().zip(found.lines()).filter_map(differ).collect();
+    let (expected, found) = (of(expected), of(found));
+    let names: BTreeSet<&String> = expected.keys().chain(found.keys()).collect();
+    let differ = |name: &String| {
+        let value =
+            |of: &BTreeMap<String, String>| of.get(name).map_or("none".to_owned(), String::clone);
+        let (e, f) = (value(&expected), value(&found));
+        match (e == f, name.as_str()) {
+            (true, _) => None,
+            (_, "recordings") => Some("other recordings than it has begun with".to_owned()),
+            _ => Some(format!("{name} {f}, it was begun with {name} {e}")),
+        }
+    };
+    let all: Vec<String> = names.into_iter().filter_map(differ).collect();
     if all.is_empty() { "settings of another version".into() } else { all.join("; ") }
 }
 

@@ -47,7 +47,7 @@ impl Names {
             let with_folder = format!("{}-{own}", folder.unwrap_or_default());
             let mut name = with_folder.clone();
             let mut number = 2;
-            while self.0.iter().any(|(n, _)| *n == name) {
+            while self.0.iter().any(|(n, p)| *n == name && *p != path) {
                 name = format!("{with_folder}-{number}");
                 number += 1;
             }

@@ -74,6 +74,20 @@ impl Drop for Reserved<'_> {
     }
 }
 
+/// A session's series, which go where it does not come to run.
+struct SeriesOf<'a> {
+    name: &'a str,
+    kept: bool,
+}
+
+impl Drop for SeriesOf<'_> {
+    fn drop(&mut self) {
+        if !self.kept {
+            telemetry::session_ends(self.name);
+        }
+    }
+}
+
 impl Sessions {
     /// None yet.
     pub(super) fn new(config: Config, bus: Arc<Bus>, shared: Shared) -> Self {
@@ -139,21 +153,20 @@ impl Sessions {
     ) -> Result<wire::Session> {
         let name = reserved.name.clone();
         telemetry::session_begins(&name);
+        let mut series = SeriesOf { name: &name, kept: false };
         let (config, shared) = (self.config.clone(), self.shared.clone());
         // Recordings and saved states are read there.
         let started =
             tokio::task::spawn_blocking(move || session::start(plan, session, &config, &shared));
         let session = match started.await? {
             Ok(session) => Arc::new(session),
-            Err(e) => {
-                telemetry::session_ends(&name);
-                return Err(e.context(format!("session '{name}'")));
-            }
+            Err(e) => return Err(e.context(format!("session '{name}'"))),
         };
         if !self.insert(&mut reserved, &session) {
             end(&session, Duration::ZERO).await;
             bail!("the daemon is shutting down");
         }
+        series.kept = true;
         self.described(&session)
     }
 
@@ -370,7 +383,10 @@ impl Sessions {
         while !self.locked().taken.is_empty() && began.elapsed() < drain {
             tokio::time::sleep(LOOK_EVERY).await;
         }
-        late.extend(self.locked().taken.keys().cloned());
+        // One that was being started has done nothing yet.
+        let names = self.locked();
+        let ending = names.taken.iter().filter(|(_, taken)| matches!(taken, Taken::Ending));
+        late.extend(ending.map(|(name, _)| name.clone()));
         late
     }
 }
@@ -383,8 +399,9 @@ async fn end(session: &Running, drain: Duration) -> bool {
     }
     session.port.close();
     // A port that one of them listens at is free when it has ended.
+    let patience = tokio::time::Instant::now() + OUTS_PATIENCE.min(drain);
     for task in &mut tasks.sources {
-        let _ = tokio::time::timeout(OUTS_PATIENCE, task).await;
+        let _ = tokio::time::timeout_at(patience, task).await;
     }
     let late = tokio::time::timeout(drain, &mut tasks.publishing).await.is_err();
     session.bus.end();

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use hdf5_reader::error::Error;
 use hdf5_reader::group::Group;
-use hdf5_reader::messages::datatype::{Datatype, StringSize, VarLenKind};
+use hdf5_reader::messages::datatype::{Datatype, StringPadding, StringSize, VarLenKind};
 use hdf5_reader::storage::DynStorage;
 use hdf5_reader::{Dataset, ExternalFileResolver, ExternalLinkResolver, Hdf5File, OpenOptions};
 
@@ -309,14 +309,11 @@ impl<'a> File<'a> {
     /// Texts, one after another: many may point to the same long one, so that a small file holds more than memory does.
     fn strings(&self, key: &str, dataset: &Dataset) -> Result<Vec<String>, RecordingError> {
         let unreadable = |e| self.unreadable(key, "a column of text", &e);
-        let is_variable = matches!(
-            dataset.dtype(),
-            Datatype::String { size: StringSize::Variable, .. }
-                | Datatype::VarLen { kind: VarLenKind::String, .. }
-        );
-        if !is_variable {
-            return dataset.read_strings().map_err(unreadable);
-        }
+        let padding = match dataset.dtype() {
+            Datatype::String { size: StringSize::Variable, padding, .. }
+            | Datatype::VarLen { kind: VarLenKind::String, padding, .. } => *padding,
+            _ => return dataset.read_strings().map_err(unreadable),
+        };
         let raw = dataset.read_raw_bytes().map_err(unreadable)?;
         let mut texts = Vec::new();
         let mut bytes = 0;
@@ -327,7 +324,14 @@ impl<'a> File<'a> {
                 let expected = format!("at most {TEXT_BYTES_MAX} bytes of text");
                 return Err(self.wrong(key, expected, "more"));
             }
-            texts.push(String::from_utf8_lossy(&text).trim_end_matches('\0').to_owned());
+            let text = match padding {
+                StringPadding::NullTerminate => text.split(|b| *b == 0).next().unwrap_or_default(),
+                StringPadding::NullPad => without_end(&text, 0),
+                StringPadding::SpacePad => without_end(&text, b' '),
+            };
+            let text = std::str::from_utf8(text)
+                .map_err(|_| self.wrong(key, "text in UTF-8", "other bytes"))?;
+            texts.push(text.to_owned());
         }
         Ok(texts)
     }
@@ -336,6 +340,12 @@ impl<'a> File<'a> {
     pub(super) fn text(&self, key: &str) -> Option<String> {
         self.dataset(key, "a name").ok()?.read_string().ok()
     }
+}
+
+/// Bytes without those at the end that only fill.
+fn without_end(bytes: &[u8], fill: u8) -> &[u8] {
+    let end = bytes.iter().rposition(|b| *b != fill).map_or(0, |last| last + 1);
+    &bytes[..end]
 }
 
 /// A label, unless it is one of the ways to say that there is none.

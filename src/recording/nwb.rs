@@ -102,11 +102,12 @@ const ELECTRODE_NAMES: [&str; 3] = ["channel_name", "electrode_name", "label"];
 /// Names of the units, where the file has any: `unit_name`, else those of the electrodes where each unit has one of its
 /// own. (Their ids are numbers of rows, and tell nothing of another file.)
 fn unit_names(file: &File<'_>, n: usize) -> Option<Vec<String>> {
+    let unread = |e: &RecordingError| tracing::warn!("units go by their order, not by names: {e}");
     let named = if file.has("/units/unit_name") {
-        file.column("/units", "unit_name").ok()?
+        file.column("/units", "unit_name").inspect_err(unread).ok()?
     } else {
         let column = ELECTRODE_NAMES.iter().find(|c| file.has(&format!("{ELECTRODES}/{c}")))?;
-        let names = file.column(ELECTRODES, column).ok()?;
+        let names = file.column(ELECTRODES, column).inspect_err(unread).ok()?;
         let rows = file.numbers("/units/electrodes", "rows of electrodes").ok()?;
         let ends = file.ends("/units/electrodes_index", rows.len()).ok()?;
         let one_each = rows.len() == n && ends.iter().copied().eq(1..=n);

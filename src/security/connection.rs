@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use futures_util::task::AtomicWaker;
 
 /// A connection's first request is whole after so long...
@@ -52,8 +53,8 @@ impl Untaken {
 struct Request {
     /// It keeps the connection's place.
     keeps_place: bool,
-    /// Since when the part of its answer that was given last is not taken, and how much that was.
-    given: Option<(Instant, usize)>,
+    /// Since when no more of its answer is asked for, where something was given.
+    given: Option<Instant>,
     /// Waits until more was written.
     waiting: Option<Waker>,
 }
@@ -67,9 +68,9 @@ struct State {
     since: Instant,
     /// Bytes read since the last request began.
     unread: usize,
-    /// Bytes given out that were not written.
+    /// Bytes given out that are still held.
     untaken: usize,
-    /// Since when no answer may give more.
+    /// Since when an answer that waits may give no more, and nothing moves.
     full_since: Option<Instant>,
     /// Since when the other end takes nothing.
     blocked_since: Option<Instant>,
@@ -132,15 +133,17 @@ impl OpenRequest {
         self.peer.0.poll_room(self.number, context)
     }
 
-    /// The connection was given bytes to send.
-    pub(super) fn given(&self, bytes: usize) {
+    /// Bytes that the connection is given to send: they count for as long as anybody holds them.
+    pub(super) fn given(&self, bytes: Bytes) -> Bytes {
         let connection = &self.peer.0;
         let mut state = connection.locked();
-        state.untaken += bytes;
+        state.untaken += bytes.len();
         if let Some(request) = state.requests.get_mut(&self.number) {
-            request.given = Some((Instant::now(), bytes));
+            request.given = Some(Instant::now());
         }
-        connection.all_untaken.add(bytes);
+        drop(state);
+        connection.all_untaken.add(bytes.len());
+        Bytes::from_owner(Given { bytes, connection: connection.clone() })
     }
 
     /// The last bytes were given.
@@ -153,16 +156,40 @@ impl OpenRequest {
 
 impl Drop for OpenRequest {
     fn drop(&mut self) {
-        let connection = &self.peer.0;
-        let mut state = connection.locked();
+        let mut state = self.peer.0.locked();
         let request = state.requests.remove(&self.number);
         state.since = Instant::now();
-        // An answer that was broken off: what was not taken of it never will be.
-        if let Some((_, bytes)) = request.and_then(|r| r.given) {
-            let dropped = bytes.min(state.untaken);
-            state.untaken -= dropped;
-            connection.all_untaken.remove(dropped);
-        }
+        drop(state);
+        // Its waker with it, not under the lock.
+        drop(request);
+    }
+}
+
+/// Bytes on their way. The layers below may keep them for as long as the other end's window is full, or drop them where
+/// it breaks the call off.
+struct Given {
+    bytes: Bytes,
+    connection: Arc<Connection>,
+}
+
+impl AsRef<[u8]> for Given {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+impl Drop for Given {
+    fn drop(&mut self) {
+        self.connection.taken(self.bytes.len());
+    }
+}
+
+impl State {
+    /// Since when nothing moves that should.
+    fn stuck_since(&self) -> Option<Instant> {
+        let waits = self.requests.values().any(|r| r.waiting.is_some());
+        let full = self.full_since.filter(|_| waits);
+        [full, self.blocked_since].into_iter().flatten().min()
     }
 }
 
@@ -194,8 +221,7 @@ impl Connection {
     /// Why it has outstayed at `now`, or when that is to be asked again.
     pub(super) fn overdue(&self, now: Instant) -> Result<Instant, &'static str> {
         let state = self.locked();
-        let stuck = [state.full_since, state.blocked_since].into_iter().flatten().min();
-        if stuck.is_some_and(|since| since + TAKES_NOTHING <= now) {
+        if state.stuck_since().is_some_and(|since| since + TAKES_NOTHING <= now) {
             return Err("takes_nothing");
         }
         // It may take nothing from the next moment on.
@@ -220,16 +246,25 @@ impl Connection {
     pub(super) fn written(&self, bytes: usize) {
         let mut state = self.locked();
         state.blocked_since = None;
-        // What frames and heads add was not given by anyone.
-        let taken = bytes.min(state.untaken);
-        let mut waiting = Vec::new();
-        if taken > 0 {
-            state.untaken -= taken;
-            state.since = Instant::now();
-            waiting.extend(state.requests.values_mut().filter_map(|r| r.waiting.take()));
+        if bytes > 0 && state.untaken > 0 {
+            let now = Instant::now();
+            state.full_since = state.full_since.map(|_| now);
+            // An answer that was given whole is still on its way.
+            if state.requests.is_empty() {
+                state.since = now;
+            }
         }
+    }
+
+    /// Bytes that were given are held no longer.
+    fn taken(&self, bytes: usize) {
+        let mut state = self.locked();
+        state.untaken -= bytes;
+        let waiting = state.requests.values_mut().filter_map(|r| r.waiting.take());
+        let waiting: Vec<Waker> = waiting.collect();
+        state.full_since = None;
         drop(state);
-        self.all_untaken.remove(taken);
+        self.all_untaken.remove(bytes);
         waiting.into_iter().for_each(Waker::wake);
     }
 
@@ -262,12 +297,12 @@ impl Connection {
     pub(super) fn gives_way(&self, now: Instant) -> Option<Instant> {
         let state = self.locked();
         let keeps = |r: &Request| {
-            let given =
-                r.given.is_some_and(|(at, _)| now.saturating_duration_since(at) > NOT_TAKEN);
+            let given = r.given.is_some_and(|at| now.saturating_duration_since(at) > NOT_TAKEN);
             r.keeps_place && !given
         };
-        let stuck = [state.full_since, state.blocked_since].into_iter().flatten().min();
-        let stuck = stuck.is_some_and(|since| now.saturating_duration_since(since) > NOT_TAKEN);
+        let stuck = state
+            .stuck_since()
+            .is_some_and(|since| now.saturating_duration_since(since) > NOT_TAKEN);
         if !stuck && state.requests.values().any(keeps) {
             return None;
         }
@@ -284,13 +319,6 @@ impl Connection {
     pub(super) fn poll_given_up(&self, context: &mut Context<'_>) -> Poll<()> {
         self.waker.register(context.waker());
         if self.given_up.load(Ordering::Acquire) { Poll::Ready(()) } else { Poll::Pending }
-    }
-}
-
-impl Drop for Connection {
-    fn drop(&mut self) {
-        let untaken = self.locked().untaken;
-        self.all_untaken.remove(untaken);
     }
 }
 
@@ -322,30 +350,52 @@ mod tests {
         assert_eq!(peer.0.overdue(Instant::now() + IDLE), Err("idle"));
     }
 
+    /// Notes that it was woken.
+    #[derive(Default)]
+    struct Woken(AtomicBool);
+
+    impl std::task::Wake for Woken {
+        fn wake(self: Arc<Self>) {
+            self.0.store(true, Ordering::Relaxed);
+        }
+    }
+
+    fn bytes(n: usize) -> Bytes {
+        Bytes::from(vec![0; n])
+    }
+
     #[test]
     fn answers_wait_where_nobody_takes_them() {
         let all = Arc::default();
         let (slow, other) = (connection(&all), connection(&all));
-        let mut context = Context::from_waker(Waker::noop());
+        let woken = Arc::new(Woken::default());
+        let waker = Waker::from(woken.clone());
+        let mut context = Context::from_waker(&waker);
         let answer = slow.request(true);
-        answer.given(UNTAKEN_MAX);
+        let mut held = answer.given(bytes(UNTAKEN_MAX));
         assert!(answer.poll_room(&mut context).is_pending());
         let others = other.request(true);
-        others.given(1000);
+        let small = others.given(bytes(1000));
         assert!(others.poll_room(&mut context).is_ready());
-        // Frames add a little to what is written.
-        slow.0.written(UNTAKEN_MAX / 2);
-        assert!(answer.poll_room(&mut context).is_ready());
-        slow.0.written(2 * UNTAKEN_MAX);
-        other.0.written(2000);
+        // A part of them is not the whole.
+        drop(held.split_to(UNTAKEN_MAX / 2));
+        assert!(answer.poll_room(&mut context).is_pending());
+        // Whoever lets go of them, whoever waits is woken.
+        drop(held);
+        assert!(woken.0.load(Ordering::Relaxed) && answer.poll_room(&mut context).is_ready());
+        drop(small);
         assert_eq!(all.0.load(Ordering::Relaxed), 0);
         // Where all of them together take nothing, each gets less.
-        answer.given(UNTAKEN_MAX_IN_NEED);
+        let held = answer.given(bytes(UNTAKEN_MAX_IN_NEED));
         assert!(answer.poll_room(&mut context).is_ready());
-        others.given(UNTAKEN_ALL_MAX);
+        let much = others.given(bytes(UNTAKEN_ALL_MAX));
         assert!(answer.poll_room(&mut context).is_pending());
-        drop((others, other));
+        drop(much);
         assert!(answer.poll_room(&mut context).is_ready());
+        // The connection ends before what it was given goes.
+        drop((answer, slow));
+        drop(held);
+        assert_eq!(all.0.load(Ordering::Relaxed), 0);
     }
 
     #[test]
@@ -356,7 +406,7 @@ mod tests {
         let late = || Instant::now() + TAKES_NOTHING + GIVES_WAY;
         // A part of an answer that stays where it is, and an answer that waits for nothing but its own making.
         let request = peer.request(true);
-        request.given(1000);
+        let first = request.given(bytes(1000));
         assert!(peer.0.gives_way(Instant::now() + 2 * GIVES_WAY).is_none());
         assert!(peer.0.gives_way(soon()).is_some() && peer.0.overdue(late()).is_ok());
         assert!(request.poll_room(&mut context).is_ready());
@@ -368,19 +418,21 @@ mod tests {
         peer.0.written(1);
         assert!(peer.0.gives_way(soon()).is_none() && peer.0.overdue(late()).is_ok());
         // Answers that may give nothing more.
-        request.given(UNTAKEN_MAX);
+        let second = request.given(bytes(UNTAKEN_MAX));
         let other = peer.request(true);
         assert!(other.poll_room(&mut context).is_pending());
         assert!(peer.0.gives_way(soon()).is_some());
         assert_eq!(peer.0.overdue(late()), Err("takes_nothing"));
-        // What is broken off will not be taken, and is not waited for.
-        drop(request);
-        assert!(other.poll_room(&mut context).is_ready());
-        assert!(peer.0.overdue(late()).is_ok());
-        // An answer that was given whole is on its way still.
-        other.given(UNTAKEN_MAX);
-        other.ended();
+        // One that is not asked for any more holds nothing against the others.
         drop(other);
-        assert_eq!(peer.0.locked().untaken, UNTAKEN_MAX + 999);
+        let rare = peer.request(true);
+        assert!(peer.0.overdue(late()).is_ok());
+        // What is broken off will not be taken, and is not waited for.
+        assert!(rare.poll_room(&mut context).is_pending());
+        drop((request, second));
+        assert!(rare.poll_room(&mut context).is_ready());
+        assert!(peer.0.overdue(late()).is_ok() && peer.0.gives_way(soon()).is_none());
+        drop((rare, first));
+        assert_eq!(peer.0.locked().untaken, 0);
     }
 }

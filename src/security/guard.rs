@@ -182,7 +182,7 @@ impl HttpBody for Metered {
                 this.messages.pass(data);
                 // What claims more is refused by the service.
                 let claimed = this.messages.incomplete().map(|n| n.min(this.message_bytes_max));
-                this.account.set(claimed.map(|n| (this.messages.begun, n)));
+                this.account.set(claimed.map(|n| (this.messages.begun, n)), data.len());
             }
             return Poll::Ready(frame);
         }
@@ -221,11 +221,7 @@ impl<B: HttpBody<Data = Bytes> + Unpin> HttpBody for Answer<B> {
     ) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
         ready!(self.open.poll_room(context));
         let frame = ready!(Pin::new(&mut self.inner).poll_frame(context));
-        if let Some(Ok(frame)) = &frame
-            && let Some(data) = frame.data_ref()
-        {
-            self.open.given(data.len());
-        }
+        let frame = frame.map(|f| f.map(|f| f.map_data(|data| self.open.given(data))));
         if frame.is_none() || self.inner.is_end_stream() {
             self.open.ended();
         }

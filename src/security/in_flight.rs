@@ -20,6 +20,8 @@ const ALL_BYTES: usize = 32 << 20;
 /// Least room for one connection, bytes.
 const CONNECTION_BYTES: usize = 4 << 20;
 
+/// A message goes on where so many bytes of it come, or more: a packet.
+const GOES_ON_BYTES: usize = 1000;
 /// A message that has begun is whole after so long.
 const WHOLE_AFTER: Duration = Duration::from_secs(10);
 
@@ -158,6 +160,8 @@ pub struct Account {
     connection: u64,
     /// Its number and its claim, where there is one.
     held: Option<(u64, usize, Incomplete)>,
+    /// Bytes since it went on.
+    came: usize,
     deadline: Option<Pin<Box<Sleep>>>,
 }
 
@@ -165,11 +169,12 @@ impl Account {
     /// Of a connection's stream, of which nothing has come.
     #[must_use]
     pub fn new(room: Arc<InFlight>, connection: u64) -> Self {
-        Self { room, connection, held: None, deadline: None }
+        Self { room, connection, held: None, came: 0, deadline: None }
     }
 
-    /// Where the stream stands now: number and claim, in bytes, of the message that is not whole.
-    pub fn set(&mut self, incomplete: Option<(u64, usize)>) {
+    /// Where the stream stands now, of which so many bytes `came`: number and claim, in bytes, of the message that is
+    /// not whole.
+    pub fn set(&mut self, incomplete: Option<(u64, usize)>, came: usize) {
         let Some((number, bytes)) = incomplete else {
             (self.held, self.deadline) = (None, None);
             return;
@@ -179,12 +184,17 @@ impl Account {
             && same
             && *claimed == bytes
         {
-            message.go_on();
+            self.came += came;
+            if self.came >= GOES_ON_BYTES {
+                self.came = 0;
+                message.go_on();
+            }
             return;
         }
         if !same {
             self.deadline = Some(Box::pin(tokio::time::sleep(WHOLE_AFTER)));
         }
+        self.came = 0;
         // The room of the one before is free before more is asked for.
         self.held = None;
         self.held = Some((number, bytes, self.room.begin(self.connection, bytes)));

@@ -347,10 +347,10 @@ impl Reader {
             Err(refusal) if out_of_order(&refusal) => {
                 self.complain("an entry is out of order", &refusal.detail);
             }
-            outcome => {
+            _ => {
                 let lost = self.expected.filter(|_| !begins).map_or(0, |e| i.saturating_sub(e));
                 // Beyond what is predicted through, the writer numbers anew.
-                let is_gap = outcome.is_ok() && lost <= self.port.settings().gap_bins_max as u64;
+                let is_gap = lost <= self.port.settings().gap_bins_max as u64;
                 self.status.metrics.lost.increment(if is_gap { lost } else { 0 });
                 self.expected = Some(i.saturating_add(1));
                 self.port.heard(*rig_time_ns, *received);

@@ -180,7 +180,7 @@ impl Gate {
             if let Err(reason) = frames.pass(&buffer[..n], &mut pass) {
                 return Some(reason);
             }
-            account.set(frames.incomplete());
+            account.set(frames.incomplete(), n);
             if in_use.is_none() && frames.is_ready() {
                 in_use = Some(place.peer().request(true));
             }
@@ -242,6 +242,10 @@ async fn outward(
             }
             if chunks.send(buffer[..n].to_vec()).is_err() {
                 return None;
+            }
+            if waiting.all.is_much() {
+                // First what the peer takes at once.
+                tokio::task::yield_now().await;
             }
         }
     };

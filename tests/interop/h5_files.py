@@ -56,5 +56,5 @@ with file("edges") as f:
     # One spike at each edge of 10 ms bins: unit by unit, 300 each.
     replaced(f, np.array([i / 100 for i in range(1200)]))
 with file("texts") as f:
-    # Names of 80 MiB together.
-    f.create_dataset("units/unit_name", data=strings(["u" * (20 << 20)] * 4), dtype=text)
+    # Labels of 96 MiB together.
+    f.create_dataset("intervals/trials/huge", data=strings(["x" * (16 << 20)] * 6), dtype=text)

@@ -121,11 +121,14 @@ fn files_as_people_have_them_are_read_or_refused_with_the_reason() {
         ("samples", ["are these samples", "sampling rate"]),
         ("linked", ["'other.nwb'", "export"]),
         ("virtual", ["virtual dataset", "h5repack"]),
-        ("texts", ["units/unit_name", "bytes of text"]),
     ] {
         let said = read_nwb(&file(name), &NwbSettings::default()).expect_err(name).to_string();
         assert!(parts.iter().all(|p| said.contains(p)), "{said}");
     }
+    let labels = Some("trials/huge".to_owned());
+    let said = read_nwb(&file("texts"), &NwbSettings { labels, ..NwbSettings::default() });
+    let said = said.map(|_| ()).expect_err("too much").to_string();
+    assert!(said.contains("trials/huge") && said.contains("bytes of text"), "{said}");
     let zarr = dir.path().join("store.nwb.zarr");
     std::fs::create_dir(&zarr).expect("made");
     std::fs::write(zarr.join(".zgroup"), "{}").expect("written");
