@@ -174,7 +174,6 @@ pub struct Stream {
 
 /// What is asked of a connection on which HTTP/1 is spoken, whose requests are read whole. HTTP/2 has bounds of its own,
 /// and sends what follows a request at once: where it is not expected it is refused.
-#[derive(Default)]
 struct Http1 {
     /// Bytes that have come and are as HTTP/2 begins; `None` once one was not.
     as_http2: Option<usize>,
