@@ -39,15 +39,6 @@ const GARBAGE: usize = 200;
 const RATIO_MAX: f64 = 2.0;
 const MIB_MAX: f64 = 600.0;
 const ATTACK_MIB_MAX: f64 = 200.0;
-/// Methods that anybody can call where no token is asked for.
-const METHODS: [&str; 6] = [
-    "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
-    "/grpc.health.v1.Health/Watch",
-    "/regimed.v1.Regimes/SubscribeDecisions",
-    "/regimed.v1.Control/StartSession",
-    "/regimed.v1.Ingest/SendCounts",
-    "/regimed.v1.Ingest/Exchange",
-];
 
 fn counts(session: &str, sequence: u64, bins: usize) -> Counts {
     let value = |i: u64| u32::from((i * 7 + sequence * 13).is_multiple_of(6));
@@ -206,7 +197,7 @@ async fn never_whole(grpc: String, going: Arc<AtomicBool>) -> u64 {
     let mut calls = 0;
     while going.load(Ordering::Relaxed) {
         let mut open = Vec::new();
-        for method in METHODS {
+        for method in attack::METHODS {
             open.extend(attack::parts(&grpc, method, 100).await);
         }
         for _ in 0..10 {

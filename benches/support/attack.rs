@@ -16,6 +16,16 @@ use tonic::transport::{Channel, Endpoint};
 /// A call, or a write, that is not answered is given up after so long.
 const PATIENCE: Duration = Duration::from_secs(30);
 
+/// Methods that anybody can call where no token is asked for.
+pub(crate) const METHODS: [&str; 6] = [
+    "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
+    "/grpc.health.v1.Health/Watch",
+    "/regimed.v1.Regimes/SubscribeDecisions",
+    "/regimed.v1.Control/StartSession",
+    "/regimed.v1.Ingest/SendCounts",
+    "/regimed.v1.Ingest/Exchange",
+];
+
 /// `HOST:PORT` of an endpoint.
 pub(crate) fn address(endpoint: &str) -> String {
     endpoint.split("://").last().expect("an address").to_owned()

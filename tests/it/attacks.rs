@@ -16,7 +16,7 @@ use regimed::wire::{
 use tonic::transport::Endpoint;
 use zeromq::{Socket, SocketRecv};
 
-use crate::attack::{EMPTY_FRAMES, address, parts, peer, pour, subscriptions};
+use crate::attack::{EMPTY_FRAMES, METHODS, address, parts, peer, pour, subscriptions};
 use crate::rig::{
     Daemon, PATIENCE, arg, binary, checkout, config, exchange, message, scraped, spikes,
 };
@@ -165,14 +165,7 @@ async fn messages_that_never_become_whole_take_little_memory_and_no_place_for_lo
     is_well(&daemon, 0).await;
     let idle = daemon.resident_mib();
     let mut calls = Vec::new();
-    for method in [
-        "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
-        "/grpc.health.v1.Health/Watch",
-        "/regimed.v1.Regimes/SubscribeDecisions",
-        "/regimed.v1.Control/StartSession",
-        "/regimed.v1.Ingest/SendCounts",
-        "/regimed.v1.Ingest/Exchange",
-    ] {
+    for method in METHODS {
         calls.extend(parts(&daemon.grpc, method, 300).await);
     }
     for _ in 0..20 {
