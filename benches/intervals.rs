@@ -180,7 +180,7 @@ fn tell(title: &str, found: &[At]) {
 fn main() {
     let model = match std::env::args().skip(1).find(|a| !a.starts_with('-')) {
         Some(dir) => checkpoint::load(Path::new(&dir)).expect("a model").model,
-        None => regimed::daemon::builtin_model().expect("the built-in model").model,
+        None => regimed::checkpoint::builtin().expect("the built-in model").model,
     };
     println!("fraction of 90 % intervals that hold the truth; in theory precision gained ~ t^1");
     let stationary = model.with_mean_dwell(STATIONARY_S);

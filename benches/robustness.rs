@@ -256,7 +256,7 @@ fn row(name: &str, columns: &[Found]) {
 fn main() {
     let model = match std::env::args().skip(1).find(|a| !a.starts_with('-')) {
         Some(dir) => checkpoint::load(Path::new(&dir)).expect("a model").model,
-        None => regimed::daemon::builtin_model().expect("the built-in model").model,
+        None => regimed::checkpoint::builtin().expect("the built-in model").model,
     };
     let ways = [Adaptation::default(), Adaptation::NONE];
     let clean: Vec<Recorded> = (0..ANIMALS).map(|a| record(a, AnimalSettings::default())).collect();

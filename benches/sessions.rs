@@ -24,7 +24,7 @@ const MIB_MAX: f64 = 8.0;
 
 /// The built-in model with a readout of more channels and as many hypotheses as the budget names.
 fn wide_model(folder: &std::path::Path) {
-    let mut built_in = regimed::daemon::builtin_model().expect("the built-in model");
+    let mut built_in = regimed::checkpoint::builtin().expect("the built-in model");
     let rank = built_in.model.dims.rank;
     let readout = &mut built_in.model.readouts[0];
     let (loading, baseline) = (readout.loading.clone(), readout.baseline.clone());

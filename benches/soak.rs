@@ -38,7 +38,7 @@ const SAMPLES: u64 = 100;
 
 /// The built-in model with few channels and one hypothesis for each of two regimes.
 fn small_model(folder: &std::path::Path) {
-    let mut built_in = regimed::daemon::builtin_model().expect("the built-in model");
+    let mut built_in = regimed::checkpoint::builtin().expect("the built-in model");
     let rank = built_in.model.dims.rank;
     let readout: &Readout = &built_in.model.readouts[0];
     let mut components = readout.prior.components.clone();

@@ -205,7 +205,7 @@ fn auroc(negative: &[f64], positive: &[f64]) -> f64 {
 fn main() {
     let model = match std::env::args().skip(1).find(|a| !a.starts_with('-')) {
         Some(dir) => checkpoint::load(Path::new(&dir)).expect("a model").model,
-        None => regimed::daemon::builtin_model().expect("the built-in model").model,
+        None => regimed::checkpoint::builtin().expect("the built-in model").model,
     };
     let bin_s = model.bin_width_s;
     let bins = (SECONDS / bin_s) as usize;

@@ -19,7 +19,10 @@
 //!
 //! Modules 1 to 6 are pure: no clock, no I/O, no global state; random generators are passed in.
 
+pub mod api;
+pub mod bus;
 pub mod checkpoint;
+pub mod clock;
 pub mod commands;
 pub mod config;
 pub mod daemon;
@@ -28,13 +31,13 @@ pub mod decoders;
 pub mod dynamics;
 mod files;
 pub mod inference;
+pub mod intake;
 pub mod journal;
 pub mod model;
-pub mod publish;
 pub mod recording;
 pub mod regime;
+pub mod rigs;
 pub mod security;
-pub mod source;
 mod sync;
 pub mod teacher;
 pub mod telemetry;

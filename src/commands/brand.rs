@@ -7,11 +7,11 @@ use redis::aio::MultiplexedConnection;
 use serde_json::Value;
 
 use super::serve::{Signals, runtime};
-use crate::config::{self, Config};
+use crate::config::Config;
 use crate::daemon::Daemon;
-use crate::source::brand::fields;
-use crate::source::redis::{Connection, newest};
-use crate::telemetry;
+use crate::rigs::brand::fields;
+use crate::rigs::redis::{Connection, newest};
+use crate::{config, telemetry};
 
 /// Stream in which the graph lies.
 const SUPERGRAPH: &str = "supergraph_stream";
@@ -196,7 +196,7 @@ fn toml_of(parameters: &Value, nickname: &str, url: &str) -> Result<String> {
 mod tests {
     use super::*;
     use crate::config::SourceConfig;
-    use crate::source::brand::Dtype;
+    use crate::rigs::brand::Dtype;
 
     #[test]
     fn a_node_finds_its_parameters_and_ignores_flags_it_does_not_know() {

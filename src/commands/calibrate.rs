@@ -8,9 +8,9 @@ use anyhow::{Context, Result, bail};
 use super::card;
 use super::progress::{Interrupt, Progress};
 use super::recordings::RecordingArgs;
-use crate::checkpoint::{self, Checkpoint};
+use crate::checkpoint;
+use crate::checkpoint::Checkpoint;
 use crate::config::BUILTIN_MODEL;
-use crate::daemon::builtin_model;
 use crate::model::{Model, Readout};
 use crate::training::{Dataset, RECALIBRATION_ROUNDS, TrainingSettings, calibrate, recalibrate};
 
@@ -64,7 +64,7 @@ pub fn run(args: &CalibrateArgs) -> Result<()> {
                 "--model {BUILTIN_MODEL}: expected --out with a place for the calibrated model, found none"
             );
         }
-        builtin_model()?
+        checkpoint::builtin()?
     } else {
         checkpoint::load(&args.model)?
     };

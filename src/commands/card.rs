@@ -157,7 +157,7 @@ mod tests {
 
     #[test]
     fn the_built_in_models_card_says_what_is_in_it() {
-        let checkpoint = crate::daemon::builtin_model().expect("built in");
+        let checkpoint = crate::checkpoint::builtin().expect("built in");
         let text = card(&checkpoint);
         for part in checkpoint.model.session_names() {
             assert!(text.contains(&format!("| {part} | 96 | Poisson |")), "{text}");

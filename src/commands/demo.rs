@@ -15,12 +15,13 @@ use super::picture::Picture;
 use super::scoreboard::{Scoreboard, Sent};
 use super::serve::runtime;
 use super::watch::duration;
-use crate::config::{Config, ModelSource, SessionConfig};
-use crate::daemon::{Daemon, builtin_model};
+use crate::bus::ModelSource;
+use crate::checkpoint;
+use crate::config::{Config, SessionConfig};
+use crate::daemon::Daemon;
 use crate::teacher::{Animal, AnimalSettings, Dwell, REGIME_NAMES, Regime, Simulation};
-use crate::wire::Counts;
 use crate::wire::regimes_client::RegimesClient;
-use crate::wire::{SubscribeDecisionsRequest, SubscribeEventsRequest};
+use crate::wire::{Counts, SubscribeDecisionsRequest, SubscribeEventsRequest};
 
 /// Seed of the animals that the built-in model knows (models/README.md).
 const ANIMALS_SEED: u64 = 1;
@@ -92,7 +93,7 @@ async fn demo(args: &DemoArgs) -> Result<()> {
     let request = SubscribeEventsRequest { session: SESSION.into(), after_event_sequence: 0 };
     let mut events = client.subscribe_events(request).await?.into_inner();
     let mut picture = Picture::new("regimed demo".into(), notes, args.plain);
-    let model = builtin_model()?.model;
+    let model = checkpoint::builtin()?.model;
     let mut board = Scoreboard::new(model.regime_names.clone(), model.bin_width_s);
     let (sent, mut noted) = mpsc::unbounded_channel();
     let going = Arc::new(AtomicBool::new(true));

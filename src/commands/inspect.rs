@@ -6,10 +6,9 @@ use anyhow::{Context, Result};
 
 use super::card;
 use super::recordings::RecordingArgs;
-use crate::checkpoint;
 use crate::config::BUILTIN_MODEL;
-use crate::daemon::builtin_model;
-use crate::recording::{self, Recording, TRUTH_KEYS};
+use crate::recording::{Recording, TRUTH_KEYS};
+use crate::{checkpoint, recording};
 
 /// Names of channels that are shown at most.
 const NAMES_SHOWN: usize = 8;
@@ -31,7 +30,7 @@ pub struct InspectArgs {
 /// A model or recording that cannot be read.
 pub fn run(args: &InspectArgs) -> Result<()> {
     let text = if args.what == Path::new(BUILTIN_MODEL) {
-        card::card(&builtin_model()?)
+        card::card(&checkpoint::builtin()?)
     } else if args.what.is_dir() && !recording::is_zarr(&args.what) {
         card::card(&checkpoint::load(&args.what)?)
     } else {

@@ -4,7 +4,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 
-use crate::recording::{self, NwbSettings, Recording};
+use crate::recording;
+use crate::recording::{NwbSettings, Recording};
 
 /// How to take recordings.
 #[derive(Debug, Clone, Default, clap::Args)]

@@ -15,7 +15,7 @@ use super::recordings::RecordingArgs;
 use super::scoreboard::{Scoreboard, Sent};
 use super::serve::runtime;
 use crate::recording::{Recording, Trial};
-use crate::source::replay::SPEED_MIN;
+use crate::rigs::replay::SPEED_MIN;
 use crate::wire::regimes_client::RegimesClient;
 use crate::wire::{Counts, Decision, ListSessionsRequest, SubscribeDecisionsRequest};
 

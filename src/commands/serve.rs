@@ -5,9 +5,8 @@ use std::path::PathBuf;
 use anyhow::{Context, Result};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use crate::config;
 use crate::daemon::{Daemon, access, check_source, plan};
-use crate::telemetry;
+use crate::{config, telemetry};
 
 /// What is still being done when all is stopped has so long.
 const LAST_WORK: std::time::Duration = std::time::Duration::from_secs(1);
@@ -36,7 +35,7 @@ pub fn run(args: &ServeArgs) -> Result<()> {
                 .with_context(|| format!("session '{}'", p.session))?
                 .map_or(String::new(), |rig| format!(", rig: {rig}"));
             let model = &p.checkpoint.model;
-            let calibrates = p.calibration.as_ref().map_or(String::new(), |c| {
+            let calibrates = p.choice.calibration.as_ref().map_or(String::new(), |c| {
                 format!(", calibrates itself on its first {} s", c.seconds)
             });
             println!(

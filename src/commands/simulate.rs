@@ -5,7 +5,8 @@ use std::path::PathBuf;
 use anyhow::{Result, bail};
 
 use super::progress::Progress;
-use crate::recording::{self, DynamicsTruth, Recording, Trial};
+use crate::recording;
+use crate::recording::{DynamicsTruth, Recording, Trial};
 use crate::teacher::{
     Animal, AnimalSettings, Dwell, REGIME_NAMES, Regime, Simulation, Task, Truth, truth,
 };

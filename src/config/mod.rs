@@ -1,7 +1,9 @@
 //! The daemon's configuration: TOML in, every fault at once, a validated [`Config`] out.
 
 mod access;
+mod defaults;
 mod environment;
+mod fault;
 mod journal;
 mod rigs;
 mod section;
@@ -14,80 +16,16 @@ use toml::de::{DeTable, DeValue};
 
 use crate::files;
 use crate::security::{Limits, TlsFiles, TokenFile};
+pub use defaults::*;
 pub use environment::Supervision;
+pub use fault::{ConfigError, Fault};
 pub use journal::{DECISIONS, JournalConfig, STATE};
-use section::{Beyond, Faults, Section};
-pub use session::{ModelSource, SessionConfig, SourceConfig};
-
-/// Default address of gRPC.
-pub const GRPC_LISTEN: &str = "127.0.0.1:7733";
-/// Default address of ZeroMQ counts in (PULL).
-pub const ZEROMQ_PULL: &str = "127.0.0.1:7734";
-/// Default address of ZeroMQ decisions and events out (PUB).
-pub const ZEROMQ_PUBLISH: &str = "127.0.0.1:7735";
-/// Default address of `/metrics`, `/healthz`, `/readyz`.
-pub const HTTP_LISTEN: &str = "127.0.0.1:9464";
-/// Default largest message, bytes.
-pub const MESSAGE_BYTES_MAX: usize = 4 << 20;
-/// Default number of connections to each port...
-pub const CONNECTIONS_MAX: usize = 4096;
-/// ...and of those from one address.
-pub const CONNECTIONS_PER_PEER_MAX: usize = 2048;
-/// Default number of gRPC calls that run at once on one connection: the least that HTTP/2 recommends (RFC 9113, 6.5.2).
-pub const STREAMS_PER_CONNECTION_MAX: usize = 100;
-/// Default bins that wait for a session.
-pub const QUEUE_BINS: usize = 1024;
-/// Default longest gap that is predicted through, bins; after a longer one the fit starts anew.
-pub const GAP_BINS_MAX: usize = 1000;
-/// Default number of events a session keeps for subscribers that resume.
-pub const EVENTS_KEPT: usize = 10_000;
-/// Default time for ending, seconds.
-pub const DRAIN_S: f64 = 5.0;
-/// Default time of counts on which a session calibrates itself, seconds.
-pub const CALIBRATE_S: f64 = 60.0;
-/// Default rate of the metrics, Hz.
-pub const METRICS_HZ: f64 = 10.0;
-/// Model that is part of the binary.
-pub const BUILTIN_MODEL: &str = "builtin";
-/// Most sessions of one daemon.
-pub const SESSIONS_MAX: usize = 256;
+pub use rigs::SourceConfig;
+use section::{Beyond, Faults, Section, set};
+pub use session::SessionConfig;
 
 /// Longest configuration.
 const FILE_BYTES_MAX: u64 = 16 << 20;
-
-/// One thing wrong with a configuration.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Fault {
-    /// Line, from 1; 0 where the fault is of the whole file.
-    pub line: usize,
-    /// Key as written, e.g. `session[1].model`.
-    pub key: String,
-    /// What was expected and what was found.
-    pub problem: String,
-}
-
-/// Everything wrong with a configuration.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub struct ConfigError {
-    /// The file.
-    pub path: PathBuf,
-    /// Each fault, in the file's order.
-    pub faults: Vec<Fault>,
-}
-
-impl std::fmt::Display for ConfigError {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let n = self.faults.len();
-        write!(f, "{}: {n} fault{}", self.path.display(), if n == 1 { "" } else { "s" })?;
-        for fault in &self.faults {
-            match fault.line {
-                0 => write!(f, "\n  {}: {}", fault.key, fault.problem)?,
-                line => write!(f, "\n  line {line}: {}: {}", fault.key, fault.problem)?,
-            }
-        }
-        Ok(())
-    }
-}
 
 /// A validated configuration.
 #[derive(Debug, Clone, PartialEq)]
@@ -338,12 +276,6 @@ pub fn parse_session(text: &str) -> Result<SessionConfig, ConfigError> {
     Ok(config.sessions.remove(0))
 }
 
-fn set<T>(place: &mut T, value: Option<T>) {
-    if let Some(value) = value {
-        *place = value;
-    }
-}
-
 fn sessions(section: &mut Section<'_, '_>, path: &Path, config: &mut Config) {
     let Some(value) = section.value("session") else {
         section.fault(0..0, "session", "expected at least one [[session]], found none");
@@ -410,9 +342,13 @@ mod tests {
         let of = |keys: &str| format!("[[session]]\nname = \"rig\"\nmodel = \"builtin\"\n{keys}\n");
         let parsed = |keys: &str| parse(Path::new("x"), &of(keys)).expect(keys).sessions[0].clone();
         let day = parsed("calibrate_from = \"0\"");
-        assert_eq!((day.calibrate_s, day.calibrate_from.as_deref()), (Some(60.0), Some("0")));
+        let own = |session: &SessionConfig| {
+            let calibration = session.choice.calibration.clone().expect("it calibrates itself");
+            (calibration.seconds, calibration.from)
+        };
+        assert_eq!(own(&day), (60.0, Some("0".into())));
         let new = parsed("calibrate_s = 30\nchannels = 64");
-        assert_eq!((new.calibrate_s, new.calibrate_from), (Some(30.0), None));
+        assert_eq!(own(&new), (30.0, None));
         for (keys, key) in [
             ("calibrate_s = 30", "session[0].channels"),
             ("calibrate_s = 1\nchannels = 64", "session[0].calibrate_s"),
@@ -450,7 +386,7 @@ mod tests {
         assert_eq!(config.zeromq_publish, None);
         assert_eq!(config.grpc_listen, GRPC_LISTEN.parse().ok());
         let session = &config.sessions[0];
-        assert_eq!(session.model, ModelSource::Directory("/etc/m".into()));
-        assert_eq!((session.readout.as_str(), session.unknown), ("0", true));
+        assert_eq!(session.choice.source, crate::bus::ModelSource::Directory("/etc/m".into()));
+        assert_eq!((session.choice.readout.as_str(), session.choice.unknown), ("0", true));
     }
 }

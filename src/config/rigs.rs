@@ -2,9 +2,28 @@
 
 use std::path::Path;
 
-use super::section::{Beyond, Section};
-use super::{SourceConfig, set};
-use crate::source::{blackrock, brand, intan, open_ephys, redis, replay};
+use super::section::{Beyond, Section, set};
+#[cfg(feature = "lsl")]
+use crate::rigs::lsl;
+use crate::rigs::{blackrock, brand, intan, open_ephys, redis, replay};
+
+/// A rig that the daemon goes to.
+#[derive(Debug, Clone, PartialEq)]
+pub enum SourceConfig {
+    /// The Open Ephys GUI's ZMQ Interface.
+    OpenEphys(open_ephys::Settings),
+    /// A BRAND graph's stream of binned counts.
+    Brand(brand::Settings),
+    /// Blackrock's processors.
+    Blackrock(blackrock::Settings),
+    /// Intan's RHX software.
+    Intan(intan::Settings),
+    /// A recording.
+    Replay(replay::Settings),
+    /// A stream of the Lab Streaming Layer.
+    #[cfg(feature = "lsl")]
+    Lsl(lsl::Settings),
+}
 
 const ZEROMQ: [&str; 2] = ["tcp://", "ipc://"];
 const REDIS: [&str; 2] = ["redis://", "unix://"];
@@ -103,7 +122,7 @@ fn replay_table(s: &mut Section<'_, '_>, path: &Path) -> Option<replay::Settings
 
 #[cfg(feature = "lsl")]
 fn lsl(s: &mut Section<'_, '_>) -> Option<SourceConfig> {
-    use crate::source::lsl::Settings;
+    use crate::rigs::lsl::Settings;
     let read = |s: &mut Section<'_, '_>| {
         let mut to = Settings::default();
         let mut quoted = None;

@@ -8,7 +8,7 @@ use std::time::Duration;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::Fault;
+use super::fault::Fault;
 
 /// Longest path of a Unix socket that every system takes.
 const SOCKET_PATH_MAX: usize = 100;
@@ -286,6 +286,13 @@ impl<'a> Section<'a, '_> {
                 self.faults.add(key.span(), name, problem);
             }
         }
+    }
+}
+
+/// Puts a value where one was given.
+pub(super) fn set<T>(place: &mut T, value: Option<T>) {
+    if let Some(value) = value {
+        *place = value;
     }
 }
 

@@ -1,54 +1,23 @@
 //! One session's table.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use super::section::Section;
-use super::{BUILTIN_MODEL, CALIBRATE_S, rigs, set};
+use super::defaults::{BUILTIN_MODEL, CALIBRATE_S};
+use super::rigs;
+use super::rigs::SourceConfig;
+use super::section::{Section, set};
+use crate::bus::{ModelChoice, ModelSource, SelfCalibration};
 use crate::inference::Adaptation;
-#[cfg(feature = "lsl")]
-use crate::source::lsl;
-use crate::source::{
-    AssemblySettings, FEEDS_MAX, blackrock, brand, intan, open_ephys, redis, replay,
-};
-
-/// Where a session's model comes from.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub enum ModelSource {
-    /// The model in the binary.
-    Builtin,
-    /// A model directory.
-    Directory(PathBuf),
-}
+use crate::intake::{AssemblySettings, FEEDS_MAX};
+use crate::rigs::redis;
 
 /// One session.
 #[derive(Debug, Clone, PartialEq)]
 pub struct SessionConfig {
     /// Name that messages carry.
     pub name: String,
-    /// Its model.
-    pub model: ModelSource,
-    /// Session of the model whose readout is used.
-    pub readout: String,
-    /// The session calibrates itself on so many seconds of its first counts.
-    pub calibrate_s: Option<f64>,
-    /// The model's session that it is another day of; without it, a new animal.
-    pub calibrate_from: Option<String>,
-    /// Channels the rig will send, where stated: checked against the model.
-    pub channels: Option<usize>,
-    /// Bin width the rig will send, ms, where stated: checked against the model.
-    pub bin_ms: Option<f64>,
-    /// Time that a regime lasts on average, seconds, where it is not as in training.
-    pub mean_dwell_s: Option<f64>,
-    /// False changes per minute that the decision rule may make, by the model's operating points.
-    pub false_changes_per_min: Option<f64>,
-    /// Posterior probability that a new label must reach, whatever the operating points say.
-    pub probability_min: Option<f64>,
-    /// Time for which it must hold it, ms.
-    pub dwell_ms: Option<f64>,
-    /// Whether `unknown` may be said.
-    pub unknown: bool,
-    /// What is followed beside the dynamics.
-    pub adaptation: Adaptation,
+    /// The model it asks for.
+    pub choice: ModelChoice,
     /// When bins that are put together from events close.
     pub events: AssemblySettings,
     /// The rig that the daemon goes to by itself; without it, rigs come over gRPC or ZeroMQ.
@@ -63,41 +32,12 @@ impl SessionConfig {
     pub fn new(name: &str, model: ModelSource, readout: &str) -> Self {
         Self {
             name: name.to_owned(),
-            model,
-            readout: readout.to_owned(),
-            calibrate_s: None,
-            calibrate_from: None,
-            channels: None,
-            bin_ms: None,
-            mean_dwell_s: None,
-            false_changes_per_min: None,
-            probability_min: None,
-            dwell_ms: None,
-            unknown: true,
-            adaptation: Adaptation::default(),
+            choice: ModelChoice::new(model, readout),
             events: AssemblySettings::default(),
             source: None,
             redis: None,
         }
     }
-}
-
-/// A rig that the daemon goes to.
-#[derive(Debug, Clone, PartialEq)]
-pub enum SourceConfig {
-    /// The Open Ephys GUI's ZMQ Interface.
-    OpenEphys(open_ephys::Settings),
-    /// A BRAND graph's stream of binned counts.
-    Brand(brand::Settings),
-    /// Blackrock's processors.
-    Blackrock(blackrock::Settings),
-    /// Intan's RHX software.
-    Intan(intan::Settings),
-    /// A recording.
-    Replay(replay::Settings),
-    /// A stream of the Lab Streaming Layer.
-    #[cfg(feature = "lsl")]
-    Lsl(lsl::Settings),
 }
 
 pub(super) fn one_session(
@@ -156,22 +96,23 @@ pub(super) fn one_session(
     } else {
         ModelSource::Directory(path.parent().unwrap_or(Path::new(".")).join(model))
     };
-    Some(SessionConfig {
+    let calibration = calibrate_s.map(|seconds| {
+        let from = calibrate_from.map(|(from, _)| from.to_owned());
+        SelfCalibration { seconds, from }
+    });
+    let choice = ModelChoice {
+        calibration,
         channels,
-        calibrate_s,
-        calibrate_from: calibrate_from.map(|f| f.0.to_owned()),
         bin_ms,
+        mean_dwell_s,
+        false_changes_per_min,
         probability_min,
         dwell_ms,
         unknown,
-        mean_dwell_s,
-        false_changes_per_min,
         adaptation,
-        events,
-        source,
-        redis,
-        ..SessionConfig::new(name, model, readout.map_or(name, |r| r.0))
-    })
+        ..ModelChoice::new(model, readout.map_or(name, |r| r.0))
+    };
+    Some(SessionConfig { name: name.to_owned(), choice, events, source, redis })
 }
 
 fn events(s: &mut Section<'_, '_>) -> AssemblySettings {

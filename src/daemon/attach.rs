@@ -1,25 +1,19 @@
 //! What a session has beside its ports: the rig that the daemon goes to, and where its results are written.
 
+use std::net::UdpSocket;
 use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
 use tokio::task::JoinHandle;
 
-use super::models::Plan;
+use crate::bus::{Plan, Seek, SessionHandle};
 use crate::config::{SessionConfig, SourceConfig};
-use crate::publish::{SessionBus, brand as brand_out, network_events, redis as redis_out};
+use crate::intake::{PortSettings, Status};
 use crate::recording::Recording;
-use crate::source::replay::{Player, Seek};
-use crate::source::{Entry, PortSettings, Status, blackrock, brand, intan, open_ephys, replay};
-
-/// Tasks of a session.
-#[derive(Default)]
-pub(super) struct Attached {
-    pub(super) status: Option<Arc<Status>>,
-    pub(super) seek: Option<Arc<Seek>>,
-    pub(super) sources: Vec<JoinHandle<()>>,
-    pub(super) outs: Vec<JoinHandle<()>>,
-}
+#[cfg(feature = "lsl")]
+use crate::rigs::lsl;
+use crate::rigs::replay::Player;
+use crate::rigs::{blackrock, brand, intan, open_ephys, redis, replay};
 
 /// The session's table with its rig's names for the channels in the order of its readout. Names are what tells one
 /// channel from another: an order learned from who fires first is right for a readout that is learned with it, and for no
@@ -125,7 +119,7 @@ pub fn check_source(session: &SessionConfig, plan: &Plan) -> Result<Option<Strin
         None => None,
         Some(SourceConfig::OpenEphys(s)) => Some(format!("Open Ephys at {}", s.endpoint)),
         Some(SourceConfig::Brand(s)) => {
-            let url = crate::source::redis::without_password(&s.url);
+            let url = redis::without_password(&s.url);
             Some(format!("BRAND's stream '{}' at {url}", s.stream))
         }
         Some(SourceConfig::Blackrock(s)) => Some(format!("Blackrock's packets at {}", s.listen)),
@@ -142,12 +136,16 @@ pub fn check_source(session: &SessionConfig, plan: &Plan) -> Result<Option<Strin
 }
 
 /// What a session's rig needs before it can be gone to.
-pub(super) enum Ready {
-    Nothing,
+#[derive(Default)]
+pub(super) struct Prepared {
+    /// How the session stands with its rig, where the daemon goes to one.
+    pub(super) status: Option<Arc<Status>>,
+    /// Where it replays a recording.
+    pub(super) seek: Option<Arc<Seek>>,
     /// What is replayed.
-    Recording(Recording),
-    /// The port at which packets come; `None` where the machine does not have its address yet.
-    Port(Option<std::net::UdpSocket>),
+    recording: Option<Recording>,
+    /// The port at which packets come; `None` also where the machine does not have its address yet.
+    packets: Option<UdpSocket>,
 }
 
 /// Reads, and takes, what a session's rig needs.
@@ -158,110 +156,109 @@ pub(super) fn prepare(
     config: &SessionConfig,
     shape: &PortSettings,
     names: Option<&[String]>,
-) -> Result<Ready> {
-    Ok(match &config.source {
-        Some(SourceConfig::Replay(settings)) => {
-            Ready::Recording(replayed(settings, shape.bin_width_s, shape.n_channels, names)?)
+) -> Result<Prepared> {
+    let Some(source) = &config.source else { return Ok(Prepared::default()) };
+    let name = config.name.as_str();
+    let status = Arc::new(match source {
+        SourceConfig::OpenEphys(settings) => open_ephys::status(name, settings),
+        SourceConfig::Brand(settings) => brand::status(name, settings),
+        SourceConfig::Blackrock(settings) => blackrock::status(name, settings),
+        SourceConfig::Intan(settings) => intan::status(name, settings),
+        SourceConfig::Replay(settings) => replay::status(name, settings),
+        #[cfg(feature = "lsl")]
+        SourceConfig::Lsl(settings) => lsl::status(name, settings),
+    });
+    let mut prepared = Prepared { status: Some(status), ..Prepared::default() };
+    match source {
+        SourceConfig::Replay(settings) => {
+            prepared.seek = Some(Arc::default());
+            let recording = replayed(settings, shape.bin_width_s, shape.n_channels, names)?;
+            prepared.recording = Some(recording);
         }
-        Some(SourceConfig::Blackrock(settings)) => {
-            Ready::Port(blackrock::bind(settings).with_context(|| {
+        SourceConfig::Blackrock(settings) => {
+            prepared.packets = blackrock::bind(settings).with_context(|| {
                 format!(
                     "blackrock.listen: cannot listen on {} (another address, or ending what uses it, helps)",
                     settings.listen
                 )
-            })?)
+            })?;
         }
-        _ => Ready::Nothing,
-    })
+        _ => {}
+    }
+    Ok(prepared)
 }
 
-/// Starts what the session's table asks for, of which `ready` was prepared.
+/// Tasks that bring counts in, and those that carry results out.
+type SourcesAndOuts = (Vec<JoinHandle<()>>, Vec<JoinHandle<()>>);
+
+/// Starts what the session's table asks for, of which `prepared` was prepared.
 pub(super) fn attach(
     config: &SessionConfig,
-    entry: &Entry,
-    bus: &Arc<SessionBus>,
-    ready: Ready,
-) -> Attached {
-    let mut attached = Attached::default();
-    match &config.source {
-        Some(SourceConfig::OpenEphys(settings)) => {
-            let status = Arc::new(open_ephys::status(&config.name, settings));
-            let (assembly, settings) = (entry.assembly.clone(), settings.clone());
-            if let Some(marks) = settings.network_events.clone() {
-                attached.sources.push(tokio::spawn(network_events::run(bus.clone(), marks)));
-            }
-            let task = open_ephys::run(settings, assembly, status.clone());
-            attached.sources.push(tokio::spawn(task));
-            attached.status = Some(status);
-        }
-        Some(SourceConfig::Brand(settings)) => {
-            let status = Arc::new(brand::status(&config.name, settings));
-            let syncs = Arc::new(brand::Syncs::default());
-            if let Some(stream) = settings.output_stream.clone() {
-                let url = settings.url.clone();
-                let task = brand_out::run(bus.clone(), url, stream, syncs.clone());
-                attached.outs.push(tokio::spawn(task));
-            }
-            let task = brand::run(settings.clone(), entry.port.clone(), syncs, status.clone());
-            attached.sources.push(tokio::spawn(task));
-            attached.status = Some(status);
-        }
-        Some(SourceConfig::Blackrock(settings)) => {
-            let status = Arc::new(blackrock::status(&config.name, settings));
-            let (settings, assembly) = (settings.clone(), entry.assembly.clone());
-            let bound = if let Ready::Port(bound) = ready { bound } else { None };
-            let task = blackrock::run(settings, bound, assembly, status.clone());
-            attached.sources.push(tokio::spawn(task));
-            attached.status = Some(status);
-        }
-        Some(SourceConfig::Intan(settings)) => {
-            let status = Arc::new(intan::status(&config.name, settings));
-            let (settings, assembly) = (settings.clone(), entry.assembly.clone());
-            attached.sources.push(tokio::spawn(intan::run(settings, assembly, status.clone())));
-            attached.status = Some(status);
-        }
-        Some(SourceConfig::Replay(settings)) => {
-            let Ready::Recording(recording) = ready else { return attached };
-            let status = Arc::new(replay::status(&config.name, settings));
-            let seek = Arc::new(Seek::default());
-            let player = Player {
-                recording,
-                settings: settings.clone(),
-                port: entry.port.clone(),
-                seek: seek.clone(),
-                status: status.clone(),
-            };
-            attached.sources.push(tokio::spawn(player.run()));
-            attached.seek = Some(seek);
-            attached.status = Some(status);
-        }
-        #[cfg(feature = "lsl")]
-        Some(SourceConfig::Lsl(settings)) => {
-            use crate::source::lsl;
-            let status = Arc::new(lsl::status(&config.name, settings));
-            let settings = settings.clone();
-            if settings.outlets {
-                let (listen, session) = (settings.listen, settings.session_id.clone());
-                let task = crate::publish::lsl::run(bus.clone(), listen, session);
-                attached.outs.push(tokio::spawn(task));
-            }
-            let task = lsl::run(settings, entry.port.clone(), status.clone());
-            attached.sources.push(tokio::spawn(task));
-            attached.status = Some(status);
-        }
-        None => {}
+    session: &Arc<SessionHandle>,
+    prepared: Prepared,
+) -> SourcesAndOuts {
+    let (mut sources, mut outs) = (Vec::new(), Vec::new());
+    if let (Some(source), Some(status)) = (&config.source, &prepared.status) {
+        let status = status.clone();
+        go_to(source, session, status, prepared, &mut sources, &mut outs);
     }
     if let Some(settings) = config.redis.clone() {
-        attached.outs.push(tokio::spawn(redis_out::run(bus.clone(), settings)));
+        outs.push(tokio::spawn(redis::out::run(session.clone(), settings)));
     }
-    attached
+    let assembly = session.assembly.clone();
+    sources.push(tokio::spawn(async move { assembly.keep_closing().await }));
+    (sources, outs)
+}
+
+fn go_to(
+    source: &SourceConfig,
+    session: &Arc<SessionHandle>,
+    status: Arc<Status>,
+    prepared: Prepared,
+    sources: &mut Vec<JoinHandle<()>>,
+    outs: &mut Vec<JoinHandle<()>>,
+) {
+    let (port, assembly) = (session.port.clone(), session.assembly.clone());
+    let task = match source.clone() {
+        SourceConfig::OpenEphys(settings) => {
+            if let Some(marks) = settings.network_events.clone() {
+                sources.push(tokio::spawn(open_ephys::network_events::run(session.clone(), marks)));
+            }
+            tokio::spawn(open_ephys::run(settings, assembly, status))
+        }
+        SourceConfig::Brand(settings) => {
+            let syncs = Arc::new(brand::Syncs::default());
+            if let Some(stream) = settings.output_stream.clone() {
+                let (url, syncs) = (settings.url.clone(), syncs.clone());
+                outs.push(tokio::spawn(brand::out::run(session.clone(), url, stream, syncs)));
+            }
+            tokio::spawn(brand::run(settings, port, syncs, status))
+        }
+        SourceConfig::Blackrock(settings) => {
+            tokio::spawn(blackrock::run(settings, prepared.packets, assembly, status))
+        }
+        SourceConfig::Intan(settings) => tokio::spawn(intan::run(settings, assembly, status)),
+        SourceConfig::Replay(settings) => {
+            let (Some(recording), Some(seek)) = (prepared.recording, prepared.seek) else { return };
+            tokio::spawn(Player { recording, settings, port, seek, status }.run())
+        }
+        #[cfg(feature = "lsl")]
+        SourceConfig::Lsl(settings) => {
+            if settings.outlets {
+                let (listen, lsl_session) = (settings.listen, settings.session_id.clone());
+                outs.push(tokio::spawn(lsl::outlets::run(session.clone(), listen, lsl_session)));
+            }
+            tokio::spawn(lsl::run(settings, port, status))
+        }
+    };
+    sources.push(task);
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::config::{self, Config};
-    use crate::daemon::plan;
+    use crate::daemon::plans::plan;
 
     /// A session of the built-in model whose readout knows its channels, or does not.
     fn session(source: &str, names: Option<&str>) -> Result<SessionConfig> {

@@ -2,20 +2,18 @@
 //! and the engine that reads by it takes over between two bins. Until then the label is `unknown`.
 
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
-use super::handoff::{Handoff, Successor};
-use super::models::Plan;
+use super::priority::give_way;
 use super::resume;
+use crate::bus::{CalibrationState, Plan, SelfCalibration, SessionHandle};
+use crate::intake::MASKED;
 use crate::journal::Journal;
 use crate::model::{Model, Readout};
-use crate::publish::counts::CountsReader;
-use crate::publish::{CalibrationState, SessionBus};
 use crate::recording::{Recording, Trial};
-use crate::source::{MASKED, Port};
 use crate::training::{Dataset, TrainingSettings, calibrate, recalibrate};
 
 /// Time between looks at what has come.
@@ -27,24 +25,11 @@ const STEPS: usize = 600;
 const BATCH: usize = 16;
 const LEARNING_RATE: f64 = 1e-2;
 
-/// From where a session's readout is to come.
-#[derive(Debug, Clone, PartialEq)]
-pub struct SelfCalibration {
-    /// Seconds of counts that are gathered.
-    pub seconds: f64,
-    /// The model's session that this one is another day of; `None`: a new animal.
-    pub from: Option<String>,
-}
-
 /// One session's.
 pub(super) struct Calibrator {
-    pub(super) plan: Plan,
+    pub(super) plan: Arc<Plan>,
     pub(super) how: SelfCalibration,
-    /// The session's counts; held while it calibrates.
-    pub(super) aside: Arc<Mutex<CountsReader>>,
-    pub(super) handoff: Arc<Handoff>,
-    pub(super) port: Arc<Port>,
-    pub(super) bus: Arc<SessionBus>,
+    pub(super) session: Arc<SessionHandle>,
     pub(super) journal: Option<Arc<Journal>>,
     /// Folder in which what was found is kept for the next start.
     pub(super) keep: Option<PathBuf>,
@@ -110,7 +95,7 @@ impl Calibrator {
         std::thread::Builder::new()
             .name(format!("calibrate-{}", self.plan.session))
             .spawn(move || {
-                super::give_way();
+                give_way();
                 self.run();
             })
             .context("cannot start a calibration's thread")?;
@@ -120,7 +105,7 @@ impl Calibrator {
     fn run(self) {
         match self.work() {
             Ok(Some(trusted)) => {
-                self.tell(CalibrationState::of_result(trusted), None);
+                self.show(CalibrationState::of_result(trusted), None);
             }
             // The session ended before.
             Ok(None) => {}
@@ -129,13 +114,13 @@ impl Calibrator {
                     session = self.plan.session,
                     "calibration failed, its label stays 'unknown': {e:#}"
                 );
-                self.tell(CalibrationState::Failed, Some(format!("{e:#}")));
+                self.show(CalibrationState::Failed, Some(format!("{e:#}")));
             }
         }
     }
 
-    fn tell(&self, state: CalibrationState, problem: Option<String>) {
-        self.bus.set_calibration(|c| {
+    fn show(&self, state: CalibrationState, problem: Option<String>) {
+        self.session.set_calibration(|c| {
             c.state = state;
             c.problem = problem;
         });
@@ -149,17 +134,15 @@ impl Calibrator {
         let needed = (self.how.seconds / width).round() as usize;
         let mut gathered = Gathered::new(self.plan.readout.n_channels(), factor);
         while gathered.bins < needed {
-            if self.port.is_closed() {
+            if self.session.port.is_closed() {
                 return Ok(None);
             }
             std::thread::sleep(LOOK_EVERY);
-            let mut reader = self.aside.lock().unwrap_or_else(PoisonError::into_inner);
-            reader.each(|gap, counts| gathered.push(gap, counts));
-            drop(reader);
+            self.session.fit_counts().each(|gap, counts| gathered.push(gap, counts));
             let seen = gathered.bins as f64 * width;
-            self.bus.set_calibration(|c| c.seconds_seen = seen.min(c.seconds_needed));
+            self.session.set_calibration(|c| c.seconds_seen = seen.min(c.seconds_needed));
         }
-        self.tell(CalibrationState::Fitting, None);
+        self.show(CalibrationState::Fitting, None);
         tracing::info!(session = self.plan.session, seconds = self.how.seconds, "calibrating");
         let recording = gathered.recording(&self.plan.session, width);
         let Some(readout) = self.fit(&model, &recording)? else { return Ok(None) };
@@ -171,8 +154,7 @@ impl Calibrator {
             let session = &self.plan.session;
             tracing::warn!(session, "its calibration cannot be kept for a restart: {e:#}");
         }
-        self.handoff.offer(Successor { engine, fingerprint, swap: None });
-        self.port.wake();
+        self.session.replace_engine(engine, fingerprint);
         if let Some(journal) = &self.journal {
             journal.add(&self.plan.session, self.plan.changed(true));
         }
@@ -185,7 +167,7 @@ impl Calibrator {
             bail!("expected at least {PIECE_MIN_S} s of counts without a gap, found none");
         }
         let data = Arc::new(Dataset::for_calibration(recording)?);
-        let going = || !self.port.is_closed();
+        let going = || !self.session.port.is_closed();
         let before = self.how.from.as_ref().and_then(|name| model.readout(name));
         let readout = if let Some(before) = before {
             recalibrate(model, before, &data, &self.plan.session, |_, _| going())?.readout

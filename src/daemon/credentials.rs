@@ -8,8 +8,8 @@ use anyhow::Result;
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 
+use crate::bus::{Condition, Registry};
 use crate::config::Config;
-use crate::publish::{Bus, Condition};
 use crate::security::{Role, Tls, TlsFiles, Tokens};
 
 /// Files are read again so often.
@@ -56,8 +56,12 @@ impl Access {
     }
 
     /// Reads every file again once a second, and at once when it is asked for; what cannot be read is a condition.
-    pub(super) fn keep_reading(&self, bus: &Arc<Bus>, asked: &Arc<Notify>) -> Vec<JoinHandle<()>> {
-        let problems = Arc::new(Problems { bus: bus.clone(), by_file: Mutex::default() });
+    pub(super) fn keep_reading(
+        &self,
+        registry: &Arc<Registry>,
+        asked: &Arc<Notify>,
+    ) -> Vec<JoinHandle<()>> {
+        let problems = Arc::new(Problems { registry: registry.clone(), by_file: Mutex::default() });
         let one = |(number, reread): (usize, Reread)| {
             let (problems, asked) = (problems.clone(), asked.clone());
             tokio::spawn(async move {
@@ -78,7 +82,7 @@ impl Access {
 
 /// Files that cannot be read.
 struct Problems {
-    bus: Arc<Bus>,
+    registry: Arc<Registry>,
     by_file: Mutex<BTreeMap<usize, String>>,
 }
 
@@ -91,7 +95,7 @@ impl Problems {
         };
         let all: Vec<&str> = by_file.values().map(String::as_str).collect();
         let found = (!all.is_empty()).then(|| all.join("; "));
-        self.bus.conditions.set("", Condition::CredentialsUnreadable, found);
+        self.registry.conditions.set("", Condition::CredentialsUnreadable, found);
     }
 }
 

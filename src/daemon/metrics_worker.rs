@@ -5,12 +5,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::{Context, Result};
 
+use super::priority::give_way;
+use crate::bus::{CountsReader, CountsTap, Outcome, SessionHandle, Wording, dynamics, tap};
 use crate::dynamics::{Monitor, Position};
+use crate::intake::MASKED;
 use crate::model::Model;
-use crate::publish::counts::{CountsReader, CountsTap, tap};
-use crate::publish::{Outcome, SessionBus, Wording, dynamics};
 use crate::regime::Label;
-use crate::source::MASKED;
 
 /// A session's monitor with what feeds it.
 pub(super) struct Probe {
@@ -55,7 +55,7 @@ impl Probe {
 
 /// A state to describe.
 pub(super) struct Request {
-    pub(super) bus: Arc<SessionBus>,
+    pub(super) session: Arc<SessionHandle>,
     pub(super) wording: Arc<Wording>,
     pub(super) probe: Arc<Mutex<Probe>>,
     pub(super) outcome: Outcome,
@@ -73,7 +73,7 @@ impl MetricsWorker {
         std::thread::Builder::new()
             .name("metrics".into())
             .spawn(move || {
-                super::give_way();
+                give_way();
                 work(&receiver);
             })
             .context("cannot start the metrics' thread")?;
@@ -106,7 +106,7 @@ fn work(requests: &Receiver<Request>) {
             label: r.outcome.label.and_then(Label::regime),
         };
         if let Some(reading) = monitor.refresh(model, &at) {
-            r.bus.set_metrics(dynamics::metrics(&r.outcome, &reading));
+            r.session.set_metrics(dynamics::metrics(&r.outcome, &reading));
         }
     }
 }

@@ -6,14 +6,14 @@ use std::time::Duration;
 
 use anyhow::Result;
 
-use super::models::Plan;
-use super::state_place::StatePlace;
-use crate::checkpoint::{self, Provenance, sha256_hex};
+use super::snapshot_slot::SnapshotSlot;
+use crate::bus::{Plan, SessionHandle};
+use crate::checkpoint;
+use crate::checkpoint::Provenance;
+use crate::clock::wall_ns;
 use crate::journal::{Journal, Snapshot, SnapshotError};
 use crate::model::{Model, Readout};
-use crate::publish::SessionBus;
 use crate::regime::{Engine, Label};
-use crate::telemetry::wall_ns;
 
 /// Between looks for something new to write.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
@@ -29,41 +29,25 @@ pub(super) struct Keeping {
     pub(super) age_max_s: f64,
 }
 
-/// What numbers belong to: they are of use to the same model, readout and rule alone.
-pub(super) fn fingerprint(plan: &Plan, readout: &Readout) -> String {
-    let mut bytes = plan.checkpoint.weights_sha256.clone().into_bytes();
-    bytes.extend(plan.model.bin_width_s.to_bits().to_le_bytes());
-    bytes.extend(format!("{:?} {:?} {}", plan.rule, plan.adaptation, readout.trusted).bytes());
-    let prior = &readout.prior.components;
-    let floats = readout
-        .loading
-        .iter()
-        .chain(&readout.baseline)
-        .chain(readout.dispersion.iter().flatten())
-        .chain(prior.iter().flat_map(|c| c.mean.iter().chain(&c.covariance).chain([&c.weight])));
-    bytes.extend(floats.flat_map(|v| v.to_bits().to_le_bytes()));
-    sha256_hex(&bytes)
-}
-
 /// Writes a session's state whenever there is a new one, until the session ends.
-pub(super) async fn keep(place: Arc<StatePlace>, bus: Arc<SessionBus>, folder: PathBuf) {
+pub(super) async fn keep(slot: Arc<SnapshotSlot>, session: Arc<SessionHandle>, folder: PathBuf) {
     let mut failing = false;
     loop {
-        let ended = bus.is_ended();
-        if let Some(found) = place.take() {
+        let ended = session.is_ended();
+        if let Some(found) = slot.take() {
             let snapshot = Snapshot {
                 fingerprint: found.fingerprint,
                 time_ns: wall_ns(),
                 sequence: found.sequence,
                 words: found.words,
             };
-            let (folder, name) = (folder.clone(), bus.name().to_owned());
+            let (folder, name) = (folder.clone(), session.name().to_owned());
             let write = move || snapshot.write(&folder, &name);
             let result = tokio::task::spawn_blocking(write).await;
             // Told once, until it works again: the journal's own state tells of the disk.
             match result {
                 Ok(Err(e)) if !failing => {
-                    tracing::warn!(session = bus.name(), "its state cannot be saved: {e}");
+                    tracing::warn!(session = session.name(), "its state cannot be saved: {e}");
                     failing = true;
                 }
                 Ok(Ok(())) => failing = false,
@@ -77,21 +61,57 @@ pub(super) async fn keep(place: Arc<StatePlace>, bus: Arc<SessionBus>, folder: P
     }
 }
 
-/// What a session goes on from.
-pub(super) struct Resumed {
-    /// Number of the newest bin in it.
-    pub(super) sequence: u64,
+/// What a session begins with.
+pub(super) struct Beginning {
+    pub(super) engine: Engine,
+    /// What the engine's numbers belong to.
+    pub(super) fingerprint: String,
+    /// Number of the newest bin in the state that it goes on from.
+    pub(super) resumed_after: Option<u64>,
+    /// It reads by the readout that the session had found for itself before a restart; whether its labels are to be
+    /// believed.
+    pub(super) own_readout: Option<bool>,
 }
 
-/// Takes a session's state up, where there is one that is fresh and of this model: the label of the newest event is
-/// in force, as everybody was told.
-pub(super) fn take_up(
+/// The engine that a session begins with: as it was before a restart where that is known and of use, else at the prior.
+/// A readout that the session had found for itself is taken up with a state of its own alone.
+///
+/// # Errors
+/// When the filter bank does not take the model.
+pub(super) fn begin(
+    plan: &Plan,
+    keeping: Option<&Keeping>,
+    journal: Option<&Journal>,
+) -> Result<Beginning> {
+    let fingerprint = plan.fingerprint(&plan.readout);
+    let engine = Engine::new(&plan.model, &plan.readout, plan.rule, plan.choice.adaptation)?;
+    let mut beginning = Beginning { engine, fingerprint, resumed_after: None, own_readout: None };
+    let (Some(keeping), Some(journal)) = (keeping, journal) else { return Ok(beginning) };
+    if let Some((mut engine, fingerprint, trusted)) = calibrated(plan, &keeping.folder) {
+        let resumed_after = take_up(&mut engine, plan, &fingerprint, keeping, journal);
+        if resumed_after.is_some() {
+            return Ok(Beginning {
+                engine,
+                fingerprint,
+                resumed_after,
+                own_readout: Some(trusted),
+            });
+        }
+    }
+    let Beginning { engine, fingerprint, resumed_after, .. } = &mut beginning;
+    *resumed_after = take_up(engine, plan, fingerprint, keeping, journal);
+    Ok(beginning)
+}
+
+/// Restores a session's state into its engine, where there is one that is fresh and of this model: the label of the newest
+/// event is in force, as everybody was told. The number of the newest bin in it.
+fn take_up(
     engine: &mut Engine,
     plan: &Plan,
     fingerprint: &str,
     keeping: &Keeping,
     journal: &Journal,
-) -> Option<Resumed> {
+) -> Option<u64> {
     let session = plan.session.as_str();
     let snapshot = match Snapshot::read(&keeping.folder, session) {
         Ok(snapshot) => snapshot,
@@ -117,7 +137,7 @@ pub(super) fn take_up(
         return None;
     }
     tracing::info!(session, age_s, sequence = snapshot.sequence, "goes on from its saved state");
-    Some(Resumed { sequence: snapshot.sequence })
+    Some(snapshot.sequence)
 }
 
 /// Label of the newest event in the journal.
@@ -150,8 +170,8 @@ pub(super) fn save_calibrated(
 
 /// The engine that a session had calibrated for itself before the restart, its fingerprint, and whether its labels are
 /// to be believed; `None` where it had not, or on another model.
-pub(super) fn calibrated(plan: &Plan, folder: &Path) -> Option<(Engine, String, bool)> {
-    plan.calibration.as_ref()?;
+fn calibrated(plan: &Plan, folder: &Path) -> Option<(Engine, String, bool)> {
+    plan.choice.calibration.as_ref()?;
     let saved = checkpoint::load(&calibrated_folder(folder, &plan.session)).ok()?.model;
     let (own, _) = plan.calibration_model();
     let same = saved.hypernetwork == own.hypernetwork && saved.network == own.network;

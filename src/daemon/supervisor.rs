@@ -6,11 +6,10 @@ use std::os::unix::net::UnixDatagram;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use crate::bus::{Condition, Registry, SessionHandle};
+use crate::clock::wall_ns;
 use crate::config::Supervision;
 use crate::journal::Journal;
-use crate::publish::{Bus, Condition, SessionBus};
-use crate::source::Entry;
-use crate::telemetry::wall_ns;
 
 /// Between two looks.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
@@ -46,7 +45,7 @@ struct Seen {
 
 /// Looks after everything.
 pub(super) struct Supervisor {
-    pub(super) bus: Arc<Bus>,
+    pub(super) registry: Arc<Registry>,
     pub(super) journal: Option<Arc<Journal>>,
     pub(super) supervision: Supervision,
 }
@@ -68,7 +67,7 @@ impl Notifier {
         Self(place)
     }
 
-    pub(super) fn tell(&self, state: &str) {
+    pub(super) fn notify(&self, state: &str) {
         if let Some((socket, address)) = &self.0
             && let Err(e) = socket.send_to_addr(state.as_bytes(), address)
         {
@@ -83,7 +82,7 @@ fn strayed_s(before_ns: i64, now_ns: i64, steady: Duration) -> f64 {
 }
 
 impl Supervisor {
-    /// For ever.
+    /// Looks and reports until aborted.
     pub(super) async fn run(self) {
         let notifier = Notifier::new(&self.supervision);
         let mut seen: HashMap<String, Seen> = HashMap::new();
@@ -100,28 +99,27 @@ impl Supervisor {
                 self.clock_was_set(strayed);
                 jumped = Some(now);
             } else if jumped.is_some_and(|t| now.duration_since(t) > JUMP_SHOWN) {
-                self.bus.conditions.set("", Condition::ClockJumped, None);
+                self.registry.conditions.set("", Condition::ClockJumped, None);
                 jumped = None;
             }
             if let Some(journal) = &self.journal {
                 let why = journal.failing().borrow().clone();
                 let found =
                     why.map(|why| format!("expected a disk that takes records, found: {why}"));
-                self.bus.conditions.set("", Condition::JournalFailing, found);
+                self.registry.conditions.set("", Condition::JournalFailing, found);
             }
             let mut stuck = false;
-            let sessions = self.bus.sessions();
+            let sessions = self.registry.sessions();
             seen.retain(|name, _| sessions.iter().any(|s| s.name() == name));
             for session in &sessions {
-                let Some(entry) = session.entry() else { continue };
-                stuck |= self.look(session, entry, &mut seen, now);
+                stuck |= self.look(session, &mut seen, now);
             }
             // A daemon that is stuck is left to be restarted.
             if let Some(every) = self.supervision.watchdog
                 && !stuck
                 && fed.is_none_or(|t| now.duration_since(t) >= every / 4)
             {
-                notifier.tell("WATCHDOG=1");
+                notifier.notify("WATCHDOG=1");
                 fed = Some(now);
             }
         }
@@ -129,20 +127,19 @@ impl Supervisor {
 
     fn clock_was_set(&self, by_s: f64) {
         let found = format!("expected a clock that runs on, found it set by {by_s:+.1} s");
-        self.bus.conditions.set("", Condition::ClockJumped, Some(found));
+        self.registry.conditions.set("", Condition::ClockJumped, Some(found));
     }
 
     /// Looks at a session; whether it is stuck.
     fn look(
         &self,
-        session: &Arc<SessionBus>,
-        entry: &Entry,
+        session: &Arc<SessionHandle>,
         seen: &mut HashMap<String, Seen>,
         now: Instant,
     ) -> bool {
         let name = session.name();
-        let (bins, _) = session.totals();
-        let totals = entry.port.totals();
+        let bins = session.bins();
+        let totals = session.port.totals();
         let resets = session.vitals.filter_resets.load(std::sync::atomic::Ordering::Relaxed);
         let strange = session.vitals.strange_bins.load(std::sync::atomic::Ordering::Relaxed);
         let before = seen.entry(name.to_owned()).or_insert_with(|| Seen {
@@ -180,18 +177,18 @@ impl Supervisor {
         let within =
             |since: Option<Instant>, time| since.is_some_and(|t| now.duration_since(t) < time);
         let set = |condition, holds: bool, found: &dyn Fn() -> String| {
-            self.bus.conditions.set(name, condition, holds.then(found));
+            self.registry.conditions.set(name, condition, holds.then(found));
         };
         let facts = session.facts();
         let stuck = now.duration_since(before.progress) > STUCK;
         set(Condition::SessionStuck, stuck, &|| {
             format!("expected bins to be done, found {} that wait", totals.waiting)
         });
-        set(Condition::SourceStalled, entry.port.is_stalled(), &|| {
+        set(Condition::SourceStalled, session.port.is_stalled(), &|| {
             "expected counts or events from the rig, found nothing".into()
         });
         let behind = within(before.overload, CALM)
-            || totals.waiting * 2 > entry.port.settings().queue_bins as u64;
+            || totals.waiting * 2 > session.port.settings().queue_bins as u64;
         set(Condition::FallingBehind, behind, &|| {
             format!(
                 "expected bins to be done as they come, found {} that wait and {} refused for want of room",

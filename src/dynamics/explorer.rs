@@ -5,6 +5,7 @@ use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use rand_distr::StandardNormal;
 
+use super::estimate::{DRAWS, Estimate};
 use super::fixed_points::{FixedPoint, fixed_points};
 use super::flow::Flow;
 use super::lyapunov::{LyapunovSum, kaplan_yorke_dimension};
@@ -12,8 +13,6 @@ use super::signature::{Signature, Signs, ZERO_WITHIN_PER_S, signature};
 use super::spectrum::StatePosterior;
 use crate::model::Model;
 
-/// Draws of the embedding's posterior, each with its own runs.
-const DRAWS: usize = 8;
 /// Bins that each run goes on by in a refresh.
 const BINS_PER_REFRESH: usize = 64;
 /// Bins between two orthonormalisations.
@@ -32,32 +31,8 @@ const STARTS: usize = 5;
 const AMPLITUDE_MIN: f64 = 1e-2;
 /// Crossings that make a frequency.
 const CROSSINGS_MIN: usize = 3;
-/// Student's t, 7 degrees of freedom: half width of a 90 % interval over [`DRAWS`].
-const HALF_WIDTH: f64 = 1.895;
 /// A stable point whose growth is above this is slow, 1/s.
 const SLOW_ABOVE_PER_S: f64 = -0.5;
-
-/// A quantity with its 90 % credible interval.
-#[derive(Debug, Clone, Copy, PartialEq, Default)]
-pub struct Estimate {
-    /// Posterior mean.
-    pub mean: f64,
-    /// Lower end.
-    pub low: f64,
-    /// Upper end.
-    pub high: f64,
-}
-
-impl Estimate {
-    /// Mean, and interval by Student's t, over draws.
-    fn over(values: &[f64]) -> Self {
-        let n = values.len().max(1) as f64;
-        let mean = values.iter().sum::<f64>() / n;
-        let square: f64 = values.iter().map(|v| (v - mean).powi(2)).sum();
-        let half = HALF_WIDTH * (square / (n - 1.0).max(1.0)).sqrt();
-        Self { mean, low: mean - half, high: mean + half }
-    }
-}
 
 /// Number of fixed points, and how sure it is.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]

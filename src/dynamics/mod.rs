@@ -1,6 +1,7 @@
 //! What a model's low-rank network does: spectra of its linearisation, Lyapunov exponents.
 
 mod eigenvalues;
+mod estimate;
 mod explorer;
 mod fixed_points;
 mod flow;
@@ -11,7 +12,8 @@ mod population;
 mod signature;
 mod spectrum;
 
-pub use explorer::{Estimate, Explorer, PointCount, Portrait};
+pub use estimate::Estimate;
+pub use explorer::{Explorer, PointCount, Portrait};
 pub use fixed_points::{FixedPoint, fixed_points};
 pub use flow::Flow;
 pub use forecast::forecast;

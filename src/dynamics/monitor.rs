@@ -5,7 +5,8 @@ use std::collections::VecDeque;
 
 use nalgebra::DMatrix;
 
-use super::explorer::{Estimate, Explorer, Portrait};
+use super::estimate::Estimate;
+use super::explorer::{Explorer, Portrait};
 use super::population::{Branching, Population};
 use super::spectrum::{SpectrumInterval, StatePosterior, spectrum_interval};
 use crate::model::{Dimensions, Model};

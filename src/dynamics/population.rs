@@ -2,7 +2,7 @@
 //! (multistep regression, Wilting & Priesemann 2018) and the effective connectivity radius from
 //! covariances (Dahmen, Gruen, Diesmann & Helias 2019).
 
-use super::explorer::Estimate;
+use super::estimate::Estimate;
 
 /// Longest lag of the regression, seconds, and most lags.
 const LAG_MAX_S: f64 = 0.5;

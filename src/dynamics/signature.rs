@@ -1,6 +1,6 @@
 //! What kind of dynamics the invariants alone show, beside the learned label.
 
-use super::explorer::Estimate;
+use super::estimate::Estimate;
 
 /// An exponent within this of 0 is taken for 0, 1/s: what runs of some ten seconds can tell.
 pub(super) const ZERO_WITHIN_PER_S: f64 = 0.25;

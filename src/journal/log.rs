@@ -5,11 +5,12 @@ use std::io;
 use std::sync::{Arc, PoisonError, RwLock};
 
 use bytes::Bytes;
-use prost::Message;
 
-use super::format::{self, FRAME_BYTES, Found, Frames, HEADER_BYTES};
-use super::numbers::{self, Kept};
+use super::format::{FRAME_BYTES, Found, Frames, HEADER_BYTES};
+use super::numbers::Kept;
+use super::record::{payload, record};
 use super::storage::Storage;
+use super::{format, numbers};
 use crate::wire::journal_record::What;
 use crate::wire::{Bounds, JournalRecord};
 
@@ -73,20 +74,6 @@ pub(super) struct Log<S: Storage> {
     buffer: Vec<u8>,
     /// Times that the numbers were written to their second place.
     numbers_written: u64,
-}
-
-/// A record's payload as it stands in a file.
-#[must_use]
-pub(super) fn payload(record: &JournalRecord) -> Vec<u8> {
-    record.encode_to_vec()
-}
-
-/// A frame's record.
-#[must_use]
-pub(super) fn record(number: u64, payload: &[u8]) -> Option<JournalRecord> {
-    let mut record = JournalRecord::decode(payload).ok()?;
-    record.number = number;
-    Some(record)
 }
 
 /// What stands at the head of a file.

@@ -4,6 +4,7 @@ pub mod format;
 mod log;
 mod numbers;
 mod reader;
+mod record;
 mod snapshot;
 mod storage;
 
@@ -18,10 +19,12 @@ use anyhow::{Context, Result, bail};
 use bytes::Bytes;
 use tokio::sync::watch;
 
-use crate::telemetry::{JournalMetrics, wall_ns};
+use crate::clock::wall_ns;
+use crate::telemetry::JournalMetrics;
 use crate::wire::journal_record::What;
 use crate::wire::{Bounds, Event, JournalRecord};
 use log::{Log, Parts};
+use record::{payload, record};
 use storage::Folder;
 
 pub use log::Recovery;
@@ -228,7 +231,7 @@ impl Journal {
         let what = Some(what(&mut waiting));
         let record =
             JournalRecord { number: 0, time_ns: wall_ns(), session: session.to_owned(), what };
-        let payload = Bytes::from(log::payload(&record));
+        let payload = Bytes::from(payload(&record));
         if payload.len() > format::PAYLOAD_BYTES_MAX {
             self.shared.metrics.dropped.increment(1);
             return None;
@@ -437,7 +440,7 @@ impl Writer {
     fn kept(&mut self, group: &[(u64, Bytes)], began: Instant) {
         let Some((last, _)) = group.last() else { return };
         for (_, payload) in group {
-            let Some(record) = log::record(0, payload) else { continue };
+            let Some(record) = record(0, payload) else { continue };
             if let Some(What::Event(event)) = record.what {
                 self.bounds.insert(event.session, event.event_sequence);
             }

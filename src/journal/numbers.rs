@@ -8,8 +8,9 @@
 
 use std::io;
 
-use super::format::{self, Found, Frames};
-use super::log;
+use super::format;
+use super::format::{Found, Frames};
+use super::record::{payload, record};
 use super::storage::Storage;
 use crate::wire::journal_record::What;
 use crate::wire::{Bounds, JournalRecord};
@@ -34,7 +35,7 @@ pub(super) struct Kept {
 fn read(bytes: &[u8]) -> Option<(u64, Bounds, i64)> {
     // What follows is of a longer one before.
     let Some(Found::Frame { number, payload }) = Frames::new(bytes, 0).next() else { return None };
-    let record = log::record(number, &bytes[payload])?;
+    let record = record(number, &bytes[payload])?;
     match record.what {
         Some(What::Bounds(bounds)) => Some((number, bounds, record.time_ns)),
         _ => None,
@@ -75,6 +76,6 @@ pub(super) fn keep(
 ) -> io::Result<()> {
     *writes += 1;
     let mut bytes = Vec::new();
-    format::push(&mut bytes, *writes, &log::payload(record));
+    format::push(&mut bytes, *writes, &payload(record));
     storage.write_numbers((*writes % SLOTS as u64) as usize, &bytes)
 }

@@ -2,10 +2,11 @@
 
 use std::path::Path;
 
-use super::format::{self, Found, Frames, HEADER_BYTES};
-use super::log::{self, Part};
-use super::numbers;
+use super::format::{Found, Frames, HEADER_BYTES};
+use super::log::Part;
+use super::record::record;
 use super::storage::{Folder, Storage};
+use super::{format, numbers};
 use crate::wire::journal_record::What;
 use crate::wire::{Event, JournalRecord};
 
@@ -69,7 +70,7 @@ impl Records {
                         continue;
                     }
                     self.last = number;
-                    if let Some(record) = log::record(number, &bytes[payload])
+                    if let Some(record) = record(number, &bytes[payload])
                         && !take(record)
                     {
                         return Ok(false);

@@ -5,6 +5,29 @@ use super::Model;
 /// Largest ratio of bin widths, either way.
 pub const BIN_RATIO_MAX: f64 = 10.0;
 
+/// Two bin widths are the same where they differ by no more than this share.
+const SAME_WITHIN: f64 = 1e-6;
+
+/// Whether two bin widths are the same, in whatever unit both are. Not so where one is NaN.
+#[must_use]
+pub fn same_bin_width(a: f64, b: f64) -> bool {
+    (a - b).abs() <= SAME_WITHIN * b.abs()
+}
+
+/// A bin width that a model cannot serve.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+#[error(
+    "expected bins of {} to {} ms (the model was trained on {trained_ms} ms), found {found_ms} ms",
+    trained_ms / BIN_RATIO_MAX,
+    trained_ms * BIN_RATIO_MAX
+)]
+pub struct BinWidthError {
+    /// Bin width of the training, ms.
+    trained_ms: f64,
+    /// Bin width asked for, ms.
+    found_ms: f64,
+}
+
 impl Model {
     /// The model for bins of another width, with `r` their ratio: the leak over a bin becomes
     /// `1 - (1-a)^r` (exact where the drive stands still within a bin), process noise what the leak alone
@@ -13,20 +36,15 @@ impl Model {
     ///
     /// # Errors
     /// Where one width is more than [`BIN_RATIO_MAX`] times the other.
-    pub fn at_bin_width(&self, bin_width_s: f64) -> Result<Self, String> {
+    pub fn at_bin_width(&self, bin_width_s: f64) -> Result<Self, BinWidthError> {
         let r = bin_width_s / self.bin_width_s;
-        if (r - 1.0).abs() < 1e-6 {
+        if same_bin_width(bin_width_s, self.bin_width_s) {
             return Ok(self.clone());
         }
         let (low, high) = (1.0 / BIN_RATIO_MAX - 1e-9, BIN_RATIO_MAX + 1e-9);
         if !(low..=high).contains(&r) {
-            let ms = self.bin_width_s * 1e3;
-            return Err(format!(
-                "expected bins of {} to {} ms (the model was trained on {ms} ms), found {} ms",
-                ms / BIN_RATIO_MAX,
-                ms * BIN_RATIO_MAX,
-                bin_width_s * 1e3
-            ));
+            let (trained_ms, found_ms) = (self.bin_width_s * 1e3, bin_width_s * 1e3);
+            return Err(BinWidthError { trained_ms, found_ms });
         }
         let mut model = self.clone();
         model.bin_width_s = bin_width_s;
@@ -89,7 +107,7 @@ mod tests {
 
     #[test]
     fn too_far_is_refused_in_words() {
-        let said = example_model().at_bin_width(0.2).expect_err("too wide");
+        let said = example_model().at_bin_width(0.2).expect_err("too wide").to_string();
         assert!(said.contains("1 to 100 ms") && said.contains("found 200 ms"), "{said}");
     }
 }

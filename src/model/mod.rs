@@ -12,11 +12,13 @@
 //! arXiv 2603.10489). Everything here is plain data in `f32`, row-major.
 
 mod bin_width;
+mod embedding_map;
 mod hypernetwork;
 mod metric_head;
 mod prior;
 
-pub use bin_width::BIN_RATIO_MAX;
+pub use bin_width::{BIN_RATIO_MAX, BinWidthError, same_bin_width};
+pub use embedding_map::{Cluster, EmbeddingMap};
 pub use hypernetwork::{Factors, Hypernetwork};
 pub use metric_head::{MetricHead, RegimeHead};
 pub(crate) use prior::PriorFit;

@@ -6,8 +6,7 @@ use std::path::Path;
 
 use zip::{ZipWriter, write::SimpleFileOptions};
 
-use super::npy;
-use super::{Recording, RecordingError, TRUTH_KEYS, Trial};
+use super::{Recording, RecordingError, TRUTH_KEYS, Trial, npy};
 
 /// A new `.npz` being written, array by array.
 pub struct Archive<'a> {

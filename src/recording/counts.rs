@@ -24,6 +24,15 @@ enum Kept {
     File(Arc<File>, u64),
 }
 
+/// What windows of counts are read into, one after the other.
+#[derive(Debug, Default)]
+pub struct CountsBuffer {
+    /// As they are in a file.
+    bytes: Vec<u8>,
+    /// `[bins, channels]`.
+    counts: Vec<f32>,
+}
+
 impl Counts {
     /// In memory; `counts` is `[bins, channels]`.
     #[must_use]
@@ -53,16 +62,38 @@ impl Counts {
     /// # Panics
     /// Where there are not so many.
     pub fn read(&self, from: usize, bins: usize) -> io::Result<Vec<f32>> {
+        let mut buffer = CountsBuffer::default();
+        self.read_into(from, bins, &mut buffer)?;
+        Ok(buffer.counts)
+    }
+
+    /// The same into a buffer that is used again, whose counts are returned.
+    ///
+    /// # Errors
+    /// Where the file cannot be read.
+    ///
+    /// # Panics
+    /// Where there are not so many.
+    pub fn read_into<'b>(
+        &self,
+        from: usize,
+        bins: usize,
+        buffer: &'b mut CountsBuffer,
+    ) -> io::Result<&'b [f32]> {
         assert!(from + bins <= self.bins, "bins {from} to {} of {}", from + bins, self.bins);
         let range = from * self.channels..(from + bins) * self.channels;
-        Ok(match &self.kept {
-            Kept::Memory(counts) => counts[range].iter().map(|&c| f32::from(c)).collect(),
+        let CountsBuffer { bytes, counts } = buffer;
+        counts.clear();
+        match &self.kept {
+            Kept::Memory(kept) => counts.extend(kept[range].iter().map(|&c| f32::from(c))),
             Kept::File(file, at) => {
-                let mut bytes = vec![0u8; 2 * range.len()];
-                file.read_exact_at(&mut bytes, at + 2 * range.start as u64)?;
-                bytes.chunks_exact(2).map(|b| f32::from(u16::from_le_bytes([b[0], b[1]]))).collect()
+                bytes.resize(2 * range.len(), 0);
+                file.read_exact_at(bytes, at + 2 * range.start as u64)?;
+                let pairs = bytes.chunks_exact(2);
+                counts.extend(pairs.map(|b| f32::from(u16::from_le_bytes([b[0], b[1]]))));
             }
-        })
+        }
+        Ok(counts)
     }
 
     /// Goes through the first `bins` bins in order.
@@ -71,8 +102,9 @@ impl Counts {
     /// Where the file cannot be read.
     pub fn each(&self, bins: usize, mut take: impl FnMut(&[f32])) -> io::Result<()> {
         let bins = bins.min(self.bins);
+        let mut buffer = CountsBuffer::default();
         for from in (0..bins).step_by(CHUNK_BINS) {
-            let chunk = self.read(from, CHUNK_BINS.min(bins - from))?;
+            let chunk = self.read_into(from, CHUNK_BINS.min(bins - from), &mut buffer)?;
             chunk.chunks_exact(self.channels).for_each(&mut take);
         }
         Ok(())

@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 
 pub use archive::{Archive, numbered, trial_starts, write};
 pub use columns::Column;
-pub use counts::{Counts, Spool};
+pub use counts::{Counts, CountsBuffer, Spool};
 pub use npy::{Array, Values};
 pub use npz::{read, read_from};
 pub use nwb::{BIN_MS_DEFAULT, NwbSettings, read_nwb, read_nwb_from};

@@ -49,6 +49,23 @@ pub struct Verdict {
     pub calibration_error: f64,
 }
 
+impl std::fmt::Display for Verdict {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let after = |x: Option<f64>| x.map_or("-".into(), |x| format!("{x:.3}"));
+        write!(
+            f,
+            "accuracy {:.3} (balanced {:.3}) over {} bins; after 0.5 s {}, 1 s {}, 2 s {}; log loss {:.3}",
+            self.accuracy,
+            self.balanced_accuracy,
+            self.n_bins,
+            after(self.accuracy_after_500ms),
+            after(self.accuracy_after_1s),
+            after(self.accuracy_after_2s),
+            self.log_loss
+        )
+    }
+}
+
 impl Score {
     /// Nothing scored yet.
     #[must_use]

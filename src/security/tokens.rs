@@ -7,8 +7,8 @@ use std::time::Instant;
 use anyhow::{Context, Result, bail};
 use sha2::{Digest, Sha256};
 
-use crate::files;
-use crate::telemetry::{self, Throttle};
+use crate::telemetry::Throttle;
+use crate::{files, telemetry};
 
 /// Shorter tokens can be guessed.
 const LENGTH_MIN: usize = 16;

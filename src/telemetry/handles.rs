@@ -295,12 +295,6 @@ pub struct IntakeMetrics {
     pub messages_rejected: Counter,
     /// Recordings begun.
     pub starts: Counter,
-    offset: Gauge,
-    drift: Gauge,
-    jumps: Counter,
-    delay: Histogram,
-    /// 1 while nothing comes though something did.
-    pub stalled: Gauge,
 }
 
 impl IntakeMetrics {
@@ -318,17 +312,8 @@ impl IntakeMetrics {
             late: of(BINS_LATE),
             starts: of(STARTS),
             received: of(BINS_RECEIVED),
-            offset: gauge!(CLOCK_OFFSET, "session" => session.to_owned()),
-            drift: gauge!(CLOCK_DRIFT, "session" => session.to_owned()),
-            jumps: of(CLOCK_JUMPS),
-            delay: histogram!(TRANSPORT_DELAY, "session" => session.to_owned()),
-            stalled: gauge!(STALLED, "session" => session.to_owned()),
             session: session.to_owned(),
         };
-        metrics.stalled.set(0.0);
-        // Not known yet.
-        metrics.offset.set(f64::NAN);
-        metrics.drift.set(f64::NAN);
         // Shown as 0 before the first bin.
         for c in [
             &metrics.received,
@@ -338,7 +323,6 @@ impl IntakeMetrics {
             &metrics.starts,
             &metrics.messages,
             &metrics.messages_rejected,
-            &metrics.jumps,
         ] {
             c.increment(0);
         }
@@ -351,6 +335,37 @@ impl IntakeMetrics {
     /// Counts rejected bins.
     pub fn rejected(&self, reason: &'static str, n: u64) {
         counter!(BINS_REJECTED, "session" => self.session.clone(), "reason" => reason).increment(n);
+    }
+}
+
+/// Whether a session's rig is heard, and what its clock shows.
+pub struct ContactMetrics {
+    offset: Gauge,
+    drift: Gauge,
+    jumps: Counter,
+    delay: Histogram,
+    /// 1 while nothing comes though something did.
+    pub stalled: Gauge,
+}
+
+impl ContactMetrics {
+    /// Handles for a session.
+    #[must_use]
+    pub fn new(session: &str) -> Self {
+        let gauge = |name: &'static str| gauge!(name, "session" => session.to_owned());
+        let metrics = Self {
+            offset: gauge(CLOCK_OFFSET),
+            drift: gauge(CLOCK_DRIFT),
+            jumps: counter!(CLOCK_JUMPS, "session" => session.to_owned()),
+            delay: histogram!(TRANSPORT_DELAY, "session" => session.to_owned()),
+            stalled: gauge(STALLED),
+        };
+        metrics.stalled.set(0.0);
+        // Not known yet.
+        metrics.offset.set(f64::NAN);
+        metrics.drift.set(f64::NAN);
+        metrics.jumps.increment(0);
+        metrics
     }
 
     /// What is known of the rig's clock: offset and drift where they are, whether it jumped, a message's delay.

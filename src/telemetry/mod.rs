@@ -8,7 +8,7 @@ mod series;
 
 use std::collections::HashMap;
 use std::sync::OnceLock;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use metrics::gauge;
 
@@ -89,13 +89,6 @@ pub fn render(series: &Series) -> String {
     });
     process.collect();
     series.render()
-}
-
-/// The wall clock, nanoseconds since the Unix epoch.
-#[must_use]
-pub fn wall_ns() -> i64 {
-    let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    i64::try_from(wall.as_nanos()).unwrap_or(i64::MAX)
 }
 
 /// Lets one line through per second and counts the others.

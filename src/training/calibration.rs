@@ -7,7 +7,8 @@ use rand_chacha::ChaCha8Rng;
 use rand_distr::{Distribution, Normal};
 
 use super::data::Dataset;
-use super::finish::{COVARIANCE_FLOOR, FinishError};
+use super::error::FinishError;
+use super::finish::COVARIANCE_FLOOR;
 use super::held_out::dispersion;
 use super::settings::TrainingSettings;
 use super::trainer::Trainer;

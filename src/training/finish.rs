@@ -4,9 +4,9 @@ use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 
 use super::data::Dataset;
+use super::error::FinishError;
 use super::held_out::{dispersion, operating_points, tune};
 use super::trainer::Trainer;
-use crate::inference::BankError;
 use crate::model::{Model, PriorFit, RegimePrior};
 use crate::regime::Verdict;
 
@@ -33,29 +33,6 @@ const EMBEDDING_DRIFT_PER_S: f64 = 1e-5;
 const PROCESS_NOISE: [f32; 2] = [2.0, 3.0];
 /// ...while the held-out log loss falls by this fraction.
 const WORTH_MORE_NOISE: f64 = 0.005;
-
-/// Why a trained state does not make a model.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum FinishError {
-    /// Candle's.
-    #[error(transparent)]
-    Tensor(#[from] candle_core::Error),
-    /// The parameters are not finite.
-    #[error(
-        "training diverged: '{0}' holds values that are not finite (try a smaller --learning-rate)"
-    )]
-    Diverged(&'static str),
-    /// A regime without embeddings.
-    #[error("session '{0}': expected embeddings of every regime, found a regime without")]
-    Prior(String),
-    /// The bank does not take the model.
-    #[error(transparent)]
-    Bank(#[from] BankError),
-    /// Counts that are kept in a file cannot be read.
-    #[error("cannot read counts back: {0}")]
-    Counts(#[from] std::io::Error),
-}
 
 /// A finished model and how it did on what was held out.
 #[derive(Debug, Clone)]

@@ -4,7 +4,7 @@ use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 use super::data::{Dataset, HeldOut};
-use super::finish::FinishError;
+use super::error::FinishError;
 use crate::inference::{Adaptation, FilterBank};
 use crate::model::{Model, NoveltyLimits, OperatingPoint, Readout};
 use crate::recording::Counts;

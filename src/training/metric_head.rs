@@ -3,7 +3,7 @@
 use nalgebra::{DMatrix, DVector};
 
 use super::data::Dataset;
-use super::finish::FinishError;
+use super::error::FinishError;
 use crate::dynamics::{Monitor, Position, feature_count};
 use crate::inference::Adaptation;
 use crate::model::{MetricHead, Model, RegimeHead};

@@ -4,11 +4,13 @@
 mod adam;
 mod calibration;
 mod data;
+mod error;
 mod filter;
 mod finish;
 mod held_out;
 mod metric_head;
 mod objective;
+mod pretraining;
 mod readout;
 mod recalibration;
 mod settings;
@@ -17,9 +19,11 @@ mod windows;
 
 pub use calibration::{Calibration, calibrate};
 pub use data::{Dataset, DatasetError, Gathering, HeldOut, SessionShape};
-pub use finish::{FinishError, Finished, finish};
+pub use error::FinishError;
+pub use finish::{Finished, finish};
 pub use held_out::dispersion;
 pub use metric_head::fit_metric_head;
+pub use pretraining::{Pretraining, Validation};
 pub use recalibration::{RECALIBRATION_ROUNDS, Recalibration, recalibrate};
 pub use settings::TrainingSettings;
 pub use trainer::{StepReport, Trainer};

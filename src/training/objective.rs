@@ -9,8 +9,12 @@ use rand_chacha::ChaCha8Rng;
 use rand_distr::StandardNormal;
 
 use super::data::Dataset;
-use super::filter::{Exponent, Gradient, LossShape, Pass, SessionReadout, Shared, Window};
-use super::windows::{Drawn, Run, RunStart};
+use super::filter::{
+    Exponent, Gradient, LossShape, Pass, RivalStretch, SessionReadout, Shared, Stretch, Weighted,
+    WindowGradient, Workspace,
+};
+use super::windows::{Drawn, Rival, Run, RunStart};
+use crate::recording::CountsBuffer;
 
 /// Windows are dealt to this many groups; sums run within a group, then over groups in order, so a
 /// step does not depend on the number of cores.
@@ -78,6 +82,19 @@ pub(crate) struct BatchScores {
     pub(crate) run_ends: Vec<(Run, Vec<f32>)>,
 }
 
+impl BatchScores {
+    fn add(&mut self, other: Self) {
+        self.one_step += other.one_step;
+        self.forecast += other.forecast;
+        self.contrast += other.contrast;
+        self.exponent += other.exponent;
+        self.run_ends.extend(other.run_ends);
+    }
+}
+
+/// Sums over a group's windows.
+type GroupResult = (BatchScores, Gradient<f32>);
+
 /// Where the newest run of each label ended, without noise and with: the next one may go on from there,
 /// so that what is measured is the network's attractor and not only its way there.
 #[derive(Debug, Clone)]
@@ -124,7 +141,7 @@ impl BatchLoss<'_> {
         factors: &[f32],
         shared: &[f32],
         readouts: &[f32],
-    ) -> BatchResult {
+    ) -> std::io::Result<BatchResult> {
         let shared_values = Shared::unpack(&self.shape, shared);
         let sessions: Vec<SessionReadout<f32>> = (0..self.places.channels.len())
             .map(|s| {
@@ -132,10 +149,9 @@ impl BatchLoss<'_> {
                 SessionReadout::unpack(self.shape.rank, self.places.channels[s], &readouts[range])
             })
             .collect();
-        let group = |g: usize| {
-            self.group(g, factors, &shared_values, &sessions, [factors.len(), shared.len()])
-        };
-        let mut results: Vec<Option<(BatchScores, Gradient<f32>)>> =
+        let sizes = [factors.len(), shared.len(), readouts.len()];
+        let group = |g: usize| self.group(g, factors, &shared_values, &sessions, sizes);
+        let mut results: Vec<Option<std::io::Result<GroupResult>>> =
             (0..GROUPS).map(|_| None).collect();
         let per_thread = GROUPS.div_ceil(self.threads.clamp(1, GROUPS));
         std::thread::scope(|scope| {
@@ -148,38 +164,29 @@ impl BatchLoss<'_> {
                 });
             }
         });
-        let mut results = results.into_iter().flatten();
-        let zero = || (BatchScores::default(), self.zeros([factors.len(), shared.len()]));
-        let (mut scores, mut total) = results.next().unwrap_or_else(zero);
-        for (s, g) in results {
-            scores.one_step += s.one_step;
-            scores.forecast += s.forecast;
-            scores.contrast += s.contrast;
-            scores.exponent += s.exponent;
-            scores.run_ends.extend(s.run_ends);
+        let (mut scores, mut total) = (BatchScores::default(), Gradient::zeros(sizes));
+        for (i, result) in results.into_iter().flatten().enumerate() {
+            let (s, g) = result?;
+            scores.add(s);
+            if i == 0 {
+                total = g;
+                continue;
+            }
             add(&mut total.factors, &g.factors);
             add(&mut total.shared, &g.shared);
-            add(&mut total.readout, &g.readout);
+            add(&mut total.readouts, &g.readouts);
         }
         let n = self.windows.len() as f64;
         scores.one_step /= n;
         scores.forecast /= n;
         scores.contrast /= n;
         scores.exponent /= n;
-        for part in [&mut total.factors, &mut total.shared, &mut total.readout] {
+        for part in [&mut total.factors, &mut total.shared, &mut total.readouts] {
             part.iter_mut().for_each(|x| *x /= n as f32);
         }
         let loss = self.contrast.weight * scores.contrast + self.exponent_weight * scores.exponent
             - (scores.one_step + self.shape.forecast_weight * scores.forecast);
-        BatchResult { scores, loss, gradient: total }
-    }
-
-    fn zeros(&self, sizes: [usize; 2]) -> Gradient<f32> {
-        Gradient {
-            factors: vec![0.0; sizes[0]],
-            shared: vec![0.0; sizes[1]],
-            readout: vec![0.0; self.places.len()],
-        }
+        Ok(BatchResult { scores, loss, gradient: total })
     }
 
     fn group(
@@ -188,37 +195,27 @@ impl BatchLoss<'_> {
         factors: &[f32],
         shared: &Shared<f32>,
         sessions: &[SessionReadout<f32>],
-        sizes: [usize; 2],
-    ) -> (BatchScores, Gradient<f32>) {
+        sizes: [usize; 3],
+    ) -> std::io::Result<GroupResult> {
         let arch = pulp::Arch::new();
-        let mut total = self.zeros(sizes);
+        let mut total = Gradient::zeros(sizes);
         let mut scores = BatchScores::default();
+        let mut buffer = CountsBuffer::default();
+        let mut workspaces: Vec<Option<Workspace<f32>>> = sessions.iter().map(|_| None).collect();
         for drawn in self.windows.iter().skip(group).step_by(GROUPS) {
-            let session = drawn.session;
-            let range = self.places.range(session);
-            let readout = &sessions[session];
+            let readout = &sessions[drawn.session];
             let pass = Pass { shape: &self.shape, shared, readout, factors };
-            let mut gradient = Gradient {
-                factors: std::mem::take(&mut total.factors),
-                shared: std::mem::take(&mut total.shared),
-                readout: vec![0.0; range.len()],
-            };
-            let found = arch.dispatch(OneWindow {
+            let stream = &self.data.streams[drawn.stream];
+            scores.add(arch.dispatch(OneWindow {
                 batch: self,
                 drawn,
+                counts: stream.counts.read_into(drawn.from, drawn.labels.len(), &mut buffer)?,
+                workspace: workspaces[drawn.session].get_or_insert_with(|| Workspace::new(&pass)),
                 pass: &pass,
-                gradient: &mut gradient,
-            });
-            add(&mut total.readout[range], &gradient.readout);
-            total.factors = gradient.factors;
-            total.shared = gradient.shared;
-            scores.one_step += found.one_step;
-            scores.forecast += found.forecast;
-            scores.contrast += found.contrast;
-            scores.exponent += found.exponent;
-            scores.run_ends.extend(found.run_ends);
+                gradient: &mut total.of_session(self.places.range(drawn.session)),
+            }));
         }
-        (scores, total)
+        Ok((scores, total))
     }
 
     /// One window: its scores; and with a rival the cross-entropy `log(1 + exp(-D))`, `D` the tempered
@@ -227,48 +224,42 @@ impl BatchLoss<'_> {
     fn window(
         &self,
         drawn: &Drawn,
+        counts: &[f32],
         pass: &Pass<'_, f32>,
-        gradient: &mut Gradient<f32>,
+        workspace: &mut Workspace<f32>,
+        gradient: &mut WindowGradient<'_, f32>,
     ) -> BatchScores {
         let (channels, bins) = (pass.readout.channels, drawn.labels.len());
-        let (counts, factor_of) = (drawn.counts.as_slice(), drawn.labels.as_slice());
-        let share = 1.0 / (bins.saturating_sub(self.shape.burn_in).max(1) * channels) as f32;
+        let burn_in = self.shape.burn_in.min(bins);
+        let window = Stretch { counts, factor_of: &drawn.labels };
+        let share = 1.0 / ((bins - burn_in).max(1) * channels) as f32;
         let mut weight = vec![share; bins];
-        weight[..self.shape.burn_in.min(bins)].fill(0.0);
+        weight[..burn_in].fill(0.0);
+        let one_step = pass.filter(&window, burn_in, workspace);
+        let mean_score = f64::from(share) * one_step.iter().sum::<f64>();
         let mut contrast = 0.0;
-        if let Some(rival) = &drawn.rival {
-            let mut rival_of = factor_of[..rival.to].to_vec();
-            rival_of[rival.from..].fill(rival.label);
-            let mut stretch = vec![0.0; rival.to];
-            stretch[rival.from..].fill(1.0);
-            let score = |factor_of: &[usize]| -> f64 {
-                let window = Window {
-                    counts,
-                    factor_of,
-                    weight: &stretch,
-                    forecasts: false,
-                    exponent: None,
-                };
-                pass.run(&window, None).one_step.iter().sum()
-            };
-            let truth_of = &factor_of[..rival.to];
-            let ratio = (score(truth_of) - score(&rival_of)) / self.contrast.temperature;
+        let (mut rival_of, mut rival_weight) = (Vec::new(), Vec::new());
+        if let Some(Rival { from, to, label }) = drawn.rival {
+            let truth: f64 = one_step[from..to].iter().sum();
+            rival_of.resize(to - from, label);
+            let stretch = rival_stretch(counts, channels, from, &rival_of);
+            let rival: f64 = pass.filter_rival(from, &stretch, workspace).iter().sum();
+            let ratio = (truth - rival) / self.contrast.temperature;
             let rival_probability = 1.0 / (1.0 + ratio.exp());
             contrast = (-ratio).max(0.0) + (-ratio.abs()).exp().ln_1p();
             if rival_probability > RIVAL_MIN {
                 let pull = self.contrast.weight * rival_probability / self.contrast.temperature;
-                weight[rival.from..rival.to].iter_mut().for_each(|w| *w += pull as f32);
-                stretch[rival.from..].fill(-pull as f32);
-                let window = Window {
-                    counts,
-                    factor_of: &rival_of,
-                    weight: &stretch,
-                    forecasts: false,
-                    exponent: None,
-                };
-                pass.run(&window, Some(gradient));
+                weight[from..to].iter_mut().for_each(|w| *w += pull as f32);
+                rival_weight.resize(to - from, -pull as f32);
             }
         }
+        let rival = drawn.rival.filter(|_| !rival_weight.is_empty()).map(|r| RivalStretch {
+            from: r.from,
+            of: Weighted {
+                stretch: rival_stretch(counts, channels, r.from, &rival_of),
+                weight: &rival_weight,
+            },
+        });
         let rank = self.shape.rank;
         let exponent = drawn.exponent.map(|run| Exponent {
             from: run.from,
@@ -297,12 +288,11 @@ impl BatchLoss<'_> {
             weight: self.exponent_weight as f32,
             damped: true,
         });
-        let window = Window { counts, factor_of, weight: &weight, forecasts: true, exponent };
-        let found = pass.run(&window, Some(gradient));
-        let scored = found.one_step.iter().skip(self.shape.burn_in);
+        let window = Weighted { stretch: window, weight: &weight };
+        let found = pass.descend(window, rival, exponent.as_ref(), workspace, gradient);
         BatchScores {
-            one_step: f64::from(share) * scored.sum::<f64>(),
-            forecast: found.forecast,
+            one_step: mean_score,
+            forecast: f64::from(found.forecast),
             contrast,
             exponent: found.exponent.as_ref().map_or(0.0, |e| f64::from(e.loss)),
             run_ends: found
@@ -315,12 +305,25 @@ impl BatchLoss<'_> {
     }
 }
 
+/// The part of a window from bin `from` on, under other factors.
+fn rival_stretch<'a>(
+    counts: &'a [f32],
+    channels: usize,
+    from: usize,
+    factor_of: &'a [usize],
+) -> Stretch<'a, f32> {
+    let bins = from..from + factor_of.len();
+    Stretch { counts: &counts[bins.start * channels..bins.end * channels], factor_of }
+}
+
 /// [`BatchLoss::window`], compiled for each set of vector instructions.
 struct OneWindow<'a> {
     batch: &'a BatchLoss<'a>,
     drawn: &'a Drawn,
+    counts: &'a [f32],
     pass: &'a Pass<'a, f32>,
-    gradient: &'a mut Gradient<f32>,
+    workspace: &'a mut Workspace<f32>,
+    gradient: &'a mut WindowGradient<'a, f32>,
 }
 
 impl pulp::WithSimd for OneWindow<'_> {
@@ -328,7 +331,7 @@ impl pulp::WithSimd for OneWindow<'_> {
 
     #[inline(always)]
     fn with_simd<S: pulp::Simd>(self, _: S) -> BatchScores {
-        self.batch.window(self.drawn, self.pass, self.gradient)
+        self.batch.window(self.drawn, self.counts, self.pass, self.workspace, self.gradient)
     }
 }
 
@@ -386,7 +389,7 @@ impl CustomOp3 for BatchLossOp {
         Ok((
             Some(scaled(gradient.factors, factors)?),
             Some(scaled(gradient.shared, shared)?),
-            Some(scaled(gradient.readout, readouts)?),
+            Some(scaled(gradient.readouts, readouts)?),
         ))
     }
 }
@@ -441,7 +444,7 @@ mod tests {
         };
         let draw =
             Draw { batch: 9, window_bins: 20, burn_in_bins: 4, contrast_bins: 6, run_bins: 0 };
-        let windows = data.draw(&draw, &mut rng).expect("counts");
+        let windows = data.draw(&draw, &mut rng);
         assert!(windows.iter().all(|w| w.rival.is_some_and(|r| r.to - r.from == 6)));
         let batch = BatchLoss {
             shape,
@@ -462,11 +465,11 @@ mod tests {
             let [factors, shared, readouts] = std::array::from_fn(|part| {
                 at[part].iter().zip(&along[part]).map(|(x, d)| x + by * d).collect::<Vec<f32>>()
             });
-            batch.evaluate(&factors, &shared, &readouts)
+            batch.evaluate(&factors, &shared, &readouts).expect("counts")
         };
         let found = moved(0.0);
         assert!(found.scores.contrast > 0.05, "the contrast matters: {:?}", found.scores);
-        let parts = [&found.gradient.factors, &found.gradient.shared, &found.gradient.readout];
+        let parts = [&found.gradient.factors, &found.gradient.shared, &found.gradient.readouts];
         let slope: f64 = parts
             .into_iter()
             .zip(&along)

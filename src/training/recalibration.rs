@@ -6,7 +6,7 @@
 use nalgebra::{DMatrix, DVector};
 
 use super::data::Dataset;
-use super::finish::FinishError;
+use super::error::FinishError;
 use crate::inference::{Adaptation, FilterBank};
 use crate::model::{Model, Readout};
 

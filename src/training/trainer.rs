@@ -9,13 +9,13 @@ use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 use rand_distr::{Distribution, Normal};
 
-use super::adam::{self, Parameter};
+use super::adam::Parameter;
 use super::data::Dataset;
 use super::filter::Shared;
 use super::objective::{BatchLoss, BatchLossOp, BatchScores, Contrast, ReadoutPlaces, RunEnds};
-use super::readout;
 use super::settings::TrainingSettings;
 use super::windows::Draw;
+use super::{adam, readout};
 use crate::model::{
     Dimensions, Hypernetwork, Model, Network, OnlineSettings, Readout, RegimePrior,
 };
@@ -280,7 +280,7 @@ impl Trainer {
             shape: self.settings.loss_shape(),
             places: self.places.clone(),
             data: &self.data,
-            windows: self.data.draw(&self.draw(), &mut rng)?,
+            windows: self.data.draw(&self.draw(), &mut rng),
             contrast: Contrast {
                 weight: self.settings.contrast_weight,
                 temperature: self.settings.contrast_temperature,
@@ -294,7 +294,7 @@ impl Trainer {
             &factors.flatten_all()?.to_vec1::<f32>()?,
             &self.values("shared")?,
             &self.values("readouts")?,
-        );
+        )?;
         let BatchScores { one_step, forecast, contrast, exponent, .. } = found.scores;
         self.run_ends.take(&found.scores.run_ends);
         let op = BatchLossOp::new(found);

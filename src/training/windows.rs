@@ -8,10 +8,7 @@ use super::data::{Dataset, Stream};
 impl Dataset {
     /// A batch of windows, streams drawn in proportion to the windows they hold. With `contrast_bins`
     /// above 0, each window gets a stretch that long behind the burn-in and, for it, a rival label.
-    ///
-    /// # Errors
-    /// Where counts cannot be read.
-    pub(crate) fn draw(&self, of: &Draw, rng: &mut ChaCha8Rng) -> std::io::Result<Vec<Drawn>> {
+    pub(crate) fn draw(&self, of: &Draw, rng: &mut ChaCha8Rng) -> Vec<Drawn> {
         let share: Vec<usize> =
             self.streams.iter().map(|s| s.label_of.len().div_ceil(of.window_bins)).collect();
         let total: usize = share.iter().sum();
@@ -26,15 +23,14 @@ impl Dataset {
                         here
                     })
                     .unwrap_or(0);
-                let Stream { session, counts, label_of } = &self.streams[stream];
+                let Stream { session, label_of, .. } = &self.streams[stream];
                 let bins = label_of.len();
                 let len = of.window_bins.min(bins);
                 let from = rng.random_range(0..=bins - len);
                 let labels = label_of.read(from, len);
                 let rival = self.draw_rival(of, &labels, rng);
                 let exponent = self.draw_run(of, &labels, rng);
-                let counts = counts.read(from, len)?;
-                Ok(Drawn { session: *session, counts, labels, rival, exponent })
+                Drawn { session: *session, stream, from, labels, rival, exponent }
             })
             .collect()
     }
@@ -134,8 +130,9 @@ pub(crate) struct Draw {
 #[derive(Debug, Clone)]
 pub(crate) struct Drawn {
     pub(crate) session: usize,
-    /// `[bins, channels]`.
-    pub(crate) counts: Vec<f32>,
+    /// Index of its stream, and its first bin there.
+    pub(crate) stream: usize,
+    pub(crate) from: usize,
     /// Index of each bin's label.
     pub(crate) labels: Vec<usize>,
     pub(crate) rival: Option<Rival>,

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use regimed::publish::Condition;
+use regimed::bus::Condition;
 use regimed::wire::ingest_client::IngestClient;
 use regimed::wire::{Counts, SubscribeDecisionsRequest};
 

@@ -9,7 +9,7 @@ use regimed::regime::{DecisionRule, Engine};
 use regimed::teacher::{Animal, AnimalSettings, Dwell, Regime, Simulation};
 
 static MODEL: LazyLock<Model> =
-    LazyLock::new(|| regimed::daemon::builtin_model().expect("the built-in model").model);
+    LazyLock::new(|| regimed::checkpoint::builtin().expect("the built-in model").model);
 
 /// `bins` bins of an animal of the built-in model that switches regimes.
 fn switching(bins: usize, seed: u64) -> Vec<Vec<f32>> {
@@ -62,7 +62,7 @@ fn a_bin_allocates_nothing() {
         }
         let seen = t % 13 != 5;
         changes += usize::from(engine.push(seen.then_some(bins[t].as_slice())).is_some());
-        let outcome = regimed::publish::Outcome::of(engine.estimate());
+        let outcome = regimed::bus::Outcome::of(engine.estimate());
         assert!(outcome.novelty.is_finite());
         if t.is_multiple_of(25) {
             tape.begin();

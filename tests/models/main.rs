@@ -52,12 +52,12 @@ mod regime {
     }
 }
 
-#[path = "../../src/source/doorbell.rs"]
+#[path = "../../src/intake/doorbell.rs"]
 mod doorbell;
-#[path = "../../src/daemon/handoff.rs"]
+#[path = "../../src/bus/handoff.rs"]
 mod handoff;
-#[path = "../../src/daemon/state_place.rs"]
-mod state_place;
+#[path = "../../src/daemon/snapshot_slot.rs"]
+mod snapshot_slot;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -65,7 +65,7 @@ use std::sync::Arc;
 use doorbell::{Answer, Doorbell};
 use handoff::{Handoff, Successor};
 use regime::Engine;
-use state_place::StatePlace;
+use snapshot_slot::SnapshotSlot;
 
 fn engine(number: u32) -> Engine {
     Engine { number, label: number, bins: 0 }
@@ -136,13 +136,13 @@ fn a_thread_finds_all_that_was_put_before_closing_and_then_ends() {
 fn a_state_is_whole_and_the_last_one_left_is_found() {
     loom::model(|| {
         let mut running = engine(1);
-        let place = Arc::new(StatePlace::new(&mut running, 1));
+        let place = Arc::new(SnapshotSlot::new(&mut running, 1));
         let leaving = place.clone();
         let thread = loom::thread::spawn(move || {
             let mut since = 0;
             for bin in 1..=2u64 {
                 running.bins = bin as u32;
-                leaving.leave(&mut running, bin, &mut since, true, "f");
+                leaving.store(&mut running, bin, &mut since, true, "f");
             }
             // Where the place was being read, the next bin does it.
             since

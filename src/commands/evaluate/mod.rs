@@ -6,6 +6,7 @@ mod dynamics;
 mod maps;
 mod plots;
 mod report;
+mod scoring;
 mod stream;
 mod student_teacher;
 
@@ -13,18 +14,12 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Result, bail};
 
-use super::progress::Progress;
 use super::recordings::RecordingArgs;
-use super::scoreboard::Durations;
-use crate::checkpoint::{self, Checkpoint};
+use crate::checkpoint;
+use crate::checkpoint::Checkpoint;
 use crate::config::BUILTIN_MODEL;
-use crate::daemon::builtin_model;
-use crate::recording::{Recording, Trial};
-use crate::regime::{ChangeScore, Score};
 use decisions::Decisions;
-use dynamics::ByLabel;
-use report::Report;
-use stream::{Tally, Timeline};
+use scoring::{arrange, score};
 
 /// Stream recordings through the engine that serves, score them, write a report
 #[derive(Debug, clap::Args)]
@@ -51,13 +46,6 @@ pub struct EvaluateArgs {
     #[command(flatten)]
     /// The proof on teachers.
     pub teachers: student_teacher::TeacherArgs,
-}
-
-/// What streaming showed.
-struct Scored {
-    report: Report,
-    timeline: Timeline,
-    tally: Tally,
 }
 
 /// Runs the command.
@@ -92,106 +80,9 @@ pub fn run(args: &EvaluateArgs) -> Result<()> {
 }
 
 fn load(model: &Path) -> Result<Checkpoint> {
-    Ok(if model == Path::new(BUILTIN_MODEL) { builtin_model()? } else { checkpoint::load(model)? })
-}
-
-/// Streams recordings through the engine.
-fn score(
-    checkpoint: &Checkpoint,
-    recordings: &[Recording],
-    false_changes_per_min: Option<f64>,
-    decisions: Option<Decisions>,
-) -> Result<Scored> {
-    let model = &checkpoint.model;
-    let mut tally = Tally {
-        false_changes_per_min,
-        score: Score::new(model.regime_names.len(), model.bin_width_s),
-        changes: ChangeScore::default(),
-        compute: Durations::default(),
-        unknown_bins: 0,
-        bins: 0,
-        log_likelihood: 0.0,
-        by_label: ByLabel::default(),
-        compared: Vec::new(),
-        ends: Vec::new(),
-        reading: Durations::default(),
-        decisions,
-    };
-    let mut sessions: Vec<(String, Score)> = Vec::new();
-    let mut timeline = Timeline::default();
-    let mut n_streams = 0;
-    let total: usize = recordings.iter().map(Recording::n_bins).sum();
-    let trials = recordings.iter().map(|r| r.streams().len()).sum::<usize>().max(1);
-    let mut progress = Progress::new("evaluate", total, 0);
-    for recording in recordings {
-        check(checkpoint, recording)?;
-        let regimes: Vec<Option<usize>> = recording
-            .regime_names
-            .iter()
-            .map(|n| model.regime_names.iter().position(|m| m == n))
-            .collect();
-        for trial in recording.streams() {
-            let mut trial: Trial = trial;
-            for r in &mut trial.regime {
-                *r = r.and_then(|r| regimes[r]);
-            }
-            let fresh = || Score::new(model.regime_names.len(), model.bin_width_s);
-            let at = sessions.iter().position(|s| s.0 == trial.session).unwrap_or_else(|| {
-                sessions.push((trial.session.clone(), fresh()));
-                sessions.len() - 1
-            });
-            let seen = tally.run(model, &trial, &mut sessions[at].1)?;
-            // Streams spread over all recordings make the plot.
-            if n_streams % total.div_ceil(stream::TIMELINE_BINS).min(trials) == 0 {
-                timeline.extend(seen);
-            }
-            n_streams += 1;
-            progress.at(tally.bins as usize, || format!("session {}", trial.session));
-        }
-    }
-    progress.finish();
-    let report = Report::of(checkpoint, recordings, &tally, &sessions, n_streams);
-    Ok(Scored { report, timeline, tally })
-}
-
-/// Puts a recording's channels in the order of the readouts that its sessions are read by, where both have names.
-fn arrange(checkpoint: &Checkpoint, recording: &mut Recording) -> Result<()> {
-    let of = |t: &Trial| checkpoint.model.readout(&t.session)?.channels.clone();
-    let Some(names) = recording.trials.first().and_then(of) else { return Ok(()) };
-    if recording.trials.iter().any(|t| of(t).as_ref() != Some(&names)) {
-        bail!(
-            "{}: expected one order of channels for all its sessions, found several readouts with different ones",
-            recording.path.display()
-        );
-    }
-    Ok(recording.arrange(&names)?)
-}
-
-fn check(checkpoint: &Checkpoint, recording: &Recording) -> Result<()> {
-    let model = &checkpoint.model;
-    let path = recording.path.display();
-    let (expected, found) = (model.bin_width_s * 1e3, recording.bin_width_s * 1e3);
-    if (expected - found).abs() > 1e-6 * expected {
-        bail!(
-            "{path}: expected bins of {expected} ms as the first recording's, found {found} ms (see --bin-ms)"
-        );
-    }
-    for trial in &recording.trials {
-        let Some(readout) = model.readout(&trial.session) else {
-            bail!(
-                "{path}: expected sessions of the model ({}), found '{}' (--session NAME says which it is like; `regimed calibrate` adds it to the model)",
-                model.session_names().join(", "),
-                trial.session
-            );
-        };
-        if readout.n_channels() != recording.n_channels {
-            bail!(
-                "{path}: session '{}': expected {} channels as the model's, found {}",
-                trial.session,
-                readout.n_channels(),
-                recording.n_channels
-            );
-        }
-    }
-    Ok(())
+    Ok(if model == Path::new(BUILTIN_MODEL) {
+        checkpoint::builtin()?
+    } else {
+        checkpoint::load(model)?
+    })
 }

@@ -6,7 +6,7 @@ use anyhow::{Result, anyhow};
 use plotters::coord::types::RangedCoordf64;
 use plotters::prelude::*;
 
-use super::Timeline;
+use super::stream::Timeline;
 
 /// Colours of the regimes, distinct for colour-blind readers too (Okabe & Ito).
 const COLOURS: [RGBColor; 8] = [

@@ -6,16 +6,22 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use serde::Serialize;
 
-use super::super::pretrain::sentence;
-use super::dynamics::{self, LabelRow, TruthRow};
-use super::stream::Tally;
-use super::{Scored, maps, plots};
+use super::dynamics::{LabelRow, TruthRow};
+use super::stream::{Tally, Timeline};
+use super::{dynamics, maps, plots};
 use crate::checkpoint::{Checkpoint, write_whole};
 use crate::recording::Recording;
 use crate::regime::{ChangeVerdict, Score, Verdict};
 
 /// Times after a start or change at which accuracy is told, seconds.
 const LAGS_S: [f64; 9] = [0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0, 1.5, 2.0];
+
+/// What streaming showed.
+pub(super) struct Scored {
+    pub(super) report: Report,
+    pub(super) timeline: Timeline,
+    pub(super) tally: Tally,
+}
 
 /// The report in numbers.
 #[derive(Debug, Clone, Serialize)]
@@ -101,9 +107,9 @@ pub(super) fn table(r: &Report) -> String {
     };
     line(format!("model      {} ({})", r.model, &r.model_weights_sha256[..12]));
     line(format!("recordings {} ({} streams)", r.recordings.join(", "), r.streams));
-    line(format!("overall    {}", sentence(&r.overall)));
+    line(format!("overall    {}", r.overall));
     for (name, v) in &r.by_session {
-        line(format!("session {name:<3}{}", sentence(v)));
+        line(format!("session {name:<3}{v}"));
     }
     let c = &r.changes;
     let seconds = |x: Option<f64>| x.map_or("-".into(), |x| format!("{:.0} ms", x * 1e3));

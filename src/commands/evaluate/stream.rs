@@ -4,9 +4,9 @@ use std::time::Instant;
 
 use anyhow::{Context, Result};
 
-use super::super::scoreboard::Durations;
 use super::decisions::Decisions;
 use super::dynamics::{ByLabel, COMPARED_AFTER_S, COMPARED_FROM_S, Compared};
+use crate::commands::scoreboard::Durations;
 use crate::dynamics::{Monitor, Position, Reading};
 use crate::inference::Adaptation;
 use crate::model::Model;

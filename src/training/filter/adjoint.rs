@@ -1,6 +1,7 @@
-//! Backward: the adjoint of each line of the filter, in reverse.
+//! Adjoints of the steps that all passes share: the network's and the readout's.
 
-use super::{Gradient, Pass, Tape, Window, axpy, dot, matmul, matmul_tn, pairs};
+use super::algebra::{axpy, dot};
+use super::pass::{Pass, WindowGradient};
 use crate::inference::kernels::Real;
 
 /// What a step's adjoint needs.
@@ -11,6 +12,30 @@ pub(super) struct StepRecord<'a, T> {
     pub(super) drive: &'a [T],
 }
 
+/// What a step's adjoint works in, `[units]` each, and its result.
+#[derive(Debug)]
+pub(super) struct StepScratch<T> {
+    /// Adjoint of the mean before the step, `[rank]`.
+    pub(super) before_bar: Vec<T>,
+    phi_bar: Vec<T>,
+    slope: Vec<T>,
+    slope_bar: Vec<T>,
+    row: Vec<T>,
+}
+
+impl<T: Real> StepScratch<T> {
+    pub(super) fn new(rank: usize, units: usize) -> Self {
+        let zeros = || vec![T::zero(); units];
+        Self {
+            before_bar: vec![T::zero(); rank],
+            phi_bar: zeros(),
+            slope: zeros(),
+            slope_bar: zeros(),
+            row: zeros(),
+        }
+    }
+}
+
 impl<T: Real> Pass<'_, T> {
     /// `eta = C m + d`: adds to the readout's gradient and to the adjoint of `m`.
     #[inline(always)]
@@ -19,7 +44,7 @@ impl<T: Real> Pass<'_, T> {
         eta_bar: &[T],
         m: &[T],
         m_bar: &mut [T],
-        g: &mut Gradient<T>,
+        g: &mut WindowGradient<'_, T>,
     ) {
         let channels = self.readout.channels;
         let (loading_bar, baseline_bar) = g.readout.split_at_mut(m.len() * channels);
@@ -31,16 +56,17 @@ impl<T: Real> Pass<'_, T> {
         axpy(baseline_bar, T::one(), eta_bar);
     }
 
-    /// Adjoint of the step and, where its adjoint is given, of the transition matrix.
-    /// Returns the adjoint of the mean before.
+    /// Adjoint of the step and, where its adjoint is given, of the transition matrix; leaves the adjoint of the mean
+    /// before in `scratch.before_bar`.
     #[inline(always)]
     pub(super) fn pull_step(
         &self,
         at: &StepRecord<'_, T>,
         next_bar: &[T],
         transition_bar: Option<(&[T], &[T])>,
-        g: &mut Gradient<T>,
-    ) -> Vec<T> {
+        g: &mut WindowGradient<'_, T>,
+        scratch: &mut StepScratch<T>,
+    ) {
         let s = self.shape;
         let (rank, units, a) = (s.rank, s.units, self.leak());
         let (n, _) = self.factor(at.factor);
@@ -49,21 +75,23 @@ impl<T: Real> Pass<'_, T> {
         let (m_bar, rest) = g.shared.split_at_mut(rank * units);
         let (offset_bar, rest) = rest.split_at_mut(units);
         let mut leak_bar = T::zero();
-        let mut phi_bar = vec![T::zero(); units];
-        let mut before_bar = vec![T::zero(); rank];
+        let StepScratch { before_bar, phi_bar, slope, slope_bar, row } = scratch;
+        phi_bar.fill(T::zero());
+        before_bar.fill(T::zero());
         for r in 0..rank {
             let drive_bar = a * next_bar[r];
             leak_bar += next_bar[r] * (at.drive[r] - at.mean[r]);
             before_bar[r] += (T::one() - a) * next_bar[r];
             c_bar[r] += drive_bar;
             axpy(&mut n_bar[r * units..(r + 1) * units], drive_bar, at.phi);
-            axpy(&mut phi_bar, drive_bar, &n[r * units..(r + 1) * units]);
+            axpy(phi_bar, drive_bar, &n[r * units..(r + 1) * units]);
         }
         if let Some((transition, f_bar)) = transition_bar {
             // transition = (1-a) I + a E, E_rj = sum_n N_r D M_j
-            let mut slope_bar = vec![T::zero(); units];
-            let mut row = vec![T::zero(); units];
-            let slope: Vec<T> = at.phi.iter().map(|p| T::one() - *p * *p).collect();
+            slope_bar.fill(T::zero());
+            for (slope, phi) in slope.iter_mut().zip(at.phi) {
+                *slope = T::one() - *phi * *phi;
+            }
             for r in 0..rank {
                 row.fill(T::zero());
                 for j in 0..rank {
@@ -71,7 +99,7 @@ impl<T: Real> Pass<'_, T> {
                     let diagonal = if r == j { T::one() } else { T::zero() };
                     let e = (transition[at_rj] - (T::one() - a) * diagonal) / a;
                     leak_bar += f_bar[at_rj] * (e - diagonal);
-                    axpy(&mut row, a * f_bar[at_rj], &self.shared.m[j * units..(j + 1) * units]);
+                    axpy(row, a * f_bar[at_rj], &self.shared.m[j * units..(j + 1) * units]);
                 }
                 let n_row = &n[r * units..(r + 1) * units];
                 for i in 0..units {
@@ -82,7 +110,7 @@ impl<T: Real> Pass<'_, T> {
             for j in 0..rank {
                 row.fill(T::zero());
                 for r in 0..rank {
-                    axpy(&mut row, a * f_bar[r * rank + j], &n[r * units..(r + 1) * units]);
+                    axpy(row, a * f_bar[r * rank + j], &n[r * units..(r + 1) * units]);
                 }
                 for i in 0..units {
                     m_bar[j * units + i] += slope[i] * row[i];
@@ -96,112 +124,10 @@ impl<T: Real> Pass<'_, T> {
             *x *= T::one() - *phi * *phi;
         }
         for j in 0..rank {
-            axpy(&mut m_bar[j * units..(j + 1) * units], at.mean[j], &phi_bar);
-            before_bar[j] += dot(&phi_bar, &self.shared.m[j * units..(j + 1) * units]);
+            axpy(&mut m_bar[j * units..(j + 1) * units], at.mean[j], phi_bar);
+            before_bar[j] += dot(phi_bar, &self.shared.m[j * units..(j + 1) * units]);
         }
-        axpy(offset_bar, T::one(), &phi_bar);
+        axpy(offset_bar, T::one(), phi_bar);
         rest[0] += leak_bar * a * (T::one() - a);
-        before_bar
-    }
-
-    #[inline(always)]
-    pub(super) fn backward(
-        &self,
-        window: &Window<'_, T>,
-        tapes: &[Tape<T>],
-        pull: &[T],
-        g: &mut Gradient<T>,
-    ) {
-        let (rank, units, channels) = (self.shape.rank, self.shape.units, self.readout.channels);
-        let square = || vec![T::zero(); rank * rank];
-        let mut mean_bar = vec![T::zero(); rank];
-        let mut cov_bar = square();
-        let (mut work, mut more, mut info_bar, mut pred_bar) =
-            (square(), square(), square(), square());
-        let mut products_bar = vec![T::zero(); self.readout.products.len()];
-        let mut eta_bar = vec![T::zero(); channels];
-        let mut residual = vec![T::zero(); channels];
-        let two = T::of(2.0);
-        for t in (0..tapes.len()).rev() {
-            let tape = &tapes[t];
-            let y = &window.counts[t * channels..(t + 1) * channels];
-            axpy(&mut mean_bar, T::one(), &pull[t * rank..(t + 1) * rank]);
-            // m = m- + P u
-            let mut score_bar = vec![T::zero(); rank];
-            for r in 0..rank {
-                for q in 0..rank {
-                    score_bar[r] += tape.cov[r * rank + q] * mean_bar[q];
-                    cov_bar[r * rank + q] +=
-                        T::of(0.5) * (mean_bar[r] * tape.score[q] + mean_bar[q] * tape.score[r]);
-                }
-            }
-            let mut pred_mean_bar = mean_bar.clone();
-            // P = (P-^-1 + L)^-1
-            matmul(&mut work, &tape.cov, &cov_bar, rank);
-            matmul(&mut info_bar, &work, &tape.cov, rank);
-            info_bar.iter_mut().for_each(|x| *x = -*x);
-            matmul(&mut more, &cov_bar, &tape.projection, rank);
-            matmul_tn(&mut pred_bar, &tape.projection, &more, rank);
-            // u = C^T (y - lambda), L = C^T diag(lambda) C
-            for ((res, y), l) in residual.iter_mut().zip(y).zip(&tape.rates) {
-                *res = *y - *l;
-            }
-            eta_bar.fill(T::zero());
-            for r in 0..rank {
-                let row = r * channels..(r + 1) * channels;
-                axpy(&mut eta_bar, -score_bar[r], &self.readout.loading[row.clone()]);
-                axpy(&mut g.readout[row], score_bar[r], &residual);
-            }
-            for (p, (r, q)) in pairs(rank).enumerate() {
-                let scale = if r == q { T::one() } else { two };
-                let row = p * channels..(p + 1) * channels;
-                let cc = &self.readout.products[row.clone()];
-                axpy(&mut eta_bar, scale * info_bar[r * rank + q], cc);
-                // The score is maximised, hence the minus before its slopes.
-                let cov_slope = -dot(&tape.score_var_slope, cc);
-                pred_bar[r * rank + q] += cov_slope;
-                if r != q {
-                    pred_bar[q * rank + r] += cov_slope;
-                }
-                let products_bar = &mut products_bar[row];
-                axpy(products_bar, scale * info_bar[r * rank + q], &tape.rates);
-                axpy(products_bar, -scale * tape.cov_pred[r * rank + q], &tape.score_var_slope);
-            }
-            for i in 0..channels {
-                eta_bar[i] = (eta_bar[i] * tape.rates[i] - tape.score_slope[i]) * tape.in_bounds[i];
-            }
-            self.pull_readout(&eta_bar, &tape.mean_pred, &mut pred_mean_bar, g);
-            // P- = F P F^T + Q
-            let tail = rank * units + units + 1;
-            for r in 0..rank {
-                g.shared[tail + r] += pred_bar[r * rank + r] * self.shared.log_process[r].exp();
-            }
-            matmul(&mut work, &pred_bar, &tape.transition, rank);
-            matmul(&mut more, &work, &tape.cov_before, rank);
-            more.iter_mut().for_each(|x| *x *= two);
-            matmul_tn(&mut cov_bar, &tape.transition, &work, rank);
-            mean_bar = self.pull_step(
-                &StepRecord {
-                    mean: &tape.mean_before,
-                    factor: window.factor_of[t],
-                    phi: &tape.phi,
-                    drive: &tape.drive,
-                },
-                &pred_mean_bar,
-                Some((&tape.transition, &more)),
-                g,
-            );
-        }
-        let tail = rank * units + units + 1 + rank;
-        for r in 0..rank {
-            g.shared[tail + r] += cov_bar[r * rank + r] * self.shared.log_initial[r].exp();
-        }
-        for (p, (r, q)) in pairs(rank).enumerate() {
-            for i in 0..channels {
-                let bar = products_bar[p * channels + i];
-                g.readout[r * channels + i] += bar * self.readout.loading[q * channels + i];
-                g.readout[q * channels + i] += bar * self.readout.loading[r * channels + i];
-            }
-        }
     }
 }

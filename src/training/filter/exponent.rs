@@ -1,8 +1,9 @@
 //! The network's own Lyapunov exponent as a part of the loss: along a free run, with or without process
 //! noise, against what is known of the task.
 
-use super::adjoint::StepRecord;
-use super::{Gradient, Pass, dot};
+use super::adjoint::{StepRecord, StepScratch};
+use super::algebra::dot;
+use super::pass::{Pass, WindowGradient};
 use crate::inference::kernels::Real;
 
 /// Bins before the tangent vector counts: it turns towards the fastest direction.
@@ -55,7 +56,8 @@ impl<T: Real> Pass<'_, T> {
         of: &Exponent<T>,
         factor: usize,
         filtered: &[T],
-        gradient: Option<&mut Gradient<T>>,
+        gradient: Option<&mut WindowGradient<'_, T>>,
+        scratch: &mut StepScratch<T>,
     ) -> ExponentFound<T> {
         let (rank, units, a) = (self.shape.rank, self.shape.units, self.leak());
         let bins = of.bins;
@@ -157,7 +159,7 @@ impl<T: Real> Pass<'_, T> {
                         state_bar[r] * T::of(0.5) * sd[r] * of.noise[h * rank + r];
                 }
             }
-            state_bar = self.pull_step(
+            self.pull_step(
                 &StepRecord {
                     mean: &states[h * rank..(h + 1) * rank],
                     factor,
@@ -167,8 +169,11 @@ impl<T: Real> Pass<'_, T> {
                 &state_bar,
                 Some((transition, &transition_bar)),
                 g,
+                scratch,
             );
-            state_bar.iter_mut().for_each(|x| *x *= kept);
+            for (bar, before) in state_bar.iter_mut().zip(&scratch.before_bar) {
+                *bar = *before * kept;
+            }
         }
         found
     }

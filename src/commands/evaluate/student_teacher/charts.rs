@@ -3,9 +3,9 @@
 use anyhow::Result;
 use plotters::prelude::*;
 
-use super::super::maps::plane;
 pub(super) use super::super::plots::Axes;
-use super::super::plots::{chart, colour, key, range, said, svg};
+use crate::commands::evaluate::maps::plane;
+use crate::commands::evaluate::plots::{chart, colour, key, range, said, svg};
 
 /// Named curves through points.
 pub(super) fn curves(axes: &Axes<'_>, of: &[(String, Vec<(f64, f64)>)]) -> Result<String> {

@@ -4,24 +4,19 @@
 mod charts;
 mod families;
 mod fits;
+mod school;
 mod sections;
 
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::time::Instant;
+use std::path::Path;
 
 use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
 
-use super::super::progress::{Interrupt, Progress};
 use super::report::Page;
-use crate::checkpoint::{self, Checkpoint, DataFile, Provenance, sha256_hex};
-use crate::recording::Recording;
-use crate::training::{Dataset, Trainer, TrainingSettings, finish, fit_metric_head};
+use crate::checkpoint::Checkpoint;
+use crate::commands::progress::Interrupt;
 use families::Scale;
-
-/// Folder of the students in the report's.
-const MODELS: &str = "models";
+use school::{School, Section};
 
 /// Flags of the proof on teachers.
 #[derive(Debug, Clone, clap::Args)]
@@ -40,93 +35,6 @@ pub struct TeacherArgs {
     /// Few tasks and trials: shows in a minute or two that everything works, its figures mean little
     #[arg(long, requires = "student_teacher")]
     pub quick: bool,
-}
-
-/// One part of the report.
-struct Section {
-    title: &'static str,
-    /// What was done, and how to read it.
-    words: String,
-    table: String,
-    plots: Vec<(String, String)>,
-    numbers: Value,
-}
-
-/// Where students come from.
-struct School {
-    dir: PathBuf,
-    seed: u64,
-    steps: usize,
-    interrupt: Interrupt,
-}
-
-/// A student, and what a step of its training cost, seconds; `None` where it was trained before.
-struct Student {
-    checkpoint: Checkpoint,
-    step_s: Option<f64>,
-}
-
-impl School {
-    /// Pretrains a student on a recording with a share of the steps, or takes the one that an earlier run left.
-    fn student(
-        &self,
-        name: &str,
-        recording: &Recording,
-        share: f64,
-        settings: TrainingSettings,
-    ) -> Result<Student> {
-        let steps = ((self.steps as f64 * share).round() as usize).max(1);
-        let settings = TrainingSettings { steps, seed: self.seed, ..settings };
-        let data =
-            vec![DataFile { file: recording.path.display().to_string(), sha256: hash(recording) }];
-        let dir = self.dir.join(MODELS).join(name);
-        if let Ok(checkpoint) = checkpoint::load(&dir) {
-            let p = &checkpoint.provenance;
-            if (p.seed, p.steps, &p.data) == (self.seed, steps, &data)
-                && checkpoint.model.dims == settings.dims
-            {
-                eprintln!("student '{name}': from {}", dir.display());
-                return Ok(Student { checkpoint, step_s: None });
-            }
-        }
-        eprintln!("student '{name}': rank {}, {} units", settings.dims.rank, settings.dims.units);
-        let dataset = Arc::new(Dataset::for_pretraining(std::slice::from_ref(recording))?);
-        let mut trainer = Trainer::new(dataset, settings)?;
-        let mut progress = Progress::new("pretrain", steps, 0);
-        let began = Instant::now();
-        for done in 1..=steps {
-            let report = trainer.step()?;
-            progress.at(done, || {
-                format!("{name}: one step {:.5}, forecast {:.5}", report.one_step, report.forecast)
-            });
-            if self.interrupt.raised() {
-                bail!(
-                    "stopped; students that are finished are in {}, and the same command goes on from them",
-                    self.dir.join(MODELS).display()
-                );
-            }
-        }
-        let step_s = began.elapsed().as_secs_f64() / steps as f64;
-        progress.finish();
-        let mut found = finish(&trainer, None)?;
-        if settings.exponent_weight > 0.0 {
-            found.model.metric_head =
-                fit_metric_head(&found.model, trainer.data(), settings.threads)?;
-        }
-        let mut provenance = Provenance::of_this_program(self.seed, steps, data);
-        provenance.held_out = found.held_out;
-        provenance.held_out_by_session = found.by_session;
-        std::fs::create_dir_all(&dir)
-            .with_context(|| format!("cannot create {}", dir.display()))?;
-        checkpoint::save(&dir, &found.model, &provenance)?;
-        Ok(Student { checkpoint: checkpoint::load(&dir)?, step_s: Some(step_s) })
-    }
-}
-
-fn hash(recording: &Recording) -> String {
-    let bytes: Vec<u8> =
-        recording.trials.iter().flat_map(|t| &t.counts).flat_map(|c| c.to_le_bytes()).collect();
-    sha256_hex(&bytes)
 }
 
 /// Runs the proof.

@@ -7,15 +7,17 @@ use std::sync::Arc;
 use anyhow::Result;
 use serde_json::json;
 
-use super::super::super::progress::Progress;
-use super::super::super::simulate::{SimulateArgs, simulated};
-use super::super::dynamics::correlation;
-use super::super::{report, score};
-use super::charts::{self, Axes};
-use super::families::{self, AHEAD_BINS, BIN_WIDTH_S, Family, Scale, TestTask};
-use super::fits::{self, Fit, Known};
-use super::{School, Section};
+use super::charts::Axes;
+use super::families::{AHEAD_BINS, BIN_WIDTH_S, Family, Scale, TestTask};
+use super::fits::{Fit, Known};
+use super::school::{School, Section};
+use super::{charts, families, fits};
 use crate::checkpoint::Checkpoint;
+use crate::commands::evaluate::dynamics::correlation;
+use crate::commands::evaluate::report;
+use crate::commands::evaluate::scoring::score;
+use crate::commands::progress::Progress;
+use crate::commands::simulate::{SimulateArgs, simulated};
 use crate::dynamics::fixed_points;
 use crate::inference::smooth;
 use crate::model::{Dimensions, Model, Readout};
@@ -532,7 +534,7 @@ pub(super) fn regimes(
         table,
         "\nan animal that was not learned, after {:.0} s with labels: {}",
         per_regime as f64 * 5.0 * trial_s,
-        super::super::super::pretrain::sentence(verdict)
+        verdict
     );
     plots.push((
         "regimes-new-animal.svg".to_owned(),

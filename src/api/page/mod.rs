@@ -1,0 +1,225 @@
+//! The live page: what it is made of, all in the binary, and what it shows, as JSON and as a stream of events.
+
+mod feed;
+mod viewers;
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::Router;
+use axum::body::Body;
+use axum::extract::{Path, Query, State};
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use bytes::Bytes;
+use futures_util::stream::unfold;
+use serde::Deserialize;
+use serde_json::json;
+use tokio::sync::{broadcast, mpsc};
+
+use viewers::Looking;
+pub use viewers::Page;
+
+use super::describe;
+use crate::bus::{EventsError, Resumed, SessionHandle};
+use crate::telemetry;
+use crate::wire::Event;
+
+/// Events that a viewer is shown at first.
+const EVENTS_SHOWN: u64 = 200;
+/// Events of one answer.
+const EVENTS_AT_ONCE: usize = 1000;
+
+/// The page's files: path, kind, text.
+const FILES: [(&str, &str, &str); 6] = [
+    ("/", "text/html", include_str!("assets/index.html")),
+    ("/page/page.js", "text/javascript", include_str!("assets/page.js")),
+    ("/page/charts.js", "text/javascript", include_str!("assets/charts.js")),
+    ("/page/page.css", "text/css", include_str!("assets/page.css")),
+    ("/page/uplot.js", "text/javascript", include_str!("assets/vendor/uplot-1.6.32.js")),
+    ("/page/uplot.css", "text/css", include_str!("assets/vendor/uplot-1.6.32.css")),
+];
+/// The page runs nothing and loads nothing but what comes from here, and is in no other page.
+const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; \
+                      img-src 'self' data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
+
+/// The page's files: they hold nothing that is anybody's.
+pub(super) fn files() -> Router {
+    FILES.iter().fold(Router::new(), |routes, &(path, kind, text)| {
+        let answer = move || async move {
+            let headers = [
+                (header::CONTENT_TYPE, format!("{kind}; charset=utf-8")),
+                (header::CONTENT_SECURITY_POLICY, POLICY.to_owned()),
+                (header::X_CONTENT_TYPE_OPTIONS, "nosniff".to_owned()),
+                (header::REFERRER_POLICY, "no-referrer".to_owned()),
+                // Another version of the daemon brings another page.
+                (header::CACHE_CONTROL, "no-cache".to_owned()),
+            ];
+            (headers, text)
+        };
+        routes.route(path, get(answer))
+    })
+}
+
+/// What the page shows.
+pub(super) fn data(page: Arc<Page>) -> Router {
+    Router::new()
+        .route("/api/sessions", get(sessions))
+        .route("/api/sessions/{name}", get(one_session))
+        .route("/api/sessions/{name}/events", get(events))
+        .route("/api/stream", get(stream))
+        .with_state(page)
+}
+
+fn refused(code: StatusCode, why: &str) -> Response {
+    (code, Json(json!({ "error": why }))).into_response()
+}
+
+/// A session by name, or which there are.
+fn find(page: &Page, name: &str) -> Result<Arc<SessionHandle>, Box<Response>> {
+    page.registry
+        .find(name)
+        .map_err(|why| Box::new(refused(StatusCode::NOT_FOUND, &why.to_string())))
+}
+
+fn as_json(page: &Page, session: &SessionHandle) -> Option<serde_json::Value> {
+    serde_json::to_value(describe(session, &page.registry.conditions)).ok()
+}
+
+async fn sessions(State(page): State<Arc<Page>>) -> impl IntoResponse {
+    let sessions: Vec<_> =
+        page.registry.sessions().iter().filter_map(|s| as_json(&page, s)).collect();
+    Json(json!({ "version": env!("CARGO_PKG_VERSION"), "sessions": sessions }))
+}
+
+/// A session with its map and newest metrics.
+async fn one_session(State(page): State<Arc<Page>>, Path(name): Path<String>) -> Response {
+    match find(&page, &name) {
+        Err(refusal) => *refusal,
+        Ok(session) => Json(json!({
+            "session": as_json(&page, &session),
+            "map": &*session.facts().map,
+            "metrics": session.metrics(),
+        }))
+        .into_response(),
+    }
+}
+
+/// Which events.
+#[derive(Debug, Deserialize)]
+struct After {
+    #[serde(default)]
+    after: u64,
+}
+
+async fn events(
+    State(page): State<Arc<Page>>,
+    Path(name): Path<String>,
+    Query(After { after }): Query<After>,
+) -> Response {
+    let session = match find(&page, &name) {
+        Ok(session) => session,
+        Err(refusal) => return *refusal,
+    };
+    match session.events.after(after).await {
+        Ok(events) => {
+            let events: Vec<Event> = events.into_iter().take(EVENTS_AT_ONCE).collect();
+            Json(json!({ "events": events })).into_response()
+        }
+        Err(e) => {
+            let nearest = e.nearest();
+            let body = json!({ "error": e.to_string(), "nearest": nearest });
+            (StatusCode::RANGE_NOT_SATISFIABLE, Json(body)).into_response()
+        }
+    }
+}
+
+/// What a viewer looks at.
+#[derive(Debug, Deserialize)]
+struct Look {
+    session: Option<String>,
+    /// Resume after this event number; absent: the newest ones.
+    after: Option<u64>,
+}
+
+/// Server-sent events: `overview` of all sessions, `frame` of one, `change` for each of its regime events.
+async fn stream(State(page): State<Arc<Page>>, Query(look): Query<Look>) -> Response {
+    let first = || page.registry.sessions().first().map(|s| s.name().to_owned());
+    let session = match look.session.or_else(first) {
+        None => return refused(StatusCode::NOT_FOUND, "there is no session yet"),
+        Some(name) => match find(&page, &name) {
+            Ok(session) => session,
+            Err(refusal) => return *refusal,
+        },
+    };
+    let (sender, receiver) = mpsc::channel(2);
+    tokio::spawn(show(page, session, look.after, sender));
+    let body = unfold(receiver, |mut receiver| async {
+        let chunk = receiver.recv().await?;
+        Some((Ok::<Bytes, std::convert::Infallible>(chunk), receiver))
+    });
+    let headers =
+        [(header::CONTENT_TYPE, "text/event-stream"), (header::CACHE_CONTROL, "no-store")];
+    (headers, Body::from_stream(body)).into_response()
+}
+
+/// Where a viewer's events begin: after those it has seen, or as near as they are held.
+async fn begin(page: &Page, session: Arc<SessionHandle>, after: Option<u64>) -> Option<Resumed> {
+    let newest = session.events.newest();
+    let mut from = after.unwrap_or_else(|| newest.saturating_sub(EVENTS_SHOWN));
+    // Numbers may pass while it is looked.
+    for _ in 0..8 {
+        match Resumed::after(&page.registry, session.clone(), from).await {
+            Ok(resumed) => return Some(resumed),
+            Err(e @ (EventsError::Gone { .. } | EventsError::NotYet { .. })) => from = e.nearest(),
+        }
+    }
+    None
+}
+
+async fn show(
+    page: Arc<Page>,
+    session: Arc<SessionHandle>,
+    after: Option<u64>,
+    sender: mpsc::Sender<Bytes>,
+) {
+    let _counted = telemetry::Counted::new(&telemetry::page_viewers());
+    let Looking { mut overview, mut frames, is_first } = page.look(session.name());
+    if is_first {
+        tokio::spawn(feed::make_frames(page.clone()));
+    }
+    let mut events = begin(&page, session, after).await;
+    loop {
+        let next_event = async {
+            match &mut events {
+                Some(events) => events.next().await,
+                None => std::future::pending().await,
+            }
+        };
+        let chunk = tokio::select! {
+            event = next_event => match event {
+                Ok(Some(event)) => Ok(feed::change(&event)),
+                // The session has ended; the others go on.
+                _ => {
+                    events = None;
+                    continue;
+                }
+            },
+            frame = frames.recv() => frame,
+            lines = overview.recv() => lines,
+            () = page.registry.closed() => return,
+            () = sender.closed() => return,
+        };
+        match chunk {
+            Ok(chunk) => {
+                if sender.send(chunk).await.is_err() {
+                    return;
+                }
+            }
+            // A slow viewer is shown fewer frames.
+            Err(broadcast::error::RecvError::Lagged(_)) => {}
+            Err(broadcast::error::RecvError::Closed) => return,
+        }
+    }
+}

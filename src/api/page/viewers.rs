@@ -1,0 +1,72 @@
+//! Who looks at the live page: frames are made while somebody does, and for what is looked at.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use bytes::Bytes;
+use tokio::sync::broadcast;
+
+use crate::bus::Registry;
+
+/// Frames that wait for a slow viewer; it is shown the newest ones.
+const WAITING: usize = 8;
+
+/// What a new viewer is sent.
+pub(super) struct Looking {
+    /// All sessions in a line each.
+    pub(super) overview: broadcast::Receiver<Bytes>,
+    /// The one session it looks at.
+    pub(super) frames: broadcast::Receiver<Bytes>,
+    /// Nobody looked before: whoever called starts the making of frames.
+    pub(super) is_first: bool,
+}
+
+/// All that viewers share.
+pub struct Page {
+    pub(super) registry: Arc<Registry>,
+    /// All sessions in a line each.
+    pub(super) overview: broadcast::Sender<Bytes>,
+    /// One session each.
+    frames: Mutex<HashMap<String, broadcast::Sender<Bytes>>>,
+    /// Whether frames are made.
+    busy: Mutex<bool>,
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Page {
+    /// Nobody looks yet.
+    #[must_use]
+    pub fn new(registry: Arc<Registry>) -> Arc<Self> {
+        let overview = broadcast::Sender::new(WAITING);
+        Arc::new(Self { registry, overview, frames: Mutex::default(), busy: Mutex::default() })
+    }
+
+    /// Whether anybody looks; where nobody does, the making of frames ends with this.
+    pub(super) fn is_looked_at(&self) -> bool {
+        let mut busy = locked(&self.busy);
+        *busy = self.overview.receiver_count() > 0;
+        *busy
+    }
+
+    /// Those that look at a session, where somebody does.
+    pub(super) fn viewers_of(&self, session: &str) -> Option<broadcast::Sender<Bytes>> {
+        let mut frames = locked(&self.frames);
+        frames.retain(|_, viewers| viewers.receiver_count() > 0);
+        frames.get(session).cloned()
+    }
+
+    /// One that looks at all sessions, and at one of them.
+    pub(super) fn look(&self, session: &str) -> Looking {
+        let mut busy = locked(&self.busy);
+        let overview = self.overview.subscribe();
+        let frames = locked(&self.frames)
+            .entry(session.to_owned())
+            .or_insert_with(|| broadcast::Sender::new(WAITING))
+            .subscribe();
+        let is_first = !std::mem::replace(&mut *busy, true);
+        Looking { overview, frames, is_first }
+    }
+}

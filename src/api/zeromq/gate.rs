@@ -1,0 +1,298 @@
+//! A gate before a ZeroMQ socket: the library reserves memory for whatever length a frame claims, keeps every frame of a
+//! message until its last, keeps every subscription of a peer, and queues without a small bound for a subscriber that
+//! has stopped reading. Connections pass through here, where frames (ZMTP 3, RFC 23) are read and all of these are
+//! bounded.
+
+use std::io;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::{TcpListener, UnixListener, UnixStream};
+use tokio::sync::mpsc;
+
+use super::frames::{Frames, Side};
+use crate::security::{Account, Admission, InFlight, Place, Untaken};
+use crate::telemetry;
+
+/// A greeting, and what the peer says of itself, are whole after so long.
+const HANDSHAKE_TIME: Duration = Duration::from_secs(10);
+/// A peer that sends nothing for so long, and is sent nothing, is cut off; peers of ZeroMQ connect again by themselves.
+const IDLE: Duration = Duration::from_secs(3600);
+/// A peer that takes nothing for so long is cut off.
+const STALLED: Duration = Duration::from_secs(5);
+/// Bytes that wait for one peer at most: beyond, it is cut off, and begins anew when it connects again.
+pub const WAITING_BYTES_MAX: usize = 4 << 20;
+/// Bytes moved at a time.
+const CHUNK: usize = 64 << 10;
+/// The same, where all peers together leave so much that memory is in danger.
+const WAITING_BYTES_MAX_IN_NEED: usize = 256 << 10;
+/// What keeping a piece costs beside its bytes, about.
+const CHUNK_COST: usize = 64;
+/// Frames that a subscriber may send at once; what it sends beyond is taken more slowly.
+const FREE_FRAMES: u64 = 2000;
+/// Time for each frame beyond.
+const FRAME_TIME: Duration = Duration::from_micros(100);
+
+/// A gate.
+#[derive(Clone)]
+pub struct Gate {
+    /// The socket behind.
+    pub behind: PathBuf,
+    /// Which way messages go.
+    pub side: Side,
+    /// Largest message, bytes.
+    pub message_bytes_max: usize,
+    /// Who is let in.
+    pub admission: Admission,
+    /// Room for messages that are not whole.
+    pub in_flight: Arc<InFlight>,
+}
+
+/// A place at which peers arrive.
+#[derive(Debug)]
+pub enum Listener {
+    /// Over the network.
+    Tcp(TcpListener),
+    /// On this machine.
+    Unix(UnixListener),
+}
+
+impl Listener {
+    async fn accept(&self) -> io::Result<(Peer, Option<SocketAddr>)> {
+        match self {
+            Self::Tcp(listener) => {
+                let (stream, address) = listener.accept().await?;
+                let _ = stream.set_nodelay(true);
+                let (read, write) = stream.into_split();
+                Ok(((Box::new(read), Box::new(write)), Some(address)))
+            }
+            Self::Unix(listener) => {
+                let (stream, _) = listener.accept().await?;
+                let (read, write) = stream.into_split();
+                Ok(((Box::new(read), Box::new(write)), None))
+            }
+        }
+    }
+}
+
+/// Both halves of a peer's connection.
+type Peer = (Box<dyn AsyncRead + Send + Unpin>, Box<dyn AsyncWrite + Send + Unpin>);
+
+impl Gate {
+    /// Takes connections for ever and passes each to the socket behind.
+    pub async fn serve(self, front: Listener) {
+        loop {
+            match front.accept().await {
+                Ok((peer, from)) => {
+                    // A refused one is dropped here, and counted there.
+                    let Ok(place) = self.admission.place(from) else { continue };
+                    let address = from.map_or("a Unix socket".into(), |a| a.to_string());
+                    let gate = self.clone();
+                    tokio::spawn(async move {
+                        if let Some(reason) = gate.connection(peer, place).await {
+                            telemetry::connection_cut(reason);
+                            // One that came to nothing is no news.
+                            if reason == "said_nothing" {
+                                tracing::debug!(address, reason, "ZeroMQ connection cut");
+                            } else {
+                                tracing::warn!(address, reason, "ZeroMQ connection cut");
+                            }
+                        }
+                    });
+                }
+                Err(e) => {
+                    // Out of descriptors, most likely: it passes, or nothing else works either.
+                    tracing::warn!("ZeroMQ connection not accepted: {e}");
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                }
+            }
+        }
+    }
+
+    /// One connection to its end; the reason where it was cut.
+    async fn connection(
+        &self,
+        (peer_read, peer_write): Peer,
+        place: Place,
+    ) -> Option<&'static str> {
+        let Ok(mut inner) = UnixStream::connect(&self.behind).await else {
+            return Some("shutting_down");
+        };
+        let (inner_read, inner_write) = inner.split();
+        tokio::select! {
+            reason = self.inward(peer_read, inner_write, &place) => reason,
+            reason = outward(inner_read, peer_write, place.untaken()) => reason,
+            // Counted where it was taken.
+            () = place.taken() => None,
+        }
+    }
+
+    async fn inward(
+        &self,
+        mut from: impl AsyncRead + Unpin,
+        mut to: impl AsyncWrite + Unpin,
+        place: &Place,
+    ) -> Option<&'static str> {
+        let mut frames = Frames::new(self.message_bytes_max, self.side);
+        let mut account = Account::new(self.in_flight.clone(), place.peer().number());
+        let (mut buffer, mut pass) = (vec![0u8; CHUNK], Vec::new());
+        let handshake_until = tokio::time::Instant::now() + HANDSHAKE_TIME;
+        // Whoever has not said who it is may lose its place; whoever has keeps it.
+        let mut in_use = None;
+        loop {
+            let until = if !frames.is_ready() {
+                Some((handshake_until, "said_nothing"))
+            } else if frames.is_silent() {
+                Some((tokio::time::Instant::now() + IDLE, "idle"))
+            } else {
+                None
+            };
+            let overdue = async {
+                match until {
+                    Some((until, reason)) => {
+                        tokio::time::sleep_until(until).await;
+                        reason
+                    }
+                    None => std::future::pending().await,
+                }
+            };
+            let given_up = std::future::poll_fn(|context| account.poll_given_up(context));
+            // One that never lets the reader wait is not asked below.
+            if let Some((at, reason)) = until
+                && at <= tokio::time::Instant::now()
+            {
+                return Some(reason);
+            }
+            let n = tokio::select! {
+                biased;
+                read = from.read(&mut buffer) => match read {
+                    Ok(0) | Err(_) => return None,
+                    Ok(n) => n,
+                },
+                reason = overdue => return Some(reason),
+                _ = given_up => return Some("message_given_up"),
+            };
+            pass.clear();
+            if let Err(reason) = frames.pass(&buffer[..n], &mut pass) {
+                return Some(reason);
+            }
+            account.set(frames.incomplete(), n);
+            if in_use.is_none() && frames.is_ready() {
+                in_use = Some(place.peer().request(true));
+            }
+            if to.write_all(&pass).await.is_err() {
+                return None;
+            }
+            if self.side == Side::Out && frames.seen() > FREE_FRAMES {
+                let beyond = u32::try_from(frames.take_seen(FREE_FRAMES)).unwrap_or(u32::MAX);
+                tokio::time::sleep(FRAME_TIME.saturating_mul(beyond)).await;
+            }
+        }
+    }
+}
+
+/// Bytes that wait for one peer, among those that wait for all.
+struct Waiting<'a> {
+    all: &'a Untaken,
+    own: AtomicUsize,
+}
+
+impl Waiting<'_> {
+    /// So many more wait; false where they are too many.
+    fn has_room_for(&self, bytes: usize) -> bool {
+        self.all.add(bytes);
+        let own = self.own.fetch_add(bytes, Ordering::Relaxed) + bytes;
+        own <= if self.all.is_much() { WAITING_BYTES_MAX_IN_NEED } else { WAITING_BYTES_MAX }
+    }
+
+    fn remove(&self, bytes: usize) {
+        self.own.fetch_sub(bytes, Ordering::Relaxed);
+        self.all.remove(bytes);
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.all.remove(*self.own.get_mut());
+    }
+}
+
+/// Takes whatever the socket behind has at once: its own queue, which has no small bound, stays empty, and what waits
+/// here has one.
+async fn outward(
+    mut from: impl AsyncRead + Unpin,
+    mut to: impl AsyncWrite + Unpin,
+    all: &Untaken,
+) -> Option<&'static str> {
+    let waiting = Waiting { all, own: AtomicUsize::new(0) };
+    let (chunks, mut taken) = mpsc::unbounded_channel::<Vec<u8>>();
+    let gathering = async {
+        let mut buffer = vec![0u8; CHUNK];
+        loop {
+            let n = match from.read(&mut buffer).await {
+                Ok(0) | Err(_) => return None,
+                Ok(n) => n,
+            };
+            if !waiting.has_room_for(n + CHUNK_COST) {
+                return Some("slow_subscriber");
+            }
+            if chunks.send(buffer[..n].to_vec()).is_err() {
+                return None;
+            }
+            if waiting.all.is_much() {
+                // First what the peer takes at once.
+                tokio::task::yield_now().await;
+            }
+        }
+    };
+    let sending = async {
+        while let Some(chunk) = taken.recv().await {
+            match tokio::time::timeout(STALLED, to.write_all(&chunk)).await {
+                Ok(Ok(())) => {}
+                Ok(Err(_)) => return None,
+                Err(_) => return Some("stalled_subscriber"),
+            }
+            waiting.remove(chunk.len() + CHUNK_COST);
+        }
+        None
+    };
+    tokio::select! {
+        reason = gathering => reason,
+        reason = sending => reason,
+    }
+}
+
+/// Binds a port.
+///
+/// # Errors
+/// The system's.
+pub async fn bind(address: SocketAddr) -> io::Result<TcpListener> {
+    TcpListener::bind(address).await
+}
+
+/// Binds a Unix socket, for this user and group alone. A socket file that nobody listens at any more is replaced.
+///
+/// # Errors
+/// The system's; a socket at which somebody listens is taken.
+pub fn bind_unix(path: &Path) -> io::Result<UnixListener> {
+    use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+    if let Ok(found) = std::fs::symlink_metadata(path) {
+        if !found.file_type().is_socket() {
+            return Err(io::Error::new(
+                io::ErrorKind::AlreadyExists,
+                "expected a socket, found a file",
+            ));
+        }
+        if std::os::unix::net::UnixStream::connect(path).is_ok() {
+            return Err(io::ErrorKind::AddrInUse.into());
+        }
+        std::fs::remove_file(path)?;
+    }
+    let listener = UnixListener::bind(path)?;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o660))?;
+    Ok(listener)
+}

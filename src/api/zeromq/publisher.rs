@@ -1,0 +1,62 @@
+//! Decisions and events over ZeroMQ PUB: frame 0 is the topic `SESSION/decision` or `SESSION/event`,
+//! frame 1 the protobuf message.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use prost::Message;
+use tokio::sync::Mutex;
+use zeromq::{PubSocket, Socket, SocketSend, ZmqMessage, ZmqResult};
+
+use crate::bus::Update;
+
+/// The socket that all sessions share.
+pub struct Publisher {
+    socket: Mutex<PubSocket>,
+}
+
+/// A session's topics.
+#[derive(Debug, Clone)]
+pub struct Topics {
+    decision: Bytes,
+    event: Bytes,
+}
+
+impl Topics {
+    /// Of a session.
+    #[must_use]
+    pub fn new(session: &str) -> Self {
+        let topic = |kind: &str| Bytes::from(format!("{session}/{kind}"));
+        Self { decision: topic("decision"), event: topic("event") }
+    }
+}
+
+impl Publisher {
+    /// A PUB socket bound to `endpoint`.
+    ///
+    /// # Errors
+    /// ZeroMQ's.
+    pub async fn bind(endpoint: &str) -> ZmqResult<Arc<Self>> {
+        let mut socket = PubSocket::new();
+        socket.bind(endpoint).await?;
+        Ok(Arc::new(Self { socket: Mutex::new(socket) }))
+    }
+
+    /// Sends an update to whoever subscribes. It only enters the socket's queues: a slow subscriber
+    /// holds up nobody.
+    pub async fn publish(&self, topics: &Topics, update: &Update) {
+        let mut socket = self.socket.lock().await;
+        match update {
+            Update::Decision(d) => self.send(&mut socket, &topics.decision, d).await,
+            Update::Event(e) => self.send(&mut socket, &topics.event, e).await,
+        }
+    }
+
+    async fn send(&self, socket: &mut PubSocket, topic: &Bytes, message: &impl Message) {
+        let mut frames = ZmqMessage::from(topic.clone());
+        frames.push_back(Bytes::from(message.encode_to_vec()));
+        if let Err(e) = socket.send(frames).await {
+            tracing::debug!("ZeroMQ: {e}");
+        }
+    }
+}

@@ -1,0 +1,57 @@
+//! Where a session stands with calibrating itself.
+
+/// Where a session stands with calibrating itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum CalibrationState {
+    /// It came calibrated.
+    #[default]
+    Given,
+    /// It gathers counts.
+    Gathering,
+    /// Its readout is fitted.
+    Fitting,
+    /// It reads by a readout of its own.
+    Done,
+    /// The same, but without labels for a new animal: labels are not to be trusted.
+    NotTrusted,
+    /// It could not be calibrated.
+    Failed,
+}
+
+impl CalibrationState {
+    /// All states.
+    pub const ALL: [Self; 6] =
+        [Self::Given, Self::Gathering, Self::Fitting, Self::Done, Self::NotTrusted, Self::Failed];
+
+    /// Of a session that reads by a readout of its own.
+    #[must_use]
+    pub fn of_result(trusted: bool) -> Self {
+        if trusted { Self::Done } else { Self::NotTrusted }
+    }
+
+    /// Its name in metrics.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Given => "given",
+            Self::Gathering => "gathering",
+            Self::Fitting => "fitting",
+            Self::Done => "done",
+            Self::NotTrusted => "not_trusted",
+            Self::Failed => "failed",
+        }
+    }
+}
+
+/// A session's own calibration.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Calibration {
+    /// Where it stands.
+    pub state: CalibrationState,
+    /// Seconds of counts gathered so far.
+    pub seconds_seen: f64,
+    /// Seconds that it gathers.
+    pub seconds_needed: f64,
+    /// Why it failed.
+    pub problem: Option<String>,
+}

@@ -1,0 +1,194 @@
+//! What is wrong now: named, counted, logged and kept in the journal.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use crate::journal::Journal;
+use crate::wire::Fault;
+use crate::wire::journal_record::What;
+use crate::{clock, telemetry};
+
+/// Something that can be wrong; docs/operations.md has the cure of each.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Condition {
+    /// Nothing comes from a rig that was heard.
+    SourceStalled,
+    /// Bins come faster than they are done.
+    FallingBehind,
+    /// Hypotheses of the filter lost their numbers.
+    FilterDegenerate,
+    /// The dynamics have long been none that the model knows.
+    ModelMismatch,
+    /// Bins wait and none is done.
+    SessionStuck,
+    /// The journal's disk cannot be written.
+    JournalFailing,
+    /// Records of the journal were found damaged at the start.
+    JournalDamaged,
+    /// The wall clock was set.
+    ClockJumped,
+    /// A file with tokens or certificates cannot be read.
+    CredentialsUnreadable,
+    /// Counts are beyond what the model can tell.
+    CountsBeyondModel,
+}
+
+impl Condition {
+    /// All of them.
+    pub const ALL: [Self; 10] = [
+        Self::SourceStalled,
+        Self::FallingBehind,
+        Self::FilterDegenerate,
+        Self::ModelMismatch,
+        Self::SessionStuck,
+        Self::JournalFailing,
+        Self::JournalDamaged,
+        Self::ClockJumped,
+        Self::CredentialsUnreadable,
+        Self::CountsBeyondModel,
+    ];
+
+    /// Its name in metrics, messages and documents.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::SourceStalled => "source_stalled",
+            Self::FallingBehind => "falling_behind",
+            Self::FilterDegenerate => "filter_degenerate",
+            Self::ModelMismatch => "model_mismatch",
+            Self::SessionStuck => "session_stuck",
+            Self::JournalFailing => "journal_failing",
+            Self::JournalDamaged => "journal_damaged",
+            Self::ClockJumped => "clock_jumped",
+            Self::CredentialsUnreadable => "credentials_unreadable",
+            Self::CountsBeyondModel => "counts_beyond_model",
+        }
+    }
+
+    /// What to do, in a line.
+    #[must_use]
+    pub fn cure(self) -> &'static str {
+        match self {
+            Self::SourceStalled => "see whether the rig records and sends",
+            Self::FallingBehind => "wider bins, fewer sessions, or a faster machine",
+            Self::FilterDegenerate => {
+                "look at the counts: units, bin width, dead or duplicated channels"
+            }
+            Self::ModelMismatch => "calibrate the session, or train with such dynamics",
+            Self::SessionStuck => "restart the daemon, and report it",
+            Self::JournalFailing => {
+                "free space on, or remount, the journal's disk: events wait and are kept then"
+            }
+            Self::JournalDamaged => "regimed journal names what is lost; look after the disk",
+            Self::CountsBeyondModel => {
+                "look at the counts and the bin width; train a model on recordings with such counts"
+            }
+            Self::CredentialsUnreadable => {
+                "mend the file: until then those that it held before stay in force"
+            }
+            Self::ClockJumped => "let the machine's clock be slewed, not set, while it records",
+        }
+    }
+}
+
+/// One that holds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Holding {
+    /// Which.
+    pub condition: Condition,
+    /// Session name; empty for the daemon.
+    pub session: String,
+    /// What was expected and what was found.
+    pub detail: String,
+    /// Since when, ns since the Unix epoch.
+    pub since_ns: i64,
+}
+
+/// Those that hold.
+#[derive(Default)]
+pub struct Conditions {
+    holding: Mutex<BTreeMap<(String, Condition), Holding>>,
+    journal: Option<Arc<Journal>>,
+}
+
+impl Conditions {
+    /// All is well.
+    #[must_use]
+    pub fn new(journal: Option<Arc<Journal>>) -> Self {
+        let conditions = Self { holding: Mutex::default(), journal };
+        conditions.watch("");
+        conditions
+    }
+
+    /// Of a session (or, without a name, of the daemon) it is said from now on that nothing is wrong.
+    pub fn watch(&self, session: &str) {
+        for condition in Condition::ALL {
+            telemetry::condition(session, condition.name(), false);
+        }
+    }
+
+    /// A condition holds for a session (or, without a name, for the daemon), with what was found; or not.
+    pub fn set(&self, session: &str, condition: Condition, found: Option<String>) {
+        let mut holding = self.holding.lock().unwrap_or_else(PoisonError::into_inner);
+        let key = (session.to_owned(), condition);
+        let holds = found.is_some();
+        if holding.contains_key(&key) == holds {
+            return;
+        }
+        let name = condition.name();
+        let detail = found.unwrap_or_default();
+        if holds {
+            let since_ns = clock::wall_ns();
+            let session = session.to_owned();
+            let detail = detail.clone();
+            holding.insert(key, Holding { condition, session, detail, since_ns });
+        } else {
+            holding.remove(&key);
+        }
+        drop(holding);
+        telemetry::condition(session, name, holds);
+        if holds {
+            tracing::warn!(session, condition = name, cure = condition.cure(), "{detail}");
+        } else {
+            tracing::info!(session, condition = name, "well again");
+        }
+        if let Some(journal) = &self.journal {
+            let fault = Fault { condition: name.into(), detail, cleared: !holds };
+            journal.add(session, What::Fault(fault));
+        }
+    }
+
+    /// A session has ended: nothing is wrong with it any more.
+    pub fn forget(&self, session: &str) {
+        for condition in Condition::ALL {
+            self.set(session, condition, None);
+        }
+    }
+
+    /// Those that hold.
+    #[must_use]
+    pub fn holding(&self) -> Vec<Holding> {
+        let holding = self.holding.lock().unwrap_or_else(PoisonError::into_inner);
+        holding.values().cloned().collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_condition_holds_from_when_it_is_found_until_it_is_not() {
+        let conditions = Conditions::new(None);
+        conditions.set("rig", Condition::SourceStalled, Some("nothing".into()));
+        let first = conditions.holding();
+        conditions.set("rig", Condition::SourceStalled, Some("still nothing".into()));
+        assert_eq!(conditions.holding(), first, "it is told once");
+        assert_eq!(first[0].session, "rig");
+        conditions.set("", Condition::ClockJumped, Some("set".into()));
+        assert_eq!(conditions.holding().len(), 2);
+        conditions.forget("rig");
+        let left: Vec<_> = conditions.holding().into_iter().map(|h| h.condition).collect();
+        assert_eq!(left, [Condition::ClockJumped]);
+    }
+}

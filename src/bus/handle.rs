@@ -1,0 +1,411 @@
+//! What there is of a session: one handle, which everything else borrows.
+//!
+//! The session's thread owns its numbers and is reached through rings and the [`Handoff`] alone. Everybody else, from the
+//! sources that bring counts to the viewers of the live page, holds the same [`SessionHandle`]. What must happen in an
+//! order happens inside one of its methods: [`SessionHandle::stop`] and [`Swap::finish`].
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::time::{Duration, Instant};
+
+use tokio::task::JoinHandle;
+
+use super::calibration::{Calibration, CalibrationState};
+use super::counts::CountsReader;
+use super::events::EventLog;
+use super::handoff::{Handoff, Successor};
+use super::plan::{Plan, SessionFacts};
+use super::subscription::{Feeds, Subscription, Turn, Update};
+use crate::intake::{Assembly, Port, Status};
+use crate::journal::Journal;
+use crate::regime::Engine;
+use crate::telemetry;
+use crate::wire::Metrics;
+
+/// A session's thread takes another engine over within this, or is stuck.
+const HANDOVER_PATIENCE: Duration = Duration::from_secs(2);
+/// Between looks whether it has.
+const LOOK_EVERY: Duration = Duration::from_millis(2);
+/// What writes results elsewhere has so long for the last of them.
+const OUTS_PATIENCE: Duration = Duration::from_secs(2);
+
+/// What a session's own thread and task tell of how well it does.
+#[derive(Debug, Default)]
+pub struct Vitals {
+    /// Hypotheses that lost their numbers so far.
+    pub filter_resets: AtomicU64,
+    /// Bins in a row, up to the newest, whose dynamics were none that the model knows.
+    pub strange_bins: AtomicU64,
+    /// Bins with counts beyond what the model can tell.
+    pub bins_beyond: AtomicU64,
+}
+
+/// Where a recording that is replayed goes on from, for whoever seeks.
+#[derive(Default)]
+pub struct Seek {
+    to: Mutex<Option<f64>>,
+    told: tokio::sync::Notify,
+}
+
+impl Seek {
+    /// Goes on from so many seconds after the recording's start.
+    pub fn seek(&self, position_s: f64) {
+        *locked(&self.to) = Some(position_s);
+        self.told.notify_one();
+    }
+
+    /// Where to, once it was asked for.
+    pub fn take(&self) -> Option<f64> {
+        locked(&self.to).take()
+    }
+
+    /// Resolves when somebody has asked.
+    pub async fn asked(&self) {
+        self.told.notified().await;
+    }
+}
+
+/// A session's tasks.
+pub struct Tasks {
+    /// Bring counts in, and close bins in time; ended by force.
+    pub sources: Vec<JoinHandle<()>>,
+    /// Carry results out; they end by themselves after the session has.
+    pub outs: Vec<JoinHandle<()>>,
+    /// Ends when the port is closed and everything the session had is published.
+    pub publishing: JoinHandle<()>,
+}
+
+/// What a session is made of.
+pub struct Parts {
+    /// What it runs on.
+    pub plan: Arc<Plan>,
+    /// Where whole bins come in.
+    pub port: Arc<Port>,
+    /// Where spike events, and parts of bins, come in.
+    pub assembly: Arc<Assembly>,
+    /// The rig that the daemon goes to, where it does.
+    pub source: Option<Arc<Status>>,
+    /// Where it replays a recording.
+    pub seek: Option<Arc<Seek>>,
+    /// Its counts for the live page.
+    pub page_counts: CountsReader,
+    /// Its counts for whoever calibrates, or warms up another engine.
+    pub fit_counts: CountsReader,
+    /// Events kept in memory.
+    pub events_kept: usize,
+    /// Where events are kept beyond those.
+    pub journal: Option<Arc<Journal>>,
+}
+
+/// What a session runs on now.
+struct Served {
+    plan: Arc<Plan>,
+    /// Models that it had before this one.
+    swaps: u32,
+}
+
+/// One session.
+pub struct SessionHandle {
+    name: String,
+    facts: RwLock<Arc<SessionFacts>>,
+    /// Where whole bins come in.
+    pub port: Arc<Port>,
+    /// Where spike events, and parts of bins, come in.
+    pub assembly: Arc<Assembly>,
+    /// The rig that the daemon goes to, where it does.
+    pub source: Option<Arc<Status>>,
+    /// Where it replays a recording.
+    pub seek: Option<Arc<Seek>>,
+    feeds: Arc<Feeds>,
+    /// Its regime changes.
+    pub events: EventLog,
+    /// How well it does.
+    pub vitals: Vitals,
+    bins: AtomicU64,
+    ended: AtomicBool,
+    metrics: Mutex<Option<Metrics>>,
+    /// Newest covariance of the embedding's posterior, the lower triangle row by row.
+    covariance: Mutex<Vec<f32>>,
+    /// Its counts for the live page. Locked by the one task that makes the page's frames.
+    page_counts: Mutex<CountsReader>,
+    /// Its counts for whoever calibrates or warms up another engine, held while they do.
+    fit_counts: Mutex<CountsReader>,
+    calibration: Mutex<Calibration>,
+    served: Mutex<Served>,
+    /// Where another engine waits for the thread. Not under `served`: the thread must never wait.
+    pub(crate) handoff: Handoff,
+    /// Another model's plan, until the publishing task words the first outcome of its engine.
+    renaming: Mutex<Option<(u32, Arc<Plan>)>>,
+    /// One model is swapped at a time.
+    swapping: AtomicBool,
+    /// Until it is stopped.
+    tasks: Mutex<Option<Tasks>>,
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl SessionHandle {
+    /// Nobody listens yet.
+    #[must_use]
+    pub fn new(parts: Parts) -> Self {
+        let facts = parts.plan.facts();
+        let session = Self {
+            name: facts.name.clone(),
+            feeds: Arc::new(Feeds::new(&facts.name)),
+            events: EventLog::new(&facts.name, parts.events_kept, parts.journal),
+            facts: RwLock::new(Arc::new(facts)),
+            port: parts.port,
+            assembly: parts.assembly,
+            source: parts.source,
+            seek: parts.seek,
+            vitals: Vitals::default(),
+            bins: AtomicU64::new(0),
+            ended: AtomicBool::new(false),
+            metrics: Mutex::default(),
+            covariance: Mutex::default(),
+            page_counts: Mutex::new(parts.page_counts),
+            fit_counts: Mutex::new(parts.fit_counts),
+            calibration: Mutex::default(),
+            served: Mutex::new(Served { plan: parts.plan, swaps: 0 }),
+            handoff: Handoff::default(),
+            renaming: Mutex::default(),
+            swapping: AtomicBool::new(false),
+            tasks: Mutex::default(),
+        };
+        session.measure_calibration(CalibrationState::Given);
+        session
+    }
+
+    /// The session's name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// What the session is.
+    #[must_use]
+    pub fn facts(&self) -> Arc<SessionFacts> {
+        self.facts.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn set_facts(&self, plan: &Plan) {
+        let facts = Arc::new(plan.facts());
+        *self.facts.write().unwrap_or_else(PoisonError::into_inner) = facts;
+    }
+
+    /// What it runs on now.
+    #[must_use]
+    pub fn plan(&self) -> Arc<Plan> {
+        locked(&self.served).plan.clone()
+    }
+
+    /// Bins done.
+    #[must_use]
+    pub fn bins(&self) -> u64 {
+        self.bins.load(Ordering::Relaxed)
+    }
+
+    /// True once everything it had is published, and nothing more comes.
+    #[must_use]
+    pub fn is_ended(&self) -> bool {
+        self.ended.load(Ordering::SeqCst)
+    }
+
+    /// The newest metrics.
+    #[must_use]
+    pub fn metrics(&self) -> Option<Metrics> {
+        locked(&self.metrics).clone()
+    }
+
+    /// Newer metrics.
+    pub fn set_metrics(&self, metrics: Metrics) {
+        *locked(&self.metrics) = Some(metrics);
+    }
+
+    /// The newest estimate's covariance of the embedding, the lower triangle row by row.
+    #[must_use]
+    pub fn covariance(&self) -> Vec<f32> {
+        locked(&self.covariance).clone()
+    }
+
+    /// A newer estimate's.
+    pub fn set_covariance(&self, covariance: &[f32]) {
+        let mut kept = locked(&self.covariance);
+        kept.clear();
+        kept.extend_from_slice(covariance);
+    }
+
+    /// The counts since this was asked last, as [`CountsReader::each`]; for the live page.
+    pub fn each_page_count(&self, take: impl FnMut(bool, &[u16])) {
+        locked(&self.page_counts).each(take);
+    }
+
+    /// Its counts, for whoever calibrates or warms up another engine; held for as long.
+    pub fn fit_counts(&self) -> MutexGuard<'_, CountsReader> {
+        locked(&self.fit_counts)
+    }
+
+    /// How the session stands with calibrating itself.
+    #[must_use]
+    pub fn calibration(&self) -> Calibration {
+        locked(&self.calibration).clone()
+    }
+
+    /// What has become of it.
+    pub fn set_calibration(&self, change: impl FnOnce(&mut Calibration)) {
+        let mut calibration = locked(&self.calibration);
+        change(&mut calibration);
+        self.measure_calibration(calibration.state);
+    }
+
+    fn measure_calibration(&self, state: CalibrationState) {
+        let states = CalibrationState::ALL.map(CalibrationState::name);
+        telemetry::calibration(&self.name, &states, state.name());
+    }
+
+    /// Gives everybody a decision.
+    pub fn publish(&self, update: &Arc<Update>) {
+        self.bins.fetch_add(1, Ordering::Relaxed);
+        self.feeds.publish(update);
+    }
+
+    /// Announces an event; they come in the order of their numbers.
+    pub fn announce(&self, update: &Arc<Update>) {
+        let Update::Event(event) = &**update else { return };
+        self.events.announce(event);
+        self.feeds.publish(update);
+    }
+
+    /// Events, and every `every`-th decision and those that name an event, from now on.
+    #[must_use]
+    pub fn subscribe(&self, every: u64) -> Subscription {
+        self.feeds.subscribe(every)
+    }
+
+    pub(super) fn turn(&self) -> Turn {
+        self.feeds.turn()
+    }
+
+    /// While paused, everything that comes in is refused and counted.
+    pub fn pause(&self, paused: bool) {
+        self.port.pause(paused);
+        telemetry::session_state(&self.name, if paused { "paused" } else { "running" });
+        tracing::info!(session = self.name, paused, "session");
+    }
+
+    /// Gives the thread an engine that reads by another readout, of the same model.
+    pub fn replace_engine(&self, engine: Engine, fingerprint: String) {
+        self.handoff.offer(Successor { engine, fingerprint, swap: None });
+        self.port.wake();
+    }
+
+    /// Begins to give the session another model; `None` while somebody else does.
+    #[must_use]
+    pub fn begin_swap(self: &Arc<Self>) -> Option<Swap> {
+        let alone = !self.swapping.swap(true, Ordering::AcqRel);
+        alone.then(|| Swap { session: self.clone(), before: self.plan() })
+    }
+
+    /// For the publishing task, when the first outcome of model number `swaps` has come: hands its plan to `take_up`,
+    /// and only then forgets the metrics of the former model, so that whatever still made some is done with them.
+    pub fn rename(&self, swaps: u32, take_up: impl FnOnce(&Plan)) {
+        let waiting = locked(&self.renaming).take_if(|(number, _)| *number == swaps);
+        let Some((_, plan)) = waiting else { return };
+        take_up(&plan);
+        *locked(&self.metrics) = None;
+        self.set_facts(&plan);
+    }
+
+    /// The tasks that [`Self::stop`] ends.
+    pub fn set_tasks(&self, tasks: Tasks) {
+        *locked(&self.tasks) = Some(tasks);
+    }
+
+    /// Nothing more comes: subscribers get what waits, and then the end.
+    pub fn end(&self) {
+        self.ended.store(true, Ordering::SeqCst);
+        self.feeds.end();
+        self.events.wake();
+    }
+
+    /// Stops the session: nothing more comes in, what waits is done and published, what writes elsewhere gets the last
+    /// of it. True where `drain` was too short for that.
+    pub async fn stop(&self, drain: Duration) -> bool {
+        let Some(mut tasks) = locked(&self.tasks).take() else { return false };
+        for task in &tasks.sources {
+            task.abort();
+        }
+        self.port.close();
+        // A port that one of them listens at is free when it has ended.
+        let patience = tokio::time::Instant::now() + OUTS_PATIENCE.min(drain);
+        for task in &mut tasks.sources {
+            let _ = tokio::time::timeout_at(patience, task).await;
+        }
+        let late = tokio::time::timeout(drain, &mut tasks.publishing).await.is_err();
+        self.end();
+        let patience = tokio::time::Instant::now() + OUTS_PATIENCE.min(drain);
+        for out in &mut tasks.outs {
+            if tokio::time::timeout_at(patience, &mut *out).await.is_err() {
+                out.abort();
+            }
+        }
+        late
+    }
+}
+
+/// Another model on its way into a session; dropped without [`Self::finish`], the session stays as it is.
+pub struct Swap {
+    session: Arc<SessionHandle>,
+    /// What the session runs on.
+    pub before: Arc<Plan>,
+}
+
+/// Why a session did not take another model over.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("'{session}' did not take the model over: {why}")]
+pub struct SwapError {
+    session: String,
+    why: &'static str,
+}
+
+impl Swap {
+    /// Gives the session the warm engine of `next`, and waits until it has taken it.
+    ///
+    /// The publishing task must know the new words before the thread can have the new engine, whose first outcome is
+    /// worded by them; and they are withdrawn only after the engine was, which the thread may be taking meanwhile.
+    ///
+    /// # Errors
+    /// When the session ends, or its thread is stuck: it goes on as it was.
+    pub async fn finish(self, next: Arc<Plan>, engine: Engine) -> Result<(), SwapError> {
+        let session = &self.session;
+        let swaps = locked(&session.served).swaps + 1;
+        let names = &next.model.regime_names;
+        let known = |name: &String| names.iter().position(|n| n == name);
+        let regimes = self.before.model.regime_names.iter().map(known).collect();
+        let fingerprint = next.fingerprint(&next.readout);
+        *locked(&session.renaming) = Some((swaps, next.clone()));
+        session.handoff.offer(Successor { engine, fingerprint, swap: Some((swaps, regimes)) });
+        session.port.wake();
+        let began = Instant::now();
+        while session.handoff.is_waiting() {
+            let ended = session.port.is_closed();
+            if (ended || began.elapsed() > HANDOVER_PATIENCE) && session.handoff.withdraw() {
+                *locked(&session.renaming) = None;
+                let why = if ended { "it ends" } else { "its thread is stuck" };
+                return Err(SwapError { session: session.name.clone(), why });
+            }
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+        session.set_facts(&next);
+        *locked(&session.served) = Served { plan: next, swaps };
+        Ok(())
+    }
+}
+
+impl Drop for Swap {
+    fn drop(&mut self) {
+        self.session.swapping.store(false, Ordering::Release);
+    }
+}

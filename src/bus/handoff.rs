@@ -1,0 +1,73 @@
+//! Another engine for a session that runs: made and warmed elsewhere, taken over between two bins.
+
+use crate::regime::Engine;
+use crate::sync::{AtomicBool, Mutex, Ordering, PoisonError};
+
+/// What takes over.
+pub(crate) struct Successor {
+    pub(crate) engine: Engine,
+    /// What its numbers belong to.
+    pub(crate) fingerprint: String,
+    /// Where it is of another model: how many the session had before it, and its regime for each of the former
+    /// model's.
+    pub(crate) swap: Option<(u32, Vec<Option<usize>>)>,
+}
+
+/// The place where one waits.
+#[derive(Default)]
+pub(crate) struct Handoff {
+    waiting: AtomicBool,
+    successor: Mutex<Option<Successor>>,
+}
+
+impl Handoff {
+    /// Offers one. What the thread had before is dropped with the next offer, or with this.
+    pub(crate) fn offer(&self, successor: Successor) {
+        let mut place = self.successor.lock().unwrap_or_else(PoisonError::into_inner);
+        *place = Some(successor);
+        // While the place is held: a thread that takes this one meanwhile would be told of it once more, and find the
+        // engine that it had before.
+        self.waiting.store(true, Ordering::Release);
+        drop(place);
+    }
+
+    /// Takes back what was offered; false where the session has taken it already.
+    pub(crate) fn withdraw(&self) -> bool {
+        let mut place = self.successor.lock().unwrap_or_else(PoisonError::into_inner);
+        let waits = self.waiting.swap(false, Ordering::AcqRel);
+        if waits {
+            *place = None;
+        }
+        waits
+    }
+
+    /// True until what was offered is taken.
+    pub(crate) fn is_waiting(&self) -> bool {
+        self.waiting.load(Ordering::Acquire)
+    }
+
+    /// Between two bins: takes what waits in place of `current`, whose label stays in force; true where
+    /// something did. `swaps` becomes the number of models before. Never blocks, never frees: the engine before is
+    /// left in the place.
+    pub(crate) fn take(
+        &self,
+        current: &mut Engine,
+        swaps: &mut u32,
+        fingerprint: &mut String,
+    ) -> bool {
+        if !self.waiting.load(Ordering::Acquire) {
+            return false;
+        }
+        let Ok(mut place) = self.successor.try_lock() else { return false };
+        let Some(next) = place.as_mut() else { return false };
+        let regimes = next.swap.as_ref().map(|s| s.1.as_slice());
+        next.engine.succeed(current, regimes);
+        std::mem::swap(&mut next.engine, current);
+        std::mem::swap(&mut next.fingerprint, fingerprint);
+        if let Some((number, _)) = next.swap {
+            *swaps = number;
+        }
+        self.waiting.store(false, Ordering::Release);
+        true
+    }
+}

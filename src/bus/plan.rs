@@ -1,0 +1,346 @@
+//! What a session runs on: a model of a checkpoint, at the session's bin width, with a readout and a decision rule.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use super::wording::Wording;
+use crate::checkpoint::{Checkpoint, sha256_hex};
+use crate::inference::{Adaptation, BankError};
+use crate::model::{BinWidthError, EmbeddingMap, Model, Readout};
+use crate::regime::{DecisionRule, Engine, Label};
+use crate::telemetry::SessionMetrics;
+use crate::wire::journal_record::What;
+use crate::wire::{ModelChanged, SessionStarted};
+
+/// Counts that a session gathers to calibrate itself at most.
+const COUNTS_GATHERED_MAX: f64 = 1e8;
+/// Rate of a channel that is not known yet, Hz.
+const BLANK_RATE_HZ: f64 = 5.0;
+
+/// Where a session's model comes from.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum ModelSource {
+    /// The model in the binary.
+    Builtin,
+    /// A model directory.
+    Directory(PathBuf),
+}
+
+/// From where a session's own readout is to come.
+#[derive(Debug, Clone, PartialEq)]
+pub struct SelfCalibration {
+    /// Seconds of counts that are gathered.
+    pub seconds: f64,
+    /// The model's session that this one is another day of; `None`: a new animal.
+    pub from: Option<String>,
+}
+
+/// The model that a session asks for, and how it is to decide.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ModelChoice {
+    /// Its model.
+    pub source: ModelSource,
+    /// Session of the model whose readout is used.
+    pub readout: String,
+    /// How the session calibrates itself on its first counts, where it does.
+    pub calibration: Option<SelfCalibration>,
+    /// Channels the rig will send, where stated: checked against the model.
+    pub channels: Option<usize>,
+    /// Bin width the rig will send, ms, where stated: checked against the model.
+    pub bin_ms: Option<f64>,
+    /// Time that a regime lasts on average, seconds, where it is not as in training.
+    pub mean_dwell_s: Option<f64>,
+    /// False changes per minute that the decision rule may make, by the model's operating points.
+    pub false_changes_per_min: Option<f64>,
+    /// Posterior probability that a new label must reach, whatever the operating points say.
+    pub probability_min: Option<f64>,
+    /// Time for which it must hold it, ms.
+    pub dwell_ms: Option<f64>,
+    /// Whether `unknown` may be said.
+    pub unknown: bool,
+    /// What is followed beside the dynamics.
+    pub adaptation: Adaptation,
+}
+
+impl ModelChoice {
+    /// A readout of a model, with everything else as it is by default.
+    #[must_use]
+    pub fn new(source: ModelSource, readout: &str) -> Self {
+        Self {
+            source,
+            readout: readout.to_owned(),
+            calibration: None,
+            channels: None,
+            bin_ms: None,
+            mean_dwell_s: None,
+            false_changes_per_min: None,
+            probability_min: None,
+            dwell_ms: None,
+            unknown: true,
+            adaptation: Adaptation::default(),
+        }
+    }
+}
+
+/// What a session is.
+#[derive(Debug, Clone, PartialEq)]
+pub struct SessionFacts {
+    /// Name.
+    pub name: String,
+    /// Channels.
+    pub n_channels: usize,
+    /// Bin width, seconds.
+    pub bin_width_s: f64,
+    /// Regime names.
+    pub regime_names: Vec<String>,
+    /// The model's identity.
+    pub model: String,
+    /// What the model learned of where its regimes lie.
+    pub map: Arc<EmbeddingMap>,
+}
+
+/// Why a session and its model do not go together.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+pub enum PlanError {
+    /// The model has no such readout.
+    #[error(
+        "expected a readout of the model ({known}), found '{found}' (set `readout`, add it with `regimed calibrate`, \
+         or let the session calibrate itself: `calibrate_from`, `calibrate_s`)"
+    )]
+    Readout {
+        /// Readouts that it has.
+        known: String,
+        /// The one asked for.
+        found: String,
+    },
+    /// The readout is of other channels.
+    #[error(
+        "expected {expected} channels as in readout '{named}' of the model, found channels = {found}"
+    )]
+    Channels {
+        /// Channels of the readout.
+        expected: usize,
+        /// The readout.
+        named: String,
+        /// Channels stated.
+        found: usize,
+    },
+    /// The model cannot serve such bins.
+    #[error("bin_ms: {0}")]
+    BinWidth(#[from] BinWidthError),
+    /// Its calibration would hold too much in memory.
+    #[error(
+        "calibrate_s: expected at most {COUNTS_GATHERED_MAX:.0} counts to gather, found {found:.0}"
+    )]
+    Gather {
+        /// Counts it would gather.
+        found: f64,
+    },
+    /// The filter bank does not take the model.
+    #[error(transparent)]
+    Bank(#[from] BankError),
+}
+
+/// A session with its model.
+#[derive(Debug, Clone)]
+pub struct Plan {
+    /// Name.
+    pub session: String,
+    /// The model's checkpoint, shared among sessions that name the same.
+    pub checkpoint: Arc<Checkpoint>,
+    /// Its model, at the session's bin width.
+    pub model: Arc<Model>,
+    /// The readout; where the session is yet to calibrate itself, one that is not trusted.
+    pub readout: Readout,
+    /// What was asked for.
+    pub choice: ModelChoice,
+    /// When the label changes.
+    pub rule: DecisionRule,
+}
+
+impl Plan {
+    /// Fits a session's choice to the model it names.
+    ///
+    /// # Errors
+    /// What does not fit.
+    pub fn fit(
+        session: &str,
+        choice: ModelChoice,
+        checkpoint: Arc<Checkpoint>,
+    ) -> Result<Self, PlanError> {
+        let model = &checkpoint.model;
+        let named =
+            choice.calibration.as_ref().and_then(|c| c.from.as_ref()).unwrap_or(&choice.readout);
+        let new_animal = choice.calibration.as_ref().is_some_and(|c| c.from.is_none());
+        let channels = match (model.readout(named), choice.channels) {
+            (_, Some(channels)) if new_animal => channels,
+            (Some(readout), _) => readout.n_channels(),
+            (None, _) => {
+                let known = model.session_names().join(", ");
+                return Err(PlanError::Readout { known, found: named.clone() });
+            }
+        };
+        if let Some(found) = choice.channels.filter(|c| *c != channels) {
+            return Err(PlanError::Channels { expected: channels, named: named.clone(), found });
+        }
+        let bin_width_s = choice.bin_ms.map_or(model.bin_width_s, |ms| ms / 1e3);
+        let model = model.at_bin_width(bin_width_s)?;
+        let model = match choice.mean_dwell_s {
+            Some(seconds) => model.with_mean_dwell(seconds),
+            None => model,
+        };
+        let mut rule = DecisionRule::of(&model, choice.false_changes_per_min);
+        rule.unknown = choice.unknown;
+        if let Some(p) = choice.probability_min {
+            rule.probability_min = p as f32;
+        }
+        if let Some(ms) = choice.dwell_ms {
+            rule.dwell_bins = (ms / 1e3 / bin_width_s).ceil().max(1.0) as u32;
+        }
+        let gathered_s = choice.calibration.as_ref().map_or(0.0, |c| c.seconds);
+        let of_bins = |m: &Model| (gathered_s / m.bin_width_s) * channels as f64;
+        if of_bins(&model) > COUNTS_GATHERED_MAX {
+            return Err(PlanError::Gather { found: of_bins(&model) });
+        }
+        let readout = match model.readout(named) {
+            Some(readout) if !new_animal => readout.clone(),
+            _ => blank(&model, channels),
+        };
+        let readout =
+            Readout { trusted: readout.trusted && choice.calibration.is_none(), ..readout };
+        Ok(Plan {
+            session: session.to_owned(),
+            readout,
+            rule,
+            choice,
+            model: Arc::new(model),
+            checkpoint,
+        })
+    }
+
+    /// The model that the session is calibrated on, and how many of the session's bins one of its bins is: the
+    /// checkpoint's own where it is that many times wider.
+    #[must_use]
+    pub fn calibration_model(&self) -> (&Model, usize) {
+        let own = &self.checkpoint.model;
+        let ratio = own.bin_width_s / self.model.bin_width_s;
+        let factor = ratio.round();
+        if factor >= 2.0 && (ratio - factor).abs() < 1e-6 * factor {
+            (own, factor as usize)
+        } else {
+            (&self.model, 1)
+        }
+    }
+
+    /// Whether its readout is learned with the channels as they come: no other order is known of them.
+    #[must_use]
+    pub fn is_new_animal(&self) -> bool {
+        self.choice.calibration.as_ref().is_some_and(|c| c.from.is_none())
+    }
+
+    /// What the session is.
+    #[must_use]
+    pub fn facts(&self) -> SessionFacts {
+        SessionFacts {
+            name: self.session.clone(),
+            n_channels: self.readout.n_channels(),
+            bin_width_s: self.model.bin_width_s,
+            regime_names: self.model.regime_names.clone(),
+            model: self.checkpoint.weights_sha256[..12].to_owned(),
+            map: Arc::new(EmbeddingMap::of(&self.readout.prior)),
+        }
+    }
+
+    /// That it has begun, for the journal.
+    #[must_use]
+    pub fn started(&self, resumed: bool) -> What {
+        let facts = self.facts();
+        What::SessionStarted(SessionStarted {
+            n_channels: facts.n_channels as u32,
+            bin_width_s: facts.bin_width_s,
+            regime_names: facts.regime_names,
+            model: facts.model,
+            resumed,
+        })
+    }
+
+    /// That it has this model now, for the journal.
+    #[must_use]
+    pub fn changed(&self, calibrated: bool) -> What {
+        let facts = self.facts();
+        What::ModelChanged(ModelChanged {
+            model: facts.model,
+            regime_names: facts.regime_names,
+            calibrated,
+        })
+    }
+
+    /// How its outcomes are worded.
+    #[must_use]
+    pub fn wording(&self) -> Wording {
+        Wording {
+            session: self.session.clone(),
+            regime_names: self.model.regime_names.clone(),
+            embedding: self.model.dims.embedding,
+            rank: self.model.dims.rank,
+        }
+    }
+
+    /// Its gauges.
+    #[must_use]
+    pub fn session_metrics(&self) -> SessionMetrics {
+        let names = self.model.regime_names.iter().map(String::as_str);
+        let labels: Vec<&str> = names.chain([Label::UNKNOWN]).collect();
+        SessionMetrics::new(&self.session, &labels)
+    }
+
+    /// An engine that reads by a readout found on [`Self::calibration_model`], and its fingerprint.
+    ///
+    /// # Errors
+    /// When the bank does not take it.
+    pub fn engine(
+        &self,
+        fitted_on: &Model,
+        readout: Readout,
+    ) -> Result<(Engine, String), PlanError> {
+        let model = Model { readouts: vec![readout], ..fitted_on.clone() };
+        let model = model.at_bin_width(self.model.bin_width_s)?;
+        let readout = &model.readouts[0];
+        let engine = Engine::new(&self.model, readout, self.rule, self.choice.adaptation)?;
+        Ok((engine, self.fingerprint(readout)))
+    }
+
+    /// What numbers belong to: they are of use to the same model, readout and rule alone.
+    #[must_use]
+    pub fn fingerprint(&self, readout: &Readout) -> String {
+        let mut bytes = self.checkpoint.weights_sha256.clone().into_bytes();
+        bytes.extend(self.model.bin_width_s.to_bits().to_le_bytes());
+        bytes.extend(
+            format!("{:?} {:?} {}", self.rule, self.choice.adaptation, readout.trusted).bytes(),
+        );
+        let prior = &readout.prior.components;
+        let floats = readout
+            .loading
+            .iter()
+            .chain(&readout.baseline)
+            .chain(readout.dispersion.iter().flatten())
+            .chain(
+                prior.iter().flat_map(|c| c.mean.iter().chain(&c.covariance).chain([&c.weight])),
+            );
+        bytes.extend(floats.flat_map(|v| v.to_bits().to_le_bytes()));
+        sha256_hex(&bytes)
+    }
+}
+
+/// A readout that says nothing yet.
+fn blank(model: &Model, channels: usize) -> Readout {
+    Readout {
+        session: "(new animal)".into(),
+        loading: vec![0.0; channels * model.dims.rank],
+        baseline: vec![(BLANK_RATE_HZ * model.bin_width_s).ln() as f32; channels],
+        channels: None,
+        dispersion: None,
+        trusted: false,
+        prior: model.prior.clone(),
+    }
+}

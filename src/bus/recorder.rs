@@ -1,0 +1,30 @@
+//! Decisions into a log beside the journal, for later analysis; `regimed export` makes arrays of them.
+
+use std::sync::Arc;
+
+use super::handle::SessionHandle;
+use crate::journal::Journal;
+use crate::wire::journal_record::What;
+
+/// Records every `every`-th decision until the session ends. What the log does not take, it counts.
+pub async fn run(session: Arc<SessionHandle>, log: Arc<Journal>, every: u64) {
+    let mut subscription = session.subscribe(every);
+    let mut names: Vec<String> = Vec::new();
+    let mut metrics_of = None;
+    while let Some(update) = subscription.next().await {
+        let Some(decision) = update.decision() else { continue };
+        let mut decision = decision.clone();
+        // Said once, and again when they are others.
+        if decision.regime_names == names {
+            decision.regime_names.clear();
+        } else {
+            names.clone_from(&decision.regime_names);
+        }
+        let newest = decision.metrics.as_ref().map(|m| m.bin);
+        if newest == metrics_of {
+            decision.metrics = None;
+        }
+        metrics_of = newest;
+        let _ = log.add(session.name(), What::Decision(decision));
+    }
+}

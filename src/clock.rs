@@ -1,0 +1,54 @@
+//! The clocks of this machine. Only the edges read them: what decides is given its time as data.
+
+use std::sync::LazyLock;
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
+use rustix::time::{ClockId, clock_gettime};
+
+/// The wall clock, nanoseconds since the Unix epoch.
+#[must_use]
+pub fn wall_ns() -> i64 {
+    let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(wall.as_nanos()).unwrap_or(i64::MAX)
+}
+
+/// `CLOCK_MONOTONIC`, nanoseconds: what BRAND's nodes stamp their entries by.
+#[must_use]
+pub fn monotonic_ns() -> u64 {
+    let now = clock_gettime(ClockId::Monotonic);
+    now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
+}
+
+/// The same in seconds: what LSL calls `local_clock()`.
+#[must_use]
+pub fn monotonic_s() -> f64 {
+    monotonic_ns() as f64 * 1e-9
+}
+
+/// When a message came in, on two clocks.
+#[derive(Debug, Clone, Copy)]
+pub struct Received {
+    /// Monotonic, for latencies.
+    pub instant: Instant,
+    /// Nanoseconds since the Unix epoch, for people.
+    pub wall_ns: i64,
+}
+
+/// Where the steady clock began, and what the wall's showed then.
+static STEADY: LazyLock<(Instant, i64)> = LazyLock::new(|| (Instant::now(), wall_ns()));
+
+impl Received {
+    /// Both clocks as they stand.
+    #[must_use]
+    pub fn now() -> Self {
+        Self { instant: Instant::now(), wall_ns: wall_ns() }
+    }
+
+    /// Nanoseconds since the Unix epoch on a clock that nobody sets while the program runs.
+    #[must_use]
+    pub fn steady_ns(&self) -> i64 {
+        let (began, wall) = *STEADY;
+        let since = self.instant.saturating_duration_since(began).as_nanos();
+        wall.saturating_add(i64::try_from(since).unwrap_or(i64::MAX))
+    }
+}

@@ -1,0 +1,111 @@
+//! Where the proof's students come from.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Instant;
+
+use anyhow::{Context, Result, bail};
+use serde_json::Value;
+
+use crate::checkpoint;
+use crate::checkpoint::{Checkpoint, DataFile, Provenance, sha256_hex};
+use crate::commands::progress::{Interrupt, Progress};
+use crate::recording::Recording;
+use crate::training::{Dataset, Pretraining, Trainer, TrainingSettings, fit_metric_head};
+
+/// Folder of the students in the report's.
+const MODELS: &str = "models";
+
+/// One part of the report.
+pub(super) struct Section {
+    pub(super) title: &'static str,
+    /// What was done, and how to read it.
+    pub(super) words: String,
+    pub(super) table: String,
+    pub(super) plots: Vec<(String, String)>,
+    pub(super) numbers: Value,
+}
+
+/// Where students come from.
+pub(super) struct School {
+    pub(super) dir: PathBuf,
+    pub(super) seed: u64,
+    pub(super) steps: usize,
+    pub(super) interrupt: Interrupt,
+}
+
+/// A student, and what a step of its training cost, seconds; `None` where it was trained before.
+pub(super) struct Student {
+    pub(super) checkpoint: Checkpoint,
+    pub(super) step_s: Option<f64>,
+}
+
+impl School {
+    /// Pretrains a student on a recording with a share of the steps, or takes the one that an earlier run left.
+    pub(super) fn student(
+        &self,
+        name: &str,
+        recording: &Recording,
+        share: f64,
+        settings: TrainingSettings,
+    ) -> Result<Student> {
+        let steps = ((self.steps as f64 * share).round() as usize).max(1);
+        let settings = TrainingSettings { steps, seed: self.seed, ..settings };
+        let data =
+            vec![DataFile { file: recording.path.display().to_string(), sha256: hash(recording) }];
+        let dir = self.dir.join(MODELS).join(name);
+        if let Ok(checkpoint) = checkpoint::load(&dir) {
+            let p = &checkpoint.provenance;
+            if (p.seed, p.steps, &p.data) == (self.seed, steps, &data)
+                && checkpoint.model.dims == settings.dims
+            {
+                eprintln!("student '{name}': from {}", dir.display());
+                return Ok(Student { checkpoint, step_s: None });
+            }
+        }
+        eprintln!("student '{name}': rank {}, {} units", settings.dims.rank, settings.dims.units);
+        let dataset = Arc::new(Dataset::for_pretraining(std::slice::from_ref(recording))?);
+        let mut training = Pretraining::new(Trainer::new(dataset, settings)?, None);
+        let mut progress = Progress::new("pretrain", steps, 0);
+        let (mut kept, mut step_s) = (None, 0.0);
+        while !training.is_complete() {
+            let began = Instant::now();
+            let report = training.step()?;
+            step_s += began.elapsed().as_secs_f64() / steps as f64;
+            let done = training.trainer().steps_done();
+            progress.at(done, || {
+                format!("{name}: one step {:.5}, forecast {:.5}", report.one_step, report.forecast)
+            });
+            if self.interrupt.raised() {
+                bail!(
+                    "stopped; students that are finished are in {}, and the same command goes on from them",
+                    self.dir.join(MODELS).display()
+                );
+            }
+            let validation = training.validate_if_due(false)?;
+            kept = validation.and_then(|v| v.better).map(|found| (found, done)).or(kept);
+        }
+        progress.finish();
+        let Some((mut found, learned)) = kept else {
+            bail!("expected a step at least, found none")
+        };
+        if settings.exponent_weight > 0.0 {
+            let data = training.trainer().data();
+            found.model.metric_head = fit_metric_head(&found.model, data, settings.threads)?;
+        }
+        let mut provenance = Provenance::of_this_program(self.seed, steps, data);
+        provenance.held_out = found.held_out;
+        provenance.held_out_by_session = found.by_session;
+        eprintln!("student '{name}': as it was after step {learned}");
+        std::fs::create_dir_all(&dir)
+            .with_context(|| format!("cannot create {}", dir.display()))?;
+        checkpoint::save(&dir, &found.model, &provenance)?;
+        Ok(Student { checkpoint: checkpoint::load(&dir)?, step_s: Some(step_s) })
+    }
+}
+
+fn hash(recording: &Recording) -> String {
+    let bytes: Vec<u8> =
+        recording.trials.iter().flat_map(|t| &t.counts).flat_map(|c| c.to_le_bytes()).collect();
+    sha256_hex(&bytes)
+}

@@ -1,0 +1,346 @@
+//! `regimed pretrain`: learns a model.
+
+mod identity;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use anyhow::{Context, Result, bail};
+
+use super::card;
+use super::progress::{Interrupt, Progress};
+use super::recordings::{Names, RecordingArgs};
+use crate::checkpoint;
+use crate::checkpoint::{DataFile, Provenance, TRAINING_FILE, TrainingState, TrainingStateError};
+use crate::recording::Spool;
+use crate::training::{
+    Dataset, Finished, Gathering, Pretraining, Trainer, TrainingSettings, fit_metric_head,
+};
+use identity::{differences, identity};
+
+/// Fewer bins are refused...
+const BINS_MIN: usize = 100;
+/// ...and of less than this the user is warned.
+const SECONDS_PER_REGIME: f64 = 10.0;
+
+/// How counts scatter around their rates.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum CountModel {
+    /// Variance as the rate
+    Poisson,
+    /// More variance than the rate, fitted per channel after training
+    NegativeBinomial,
+}
+
+/// Learn a model from labelled recordings
+#[derive(Debug, clap::Args)]
+pub struct PretrainArgs {
+    /// Recordings (.npz), one or several sessions
+    #[arg(required = true, value_name = "DATA")]
+    pub data: Vec<PathBuf>,
+    /// Directory of the model
+    #[arg(long, value_name = "MODEL")]
+    pub out: PathBuf,
+    /// Steps of Adam
+    #[arg(long, default_value_t = TrainingSettings::default().steps)]
+    pub steps: usize,
+    /// Windows per step
+    #[arg(long, default_value_t = TrainingSettings::default().batch)]
+    pub batch: usize,
+    /// Bins per window
+    #[arg(long, default_value_t = TrainingSettings::default().window_bins)]
+    pub window_bins: usize,
+    /// Learning rate at the start
+    #[arg(long, default_value_t = TrainingSettings::default().learning_rate)]
+    pub learning_rate: f64,
+    /// Rank of the connectivity, R
+    #[arg(long, default_value_t = TrainingSettings::default().dims.rank)]
+    pub rank: usize,
+    /// Dimensions of the task embedding, d
+    #[arg(long, default_value_t = TrainingSettings::default().dims.embedding)]
+    pub embedding: usize,
+    /// Units of the rate network, N
+    #[arg(long, default_value_t = TrainingSettings::default().dims.units)]
+    pub units: usize,
+    /// Bins of the open-loop forecasts
+    #[arg(long, default_value_t = TrainingSettings::default().horizon_bins)]
+    pub forecast_bins: usize,
+    /// Weight of the forecasts beside the one-step likelihood; 0 leaves them out
+    #[arg(long, default_value_t = TrainingSettings::default().forecast_weight)]
+    pub forecast_weight: f64,
+    /// Weight of the error of the network's own Lyapunov exponents (without noise and driven, per bin), where the
+    /// recordings tell the true ones; 0 leaves it out
+    #[arg(long, default_value_t = TrainingSettings::default().exponent_weight)]
+    pub exponent_weight: f64,
+    /// Weight of the mean process variance: what the network does not explain is left to noise
+    #[arg(long, default_value_t = TrainingSettings::default().process_penalty)]
+    pub process_penalty: f64,
+    /// Weight of telling regimes apart beside predicting the counts; 0 leaves it out
+    #[arg(long, default_value_t = TrainingSettings::default().contrast_weight)]
+    pub contrast_weight: f64,
+    /// How counts scatter around their rates in the online fit
+    #[arg(long, value_enum, default_value_t = CountModel::Poisson)]
+    pub counts: CountModel,
+    /// Time that a regime lasts on average where the model will serve, if not as in the recordings
+    #[arg(long, value_name = "SECONDS")]
+    pub mean_dwell: Option<f64>,
+    /// Seed of everything random
+    #[arg(long, default_value_t = 0)]
+    pub seed: u64,
+    /// Save the state of the training every so many steps
+    #[arg(long, default_value_t = 200)]
+    pub checkpoint_every: usize,
+    /// Go on from the state saved in the model directory
+    #[arg(long)]
+    pub resume: bool,
+    #[command(flatten)]
+    /// How to take the recordings.
+    pub recordings: RecordingArgs,
+}
+
+/// Runs the command.
+///
+/// # Errors
+/// Bad data, a state that does not fit, a training that diverges.
+pub fn run(args: &PretrainArgs) -> Result<()> {
+    for (flag, value) in [
+        ("--steps", args.steps),
+        ("--batch", args.batch),
+        ("--window-bins", args.window_bins),
+        ("--checkpoint-every", args.checkpoint_every),
+    ] {
+        if value == 0 {
+            bail!("{flag}: expected at least 1, found 0");
+        }
+    }
+    for (flag, weight) in [
+        ("--contrast-weight", args.contrast_weight),
+        ("--forecast-weight", args.forecast_weight),
+        ("--exponent-weight", args.exponent_weight),
+        ("--process-penalty", args.process_penalty),
+    ] {
+        if !(weight >= 0.0 && weight.is_finite()) {
+            bail!("{flag}: expected 0 or more, found {weight}");
+        }
+    }
+    if let Some(found) = args.mean_dwell.filter(|s| !(*s > 0.0 && s.is_finite())) {
+        bail!("--mean-dwell: expected seconds above 0, found {found}");
+    }
+    let mut settings = TrainingSettings {
+        steps: args.steps,
+        batch: args.batch,
+        window_bins: args.window_bins,
+        learning_rate: args.learning_rate,
+        seed: args.seed,
+        horizon_bins: args.forecast_bins,
+        forecast_weight: args.forecast_weight,
+        exponent_weight: args.exponent_weight,
+        process_penalty: args.process_penalty,
+        contrast_weight: args.contrast_weight,
+        mean_dwell_s: args.mean_dwell,
+        negative_binomial: args.counts == CountModel::NegativeBinomial,
+        ..TrainingSettings::default()
+    };
+    settings.dims.rank = args.rank;
+    settings.dims.embedding = args.embedding;
+    settings.dims.units = args.units;
+    settings.dims.check().map_err(anyhow::Error::msg)?;
+    let (data, files) = gather(args)?;
+    for s in &data.sessions {
+        eprintln!("session '{}': {} channels", s.name, s.n_channels);
+    }
+    eprintln!(
+        "{} regimes ({}), bins of {} ms, {} held-out streams",
+        data.regime_names.len(),
+        data.regime_names.join(", "),
+        data.bin_width_s * 1e3,
+        data.held_out.len()
+    );
+    let seconds = data.training_bins() as f64 * data.bin_width_s;
+    let needed = SECONDS_PER_REGIME * data.regime_names.len().max(1) as f64;
+    if seconds < needed {
+        eprintln!(
+            "warning: {seconds:.1} s to learn from; expect little of a model that saw less than {needed:.0} s ({SECONDS_PER_REGIME:.0} s of each regime)"
+        );
+    }
+    settings.bound_rates(f32::from(data.count_max));
+    let mut trainer = Trainer::new(data, settings)?;
+    let identity = identity(&files, &settings, &args.recordings);
+    let state_path = args.out.join(TRAINING_FILE);
+    if args.resume {
+        resume(&mut trainer, &state_path, &identity)?;
+        eprintln!("resumed after {} steps", trainer.steps_done());
+    }
+    let mut keeper = Keeper { args, files, best: None };
+    if args.resume {
+        keeper.best = checkpoint::load(&args.out).ok().map(|c| c.provenance);
+    }
+    let kept = keeper.best.as_ref().map(|p| p.held_out.as_ref().map(|v| v.log_loss));
+    let mut training = Pretraining::new(trainer, kept);
+    let complete = train(&mut training, &mut keeper, (&state_path, &identity))?;
+    let trainer = training.trainer();
+    teach_exponents(args, trainer)?;
+    if let Some(best) = &keeper.best {
+        for (name, verdict) in &best.held_out_by_session {
+            println!("session {name}: {verdict}");
+        }
+        match &best.held_out {
+            Some(verdict) => println!("held out: {} (step {})", verdict, best.steps),
+            None => println!("held out: nothing labelled"),
+        }
+    }
+    if complete {
+        // The state is of use only to an unfinished training.
+        let _ = std::fs::remove_file(&state_path);
+        card::write(&args.out, &checkpoint::load(&args.out)?)?;
+        println!("model written to {}", args.out.display());
+    } else {
+        println!(
+            "stopped after {} of {} steps; the best model so far is in {}; --resume goes on",
+            trainer.steps_done(),
+            args.steps,
+            args.out.display()
+        );
+    }
+    Ok(())
+}
+
+/// Reads recordings one after the other; counts to learn from are kept in a file and read back window by window.
+fn gather(args: &PretrainArgs) -> Result<(Arc<Dataset>, Vec<DataFile>)> {
+    let out = &args.out;
+    std::fs::create_dir_all(out).with_context(|| format!("cannot create {}", out.display()))?;
+    let spool = Spool::in_folder(out)
+        .with_context(|| format!("cannot keep counts in {}", out.display()))?;
+    let mut gathering = Gathering::new(Some(spool));
+    let mut files = Vec::new();
+    let mut names = Names::default();
+    let mut bins = 0;
+    for path in &args.data {
+        let mut recording = args.recordings.read(path).context("cannot use this recording")?;
+        if args.recordings.session.is_none() {
+            names.tell_apart(&mut recording);
+        }
+        bins += recording.n_bins();
+        gathering.add(&recording)?;
+        files.push(checkpoint::data_file(path)?);
+    }
+    if bins < BINS_MIN {
+        bail!(
+            "expected at least {BINS_MIN} bins to learn from, found {bins} (a model needs minutes of each regime)"
+        );
+    }
+    Ok((Arc::new(gathering.finish()?), files))
+}
+
+/// Fits the kept model's metric head to recordings that tell their tasks' exponents.
+fn teach_exponents(args: &PretrainArgs, trainer: &Trainer) -> Result<()> {
+    let mut kept = checkpoint::load(&args.out)?;
+    let threads = trainer.settings().threads;
+    kept.model.metric_head = fit_metric_head(&kept.model, trainer.data(), threads)?;
+    let Some(head) = &kept.model.metric_head else { return Ok(()) };
+    for (name, head) in kept.model.regime_names.iter().zip(&head.regimes) {
+        if let Some(h) = head {
+            println!(
+                "exponents of '{name}': error {:.2} /s without noise, {:.2} /s driven (rms over {} held-out tasks)",
+                h.rms_error[0], h.rms_error[1], h.tasks[1]
+            );
+        }
+    }
+    checkpoint::save(&args.out, &kept.model, &kept.provenance)?;
+    Ok(())
+}
+
+/// Where the best model is kept, and what is recorded of it.
+struct Keeper<'a> {
+    args: &'a PretrainArgs,
+    files: Vec<DataFile>,
+    best: Option<Provenance>,
+}
+
+impl Keeper<'_> {
+    /// Keeps a model in the model directory in place of the one before.
+    fn keep(&mut self, found: Finished, steps: usize) -> Result<()> {
+        let mut provenance = Provenance::of_this_program(self.args.seed, steps, self.files.clone());
+        provenance.held_out = found.held_out;
+        provenance.held_out_by_session = found.by_session;
+        checkpoint::save(&self.args.out, &found.model, &provenance)?;
+        self.best = Some(provenance);
+        Ok(())
+    }
+}
+
+/// Runs the steps that are left; false when interrupted.
+fn train(
+    training: &mut Pretraining,
+    keeper: &mut Keeper<'_>,
+    (state_path, identity): (&Path, &str),
+) -> Result<bool> {
+    let args = keeper.args;
+    let interrupt = Interrupt::listen()?;
+    let mut progress = Progress::new("pretrain", args.steps, training.trainer().steps_done());
+    let mut skipped = 0;
+    let mut held_out = None;
+    while !training.is_complete() {
+        let report = training.step()?;
+        skipped += usize::from(!report.gradient_norm.is_finite());
+        let done = training.trainer().steps_done();
+        let stop = interrupt.raised();
+        if stop || done.is_multiple_of(args.checkpoint_every) {
+            save_state(training.trainer(), state_path, identity)?;
+        }
+        if let Some(validation) = training.validate_if_due(stop)? {
+            held_out = validation.log_loss;
+            if let Some(found) = validation.better {
+                keeper.keep(found, done)?;
+            }
+        }
+        progress.at(done, || {
+            let held_out =
+                held_out.map_or(String::new(), |l| format!(", held-out log loss {l:.3}"));
+            let skipped =
+                if skipped > 0 { format!(", {skipped} steps skipped") } else { String::new() };
+            format!(
+                "one step {:.5}, forecast {:.5}, contrast {:.3}, exponent {:.4}, gradient {:.2}{held_out}{skipped}",
+                report.one_step,
+                report.forecast,
+                report.contrast,
+                report.exponent,
+                report.gradient_norm
+            )
+        });
+        if stop {
+            break;
+        }
+    }
+    progress.finish();
+    Ok(training.is_complete())
+}
+
+fn save_state(trainer: &Trainer, path: &Path, identity: &str) -> Result<()> {
+    let state = TrainingState {
+        steps: trainer.steps_done(),
+        identity: identity.to_owned(),
+        arrays: trainer.state()?,
+    };
+    state.write(path).with_context(|| format!("cannot write {}", path.display()))
+}
+
+fn resume(trainer: &mut Trainer, path: &Path, identity: &str) -> Result<()> {
+    let state = TrainingState::read(path).map_err(|e| match e {
+        TrainingStateError::Io(e) => anyhow::Error::new(e).context(format!(
+            "--resume: cannot read {} (no interrupted training here)",
+            path.display()
+        )),
+        TrainingStateError::Format(_) => anyhow::anyhow!("{}: {e}", path.display()),
+    })?;
+    if state.identity != identity {
+        bail!(
+            "--resume: expected the settings that {} was begun with, found {}",
+            path.display(),
+            differences(&state.identity, identity)
+        );
+    }
+    trainer
+        .restore(state.steps, state.arrays)
+        .map_err(|e| anyhow::anyhow!("{}: {e}", path.display()))
+}

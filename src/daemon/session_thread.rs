@@ -1,0 +1,202 @@
+//! A session's thread: it owns the numbers.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Instant;
+
+use super::outcomes::Sending;
+use super::snapshot_slot::SnapshotSlot;
+use crate::bus::{CountsTap, Outcome, SessionHandle};
+use crate::intake::{Answer, Header, Kind, MASKED, Outlet};
+use crate::regime::Engine;
+
+/// The thread's ends of what connects it with everybody else.
+pub(super) struct Ends {
+    pub(super) outlet: Outlet,
+    pub(super) sending: Sending<Outcome>,
+    pub(super) taps: [CountsTap; 3],
+    pub(super) slot: Option<Arc<SnapshotSlot>>,
+}
+
+/// Owns the numbers. After the first bins it neither allocates nor awaits.
+pub(super) struct SessionThread {
+    engine: Engine,
+    /// For the metrics worker; for whoever calibrates, or warms up another engine; for the live page. The latter two are
+    /// full while nobody reads them.
+    taps: [CountsTap; 3],
+    /// Hypotheses that engines before this one lost.
+    resets_before: u64,
+    /// Models that the session had before this one.
+    swaps: u32,
+    outlet: Outlet,
+    sending: Sending<Outcome>,
+    raw: Vec<u16>,
+    counts: Vec<f32>,
+    active: Vec<bool>,
+    bin: u64,
+    /// Where its state is left for the next start.
+    slot: Option<Arc<SnapshotSlot>>,
+    /// What that state belongs to.
+    fingerprint: String,
+    /// Bins since it was left.
+    since_state: u64,
+    session: Arc<SessionHandle>,
+    /// Counts that the model can tell.
+    count_max: f32,
+    /// Number of the newest bin of the state that it goes on from, until a bin has come.
+    resumed_after: Option<u64>,
+    gap_bins_max: u64,
+}
+
+impl SessionThread {
+    /// At the start of a session; `resumed_after`: number of the newest bin of the state that the engine goes on from.
+    pub(super) fn new(
+        session: Arc<SessionHandle>,
+        ends: Ends,
+        (engine, fingerprint): (Engine, String),
+        resumed_after: Option<u64>,
+    ) -> Self {
+        let settings = session.port.settings();
+        let (n_channels, gap_bins_max) = (settings.n_channels, settings.gap_bins_max as u64);
+        Self {
+            count_max: engine.count_max(),
+            engine,
+            fingerprint,
+            resumed_after,
+            taps: ends.taps,
+            outlet: ends.outlet,
+            sending: ends.sending,
+            slot: ends.slot,
+            session,
+            resets_before: 0,
+            swaps: 0,
+            raw: vec![0; n_channels],
+            counts: vec![0.0; n_channels],
+            active: vec![true; n_channels],
+            bin: 0,
+            since_state: 0,
+            gap_bins_max,
+        }
+    }
+
+    /// Runs until the port is closed and everything that waits is done.
+    pub(super) fn run(mut self) {
+        loop {
+            match self.outlet.next(&mut self.raw) {
+                Answer::Found(header) => self.handle(&header),
+                Answer::Ended => break,
+                Answer::Nothing => {
+                    self.take_over();
+                    self.outlet.sleep();
+                }
+            }
+        }
+    }
+
+    fn handle(&mut self, header: &Header) {
+        match header.kind {
+            Kind::Start => {
+                self.resumed_after = None;
+                self.engine.restart();
+                self.taps.iter_mut().for_each(CountsTap::skip);
+            }
+            Kind::Missing(n) => {
+                let width = self.session.port.width_ns();
+                for i in 0..u64::from(n) {
+                    // The header's time is that of the bin behind the gap.
+                    let before = width.saturating_mul((u64::from(n) - i) as i64);
+                    let rig_time_ns = match header.rig_time_ns {
+                        0 => 0,
+                        t => t.saturating_sub(before),
+                    };
+                    let missing = Header { rig_time_ns, sequence: header.sequence + i, ..*header };
+                    self.bin(&missing, false);
+                }
+            }
+            Kind::Bin => {
+                self.unmask();
+                self.pass_downtime(header.sequence);
+                self.bin(header, true);
+            }
+        }
+    }
+
+    /// Counts to `f32`, masked channels switched off.
+    fn unmask(&mut self) {
+        let (mut changed, mut beyond) = (false, false);
+        for ((count, active), &raw) in self.counts.iter_mut().zip(&mut self.active).zip(&self.raw) {
+            let on = raw != MASKED;
+            changed |= on != *active;
+            *active = on;
+            *count = if on { f32::from(raw) } else { 0.0 };
+            beyond |= *count > self.count_max;
+        }
+        if beyond {
+            self.session.vitals.bins_beyond.fetch_add(1, Ordering::Relaxed);
+        }
+        if changed {
+            self.engine.set_active(self.active.iter().copied());
+        }
+    }
+
+    /// Predicts through the bins that came while the daemon was away, where the rig's numbers tell how many.
+    fn pass_downtime(&mut self, sequence: u64) {
+        let Some(last) = self.resumed_after.take() else { return };
+        let missed = sequence.saturating_sub(last).saturating_sub(1);
+        if missed <= self.gap_bins_max {
+            (0..missed).for_each(|_| self.engine.pass());
+        }
+    }
+
+    /// Another engine, where one waits.
+    fn take_over(&mut self) {
+        let resets = self.engine.filter_resets();
+        let taken =
+            self.session.handoff.take(&mut self.engine, &mut self.swaps, &mut self.fingerprint);
+        if taken {
+            self.resets_before += resets;
+            self.count_max = self.engine.count_max();
+            self.engine.set_active(self.active.iter().copied());
+        }
+    }
+
+    fn bin(&mut self, header: &Header, seen: bool) {
+        let began = Instant::now();
+        self.take_over();
+        let change = self.engine.push(seen.then_some(self.counts.as_slice()));
+        let done = Instant::now();
+        let nanoseconds = |from: Instant| {
+            u64::try_from(done.saturating_duration_since(from).as_nanos()).unwrap_or(u64::MAX)
+        };
+        let outcome = Outcome {
+            sequence: header.sequence,
+            bin: self.bin,
+            rig_time_ns: header.rig_time_ns,
+            received_wall_ns: header.received.wall_ns,
+            latency_ns: nanoseconds(header.received.instant),
+            compute_ns: nanoseconds(began),
+            label: self.engine.label(),
+            untrusted: !self.engine.trusted(),
+            change,
+            predicted: !seen,
+            waiting: u32::try_from(self.outlet.waiting()).unwrap_or(u32::MAX),
+            filter_resets: self.resets_before + self.engine.filter_resets(),
+            swaps: self.swaps,
+            ..Outcome::of(self.engine.estimate())
+        };
+        self.bin += 1;
+        self.sending.send(outcome);
+        if let Some(slot) = &self.slot {
+            let (engine, since) = (&mut self.engine, &mut self.since_state);
+            slot.store(engine, header.sequence, since, change.is_some(), &self.fingerprint);
+        }
+        // Once the decision is out.
+        for tap in &mut self.taps {
+            if seen {
+                tap.push(&self.raw);
+            } else {
+                tap.skip();
+            }
+        }
+    }
+}

@@ -1,0 +1,77 @@
+//! Where a session's thread leaves its state without waiting, and whoever writes it to disk finds it.
+
+use crate::inference::Tape;
+use crate::regime::Engine;
+use crate::sync::{Mutex, PoisonError};
+
+struct Held {
+    tape: Tape,
+    sequence: u64,
+    fingerprint: String,
+    /// Left since it was found last.
+    fresh: bool,
+}
+
+/// A state as it was found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Found {
+    /// What its numbers belong to.
+    pub(super) fingerprint: String,
+    /// The newest bin's number, as the rig sent it.
+    pub(super) sequence: u64,
+    pub(super) words: Vec<u32>,
+}
+
+/// One state, the newest.
+pub(super) struct SnapshotSlot {
+    held: Mutex<Held>,
+    /// Between two states, bins.
+    every: u64,
+}
+
+impl SnapshotSlot {
+    /// With room for an engine's state.
+    pub(super) fn new(engine: &mut Engine, every: u64) -> Self {
+        let mut tape = Tape::default();
+        engine.state(&mut tape);
+        let held = Held { tape, sequence: 0, fingerprint: "0".repeat(64), fresh: false };
+        Self { held: Mutex::new(held), every: every.max(1) }
+    }
+
+    /// Between two bins: takes the state down where it is time. Neither blocks nor allocates; where the place is being
+    /// read, the next bin does it.
+    pub(super) fn store(
+        &self,
+        engine: &mut Engine,
+        sequence: u64,
+        since: &mut u64,
+        changed: bool,
+        fingerprint: &str,
+    ) {
+        *since += 1;
+        if changed {
+            *since = self.every;
+        }
+        if *since < self.every {
+            return;
+        }
+        let Ok(mut held) = self.held.try_lock() else { return };
+        *since = 0;
+        held.tape.begin();
+        engine.state(&mut held.tape);
+        held.sequence = sequence;
+        held.fingerprint.clear();
+        held.fingerprint.push_str(fingerprint);
+        held.fresh = true;
+    }
+
+    /// The newest state, where one was left since the last time.
+    pub(super) fn take(&self) -> Option<Found> {
+        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        std::mem::take(&mut held.fresh).then(|| Found {
+            fingerprint: held.fingerprint.clone(),
+            sequence: held.sequence,
+            words: held.tape.words().to_vec(),
+        })
+    }
+}

@@ -1,0 +1,165 @@
+//! How a session begins: its port, its handle, its thread and its tasks, in this order.
+
+use std::sync::Arc;
+
+use anyhow::{Context, Result};
+use tokio::sync::mpsc;
+
+use super::announcer::Announcer;
+use super::calibrator::Calibrator;
+use super::metrics_worker::Probe;
+use super::publishing::{PublishingParts, PublishingTask};
+use super::resume::{Beginning, Keeping};
+use super::session_thread::{Ends, SessionThread};
+use super::shared::Shared;
+use super::snapshot_slot::SnapshotSlot;
+use super::{attach, outcomes, resume};
+use crate::api::zeromq::publisher::Topics;
+use crate::bus::{CalibrationState, Parts, Plan, SessionHandle, Tasks, recorder, tap};
+use crate::config::{Config, SessionConfig};
+use crate::intake::{Assembly, Port, PortSettings};
+
+/// Outcomes that wait for the publishing task at most; the thread waits for it beyond that.
+const OUTCOMES_WAITING: usize = 4096;
+
+/// Closes the port of a session that does not come to run, so that whatever was begun for it ends.
+struct ClosedUnlessKept(Option<Arc<Port>>);
+
+impl Drop for ClosedUnlessKept {
+    fn drop(&mut self) {
+        if let Some(port) = &self.0 {
+            port.close();
+        }
+    }
+}
+
+/// Starts a session's thread and its tasks. Reads files: not for a thread that does I/O for others.
+///
+/// # Errors
+/// A recording that does not fit, a machine without a thread to spare: nothing is left of the session then.
+pub(super) fn start(
+    plan: Plan,
+    session: SessionConfig,
+    config: &Config,
+    shared: &Shared,
+) -> Result<Arc<SessionHandle>> {
+    let asked = attach::named(session, &plan)?;
+    // Another run's channels may be in another order: nothing of its readout is of use, nor of its state.
+    let keeping = shared.keeping.clone().filter(|_| !attach::learns_order(&asked));
+    if !plan.readout.trusted && plan.choice.calibration.is_none() {
+        tracing::warn!(
+            session = plan.session,
+            "calibrated without labels: its label stays 'unknown' (calibrate with labels, or with --from)"
+        );
+    }
+    let n_channels = plan.readout.n_channels();
+    let (port, outlet) = Port::open(PortSettings {
+        session: plan.session.clone(),
+        n_channels,
+        bin_width_s: plan.model.bin_width_s,
+        queue_bins: config.queue_bins,
+        gap_bins_max: config.gap_bins_max,
+    });
+    let mut port_guard = ClosedUnlessKept(Some(port.clone()));
+    let prepared = attach::prepare(&asked, port.settings(), plan.readout.channels.as_deref())?;
+    let Beginning { mut engine, fingerprint, resumed_after, own_readout } =
+        resume::begin(&plan, keeping.as_ref(), shared.journal.as_deref())
+            .with_context(|| format!("session '{}'", plan.session))?;
+    let plan = Arc::new(plan);
+    let (page_tap, page_counts) = tap(n_channels);
+    let (fit_tap, fit_counts) = tap(n_channels);
+    let (probe, metrics_tap) = Probe::new(plan.model.clone(), n_channels);
+    let session = Arc::new(SessionHandle::new(Parts {
+        plan: plan.clone(),
+        assembly: Arc::new(Assembly::new(port.clone(), asked.events)),
+        port: port.clone(),
+        source: prepared.status.clone(),
+        seek: prepared.seek.clone(),
+        page_counts,
+        fit_counts,
+        events_kept: config.events_kept,
+        journal: shared.journal.clone(),
+    }));
+    if let Some(trusted) = own_readout {
+        session.set_calibration(|c| c.state = CalibrationState::of_result(trusted));
+    }
+    let slot = keeping.as_ref().map(|keeping| {
+        let every = (keeping.every_s / plan.model.bin_width_s).round() as u64;
+        Arc::new(SnapshotSlot::new(&mut engine, every))
+    });
+    let (sending, fetching) = outcomes::ring(OUTCOMES_WAITING);
+    let taps = [metrics_tap, fit_tap, page_tap];
+    let ends = Ends { outlet, sending, taps, slot: slot.clone() };
+    let owner = SessionThread::new(session.clone(), ends, (engine, fingerprint), resumed_after);
+    let thread = std::thread::Builder::new()
+        .name(format!("session-{}", plan.session))
+        .spawn(move || owner.run())
+        .context("cannot start a session's thread")?;
+    port.set_thread(thread.thread().clone());
+    if own_readout.is_none() {
+        calibrate(&session, &plan, keeping.as_ref(), shared)?;
+    }
+    // Nothing fails from here on.
+    port_guard.0 = None;
+    if let Some(journal) = &shared.journal {
+        journal.add(&plan.session, plan.started(resumed_after.is_some()));
+    }
+    let (sources, mut outs) = attach::attach(&asked, &session, prepared);
+    if let (Some(slot), Some(keeping)) = (slot, keeping) {
+        outs.push(tokio::spawn(resume::keep(slot, session.clone(), keeping.folder)));
+    }
+    if let Some((log, every)) = shared.decisions.clone() {
+        outs.push(tokio::spawn(recorder::run(session.clone(), log, every)));
+    }
+    let parts = PublishingParts { fetching, probe, metrics_hz: config.metrics_hz };
+    let publishing = publish(&session, &plan, parts, shared);
+    session.set_tasks(Tasks { sources, outs, publishing });
+    Ok(session)
+}
+
+/// Starts a session's calibration, where it was asked for.
+fn calibrate(
+    session: &Arc<SessionHandle>,
+    plan: &Arc<Plan>,
+    keeping: Option<&Keeping>,
+    shared: &Shared,
+) -> Result<()> {
+    let Some(how) = plan.choice.calibration.clone() else { return Ok(()) };
+    // Here, not on its thread: nobody may find the session as one that does not calibrate itself.
+    session.set_calibration(|c| {
+        c.state = CalibrationState::Gathering;
+        c.seconds_needed = how.seconds;
+    });
+    let calibrator = Calibrator {
+        plan: plan.clone(),
+        how,
+        session: session.clone(),
+        journal: shared.journal.clone(),
+        keep: keeping.map(|k| k.folder.clone()),
+    };
+    calibrator.start()
+}
+
+/// Starts what publishes a session's outcomes, and what announces its events; both end with the session's thread.
+fn publish(
+    session: &Arc<SessionHandle>,
+    plan: &Plan,
+    parts: PublishingParts,
+    shared: &Shared,
+) -> tokio::task::JoinHandle<()> {
+    let (events, numbered) = mpsc::unbounded_channel();
+    let announcer = Announcer {
+        session: session.clone(),
+        topics: Topics::new(&plan.session),
+        publisher: shared.publisher.clone(),
+    };
+    let announcing = tokio::spawn(announcer.run(numbered));
+    let task = PublishingTask::new(session.clone(), plan, parts, shared, events);
+    let session = session.clone();
+    tokio::spawn(async move {
+        task.run().await;
+        // The task has dropped its end of the channel: the announcer ends when it has announced what waits there.
+        let _ = announcing.await;
+        session.end();
+    })
+}

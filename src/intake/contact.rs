@@ -1,0 +1,69 @@
+//! When a session's rig was heard last, and what its clock shows.
+
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use super::rig_clock::Clock;
+use crate::clock::Received;
+use crate::telemetry::ContactMetrics;
+
+/// One session's.
+pub(super) struct Contact {
+    session: String,
+    clock: Mutex<Clock>,
+    /// Steady time at which the rig was heard last, ns; 0: never.
+    heard_ns: AtomicI64,
+    stalled: AtomicBool,
+    metrics: ContactMetrics,
+}
+
+impl Contact {
+    /// Never heard.
+    pub(super) fn new(session: &str) -> Self {
+        Self {
+            session: session.to_owned(),
+            clock: Mutex::default(),
+            heard_ns: AtomicI64::new(0),
+            stalled: AtomicBool::new(false),
+            metrics: ContactMetrics::new(session),
+        }
+    }
+
+    pub(super) fn clock(&self) -> MutexGuard<'_, Clock> {
+        self.clock.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A message came in; with its time, where that is known (0: it is not).
+    pub(super) fn heard(&self, rig_time_ns: i64, received: Received) {
+        self.heard_ns.store(received.steady_ns(), Ordering::Relaxed);
+        if self.stalled.swap(false, Ordering::Relaxed) {
+            self.metrics.stalled.set(0.0);
+            tracing::info!(session = self.session, "the rig is heard again");
+        }
+        if rig_time_ns == 0 {
+            return;
+        }
+        let mut clock = self.clock();
+        let observed = clock.observe(rig_time_ns, received.steady_ns());
+        let offset_s = clock.offset_ns().map(|ns| ns as f64 * 1e-9);
+        let delay_s = observed.delay_ns as f64 * 1e-9;
+        self.metrics.clock(offset_s, clock.drift(), observed.jumped, delay_s);
+    }
+
+    /// Where the rig was heard before, but not for `idle`, it is said to be stalled: what is lost at the end of a
+    /// stream leaves no gap that anyone could see.
+    pub(super) fn watch(&self, idle: Duration) {
+        let heard = self.heard_ns.load(Ordering::Relaxed);
+        let silent = Received::now().steady_ns().saturating_sub(heard);
+        let stalled = heard != 0 && silent > i64::try_from(idle.as_nanos()).unwrap_or(i64::MAX);
+        if stalled && !self.stalled.swap(true, Ordering::Relaxed) {
+            self.metrics.stalled.set(1.0);
+            tracing::warn!(session = self.session, "nothing comes from the rig any more");
+        }
+    }
+
+    pub(super) fn is_stalled(&self) -> bool {
+        self.stalled.load(Ordering::Relaxed)
+    }
+}

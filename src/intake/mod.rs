@@ -1,0 +1,33 @@
+//! What comes in: checked bins on their way to a session's thread.
+//!
+//! Whole bins go to a session's [`Port`], as messages ([`offer`]) or as a rig's source has checked them; spike events,
+//! and bins of which several publishers send parts, go to its [`Assembly`], which makes bins of them.
+
+mod accounts;
+mod assembly;
+mod binner;
+mod bins;
+mod contact;
+mod doorbell;
+mod message;
+mod port;
+mod refusal;
+mod rig_clock;
+mod ring;
+mod sequence;
+mod status;
+mod ticks;
+
+pub use accounts::Totals;
+pub use assembly::{Assembly, AssemblySettings, Event, SpikesTaken};
+pub use binner::FEEDS_MAX;
+pub use bins::{BinCounts, Bins, MASKED, PortSettings};
+pub use doorbell::Answer;
+pub use message::offer;
+pub use port::Port;
+pub(crate) use refusal::reason_name;
+pub use refusal::{Accepted, Refusal};
+pub use rig_clock::{Clock, Observed};
+pub use ring::{Header, Kind, Outlet};
+pub use status::{LossAccounting, Status};
+pub(crate) use ticks::{Heard, Ticks};

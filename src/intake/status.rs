@@ -1,0 +1,70 @@
+//! How a session stands with the rig that the daemon goes to.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use crate::telemetry::SourceMetrics;
+
+/// What a source's accounts of losses are worth.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LossAccounting {
+    /// Every message is numbered: what is lost is known, but for a tail after which nothing comes.
+    Exact,
+    /// Nothing is numbered: losses are inferred from times.
+    Estimated,
+    /// Nothing can be lost.
+    None,
+}
+
+impl LossAccounting {
+    /// Its name.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Exact => "exact",
+            Self::Estimated => "estimated",
+            Self::None => "none",
+        }
+    }
+}
+
+/// One session's source.
+pub struct Status {
+    /// What it is and where, for people.
+    pub what: String,
+    /// What its accounts of losses are worth.
+    pub loss: LossAccounting,
+    /// Its counters.
+    pub metrics: SourceMetrics,
+    connected: AtomicBool,
+}
+
+impl Status {
+    /// Not connected yet.
+    #[must_use]
+    pub fn new(session: &str, what: impl Into<String>, loss: LossAccounting) -> Self {
+        Self {
+            what: what.into(),
+            loss,
+            metrics: SourceMetrics::new(session),
+            connected: AtomicBool::new(false),
+        }
+    }
+
+    /// Whether it is connected.
+    #[must_use]
+    pub fn is_connected(&self) -> bool {
+        self.connected.load(Ordering::Relaxed)
+    }
+
+    /// It is, or is not any more; logged when that changes.
+    pub fn connected(&self, connected: bool) {
+        if self.connected.swap(connected, Ordering::Relaxed) != connected {
+            self.metrics.connected(connected);
+            if connected {
+                tracing::info!(source = self.what, "connected to the rig");
+            } else {
+                tracing::warn!(source = self.what, "the rig's connection is lost");
+            }
+        }
+    }
+}

@@ -1,0 +1,19 @@
+//! A frame's payload: one `JournalRecord`, whose number is the frame's.
+
+use prost::Message;
+
+use crate::wire::JournalRecord;
+
+/// A record's payload as it stands in a file.
+#[must_use]
+pub(super) fn payload(record: &JournalRecord) -> Vec<u8> {
+    record.encode_to_vec()
+}
+
+/// A frame's record.
+#[must_use]
+pub(super) fn record(number: u64, payload: &[u8]) -> Option<JournalRecord> {
+    let mut record = JournalRecord::decode(payload).ok()?;
+    record.number = number;
+    Some(record)
+}

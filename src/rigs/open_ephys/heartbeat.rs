@@ -1,0 +1,68 @@
+//! Requests that may go unanswered: a REQ socket that is opened anew when no reply came ("lazy pirate").
+
+use std::time::Duration;
+
+use zeromq::{ReqSocket, Socket, SocketRecv, SocketSend};
+
+/// Between heartbeats.
+const EVERY: Duration = Duration::from_secs(2);
+/// Without a reply for so long the socket is opened anew.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// A REQ socket to one peer.
+pub struct Request {
+    endpoint: String,
+    socket: Option<ReqSocket>,
+    patience: Duration,
+}
+
+impl Request {
+    /// Not connected yet.
+    #[must_use]
+    pub fn new(endpoint: String, patience: Duration) -> Self {
+        Self { endpoint, socket: None, patience }
+    }
+
+    /// Sends a text and waits for the reply.
+    ///
+    /// # Errors
+    /// In words; the next request is on a new socket.
+    pub async fn ask(&mut self, text: String) -> Result<String, String> {
+        let asked = tokio::time::timeout(self.patience, async {
+            if self.socket.is_none() {
+                let mut socket = ReqSocket::new();
+                socket.connect(&self.endpoint).await.map_err(|e| e.to_string())?;
+                self.socket = Some(socket);
+            }
+            let Some(socket) = &mut self.socket else { return Err("no socket".into()) };
+            socket.send(text.into()).await.map_err(|e| e.to_string())?;
+            let reply = socket.recv().await.map_err(|e| e.to_string())?;
+            let text = reply.get(0).map_or(&[][..], |b| b.as_ref());
+            Ok(String::from_utf8_lossy(text).into_owned())
+        });
+        let reply = asked.await.unwrap_or_else(|_| Err("no reply in time".into()));
+        if reply.is_err() {
+            self.socket = None;
+        }
+        reply
+    }
+}
+
+/// Tells the GUI that we are here, for ever.
+pub(crate) async fn keep(endpoint: String) {
+    let uuid = format!("regimed-{}", std::process::id());
+    let beat = format!(r#"{{"application":"regimed","uuid":"{uuid}","type":"heartbeat"}}"#);
+    let mut request = Request::new(endpoint.clone(), PATIENCE);
+    let mut answered = None;
+    loop {
+        let reply = request.ask(beat.clone()).await;
+        if answered != Some(reply.is_ok()) {
+            match &reply {
+                Ok(reply) => tracing::info!(endpoint, reply, "Open Ephys: heartbeat"),
+                Err(e) => tracing::warn!(endpoint, "Open Ephys: no heartbeat: {e}"),
+            }
+            answered = Some(reply.is_ok());
+        }
+        tokio::time::sleep(EVERY).await;
+    }
+}

@@ -1,0 +1,26 @@
+//! Why a trained state does not make a model.
+
+use crate::inference::BankError;
+
+/// Why a trained state does not make a model.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum FinishError {
+    /// Candle's.
+    #[error(transparent)]
+    Tensor(#[from] candle_core::Error),
+    /// The parameters are not finite.
+    #[error(
+        "training diverged: '{0}' holds values that are not finite (try a smaller --learning-rate)"
+    )]
+    Diverged(&'static str),
+    /// A regime without embeddings.
+    #[error("session '{0}': expected embeddings of every regime, found a regime without")]
+    Prior(String),
+    /// The bank does not take the model.
+    #[error(transparent)]
+    Bank(#[from] BankError),
+    /// Counts that are kept in a file cannot be read.
+    #[error("cannot read counts back: {0}")]
+    Counts(#[from] std::io::Error),
+}

@@ -1,0 +1,98 @@
+//! Learning a model from beginning to end: steps, validated in between on what was held out, and the best model kept.
+
+use super::data::Dataset;
+use super::error::FinishError;
+use super::finish::{Finished, finish};
+use super::settings::TrainingSettings;
+use super::trainer::{StepReport, Trainer};
+
+/// A short recording is learned within tens of steps: the first validation comes after so many passes over the data,
+/// though not before so many steps.
+const FIRST_VALIDATION_PASSES: f64 = 20.0;
+const FIRST_VALIDATION_STEP: usize = 8;
+/// Times that a training is validated on what was held out.
+const VALIDATIONS: usize = 12;
+/// Where exponents are learned too, a later model is kept whose held-out log loss is at most so many times the least
+/// before: exponents are learned more slowly than labels.
+const LATER_IS_BETTER_WITHIN: f64 = 1.25;
+
+/// What a validation showed.
+pub struct Validation {
+    /// Log loss of the held-out streams, nats per bin; `None` where nothing is labelled there.
+    pub log_loss: Option<f64>,
+    /// The model as it stands, where it is to be kept in place of the one before.
+    pub better: Option<Finished>,
+}
+
+/// A training under validation.
+pub struct Pretraining {
+    trainer: Trainer,
+    /// Smallest held-out log loss so far.
+    least: Option<f64>,
+    /// A model was kept.
+    has_model: bool,
+}
+
+impl Pretraining {
+    /// Of a training as it stands; `kept`: the held-out log loss of the model that was kept before it was interrupted,
+    /// where one was.
+    #[must_use]
+    pub fn new(trainer: Trainer, kept: Option<Option<f64>>) -> Self {
+        Self { trainer, least: kept.flatten(), has_model: kept.is_some() }
+    }
+
+    /// The training.
+    #[must_use]
+    pub fn trainer(&self) -> &Trainer {
+        &self.trainer
+    }
+
+    /// One step of [`Trainer::step`].
+    ///
+    /// # Errors
+    /// As candle's.
+    pub fn step(&mut self) -> candle_core::Result<StepReport> {
+        self.trainer.step()
+    }
+
+    /// Whether all steps are done.
+    #[must_use]
+    pub fn is_complete(&self) -> bool {
+        self.trainer.steps_done() >= self.trainer.settings().steps
+    }
+
+    /// Validates where it is time, or where the training stops here without a model.
+    ///
+    /// # Errors
+    /// When training diverged, or a session shows no bin of some regime.
+    pub fn validate_if_due(&mut self, stops: bool) -> Result<Option<Validation>, FinishError> {
+        let trainer = &self.trainer;
+        let due = is_due(trainer.steps_done(), trainer.settings(), trainer.data());
+        if due || (stops && !self.has_model) { self.validate().map(Some) } else { Ok(None) }
+    }
+
+    /// Fits priors to the training as it stands, and judges the model on what was held out.
+    fn validate(&mut self) -> Result<Validation, FinishError> {
+        let exponents = self.trainer.settings().exponent_weight > 0.0;
+        let slack = if exponents { LATER_IS_BETTER_WITHIN } else { 1.0 };
+        let limit = self.least.map(|least| slack * least);
+        let found = finish(&self.trainer, limit)?;
+        let log_loss = found.held_out.as_ref().map(|v| v.log_loss);
+        let is_better = log_loss.zip(limit).is_none_or(|(now, limit)| now < limit);
+        self.least = self.least.into_iter().chain(log_loss).reduce(f64::min);
+        self.has_model |= is_better;
+        Ok(Validation { log_loss, better: is_better.then_some(found) })
+    }
+}
+
+/// Whether a training is validated after step `done`: in even intervals, and before the first of them at steps that grow
+/// by half.
+fn is_due(done: usize, settings: &TrainingSettings, data: &Dataset) -> bool {
+    let pass = data.training_bins() as f64 / (settings.batch * settings.window_bins) as f64;
+    let mut early = ((FIRST_VALIDATION_PASSES * pass) as usize).max(FIRST_VALIDATION_STEP);
+    while early < done {
+        early += early / 2;
+    }
+    let every = settings.steps.div_ceil(VALIDATIONS);
+    done == settings.steps || done.is_multiple_of(every) || (done == early && done < every)
+}
