@@ -9,13 +9,15 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
-use regimed::checkpoint;
-use regimed::inference::Adaptation;
-use regimed::model::{Model, Readout};
-use regimed::recording::{DynamicsTruth, Recording, Trial};
-use regimed::regime::{DecisionRule, Engine};
-use regimed::teacher::{Animal, AnimalSettings, Dwell, REGIME_NAMES, Regime, Simulation};
-use regimed::training::{Dataset, TrainingSettings, calibrate, recalibrate};
+use regimed::internals::checkpoint;
+use regimed::internals::inference::Adaptation;
+use regimed::internals::model::{Model, Readout};
+use regimed::internals::recording::{DynamicsTruth, Recording, Trial};
+use regimed::internals::regime::{DecisionRule, Engine};
+use regimed::internals::teacher::{
+    Animal, AnimalSettings, Dwell, REGIME_NAMES, Regime, Simulation,
+};
+use regimed::internals::training::{Dataset, TrainingSettings, calibrate, recalibrate};
 
 const SECONDS: [f64; 5] = [5.0, 15.0, 30.0, 60.0, 120.0];
 const SWITCH_EVERY_S: f64 = 3.0;

@@ -14,8 +14,8 @@ use pulp::{Simd, WithSimd};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use rand_distr::{Distribution, Poisson, StandardNormal};
-use regimed::inference::{Adaptation, FilterBank, Stage};
-use regimed::model::{
+use regimed::internals::inference::{Adaptation, FilterBank, Stage};
+use regimed::internals::model::{
     Component, Dimensions, Hypernetwork, Model, Network, OnlineSettings, Readout, RegimePrior,
 };
 

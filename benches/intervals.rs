@@ -10,11 +10,11 @@ use std::path::Path;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use rand_distr::{Distribution, Poisson, StandardNormal};
-use regimed::checkpoint;
-use regimed::dynamics::{StatePosterior, spectrum, spectrum_interval};
-use regimed::inference::{Adaptation, Estimate, FilterBank};
-use regimed::model::{Component, Model, Readout};
-use regimed::teacher::{Animal, AnimalSettings, Regime, Simulation};
+use regimed::internals::checkpoint;
+use regimed::internals::dynamics::{StatePosterior, spectrum, spectrum_interval};
+use regimed::internals::inference::{Adaptation, Estimate, FilterBank};
+use regimed::internals::model::{Component, Model, Readout};
+use regimed::internals::teacher::{Animal, AnimalSettings, Regime, Simulation};
 
 const TIMES_S: [f64; 6] = [1.0, 2.0, 5.0, 10.0, 20.0, 40.0];
 const PER_COMPONENT: usize = 6;
@@ -180,7 +180,7 @@ fn tell(title: &str, found: &[At]) {
 fn main() {
     let model = match std::env::args().skip(1).find(|a| !a.starts_with('-')) {
         Some(dir) => checkpoint::load(Path::new(&dir)).expect("a model").model,
-        None => regimed::checkpoint::builtin().expect("the built-in model").model,
+        None => regimed::internals::checkpoint::builtin().expect("the built-in model").model,
     };
     println!("fraction of 90 % intervals that hold the truth; in theory precision gained ~ t^1");
     let stationary = model.with_mean_dwell(STATIONARY_S);

@@ -11,9 +11,9 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use prost::Message;
-use regimed::wire::exchange_reply::Reply;
-use regimed::wire::ingest_client::IngestClient;
-use regimed::wire::{Counts, Decision};
+use regimed::internals::wire::exchange_reply::Reply;
+use regimed::internals::wire::ingest_client::IngestClient;
+use regimed::internals::wire::{Counts, Decision};
 use support::Daemon;
 use zeromq::{Socket, SocketRecv, SocketSend};
 

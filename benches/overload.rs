@@ -24,12 +24,12 @@ use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
 
 use futures_util::stream::unfold;
-use regimed::teacher::{Animal, AnimalSettings, Regime, Simulation};
-use regimed::wire::control_client::ControlClient;
-use regimed::wire::exchange_reply::Reply;
-use regimed::wire::ingest_client::IngestClient;
-use regimed::wire::regimes_client::RegimesClient;
-use regimed::wire::{Counts, StartSessionRequest, SubscribeDecisionsRequest};
+use regimed::internals::teacher::{Animal, AnimalSettings, Regime, Simulation};
+use regimed::internals::wire::control_client::ControlClient;
+use regimed::internals::wire::exchange_reply::Reply;
+use regimed::internals::wire::ingest_client::IngestClient;
+use regimed::internals::wire::regimes_client::RegimesClient;
+use regimed::internals::wire::{Counts, StartSessionRequest, SubscribeDecisionsRequest};
 use support::{Daemon, get, resident_mib};
 
 const CHANNELS: usize = 96;

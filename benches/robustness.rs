@@ -10,13 +10,13 @@ use std::path::Path;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use rand_distr::{Distribution, Gamma, Poisson, StandardNormal};
-use regimed::checkpoint;
-use regimed::inference::Adaptation;
-use regimed::model::{Model, Readout};
-use regimed::recording::Counts;
-use regimed::regime::{ChangeScore, DecisionRule, Engine, Label, Score};
-use regimed::teacher::{Animal, AnimalSettings, Dwell, Regime, Simulation};
-use regimed::training::dispersion;
+use regimed::internals::checkpoint;
+use regimed::internals::inference::Adaptation;
+use regimed::internals::model::{Model, Readout};
+use regimed::internals::recording::Counts;
+use regimed::internals::regime::{ChangeScore, DecisionRule, Engine, Label, Score};
+use regimed::internals::teacher::{Animal, AnimalSettings, Dwell, Regime, Simulation};
+use regimed::internals::training::dispersion;
 
 const ANIMALS: u64 = 3;
 const SECONDS: f64 = 240.0;
@@ -256,7 +256,7 @@ fn row(name: &str, columns: &[Found]) {
 fn main() {
     let model = match std::env::args().skip(1).find(|a| !a.starts_with('-')) {
         Some(dir) => checkpoint::load(Path::new(&dir)).expect("a model").model,
-        None => regimed::checkpoint::builtin().expect("the built-in model").model,
+        None => regimed::internals::checkpoint::builtin().expect("the built-in model").model,
     };
     let ways = [Adaptation::default(), Adaptation::NONE];
     let clean: Vec<Recorded> = (0..ANIMALS).map(|a| record(a, AnimalSettings::default())).collect();

@@ -8,11 +8,11 @@ mod support;
 
 use std::time::{Duration, Instant};
 
-use regimed::checkpoint;
-use regimed::model::RegimePrior;
-use regimed::wire::Counts;
-use regimed::wire::exchange_reply::Reply;
-use regimed::wire::ingest_client::IngestClient;
+use regimed::internals::checkpoint;
+use regimed::internals::model::RegimePrior;
+use regimed::internals::wire::Counts;
+use regimed::internals::wire::exchange_reply::Reply;
+use regimed::internals::wire::ingest_client::IngestClient;
 use support::{Daemon, resident_mib};
 
 const SESSIONS: usize = 40;
@@ -24,7 +24,7 @@ const MIB_MAX: f64 = 8.0;
 
 /// The built-in model with a readout of more channels and as many hypotheses as the budget names.
 fn wide_model(folder: &std::path::Path) {
-    let mut built_in = regimed::checkpoint::builtin().expect("the built-in model");
+    let mut built_in = regimed::internals::checkpoint::builtin().expect("the built-in model");
     let rank = built_in.model.dims.rank;
     let readout = &mut built_in.model.readouts[0];
     let (loading, baseline) = (readout.loading.clone(), readout.baseline.clone());

@@ -15,13 +15,13 @@ use std::time::{Duration, Instant};
 
 use futures_util::stream::unfold;
 use plotters::prelude::*;
-use regimed::checkpoint;
-use regimed::journal;
-use regimed::model::{Readout, RegimePrior};
-use regimed::wire::ingest_client::IngestClient;
-use regimed::wire::journal_record::What;
-use regimed::wire::regimes_client::RegimesClient;
-use regimed::wire::{Counts, SubscribeDecisionsRequest, SubscribeEventsRequest};
+use regimed::internals::checkpoint;
+use regimed::internals::journal;
+use regimed::internals::model::{Readout, RegimePrior};
+use regimed::internals::wire::ingest_client::IngestClient;
+use regimed::internals::wire::journal_record::What;
+use regimed::internals::wire::regimes_client::RegimesClient;
+use regimed::internals::wire::{Counts, SubscribeDecisionsRequest, SubscribeEventsRequest};
 use support::{Daemon, resident_mib};
 use tokio::sync::watch;
 
@@ -38,7 +38,7 @@ const SAMPLES: u64 = 100;
 
 /// The built-in model with few channels and one hypothesis for each of two regimes.
 fn small_model(folder: &std::path::Path) {
-    let mut built_in = regimed::checkpoint::builtin().expect("the built-in model");
+    let mut built_in = regimed::internals::checkpoint::builtin().expect("the built-in model");
     let rank = built_in.model.dims.rank;
     let readout: &Readout = &built_in.model.readouts[0];
     let mut components = readout.prior.components.clone();

@@ -13,9 +13,9 @@ use std::time::Instant;
 use plotters::prelude::*;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
-use regimed::model::Dimensions;
-use regimed::recording::{DynamicsTruth, Recording, Spool, Trial};
-use regimed::training::{Gathering, Trainer, TrainingSettings};
+use regimed::internals::model::Dimensions;
+use regimed::internals::recording::{DynamicsTruth, Recording, Spool, Trial};
+use regimed::internals::training::{Gathering, Trainer, TrainingSettings};
 
 const STEPS: usize = 12;
 const WARM_UP: usize = 2;

@@ -9,11 +9,11 @@ use std::path::Path;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use rand_distr::{Distribution, Poisson, StandardNormal};
-use regimed::checkpoint;
-use regimed::inference::Adaptation;
-use regimed::model::Model;
-use regimed::regime::{DecisionRule, Engine, Label};
-use regimed::teacher::{Animal, AnimalSettings, Regime, Simulation};
+use regimed::internals::checkpoint;
+use regimed::internals::inference::Adaptation;
+use regimed::internals::model::Model;
+use regimed::internals::regime::{DecisionRule, Engine, Label};
+use regimed::internals::teacher::{Animal, AnimalSettings, Regime, Simulation};
 
 const ANIMALS: u64 = 3;
 const TASKS: u64 = 16;
@@ -205,7 +205,7 @@ fn auroc(negative: &[f64], positive: &[f64]) -> f64 {
 fn main() {
     let model = match std::env::args().skip(1).find(|a| !a.starts_with('-')) {
         Some(dir) => checkpoint::load(Path::new(&dir)).expect("a model").model,
-        None => regimed::checkpoint::builtin().expect("the built-in model").model,
+        None => regimed::internals::checkpoint::builtin().expect("the built-in model").model,
     };
     let bin_s = model.bin_width_s;
     let bins = (SECONDS / bin_s) as usize;

@@ -7,21 +7,22 @@ use rustix::time::{ClockId, clock_gettime};
 
 /// The wall clock, nanoseconds since the Unix epoch.
 #[must_use]
-pub fn wall_ns() -> i64 {
+pub(crate) fn wall_ns() -> i64 {
     let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     i64::try_from(wall.as_nanos()).unwrap_or(i64::MAX)
 }
 
 /// `CLOCK_MONOTONIC`, nanoseconds: what BRAND's nodes stamp their entries by.
 #[must_use]
-pub fn monotonic_ns() -> u64 {
+pub(crate) fn monotonic_ns() -> u64 {
     let now = clock_gettime(ClockId::Monotonic);
     now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
 }
 
 /// The same in seconds: what LSL calls `local_clock()`.
+#[cfg(feature = "lsl")]
 #[must_use]
-pub fn monotonic_s() -> f64 {
+pub(crate) fn monotonic_s() -> f64 {
     monotonic_ns() as f64 * 1e-9
 }
 
@@ -46,7 +47,7 @@ impl Received {
 
     /// Nanoseconds since the Unix epoch on a clock that nobody sets while the program runs.
     #[must_use]
-    pub fn steady_ns(&self) -> i64 {
+    pub(crate) fn steady_ns(&self) -> i64 {
         let (began, wall) = *STEADY;
         let since = self.instant.saturating_duration_since(began).as_nanos();
         wall.saturating_add(i64::try_from(since).unwrap_or(i64::MAX))

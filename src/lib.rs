@@ -19,27 +19,30 @@
 //!
 //! Modules 1 to 6 are pure: no clock, no I/O, no global state; random generators are passed in.
 
-pub mod api;
-pub mod bus;
-pub mod checkpoint;
-pub mod clock;
+pub(crate) mod api;
+pub(crate) mod bus;
+pub(crate) mod checkpoint;
+pub(crate) mod clock;
 pub mod commands;
-pub mod config;
-pub mod daemon;
-#[doc(hidden)]
-pub mod decoders;
-pub mod dynamics;
+pub(crate) mod config;
+pub(crate) mod daemon;
+pub(crate) mod dynamics;
 mod files;
-pub mod inference;
-pub mod intake;
-pub mod journal;
-pub mod model;
-pub mod recording;
-pub mod regime;
-pub mod rigs;
-pub mod security;
+pub(crate) mod inference;
+pub(crate) mod intake;
+#[doc(hidden)]
+#[allow(missing_docs)]
+pub mod internals;
+pub(crate) mod journal;
+pub(crate) mod model;
+pub(crate) mod recording;
+pub(crate) mod regime;
+pub(crate) mod rigs;
+pub(crate) mod security;
 mod sync;
-pub mod teacher;
-pub mod telemetry;
-pub mod training;
-pub mod wire;
+pub(crate) mod teacher;
+pub(crate) mod telemetry;
+pub(crate) mod training;
+pub(crate) mod wire;
+
+pub use telemetry::{drain_log, last_word};

@@ -13,7 +13,6 @@ use regimed::commands::{
     brand, calibrate, demo, evaluate, export, inspect, journal, manual, pretrain, replay, serve,
     sessions, simulate, watch,
 };
-use regimed::telemetry;
 
 fn main() -> ExitCode {
     abort_on_panic();
@@ -36,11 +35,11 @@ fn main() -> ExitCode {
     };
     match result {
         Ok(()) => {
-            telemetry::drain_log();
+            regimed::drain_log();
             ExitCode::SUCCESS
         }
         Err(e) => {
-            telemetry::last_word(&format!("regimed: {e:#}"));
+            regimed::last_word(&format!("regimed: {e:#}"));
             ExitCode::FAILURE
         }
     }
@@ -68,7 +67,7 @@ fn abort_on_panic() {
         // On a thread of its own, as standard error may take nothing.
         let (done, written) = mpsc::channel();
         std::thread::spawn(move || {
-            telemetry::drain_log();
+            regimed::drain_log();
             let _ = std::io::stderr().write_all(report.as_bytes());
             let _ = done.send(());
         });

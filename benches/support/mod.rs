@@ -9,9 +9,9 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use futures_util::stream::unfold;
-use regimed::wire::Counts;
-use regimed::wire::exchange_reply::Reply;
-use regimed::wire::ingest_client::IngestClient;
+use regimed::internals::wire::Counts;
+use regimed::internals::wire::exchange_reply::Reply;
+use regimed::internals::wire::ingest_client::IngestClient;
 
 /// A running daemon; ends when dropped.
 pub(crate) struct Daemon {

@@ -1,4 +1,7 @@
 #![no_main]
 use libfuzzer_sys::fuzz_target;
 
-fuzz_target!(|bytes: &[u8]| regimed::decoders::named("state").expect("a decoder")(bytes));
+#[path = "../decoders/mod.rs"]
+mod decoders;
+
+fuzz_target!(|bytes: &[u8]| decoders::named("state").expect("a decoder")(bytes));

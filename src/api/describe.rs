@@ -23,7 +23,7 @@ fn calibration(of: &Calibration) -> wire::Calibration {
 
 /// A session as it stands.
 #[must_use]
-pub fn describe(session: &SessionHandle, conditions: &Conditions) -> Session {
+pub(crate) fn describe(session: &SessionHandle, conditions: &Conditions) -> Session {
     let facts = session.facts();
     let totals = session.port.totals();
     let (offset, drift, jumps) = session.port.clock();

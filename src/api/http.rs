@@ -23,7 +23,7 @@ use crate::telemetry::Series;
 
 /// What the daemon is up to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Phase {
+pub(crate) enum Phase {
     /// Loading models, binding ports.
     Starting,
     /// Taking counts.
@@ -34,7 +34,7 @@ pub enum Phase {
 
 /// What is served.
 #[derive(Clone)]
-pub struct Shared {
+pub(crate) struct Shared {
     /// For `/metrics`.
     pub metrics: Series,
     /// For `/readyz`.
@@ -48,7 +48,7 @@ pub struct Shared {
 }
 
 /// The routes, served with what is known of each connection.
-pub fn routes(shared: Shared) -> IntoMakeServiceWithConnectInfo<Router, Peer> {
+pub(crate) fn routes(shared: Shared) -> IntoMakeServiceWithConnectInfo<Router, Peer> {
     let tokens = shared.tokens.clone();
     let guarded = Router::new()
         .route("/metrics", get(render))

@@ -1,9 +1,9 @@
 //! What others call: gRPC, ZeroMQ, HTTP and the live page.
 
 mod describe;
-pub mod grpc;
-pub mod http;
-pub mod page;
-pub mod zeromq;
+pub(crate) mod grpc;
+pub(crate) mod http;
+pub(crate) mod page;
+pub(crate) mod zeromq;
 
-pub use describe::describe;
+pub(crate) use describe::describe;

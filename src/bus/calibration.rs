@@ -25,7 +25,7 @@ impl CalibrationState {
 
     /// Of a session that reads by a readout of its own.
     #[must_use]
-    pub fn of_result(trusted: bool) -> Self {
+    pub(crate) fn of_result(trusted: bool) -> Self {
         if trusted { Self::Done } else { Self::NotTrusted }
     }
 

@@ -93,7 +93,7 @@ impl Condition {
 
 /// One that holds.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Holding {
+pub(crate) struct Holding {
     /// Which.
     pub condition: Condition,
     /// Session name; empty for the daemon.
@@ -167,7 +167,7 @@ impl Conditions {
 
     /// Those that hold.
     #[must_use]
-    pub fn holding(&self) -> Vec<Holding> {
+    pub(crate) fn holding(&self) -> Vec<Holding> {
         let holding = self.holding.lock().unwrap_or_else(PoisonError::into_inner);
         holding.values().cloned().collect()
     }

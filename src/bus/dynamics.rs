@@ -26,7 +26,7 @@ fn signature(s: Signature) -> wire::Signature {
 
 /// The message about the bin of `outcome`.
 #[must_use]
-pub fn metrics(outcome: &Outcome, of: &Reading) -> wire::Metrics {
+pub(crate) fn metrics(outcome: &Outcome, of: &Reading) -> wire::Metrics {
     let (s, p) = (&of.spectrum, &of.portrait);
     let single = |values: &[f64]| values.iter().map(|&x| x as f32).collect();
     wire::Metrics {

@@ -112,7 +112,7 @@ impl EventLog {
     }
 
     /// The event, once the journal has it or has given up on it (`not_durable`).
-    pub async fn durable(&self, numbered: Numbered) -> Event {
+    pub(crate) async fn durable(&self, numbered: Numbered) -> Event {
         let Numbered { mut event, ticket } = numbered;
         if let (Some(journal), Some(ticket)) = (&self.journal, ticket) {
             event.not_durable = !journal.announceable(ticket).await;
@@ -188,7 +188,10 @@ impl EventLog {
                 events.retain(|e| e.event_sequence <= newest);
                 Ok(events)
             }
-            Ok(Err(oldest_resumable)) => Err(EventsError::Gone { oldest_resumable, asked: number }),
+            Ok(Err(gone)) => {
+                let oldest_resumable = gone.oldest_resumable;
+                Err(EventsError::Gone { oldest_resumable, asked: number })
+            }
             // The reader was cancelled: the daemon ends.
             Err(_) => Ok(Vec::new()),
         }

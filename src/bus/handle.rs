@@ -66,7 +66,7 @@ impl Seek {
 }
 
 /// A session's tasks.
-pub struct Tasks {
+pub(crate) struct Tasks {
     /// Bring counts in, and close bins in time; ended by force.
     pub sources: Vec<JoinHandle<()>>,
     /// Carry results out; they end by themselves after the session has.
@@ -186,7 +186,7 @@ impl SessionHandle {
 
     /// What the session is.
     #[must_use]
-    pub fn facts(&self) -> Arc<SessionFacts> {
+    pub(crate) fn facts(&self) -> Arc<SessionFacts> {
         self.facts.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
@@ -209,7 +209,7 @@ impl SessionHandle {
 
     /// True once everything it had is published, and nothing more comes.
     #[must_use]
-    pub fn is_ended(&self) -> bool {
+    pub(crate) fn is_ended(&self) -> bool {
         self.ended.load(Ordering::SeqCst)
     }
 
@@ -220,7 +220,7 @@ impl SessionHandle {
     }
 
     /// Newer metrics.
-    pub fn set_metrics(&self, metrics: Metrics) {
+    pub(crate) fn set_metrics(&self, metrics: Metrics) {
         *locked(&self.metrics) = Some(metrics);
     }
 
@@ -231,14 +231,14 @@ impl SessionHandle {
     }
 
     /// A newer estimate's.
-    pub fn set_covariance(&self, covariance: &[f32]) {
+    pub(crate) fn set_covariance(&self, covariance: &[f32]) {
         let mut kept = locked(&self.covariance);
         kept.clear();
         kept.extend_from_slice(covariance);
     }
 
     /// The counts since this was asked last, as [`CountsReader::each`]; for the live page.
-    pub fn each_page_count(&self, take: impl FnMut(bool, &[u16])) {
+    pub(crate) fn each_page_count(&self, take: impl FnMut(bool, &[u16])) {
         locked(&self.page_counts).each(take);
     }
 
@@ -254,7 +254,7 @@ impl SessionHandle {
     }
 
     /// What has become of it.
-    pub fn set_calibration(&self, change: impl FnOnce(&mut Calibration)) {
+    pub(crate) fn set_calibration(&self, change: impl FnOnce(&mut Calibration)) {
         let mut calibration = locked(&self.calibration);
         change(&mut calibration);
         self.measure_calibration(calibration.state);
@@ -296,14 +296,14 @@ impl SessionHandle {
     }
 
     /// Gives the thread an engine that reads by another readout, of the same model.
-    pub fn replace_engine(&self, engine: Engine, fingerprint: String) {
+    pub(crate) fn replace_engine(&self, engine: Engine, fingerprint: String) {
         self.handoff.offer(Successor { engine, fingerprint, swap: None });
         self.port.wake();
     }
 
     /// Begins to give the session another model; `None` while somebody else does.
     #[must_use]
-    pub fn begin_swap(self: &Arc<Self>) -> Option<Swap> {
+    pub(crate) fn begin_swap(self: &Arc<Self>) -> Option<Swap> {
         let alone = !self.swapping.swap(true, Ordering::AcqRel);
         alone.then(|| Swap { session: self.clone(), before: self.plan() })
     }
@@ -319,7 +319,7 @@ impl SessionHandle {
     }
 
     /// The tasks that [`Self::stop`] ends.
-    pub fn set_tasks(&self, tasks: Tasks) {
+    pub(crate) fn set_tasks(&self, tasks: Tasks) {
         *locked(&self.tasks) = Some(tasks);
     }
 
@@ -356,7 +356,7 @@ impl SessionHandle {
 }
 
 /// Another model on its way into a session; dropped without [`Self::finish`], the session stays as it is.
-pub struct Swap {
+pub(crate) struct Swap {
     session: Arc<SessionHandle>,
     /// What the session runs on.
     pub before: Arc<Plan>,
@@ -365,7 +365,7 @@ pub struct Swap {
 /// Why a session did not take another model over.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("'{session}' did not take the model over: {why}")]
-pub struct SwapError {
+pub(crate) struct SwapError {
     session: String,
     why: &'static str,
 }
@@ -378,7 +378,7 @@ impl Swap {
     ///
     /// # Errors
     /// When the session ends, or its thread is stuck: it goes on as it was.
-    pub async fn finish(self, next: Arc<Plan>, engine: Engine) -> Result<(), SwapError> {
+    pub(crate) async fn finish(self, next: Arc<Plan>, engine: Engine) -> Result<(), SwapError> {
         let session = &self.session;
         let swaps = locked(&session.served).swaps + 1;
         let names = &next.model.regime_names;

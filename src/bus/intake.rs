@@ -30,7 +30,7 @@ impl Intake {
     }
 
     /// Another stream of a session's counts begins, whose numbering may be its own.
-    pub fn stream_begins(&self, session: &str) {
+    pub(crate) fn stream_begins(&self, session: &str) {
         if let Some(session) = self.registry.session(session) {
             session.port.stream_begins();
         }

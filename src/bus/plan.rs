@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::wording::Wording;
 use crate::checkpoint::{Checkpoint, sha256_hex};
 use crate::inference::{Adaptation, BankError};
-use crate::model::{BinWidthError, EmbeddingMap, Model, Readout};
+use crate::model::{BinWidthError, EmbeddingMap, Model, Readout, whole_ratio};
 use crate::regime::{DecisionRule, Engine, Label};
 use crate::telemetry::SessionMetrics;
 use crate::wire::journal_record::What;
@@ -84,7 +84,7 @@ impl ModelChoice {
 
 /// What a session is.
 #[derive(Debug, Clone, PartialEq)]
-pub struct SessionFacts {
+pub(crate) struct SessionFacts {
     /// Name.
     pub name: String,
     /// Channels.
@@ -221,26 +221,23 @@ impl Plan {
     /// The model that the session is calibrated on, and how many of the session's bins one of its bins is: the
     /// checkpoint's own where it is that many times wider.
     #[must_use]
-    pub fn calibration_model(&self) -> (&Model, usize) {
+    pub(crate) fn calibration_model(&self) -> (&Model, usize) {
         let own = &self.checkpoint.model;
-        let ratio = own.bin_width_s / self.model.bin_width_s;
-        let factor = ratio.round();
-        if factor >= 2.0 && (ratio - factor).abs() < 1e-6 * factor {
-            (own, factor as usize)
-        } else {
-            (&self.model, 1)
+        match whole_ratio(own.bin_width_s, self.model.bin_width_s) {
+            Some(factor) if factor >= 2 => (own, factor),
+            _ => (&self.model, 1),
         }
     }
 
     /// Whether its readout is learned with the channels as they come: no other order is known of them.
     #[must_use]
-    pub fn is_new_animal(&self) -> bool {
+    pub(crate) fn is_new_animal(&self) -> bool {
         self.choice.calibration.as_ref().is_some_and(|c| c.from.is_none())
     }
 
     /// What the session is.
     #[must_use]
-    pub fn facts(&self) -> SessionFacts {
+    pub(crate) fn facts(&self) -> SessionFacts {
         SessionFacts {
             name: self.session.clone(),
             n_channels: self.readout.n_channels(),
@@ -277,7 +274,7 @@ impl Plan {
 
     /// How its outcomes are worded.
     #[must_use]
-    pub fn wording(&self) -> Wording {
+    pub(crate) fn wording(&self) -> Wording {
         Wording {
             session: self.session.clone(),
             regime_names: self.model.regime_names.clone(),
@@ -288,7 +285,7 @@ impl Plan {
 
     /// Its gauges.
     #[must_use]
-    pub fn session_metrics(&self) -> SessionMetrics {
+    pub(crate) fn session_metrics(&self) -> SessionMetrics {
         let names = self.model.regime_names.iter().map(String::as_str);
         let labels: Vec<&str> = names.chain([Label::UNKNOWN]).collect();
         SessionMetrics::new(&self.session, &labels)

@@ -7,7 +7,7 @@ use crate::journal::Journal;
 use crate::wire::journal_record::What;
 
 /// Records every `every`-th decision until the session ends. What the log does not take, it counts.
-pub async fn run(session: Arc<SessionHandle>, log: Arc<Journal>, every: u64) {
+pub(crate) async fn run(session: Arc<SessionHandle>, log: Arc<Journal>, every: u64) {
     let mut subscription = session.subscribe(every);
     let mut names: Vec<String> = Vec::new();
     let mut metrics_of = None;

@@ -125,7 +125,7 @@ impl Reservation<'_> {
     }
 
     /// Metrics may be counted under the name: to be called before the first is.
-    pub fn begin_series(&mut self) {
+    pub(crate) fn begin_series(&mut self) {
         telemetry::session_begins(&self.name);
         self.has_series = true;
     }
@@ -286,7 +286,7 @@ impl Registry {
 
     /// Names of sessions that are being started, and of those that are being stopped.
     #[must_use]
-    pub fn unfinished(&self) -> [Vec<String>; 2] {
+    pub(crate) fn unfinished(&self) -> [Vec<String>; 2] {
         let names = self.read();
         let of = |is: fn(&State) -> bool| -> Vec<String> {
             names
@@ -332,7 +332,7 @@ impl Ending<'_> {
 
     /// From here on nobody finds the session, and nothing is wrong with it any more. In this order: whoever looks for
     /// faults looks at sessions that are found.
-    pub fn hide(&self) {
+    pub(crate) fn hide(&self) {
         self.set(State::Ended);
         self.registry.conditions.forget(self.session.name());
     }

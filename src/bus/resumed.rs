@@ -12,7 +12,7 @@ use super::subscription::Turn;
 use crate::wire::Event;
 
 /// One that waits for a session's events.
-pub struct NewestEvent {
+pub(crate) struct NewestEvent {
     session: Arc<SessionHandle>,
     newest: watch::Receiver<u64>,
     turn: Turn,
@@ -21,18 +21,18 @@ pub struct NewestEvent {
 impl NewestEvent {
     /// Of a session; those that came before are not seen yet.
     #[must_use]
-    pub fn of(session: &Arc<SessionHandle>) -> Self {
+    pub(crate) fn of(session: &Arc<SessionHandle>) -> Self {
         Self { newest: session.events.watch(), turn: session.turn(), session: session.clone() }
     }
 
     /// Number of the newest event; from here on only what is newer counts as a change.
-    pub fn seen(&mut self) -> u64 {
+    pub(crate) fn seen(&mut self) -> u64 {
         *self.newest.borrow_and_update()
     }
 
     /// Resolves when there are newer events than were seen, or the session has ended; where a crowd waits for them, a
     /// little later for each, so that not all are served at once. False when the session is gone.
-    pub async fn changed(&mut self) -> bool {
+    pub(crate) async fn changed(&mut self) -> bool {
         let changed = self.newest.changed().await.is_ok();
         let place = self.turn.place(self.session.events.waiting());
         if !place.is_zero() {
@@ -43,7 +43,7 @@ impl NewestEvent {
 }
 
 /// Events after a number, then live, each once and in order.
-pub struct Resumed {
+pub(crate) struct Resumed {
     newest: NewestEvent,
     session: Arc<SessionHandle>,
     registry: Arc<Registry>,
@@ -58,7 +58,7 @@ impl Resumed {
     ///
     /// # Errors
     /// When events in between are no longer held, or the number was never given.
-    pub async fn after(
+    pub(crate) async fn after(
         registry: &Arc<Registry>,
         session: Arc<SessionHandle>,
         after: u64,
@@ -72,7 +72,7 @@ impl Resumed {
     ///
     /// # Errors
     /// When it is no longer held.
-    pub async fn next(&mut self) -> Result<Option<Event>, EventsError> {
+    pub(crate) async fn next(&mut self) -> Result<Option<Event>, EventsError> {
         loop {
             if let Some(event) = self.events.pop_front() {
                 self.after = event.event_sequence;

@@ -187,7 +187,7 @@ impl Subscription {
     /// The next update, as [`Self::next`]. Where a crowd listens to the session, each of it looks once in a round, the
     /// longer the larger the crowd, and takes all that waits: to wake a thousand for every bin would take the time of
     /// everybody else.
-    pub async fn next_in_turn(&mut self) -> Option<Arc<Update>> {
+    pub(crate) async fn next_in_turn(&mut self) -> Option<Arc<Update>> {
         loop {
             match self.looked() {
                 Ok(update) => return Some(update),
@@ -202,7 +202,7 @@ impl Subscription {
     }
 
     /// The next update, where one waits.
-    pub fn try_next(&mut self) -> Option<Arc<Update>> {
+    pub(crate) fn try_next(&mut self) -> Option<Arc<Update>> {
         self.looked().ok()
     }
 

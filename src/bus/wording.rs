@@ -7,7 +7,7 @@ use crate::wire;
 
 /// What turns a session's outcomes into messages.
 #[derive(Debug, Clone)]
-pub struct Wording {
+pub(crate) struct Wording {
     /// Session name.
     pub session: String,
     /// Regime names.
@@ -21,13 +21,13 @@ pub struct Wording {
 impl Wording {
     /// Posterior of an outcome, `[n_regimes]`.
     #[must_use]
-    pub fn posterior<'a>(&self, outcome: &'a Outcome) -> &'a [f32] {
+    pub(crate) fn posterior<'a>(&self, outcome: &'a Outcome) -> &'a [f32] {
         &outcome.posterior[..self.regime_names.len()]
     }
 
     /// Means and standard deviations of embedding and latents.
     #[must_use]
-    pub fn state<'a>(&self, outcome: &'a Outcome) -> StatePosterior<'a> {
+    pub(crate) fn state<'a>(&self, outcome: &'a Outcome) -> StatePosterior<'a> {
         let (d, rank) = (self.embedding, self.rank);
         StatePosterior {
             embedding: &outcome.embedding_mean[..d],
@@ -38,7 +38,7 @@ impl Wording {
 
     /// Root mean square of the embedding's posterior standard deviations.
     #[must_use]
-    pub fn embedding_width(&self, outcome: &Outcome) -> f64 {
+    pub(crate) fn embedding_width(&self, outcome: &Outcome) -> f64 {
         let sds = &outcome.embedding_sd[..self.embedding];
         let squares: f64 = sds.iter().map(|&sd| f64::from(sd).powi(2)).sum();
         (squares / self.embedding.max(1) as f64).sqrt()
@@ -46,7 +46,7 @@ impl Wording {
 
     /// Index of a label among the regime names with `unknown` behind them.
     #[must_use]
-    pub fn label_index(&self, label: Label) -> usize {
+    pub(crate) fn label_index(&self, label: Label) -> usize {
         match label {
             Label::Regime(r) => r,
             Label::Unknown => self.regime_names.len(),
@@ -55,7 +55,7 @@ impl Wording {
 
     /// The decision.
     #[must_use]
-    pub fn decision(
+    pub(crate) fn decision(
         &self,
         o: &Outcome,
         metrics: Option<wire::Metrics>,
@@ -93,7 +93,7 @@ impl Wording {
 
     /// The event of an outcome with a change, without a number yet.
     #[must_use]
-    pub fn event(&self, o: &Outcome, change: &Change) -> wire::Event {
+    pub(crate) fn event(&self, o: &Outcome, change: &Change) -> wire::Event {
         wire::Event {
             session: self.session.clone(),
             event_sequence: 0,

@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 pub use builtin::builtin;
-pub use training_state::{TRAINING_FILE, TrainingState, TrainingStateError};
+pub(crate) use training_state::{TRAINING_FILE, TrainingState, TrainingStateError};
 
 use crate::dynamics::feature_count;
 use crate::files;
@@ -27,14 +27,14 @@ use crate::recording::is_zarr;
 use crate::regime::Verdict;
 
 /// Version of the directory's format.
-pub const FORMAT_VERSION: u32 = 3;
+pub(crate) const FORMAT_VERSION: u32 = 3;
 /// Oldest version that is read.
 const FORMAT_VERSION_MIN: u32 = 2;
 const FORMAT: &str = "regimed-model";
 /// File of arrays.
-pub const WEIGHTS_FILE: &str = "model.safetensors";
+pub(crate) const WEIGHTS_FILE: &str = "model.safetensors";
 /// File of everything else.
-pub const CARD_FILE: &str = "model.json";
+pub(crate) const CARD_FILE: &str = "model.json";
 /// Largest file that is read.
 const FILE_BYTES_MAX: u64 = 1 << 30;
 
@@ -102,7 +102,7 @@ pub struct Provenance {
 impl Provenance {
     /// Fills in what this program knows of itself.
     #[must_use]
-    pub fn of_this_program(seed: u64, steps: usize, data: Vec<DataFile>) -> Self {
+    pub(crate) fn of_this_program(seed: u64, steps: usize, data: Vec<DataFile>) -> Self {
         Self {
             regimed_version: env!("CARGO_PKG_VERSION").to_owned(),
             git_commit: env!("REGIMED_GIT_COMMIT").to_owned(),
@@ -177,7 +177,7 @@ fn hex(digest: &[u8]) -> String {
 ///
 /// # Errors
 /// When it cannot be read.
-pub fn data_file(path: &Path) -> Result<DataFile, CheckpointError> {
+pub(crate) fn data_file(path: &Path) -> Result<DataFile, CheckpointError> {
     let failed = |reason| CheckpointError::Io { path: path.into(), reason };
     let mut reader = files::open(path).map_err(failed)?;
     let mut hasher = Sha256::new();
@@ -260,7 +260,7 @@ pub fn from_bytes(dir: &Path, card: &[u8], weights: &[u8]) -> Result<Checkpoint,
         && let Err(found) = head.check(model.regime_names.len(), feature_count(&model.dims))
     {
         let expected = "regressions that fit the model's sizes".to_owned();
-        return Err(wrong(CARD_FILE, "metric_head", expected, found));
+        return Err(wrong(CARD_FILE, "metric_head", expected, found.to_string()));
     }
     Ok(Checkpoint { model, provenance: card.provenance, weights_sha256: card.weights_sha256 })
 }
@@ -562,7 +562,7 @@ pub fn save(dir: &Path, model: &Model, provenance: &Provenance) -> Result<(), Ch
 ///
 /// # Errors
 /// The file system's.
-pub fn write_whole(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
+pub(crate) fn write_whole(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
     let mut partial = path.as_os_str().to_owned();
     partial.push(".partial");
     let mut file = fs::File::create(&partial)?;

@@ -10,13 +10,13 @@ use super::write_whole;
 use crate::files;
 
 /// File of a training that is not finished, in the folder of its model.
-pub const TRAINING_FILE: &str = "training.safetensors";
+pub(crate) const TRAINING_FILE: &str = "training.safetensors";
 /// Longest file.
 const BYTES_MAX: u64 = 4 << 30;
 
 /// A training that is not finished.
 #[derive(Debug, Clone, PartialEq)]
-pub struct TrainingState {
+pub(crate) struct TrainingState {
     /// Steps done.
     pub steps: usize,
     /// What must be the same for it to go on.
@@ -27,7 +27,7 @@ pub struct TrainingState {
 
 /// Why a training's state cannot be read.
 #[derive(Debug, thiserror::Error)]
-pub enum TrainingStateError {
+pub(crate) enum TrainingStateError {
     /// The system's.
     #[error(transparent)]
     Io(#[from] std::io::Error),
@@ -41,7 +41,7 @@ impl TrainingState {
     ///
     /// # Errors
     /// The system's.
-    pub fn write(&self, path: &Path) -> std::io::Result<()> {
+    pub(crate) fn write(&self, path: &Path) -> std::io::Result<()> {
         let bytes: Vec<(&str, Vec<u8>)> = self
             .arrays
             .iter()
@@ -64,7 +64,7 @@ impl TrainingState {
     ///
     /// # Errors
     /// The system's, or a file that holds something else.
-    pub fn read(path: &Path) -> Result<Self, TrainingStateError> {
+    pub(crate) fn read(path: &Path) -> Result<Self, TrainingStateError> {
         let format = |e: safetensors::SafeTensorError| TrainingStateError::Format(e.to_string());
         let bytes = files::read(path, BYTES_MAX)?;
         let (_, header) = SafeTensors::read_metadata(&bytes).map_err(format)?;

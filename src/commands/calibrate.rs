@@ -11,7 +11,7 @@ use super::recordings::RecordingArgs;
 use crate::checkpoint;
 use crate::checkpoint::Checkpoint;
 use crate::config::BUILTIN_MODEL;
-use crate::model::{Model, Readout};
+use crate::model::{Model, Readout, nearly_equal};
 use crate::training::{Dataset, RECALIBRATION_ROUNDS, TrainingSettings, calibrate, recalibrate};
 
 /// Add a session's readout to a model; its dynamics stay as they are
@@ -31,16 +31,16 @@ pub struct CalibrateArgs {
     #[arg(long, value_name = "SESSION")]
     pub from: Option<String>,
     /// Steps of Adam
-    #[arg(long, default_value_t = 600)]
+    #[arg(long, default_value_t = TrainingSettings::for_calibration().steps)]
     pub steps: usize,
     /// Windows per step
-    #[arg(long, default_value_t = 16)]
+    #[arg(long, default_value_t = TrainingSettings::for_calibration().batch)]
     pub batch: usize,
     /// Bins per window
-    #[arg(long, default_value_t = TrainingSettings::default().window_bins)]
+    #[arg(long, default_value_t = TrainingSettings::for_calibration().window_bins)]
     pub window_bins: usize,
     /// Learning rate at the start
-    #[arg(long, default_value_t = 1e-2)]
+    #[arg(long, default_value_t = TrainingSettings::for_calibration().learning_rate)]
     pub learning_rate: f64,
     /// Seed
     #[arg(long, default_value_t = 0)]
@@ -75,7 +75,7 @@ pub fn run(args: &CalibrateArgs) -> Result<()> {
     }
     let model = &mut checkpoint.model;
     let (expected, found) = (model.bin_width_s * 1e3, recording.bin_width_s * 1e3);
-    if (expected - found).abs() > 1e-6 * expected {
+    if !nearly_equal(found, expected) {
         bail!(
             "{}: expected bins of {expected} ms as the model's, found {found} ms (see --bin-ms)",
             args.data.display()
@@ -99,7 +99,7 @@ pub fn run(args: &CalibrateArgs) -> Result<()> {
         learning_rate: args.learning_rate,
         seed: args.seed,
         log_rate_bounds: model.online.log_rate_bounds,
-        ..TrainingSettings::default()
+        ..TrainingSettings::for_calibration()
     };
     if let Some(from) = &args.from {
         let readout = another_day(model, from, &data, &name)?;

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::time::Instant;
 
-use crate::regime::{ChangeScore, ChangeVerdict, Score, Verdict};
+use crate::regime::{ChangeScore, ChangeVerdict, Score, Verdict, quantile};
 use crate::wire::Decision;
 
 /// Bins sent whose decisions are still waited for, at most.
@@ -33,9 +33,7 @@ impl Durations {
     pub(crate) fn percentiles(&self) -> [f64; 4] {
         let mut sorted = self.microseconds.clone();
         sorted.sort_by(f64::total_cmp);
-        let last = sorted.len().saturating_sub(1) as f64;
-        [0.5, 0.99, 0.999, 1.0]
-            .map(|q| sorted.get((q * last).round() as usize).copied().unwrap_or(0.0))
+        [0.5, 0.99, 0.999, 1.0].map(|q| quantile(&sorted, q).unwrap_or(0.0))
     }
 }
 

@@ -56,9 +56,17 @@ pub struct WatchArgs {
     pub access: AccessArgs,
 }
 
+/// A text that is no time.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("expected a time such as 20s, 500ms or 2m, found '{0}'")]
+pub(crate) struct DurationError(String);
+
 /// `20s`, `500ms`, `2m`, or seconds.
-pub(crate) fn duration(text: &str) -> Result<Duration, String> {
-    let expected = || format!("expected a time such as 20s, 500ms or 2m, found '{text}'");
+///
+/// # Errors
+/// Anything else.
+pub(crate) fn duration(text: &str) -> Result<Duration, DurationError> {
+    let expected = || DurationError(text.to_owned());
     let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
     let number: f64 = digits.parse().map_err(|_| expected())?;
     let unit = match &text[digits.len()..] {

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 /// How the system supervises this process: sd_notify(3).
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Supervision {
+pub(crate) struct Supervision {
     /// Where it wants to be told.
     pub notify_socket: Option<String>,
     /// It restarts what has told nothing for so long.
@@ -14,7 +14,7 @@ pub struct Supervision {
 impl Supervision {
     /// As the environment has it.
     #[must_use]
-    pub fn from_environment() -> Self {
+    pub(crate) fn from_environment() -> Self {
         let of = |name: &str| std::env::var(name).ok().filter(|v| !v.is_empty());
         // Meant for another process of the unit.
         let for_us = of("WATCHDOG_PID").is_none_or(|pid| pid == std::process::id().to_string());

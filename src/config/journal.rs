@@ -37,9 +37,9 @@ pub struct JournalConfig {
 }
 
 /// Folder of the recorded decisions in the journal's.
-pub const DECISIONS: &str = "decisions";
+pub(crate) const DECISIONS: &str = "decisions";
 /// Folder of the sessions' saved states in the journal's.
-pub const STATE: &str = "state";
+pub(crate) const STATE: &str = "state";
 
 pub(super) fn journal(s: &mut Section<'_, '_>, path: &Path) -> Option<JournalConfig> {
     let folder = s.required_string("folder", "a folder").map(|(text, span)| {

@@ -16,13 +16,13 @@ use toml::de::{DeTable, DeValue};
 
 use crate::files;
 use crate::security::{Limits, TlsFiles, TokenFile};
-pub use defaults::*;
-pub use environment::Supervision;
-pub use fault::{ConfigError, Fault};
-pub use journal::{DECISIONS, JournalConfig, STATE};
-pub use rigs::SourceConfig;
+pub(crate) use defaults::*;
+pub(crate) use environment::Supervision;
+pub(crate) use fault::{ConfigError, Fault};
+pub(crate) use journal::{DECISIONS, JournalConfig, STATE};
+pub(crate) use rigs::SourceConfig;
 use section::{Beyond, Faults, Section, set};
-pub use session::SessionConfig;
+pub(crate) use session::SessionConfig;
 
 /// Longest configuration.
 const FILE_BYTES_MAX: u64 = 16 << 20;
@@ -110,7 +110,7 @@ impl Default for Config {
 ///
 /// # Errors
 /// Every fault at once.
-pub fn read(path: &Path) -> Result<Config, ConfigError> {
+pub(crate) fn read(path: &Path) -> Result<Config, ConfigError> {
     match files::read_text(path, FILE_BYTES_MAX) {
         Ok(text) => parse(path, &text),
         Err(e) => {

@@ -113,7 +113,7 @@ fn replayed(
 ///
 /// # Errors
 /// A recording that does not fit.
-pub fn check_source(session: &SessionConfig, plan: &Plan) -> Result<Option<String>> {
+pub(crate) fn check_source(session: &SessionConfig, plan: &Plan) -> Result<Option<String>> {
     let session = named(session.clone(), plan)?;
     Ok(match &session.source {
         None => None,

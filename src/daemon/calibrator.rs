@@ -20,10 +20,6 @@ use crate::training::{Dataset, TrainingSettings, calibrate, recalibrate};
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 /// Shorter pieces between two gaps are left out, seconds.
 const PIECE_MIN_S: f64 = 1.0;
-/// Steps and windows of a new animal's calibration, as `regimed calibrate` has them.
-const STEPS: usize = 600;
-const BATCH: usize = 16;
-const LEARNING_RATE: f64 = 1e-2;
 
 /// One session's.
 pub(super) struct Calibrator {
@@ -173,13 +169,10 @@ impl Calibrator {
             recalibrate(model, before, &data, &self.plan.session, |_, _| going())?.readout
         } else {
             let settings = TrainingSettings {
-                steps: STEPS,
-                batch: BATCH,
-                learning_rate: LEARNING_RATE,
                 log_rate_bounds: model.online.log_rate_bounds,
                 // The sessions need the other cores.
                 threads: 1,
-                ..TrainingSettings::default()
+                ..TrainingSettings::for_calibration()
             };
             calibrate(model, &data, settings, |_, _| going())?.readout
         };

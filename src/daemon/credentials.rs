@@ -16,7 +16,7 @@ use crate::security::{Role, Tls, TlsFiles, Tokens};
 const REREAD_EVERY: Duration = Duration::from_secs(1);
 
 /// Who may come in.
-pub struct Access {
+pub(crate) struct Access {
     pub(super) tokens: Arc<Tokens>,
     pub(super) grpc_tls: Option<Arc<Tls>>,
     pub(super) http_tls: Option<Arc<Tls>>,
@@ -26,7 +26,7 @@ pub struct Access {
 ///
 /// # Errors
 /// A file that cannot be read or is none of the kind.
-pub fn access(config: &Config) -> Result<Access> {
+pub(crate) fn access(config: &Config) -> Result<Access> {
     let tls = |protocol: &'static [u8]| {
         let open = |files: &TlsFiles| Tls::open(files.clone(), protocol).map(Arc::new);
         config.tls.as_ref().map(open).transpose()

@@ -12,7 +12,7 @@ use crate::config::Config;
 
 /// Addresses that are served.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Endpoints {
+pub(crate) struct Endpoints {
     /// gRPC.
     pub grpc: Option<SocketAddr>,
     /// ZeroMQ counts in (PULL).

@@ -45,16 +45,16 @@ use sessions::Sessions;
 use shared::Shared;
 use supervisor::{Notifier, Supervisor};
 
-pub use attach::check_source;
-pub use credentials::access;
-pub use listeners::Endpoints;
-pub use plans::plan;
+pub(crate) use attach::check_source;
+pub(crate) use credentials::access;
+pub(crate) use listeners::Endpoints;
+pub(crate) use plans::plan;
 
 /// The journal has so long at least for its last records.
 const JOURNAL_PATIENCE: Duration = Duration::from_secs(1);
 
 /// A daemon that runs.
-pub struct Daemon {
+pub(crate) struct Daemon {
     endpoints: Endpoints,
     sessions: Arc<Sessions>,
     journal: Option<Arc<Journal>>,
@@ -78,7 +78,7 @@ impl Daemon {
     ///
     /// # Errors
     /// A model that does not fit its session, a port that is taken: said before anything is served.
-    pub async fn start(config: Config) -> Result<Self> {
+    pub(crate) async fn start(config: Config) -> Result<Self> {
         // Where nobody can ask for metrics, none are kept.
         let metrics = config.http_listen.map(|_| telemetry::install());
         let asked = config.clone();
@@ -144,13 +144,13 @@ impl Daemon {
     }
 
     /// Reads tokens and certificates again now, not within the next second.
-    pub fn reread_credentials(&self) {
+    pub(crate) fn reread_credentials(&self) {
         self.reread.notify_waiters();
     }
 
     /// Addresses that are served.
     #[must_use]
-    pub fn endpoints(&self) -> Endpoints {
+    pub(crate) fn endpoints(&self) -> Endpoints {
         self.endpoints
     }
 
@@ -158,7 +158,7 @@ impl Daemon {
     ///
     /// # Errors
     /// When the bound was too short: what was left undone is said.
-    pub async fn stop(mut self) -> Result<()> {
+    pub(crate) async fn stop(mut self) -> Result<()> {
         let began = Instant::now();
         self.phase.send_replace(Phase::Draining);
         self.notifier.notify("STOPPING=1");

@@ -14,7 +14,7 @@ use crate::config::Config;
 ///
 /// # Errors
 /// Every session that does not fit, with what was expected and what was found.
-pub fn plan(config: &Config) -> Result<Vec<Plan>> {
+pub(crate) fn plan(config: &Config) -> Result<Vec<Plan>> {
     let mut loaded: HashMap<&ModelSource, Arc<Checkpoint>> = HashMap::new();
     let mut plans = Vec::new();
     let mut faults = Vec::new();

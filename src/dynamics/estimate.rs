@@ -7,7 +7,7 @@ const HALF_WIDTH: f64 = 1.895;
 
 /// A quantity with its 90 % credible interval.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
-pub struct Estimate {
+pub(crate) struct Estimate {
     /// Posterior mean.
     pub mean: f64,
     /// Lower end.

@@ -36,7 +36,7 @@ const SLOW_ABOVE_PER_S: f64 = -0.5;
 
 /// Number of fixed points, and how sure it is.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
-pub struct PointCount {
+pub(crate) struct PointCount {
     /// Stable points.
     pub stable: usize,
     /// Unstable points.
@@ -49,7 +49,7 @@ pub struct PointCount {
 
 /// What the fitted network does when it runs by itself, from the posterior over embedding and latents.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Portrait {
+pub(crate) struct Portrait {
     /// Lyapunov spectrum without noise, 1/s, `[rank]`: posterior means, largest first.
     pub lyapunov_noise_free_per_s: Vec<f64>,
     /// The same along paths driven by the model's process noise.
@@ -92,7 +92,7 @@ struct Draw {
 
 /// Explores one session's model from its posterior. Each refresh costs the same.
 #[derive(Debug, Clone)]
-pub struct Explorer {
+pub(super) struct Explorer {
     draws: Vec<Draw>,
     noise: ChaCha8Rng,
     noise_sd: Vec<f32>,
@@ -108,7 +108,7 @@ pub struct Explorer {
 impl Explorer {
     /// For a model.
     #[must_use]
-    pub fn new(model: &Model) -> Self {
+    pub(super) fn new(model: &Model) -> Self {
         let (d, rank) = (model.dims.embedding, model.dims.rank);
         let mut rng = ChaCha8Rng::seed_from_u64(0);
         let mut normals = |n: usize| -> Vec<f32> {
@@ -141,7 +141,7 @@ impl Explorer {
 
     /// Goes on with the newest posterior; begins anew where the label in force (`None`: unknown)
     /// changed.
-    pub fn refresh(
+    pub(super) fn refresh(
         &mut self,
         model: &Model,
         of: StatePosterior<'_>,

@@ -16,7 +16,7 @@ const SLOW_BELOW: f64 = 1e-6;
 
 /// A minimum of the speed.
 #[derive(Debug, Clone, PartialEq)]
-pub struct FixedPoint {
+pub(crate) struct FixedPoint {
     /// Where, `[rank]`.
     pub kappa: Vec<f64>,
     /// `q = |F(kappa) - kappa|^2 / 2` there, per bin squared.
@@ -32,13 +32,13 @@ pub struct FixedPoint {
 impl FixedPoint {
     /// Fixed to within rounding, rather than only slow.
     #[must_use]
-    pub fn is_fixed(&self) -> bool {
+    pub(crate) fn is_fixed(&self) -> bool {
         self.speed < FIXED_BELOW
     }
 
     /// Fixed, and attracting.
     #[must_use]
-    pub fn is_stable(&self) -> bool {
+    pub(crate) fn is_stable(&self) -> bool {
         self.is_fixed() && self.growth_per_s < 0.0
     }
 }
@@ -150,7 +150,7 @@ impl<'a> Drift<'a> {
 /// Fixed and slow points under embedding `e`, found from `starts` (`[rank]` each), from the origin,
 /// opposite the points found and halfway between them; slowest first.
 #[must_use]
-pub fn fixed_points(model: &Model, e: &[f32], starts: &[Vec<f32>]) -> Vec<FixedPoint> {
+pub(crate) fn fixed_points(model: &Model, e: &[f32], starts: &[Vec<f32>]) -> Vec<FixedPoint> {
     let factors = model.hypernetwork.factors(&model.dims, e);
     let drift = Drift::new(model, &factors);
     let rank = model.dims.rank;

@@ -9,12 +9,11 @@ use crate::model::Model;
 /// `kappa' = (1-a) kappa + a (N(e)^T tanh(M kappa + b) + c(e))` for a fixed `e`, and its Jacobian
 /// `(1-a) I + a N(e)^T D M`, `D = diag tanh'(M kappa + b)`.
 #[derive(Debug, Clone)]
-pub struct Flow {
+pub(super) struct Flow {
     arch: Arch,
     rank: usize,
     units: usize,
     leak: f32,
-    bin_width_s: f64,
     /// `M` transposed, `[rank, units]`.
     m: Vec<f32>,
     offset: Vec<f32>,
@@ -68,7 +67,7 @@ impl WithSimd for Step<'_> {
 impl Flow {
     /// Under embedding `e`, `[embedding]`.
     #[must_use]
-    pub fn new(model: &Model, e: &[f32]) -> Self {
+    pub(super) fn new(model: &Model, e: &[f32]) -> Self {
         let (rank, units) = (model.dims.rank, model.dims.units);
         let m = (0..rank)
             .flat_map(|r| (0..units).map(move |n| n * rank + r))
@@ -79,7 +78,6 @@ impl Flow {
             rank,
             units,
             leak: model.network.leak,
-            bin_width_s: model.bin_width_s,
             m,
             offset: model.network.offset.clone(),
             n: Vec::new(),
@@ -94,44 +92,26 @@ impl Flow {
     }
 
     /// Goes on under another embedding.
-    pub fn set_embedding(&mut self, model: &Model, e: &[f32]) {
+    pub(super) fn set_embedding(&mut self, model: &Model, e: &[f32]) {
         let factors = model.hypernetwork.factors(&model.dims, e);
         (self.n, self.c) = (factors.n, factors.c);
     }
 
-    /// Latent dimensions.
-    #[must_use]
-    pub fn rank(&self) -> usize {
-        self.rank
-    }
-
-    /// Width of a step, seconds.
-    #[must_use]
-    pub fn bin_width_s(&self) -> f64 {
-        self.bin_width_s
-    }
-
-    /// `a = bin / tau`.
-    #[must_use]
-    pub fn leak(&self) -> f64 {
-        self.leak.into()
-    }
-
     /// One noise-free step of `kappa [rank]`.
-    pub fn step(&mut self, kappa: &mut [f32]) {
+    pub(super) fn step(&mut self, kappa: &mut [f32]) {
         let arch = self.arch;
         arch.dispatch(Step { flow: self, kappa, jacobian: false });
     }
 
     /// One noise-free step; the Jacobian's feedback part is that of where it began.
-    pub fn step_with_feedback(&mut self, kappa: &mut [f32]) -> &[f32] {
+    pub(super) fn step_with_feedback(&mut self, kappa: &mut [f32]) -> &[f32] {
         let arch = self.arch;
         arch.dispatch(Step { flow: self, kappa, jacobian: true });
         &self.feedback
     }
 
     /// One noise-free step of `kappa` and of tangents along it.
-    pub fn step_with_tangents(&mut self, kappa: &mut [f32], sum: &mut LyapunovSum) {
+    pub(super) fn step_with_tangents(&mut self, kappa: &mut [f32], sum: &mut LyapunovSum) {
         self.step_with_feedback(kappa);
         let (rank, a) = (self.rank, f64::from(self.leak));
         for v in sum.tangents().chunks_exact_mut(rank) {

@@ -14,7 +14,7 @@ const DRAWS: usize = 24;
 /// Expected counts per bin `bins` ahead of a state, `[channels]`: the mean over draws of the posterior over
 /// embedding and latents, each run on with the model's process noise.
 #[must_use]
-pub fn forecast(
+pub(crate) fn forecast(
     model: &Model,
     readout: &Readout,
     from: StatePosterior<'_>,

@@ -3,7 +3,7 @@
 
 /// Tangent vectors carried along a trajectory, and how they have grown.
 #[derive(Debug, Clone, PartialEq)]
-pub struct LyapunovSum {
+pub(super) struct LyapunovSum {
     dimension: usize,
     /// Tangent vectors, one after another, `[exponents, dimension]`.
     tangents: Vec<f64>,
@@ -15,7 +15,7 @@ pub struct LyapunovSum {
 impl LyapunovSum {
     /// For the `exponents` largest exponents of a system of `dimension` variables.
     #[must_use]
-    pub fn new(dimension: usize, exponents: usize) -> Self {
+    pub(super) fn new(dimension: usize, exponents: usize) -> Self {
         let exponents = exponents.min(dimension);
         // Independent, and along no axis: no system is special to them.
         let tangents = (0..exponents * dimension)
@@ -31,12 +31,12 @@ impl LyapunovSum {
     }
 
     /// The tangent vectors, `[exponents, dimension]`: multiply each by the map's Jacobian.
-    pub fn tangents(&mut self) -> &mut [f64] {
+    pub(super) fn tangents(&mut self) -> &mut [f64] {
         &mut self.tangents
     }
 
     /// Takes up what the tangent vectors have grown by in `elapsed_s` seconds.
-    pub fn take(&mut self, elapsed_s: f64) {
+    pub(super) fn take(&mut self, elapsed_s: f64) {
         self.renormalise();
         self.time_s += elapsed_s;
     }
@@ -59,20 +59,20 @@ impl LyapunovSum {
 
     /// Keeps only this share of what was summed: 0 after a transient, or less than 1 to follow a system
     /// that changes.
-    pub fn forget(&mut self, keep: f64) {
+    pub(super) fn forget(&mut self, keep: f64) {
         self.grown.iter_mut().for_each(|g| *g *= keep);
         self.time_s *= keep;
     }
 
     /// Time summed over, seconds.
     #[must_use]
-    pub fn time_s(&self) -> f64 {
+    pub(super) fn time_s(&self) -> f64 {
         self.time_s
     }
 
     /// `lambda_i = sum log |R_ii| / time`, 1/s, largest first; `None` before any time was summed.
     #[must_use]
-    pub fn exponents_per_s(&self) -> Option<Vec<f64>> {
+    pub(super) fn exponents_per_s(&self) -> Option<Vec<f64>> {
         if self.time_s <= 0.0 {
             return None;
         }
@@ -85,7 +85,7 @@ impl LyapunovSum {
 /// Kaplan-Yorke dimension `k + sum_{i<=k} lambda_i / |lambda_{k+1}|` of exponents, largest first, `k`
 /// the most whose sum is not negative (Kaplan & Yorke 1979). Their number where no sum is negative.
 #[must_use]
-pub fn kaplan_yorke_dimension(exponents: &[f64]) -> f64 {
+pub(super) fn kaplan_yorke_dimension(exponents: &[f64]) -> f64 {
     let mut sum = 0.0;
     for (k, lambda) in exponents.iter().enumerate() {
         if sum + lambda < 0.0 {

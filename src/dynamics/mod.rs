@@ -12,16 +12,12 @@ mod population;
 mod signature;
 mod spectrum;
 
-pub use estimate::Estimate;
-pub use explorer::{Explorer, PointCount, Portrait};
-pub use fixed_points::{FixedPoint, fixed_points};
-pub use flow::Flow;
-pub use forecast::forecast;
-pub use lyapunov::{LyapunovSum, kaplan_yorke_dimension};
-pub use monitor::{Monitor, Position, Reading, feature_count};
-pub use population::{Branching, Population};
-pub use signature::Signature;
-pub use spectrum::{Spectrum, SpectrumInterval, StatePosterior, spectrum, spectrum_interval};
+pub(crate) use estimate::Estimate;
+pub(crate) use fixed_points::{FixedPoint, fixed_points};
+pub(crate) use forecast::forecast;
+pub(crate) use monitor::{Monitor, Position, Reading, feature_count};
+pub(crate) use signature::Signature;
+pub use spectrum::{StatePosterior, spectrum, spectrum_interval};
 
 /// A network of two units whose feedback is `N^T M = [[a, b], [c, d]]` at rest, with `tau` 0.1 s in bins
 /// of 10 ms: everything about it is known.

@@ -24,7 +24,7 @@ const EXPONENTS: usize = 3;
 
 /// Number of features that a metric head reads.
 #[must_use]
-pub fn feature_count(dims: &Dimensions) -> usize {
+pub(crate) fn feature_count(dims: &Dimensions) -> usize {
     dims.embedding + 2 * EXPONENTS + LAGS_S.len() + dims.rank + 3
 }
 
@@ -95,7 +95,7 @@ impl LatentWindow {
 
 /// What is known of a session's dynamics.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Reading {
+pub(crate) struct Reading {
     /// Spectrum at the filtered state.
     pub spectrum: SpectrumInterval,
     /// What the fitted network does when it runs by itself.
@@ -111,7 +111,7 @@ pub struct Reading {
 
 /// What a refresh starts from.
 #[derive(Debug, Clone, Copy)]
-pub struct Position<'a> {
+pub(crate) struct Position<'a> {
     /// Posterior over embedding and latents.
     pub state: StatePosterior<'a>,
     /// Posterior over regimes, `[regimes]`.
@@ -123,7 +123,7 @@ pub struct Position<'a> {
 impl<'a> Position<'a> {
     /// Of a filter bank's estimate.
     #[must_use]
-    pub fn of(e: &'a crate::inference::Estimate, label: Option<usize>) -> Self {
+    pub(crate) fn of(e: &'a crate::inference::Estimate, label: Option<usize>) -> Self {
         Self {
             state: StatePosterior {
                 embedding: &e.embedding_mean,
@@ -138,7 +138,7 @@ impl<'a> Position<'a> {
 
 /// Follows one session.
 #[derive(Debug, Clone)]
-pub struct Monitor {
+pub(crate) struct Monitor {
     explorer: Explorer,
     latents: LatentWindow,
     population: Population,
@@ -148,7 +148,7 @@ pub struct Monitor {
 impl Monitor {
     /// For a session of `channels` channels.
     #[must_use]
-    pub fn new(model: &Model, channels: usize) -> Self {
+    pub(crate) fn new(model: &Model, channels: usize) -> Self {
         Self {
             explorer: Explorer::new(model),
             latents: LatentWindow::new(model),
@@ -158,7 +158,7 @@ impl Monitor {
     }
 
     /// The counts of a bin, `[channels]`; `None` where it is missing.
-    pub fn push_counts(&mut self, counts: Option<&[f32]>) {
+    pub(crate) fn push_counts(&mut self, counts: Option<&[f32]>) {
         match counts {
             Some(counts) => self.population.push(counts),
             None => self.population.skip(),
@@ -166,12 +166,12 @@ impl Monitor {
     }
 
     /// A bin's filtered latents, `[rank]`.
-    pub fn push_latent(&mut self, latent: &[f32]) {
+    pub(crate) fn push_latent(&mut self, latent: &[f32]) {
         self.latents.push(latent);
     }
 
     /// Everything, from the newest state; `None` where the spectrum is not finite.
-    pub fn refresh(&mut self, model: &Model, at: &Position<'_>) -> Option<Reading> {
+    pub(crate) fn refresh(&mut self, model: &Model, at: &Position<'_>) -> Option<Reading> {
         if at.label != self.label {
             self.label = at.label;
             self.latents.kept.clear();
@@ -203,7 +203,7 @@ impl Monitor {
     /// What a metric head reads, `[feature_count]`: the embedding, the largest exponents of the free runs,
     /// and the latents' variance, autocorrelation, speed and spread. `None` before a second was seen.
     #[must_use]
-    pub fn features(&self, at: &Position<'_>, portrait: &Portrait) -> Option<Vec<f64>> {
+    pub(crate) fn features(&self, at: &Position<'_>, portrait: &Portrait) -> Option<Vec<f64>> {
         let mut features: Vec<f64> = at.state.embedding.iter().map(|&x| f64::from(x)).collect();
         for spectrum in [&portrait.lyapunov_noise_free_per_s, &portrait.lyapunov_driven_per_s] {
             features.extend((0..EXPONENTS).map(|i| spectrum.get(i).copied().unwrap_or(0.0)));

@@ -61,7 +61,7 @@ impl LagSums {
 
 /// Branching ratio with its timescale.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Branching {
+pub(crate) struct Branching {
     /// `m` of `r_k = b m^k`, per bin: 1 is critical.
     pub ratio_per_bin: Estimate,
     /// `-bin / ln m`, seconds.
@@ -70,7 +70,7 @@ pub struct Branching {
 
 /// Follows a population's counts.
 #[derive(Debug, Clone)]
-pub struct Population {
+pub(super) struct Population {
     bin_width_s: f64,
     channels: usize,
     /// Lags, bins.
@@ -95,7 +95,7 @@ pub struct Population {
 impl Population {
     /// For `channels` channels in bins of a width.
     #[must_use]
-    pub fn new(channels: usize, bin_width_s: f64) -> Self {
+    pub(super) fn new(channels: usize, bin_width_s: f64) -> Self {
         let longest = ((LAG_MAX_S / bin_width_s).round() as usize).max(3);
         let step = longest.div_ceil(LAGS_MAX);
         let lags: Vec<usize> = (1..=longest / step).map(|k| k * step).collect();
@@ -119,7 +119,7 @@ impl Population {
     }
 
     /// One bin of counts, `[channels]`.
-    pub fn push(&mut self, counts: &[f32]) {
+    pub(super) fn push(&mut self, counts: &[f32]) {
         let total: f64 = counts.iter().map(|&c| f64::from(c)).sum();
         self.push_total(total);
         self.window.iter_mut().zip(counts).for_each(|(w, c)| *w += c);
@@ -130,7 +130,7 @@ impl Population {
     }
 
     /// A bin is missing: what is summed over neighbouring bins begins anew.
-    pub fn skip(&mut self) {
+    pub(super) fn skip(&mut self) {
         self.seen = 0;
         self.in_window = 0;
         self.window.fill(0.0);
@@ -195,7 +195,7 @@ impl Population {
     /// Branching ratio over the last two minutes at most; `None` while less than 20 s was seen or
     /// nothing of the activity persists from bin to bin.
     #[must_use]
-    pub fn branching(&self) -> Option<Branching> {
+    pub(super) fn branching(&self) -> Option<Branching> {
         let whole = self.blocks.len();
         if whole < BLOCKS_MIN {
             return None;
@@ -276,7 +276,7 @@ impl Population {
     /// deviation of the covariances between channels over the mean variance, what `T` windows scatter by
     /// chance taken off. `None` while less than half a minute was seen.
     #[must_use]
-    pub fn connectivity_radius(&self) -> Option<Estimate> {
+    pub(super) fn connectivity_radius(&self) -> Option<Estimate> {
         let n = self.channels;
         let windows = self.whole.min(WINDOWS);
         if windows < WINDOWS_MIN || n < 2 * GROUPS {

@@ -7,7 +7,7 @@ pub(super) const ZERO_WITHIN_PER_S: f64 = 0.25;
 
 /// Dynamical signature.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Signature {
+pub(crate) enum Signature {
     /// One stable fixed point, all exponents below 0.
     Stable,
     /// Two or more stable fixed points.
@@ -27,7 +27,7 @@ pub enum Signature {
 
 impl Signature {
     /// All of them, in the order of the API's numbers.
-    pub const ALL: [Self; 7] = [
+    pub(crate) const ALL: [Self; 7] = [
         Self::Undetermined,
         Self::Stable,
         Self::Multistable,
@@ -39,7 +39,7 @@ impl Signature {
 
     /// Its name.
     #[must_use]
-    pub fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Stable => "stable",
             Self::Multistable => "multistable",

@@ -7,10 +7,8 @@ use super::channels::{Adaptation, Channels, NOVELTY_WINDOW_S};
 use super::hypothesis::{Bin, Hypothesis, Layout, Scratch};
 use super::kernels::exp;
 use super::tape::Tape;
-use crate::model::{Component, Model, NoveltyLimits, Readout};
+use crate::model::{COUNT_MAX, Component, Model, NoveltyLimits, Readout};
 
-/// Counts above this have no tabulated log factorial; sources refuse them.
-pub const COUNT_MAX: u32 = 4096;
 /// Time constant of the latent covariance behind the participation ratio, seconds.
 const PARTICIPATION_WINDOW_S: f64 = 2.0;
 /// Weight, beside its prior's, of a hypothesis that lost its numbers.
@@ -201,12 +199,6 @@ impl FilterBank {
         &self.channels.expected[..self.channels.len()]
     }
 
-    /// Number of hypotheses.
-    #[must_use]
-    pub fn n_hypotheses(&self) -> usize {
-        self.hypotheses.len()
-    }
-
     /// The newest estimate.
     #[must_use]
     pub fn estimate(&self) -> &Estimate {
@@ -283,7 +275,7 @@ impl FilterBank {
     }
 
     /// A missing bin: prediction without update.
-    pub fn predict(&mut self) -> &Estimate {
+    pub(crate) fn predict(&mut self) -> &Estimate {
         self.estimate.artefact = false;
         let arch = self.arch;
         arch.dispatch(Advance { bank: self, seen: false });
@@ -580,7 +572,7 @@ fn entry(hazard: &[f32], regime_of: &[usize], readout: &Readout) -> Vec<f32> {
 fn log_factorials() -> Vec<f32> {
     let mut sum = 0.0f64;
     let mut table = vec![0.0];
-    for k in 1..=COUNT_MAX {
+    for k in 1..=u32::from(COUNT_MAX) {
         sum += f64::from(k).ln();
         table.push(sum as f32);
     }

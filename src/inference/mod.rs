@@ -11,9 +11,9 @@ mod tape;
 #[cfg(test)]
 mod twin;
 
-pub use bank::{COUNT_MAX, Estimate, FilterBank};
+pub use bank::{Estimate, FilterBank};
 pub use channels::Adaptation;
-pub use smoother::smooth;
+pub(crate) use smoother::smooth;
 pub use stage::Stage;
 pub use tape::Tape;
 #[cfg(test)]

@@ -116,7 +116,12 @@ impl Path<'_> {
 /// The most probable latents of every bin, `[bins, rank]`, given all counts `[bins, channels]` of a stretch
 /// and its embedding `[embedding]`; `None` where the numbers fail.
 #[must_use]
-pub fn smooth(model: &Model, readout: &Readout, e: &[f32], counts: &[f32]) -> Option<Vec<f32>> {
+pub(crate) fn smooth(
+    model: &Model,
+    readout: &Readout,
+    e: &[f32],
+    counts: &[f32],
+) -> Option<Vec<f32>> {
     let (rank, channels) = (model.dims.rank, readout.n_channels());
     let wide = |x: &[f32]| -> Vec<f64> { x.iter().map(|&x| f64::from(x)).collect() };
     let of = Path {

@@ -49,7 +49,7 @@ impl Tape {
     }
 
     /// A float, bit for bit.
-    pub fn float(&mut self, value: &mut f32) {
+    pub(crate) fn float(&mut self, value: &mut f32) {
         let mut bits = value.to_bits();
         self.word(&mut bits);
         *value = f32::from_bits(bits);

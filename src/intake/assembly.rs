@@ -316,7 +316,7 @@ impl Assembly {
     }
 
     /// Messages were lost that may have held events of these bins: they are predicted through.
-    pub fn spoil(&self, from: u64, to: u64) {
+    pub(crate) fn spoil(&self, from: u64, to: u64) {
         self.enter().binner.spoil(from, to);
     }
 
@@ -446,7 +446,7 @@ impl Assembly {
     }
 
     /// Closes bins whose time is up, and watches for a rig that falls silent, for ever.
-    pub async fn keep_closing(&self) {
+    pub(crate) async fn keep_closing(&self) {
         let watch = (self.settings.idle / 4).max(WATCH_EVERY_MIN);
         loop {
             let wait = self.next_closing().unwrap_or(watch).min(watch);

@@ -5,10 +5,10 @@
 use std::collections::VecDeque;
 
 use super::bins::MASKED;
-use crate::inference::COUNT_MAX;
+use crate::model::COUNT_MAX;
 
 /// Feeds of one session at most.
-pub const FEEDS_MAX: usize = 64;
+pub(crate) const FEEDS_MAX: usize = 64;
 /// A feed not heard for so long gives its place to another.
 const GONE_NS: u64 = 10_000_000_000;
 /// Events in a row, near each other but far from the open bins, after which the rig's clock is taken to have
@@ -157,7 +157,7 @@ impl Binner {
         let place = &mut self.reach(bin - first).counts[channel];
         *place = match (*place, count) {
             (MASKED, _) | (_, MASKED) => MASKED,
-            (before, more) => before.saturating_add(more).min(COUNT_MAX as u16),
+            (before, more) => before.saturating_add(more).min(COUNT_MAX),
         };
         Placed::Taken
     }

@@ -1,7 +1,7 @@
 //! What a source offers to a session: consecutive bins, and the shape that they must have.
 
 /// In the ring of counts: a channel that carries no information in this bin.
-pub const MASKED: u16 = u16::MAX;
+pub(crate) const MASKED: u16 = u16::MAX;
 
 /// A session's shape and limits.
 #[derive(Debug, Clone, PartialEq)]
@@ -21,7 +21,7 @@ pub struct PortSettings {
 impl PortSettings {
     /// Width of a bin, ns.
     #[must_use]
-    pub fn width_ns(&self) -> i64 {
+    pub(crate) fn width_ns(&self) -> i64 {
         (self.bin_width_s * 1e9).round().max(1.0) as i64
     }
 }
@@ -43,9 +43,9 @@ pub struct Bins<'a> {
 /// ring: a message's counts are copied once, not twice.
 #[derive(Debug, Clone, Copy)]
 pub enum BinCounts<'a> {
-    /// [`MASKED`], or at most [`crate::inference::COUNT_MAX`].
+    /// [`MASKED`], or at most [`crate::model::COUNT_MAX`].
     Narrow(&'a [u16]),
-    /// A message's whole counts, each at most [`crate::inference::COUNT_MAX`].
+    /// A message's whole counts, each at most [`crate::model::COUNT_MAX`].
     Whole {
         /// The counts.
         values: &'a [u32],
@@ -64,7 +64,7 @@ pub enum BinCounts<'a> {
 impl BinCounts<'_> {
     /// Number of values.
     #[must_use]
-    pub fn n_values(&self) -> usize {
+    pub(crate) fn n_values(&self) -> usize {
         match self {
             Self::Narrow(values) => values.len(),
             Self::Whole { values, .. } => values.len(),

@@ -4,7 +4,7 @@ use super::bins::{BinCounts, Bins, PortSettings};
 use super::port::Port;
 use super::refusal::{Accepted, Refusal};
 use crate::clock::Received;
-use crate::inference::COUNT_MAX;
+use crate::model::{COUNT_MAX, nearly_equal};
 use crate::wire::{Counts, RejectReason};
 
 /// Bins that a message says it holds, before anything was checked: what a refusal of it costs.
@@ -38,7 +38,11 @@ impl Checked<'_> {
 ///
 /// # Errors
 /// Says why not, naming both numbers. The session goes on either way.
-pub fn offer(port: &Port, message: &Counts, received: Received) -> Result<Accepted, Refusal> {
+pub(crate) fn offer(
+    port: &Port,
+    message: &Counts,
+    received: Received,
+) -> Result<Accepted, Refusal> {
     port.counted(claimed(message), || {
         let checked = check(port.settings(), message)?;
         let (sequence, rig_time_ns) = (message.sequence, message.rig_time_ns);
@@ -87,9 +91,7 @@ fn check_channels(s: &PortSettings, message: &Counts) -> Result<usize, Refusal> 
 
 /// Number of bins.
 fn check_shape(s: &PortSettings, message: &Counts, width: usize) -> Result<usize, Refusal> {
-    if (message.bin_width_s - s.bin_width_s).abs() > 1e-6 * s.bin_width_s
-        || message.bin_width_s.is_nan()
-    {
+    if !nearly_equal(message.bin_width_s, s.bin_width_s) {
         return Err(Refusal::new(
             RejectReason::BinWidth,
             format!("expected bins of {} s, found {} s", s.bin_width_s, message.bin_width_s),
@@ -138,10 +140,10 @@ fn check_counts(message: &Counts, width: usize) -> Result<(), Refusal> {
             ),
         ))
     };
-    if let Some(i) = message.counts.iter().position(|&count| count > COUNT_MAX) {
+    if let Some(i) = message.counts.iter().position(|&count| count > u32::from(COUNT_MAX)) {
         return bad(i, message.counts[i].to_string());
     }
-    let fits = |count: f32| count >= 0.0 && count <= COUNT_MAX as f32;
+    let fits = |count: f32| count >= 0.0 && count <= f32::from(COUNT_MAX);
     if let Some(i) = message.float_counts.iter().position(|&count| !fits(count)) {
         return bad(i, message.float_counts[i].to_string());
     }

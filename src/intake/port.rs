@@ -77,7 +77,7 @@ impl Port {
 
     /// True while paused.
     #[must_use]
-    pub fn is_paused(&self) -> bool {
+    pub(crate) fn is_paused(&self) -> bool {
         self.paused.load(Ordering::SeqCst)
     }
 
@@ -96,12 +96,12 @@ impl Port {
 
     /// True while nothing comes from a rig that was heard.
     #[must_use]
-    pub fn is_stalled(&self) -> bool {
+    pub(crate) fn is_stalled(&self) -> bool {
         self.contact.is_stalled()
     }
 
     /// The rig's clock was set, as is known without asking it.
-    pub fn forget_clock(&self) {
+    pub(crate) fn forget_clock(&self) {
         self.contact.clock().begin();
     }
 
@@ -115,13 +115,13 @@ impl Port {
 
     /// Our steady time at a time of the rig's, ns.
     #[must_use]
-    pub fn ours_ns(&self, rig_time_ns: i64) -> Option<i64> {
+    pub(crate) fn ours_ns(&self, rig_time_ns: i64) -> Option<i64> {
         self.contact.clock().offset_ns().map(|offset| rig_time_ns.saturating_add(offset))
     }
 
     /// Width of a bin, ns.
     #[must_use]
-    pub fn width_ns(&self) -> i64 {
+    pub(crate) fn width_ns(&self) -> i64 {
         self.settings.width_ns()
     }
 
@@ -137,12 +137,12 @@ impl Port {
 
     /// True once closed.
     #[must_use]
-    pub fn is_closed(&self) -> bool {
+    pub(crate) fn is_closed(&self) -> bool {
         self.doorbell.is_closed()
     }
 
     /// Wakes the session's thread.
-    pub fn wake(&self) {
+    pub(crate) fn wake(&self) {
         self.doorbell.ring();
     }
 
@@ -160,12 +160,12 @@ impl Port {
     }
 
     /// Another stream of messages begins, whose numbering may be its own: its first is believed.
-    pub fn stream_begins(&self) {
+    pub(crate) fn stream_begins(&self) {
         self.enter().sequence.stream_begins();
     }
 
     /// Counts a bin that a source has refused before it could be offered.
-    pub fn refuse(&self, reason: RejectReason) {
+    pub(crate) fn refuse(&self, reason: RejectReason) {
         let _ = self.counted(1, || Err(Refusal::new(reason, "")));
     }
 
@@ -253,8 +253,8 @@ mod tests {
     use super::super::message;
     use super::super::sequence::{FLOWING, LATE_RUN_RESTART};
     use super::*;
-    use crate::inference::COUNT_MAX;
     use crate::intake::MASKED;
+    use crate::model::COUNT_MAX;
     use crate::wire::Counts;
     use std::time::Instant;
 
@@ -364,7 +364,7 @@ mod tests {
             (with(|m| m.counts.push(1)), RejectReason::ChannelCount),
             (with(|m| m.bin_width_s = 0.02), RejectReason::BinWidth),
             (with(|m| m.bin_width_s = f64::NAN), RejectReason::BinWidth),
-            (with(|m| m.counts[1] = COUNT_MAX + 1), RejectReason::BadCount),
+            (with(|m| m.counts[1] = u32::from(COUNT_MAX) + 1), RejectReason::BadCount),
             (with(|m| m.counts.clear()), RejectReason::Malformed),
             (with(|m| m.float_counts = vec![1.0, 1.0]), RejectReason::Malformed),
             (with(|m| m.masked_channels = vec![2]), RejectReason::Malformed),

@@ -24,7 +24,7 @@ const AGREE_NS: i64 = 50_000_000;
 
 /// What one pair of times tells.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Observed {
+pub(super) struct Observed {
     /// Transport delay beyond the least one of late, ns, from 0.
     pub delay_ns: i64,
     /// The rig's clock was set, or began anew, and is followed from here.
@@ -33,7 +33,7 @@ pub struct Observed {
 
 /// Estimates of one rig's clock.
 #[derive(Debug, Default)]
-pub struct Clock {
+pub(super) struct Clock {
     /// Middle of a window on our clock, and the smallest `ours - rig's` in it, ns.
     windows: VecDeque<(i64, i64)>,
     /// Begin of the window that is filled, and its smallest difference.
@@ -46,14 +46,14 @@ pub struct Clock {
 impl Clock {
     /// Our time minus the rig's with the least transport delay of late, ns.
     #[must_use]
-    pub fn offset_ns(&self) -> Option<i64> {
+    pub(super) fn offset_ns(&self) -> Option<i64> {
         let newest = self.windows.iter().rev().take(NEWEST).map(|w| w.1);
         newest.chain(self.filling.map(|f| f.1)).min()
     }
 
     /// Seconds that the offset grows per second of ours (positive: the rig's clock is slow).
     #[must_use]
-    pub fn drift(&self) -> Option<f64> {
+    pub(super) fn drift(&self) -> Option<f64> {
         if self.windows.len() < DRIFT_WINDOWS_MIN {
             return None;
         }
@@ -70,17 +70,17 @@ impl Clock {
 
     /// Times that the rig's clock was found set, or begun anew.
     #[must_use]
-    pub fn jumps(&self) -> u64 {
+    pub(super) fn jumps(&self) -> u64 {
         self.jumps
     }
 
     /// It began anew: what was known of it holds no more.
-    pub fn begin(&mut self) {
+    pub(super) fn begin(&mut self) {
         *self = Self { jumps: self.jumps, ..Self::default() };
     }
 
     /// A message with the rig's time came in.
-    pub fn observe(&mut self, rig_ns: i64, ours_ns: i64) -> Observed {
+    pub(super) fn observe(&mut self, rig_ns: i64, ours_ns: i64) -> Observed {
         let difference = ours_ns.saturating_sub(rig_ns);
         let mut jumped = false;
         if let Some(offset) = self.offset_ns() {

@@ -52,7 +52,7 @@ impl Status {
 
     /// Whether it is connected.
     #[must_use]
-    pub fn is_connected(&self) -> bool {
+    pub(crate) fn is_connected(&self) -> bool {
         self.connected.load(Ordering::Relaxed)
     }
 

@@ -27,9 +27,11 @@ use log::{Log, Parts};
 use record::{payload, record};
 use storage::Folder;
 
-pub use log::Recovery;
-pub use reader::{Reading, Trouble, read};
-pub use snapshot::{Snapshot, SnapshotError};
+pub(crate) use log::Recovery;
+pub(crate) use reader::Gone;
+pub use reader::{Reading, read};
+pub use snapshot::Snapshot;
+pub(crate) use snapshot::SnapshotError;
 
 /// Bytes of records that wait for a disk that fails; beyond, what comes is dropped and counted.
 const WAITING_BYTES_MAX: usize = 64 << 20;
@@ -122,7 +124,7 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 /// An identity that no other journal or run has.
 #[must_use]
-pub fn new_id() -> String {
+pub(crate) fn new_id() -> String {
     format!("{:x}-{:x}", wall_ns(), std::process::id())
 }
 
@@ -196,13 +198,13 @@ impl Journal {
 
     /// Number of a session's newest event, announced or not.
     #[must_use]
-    pub fn newest_event(&self, session: &str) -> u64 {
+    pub(crate) fn newest_event(&self, session: &str) -> u64 {
         locked(&self.shared.waiting).events.get(session).copied().unwrap_or(0)
     }
 
     /// Why the disk fails, while it does.
     #[must_use]
-    pub fn failing(&self) -> watch::Receiver<Option<String>> {
+    pub(crate) fn failing(&self) -> watch::Receiver<Option<String>> {
         self.shared.failing.subscribe()
     }
 
@@ -212,7 +214,7 @@ impl Journal {
     }
 
     /// Takes an event and numbers it.
-    pub fn add_event(&self, event: &mut Event) -> Option<Ticket> {
+    pub(crate) fn add_event(&self, event: &mut Event) -> Option<Ticket> {
         let session = event.session.clone();
         self.push(&session, |waiting| {
             let newest = waiting.events.entry(session.clone()).or_default();
@@ -248,7 +250,7 @@ impl Journal {
 
     /// Resolves when what was taken may be announced: true when it is kept, false where the disk fails and it is not to
     /// be waited for.
-    pub async fn announceable(&self, ticket: Ticket) -> bool {
+    pub(crate) async fn announceable(&self, ticket: Ticket) -> bool {
         let mut kept = self.shared.kept.subscribe();
         let mut failing = self.shared.failing.subscribe();
         let announce = self.shared.settings.when_disk_fails == WhenDiskFails::Announce;
@@ -267,7 +269,12 @@ impl Journal {
     ///
     /// # Errors
     /// The oldest number after which nothing would be skipped, where that is later.
-    pub fn events_after(&self, session: &str, after: u64, max: usize) -> Result<Vec<Event>, u64> {
+    pub(crate) fn events_after(
+        &self,
+        session: &str,
+        after: u64,
+        max: usize,
+    ) -> Result<Vec<Event>, Gone> {
         let parts = self.shared.parts.read().unwrap_or_else(PoisonError::into_inner).clone();
         let kept = *self.shared.kept.borrow();
         reader::events_after(&self.shared.settings.folder, &parts, kept, (session, after), max)

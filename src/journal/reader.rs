@@ -142,6 +142,14 @@ fn lost(session: &str, event_sequence: u64) -> Event {
     Event { session: session.to_owned(), event_sequence, lost: true, ..Event::default() }
 }
 
+/// Events after a number are not held any more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("events up to {oldest_resumable} are no longer held")]
+pub(crate) struct Gone {
+    /// Oldest number after which nothing would be skipped.
+    pub(crate) oldest_resumable: u64,
+}
+
 /// Events of a session after a number, of records up to `kept`; see [`super::Journal::events_after`].
 pub(super) fn events_after(
     folder: &Path,
@@ -149,14 +157,14 @@ pub(super) fn events_after(
     kept: u64,
     (session, after): (&str, u64),
     max: usize,
-) -> Result<Vec<Event>, u64> {
+) -> Result<Vec<Event>, Gone> {
     let before = |part: &Part| {
         part.head.as_ref().map(|(b, _)| b.last_event_sequence.get(session).copied().unwrap_or(0))
     };
     // Whatever came before the oldest file is not held any more.
     let gone = parts.first().and_then(before).unwrap_or(0);
     if after != 0 && after < gone {
-        return Err(gone);
+        return Err(Gone { oldest_resumable: gone });
     }
     let mut after = after.max(gone);
     let from = parts.iter().rposition(|p| before(p).is_some_and(|b| b <= after)).unwrap_or(0);

@@ -3,15 +3,24 @@
 use super::Model;
 
 /// Largest ratio of bin widths, either way.
-pub const BIN_RATIO_MAX: f64 = 10.0;
+pub(super) const BIN_RATIO_MAX: f64 = 10.0;
 
-/// Two bin widths are the same where they differ by no more than this share.
+/// Widths and rates that differ by no more than this share are the same: they were computed or
+/// written down in other ways.
 const SAME_WITHIN: f64 = 1e-6;
 
-/// Whether two bin widths are the same, in whatever unit both are. Not so where one is NaN.
+/// Whether two bin widths, or rates, are the same. Never so where one is NaN.
 #[must_use]
-pub fn same_bin_width(a: f64, b: f64) -> bool {
+pub(crate) fn nearly_equal(a: f64, b: f64) -> bool {
     (a - b).abs() <= SAME_WITHIN * b.abs()
+}
+
+/// How many times `narrow` goes into `wide`, where that is a whole number.
+#[must_use]
+pub(crate) fn whole_ratio(wide: f64, narrow: f64) -> Option<usize> {
+    let ratio = wide / narrow;
+    let whole = ratio.round();
+    ((1.0..=1e6).contains(&whole) && nearly_equal(ratio, whole)).then_some(whole as usize)
 }
 
 /// A bin width that a model cannot serve.
@@ -38,7 +47,7 @@ impl Model {
     /// Where one width is more than [`BIN_RATIO_MAX`] times the other.
     pub fn at_bin_width(&self, bin_width_s: f64) -> Result<Self, BinWidthError> {
         let r = bin_width_s / self.bin_width_s;
-        if same_bin_width(bin_width_s, self.bin_width_s) {
+        if nearly_equal(bin_width_s, self.bin_width_s) {
             return Ok(self.clone());
         }
         let (low, high) = (1.0 / BIN_RATIO_MAX - 1e-9, BIN_RATIO_MAX + 1e-9);

@@ -7,7 +7,7 @@ use super::RegimePrior;
 
 /// The plane in which the regimes' Gaussians differ most, and the Gaussians as they look in it.
 #[derive(Debug, Clone, PartialEq, Default, Serialize)]
-pub struct EmbeddingMap {
+pub(crate) struct EmbeddingMap {
     /// The regimes' Gaussians.
     pub clusters: Vec<Cluster>,
     /// Its origin, `[embedding]`.
@@ -20,7 +20,7 @@ pub struct EmbeddingMap {
 
 /// One Gaussian of the regimes' prior in the plane.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Cluster {
+pub(crate) struct Cluster {
     /// Index into the regime names; `None` is what training saw without a label.
     pub regime: Option<usize>,
     /// Prior weight.
@@ -34,7 +34,7 @@ pub struct Cluster {
 impl EmbeddingMap {
     /// By the principal components of the prior's mixture.
     #[must_use]
-    pub fn of(prior: &RegimePrior) -> Self {
+    pub(crate) fn of(prior: &RegimePrior) -> Self {
         let Some(first) = prior.components.first() else { return Self::default() };
         let d = first.mean.len();
         let vector = |of: &[f32]| DVector::from_iterator(d, of.iter().map(|&x| f64::from(x)));
@@ -90,7 +90,7 @@ impl EmbeddingMap {
 
     /// Where an embedding `[embedding]` lies.
     #[must_use]
-    pub fn place(&self, embedding: &[f32]) -> [f32; 2] {
+    pub(crate) fn place(&self, embedding: &[f32]) -> [f32; 2] {
         let along = |axis: &Vec<f64>| {
             let parts = axis.iter().zip(embedding).zip(&self.centre);
             parts.map(|((a, &e), c)| a * (f64::from(e) - c)).sum::<f64>() as f32
@@ -100,7 +100,7 @@ impl EmbeddingMap {
 
     /// What a covariance, its lower triangle row by row, is in the plane: `xx`, `xy`, `yy`.
     #[must_use]
-    pub fn spread(&self, triangle: &[f32]) -> [f32; 3] {
+    pub(crate) fn spread(&self, triangle: &[f32]) -> [f32; 3] {
         let between = |u: &[f64], v: &[f64]| {
             let mut sum = 0.0;
             let mut entries = triangle.iter();

@@ -49,7 +49,7 @@ impl MetricHead {
     /// 1/s: the most probable regime's values; the other regimes', by their posterior probabilities, widen
     /// the interval. `None` where a regime that counts has no regression.
     #[must_use]
-    pub fn predict(&self, posterior: &[f32], features: &[f64]) -> Option<[[f64; 3]; 2]> {
+    pub(crate) fn predict(&self, posterior: &[f32], features: &[f64]) -> Option<[[f64; 3]; 2]> {
         let mut parts = Vec::new();
         for (p, head) in posterior.iter().zip(&self.regimes) {
             let p = f64::from(*p);
@@ -71,10 +71,14 @@ impl MetricHead {
         }))
     }
 
-    /// Says which regression does not have `features` features.
-    pub(crate) fn check(&self, regimes: usize, features: usize) -> Result<(), String> {
+    /// Whether the regressions are of so many features, and finite.
+    ///
+    /// # Errors
+    /// What is wrong.
+    pub(crate) fn check(&self, regimes: usize, features: usize) -> Result<(), MetricHeadError> {
         if self.regimes.len() != regimes {
-            return Err(format!("{regimes} regimes, found {}", self.regimes.len()));
+            let found = self.regimes.len();
+            return Err(MetricHeadError::Regimes { expected: regimes, found });
         }
         for (r, head) in self.regimes.iter().enumerate() {
             let Some(head) = head else { continue };
@@ -85,13 +89,24 @@ impl MetricHead {
             let sizes = [head.centre.len(), head.scale.len()];
             let weights = head.weights.each_ref().map(Vec::len);
             if sizes != [features; 2] || weights != [features + 1; 2] || !sound {
-                return Err(format!(
-                    "{features} features with finite numbers, found {sizes:?}, weights {weights:?} for regime {r}"
-                ));
+                return Err(MetricHeadError::Regression { features, sizes, weights, regime: r });
             }
         }
         Ok(())
     }
+}
+
+/// Why regressions are none of a model's.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum MetricHeadError {
+    /// Of another number of regimes.
+    #[error("{expected} regimes, found {found}")]
+    Regimes { expected: usize, found: usize },
+    /// One of another number of features, or with numbers that are none.
+    #[error(
+        "{features} features with finite numbers, found {sizes:?}, weights {weights:?} for regime {regime}"
+    )]
+    Regression { features: usize, sizes: [usize; 2], weights: [usize; 2], regime: usize },
 }
 
 #[cfg(test)]

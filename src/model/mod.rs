@@ -17,29 +17,31 @@ mod hypernetwork;
 mod metric_head;
 mod prior;
 
-pub use bin_width::{BIN_RATIO_MAX, BinWidthError, same_bin_width};
-pub use embedding_map::{Cluster, EmbeddingMap};
-pub use hypernetwork::{Factors, Hypernetwork};
-pub use metric_head::{MetricHead, RegimeHead};
-pub(crate) use prior::PriorFit;
+pub(crate) use bin_width::{BinWidthError, nearly_equal, whole_ratio};
+pub(crate) use embedding_map::EmbeddingMap;
+pub(crate) use hypernetwork::Factors;
+pub use hypernetwork::Hypernetwork;
+pub(crate) use metric_head::{MetricHead, RegimeHead};
 pub use prior::{Component, RegimePrior};
 
 use serde::{Deserialize, Serialize};
 
+/// Largest count of a channel in a bin; larger ones are refused where they come in. Log factorials are tabulated up to it.
+pub(crate) const COUNT_MAX: u16 = 4096;
 /// Largest number of regimes a model may name.
-pub const REGIMES_MAX: usize = 16;
+pub(crate) const REGIMES_MAX: usize = 16;
 /// Largest embedding dimension.
-pub const EMBEDDING_MAX: usize = 16;
+pub(crate) const EMBEDDING_MAX: usize = 16;
 /// Largest rank (latent dimensions).
-pub const RANK_MAX: usize = 16;
+pub(crate) const RANK_MAX: usize = 16;
 /// Largest number of network units.
-pub const UNITS_MAX: usize = 4096;
+pub(crate) const UNITS_MAX: usize = 4096;
 /// Largest width of a hidden layer of the hypernetwork.
-pub const HIDDEN_MAX: usize = 1024;
+pub(crate) const HIDDEN_MAX: usize = 1024;
 /// Largest number of channels of a session.
-pub const CHANNELS_MAX: usize = 8192;
+pub(crate) const CHANNELS_MAX: usize = 8192;
 /// Largest number of mixture components over all regimes.
-pub const COMPONENTS_MAX: usize = 256;
+pub(crate) const COMPONENTS_MAX: usize = 256;
 
 /// Sizes shared by every part of a model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -55,6 +57,15 @@ pub struct Dimensions {
     pub hidden: [usize; 2],
 }
 
+/// A size that no model may have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("{name}: expected 1 to {max}, found {found}")]
+pub(crate) struct SizeError {
+    name: &'static str,
+    max: usize,
+    found: usize,
+}
+
 impl Default for Dimensions {
     fn default() -> Self {
         Self { embedding: 8, rank: 6, units: 64, hidden: [64, 24] }
@@ -62,14 +73,13 @@ impl Default for Dimensions {
 }
 
 impl Dimensions {
-    /// Says which size is out of range, and which range that is.
-    pub fn check(&self) -> Result<(), String> {
-        let range = |name: &str, value: usize, max: usize| {
-            if (1..=max).contains(&value) {
-                Ok(())
-            } else {
-                Err(format!("{name}: expected 1 to {max}, found {value}"))
-            }
+    /// Whether every size is one that a model may have.
+    ///
+    /// # Errors
+    /// The first that is out of range.
+    pub(crate) fn check(&self) -> Result<(), SizeError> {
+        let range = |name, found: usize, max| {
+            if (1..=max).contains(&found) { Ok(()) } else { Err(SizeError { name, max, found }) }
         };
         range("embedding", self.embedding, EMBEDDING_MAX)?;
         range("rank", self.rank, RANK_MAX)?;
@@ -179,7 +189,7 @@ pub struct OnlineSettings {
 impl OnlineSettings {
     /// One hazard rate out of every regime, to all regimes alike.
     #[must_use]
-    pub fn uniform_hazard(n_regimes: usize, hazard_per_bin: f32) -> Vec<f32> {
+    pub(crate) fn uniform_hazard(n_regimes: usize, hazard_per_bin: f32) -> Vec<f32> {
         let states = n_regimes + 1;
         (0..states * states)
             .map(|i| if i % states < n_regimes { hazard_per_bin / n_regimes as f32 } else { 0.0 })
@@ -240,7 +250,7 @@ impl Model {
 
     /// Expected time in the regime that is left soonest, by the hazard rates, seconds.
     #[must_use]
-    pub fn shortest_regime_s(&self) -> f64 {
+    pub(crate) fn shortest_regime_s(&self) -> f64 {
         let n = self.regime_names.len();
         let left = |r: usize| -> f64 {
             let row = &self.online.hazard_per_bin[r * (n + 1)..(r + 1) * (n + 1)];
@@ -251,7 +261,7 @@ impl Model {
 
     /// Time that a regime lasts by the hazard rates, seconds: the inverse of the rates' mean over regimes.
     #[must_use]
-    pub fn mean_dwell_s(&self) -> f64 {
+    pub(crate) fn mean_dwell_s(&self) -> f64 {
         let n = self.regime_names.len();
         let left = self.online.hazard_per_bin[..n * (n + 1)].iter().map(|&h| f64::from(h));
         self.bin_width_s * n as f64 / left.sum::<f64>()
@@ -294,7 +304,7 @@ impl Model {
     /// Largest count of a bin that it can tell from larger ones: the largest rate, and four deviations of a Poisson
     /// variable of that rate.
     #[must_use]
-    pub fn count_max(&self) -> f32 {
+    pub(crate) fn count_max(&self) -> f32 {
         let rate = self.online.log_rate_bounds[1].exp();
         rate + 4.0 * rate.sqrt()
     }
@@ -311,7 +321,7 @@ impl Model {
 
     /// `N(e)^T M`, `[rank, rank]` row-major: its eigenvalues are the nonzero ones of `J` itself.
     #[must_use]
-    pub fn bare_connectivity(&self, factors: &Factors) -> Vec<f64> {
+    pub(crate) fn bare_connectivity(&self, factors: &Factors) -> Vec<f64> {
         let (rank, units) = (self.dims.rank, self.dims.units);
         let entry = |i: usize| -> f64 {
             let (r, j) = (i / rank, i % rank);
@@ -325,7 +335,7 @@ impl Model {
     /// `N(e)^T D M`, `[rank, rank]` row-major, `D = diag tanh'(M kappa + b)`: its eigenvalues are
     /// the nonzero ones of the network's `J D`.
     #[must_use]
-    pub fn reduced_jacobian(&self, factors: &Factors, kappa: &[f32]) -> Vec<f64> {
+    pub(crate) fn reduced_jacobian(&self, factors: &Factors, kappa: &[f32]) -> Vec<f64> {
         let (rank, units) = (self.dims.rank, self.dims.units);
         let mut jacobian = vec![0.0f64; rank * rank];
         for n in 0..units {

@@ -9,7 +9,7 @@ use zip::{ZipWriter, write::SimpleFileOptions};
 use super::{Recording, RecordingError, TRUTH_KEYS, Trial, npy};
 
 /// A new `.npz` being written, array by array.
-pub struct Archive<'a> {
+pub(crate) struct Archive<'a> {
     path: &'a Path,
     zip: ZipWriter<BufWriter<File>>,
 }
@@ -19,7 +19,7 @@ impl<'a> Archive<'a> {
     ///
     /// # Errors
     /// The file system's.
-    pub fn create(path: &'a Path) -> Result<Self, RecordingError> {
+    pub(crate) fn create(path: &'a Path) -> Result<Self, RecordingError> {
         let io = |reason| RecordingError::Io { path: path.to_owned(), reason };
         let zip = ZipWriter::new(BufWriter::new(File::create(path).map_err(io)?));
         Ok(Self { path, zip })
@@ -45,7 +45,7 @@ impl<'a> Archive<'a> {
     ///
     /// # Errors
     /// The file system's.
-    pub fn f32(
+    pub(crate) fn f32(
         &mut self,
         key: &str,
         shape: &[usize],
@@ -58,7 +58,7 @@ impl<'a> Archive<'a> {
     ///
     /// # Errors
     /// The file system's.
-    pub fn f64(
+    pub(crate) fn f64(
         &mut self,
         key: &str,
         shape: &[usize],
@@ -71,7 +71,7 @@ impl<'a> Archive<'a> {
     ///
     /// # Errors
     /// The file system's.
-    pub fn i64(&mut self, key: &str, values: &[i64]) -> Result<(), RecordingError> {
+    pub(crate) fn i64(&mut self, key: &str, values: &[i64]) -> Result<(), RecordingError> {
         self.add(key, |w| npy::write_i64(w, &[values.len()], values))
     }
 
@@ -98,7 +98,7 @@ impl<'a> Archive<'a> {
     ///
     /// # Errors
     /// The file system's.
-    pub fn strings(&mut self, key: &str, values: &[String]) -> Result<(), RecordingError> {
+    pub(crate) fn strings(&mut self, key: &str, values: &[String]) -> Result<(), RecordingError> {
         self.add(key, |w| npy::write_strings(w, values))
     }
 
@@ -106,7 +106,7 @@ impl<'a> Archive<'a> {
     ///
     /// # Errors
     /// The file system's.
-    pub fn finish(self) -> Result<(), RecordingError> {
+    pub(crate) fn finish(self) -> Result<(), RecordingError> {
         let path = self.path;
         let io = |reason| RecordingError::Io { path: path.to_owned(), reason };
         self.zip.finish().map_err(|e| io(std::io::Error::other(e)))?.flush().map_err(io)
@@ -164,7 +164,7 @@ pub fn write(recording: &Recording, path: &Path) -> Result<(), RecordingError> {
 }
 
 /// First bin of each of several trials, one after another.
-pub fn trial_starts(lengths: impl Iterator<Item = usize>) -> Vec<i64> {
+pub(crate) fn trial_starts(lengths: impl Iterator<Item = usize>) -> Vec<i64> {
     lengths
         .scan(0, |at, n| {
             let start = *at;
@@ -175,6 +175,6 @@ pub fn trial_starts(lengths: impl Iterator<Item = usize>) -> Vec<i64> {
 }
 
 /// Labels as a file has them: -1 is unlabelled.
-pub fn numbered(labels: &[Option<usize>]) -> impl Iterator<Item = i64> {
+pub(crate) fn numbered(labels: &[Option<usize>]) -> impl Iterator<Item = i64> {
     labels.iter().map(|r| r.map_or(-1, |r| r as i64))
 }

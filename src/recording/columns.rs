@@ -8,7 +8,7 @@ use super::RecordingError;
 use super::archive::Archive;
 
 /// One array that grows, `[rows, width...]`.
-pub struct Column {
+pub(crate) struct Column {
     key: String,
     /// numpy's name of the type, and its size.
     kind: (&'static str, usize),
@@ -36,7 +36,7 @@ impl Column {
     ///
     /// # Errors
     /// The file system's, as with all others.
-    pub fn f32(folder: &Path, key: &str, width: Option<usize>) -> io::Result<Self> {
+    pub(crate) fn f32(folder: &Path, key: &str, width: Option<usize>) -> io::Result<Self> {
         Self::create(folder, key, ("<f4", 4), width)
     }
 
@@ -44,7 +44,7 @@ impl Column {
     ///
     /// # Errors
     /// The file system's.
-    pub fn i64(folder: &Path, key: &str) -> io::Result<Self> {
+    pub(crate) fn i64(folder: &Path, key: &str) -> io::Result<Self> {
         Self::create(folder, key, ("<i8", 8), None)
     }
 
@@ -58,7 +58,7 @@ impl Column {
     ///
     /// # Errors
     /// The file system's.
-    pub fn floats(&mut self, row: &[f32]) -> io::Result<()> {
+    pub(crate) fn floats(&mut self, row: &[f32]) -> io::Result<()> {
         row.iter().try_for_each(|v| self.push(&v.to_le_bytes()))
     }
 
@@ -66,7 +66,7 @@ impl Column {
     ///
     /// # Errors
     /// The file system's.
-    pub fn whole(&mut self, value: i64) -> io::Result<()> {
+    pub(crate) fn whole(&mut self, value: i64) -> io::Result<()> {
         self.push(&value.to_le_bytes())
     }
 
@@ -74,7 +74,7 @@ impl Column {
     ///
     /// # Errors
     /// The file system's.
-    pub fn finish(self, archive: &mut Archive<'_>) -> Result<(), RecordingError> {
+    pub(crate) fn finish(self, archive: &mut Archive<'_>) -> Result<(), RecordingError> {
         let io = |reason| RecordingError::Io { path: self.path.clone(), reason };
         let mut file = self.file.into_inner().map_err(|e| io(e.into_error()))?;
         file.rewind().map_err(io)?;

@@ -26,7 +26,7 @@ enum Kept {
 
 /// What windows of counts are read into, one after the other.
 #[derive(Debug, Default)]
-pub struct CountsBuffer {
+pub(crate) struct CountsBuffer {
     /// As they are in a file.
     bytes: Vec<u8>,
     /// `[bins, channels]`.
@@ -74,7 +74,7 @@ impl Counts {
     ///
     /// # Panics
     /// Where there are not so many.
-    pub fn read_into<'b>(
+    pub(crate) fn read_into<'b>(
         &self,
         from: usize,
         bins: usize,

@@ -11,12 +11,15 @@ mod nwb;
 
 use std::path::{Path, PathBuf};
 
-pub use archive::{Archive, numbered, trial_starts, write};
-pub use columns::Column;
-pub use counts::{Counts, CountsBuffer, Spool};
+use crate::model::whole_ratio;
+pub use archive::write;
+pub(crate) use archive::{Archive, numbered, trial_starts};
+pub(crate) use columns::Column;
+pub(crate) use counts::CountsBuffer;
+pub use counts::{Counts, Spool};
 pub use npy::{Array, Values};
 pub use npz::{read, read_from};
-pub use nwb::{BIN_MS_DEFAULT, NwbSettings, read_nwb, read_nwb_from};
+pub use nwb::{NwbSettings, read_nwb, read_nwb_from};
 
 /// What is wrong with a recording file.
 #[derive(Debug, thiserror::Error)]
@@ -170,14 +173,14 @@ fn are_names(names: &[String], n: usize) -> bool {
 
 /// Name of a session whose recording does not say: the file's.
 #[must_use]
-pub fn name_of(path: &Path) -> String {
+pub(crate) fn name_of(path: &Path) -> String {
     let name = path.file_stem().map(|name| name.to_string_lossy().into_owned());
     name.filter(|n| !n.is_empty()).unwrap_or_else(|| "0".into())
 }
 
 /// Whether a folder is a Zarr store (version 2 or 3), as NWB can be kept in.
 #[must_use]
-pub fn is_zarr(path: &Path) -> bool {
+pub(crate) fn is_zarr(path: &Path) -> bool {
     [".zgroup", ".zattrs", ".zmetadata", "zarr.json"].iter().any(|name| path.join(name).exists())
 }
 
@@ -193,7 +196,7 @@ impl Recording {
     ///
     /// # Errors
     /// A name that no channel has.
-    pub fn arrange(&mut self, names: &[String]) -> Result<(), RecordingError> {
+    pub(crate) fn arrange(&mut self, names: &[String]) -> Result<(), RecordingError> {
         let Some(own) = &self.channels else { return Ok(()) };
         if own == names {
             return Ok(());
@@ -235,16 +238,13 @@ impl Recording {
     /// # Errors
     /// When `bin_ms` is not a whole multiple of the recorded width.
     pub fn rebin(&mut self, bin_ms: f64) -> Result<(), RecordingError> {
-        let ratio = bin_ms / 1e3 / self.bin_width_s;
-        let factor = ratio.round();
-        if !(1.0..=1e6).contains(&factor) || (ratio - factor).abs() > 1e-6 * factor {
+        let Some(factor) = whole_ratio(bin_ms / 1e3, self.bin_width_s) else {
             return Err(RecordingError::BinWidth {
                 path: self.path.clone(),
                 recorded_ms: self.bin_width_s * 1e3,
                 asked_ms: bin_ms,
             });
-        }
-        let factor = factor as usize;
+        };
         if factor == 1 {
             return Ok(());
         }

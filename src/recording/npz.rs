@@ -9,6 +9,7 @@ use zip::ZipArchive;
 use super::hdf5::labelled;
 use super::npy::{Array, Values};
 use super::{DynamicsTruth, Recording, RecordingError, TRUTH_KEYS, Trial};
+use crate::model::COUNT_MAX;
 use crate::model::{CHANNELS_MAX, REGIMES_MAX};
 
 /// Keys that a message lists at most.
@@ -19,8 +20,6 @@ const BINS_MAX: usize = 1 << 26;
 const TRIALS_MAX: usize = 1 << 20;
 /// Longest name of a session or regime, bytes.
 const NAME_BYTES_MAX: usize = 256;
-/// Largest count of a bin that a recording may hold.
-const COUNT_MAX: f64 = 4096.0;
 const KEYS: [&str; 10] = [
     "channels",
     "counts",
@@ -284,7 +283,7 @@ fn check_counts(
         Values::Numbers(v) => v,
         Values::Strings(_) => return Err(keys.wrong("counts", "numbers", "strings")),
     };
-    let sane = |v: f64| (0.0..=COUNT_MAX).contains(&v) && v.fract() == 0.0;
+    let sane = |v: f64| (0.0..=f64::from(COUNT_MAX)).contains(&v) && v.fract() == 0.0;
     match values.iter().position(|&v| !sane(v)) {
         None => Ok(values.iter().map(|&v| v as u16).collect()),
         Some(i) => Err(keys.wrong(

@@ -116,7 +116,7 @@ pub struct Change {
 
 /// Follows one session's posteriors.
 #[derive(Debug, Clone)]
-pub struct Tracker {
+pub(crate) struct Tracker {
     rule: DecisionRule,
     bin: u64,
     current: Option<Label>,
@@ -133,7 +133,7 @@ impl Tracker {
 
     /// A tracker that has seen nothing.
     #[must_use]
-    pub fn new(model: &Model, rule: DecisionRule) -> Self {
+    pub(crate) fn new(model: &Model, rule: DecisionRule) -> Self {
         Self {
             rule,
             bin: 0,
@@ -147,12 +147,12 @@ impl Tracker {
 
     /// The label in force; until the first decision, `None`.
     #[must_use]
-    pub fn current(&self) -> Option<Label> {
+    pub(crate) fn current(&self) -> Option<Label> {
         self.current
     }
 
     /// Another recording begins: no change reaches back before it.
-    pub fn restart(&mut self) {
+    pub(crate) fn restart(&mut self) {
         self.onset.restart();
         self.strange_since = None;
         self.confident_bins = 0;
@@ -160,7 +160,7 @@ impl Tracker {
 
     /// Goes on where another tracker of the session stands: with its label, where that is known here, and its
     /// bins. `regimes` gives this model's regime for each of the other's; `None` where they are the same.
-    pub fn succeed(&mut self, before: &Self, regimes: Option<&[Option<usize>]>) {
+    pub(crate) fn succeed(&mut self, before: &Self, regimes: Option<&[Option<usize>]>) {
         let known = |label: Label| match (label, regimes) {
             (Label::Regime(r), Some(regimes)) => {
                 regimes.get(r).copied().flatten().map(Label::Regime)
@@ -172,7 +172,7 @@ impl Tracker {
     }
 
     /// Takes down, or up, where it stands; the history behind onsets is not part of it.
-    pub fn state(&mut self, tape: &mut Tape) {
+    pub(crate) fn state(&mut self, tape: &mut Tape) {
         // None, unknown, then the regimes.
         let mut label = |label: &mut Option<Label>| {
             let mut code = match label {
@@ -193,7 +193,7 @@ impl Tracker {
     }
 
     /// Goes on from a state that was taken down, with `label` in force.
-    pub fn resume(&mut self, tape: &mut Tape, label: Option<Label>, regimes: usize) {
+    pub(crate) fn resume(&mut self, tape: &mut Tape, label: Option<Label>, regimes: usize) {
         self.state(tape);
         let known = |label: &Label| label.regime().is_none_or(|r| r < regimes);
         self.leading = self.leading.filter(known);
@@ -203,7 +203,12 @@ impl Tracker {
     }
 
     /// The next bin's posterior over the regimes, probability of none of them, and novelty.
-    pub fn push(&mut self, posterior: &[f32], unlabelled: f32, novelty: f32) -> Option<Change> {
+    pub(crate) fn push(
+        &mut self,
+        posterior: &[f32],
+        unlabelled: f32,
+        novelty: f32,
+    ) -> Option<Change> {
         let bin = self.bin;
         self.bin += 1;
         self.onset.push(posterior, unlabelled);

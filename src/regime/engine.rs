@@ -119,7 +119,7 @@ impl Engine {
 
     /// Largest count of a bin that its model can tell from larger ones.
     #[must_use]
-    pub fn count_max(&self) -> f32 {
+    pub(crate) fn count_max(&self) -> f32 {
         self.count_max
     }
 
@@ -131,7 +131,7 @@ impl Engine {
 
     /// Hypotheses that lost their numbers so far.
     #[must_use]
-    pub fn filter_resets(&self) -> u64 {
+    pub(crate) fn filter_resets(&self) -> u64 {
         self.bank.resets()
     }
 }

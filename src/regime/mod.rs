@@ -5,7 +5,8 @@ mod engine;
 mod onset;
 mod score;
 
-pub use decision::{Change, DecisionRule, Label, Tracker};
+pub(crate) use decision::{Change, Tracker};
+pub use decision::{DecisionRule, Label};
 pub use engine::Engine;
-pub use onset::Onset;
-pub use score::{ChangeScore, ChangeVerdict, Score, Verdict};
+pub use score::{ChangeScore, Score};
+pub(crate) use score::{ChangeVerdict, Verdict, quantile};

@@ -83,7 +83,7 @@ impl Score {
     }
 
     /// A new stream begins.
-    pub fn start_stream(&mut self) {
+    pub(crate) fn start_stream(&mut self) {
         self.running = None;
     }
 
@@ -117,7 +117,7 @@ impl Score {
 
     /// `(mean largest probability, fraction right, bins)` of each class of probabilities that occurred.
     #[must_use]
-    pub fn reliability(&self) -> Vec<(f64, f64, u64)> {
+    pub(crate) fn reliability(&self) -> Vec<(f64, f64, u64)> {
         let told = |&(bins, sum, right): &(u64, f64, u64)| {
             (bins > 0).then(|| (sum / bins as f64, right as f64 / bins as f64, bins))
         };
@@ -132,7 +132,7 @@ impl Score {
 
     /// Fraction right in the last bin of the first `seconds` after a start or change.
     #[must_use]
-    pub fn accuracy_after(&self, seconds: f64) -> Option<f64> {
+    pub(crate) fn accuracy_after(&self, seconds: f64) -> Option<f64> {
         let bin = ((seconds / self.bin_width_s).round() as usize).max(1) - 1;
         let (right, all) = *self.by_lag.get(bin)?;
         (all > 0).then(|| right as f64 / all as f64)
@@ -208,7 +208,7 @@ pub struct ChangeVerdict {
 
 impl ChangeScore {
     /// A new stream begins.
-    pub fn start_stream(&mut self) {
+    pub(crate) fn start_stream(&mut self) {
         self.settle();
         self.truth = None;
         self.said = None;
@@ -259,10 +259,7 @@ impl ChangeScore {
             bins.sort_unstable();
             bins
         };
-        let quantile = |sorted: &[u64], q: f64| {
-            let last = sorted.len().checked_sub(1)?;
-            Some(sorted[(q * last as f64).round() as usize] as f64 * bin_width_s)
-        };
+        let seconds = |sorted: &[u64], q| quantile(sorted, q).map(|bins| bins as f64 * bin_width_s);
         let delays = sorted(&self.delays_bins);
         let errors = sorted(&self.onset_errors_bins);
         let found = delays.len() as u64;
@@ -271,9 +268,9 @@ impl ChangeScore {
         ChangeVerdict {
             changes: found + self.missed + open,
             found,
-            median_delay_s: quantile(&delays, 0.5),
-            p90_delay_s: quantile(&delays, 0.9),
-            median_onset_error_s: quantile(&errors, 0.5),
+            median_delay_s: seconds(&delays, 0.5),
+            p90_delay_s: seconds(&delays, 0.9),
+            median_onset_error_s: seconds(&errors, 0.5),
             onset_coverage: (!errors.is_empty())
                 .then(|| self.onsets_covered as f64 / errors.len() as f64),
             minutes,
@@ -282,9 +279,17 @@ impl ChangeScore {
     }
 }
 
+/// The value at a share `q` of sorted ones, the nearest of them; `None` where there is none.
+#[must_use]
+pub(crate) fn quantile<T: Copy>(sorted: &[T], q: f64) -> Option<T> {
+    let last = sorted.len().checked_sub(1)?;
+    sorted.get((q * last as f64).round() as usize).copied()
+}
+
 #[cfg(test)]
 mod tests {
-    use super::super::{Label, Onset};
+    use super::super::Label;
+    use super::super::onset::Onset;
     use super::*;
 
     #[test]

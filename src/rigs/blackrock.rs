@@ -68,7 +68,7 @@ impl Default for Settings {
 
 /// How the session stands with the processor.
 #[must_use]
-pub fn status(session: &str, settings: &Settings) -> Status {
+pub(crate) fn status(session: &str, settings: &Settings) -> Status {
     Status::new(session, format!("blackrock {}", settings.listen), LossAccounting::Estimated)
 }
 
@@ -76,7 +76,7 @@ pub fn status(session: &str, settings: &Settings) -> Status {
 ///
 /// # Errors
 /// It is another's. (An address that the machine does not have yet is waited for.)
-pub fn bind(settings: &Settings) -> io::Result<Option<std::net::UdpSocket>> {
+pub(crate) fn bind(settings: &Settings) -> io::Result<Option<std::net::UdpSocket>> {
     match std::net::UdpSocket::bind(settings.listen) {
         Ok(socket) => {
             socket.set_nonblocking(true)?;
@@ -88,7 +88,7 @@ pub fn bind(settings: &Settings) -> io::Result<Option<std::net::UdpSocket>> {
 }
 
 /// Listens at a port that was taken, until aborted.
-pub async fn run(
+pub(crate) async fn run(
     settings: Settings,
     bound: Option<std::net::UdpSocket>,
     assembly: Arc<Assembly>,
@@ -150,7 +150,8 @@ impl Packet {
     }
 }
 
-pub(crate) struct Reader {
+/// Reads datagrams into a session.
+pub struct Reader {
     settings: Settings,
     /// `None`: channels by their own numbers.
     listed: Option<Electrodes>,
@@ -161,7 +162,8 @@ pub(crate) struct Reader {
 }
 
 impl Reader {
-    pub(crate) fn new(settings: Settings, assembly: Arc<Assembly>, status: Arc<Status>) -> Self {
+    /// Of a session that was sent nothing yet.
+    pub fn new(settings: Settings, assembly: Arc<Assembly>, status: Arc<Status>) -> Self {
         let shape = assembly.port().settings();
         let (split, n) = (settings.split_sorted, shape.n_channels);
         let listed = (!settings.electrodes.is_empty() || split)
@@ -170,7 +172,8 @@ impl Reader {
         Self { settings, listed, ticks, assembly, status, events: Vec::new() }
     }
 
-    pub(crate) fn datagram(&mut self, mut bytes: &[u8], received: Received) {
+    /// Takes one datagram.
+    pub fn datagram(&mut self, mut bytes: &[u8], received: Received) {
         let mut heard = false;
         while !bytes.is_empty() {
             let packet = Packet::of(self.settings.protocol, bytes);

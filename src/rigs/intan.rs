@@ -52,12 +52,12 @@ impl Default for Settings {
 
 /// How the session stands with the software.
 #[must_use]
-pub fn status(session: &str, settings: &Settings) -> Status {
+pub(crate) fn status(session: &str, settings: &Settings) -> Status {
     Status::new(session, format!("intan {}", settings.address), LossAccounting::Estimated)
 }
 
 /// Connects and reads, for ever.
-pub async fn run(settings: Settings, assembly: Arc<Assembly>, status: Arc<Status>) {
+pub(crate) async fn run(settings: Settings, assembly: Arc<Assembly>, status: Arc<Status>) {
     let mut backoff = Backoff::new();
     let mut told = false;
     loop {
@@ -83,7 +83,8 @@ pub async fn run(settings: Settings, assembly: Arc<Assembly>, status: Arc<Status
     }
 }
 
-pub(crate) struct Reader {
+/// Reads the spike stream into a session.
+pub struct Reader {
     electrodes: Electrodes,
     ticks: Ticks,
     /// Bytes of a spike that is not complete.
@@ -94,7 +95,8 @@ pub(crate) struct Reader {
 }
 
 impl Reader {
-    pub(crate) fn new(settings: &Settings, assembly: Arc<Assembly>, status: Arc<Status>) -> Self {
+    /// At the start of a connection.
+    pub fn new(settings: &Settings, assembly: Arc<Assembly>, status: Arc<Status>) -> Self {
         let shape = assembly.port().settings();
         let (split, n) = (settings.split_sorted, shape.n_channels);
         Self {
@@ -118,7 +120,8 @@ impl Reader {
         }
     }
 
-    pub(crate) fn take(&mut self, bytes: &[u8], received: Received) {
+    /// Takes the next bytes, in whatever pieces they come.
+    pub fn take(&mut self, bytes: &[u8], received: Received) {
         self.rest.extend_from_slice(bytes);
         let rest = std::mem::take(&mut self.rest);
         let mut at = 0;

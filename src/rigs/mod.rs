@@ -1,15 +1,15 @@
 //! What rigs speak: each with its way in, and its way out where it has one.
 
 pub(crate) mod backoff;
-pub mod blackrock;
-pub mod brand;
+pub(crate) mod blackrock;
+pub(crate) mod brand;
 mod electrodes;
-pub mod intan;
+pub(crate) mod intan;
 #[cfg(feature = "lsl")]
-pub mod lsl;
-pub mod open_ephys;
-pub mod redis;
-pub mod replay;
+pub(crate) mod lsl;
+pub(crate) mod open_ephys;
+pub(crate) mod redis;
+pub(crate) mod replay;
 mod subscriber;
 
 pub(crate) use subscriber::Subscriber;

@@ -8,6 +8,7 @@ use std::time::Duration;
 use crate::bus::Seek;
 use crate::clock::Received;
 use crate::intake::{BinCounts, Bins, LossAccounting, Port, Status};
+use crate::model::nearly_equal;
 use crate::recording;
 use crate::recording::{NwbSettings, Recording, RecordingError, Trial};
 
@@ -15,7 +16,7 @@ use crate::recording::{NwbSettings, Recording, RecordingError, Trial};
 const LOOK_EVERY: Duration = Duration::from_millis(1);
 
 /// Slowest that a recording is played, times its own speed.
-pub const SPEED_MIN: f64 = 0.001;
+pub(crate) const SPEED_MIN: f64 = 0.001;
 
 /// What is played, and how.
 #[derive(Debug, Clone, PartialEq)]
@@ -42,14 +43,14 @@ impl Settings {
 ///
 /// # Errors
 /// Says what of the file is not as it should be.
-pub fn load(file: &Path, bin_width_s: f64) -> Result<Recording, RecordingError> {
+pub(crate) fn load(file: &Path, bin_width_s: f64) -> Result<Recording, RecordingError> {
     let bin_ms = bin_width_s * 1e3;
     if file.extension().is_some_and(|e| e.eq_ignore_ascii_case("nwb")) {
         let how = NwbSettings { bin_ms: Some(bin_ms), ..NwbSettings::default() };
         return recording::read_nwb(file, &how);
     }
     let mut recording = recording::read(file)?;
-    if (recording.bin_width_s - bin_width_s).abs() > 1e-6 * bin_width_s {
+    if !nearly_equal(recording.bin_width_s, bin_width_s) {
         recording.rebin(bin_ms)?;
     }
     Ok(recording)
@@ -57,13 +58,13 @@ pub fn load(file: &Path, bin_width_s: f64) -> Result<Recording, RecordingError> 
 
 /// How the session stands with its recording.
 #[must_use]
-pub fn status(session: &str, settings: &Settings) -> Status {
+pub(crate) fn status(session: &str, settings: &Settings) -> Status {
     let what = format!("replay {}", settings.file.display());
     Status::new(session, what, LossAccounting::None)
 }
 
 /// A recording that is played to a session.
-pub struct Player {
+pub(crate) struct Player {
     /// What is played, in the session's bins and channels.
     pub recording: Recording,
     /// How.
@@ -78,7 +79,7 @@ pub struct Player {
 
 impl Player {
     /// Plays to the end, and waits there for whoever seeks.
-    pub async fn run(self) {
+    pub(crate) async fn run(self) {
         let streams = self.recording.streams();
         let total: usize = streams.iter().map(Trial::n_bins).sum();
         let width = self.recording.bin_width_s;

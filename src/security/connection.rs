@@ -29,22 +29,22 @@ const UNTAKEN_MAX_IN_NEED: usize = 64 << 10;
 
 /// Bytes of all connections to one port that were not taken.
 #[derive(Debug, Default)]
-pub struct Untaken(AtomicUsize);
+pub(crate) struct Untaken(AtomicUsize);
 
 impl Untaken {
     /// Bytes that wait to be taken.
-    pub fn add(&self, bytes: usize) {
+    pub(crate) fn add(&self, bytes: usize) {
         self.0.fetch_add(bytes, Ordering::Relaxed);
     }
 
     /// Bytes that were taken, or will not be.
-    pub fn remove(&self, bytes: usize) {
+    pub(crate) fn remove(&self, bytes: usize) {
         self.0.fetch_sub(bytes, Ordering::Relaxed);
     }
 
     /// There is so much that each connection may leave less.
     #[must_use]
-    pub fn is_much(&self) -> bool {
+    pub(crate) fn is_much(&self) -> bool {
         self.0.load(Ordering::Relaxed) > UNTAKEN_ALL_MAX
     }
 }
@@ -91,19 +91,19 @@ pub(super) struct Connection {
 
 /// Who is at the other end.
 #[derive(Debug, Clone)]
-pub struct Peer(pub(super) Arc<Connection>);
+pub(crate) struct Peer(pub(super) Arc<Connection>);
 
 impl Peer {
     /// Its address; `None` on a Unix socket, whose file says who may come.
     #[must_use]
-    pub fn address(&self) -> Option<SocketAddr> {
+    pub(crate) fn address(&self) -> Option<SocketAddr> {
         self.0.address
     }
 
     /// A request has come whole; it is being answered until what is returned is dropped. Until then no newcomer is
     /// given the connection's place, where the request `keeps_place`: one that anybody may make does not.
     #[must_use]
-    pub fn request(&self, keeps_place: bool) -> OpenRequest {
+    pub(crate) fn request(&self, keeps_place: bool) -> OpenRequest {
         let mut state = self.0.locked();
         let number = state.next_request;
         state.next_request += 1;
@@ -115,14 +115,14 @@ impl Peer {
 
     /// Number of the connection.
     #[must_use]
-    pub fn number(&self) -> u64 {
+    pub(crate) fn number(&self) -> u64 {
         self.0.number
     }
 }
 
 /// A request that is being answered.
 #[derive(Debug)]
-pub struct OpenRequest {
+pub(crate) struct OpenRequest {
     peer: Peer,
     number: u64,
 }

@@ -26,7 +26,7 @@ pub(super) type Needs = fn(path: &str) -> &'static [Role];
 
 /// A service, guarded.
 #[derive(Clone)]
-pub struct Guarded<S> {
+pub(crate) struct Guarded<S> {
     inner: S,
     tokens: Arc<Tokens>,
     needs: Needs,
@@ -37,7 +37,7 @@ pub struct Guarded<S> {
 impl<S> Guarded<S> {
     /// Lets calls through that have a token of every role that `needs` names. On a Unix socket its file has said
     /// already who may come. Messages of the service are at most `message_bytes_max` long: longer ones it refuses.
-    pub fn new(
+    pub(crate) fn new(
         inner: S,
         tokens: Arc<Tokens>,
         needs: Needs,
@@ -199,14 +199,14 @@ impl HttpBody for Metered {
 }
 
 /// An answer on its way: made as it is taken.
-pub struct Answer<B> {
+pub(crate) struct Answer<B> {
     inner: B,
     open: OpenRequest,
 }
 
 impl<B> Answer<B> {
     /// To a request that is open until this is dropped.
-    pub fn new(inner: B, open: OpenRequest) -> Self {
+    pub(crate) fn new(inner: B, open: OpenRequest) -> Self {
         Self { inner, open }
     }
 }

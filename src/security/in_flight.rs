@@ -88,7 +88,7 @@ impl Held {
 
 /// Room for messages that are not whole.
 #[derive(Debug)]
-pub struct InFlight {
+pub(crate) struct InFlight {
     held: Mutex<Held>,
     all_max: usize,
     connection_max: usize,
@@ -96,7 +96,7 @@ pub struct InFlight {
 
 /// A message's part of the room, for as long as it lives.
 #[derive(Debug)]
-pub struct Incomplete {
+pub(crate) struct Incomplete {
     room: Arc<InFlight>,
     number: u64,
     cut: Arc<Cut>,
@@ -105,7 +105,7 @@ pub struct Incomplete {
 impl InFlight {
     /// Room for messages of at most `message_bytes_max`.
     #[must_use]
-    pub fn new(message_bytes_max: usize) -> Arc<Self> {
+    pub(crate) fn new(message_bytes_max: usize) -> Arc<Self> {
         Arc::new(Self {
             held: Mutex::default(),
             all_max: ALL_BYTES.max(message_bytes_max.saturating_mul(4)),
@@ -119,7 +119,7 @@ impl InFlight {
 
     /// Room for a message of a connection that claims `bytes`.
     #[must_use]
-    pub fn begin(self: &Arc<Self>, connection: u64, bytes: usize) -> Incomplete {
+    pub(crate) fn begin(self: &Arc<Self>, connection: u64, bytes: usize) -> Incomplete {
         let cut = Arc::new(Cut::default());
         let mut held = self.locked();
         while held.of(connection) > 0 && held.of(connection) + bytes > self.connection_max {
@@ -142,12 +142,12 @@ impl InFlight {
 
 impl Incomplete {
     /// Something more of it came.
-    pub fn go_on(&mut self) {
+    pub(crate) fn go_on(&mut self) {
         self.number = self.room.locked().go_on(self.number);
     }
 
     /// Ready once the message is given up.
-    pub fn poll_given_up(&self, context: &mut Context<'_>) -> Poll<()> {
+    pub(crate) fn poll_given_up(&self, context: &mut Context<'_>) -> Poll<()> {
         self.cut.waker.register(context.waker());
         if self.cut.given_up.load(Ordering::Acquire) { Poll::Ready(()) } else { Poll::Pending }
     }
@@ -155,7 +155,7 @@ impl Incomplete {
 
 /// The message of a stream that is not whole: its room, and when it must be.
 #[derive(Debug)]
-pub struct Account {
+pub(crate) struct Account {
     room: Arc<InFlight>,
     connection: u64,
     /// Its number and its claim, where there is one.
@@ -168,13 +168,13 @@ pub struct Account {
 impl Account {
     /// Of a connection's stream, of which nothing has come.
     #[must_use]
-    pub fn new(room: Arc<InFlight>, connection: u64) -> Self {
+    pub(crate) fn new(room: Arc<InFlight>, connection: u64) -> Self {
         Self { room, connection, held: None, came: 0, deadline: None }
     }
 
     /// Where the stream stands now, of which so many bytes `came`: number and claim, in bytes, of the message that is
     /// not whole.
-    pub fn set(&mut self, incomplete: Option<(u64, usize)>, came: usize) {
+    pub(crate) fn set(&mut self, incomplete: Option<(u64, usize)>, came: usize) {
         let Some((number, bytes)) = incomplete else {
             (self.held, self.deadline) = (None, None);
             return;
@@ -201,7 +201,7 @@ impl Account {
     }
 
     /// Ready, with the reason, once the message is given up.
-    pub fn poll_given_up(&mut self, context: &mut Context<'_>) -> Poll<GivenUp> {
+    pub(crate) fn poll_given_up(&mut self, context: &mut Context<'_>) -> Poll<GivenUp> {
         if let Some((_, _, message)) = &self.held
             && message.poll_given_up(context).is_ready()
         {
@@ -217,7 +217,7 @@ impl Account {
 
 /// Why a message was given up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum GivenUp {
+pub(crate) enum GivenUp {
     /// Others that began later needed its room.
     #[error("expected messages that come whole, found too many that do not: this one is given up")]
     NoRoom,

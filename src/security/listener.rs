@@ -78,14 +78,14 @@ impl Open {
 
 /// Lets connections to one port in.
 #[derive(Clone)]
-pub struct Admission {
+pub(crate) struct Admission {
     limits: Limits,
     open: Arc<Mutex<Open>>,
     untaken: Arc<Untaken>,
 }
 
 /// A place among the connections, free again when it is dropped.
-pub struct Place {
+pub(crate) struct Place {
     connection: Arc<Connection>,
     untaken: Arc<Untaken>,
     open: Arc<Mutex<Open>>,
@@ -94,7 +94,7 @@ pub struct Place {
 impl Admission {
     /// None is open.
     #[must_use]
-    pub fn new(limits: Limits) -> Self {
+    pub(crate) fn new(limits: Limits) -> Self {
         Self { limits, open: Arc::default(), untaken: Arc::default() }
     }
 
@@ -103,7 +103,7 @@ impl Admission {
     ///
     /// # Errors
     /// Why there is none; counted.
-    pub fn place(&self, address: Option<SocketAddr>) -> Result<Place, &'static str> {
+    pub(crate) fn place(&self, address: Option<SocketAddr>) -> Result<Place, &'static str> {
         let refused = |reason| {
             telemetry::connection_cut(reason);
             Err(reason)
@@ -131,18 +131,18 @@ impl Admission {
 impl Place {
     /// Who has it.
     #[must_use]
-    pub fn peer(&self) -> Peer {
+    pub(crate) fn peer(&self) -> Peer {
         Peer(self.connection.clone())
     }
 
     /// What is sent to the connections of this port and not taken.
     #[must_use]
-    pub fn untaken(&self) -> &Untaken {
+    pub(crate) fn untaken(&self) -> &Untaken {
         &self.untaken
     }
 
     /// Resolves when another has been given its place.
-    pub async fn taken(&self) {
+    pub(crate) async fn taken(&self) {
         std::future::poll_fn(|context| self.connection.poll_given_up(context)).await;
     }
 }
@@ -161,7 +161,7 @@ impl<T: AsyncRead + AsyncWrite + Send + Unpin> Io for T {}
 const HTTP2: &[u8] = b"PRI ";
 
 /// A connection that was let in. It ends where it makes no request, sends what is none, or takes nothing.
-pub struct Stream {
+pub(crate) struct Stream {
     io: Box<dyn Io>,
     place: Place,
     /// When it is looked at whether it has outstayed.
@@ -211,7 +211,7 @@ impl Stream {
 
     /// Who is at the other end.
     #[must_use]
-    pub fn peer(&self) -> Peer {
+    pub(crate) fn peer(&self) -> Peer {
         self.place.peer()
     }
 
@@ -314,7 +314,7 @@ impl Connected for Stream {
 }
 
 /// Connections that were let in, one after another.
-pub struct Incoming {
+pub(crate) struct Incoming {
     streams: mpsc::Receiver<Stream>,
     address: SocketAddr,
 }
@@ -348,7 +348,7 @@ impl axum::serve::Listener for Incoming {
 }
 
 /// What is spoken at a port, and who is let in.
-pub struct Listening {
+pub(crate) struct Listening {
     /// Who is let in.
     pub admission: Admission,
     /// Encrypts, where there is one.
@@ -361,7 +361,7 @@ pub struct Listening {
 ///
 /// # Errors
 /// The system's, where the listener has no address.
-pub fn admit(listener: TcpListener, how: Listening) -> io::Result<Incoming> {
+pub(crate) fn admit(listener: TcpListener, how: Listening) -> io::Result<Incoming> {
     let address = listener.local_addr()?;
     let (sender, streams) = mpsc::channel(WAITING);
     tokio::spawn(async move {
@@ -419,7 +419,7 @@ async fn begin(stream: TcpStream, tls: Option<Arc<Tls>>) -> io::Result<Box<dyn I
 
 /// The same for a Unix socket, whose file says who may come: neither TLS nor tokens.
 #[must_use]
-pub fn admit_unix(listener: UnixListener, admission: Admission) -> Incoming {
+pub(crate) fn admit_unix(listener: UnixListener, admission: Admission) -> Incoming {
     let (sender, streams) = mpsc::channel(WAITING);
     tokio::spawn(async move {
         loop {

@@ -8,9 +8,9 @@ mod listener;
 mod tls;
 mod tokens;
 
-pub use connection::{OpenRequest, Peer, Untaken};
-pub use guard::{Answer, Guarded};
-pub use in_flight::{Account, GivenUp, InFlight, Incomplete};
-pub use listener::{Admission, Incoming, Limits, Listening, Place, Stream, admit, admit_unix};
-pub use tls::{Tls, TlsFiles};
-pub use tokens::{Denied, Role, Roles, TokenFile, Tokens};
+pub(crate) use connection::{Peer, Untaken};
+pub(crate) use guard::{Answer, Guarded};
+pub(crate) use in_flight::{Account, InFlight};
+pub(crate) use listener::{Admission, Incoming, Limits, Listening, Place, admit, admit_unix};
+pub(crate) use tls::{Tls, TlsFiles};
+pub(crate) use tokens::{Denied, Role, Roles, TokenFile, Tokens};

@@ -87,7 +87,7 @@ struct Now {
 }
 
 /// TLS of one listener.
-pub struct Tls {
+pub(crate) struct Tls {
     files: TlsFiles,
     protocol: &'static [u8],
     now: RwLock<Now>,
@@ -98,14 +98,14 @@ impl Tls {
     ///
     /// # Errors
     /// Which file, and what was expected there.
-    pub fn open(files: TlsFiles, protocol: &'static [u8]) -> Result<Self> {
+    pub(crate) fn open(files: TlsFiles, protocol: &'static [u8]) -> Result<Self> {
         let changed = files.changed();
         let acceptor = TlsAcceptor::from(Arc::new(files.load(protocol)?));
         Ok(Self { files, protocol, now: RwLock::new(Now { changed, acceptor }) })
     }
 
     /// What accepts the next connection.
-    pub fn acceptor(&self) -> TlsAcceptor {
+    pub(crate) fn acceptor(&self) -> TlsAcceptor {
         self.now.read().unwrap_or_else(PoisonError::into_inner).acceptor.clone()
     }
 
@@ -113,7 +113,7 @@ impl Tls {
     ///
     /// # Errors
     /// Why they cannot be read: all stays as it was.
-    pub fn reread(&self) -> Result<()> {
+    pub(crate) fn reread(&self) -> Result<()> {
         let changed = self.files.changed();
         if changed == self.now.read().unwrap_or_else(PoisonError::into_inner).changed {
             return Ok(());

@@ -53,7 +53,7 @@ pub struct TokenFile {
 
 /// Why somebody is not let in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum Denied {
+pub(crate) enum Denied {
     /// No token, or none that is known.
     #[error("expected 'authorization: Bearer TOKEN' with a token that is known here")]
     Unknown,
@@ -65,7 +65,7 @@ pub enum Denied {
 type Fingerprint = [u8; 32];
 
 /// Tokens that are known, as the files had them when they were read last.
-pub struct Tokens {
+pub(crate) struct Tokens {
     files: Vec<TokenFile>,
     /// Of each file.
     known: RwLock<Vec<Vec<Fingerprint>>>,
@@ -100,7 +100,7 @@ impl Tokens {
     ///
     /// # Errors
     /// A file that cannot be read, or without a token, or with one too short.
-    pub fn open(files: Vec<TokenFile>) -> Result<Self> {
+    pub(crate) fn open(files: Vec<TokenFile>) -> Result<Self> {
         let mut tokens = Vec::new();
         for (i, file) in files.iter().enumerate() {
             let found = read_file(&file.path)
@@ -115,7 +115,7 @@ impl Tokens {
 
     /// Number of files.
     #[must_use]
-    pub fn n_files(&self) -> usize {
+    pub(crate) fn n_files(&self) -> usize {
         self.files.len()
     }
 
@@ -124,7 +124,7 @@ impl Tokens {
     ///
     /// # Errors
     /// Why it cannot be read: its tokens stay as they were.
-    pub fn reread(&self, file: usize) -> Result<()> {
+    pub(crate) fn reread(&self, file: usize) -> Result<()> {
         let TokenFile { path, .. } = &self.files[file];
         let found = read_file(path).with_context(|| {
             format!("token[{file}].file ({}): its tokens stay as they were", path.display())
@@ -139,7 +139,7 @@ impl Tokens {
 
     /// Whether tokens are asked for at all.
     #[must_use]
-    pub fn are_needed(&self) -> bool {
+    pub(crate) fn are_needed(&self) -> bool {
         !self.files.is_empty()
     }
 
@@ -148,7 +148,7 @@ impl Tokens {
     ///
     /// # Errors
     /// Why not.
-    pub fn check(&self, authorization: Option<&str>, role: Role) -> Result<(), Denied> {
+    pub(crate) fn check(&self, authorization: Option<&str>, role: Role) -> Result<(), Denied> {
         if !self.are_needed() {
             return Ok(());
         }

@@ -301,7 +301,7 @@ impl Animal {
     /// Task number `index` of the animal's random networks of rank 5 and gain `g`: `A` is a mixture, by a
     /// random unit vector, of [`LOW_RANK_PATTERNS`] normal matrices that the animals of a seed share.
     #[must_use]
-    pub fn low_rank_task(&self, gain: f64, index: u64) -> Task {
+    pub(crate) fn low_rank_task(&self, gain: f64, index: u64) -> Task {
         let mut a = [[0.0f64; LATENTS]; LATENTS];
         let mut rng = ChaCha8Rng::seed_from_u64(self.family);
         rng.set_stream((1 << 51) + index);

@@ -11,7 +11,8 @@ mod planar;
 mod simulation;
 mod truth;
 
-pub use animal::{Animal, AnimalSettings, REGIME_NAMES, Regime, Task};
-pub use planar::{PLANAR_NAMES, PlanarKind, PlanarReadout, PlanarTask};
+pub(crate) use animal::Task;
+pub use animal::{Animal, AnimalSettings, REGIME_NAMES, Regime};
+pub(crate) use planar::{PLANAR_NAMES, PlanarKind, PlanarReadout, PlanarTask};
 pub use simulation::{Dwell, Simulation};
-pub use truth::{Truth, truth};
+pub(crate) use truth::{Truth, truth};

@@ -15,7 +15,7 @@ use rand_chacha::ChaCha8Rng;
 use rand_distr::{Distribution, Poisson, StandardNormal};
 
 /// Names of [`PlanarKind::ALL`].
-pub const PLANAR_NAMES: [&str; 4] =
+pub(crate) const PLANAR_NAMES: [&str; 4] =
     ["hopf_spiral", "hopf_cycle", "duffing_one_well", "duffing_two_wells"];
 
 /// Damping of the radius in the Hopf family, 1/s.
@@ -34,7 +34,7 @@ const LOG_RATE_SD: f64 = 0.5;
 
 /// Which family, and on which side of its bifurcation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum PlanarKind {
+pub(crate) enum PlanarKind {
     /// Hopf, `a < 0`.
     HopfSpiral,
     /// Hopf, `a > 0`.
@@ -47,13 +47,13 @@ pub enum PlanarKind {
 
 impl PlanarKind {
     /// All kinds in order.
-    pub const ALL: [Self; 4] =
+    pub(crate) const ALL: [Self; 4] =
         [Self::HopfSpiral, Self::HopfCycle, Self::DuffingOneWell, Self::DuffingTwoWells];
 }
 
 /// One system of a family.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct PlanarTask {
+pub(crate) struct PlanarTask {
     /// Its kind.
     pub kind: PlanarKind,
     /// Number, unique over kinds.
@@ -67,7 +67,7 @@ pub struct PlanarTask {
 impl PlanarTask {
     /// Task number `index` of a kind: the same for the same seed.
     #[must_use]
-    pub fn new(seed: u64, kind: PlanarKind, index: u64) -> Self {
+    pub(crate) fn new(seed: u64, kind: PlanarKind, index: u64) -> Self {
         let at = PlanarKind::ALL.iter().position(|k| *k == kind).unwrap_or(0);
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
         rng.set_stream(1 + ((at as u64) << 40) + index);
@@ -84,7 +84,7 @@ impl PlanarTask {
 
     /// The time derivative without noise, 1/s.
     #[must_use]
-    pub fn drift(&self, x: [f64; 2]) -> [f64; 2] {
+    pub(crate) fn drift(&self, x: [f64; 2]) -> [f64; 2] {
         match self.kind {
             PlanarKind::HopfSpiral | PlanarKind::HopfCycle => {
                 let grow = self.rate_per_s - HOPF_CUBIC_PER_S * (x[0] * x[0] + x[1] * x[1]);
@@ -100,7 +100,7 @@ impl PlanarTask {
     /// The leading eigenvalue, with an imaginary part that is not below 0, 1/s, of the linearisation at a
     /// stable point, or at a limit cycle's centre.
     #[must_use]
-    pub fn eigenvalue_per_s(&self) -> Complex<f64> {
+    pub(crate) fn eigenvalue_per_s(&self) -> Complex<f64> {
         let spring = match self.kind {
             PlanarKind::HopfSpiral | PlanarKind::HopfCycle => {
                 return Complex::new(self.rate_per_s, self.shape);
@@ -116,7 +116,7 @@ impl PlanarTask {
 
     /// Number of stable fixed points.
     #[must_use]
-    pub fn stable_points(&self) -> usize {
+    pub(crate) fn stable_points(&self) -> usize {
         match self.kind {
             PlanarKind::HopfCycle => 0,
             PlanarKind::DuffingTwoWells => 2,
@@ -126,7 +126,7 @@ impl PlanarTask {
 
     /// Where it is without noise after `seconds`.
     #[must_use]
-    pub fn ahead(&self, mut x: [f64; 2], seconds: f64) -> [f64; 2] {
+    pub(crate) fn ahead(&self, mut x: [f64; 2], seconds: f64) -> [f64; 2] {
         for _ in 0..(seconds / STEP_S).round() as usize {
             self.step(&mut x);
         }
@@ -144,7 +144,7 @@ impl PlanarTask {
 
 /// What is recorded of planar systems.
 #[derive(Debug, Clone, PartialEq)]
-pub struct PlanarReadout {
+pub(crate) struct PlanarReadout {
     /// `[channels][2]`.
     loading: Vec<[f64; 2]>,
     /// Log counts per bin at rest.
@@ -155,7 +155,13 @@ pub struct PlanarReadout {
 impl PlanarReadout {
     /// Of animal number `index` of a seed, with `rate_hz` at rest in the mean channel.
     #[must_use]
-    pub fn new(seed: u64, index: u64, channels: usize, rate_hz: f64, bin_width_s: f64) -> Self {
+    pub(crate) fn new(
+        seed: u64,
+        index: u64,
+        channels: usize,
+        rate_hz: f64,
+        bin_width_s: f64,
+    ) -> Self {
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
         rng.set_stream((1 << 60) + index);
         let mut normal = || -> f64 { StandardNormal.sample(&mut rng) };
@@ -171,14 +177,19 @@ impl PlanarReadout {
 
     /// Counts expected in a bin at `x`, `[channels]`.
     #[must_use]
-    pub fn rates(&self, x: [f64; 2]) -> Vec<f32> {
+    pub(crate) fn rates(&self, x: [f64; 2]) -> Vec<f32> {
         let rows = self.loading.iter().zip(&self.log_base);
         rows.map(|(c, d)| (c[0] * x[0] + c[1] * x[1] + d).exp() as f32).collect()
     }
 
     /// A trial of `bins` bins: where it was, and counts `[bins, channels]`.
     #[must_use]
-    pub fn trial(&self, task: &PlanarTask, bins: usize, seed: u64) -> (Vec<[f64; 2]>, Vec<u16>) {
+    pub(crate) fn trial(
+        &self,
+        task: &PlanarTask,
+        bins: usize,
+        seed: u64,
+    ) -> (Vec<[f64; 2]>, Vec<u16>) {
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
         let normal = |rng: &mut ChaCha8Rng| -> f64 { StandardNormal.sample(rng) };
         let mut x = [START_SD * normal(&mut rng), START_SD * normal(&mut rng)];

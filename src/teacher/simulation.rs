@@ -13,7 +13,7 @@ const LATENT_NOISE: f64 = 0.1;
 /// Kick along the latents when a task begins.
 const KICK: f64 = 0.6;
 /// Most spikes in a bin: a refractory population does not fire more.
-const COUNT_MAX: f64 = 255.0;
+const SIMULATED_COUNT_MAX: f64 = 255.0;
 
 /// How long a regime lasts in a switching simulation, seconds: drawn evenly between the two.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -92,7 +92,7 @@ impl Simulation {
         for (channel, count) in counts.iter_mut().enumerate() {
             let rate = self.rate(channel);
             let drawn = Poisson::new(rate).map_or(0.0, |p| p.sample(&mut self.rng));
-            *count = drawn.min(COUNT_MAX) as u16;
+            *count = drawn.min(SIMULATED_COUNT_MAX) as u16;
         }
     }
 
@@ -124,7 +124,7 @@ impl Simulation {
     }
 
     /// One bin of time without noise, and without counts.
-    pub fn advance_noise_free(&mut self) {
+    pub(crate) fn advance_noise_free(&mut self) {
         let (steps, a) = self.animal.stepping();
         for _ in 0..steps {
             step(&self.task, a, &mut self.state, &mut self.phi, &mut self.drive);

@@ -27,7 +27,7 @@ const TANGENT_S: f64 = 4.0;
 
 /// Truth of one task.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Truth {
+pub(crate) struct Truth {
     /// Largest Lyapunov exponent along a noise-driven trajectory, 1/s (Benettin et al. 1980).
     pub lyapunov_max_per_s: f64,
     /// The same without noise, 1/s.
@@ -42,7 +42,7 @@ pub struct Truth {
 
 /// Measures a task.
 #[must_use]
-pub fn truth(animal: &Animal, task: &Task, seed: u64) -> Truth {
+pub(crate) fn truth(animal: &Animal, task: &Task, seed: u64) -> Truth {
     let (noise_free, frequency_hz) = run(animal, task, seed, false);
     let (noisy, _) = run(animal, task, seed, true);
     let countable = !matches!(task.regime, Regime::RingAttractor | Regime::Chaotic);

@@ -39,7 +39,7 @@ macro_rules! declared {
     ($($title:literal, $about:literal { $($kind:ident $constant:ident $name:literal [$labels:literal] $help:literal)* })*) => {
         $($(pub(super) const $constant: &str = $name;)*)*
         /// All of them, but for the readings of the dynamics ([`super::readings`]).
-        pub const GROUPS: &[Group] = &[$(Group {
+        pub(crate) const GROUPS: &[Group] = &[$(Group {
             title: $title,
             about: $about,
             metrics: &[$(Metric { name: $name, kind: Kind::$kind, labels: $labels, help: $help }),*],

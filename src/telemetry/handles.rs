@@ -33,17 +33,17 @@ pub(super) fn begin() {
 }
 
 /// Counts lines of the log that were lost.
-pub fn log_lines_lost(n: u64) {
+pub(crate) fn log_lines_lost(n: u64) {
     counter!(LOG_LOST).increment(n);
 }
 
 /// Counted in a gauge for as long as it lives.
-pub struct Counted(Gauge);
+pub(crate) struct Counted(Gauge);
 
 impl Counted {
     /// One more.
     #[must_use]
-    pub fn new(gauge: &Gauge) -> Self {
+    pub(crate) fn new(gauge: &Gauge) -> Self {
         gauge.increment(1.0);
         Self(gauge.clone())
     }
@@ -56,27 +56,27 @@ impl Drop for Counted {
 }
 
 /// Subscribers to a session.
-pub fn subscribers(session: &str) -> Gauge {
+pub(crate) fn subscribers(session: &str) -> Gauge {
     gauge!(SUBSCRIBERS, "session" => session.to_owned())
 }
 
 /// Viewers of the live page.
-pub fn page_viewers() -> Gauge {
+pub(crate) fn page_viewers() -> Gauge {
     gauge!(PAGE_VIEWERS)
 }
 
 /// Counts a rejected message.
-pub fn rejected(session: &str, reason: &'static str) {
+pub(crate) fn rejected(session: &str, reason: &'static str) {
     counter!(REJECTED, "session" => session.to_owned(), "reason" => reason).increment(1);
 }
 
 /// Counts decisions that a subscriber lost.
-pub fn lost_by_subscriber(session: &str, n: u64) {
+pub(crate) fn lost_by_subscriber(session: &str, n: u64) {
     counter!(LOST, "session" => session.to_owned()).increment(n);
 }
 
 /// A session's calibration stands at `state`, one of `states`.
-pub fn calibration(session: &str, states: &[&'static str], state: &str) {
+pub(crate) fn calibration(session: &str, states: &[&'static str], state: &str) {
     for &of in states {
         gauge!(CALIBRATION, "session" => session.to_owned(), "state" => of)
             .set(f64::from(u8::from(of == state)));
@@ -84,22 +84,22 @@ pub fn calibration(session: &str, states: &[&'static str], state: &str) {
 }
 
 /// Counts a request that was denied.
-pub fn denied(reason: &'static str) {
+pub(crate) fn denied(reason: &'static str) {
     counter!(DENIED, "reason" => reason).increment(1);
 }
 
 /// Counts a connection that was cut, or not let in.
-pub fn connection_cut(reason: &'static str) {
+pub(crate) fn connection_cut(reason: &'static str) {
     counter!(CONNECTIONS_CUT, "reason" => reason).increment(1);
 }
 
 /// Counts a message that had begun and was given up.
-pub fn message_given_up(reason: &'static str) {
+pub(crate) fn message_given_up(reason: &'static str) {
     counter!(GIVEN_UP, "reason" => reason).increment(1);
 }
 
 /// A session is in `state`.
-pub fn session_state(session: &str, state: &str) {
+pub(crate) fn session_state(session: &str, state: &str) {
     for of in ["running", "paused", "stopped"] {
         gauge!(SESSION_STATE, "session" => session.to_owned(), "state" => of)
             .set(f64::from(u8::from(of == state)));
@@ -107,18 +107,18 @@ pub fn session_state(session: &str, state: &str) {
 }
 
 /// A session has another model.
-pub fn model_swapped(session: &str) {
+pub(crate) fn model_swapped(session: &str) {
     counter!(MODEL_SWAPS, "session" => session.to_owned()).increment(1);
 }
 
 /// A condition holds, or not any more.
-pub fn condition(session: &str, name: &'static str, holds: bool) {
+pub(crate) fn condition(session: &str, name: &'static str, holds: bool) {
     gauge!(CONDITION, "session" => session.to_owned(), "condition" => name)
         .set(f64::from(u8::from(holds)));
 }
 
 /// The journal.
-pub struct JournalMetrics {
+pub(crate) struct JournalMetrics {
     /// Records kept.
     pub records: Counter,
     /// Records dropped.
@@ -138,7 +138,7 @@ pub struct JournalMetrics {
 impl JournalMetrics {
     /// Handles of a log: "journal", or "decisions" where these are recorded.
     #[must_use]
-    pub fn new(log: &'static str) -> Self {
+    pub(crate) fn new(log: &'static str) -> Self {
         let metrics = Self {
             records: counter!(JOURNAL_RECORDS, "log" => log),
             dropped: counter!(JOURNAL_DROPPED, "log" => log),
@@ -200,14 +200,14 @@ impl SourceMetrics {
     }
 
     /// An edge of a TTL line.
-    pub fn ttl_edge(&self, line: u8) {
+    pub(crate) fn ttl_edge(&self, line: u8) {
         counter!(TTL_EDGES, "session" => self.session.clone(), "line" => line.to_string())
             .increment(1);
     }
 }
 
 /// A session's Redis stream.
-pub struct BusOutMetrics {
+pub(crate) struct BusOutMetrics {
     connected: Gauge,
     /// Decisions written.
     pub decisions: Counter,
@@ -220,7 +220,7 @@ pub struct BusOutMetrics {
 impl BusOutMetrics {
     /// Handles for a session.
     #[must_use]
-    pub fn new(session: &str) -> Self {
+    pub(crate) fn new(session: &str) -> Self {
         let of = |kind: &'static str| counter!(OUT_SENT, "session" => session.to_owned(), "kind" => kind);
         let metrics = Self {
             connected: gauge!(OUT_CONNECTED, "session" => session.to_owned()),
@@ -234,13 +234,13 @@ impl BusOutMetrics {
     }
 
     /// Connected or not.
-    pub fn connected(&self, connected: bool) {
+    pub(crate) fn connected(&self, connected: bool) {
         self.connected.set(f64::from(u8::from(connected)));
     }
 }
 
 /// A session's accounting of spike events, and of parts of bins.
-pub struct AssemblyMetrics {
+pub(crate) struct AssemblyMetrics {
     session: String,
     /// Received.
     pub received: Counter,
@@ -255,7 +255,7 @@ pub struct AssemblyMetrics {
 impl AssemblyMetrics {
     /// Handles for a session.
     #[must_use]
-    pub fn new(session: &str) -> Self {
+    pub(crate) fn new(session: &str) -> Self {
         let of = |name: &'static str| counter!(name, "session" => session.to_owned());
         let metrics = Self {
             received: of(EVENTS_RECEIVED),
@@ -272,14 +272,14 @@ impl AssemblyMetrics {
     }
 
     /// Counts rejected events.
-    pub fn rejected(&self, reason: &'static str, n: u64) {
+    pub(crate) fn rejected(&self, reason: &'static str, n: u64) {
         counter!(EVENTS_REJECTED, "session" => self.session.clone(), "reason" => reason)
             .increment(n);
     }
 }
 
 /// A session's accounting of what came in.
-pub struct IntakeMetrics {
+pub(crate) struct IntakeMetrics {
     session: String,
     /// Bins received.
     pub received: Counter,
@@ -300,7 +300,7 @@ pub struct IntakeMetrics {
 impl IntakeMetrics {
     /// Handles for a session.
     #[must_use]
-    pub fn new(session: &str, queue_bins: usize) -> Self {
+    pub(crate) fn new(session: &str, queue_bins: usize) -> Self {
         let of = |name: &'static str| counter!(name, "session" => session.to_owned());
         let messages = |outcome: &'static str| counter!(MESSAGES, "session" => session.to_owned(), "outcome" => outcome);
         gauge!(QUEUE_MAX, "session" => session.to_owned()).set(queue_bins as f64);
@@ -333,13 +333,13 @@ impl IntakeMetrics {
     }
 
     /// Counts rejected bins.
-    pub fn rejected(&self, reason: &'static str, n: u64) {
+    pub(crate) fn rejected(&self, reason: &'static str, n: u64) {
         counter!(BINS_REJECTED, "session" => self.session.clone(), "reason" => reason).increment(n);
     }
 }
 
 /// Whether a session's rig is heard, and what its clock shows.
-pub struct ContactMetrics {
+pub(crate) struct ContactMetrics {
     offset: Gauge,
     drift: Gauge,
     jumps: Counter,
@@ -351,7 +351,7 @@ pub struct ContactMetrics {
 impl ContactMetrics {
     /// Handles for a session.
     #[must_use]
-    pub fn new(session: &str) -> Self {
+    pub(crate) fn new(session: &str) -> Self {
         let gauge = |name: &'static str| gauge!(name, "session" => session.to_owned());
         let metrics = Self {
             offset: gauge(CLOCK_OFFSET),
@@ -369,7 +369,13 @@ impl ContactMetrics {
     }
 
     /// What is known of the rig's clock: offset and drift where they are, whether it jumped, a message's delay.
-    pub fn clock(&self, offset_s: Option<f64>, drift: Option<f64>, jumped: bool, delay_s: f64) {
+    pub(crate) fn clock(
+        &self,
+        offset_s: Option<f64>,
+        drift: Option<f64>,
+        jumped: bool,
+        delay_s: f64,
+    ) {
         if let Some(offset) = offset_s {
             self.offset.set(offset);
         }
@@ -382,8 +388,7 @@ impl ContactMetrics {
 }
 
 /// A session's numbers as they go out.
-pub struct SessionMetrics {
-    session: String,
+pub(crate) struct SessionMetrics {
     /// Receive to decision.
     pub latency: Histogram,
     /// Receive to handed to subscribers.
@@ -421,7 +426,7 @@ pub struct SessionMetrics {
 impl SessionMetrics {
     /// Handles for a session whose labels are `labels`, `unknown` last.
     #[must_use]
-    pub fn new(session: &str, labels: &[&str]) -> Self {
+    pub(crate) fn new(session: &str, labels: &[&str]) -> Self {
         let name = || session.to_owned();
         let per_label = |metric: &'static str| -> Vec<Gauge> {
             labels
@@ -456,25 +461,18 @@ impl SessionMetrics {
                 .iter()
                 .map(|l| counter!(CHANGES, "session" => name(), "to" => (*l).to_owned()))
                 .collect(),
-            session: name(),
         }
     }
 
-    /// The session's name.
-    #[must_use]
-    pub fn session(&self) -> &str {
-        &self.session
-    }
-
     /// Posterior per regime.
-    pub fn posterior(&self, posterior: &[f32]) {
+    pub(crate) fn posterior(&self, posterior: &[f32]) {
         for (gauge, p) in self.posterior.iter().zip(posterior) {
             gauge.set(f64::from(*p));
         }
     }
 
     /// Label `index` (labels as at the start) is in force from now on: a change.
-    pub fn change(&self, index: usize) {
+    pub(crate) fn change(&self, index: usize) {
         self.in_force(index);
         if let Some(counter) = self.changes.get(index) {
             counter.increment(1);
@@ -482,14 +480,14 @@ impl SessionMetrics {
     }
 
     /// Label `index` is in force.
-    pub fn in_force(&self, index: usize) {
+    pub(crate) fn in_force(&self, index: usize) {
         for (i, gauge) in self.in_force.iter().enumerate() {
             gauge.set(f64::from(u8::from(i == index)));
         }
     }
 
     /// These labels are not the session's any more.
-    pub fn withdraw(&self) {
+    pub(crate) fn withdraw(&self) {
         self.in_force(usize::MAX);
         self.posterior.iter().for_each(|gauge| gauge.set(0.0));
     }

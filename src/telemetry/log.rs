@@ -141,7 +141,7 @@ fn queue() -> Queue {
 ///
 /// # Errors
 /// A `REGIMED_LOG` that chooses nothing that is known.
-pub fn log_to_stderr() -> Result<()> {
+pub(crate) fn log_to_stderr() -> Result<()> {
     let filter = match std::env::var("REGIMED_LOG") {
         Ok(text) => EnvFilter::try_new(&text).with_context(|| {
             format!(

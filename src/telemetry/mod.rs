@@ -12,13 +12,15 @@ use std::time::{Duration, Instant};
 
 use metrics::gauge;
 
+pub use declared::Kind;
 use declared::*;
-pub use declared::{GROUPS, Group, Kind, Metric};
-pub use handles::*;
-pub use log::{drain_log, last_word, log_to_stderr};
+pub(crate) use declared::{GROUPS, Group, Metric};
+pub(crate) use handles::*;
+pub(crate) use log::log_to_stderr;
+pub use log::{drain_log, last_word};
 use readings::READING;
-pub use readings::{Readings, readings};
-pub use series::Series;
+pub(crate) use readings::readings;
+pub(crate) use series::Series;
 
 /// Upper bounds of the latency histograms, seconds.
 const BUCKETS_S: [f64; 14] = [
@@ -47,7 +49,7 @@ static SERIES: OnceLock<Series> = OnceLock::new();
 ///
 /// # Panics
 /// Where another recorder was installed before: a bug.
-pub fn install() -> Series {
+pub(crate) fn install() -> Series {
     SERIES.get_or_init(build).clone()
 }
 
@@ -65,14 +67,14 @@ fn build() -> Series {
 }
 
 /// A session runs under this name.
-pub fn session_begins(session: &str) {
+pub(crate) fn session_begins(session: &str) {
     if let Some(series) = SERIES.get() {
         series.begin(session);
     }
 }
 
 /// A session has ended: its series go after a while.
-pub fn session_ends(session: &str) {
+pub(crate) fn session_ends(session: &str) {
     if let Some(series) = SERIES.get() {
         series.end(session, Instant::now());
     }
@@ -80,7 +82,7 @@ pub fn session_ends(session: &str) {
 
 /// What `/metrics` answers: the daemon's own figures, and those of its process.
 #[must_use]
-pub fn render(series: &Series) -> String {
+pub(crate) fn render(series: &Series) -> String {
     static PROCESS: OnceLock<metrics_process::Collector> = OnceLock::new();
     let process = PROCESS.get_or_init(|| {
         let collector = metrics_process::Collector::default();
@@ -93,14 +95,14 @@ pub fn render(series: &Series) -> String {
 
 /// Lets one line through per second and counts the others.
 #[derive(Debug, Default)]
-pub struct Throttle {
+pub(crate) struct Throttle {
     last: Option<Instant>,
     held_back: u64,
 }
 
 impl Throttle {
     /// `Some(lines held back since the last one)` when a line may be written now.
-    pub fn pass(&mut self, now: Instant) -> Option<u64> {
+    pub(crate) fn pass(&mut self, now: Instant) -> Option<u64> {
         if self.last.is_some_and(|t| now.duration_since(t) < Duration::from_secs(1)) {
             self.held_back += 1;
             return None;

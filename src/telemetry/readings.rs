@@ -148,7 +148,7 @@ impl Quantity {
 
 /// Every reading's gauges, as they are declared: name and help.
 #[must_use]
-pub fn readings() -> Vec<(String, String)> {
+pub(crate) fn readings() -> Vec<(String, String)> {
     QUANTITIES.iter().flat_map(Quantity::gauges).collect()
 }
 
@@ -157,12 +157,12 @@ pub(super) const READING: Metric =
     Metric { name: "", kind: Kind::Gauge, labels: "session", help: "" };
 
 /// A session's gauges of readings.
-pub struct Readings(Vec<Gauge>);
+pub(crate) struct Readings(Vec<Gauge>);
 
 impl Readings {
     /// Of a session: nothing was read yet.
     #[must_use]
-    pub fn new(session: &str) -> Self {
+    pub(crate) fn new(session: &str) -> Self {
         let gauge = |(name, _)| gauge!(name, "session" => session.to_owned());
         let readings = Self(readings().into_iter().map(gauge).collect());
         readings.0.iter().for_each(|gauge| gauge.set(f64::NAN));
@@ -170,7 +170,7 @@ impl Readings {
     }
 
     /// Takes a reading's values.
-    pub fn set(&self, of: &Metrics) {
+    pub(crate) fn set(&self, of: &Metrics) {
         let mut gauges = self.0.iter();
         let mut set = |value: f32| {
             if let Some(gauge) = gauges.next() {

@@ -33,7 +33,7 @@ struct Registries {
 
 /// All series, for whoever writes them out.
 #[derive(Clone)]
-pub struct Series(Arc<Registries>);
+pub(crate) struct Series(Arc<Registries>);
 
 fn recorder() -> PrometheusRecorder {
     let mut builder = PrometheusBuilder::new();
@@ -53,20 +53,20 @@ impl Series {
     }
 
     /// A session runs under this name. Without this its series are kept nowhere.
-    pub fn begin(&self, session: &str) {
+    pub(crate) fn begin(&self, session: &str) {
         let of_session = || OfSession { recorder: Arc::new(recorder()), ended: None };
         self.sessions().entry(session.to_owned()).or_insert_with(of_session).ended = None;
     }
 
     /// A session has ended: its series go after [`KEPT_AFTER_END`].
-    pub fn end(&self, session: &str, now: Instant) {
+    pub(crate) fn end(&self, session: &str, now: Instant) {
         if let Some(known) = self.sessions().get_mut(session) {
             known.ended = Some(now);
         }
     }
 
     /// To be called every few seconds: takes what was recorded together, and drops what has ended.
-    pub fn upkeep(&self, now: Instant) {
+    pub(crate) fn upkeep(&self, now: Instant) {
         self.0.own.handle().run_upkeep();
         let mut sessions = self.sessions();
         sessions.retain(|_, s| s.ended.is_none_or(|t| now.duration_since(t) < KEPT_AFTER_END));
@@ -77,7 +77,7 @@ impl Series {
 
     /// Everything in Prometheus' text format: each metric's lines together, whatever registry they are of.
     #[must_use]
-    pub fn render(&self) -> String {
+    pub(crate) fn render(&self) -> String {
         let handles: Vec<_> = self.sessions().values().map(|s| s.recorder.handle()).collect();
         let mut merged = Merged::default();
         merged.add(&self.0.own.handle().render());

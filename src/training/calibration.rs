@@ -10,9 +10,10 @@ use super::data::Dataset;
 use super::error::FinishError;
 use super::finish::COVARIANCE_FLOOR;
 use super::held_out::dispersion;
+use super::prior::{PriorFit, fit_prior};
 use super::settings::TrainingSettings;
 use super::trainer::Trainer;
-use crate::model::{Model, PriorFit, Readout, RegimePrior};
+use crate::model::{Model, Readout};
 
 /// Turns of the latents that are tried: a readout's moments leave the latents' axes open.
 const ROTATIONS: usize = 12;
@@ -86,8 +87,7 @@ pub fn calibrate(
         })
         .collect();
     let how = PriorFit { per_regime: CALIBRATED_PER_REGIME, covariance_floor: COVARIANCE_FLOOR };
-    let own =
-        embeddings.and_then(|e| RegimePrior::fit(&e, model.regime_names.len(), how, &mut rng));
+    let own = embeddings.and_then(|e| fit_prior(&e, model.regime_names.len(), how, &mut rng));
     let labelled = own.is_some();
     readout.trusted = labelled;
     readout.prior = own.unwrap_or_else(|| model.prior.clone());

@@ -410,7 +410,7 @@ impl Dataset {
 
     /// Bins in all training streams.
     #[must_use]
-    pub fn training_bins(&self) -> usize {
+    pub(crate) fn training_bins(&self) -> usize {
         self.streams.iter().map(|s| s.label_of.len()).sum()
     }
 

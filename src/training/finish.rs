@@ -6,8 +6,9 @@ use rand_chacha::ChaCha8Rng;
 use super::data::Dataset;
 use super::error::FinishError;
 use super::held_out::{dispersion, operating_points, tune};
+use super::prior::{PriorFit, fit_prior};
 use super::trainer::Trainer;
-use crate::model::{Model, PriorFit, RegimePrior};
+use crate::model::Model;
 use crate::regime::Verdict;
 
 /// Gaussians per regime that are tried, the first one first...
@@ -163,12 +164,11 @@ fn fit_priors(
         let mut embeddings = trainer.embeddings(s)?;
         embeddings.retain(|(regime, _)| unlabelled || regime.is_some());
         let name = data.sessions[s].name.clone();
-        model.readouts[s].prior =
-            RegimePrior::fit(&embeddings, data.regime_names.len(), how, &mut rng)
-                .ok_or(FinishError::Prior(name))?;
+        model.readouts[s].prior = fit_prior(&embeddings, data.regime_names.len(), how, &mut rng)
+            .ok_or(FinishError::Prior(name))?;
         pooled.extend(embeddings);
     }
-    model.prior = RegimePrior::fit(&pooled, data.regime_names.len(), how, &mut rng)
+    model.prior = fit_prior(&pooled, data.regime_names.len(), how, &mut rng)
         .ok_or_else(|| FinishError::Prior("all".into()))?;
     Ok(())
 }

@@ -45,7 +45,7 @@ struct Stream<'a> {
 ///
 /// # Errors
 /// When the bank does not take the model.
-pub fn fit_metric_head(
+pub(crate) fn fit_metric_head(
     model: &Model,
     data: &Dataset,
     threads: usize,

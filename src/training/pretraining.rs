@@ -17,7 +17,7 @@ const VALIDATIONS: usize = 12;
 const LATER_IS_BETTER_WITHIN: f64 = 1.25;
 
 /// What a validation showed.
-pub struct Validation {
+pub(crate) struct Validation {
     /// Log loss of the held-out streams, nats per bin; `None` where nothing is labelled there.
     pub log_loss: Option<f64>,
     /// The model as it stands, where it is to be kept in place of the one before.
@@ -25,7 +25,7 @@ pub struct Validation {
 }
 
 /// A training under validation.
-pub struct Pretraining {
+pub(crate) struct Pretraining {
     trainer: Trainer,
     /// Smallest held-out log loss so far.
     least: Option<f64>,
@@ -37,13 +37,13 @@ impl Pretraining {
     /// Of a training as it stands; `kept`: the held-out log loss of the model that was kept before it was interrupted,
     /// where one was.
     #[must_use]
-    pub fn new(trainer: Trainer, kept: Option<Option<f64>>) -> Self {
+    pub(crate) fn new(trainer: Trainer, kept: Option<Option<f64>>) -> Self {
         Self { trainer, least: kept.flatten(), has_model: kept.is_some() }
     }
 
     /// The training.
     #[must_use]
-    pub fn trainer(&self) -> &Trainer {
+    pub(crate) fn trainer(&self) -> &Trainer {
         &self.trainer
     }
 
@@ -51,13 +51,13 @@ impl Pretraining {
     ///
     /// # Errors
     /// As candle's.
-    pub fn step(&mut self) -> candle_core::Result<StepReport> {
+    pub(crate) fn step(&mut self) -> candle_core::Result<StepReport> {
         self.trainer.step()
     }
 
     /// Whether all steps are done.
     #[must_use]
-    pub fn is_complete(&self) -> bool {
+    pub(crate) fn is_complete(&self) -> bool {
         self.trainer.steps_done() >= self.trainer.settings().steps
     }
 
@@ -65,7 +65,10 @@ impl Pretraining {
     ///
     /// # Errors
     /// When training diverged, or a session shows no bin of some regime.
-    pub fn validate_if_due(&mut self, stops: bool) -> Result<Option<Validation>, FinishError> {
+    pub(crate) fn validate_if_due(
+        &mut self,
+        stops: bool,
+    ) -> Result<Option<Validation>, FinishError> {
         let trainer = &self.trainer;
         let due = is_due(trainer.steps_done(), trainer.settings(), trainer.data());
         if due || (stops && !self.has_model) { self.validate().map(Some) } else { Ok(None) }

@@ -154,7 +154,7 @@ fn sort_channels(
 }
 
 /// Rounds that [`recalibrate`] does at most.
-pub const RECALIBRATION_ROUNDS: usize = ROUNDS;
+pub(crate) const RECALIBRATION_ROUNDS: usize = ROUNDS;
 
 /// The E-step: filtered latents under a readout.
 fn expect(model: &Model, readout: &Readout, data: &Dataset) -> Result<Expected, FinishError> {

@@ -52,6 +52,14 @@ pub struct TrainingSettings {
     pub threads: usize,
 }
 
+impl TrainingSettings {
+    /// Of a new animal's calibration, where the dynamics stay as they are.
+    #[must_use]
+    pub fn for_calibration() -> Self {
+        Self { steps: 600, batch: 16, learning_rate: 1e-2, ..Self::default() }
+    }
+}
+
 impl Default for TrainingSettings {
     fn default() -> Self {
         Self {
@@ -85,7 +93,7 @@ const RATE_ABOVE_COUNTS: f32 = 1.5;
 
 impl TrainingSettings {
     /// Raises the bound of the rates to what the data show, where their counts are beyond it.
-    pub fn bound_rates(&mut self, largest_count: f32) {
+    pub(crate) fn bound_rates(&mut self, largest_count: f32) {
         let [_, high] = &mut self.log_rate_bounds;
         *high = high.max((RATE_ABOVE_COUNTS * largest_count.max(1.0)).ln());
     }

@@ -47,6 +47,32 @@ pub struct StepReport {
     pub gradient_norm: f64,
 }
 
+/// Why a saved state cannot be restored.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum RestoreError {
+    /// Candle's.
+    #[error(transparent)]
+    Tensor(#[from] candle_core::Error),
+    /// An array is not there.
+    #[error("array '{0}' is missing")]
+    Missing(String),
+    /// An array is of another size.
+    #[error("array '{name}': expected {expected} values, found {found}")]
+    Size { name: String, expected: usize, found: usize },
+}
+
+fn take_array(
+    state: &mut HashMap<String, Vec<f32>>,
+    name: String,
+    expected: usize,
+) -> std::result::Result<Vec<f32>, RestoreError> {
+    match state.remove(&name) {
+        None => Err(RestoreError::Missing(name)),
+        Some(array) if array.len() == expected => Ok(array),
+        Some(array) => Err(RestoreError::Size { name, expected, found: array.len() }),
+    }
+}
+
 /// Training in progress.
 pub struct Trainer {
     data: Arc<Dataset>,
@@ -111,7 +137,7 @@ impl Trainer {
     ///
     /// # Errors
     /// As candle's.
-    pub fn calibrating(
+    pub(crate) fn calibrating(
         model: &Model,
         data: Arc<Dataset>,
         settings: TrainingSettings,
@@ -213,7 +239,7 @@ impl Trainer {
 
     /// Steps done.
     #[must_use]
-    pub fn steps_done(&self) -> usize {
+    pub(crate) fn steps_done(&self) -> usize {
         self.step
     }
 
@@ -357,35 +383,23 @@ impl Trainer {
     ///
     /// # Errors
     /// Names the array that is missing or of another size.
-    pub fn restore(
+    pub(crate) fn restore(
         &mut self,
         step: usize,
         mut state: HashMap<String, Vec<f32>>,
-    ) -> std::result::Result<(), String> {
+    ) -> std::result::Result<(), RestoreError> {
         for p in &mut self.parameters {
             let mut take = |suffix: &str| {
                 let name = format!("{}{suffix}", p.name);
-                let found = state.remove(&name).ok_or(format!("array '{name}' is missing"))?;
-                if found.len() == p.first.len() {
-                    Ok(found)
-                } else {
-                    let (expected, found) = (p.first.len(), found.len());
-                    Err(format!("array '{name}': expected {expected} values, found {found}"))
-                }
+                take_array(&mut state, name, p.first.len())
             };
             let (values, first, second) = (take("")?, take(".first")?, take(".second")?);
-            p.set(values).map_err(|e| e.to_string())?;
+            p.set(values)?;
             p.first = first;
             p.second = second;
         }
-        let ends = state.remove(RUN_ENDS).ok_or(format!("array '{RUN_ENDS}' is missing"))?;
-        if ends.len() != self.run_ends.states.len() {
-            let expected = self.run_ends.states.len();
-            return Err(format!(
-                "array '{RUN_ENDS}': expected {expected} values, found {}",
-                ends.len()
-            ));
-        }
+        let expected = self.run_ends.states.len();
+        let ends = take_array(&mut state, RUN_ENDS.to_owned(), expected)?;
         self.run_ends.states = ends;
         self.step = step;
         Ok(())

@@ -7,10 +7,10 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use prost::Message;
-use regimed::wire::control_client::ControlClient;
-use regimed::wire::ingest_client::IngestClient;
-use regimed::wire::journal_record::What;
-use regimed::wire::{
+use regimed::internals::wire::control_client::ControlClient;
+use regimed::internals::wire::ingest_client::IngestClient;
+use regimed::internals::wire::journal_record::What;
+use regimed::internals::wire::{
     Counts, ListSessionsRequest, StartSessionRequest, StopSessionRequest, SwapModelRequest,
 };
 use tonic::transport::Endpoint;
@@ -84,7 +84,7 @@ impl Unheard {
         {
             n += u64::from(matches!(
                 reply.reply,
-                Some(regimed::wire::exchange_reply::Reply::Decision(_))
+                Some(regimed::internals::wire::exchange_reply::Reply::Decision(_))
             ));
         }
         assert_eq!(n, bins);
@@ -202,10 +202,12 @@ async fn subscribers_that_read_nothing_are_not_written_to() {
             .connect()
             .await
             .expect("connected");
-        let mut client = regimed::wire::regimes_client::RegimesClient::new(channel);
+        let mut client = regimed::internals::wire::regimes_client::RegimesClient::new(channel);
         for _ in 0..50 {
-            let request =
-                regimed::wire::SubscribeDecisionsRequest { session: "rig".into(), every: 1 };
+            let request = regimed::internals::wire::SubscribeDecisionsRequest {
+                session: "rig".into(),
+                every: 1,
+            };
             let stream = client.subscribe_decisions(request).await.expect("subscribed");
             silent.push(stream.into_inner());
         }
@@ -258,7 +260,8 @@ async fn frames_and_subscriptions_without_end_are_cut_and_cost_others_nothing() 
     for i in 1..=500 {
         let heard = tokio::time::timeout(PATIENCE, healthy.recv()).await.expect("in time");
         let heard = heard.expect("a message");
-        let decision = regimed::wire::Decision::decode(heard.get(1).expect("a body").as_ref());
+        let decision =
+            regimed::internals::wire::Decision::decode(heard.get(1).expect("a body").as_ref());
         assert_eq!(decision.expect("a decision").sequence, i);
     }
     let _ = again.join();
@@ -395,15 +398,15 @@ async fn a_start_that_fails_leaves_nothing_and_holds_up_nobody() {
     );
     let small = folder.path().join("small.npz");
     let counts = spikes(200).iter().flat_map(|b| b[..4].iter().map(|&c| c as u16)).collect();
-    let recording = regimed::recording::Recording {
+    let recording = regimed::internals::recording::Recording {
         path: small.clone(),
         n_channels: 4,
         bin_width_s: 0.01,
-        trials: vec![regimed::recording::Trial::unlabelled("s", counts, 4)],
+        trials: vec![regimed::internals::recording::Trial::unlabelled("s", counts, 4)],
         continuous: true,
-        ..regimed::recording::Recording::default()
+        ..regimed::internals::recording::Recording::default()
     };
-    regimed::recording::write(&recording, &small).expect("written");
+    regimed::internals::recording::write(&recording, &small).expect("written");
     let mut control = ControlClient::connect(daemon.grpc.clone()).await.expect("connected");
     let replay = |file: &std::path::Path, more: &str| {
         session("other", &format!("[session.replay]\nfile = \"{}\"\n{more}", arg(file)))
@@ -447,7 +450,7 @@ async fn a_start_that_fails_leaves_nothing_and_holds_up_nobody() {
     assert_eq!(listed.into_inner().sessions.len(), 1);
     assert!(daemon.terminate().success());
     let mut started = Vec::new();
-    regimed::journal::read(&journal, |record| {
+    regimed::internals::journal::read(&journal, |record| {
         if matches!(record.what, Some(What::SessionStarted(_))) {
             started.push(record.session);
         }
@@ -487,7 +490,7 @@ async fn what_a_client_asked_for_is_done_though_it_has_left() {
     let mut control = ControlClient::connect(daemon.grpc.clone()).await.expect("connected");
     let said = control.swap_model(request).await.expect_err("one at a time");
     assert!(said.message().contains("one swap at a time"), "{said}");
-    let pause = regimed::wire::PauseSessionRequest { session: "rig".into() };
+    let pause = regimed::internals::wire::PauseSessionRequest { session: "rig".into() };
     control.pause_session(pause).await.expect("paused");
     let began = Instant::now();
     while !daemon.session("rig").await.regime_names.contains(&"rhythm".to_owned()) {

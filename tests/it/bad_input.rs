@@ -3,8 +3,8 @@
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 
-use regimed::wire::ingest_client::IngestClient;
-use regimed::wire::{Counts, RejectReason};
+use regimed::internals::wire::ingest_client::IngestClient;
+use regimed::internals::wire::{Counts, RejectReason};
 use zeromq::{Socket, SocketSend};
 
 use crate::rig::{Daemon, arg, config, message, run, spikes};
@@ -213,7 +213,7 @@ fn a_damaged_model_is_refused_with_what_was_expected() {
     let read = |name: &str| std::fs::read(source.join(name)).expect("the default model");
     let (card, weights) = (read("model.json"), read("model.safetensors"));
     let refused = |card: &[u8], weights: &[u8]| {
-        let result = regimed::checkpoint::from_bytes(&model, card, weights);
+        let result = regimed::internals::checkpoint::from_bytes(&model, card, weights);
         result.expect_err("refused").to_string()
     };
     let text = String::from_utf8(card.clone()).expect("text");
@@ -242,7 +242,8 @@ fn a_damaged_model_is_refused_with_what_was_expected() {
     let other = format!("{}{}", &text[..at], &text[end..]);
     assert!(refused(other.as_bytes(), &weights).contains("metric_head: expected regressions"));
     assert!(refused(b"{", &weights).contains("model card"));
-    regimed::checkpoint::from_bytes(&model, &card, &weights).expect("the undamaged one loads");
+    regimed::internals::checkpoint::from_bytes(&model, &card, &weights)
+        .expect("the undamaged one loads");
 }
 
 #[test]

@@ -2,8 +2,8 @@
 
 use std::process::Command;
 
-use regimed::checkpoint;
-use regimed::recording;
+use regimed::internals::checkpoint;
+use regimed::internals::recording;
 
 use crate::rig::{
     Daemon, arg, binary, config, exchange, exchange_until_metrics, message, run, spikes,

@@ -1,10 +1,10 @@
 //! The daemon's main job over real sockets.
 
 use futures_util::StreamExt;
-use regimed::wire::exchange_reply::Reply;
-use regimed::wire::ingest_client::IngestClient;
-use regimed::wire::regimes_client::RegimesClient;
-use regimed::wire::{
+use regimed::internals::wire::exchange_reply::Reply;
+use regimed::internals::wire::ingest_client::IngestClient;
+use regimed::internals::wire::regimes_client::RegimesClient;
+use regimed::internals::wire::{
     Counts, Decision, Event, ListSessionsRequest, SubscribeDecisionsRequest, SubscribeEventsRequest,
 };
 use zeromq::{Socket, SocketRecv, SocketSend};

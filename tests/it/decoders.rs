@@ -3,11 +3,10 @@
 use std::fs;
 use std::path::PathBuf;
 
+use crate::fuzz_decoders::{ALL, named};
+use crate::rig::checkout;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
-use regimed::decoders::ALL;
-
-use crate::rig::checkout;
 
 /// Files of a decoder in one of fuzz's folders.
 fn files(folder: &str, decoder: &str) -> Vec<PathBuf> {
@@ -21,7 +20,8 @@ fn files(folder: &str, decoder: &str) -> Vec<PathBuf> {
 
 #[test]
 fn what_a_fuzzer_found_once_is_taken_now() {
-    for (name, decode) in ALL {
+    for (name, _) in ALL {
+        let decode = named(name).expect("a decoder");
         for file in files("seeds", name).into_iter().chain(files("regressions", name)) {
             decode(&fs::read(&file).expect("bytes"));
         }
@@ -81,12 +81,12 @@ fn a_recording_reads_no_other_file() {
     fs::write(place("secret.nwb"), &good).expect("written");
     let times: Vec<u8> = [0.1f64, 0.2, 0.15].iter().flat_map(|t| t.to_le_bytes()).collect();
     fs::write(place("secret.bin"), times).expect("written");
-    let how = regimed::recording::NwbSettings::default();
-    regimed::recording::read_nwb(&place("secret.nwb"), &how).expect("a good one");
+    let how = regimed::internals::recording::NwbSettings::default();
+    regimed::internals::recording::read_nwb(&place("secret.nwb"), &how).expect("a good one");
     for name in ["external", "linked"] {
         let file = place(&format!("{name}.nwb"));
         fs::copy(checkout(&format!("fuzz/seeds/nwb/{name}")), &file).expect("copied");
-        let error = regimed::recording::read_nwb(&file, &how).expect_err(name);
+        let error = regimed::internals::recording::read_nwb(&file, &how).expect_err(name);
         assert!(error.to_string().contains("/units/spike_times"), "{error}");
     }
 }
@@ -96,21 +96,22 @@ fn the_good_examples_are_good() {
     let seed = |name: &str| checkout(&format!("fuzz/seeds/{name}"));
     for name in ["npz/trials", "npz/concatenated"] {
         let file = fs::File::open(seed(name)).expect("a file");
-        regimed::recording::read_from(file, &seed(name)).expect(name);
+        regimed::internals::recording::read_from(file, &seed(name)).expect(name);
     }
-    let labelled = regimed::recording::NwbSettings {
+    let labelled = regimed::internals::recording::NwbSettings {
         labels: Some("trials/condition".into()),
         tasks: Some("trials/target".into()),
         bin_ms: None,
     };
     for name in ["nwb/old_layout", "nwb/new_layout"] {
-        regimed::recording::read_nwb(&seed(name), &labelled).expect(name);
+        regimed::internals::recording::read_nwb(&seed(name), &labelled).expect(name);
     }
     let model = fs::read(seed("model/least")).expect("bytes");
     let cut = model.iter().position(|&b| b == 0).expect("a zero byte");
     let weights = &model[cut + 1..];
     let mut card: serde_json::Value = serde_json::from_slice(&model[..cut]).expect("JSON");
-    card["weights_sha256"] = regimed::checkpoint::sha256_hex(weights).into();
+    card["weights_sha256"] = regimed::internals::checkpoint::sha256_hex(weights).into();
     let card = card.to_string();
-    regimed::checkpoint::from_bytes(&seed("model"), card.as_bytes(), weights).expect("a model");
+    regimed::internals::checkpoint::from_bytes(&seed("model"), card.as_bytes(), weights)
+        .expect("a model");
 }

@@ -8,9 +8,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use regimed::bus::Condition;
-use regimed::wire::ingest_client::IngestClient;
-use regimed::wire::{Counts, SubscribeDecisionsRequest};
+use regimed::internals::bus::Condition;
+use regimed::internals::wire::ingest_client::IngestClient;
+use regimed::internals::wire::{Counts, SubscribeDecisionsRequest};
 
 use crate::rig::{Daemon, PATIENCE, binary, checkout, config, exchange, message, spikes};
 
@@ -26,7 +26,7 @@ async fn an_overload_is_bounded_counted_and_passes() {
     for i in 0..100 {
         let (grpc, going) = (daemon.grpc.clone(), going.clone());
         loads.push(tokio::spawn(async move {
-            let mut client = regimed::wire::regimes_client::RegimesClient::connect(grpc)
+            let mut client = regimed::internals::wire::regimes_client::RegimesClient::connect(grpc)
                 .await
                 .expect("connected");
             let request = SubscribeDecisionsRequest { session: "flooded".into(), every: 1 };

@@ -3,13 +3,13 @@
 use std::sync::LazyLock;
 
 use proptest::prelude::*;
-use regimed::inference::{Adaptation, Estimate, FilterBank};
-use regimed::model::{Model, Readout};
-use regimed::regime::{DecisionRule, Engine};
-use regimed::teacher::{Animal, AnimalSettings, Dwell, Regime, Simulation};
+use regimed::internals::inference::{Adaptation, Estimate, FilterBank};
+use regimed::internals::model::{Model, Readout};
+use regimed::internals::regime::{DecisionRule, Engine};
+use regimed::internals::teacher::{Animal, AnimalSettings, Dwell, Regime, Simulation};
 
 static MODEL: LazyLock<Model> =
-    LazyLock::new(|| regimed::checkpoint::builtin().expect("the built-in model").model);
+    LazyLock::new(|| regimed::internals::checkpoint::builtin().expect("the built-in model").model);
 
 /// `bins` bins of an animal of the built-in model that switches regimes.
 fn switching(bins: usize, seed: u64) -> Vec<Vec<f32>> {
@@ -55,14 +55,14 @@ fn a_bin_allocates_nothing() {
     let mut engine = engine();
     let mut changes = 0;
     // As the session's thread leaves its state for the next start.
-    let mut tape = regimed::inference::Tape::default();
+    let mut tape = regimed::internals::inference::Tape::default();
     let mut push = |engine: &mut Engine, t: usize| {
         if t % 40 == 7 {
             engine.set_active((0..96).map(|i| i != t % 96));
         }
         let seen = t % 13 != 5;
         changes += usize::from(engine.push(seen.then_some(bins[t].as_slice())).is_some());
-        let outcome = regimed::bus::Outcome::of(engine.estimate());
+        let outcome = regimed::internals::bus::Outcome::of(engine.estimate());
         assert!(outcome.novelty.is_finite());
         if t.is_multiple_of(25) {
             tape.begin();

@@ -3,8 +3,8 @@
 
 use std::fs::File;
 
-use regimed::inference::{Adaptation, FilterBank};
-use regimed::recording::{self, Array, Values};
+use regimed::internals::inference::{Adaptation, FilterBank};
+use regimed::internals::recording::{self, Array, Values};
 
 use crate::rig::checkout;
 
@@ -28,7 +28,8 @@ fn array(file: &str, key: &str) -> Vec<f32> {
 
 #[test]
 fn posterior_agrees_with_the_prototype() {
-    let checkpoint = regimed::checkpoint::load(&checkout("tests/golden/model")).expect("loads");
+    let checkpoint =
+        regimed::internals::checkpoint::load(&checkout("tests/golden/model")).expect("loads");
     let recording = recording::read(&checkout("tests/golden/recording.npz")).expect("reads");
     let posterior = array("tests/golden/posterior.npz", "posterior");
     let embedding = array("tests/golden/posterior.npz", "embedding");

@@ -5,7 +5,7 @@ use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use regimed::recording::{NwbSettings, read_nwb};
+use regimed::internals::recording::{NwbSettings, read_nwb};
 
 use crate::peer::python;
 use crate::rig::{Daemon, PATIENCE, arg, checkout, config, exchange, message, skipped, spikes};
@@ -71,13 +71,13 @@ fn numpy_writes_what_we_read_and_reads_what_we_write() {
     let mut n = 0;
     for entry in std::fs::read_dir(dir.path()).expect("a folder") {
         let path = entry.expect("an entry").path();
-        let read = regimed::recording::read(&path).unwrap_or_else(|e| panic!("{e}"));
+        let read = regimed::internals::recording::read(&path).unwrap_or_else(|e| panic!("{e}"));
         assert_eq!((read.trials.len(), read.n_channels), (4, 5), "{}", path.display());
         let expected: Vec<u16> = (0..30).map(|i| (i * 7 % 11) as u16).collect();
         assert_eq!(read.trials[0].counts, expected, "{}", path.display());
         assert_eq!(read.regime_names, ["ruhig", "größer"]);
         assert_eq!(read.trials[3].regime[0], Some(1));
-        regimed::recording::write(&read, &path).expect("written");
+        regimed::internals::recording::write(&read, &path).expect("written");
         n += 1;
     }
     assert!(n >= 12, "{n} files");
@@ -111,7 +111,8 @@ fn files_as_people_have_them_are_read_or_refused_with_the_reason() {
     assert_eq!(plain.trials[0].session, "plain", "as the file is named");
     // What was not observed is not there.
     let seen = read_nwb(&file("observed"), &NwbSettings::default()).expect("reads");
-    let bins: Vec<usize> = seen.trials.iter().map(regimed::recording::Trial::n_bins).collect();
+    let bins: Vec<usize> =
+        seen.trials.iter().map(regimed::internals::recording::Trial::n_bins).collect();
     assert_eq!((bins, seen.continuous), (vec![500, 1000, 2000], false));
     // A spike at an edge is in the bin that it begins: in each bin one.
     let edges = read_nwb(&file("edges"), &NwbSettings::default()).expect("reads");
@@ -148,7 +149,8 @@ fn pynwb_writes_what_we_read() {
         tasks: Some("trials/target".into()),
     };
     let read = read_nwb(&file, &how).expect("reads");
-    let expected = regimed::recording::read(&dir.path().join("expected.npz")).expect("reads");
+    let expected =
+        regimed::internals::recording::read(&dir.path().join("expected.npz")).expect("reads");
     assert_eq!(read.regime_names, expected.regime_names);
     assert_eq!((read.n_channels, read.bin_width_s), (5, 0.02));
     assert_eq!(read.trials[0], expected.trials[0]);

@@ -5,11 +5,11 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use rand::{RngExt, SeedableRng};
-use regimed::journal;
-use regimed::wire::ingest_client::IngestClient;
-use regimed::wire::journal_record::What;
-use regimed::wire::regimes_client::RegimesClient;
-use regimed::wire::{Counts, Event, JournalRecord, SubscribeEventsRequest};
+use regimed::internals::journal;
+use regimed::internals::wire::ingest_client::IngestClient;
+use regimed::internals::wire::journal_record::What;
+use regimed::internals::wire::regimes_client::RegimesClient;
+use regimed::internals::wire::{Counts, Event, JournalRecord, SubscribeEventsRequest};
 
 use crate::rig::{Daemon, PATIENCE, arg, binary, config, exchange, message, run, skipped, spikes};
 
@@ -373,10 +373,10 @@ async fn what_happens_to_sessions_is_kept_and_decisions_become_arrays() {
         let mut zip =
             zip::ZipArchive::new(std::fs::File::open(&out).expect("a file")).expect("a zip");
         let mut entry = zip.by_name(&format!("{key}.npy")).expect(key);
-        regimed::recording::Array::read(&mut entry).expect(key)
+        regimed::internals::recording::Array::read(&mut entry).expect(key)
     };
     let numbers = |key: &str| match array(key).values {
-        regimed::recording::Values::Numbers(n) => n,
+        regimed::internals::recording::Values::Numbers(n) => n,
         other => panic!("{key}: {other:?}"),
     };
     assert_eq!(numbers("sequence"), (0..400).map(f64::from).collect::<Vec<_>>());

@@ -12,6 +12,8 @@ mod deploy;
 mod endurance;
 mod examples;
 mod fit;
+#[path = "../../fuzz/decoders/mod.rs"]
+mod fuzz_decoders;
 mod golden;
 mod interop;
 mod journal;

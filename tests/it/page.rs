@@ -6,8 +6,8 @@ use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::time::Duration;
 
 use futures_util::stream::unfold;
-use regimed::wire::Counts;
-use regimed::wire::ingest_client::IngestClient;
+use regimed::internals::wire::Counts;
+use regimed::internals::wire::ingest_client::IngestClient;
 use serde_json::{Value, json};
 
 use crate::rig::{Daemon, checkout, config, message, skipped, spikes};

@@ -6,7 +6,7 @@ use std::net::{TcpListener, TcpStream};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use regimed::wire::ingest_client::IngestClient;
+use regimed::internals::wire::ingest_client::IngestClient;
 use serde_json::Value;
 
 use crate::rig::{Daemon, PATIENCE, checkout, config, message, skipped, spikes};

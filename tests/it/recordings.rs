@@ -4,7 +4,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use proptest::prelude::*;
-use regimed::recording::{self, Recording};
+use regimed::internals::recording::{self, Recording};
 use zip::write::SimpleFileOptions;
 
 use crate::rig::arg;

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::io::Write;
 use std::process::{Command, Stdio};
 
-use regimed::telemetry::{Kind, declared};
+use regimed::internals::telemetry::{Kind, declared};
 
 use crate::rig::{Daemon, checkout, config, message, run, skipped, spikes};
 

@@ -7,11 +7,11 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use regimed::teacher::{Animal, AnimalSettings, Regime, Simulation};
-use regimed::wire::exchange_reply::Reply;
-use regimed::wire::ingest_client::IngestClient;
-use regimed::wire::regimes_client::RegimesClient;
-use regimed::wire::{
+use regimed::internals::teacher::{Animal, AnimalSettings, Regime, Simulation};
+use regimed::internals::wire::exchange_reply::Reply;
+use regimed::internals::wire::ingest_client::IngestClient;
+use regimed::internals::wire::regimes_client::RegimesClient;
+use regimed::internals::wire::{
     Accounts, Counts, Decision, Event, ListSessionsRequest, Session, SubscribeDecisionsRequest,
 };
 
@@ -290,16 +290,20 @@ pub(crate) async fn exchange_until_metrics(
 pub(crate) fn recording(folder: &Path, bins: &[Vec<u32>]) -> PathBuf {
     let file = folder.join("bins.npz");
     let counts: Vec<u16> = bins.iter().flatten().map(|&c| c as u16).collect();
-    let recording = regimed::recording::Recording {
+    let recording = regimed::internals::recording::Recording {
         path: file.clone(),
         n_channels: bins[0].len(),
         channels: None,
         bin_width_s: 0.01,
         regime_names: Vec::new(),
-        trials: vec![regimed::recording::Trial::unlabelled("rig", counts, bins[0].len())],
+        trials: vec![regimed::internals::recording::Trial::unlabelled(
+            "rig",
+            counts,
+            bins[0].len(),
+        )],
         continuous: true,
     };
-    regimed::recording::write(&recording, &file).expect("written");
+    regimed::internals::recording::write(&recording, &file).expect("written");
     file
 }
 

@@ -6,10 +6,10 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
-use regimed::wire::control_client::ControlClient;
-use regimed::wire::ingest_client::IngestClient;
-use regimed::wire::regimes_client::RegimesClient;
-use regimed::wire::{ListSessionsRequest, PauseSessionRequest};
+use regimed::internals::wire::control_client::ControlClient;
+use regimed::internals::wire::ingest_client::IngestClient;
+use regimed::internals::wire::regimes_client::RegimesClient;
+use regimed::internals::wire::{ListSessionsRequest, PauseSessionRequest};
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
 use tonic::{Code, Request};
 
@@ -279,7 +279,7 @@ async fn connections_are_bounded_and_who_says_nothing_takes_no_place_for_long() 
     drop(silent);
     let table = "[[session]]\nname = \"two\"\nmodel = \"builtin\"\nreadout = \"0\"\n";
     let mut control = ControlClient::connect(daemon.grpc.clone()).await.expect("connected");
-    let request = regimed::wire::StartSessionRequest { config: table.into() };
+    let request = regimed::internals::wire::StartSessionRequest { config: table.into() };
     let status = control.start_session(request).await.expect_err("one too many");
     assert!(status.message().contains("limits.sessions_max"), "{status}");
 }

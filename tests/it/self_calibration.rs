@@ -3,9 +3,11 @@
 use std::time::Instant;
 
 use futures_util::StreamExt;
-use regimed::teacher::{Animal, AnimalSettings, Regime, Simulation};
-use regimed::wire::regimes_client::RegimesClient;
-use regimed::wire::{Calibration, CalibrationState, Counts, Decision, Event, ListSessionsRequest};
+use regimed::internals::teacher::{Animal, AnimalSettings, Regime, Simulation};
+use regimed::internals::wire::regimes_client::RegimesClient;
+use regimed::internals::wire::{
+    Calibration, CalibrationState, Counts, Decision, Event, ListSessionsRequest,
+};
 
 use crate::rig::{Daemon, PATIENCE, config, exchange, message};
 
@@ -25,7 +27,7 @@ fn another_day(bins: usize) -> Vec<(Vec<u32>, &'static str)> {
             }
             simulation.bin(&mut counts);
             let regime = Regime::ALL.iter().position(|r| *r == simulation.task().regime);
-            let name = regimed::teacher::REGIME_NAMES[regime.expect("one of them")];
+            let name = regimed::internals::teacher::REGIME_NAMES[regime.expect("one of them")];
             (counts.iter().map(|&c| u32::from(c)).collect(), name)
         })
         .collect()

@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use regimed::wire::control_client::ControlClient;
-use regimed::wire::ingest_client::IngestClient;
-use regimed::wire::{
+use regimed::internals::wire::control_client::ControlClient;
+use regimed::internals::wire::ingest_client::IngestClient;
+use regimed::internals::wire::{
     Counts, SessionState, SubscribeDecisionsRequest, SubscribeEventsRequest, SwapModelRequest,
 };
 

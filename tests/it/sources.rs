@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use prost::Message;
-use regimed::wire::ingest_client::IngestClient;
-use regimed::wire::{Counts, RejectReason, Spikes, SpikesSummary};
+use regimed::internals::wire::ingest_client::IngestClient;
+use regimed::internals::wire::{Counts, RejectReason, Spikes, SpikesSummary};
 use serde_json::json;
 use zeromq::{Socket, SocketSend};
 
@@ -50,7 +50,7 @@ fn patient(name: &str, deadline_ms: u64) -> String {
 }
 
 /// What the same bins are decided to be when they come as counts.
-async fn expected(bins: &[Vec<u32>]) -> Vec<regimed::wire::Decision> {
+async fn expected(bins: &[Vec<u32>]) -> Vec<regimed::internals::wire::Decision> {
     let daemon = Daemon::start(&config("", &["rig"]));
     let messages: Vec<Counts> =
         bins.iter().enumerate().map(|(i, c)| message("rig", i as u64, c)).collect();
@@ -306,8 +306,11 @@ async fn unix_sockets_serve_what_ports_do() {
     let endpoint = format!("unix://{}", path("grpc.sock"));
     let channel = tonic::transport::Endpoint::try_from(endpoint).expect("an endpoint");
     let channel = channel.connect().await.expect("connected");
-    let mut client = regimed::wire::regimes_client::RegimesClient::new(channel);
-    let listed = client.list_sessions(regimed::wire::ListSessionsRequest {}).await.expect("listed");
+    let mut client = regimed::internals::wire::regimes_client::RegimesClient::new(channel);
+    let listed = client
+        .list_sessions(regimed::internals::wire::ListSessionsRequest {})
+        .await
+        .expect("listed");
     assert!(listed.into_inner().sessions[0].bins >= 100);
     assert!(daemon.terminate().success());
     assert!(!folder.path().join("grpc.sock").exists());
@@ -337,7 +340,7 @@ async fn a_recording_is_a_rig_with_its_own_clock() {
     assert_eq!(heard[10].rig_time_ns, 110_000_000);
     heard.iter_mut().for_each(|d| d.sequence -= 300);
     // The label in force stays over a start; the numbers are those of the first time.
-    let label = |d: &regimed::wire::Decision| (d.sequence, d.posterior.clone());
+    let label = |d: &regimed::internals::wire::Decision| (d.sequence, d.posterior.clone());
     assert!(heard.iter().map(label).eq(truth.iter().map(label)));
     assert!(seek("2.5").0);
     daemon.wait_metric("regimed_bins_total", "rig", 650.0);

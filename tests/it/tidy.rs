@@ -1,18 +1,20 @@
-//! The house: imports point down, files stay readable.
+//! The house: imports point down, no file is in a circle, files and lines stay readable.
 
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 
 use crate::rig::checkout;
 
-/// Floors from the ground up; a room may use the rooms below it.
-const FLOORS: [&[&str]; 17] = [
+/// Floors from the ground up; a room uses rooms of the floors below it alone.
+const FLOORS: [&[&str]; 16] = [
     // Numbers: no clock, no I/O.
     &["model", "teacher"],
     &["inference"],
     &["dynamics", "regime"],
     // Ground services.
-    &["files", "sync", "wire"],
+    &["clock", "files", "sync", "wire"],
     &["telemetry", "recording"],
+    // Learning from files, and what is kept and guarded.
     &["security", "journal", "checkpoint", "training"],
     // The outside world.
     &["intake"],
@@ -22,9 +24,8 @@ const FLOORS: [&[&str]; 17] = [
     &["config"],
     // Composition.
     &["daemon"],
-    &["decoders"],
     &["commands"],
-    &["lib"],
+    &["internals", "lib"],
     &["cli"],
     &["main"],
 ];
@@ -32,17 +33,20 @@ const FLOORS: [&[&str]; 17] = [
 const PURE: [&str; 5] = ["model", "teacher", "inference", "dynamics", "regime"];
 const PURE_FORBIDDEN: [&str; 6] =
     ["tokio", "std::fs", "std::net", "Instant::now", "SystemTime", "std::env"];
+/// Lines of a file without its tests, at most.
+const LINES_MAX: usize = 600;
+/// Columns of a line, at most.
+const COLUMNS_MAX: usize = 100;
 
-fn floor(room: &str) -> Option<usize> {
-    FLOORS.iter().position(|f| f.contains(&room))
-}
+/// A module's path, and its code without tests and comments.
+type Sources = BTreeMap<Vec<String>, String>;
 
-fn sources(dir: &Path, out: &mut Vec<PathBuf>) {
+fn files(dir: &Path, ending: &str, out: &mut Vec<PathBuf>) {
     for entry in std::fs::read_dir(dir).expect("a folder") {
         let path = entry.expect("an entry").path();
         if path.is_dir() {
-            sources(&path, out);
-        } else if path.extension().is_some_and(|e| e == "rs") {
+            files(&path, ending, out);
+        } else if path.extension().is_some_and(|e| e == ending) {
             out.push(path);
         }
     }
@@ -51,63 +55,258 @@ fn sources(dir: &Path, out: &mut Vec<PathBuf>) {
 /// A file's code without its tests.
 fn code(path: &Path) -> String {
     let text = std::fs::read_to_string(path).expect("text");
-    text.split("#[cfg(test)]").next().unwrap_or_default().to_owned()
+    text.split("#[cfg(test)]\nmod ").next().unwrap_or_default().to_owned()
 }
 
-#[test]
-fn imports_point_down() {
+/// Every module of the library; the crate's root holds the map alone, and the binary is above all.
+fn modules() -> Sources {
     let root = checkout("src");
-    let mut files = Vec::new();
-    sources(&root, &mut files);
-    let mut faults = Vec::new();
-    let mut seen = 0;
-    for file in &files {
-        let inside = file.strip_prefix(&root).expect("in src");
-        let first = inside.components().next().expect("a name").as_os_str().to_string_lossy();
-        let room = first.trim_end_matches(".rs");
-        let here = floor(room).unwrap_or_else(|| panic!("{room} is on no floor"));
-        for (number, line) in code(file).lines().enumerate() {
-            for part in line.split("crate::").skip(1) {
-                let other =
-                    part.split(|c: char| !c.is_alphanumeric() && c != '_').next().unwrap_or("");
-                let Some(there) = floor(other) else { continue };
-                seen += 1;
-                if there >= here && room != other {
-                    faults.push(format!(
-                        "{}:{}: {room} uses {other}",
-                        inside.display(),
-                        number + 1
-                    ));
-                }
+    let mut paths = Vec::new();
+    files(&root, "rs", &mut paths);
+    let mut sources = Sources::new();
+    for path in paths {
+        let inside = path.strip_prefix(&root).expect("in src").with_extension("");
+        let mut module: Vec<String> =
+            inside.components().map(|c| c.as_os_str().to_string_lossy().into_owned()).collect();
+        if module.last().is_some_and(|name| name == "mod") {
+            module.pop();
+        }
+        let lines = code(&path);
+        let lines = lines.lines().filter(|line| !line.trim_start().starts_with("//"));
+        sources.insert(module, lines.collect::<Vec<_>>().join("\n"));
+    }
+    sources
+}
+
+/// A `use` tree as flat paths, each with the name it is known by.
+fn flattened(tree: &str, before: &str, out: &mut Vec<(String, String)>) {
+    let tree = tree.trim();
+    let Some(open) = tree.find('{') else {
+        if !tree.is_empty() {
+            let (path, name) = tree.split_once(" as ").unwrap_or((tree, tree));
+            let path = format!("{before}{}", path.trim().trim_end_matches("::self"));
+            let name = name.trim().rsplit("::").next().unwrap_or_default().to_owned();
+            out.push((path, name));
+        }
+        return;
+    };
+    let before = format!("{before}{}", &tree[..open]);
+    let (mut depth, mut from) = (0, open + 1);
+    for (at, c) in tree.char_indices().skip_while(|(at, _)| *at <= open) {
+        match c {
+            '{' => depth += 1,
+            '}' if depth == 0 => {
+                flattened(&tree[from..at], &before, out);
+                return;
             }
-            if PURE.contains(&room) && !line.trim_start().starts_with("//") {
-                for word in PURE_FORBIDDEN.iter().filter(|w| line.contains(**w)) {
-                    faults.push(format!(
-                        "{}:{}: {word} in pure code",
-                        inside.display(),
-                        number + 1
-                    ));
-                }
+            '}' => depth -= 1,
+            ',' if depth == 0 => {
+                flattened(&tree[from..at], &before, out);
+                from = at + 1;
+            }
+            _ => {}
+        }
+    }
+}
+
+/// A path as it is written in a module, from the crate's root on; `None` for one of another crate.
+fn absolute(path: &str, module: &[String], sources: &Sources) -> Option<Vec<String>> {
+    let mut segments: Vec<&str> = path.split("::").collect();
+    let mut base = module.to_vec();
+    match segments[0] {
+        "crate" => base.clear(),
+        "self" => {}
+        "super" => {
+            while segments.first() == Some(&"super") {
+                segments.remove(0);
+                base.pop();
+            }
+            base.extend(segments.into_iter().map(str::to_owned));
+            return Some(base);
+        }
+        first => {
+            base.push(first.to_owned());
+            if !sources.contains_key(&base) {
+                return None;
             }
         }
     }
-    assert!(seen > 50, "the scan found only {seen} imports");
+    base.extend(segments.into_iter().skip(1).map(str::to_owned));
+    Some(base)
+}
+
+/// What each module uses: its `use` declarations (but for what it only passes on from its own parts), and paths in
+/// its code.
+struct Imports {
+    uses: HashMap<Vec<String>, Vec<Vec<String>>>,
+    /// Where a name that a module passes on comes from.
+    passed_on: HashMap<(Vec<String>, String), Vec<String>>,
+}
+
+fn imports(sources: &Sources) -> Imports {
+    let mut found = Imports { uses: HashMap::new(), passed_on: HashMap::new() };
+    for (module, text) in sources {
+        let mut uses = Vec::new();
+        let mut rest = String::new();
+        for statement in text.split_inclusive(';') {
+            let declaration = statement.rfind("use ").filter(|at| {
+                let line = statement[..*at].rsplit('\n').next().unwrap_or_default().trim();
+                line.is_empty() || line.starts_with("pub")
+            });
+            let Some(at) = declaration else {
+                rest.push_str(statement);
+                continue;
+            };
+            let is_pub =
+                statement[..at].rsplit('\n').next().is_some_and(|line| line.contains("pub"));
+            rest.push_str(&statement[..at]);
+            let mut flat = Vec::new();
+            flattened(statement[at + 4..].trim_end_matches(';'), "", &mut flat);
+            for (path, name) in flat {
+                let Some(path) = absolute(&path, module, sources) else { continue };
+                if is_pub {
+                    found.passed_on.insert((module.clone(), name), path.clone());
+                }
+                if !(is_pub && path.starts_with(module)) {
+                    uses.push(path);
+                }
+            }
+        }
+        let word = |c: char| c.is_alphanumeric() || c == '_' || c == ':';
+        for path in rest.split(|c: char| !word(c)).filter(|p| p.contains("::")) {
+            let path = path.trim_matches(':');
+            let first = path.split("::").next().unwrap_or_default();
+            if first.is_empty() || first.contains(':') {
+                continue;
+            }
+            uses.extend(absolute(path, module, sources));
+        }
+        found.uses.insert(module.clone(), uses);
+    }
+    found
+}
+
+impl Imports {
+    /// The module that a path leads to, through whatever passes it on.
+    fn target(&self, path: &[String], sources: &Sources) -> Option<Vec<String>> {
+        let mut path = path.to_vec();
+        for _ in 0..8 {
+            let n = (1..=path.len()).rev().find(|n| sources.contains_key(&path[..*n]))?;
+            let (module, rest) = (path[..n].to_vec(), path[n..].to_vec());
+            let name = rest.first().cloned().unwrap_or_default();
+            let Some(from) = self.passed_on.get(&(module.clone(), name)) else {
+                return Some(module);
+            };
+            path = from.iter().cloned().chain(rest.into_iter().skip(1)).collect();
+        }
+        None
+    }
+
+    /// Modules that each module uses.
+    fn edges(&self, sources: &Sources) -> BTreeMap<Vec<String>, BTreeSet<Vec<String>>> {
+        let of = |module: &Vec<String>| {
+            let targets = self.uses[module].iter().filter_map(|p| self.target(p, sources));
+            targets.filter(|to| to != module).collect()
+        };
+        sources.keys().map(|module| (module.clone(), of(module))).collect()
+    }
+}
+
+/// The modules that can be come to from one.
+fn reached<'a>(
+    from: &'a Vec<String>,
+    edges: &'a BTreeMap<Vec<String>, BTreeSet<Vec<String>>>,
+) -> BTreeSet<&'a Vec<String>> {
+    let mut found = BTreeSet::new();
+    let mut next: Vec<&Vec<String>> = edges[from].iter().collect();
+    while let Some(module) = next.pop() {
+        if found.insert(module) {
+            next.extend(&edges[module]);
+        }
+    }
+    found
+}
+
+fn floor(room: &str) -> usize {
+    let floor = FLOORS.iter().position(|f| f.contains(&room));
+    floor.unwrap_or_else(|| panic!("{room} is on no floor"))
+}
+
+#[test]
+fn imports_point_down_and_go_in_no_circle() {
+    let mut sources = modules();
+    for top in ["lib", "main", "cli"] {
+        sources.remove(&vec![top.to_owned()]);
+    }
+    let edges = imports(&sources).edges(&sources);
+    let n: usize = edges.values().map(BTreeSet::len).sum();
+    assert!(n > 500, "the scan found only {n} imports");
+    let mut faults = BTreeSet::new();
+    for (from, targets) in &edges {
+        for to in targets.iter().filter(|to| to[0] != from[0]) {
+            if floor(&to[0]) >= floor(&from[0]) {
+                faults.insert(format!("{} uses {}", from.join("::"), to.join("::")));
+            }
+        }
+        for to in targets.iter().filter(|to| reached(to, &edges).contains(from)) {
+            faults.insert(format!("a circle: {} and {}", from.join("::"), to.join("::")));
+        }
+    }
+    assert!(faults.is_empty(), "{}", faults.into_iter().collect::<Vec<_>>().join("\n"));
+}
+
+#[test]
+fn numbers_know_no_clock_and_no_files() {
+    let mut faults = Vec::new();
+    for (module, text) in modules() {
+        if PURE.contains(&module[0].as_str()) {
+            let found = PURE_FORBIDDEN.iter().filter(|word| text.contains(**word));
+            faults.extend(found.map(|word| format!("{}: {word}", module.join("::"))));
+        }
+    }
     assert!(faults.is_empty(), "{}", faults.join("\n"));
 }
 
 #[test]
 fn files_and_lines_stay_readable() {
-    let mut files = Vec::new();
-    for dir in ["src", "tests/it", "benches"] {
-        sources(&checkout(dir), &mut files);
+    let mut code_files = Vec::new();
+    for dir in ["src", "tests", "benches", "fuzz/fuzz_targets"] {
+        files(&checkout(dir), "rs", &mut code_files);
     }
+    let mut all = code_files.clone();
+    for (dir, ending) in [
+        ("docs", "md"),
+        ("clients/python", "py"),
+        ("tests", "py"),
+        ("benches", "py"),
+        ("proto", "proto"),
+        ("deploy", "toml"),
+    ] {
+        files(&checkout(dir), ending, &mut all);
+    }
+    all.extend(["README.md", "ARCHITECTURE.md", "CHANGELOG.md"].map(checkout));
     let mut faults = Vec::new();
-    for file in &files {
+    for file in &code_files {
         let lines = code(file).lines().count();
-        if lines > 600 {
+        if lines > LINES_MAX {
             faults.push(format!("{}: {lines} lines", file.display()));
         }
     }
-    assert!(files.len() > 40, "only {} files", files.len());
+    for file in &all {
+        for (number, line) in std::fs::read_to_string(file).expect("text").lines().enumerate() {
+            // A table's row, a link and a text in quotes cannot be broken.
+            let whole = line.trim_start().starts_with('|') || line.contains("](http");
+            if line.chars().count() > COLUMNS_MAX && !whole && !is_text(line) {
+                faults.push(format!("{}:{}: too long", file.display(), number + 1));
+            }
+        }
+    }
+    assert!(code_files.len() > 150, "only {} files", code_files.len());
     assert!(faults.is_empty(), "{}", faults.join("\n"));
+}
+
+/// Whether most of a line is one text in quotes.
+fn is_text(line: &str) -> bool {
+    let quote = line.find('"').zip(line.rfind('"'));
+    quote.is_some_and(|(from, to)| to - from > line.len() / 2)
 }

@@ -6,10 +6,10 @@ use std::sync::Arc;
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 use rand_distr::{Distribution, Poisson};
-use regimed::inference::Adaptation;
-use regimed::recording::{DynamicsTruth, Recording, Trial};
-use regimed::regime::{DecisionRule, Engine, Label};
-use regimed::training::{Dataset, Trainer, TrainingSettings, finish};
+use regimed::internals::inference::Adaptation;
+use regimed::internals::recording::{DynamicsTruth, Recording, Trial};
+use regimed::internals::regime::{DecisionRule, Engine, Label};
+use regimed::internals::training::{Dataset, Trainer, TrainingSettings, finish};
 
 const CHANNELS: usize = 24;
 /// Bins of an epoch; epochs go round: regime 0, no label, regime 1.

@@ -24,7 +24,7 @@ const REFUSALS_WAITING: usize = 256;
 const LAST_DECISIONS: Duration = Duration::from_secs(5);
 
 /// The service.
-pub struct IngestService {
+pub(crate) struct IngestService {
     /// Where counts go.
     pub intake: Arc<Intake>,
     /// Where decisions come from.

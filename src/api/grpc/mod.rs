@@ -1,4 +1,4 @@
 //! The gRPC services that need no more than the sessions: counts in, decisions and events out.
 
-pub mod ingest;
-pub mod regimes;
+pub(crate) mod ingest;
+pub(crate) mod regimes;

@@ -17,7 +17,7 @@ use crate::wire::{
 };
 
 /// The service.
-pub struct RegimesService {
+pub(crate) struct RegimesService {
     /// Where decisions come from.
     pub registry: Arc<Registry>,
 }

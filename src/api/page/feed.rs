@@ -12,6 +12,7 @@ use super::viewers::Page;
 use crate::api::describe;
 use crate::bus::{SessionHandle, Subscription};
 use crate::intake::MASKED;
+use crate::regime::quantile;
 use crate::wire::{Decision, Metrics, Session};
 
 /// Between two frames of a session that is looked at: 30 a second.
@@ -201,10 +202,7 @@ impl Watched {
     fn line(&self, session: Session) -> Line {
         let mut latencies: Vec<u64> = self.recent.iter().map(|r| r.1 / 1000).collect();
         latencies.sort_unstable();
-        let at = |q: f64| {
-            let last = latencies.len().saturating_sub(1) as f64;
-            latencies.get((q * last) as usize).copied().unwrap_or(0)
-        };
+        let at = |q: f64| quantile(&latencies, q).unwrap_or(0);
         let since = self.recent.front().map_or(0.0, |r| r.0.elapsed().as_secs_f64());
         let newest = self.newest.as_ref();
         Line {

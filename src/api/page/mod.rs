@@ -19,7 +19,7 @@ use serde_json::json;
 use tokio::sync::{broadcast, mpsc};
 
 use viewers::Looking;
-pub use viewers::Page;
+pub(crate) use viewers::Page;
 
 use super::describe;
 use crate::bus::{EventsError, Resumed, SessionHandle};

@@ -22,7 +22,7 @@ pub(super) struct Looking {
 }
 
 /// All that viewers share.
-pub struct Page {
+pub(crate) struct Page {
     pub(super) registry: Arc<Registry>,
     /// All sessions in a line each.
     pub(super) overview: broadcast::Sender<Bytes>,
@@ -39,7 +39,7 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl Page {
     /// Nobody looks yet.
     #[must_use]
-    pub fn new(registry: Arc<Registry>) -> Arc<Self> {
+    pub(crate) fn new(registry: Arc<Registry>) -> Arc<Self> {
         let overview = broadcast::Sender::new(WAITING);
         Arc::new(Self { registry, overview, frames: Mutex::default(), busy: Mutex::default() })
     }

@@ -22,14 +22,18 @@ const SPIKES_TOPIC: &[u8] = b"regimed.v1.Spikes";
 ///
 /// # Errors
 /// ZeroMQ's.
-pub async fn bind_pull(endpoint: &str) -> ZmqResult<zeromq::PullSocket> {
+pub(crate) async fn bind_pull(endpoint: &str) -> ZmqResult<zeromq::PullSocket> {
     let mut socket = zeromq::PullSocket::new();
     socket.bind(endpoint).await?;
     Ok(socket)
 }
 
 /// Hands every message to the intake, for ever.
-pub async fn receive(mut socket: impl SocketRecv, intake: Arc<Intake>, message_bytes_max: usize) {
+pub(crate) async fn receive(
+    mut socket: impl SocketRecv,
+    intake: Arc<Intake>,
+    message_bytes_max: usize,
+) {
     loop {
         match socket.recv().await {
             Ok(message) => take(&message, &intake, message_bytes_max),
@@ -40,7 +44,7 @@ pub async fn receive(mut socket: impl SocketRecv, intake: Arc<Intake>, message_b
 }
 
 /// Connects to a rig's PUB and receives; connects again when it is lost.
-pub async fn subscribe(endpoint: String, intake: Arc<Intake>, message_bytes_max: usize) {
+pub(crate) async fn subscribe(endpoint: String, intake: Arc<Intake>, message_bytes_max: usize) {
     let mut subscriber = Subscriber::new(endpoint.clone());
     let told = |connected: bool| tracing::info!(endpoint, connected, "rig that publishes counts");
     loop {
@@ -49,7 +53,8 @@ pub async fn subscribe(endpoint: String, intake: Arc<Intake>, message_bytes_max:
     }
 }
 
-pub(crate) fn take(message: &ZmqMessage, intake: &Intake, message_bytes_max: usize) {
+/// Hands a message's counts or spikes to their session; what it is not is counted and logged.
+pub fn take(message: &ZmqMessage, intake: &Intake, message_bytes_max: usize) {
     let malformed = |detail: String| {
         intake.note("", &Refusal::new(RejectReason::Malformed, detail));
     };

@@ -28,7 +28,7 @@ pub enum Side {
 
 /// Reads frames in a stream of bytes as they pass.
 #[derive(Debug)]
-pub(crate) struct Frames {
+pub struct Frames {
     message_bytes_max: u64,
     side: Side,
     state: State,
@@ -54,7 +54,8 @@ enum State {
 }
 
 impl Frames {
-    pub(crate) fn new(message_bytes_max: usize, side: Side) -> Self {
+    /// A connection of which nothing was seen yet.
+    pub fn new(message_bytes_max: usize, side: Side) -> Self {
         Self {
             message_bytes_max: message_bytes_max as u64,
             side,
@@ -105,11 +106,7 @@ impl Frames {
     }
 
     /// Takes the next bytes; what may pass is added to `pass`.
-    pub(crate) fn pass(
-        &mut self,
-        mut bytes: &[u8],
-        pass: &mut Vec<u8>,
-    ) -> Result<(), &'static str> {
+    pub fn pass(&mut self, mut bytes: &[u8], pass: &mut Vec<u8>) -> Result<(), &'static str> {
         while let Some(&byte) = bytes.first() {
             let mut used = 1;
             match self.state {

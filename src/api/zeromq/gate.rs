@@ -25,7 +25,7 @@ const IDLE: Duration = Duration::from_secs(3600);
 /// A peer that takes nothing for so long is cut off.
 const STALLED: Duration = Duration::from_secs(5);
 /// Bytes that wait for one peer at most: beyond, it is cut off, and begins anew when it connects again.
-pub const WAITING_BYTES_MAX: usize = 4 << 20;
+pub(crate) const WAITING_BYTES_MAX: usize = 4 << 20;
 /// Bytes moved at a time.
 const CHUNK: usize = 64 << 10;
 /// The same, where all peers together leave so much that memory is in danger.
@@ -39,7 +39,7 @@ const FRAME_TIME: Duration = Duration::from_micros(100);
 
 /// A gate.
 #[derive(Clone)]
-pub struct Gate {
+pub(crate) struct Gate {
     /// The socket behind.
     pub behind: PathBuf,
     /// Which way messages go.
@@ -54,7 +54,7 @@ pub struct Gate {
 
 /// A place at which peers arrive.
 #[derive(Debug)]
-pub enum Listener {
+pub(crate) enum Listener {
     /// Over the network.
     Tcp(TcpListener),
     /// On this machine.
@@ -84,7 +84,7 @@ type Peer = (Box<dyn AsyncRead + Send + Unpin>, Box<dyn AsyncWrite + Send + Unpi
 
 impl Gate {
     /// Takes connections for ever and passes each to the socket behind.
-    pub async fn serve(self, front: Listener) {
+    pub(crate) async fn serve(self, front: Listener) {
         loop {
             match front.accept().await {
                 Ok((peer, from)) => {
@@ -270,7 +270,7 @@ async fn outward(
 ///
 /// # Errors
 /// The system's.
-pub async fn bind(address: SocketAddr) -> io::Result<TcpListener> {
+pub(crate) async fn bind(address: SocketAddr) -> io::Result<TcpListener> {
     TcpListener::bind(address).await
 }
 
@@ -278,7 +278,7 @@ pub async fn bind(address: SocketAddr) -> io::Result<TcpListener> {
 ///
 /// # Errors
 /// The system's; a socket at which somebody listens is taken.
-pub fn bind_unix(path: &Path) -> io::Result<UnixListener> {
+pub(crate) fn bind_unix(path: &Path) -> io::Result<UnixListener> {
     use std::os::unix::fs::{FileTypeExt, PermissionsExt};
     if let Ok(found) = std::fs::symlink_metadata(path) {
         if !found.file_type().is_socket() {

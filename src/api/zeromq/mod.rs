@@ -1,10 +1,10 @@
 //! ZeroMQ: counts in by PULL and SUB, decisions and events out by PUB, each port behind a gate.
 
-pub mod counts;
+pub(crate) mod counts;
 mod frames;
-pub mod gate;
-pub mod publisher;
-pub mod socket_dir;
+pub(crate) mod gate;
+pub(crate) mod publisher;
+pub(crate) mod socket_dir;
 
-pub(crate) use frames::Frames;
-pub use frames::Side;
+pub use counts::take;
+pub use frames::{Frames, Side};

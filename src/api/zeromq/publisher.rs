@@ -11,13 +11,13 @@ use zeromq::{PubSocket, Socket, SocketSend, ZmqMessage, ZmqResult};
 use crate::bus::Update;
 
 /// The socket that all sessions share.
-pub struct Publisher {
+pub(crate) struct Publisher {
     socket: Mutex<PubSocket>,
 }
 
 /// A session's topics.
 #[derive(Debug, Clone)]
-pub struct Topics {
+pub(crate) struct Topics {
     decision: Bytes,
     event: Bytes,
 }
@@ -25,7 +25,7 @@ pub struct Topics {
 impl Topics {
     /// Of a session.
     #[must_use]
-    pub fn new(session: &str) -> Self {
+    pub(crate) fn new(session: &str) -> Self {
         let topic = |kind: &str| Bytes::from(format!("{session}/{kind}"));
         Self { decision: topic("decision"), event: topic("event") }
     }
@@ -36,7 +36,7 @@ impl Publisher {
     ///
     /// # Errors
     /// ZeroMQ's.
-    pub async fn bind(endpoint: &str) -> ZmqResult<Arc<Self>> {
+    pub(crate) async fn bind(endpoint: &str) -> ZmqResult<Arc<Self>> {
         let mut socket = PubSocket::new();
         socket.bind(endpoint).await?;
         Ok(Arc::new(Self { socket: Mutex::new(socket) }))
@@ -44,7 +44,7 @@ impl Publisher {
 
     /// Sends an update to whoever subscribes. It only enters the socket's queues: a slow subscriber
     /// holds up nobody.
-    pub async fn publish(&self, topics: &Topics, update: &Update) {
+    pub(crate) async fn publish(&self, topics: &Topics, update: &Update) {
         let mut socket = self.socket.lock().await;
         match update {
             Update::Decision(d) => self.send(&mut socket, &topics.decision, d).await,

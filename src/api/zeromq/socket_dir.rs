@@ -12,7 +12,7 @@ const PREFIX: &str = "regimed-";
 
 /// A folder that only this user can enter, removed at the end.
 #[derive(Debug)]
-pub struct PrivateSocketDir {
+pub(crate) struct PrivateSocketDir {
     folder: PathBuf,
     /// Held for as long as the folder is in use, by which the next daemon knows that it is.
     _lock: File,
@@ -23,7 +23,7 @@ impl PrivateSocketDir {
     ///
     /// # Errors
     /// The file system's.
-    pub fn new() -> io::Result<Self> {
+    pub(crate) fn new() -> io::Result<Self> {
         Self::within(&std::env::temp_dir())
     }
 
@@ -52,7 +52,7 @@ impl PrivateSocketDir {
 
     /// Path of a socket in it.
     #[must_use]
-    pub fn socket(&self, name: &str) -> PathBuf {
+    pub(crate) fn socket(&self, name: &str) -> PathBuf {
         self.folder.join(name)
     }
 }

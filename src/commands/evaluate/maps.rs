@@ -5,7 +5,7 @@ use nalgebra::DMatrix;
 use plotters::prelude::*;
 
 use super::dynamics::Compared;
-use super::plots::{Axes, chart, colour, key, range, said, svg};
+use super::plots::{Axes, chart, colour, drawn, key, range, svg};
 
 /// The embedding of each stream's end on the plane of their two leading principal components, coloured by
 /// regime.
@@ -26,7 +26,7 @@ pub(super) fn embeddings(ends: &[(Option<usize>, Vec<f32>)], names: &[String]) -
         let dots = ends.iter().zip(&points).map(|((regime, _), p)| {
             Circle::new((p[0], p[1]), 4, colour(regime.unwrap_or(names.len())).filled())
         });
-        chart.draw_series(dots).map_err(said)?;
+        chart.draw_series(dots).map_err(drawn)?;
         key(&legend, names)
     })
 }
@@ -77,15 +77,15 @@ pub(super) fn exponents(compared: &[Compared], names: &[String]) -> Result<Strin
         let mut chart = chart(&plot, &axes, all.clone(), all.clone())?;
         let grey = RGBColor(150, 150, 150).stroke_width(1);
         for line in [[(low, low), (high, high)], [(low, 0.0), (high, 0.0)]] {
-            chart.draw_series(LineSeries::new(line, grey)).map_err(said)?;
+            chart.draw_series(LineSeries::new(line, grey)).map_err(drawn)?;
         }
         for (regime, truth, found) in &points {
             let ends = [(*truth, found.low.max(low)), (*truth, found.high.min(high))];
             let bar = PathElement::new(ends, colour(*regime).mix(0.35));
-            chart.draw_series([bar]).map_err(said)?;
+            chart.draw_series([bar]).map_err(drawn)?;
         }
         let dots = points.iter().map(|p| Circle::new((p.1, p.2.mean), 4, colour(p.0).filled()));
-        chart.draw_series(dots).map_err(said)?;
+        chart.draw_series(dots).map_err(drawn)?;
         key(&legend, names)
     })
 }

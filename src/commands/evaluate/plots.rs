@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use anyhow::{Result, anyhow};
+use anyhow::Result;
 use plotters::coord::types::RangedCoordf64;
 use plotters::prelude::*;
 
@@ -27,20 +27,25 @@ pub(super) fn colour(i: usize) -> RGBColor {
 /// Draws into an SVG text.
 pub(super) fn svg(
     size: (u32, u32),
-    draw: impl FnOnce(&DrawingArea<SVGBackend<'_>, plotters::coord::Shift>) -> Result<(), String>,
+    draw: impl FnOnce(&DrawingArea<SVGBackend<'_>, plotters::coord::Shift>) -> Result<(), DrawError>,
 ) -> Result<String> {
     let mut text = String::new();
     {
         let area = SVGBackend::with_string(&mut text, size).into_drawing_area();
-        area.fill(&WHITE).map_err(|e| anyhow!("plot: {e}"))?;
-        draw(&area).map_err(|e| anyhow!("plot: {e}"))?;
-        area.present().map_err(|e| anyhow!("plot: {e}"))?;
+        area.fill(&WHITE).map_err(drawn)?;
+        draw(&area)?;
+        area.present().map_err(drawn)?;
     }
     Ok(text)
 }
 
-pub(super) fn said(e: impl std::fmt::Display) -> String {
-    e.to_string()
+/// Why a plot cannot be drawn, in the plotting library's words.
+#[derive(Debug, thiserror::Error)]
+#[error("plot: {0}")]
+pub(super) struct DrawError(String);
+
+pub(super) fn drawn(e: impl std::fmt::Display) -> DrawError {
+    DrawError(e.to_string())
 }
 
 /// What stands around a chart.
@@ -59,16 +64,16 @@ pub(super) fn chart<'a, 'b>(
     axes: &Axes<'_>,
     x: Range<f64>,
     y: Range<f64>,
-) -> Result<Chart<'a, 'b>, String> {
+) -> Result<Chart<'a, 'b>, DrawError> {
     let mut chart = ChartBuilder::on(area)
         .caption(axes.caption, ("sans-serif", 15))
         .margin(10)
         .x_label_area_size(36)
         .y_label_area_size(50)
         .build_cartesian_2d(x, y)
-        .map_err(said)?;
+        .map_err(drawn)?;
     let mut mesh = chart.configure_mesh();
-    mesh.light_line_style(WHITE).x_desc(axes.x).y_desc(axes.y).draw().map_err(said)?;
+    mesh.light_line_style(WHITE).x_desc(axes.x).y_desc(axes.y).draw().map_err(drawn)?;
     Ok(chart)
 }
 
@@ -87,13 +92,13 @@ pub(super) fn range(values: impl Iterator<Item = f64>) -> Range<f64> {
 pub(super) fn key(
     area: &DrawingArea<SVGBackend<'_>, plotters::coord::Shift>,
     names: &[String],
-) -> Result<(), String> {
+) -> Result<(), DrawError> {
     for (r, name) in names.iter().enumerate() {
         let y = 50 + 22 * r as i32;
         let box_ = Rectangle::new([(4, y), (16, y + 12)], colour(r).filled());
-        area.draw(&box_).map_err(said)?;
+        area.draw(&box_).map_err(drawn)?;
         let font = ("sans-serif", 13.0).into_font();
-        area.draw(&Text::new(name.clone(), (22, y), font)).map_err(said)?;
+        area.draw(&Text::new(name.clone(), (22, y), font)).map_err(drawn)?;
     }
     Ok(())
 }
@@ -109,14 +114,14 @@ pub(super) fn timeline(t: &Timeline, names: &[String], bin_width_s: f64) -> Resu
             .x_label_area_size(32)
             .y_label_area_size(40)
             .build_cartesian_2d(0.0..seconds, 0.0..1.15)
-            .map_err(said)?;
+            .map_err(drawn)?;
         chart
             .configure_mesh()
             .disable_mesh()
             .x_desc("time (s)")
             .y_desc("probability")
             .draw()
-            .map_err(said)?;
+            .map_err(drawn)?;
         let mut from = 0;
         for i in 1..=t.truth.len() {
             if i == t.truth.len() || t.truth[i] != t.truth[from] {
@@ -124,7 +129,7 @@ pub(super) fn timeline(t: &Timeline, names: &[String], bin_width_s: f64) -> Resu
                     let corners =
                         [(from as f64 * bin_width_s, 1.05), (i as f64 * bin_width_s, 1.13)];
                     let band = Rectangle::new(corners, colour(r).filled());
-                    chart.draw_series([band]).map_err(said)?;
+                    chart.draw_series([band]).map_err(drawn)?;
                 }
                 from = i;
             }
@@ -135,41 +140,41 @@ pub(super) fn timeline(t: &Timeline, names: &[String], bin_width_s: f64) -> Resu
                 .iter()
                 .enumerate()
                 .map(|(i, p)| ((i as f64 + 1.0) * bin_width_s, f64::from(p[r])));
-            chart.draw_series(LineSeries::new(points, colour(r).stroke_width(1))).map_err(said)?;
+            chart.draw_series(LineSeries::new(points, colour(r).stroke_width(1))).map_err(drawn)?;
         }
         key(&legend, names)
     })
 }
 
-/// Fraction right against the probability said; the diagonal is calibrated. Dots grow with the bins.
+/// Fraction right against the probability drawn; the diagonal is calibrated. Dots grow with the bins.
 pub(super) fn reliability(classes: &[(f64, f64, u64)]) -> Result<String> {
     let most = classes.iter().map(|c| c.2).max().unwrap_or(1).max(1) as f64;
     svg((360, 340), |area| {
         let mut chart = ChartBuilder::on(area)
-            .caption("fraction right against probability said", ("sans-serif", 15))
+            .caption("fraction right against probability drawn", ("sans-serif", 15))
             .margin(10)
             .x_label_area_size(36)
             .y_label_area_size(44)
             .build_cartesian_2d(0.0..1.0, 0.0..1.02)
-            .map_err(said)?;
+            .map_err(drawn)?;
         chart
             .configure_mesh()
             .light_line_style(WHITE)
             .x_desc("largest posterior probability")
             .y_desc("fraction right")
             .draw()
-            .map_err(said)?;
+            .map_err(drawn)?;
         let diagonal = [(0.0, 0.0), (1.0, 1.0)];
         chart
             .draw_series(LineSeries::new(diagonal, RGBColor(150, 150, 150).stroke_width(1)))
-            .map_err(said)?;
+            .map_err(drawn)?;
         let points = classes.iter().map(|c| (c.0, c.1));
-        chart.draw_series(LineSeries::new(points, colour(0).stroke_width(2))).map_err(said)?;
+        chart.draw_series(LineSeries::new(points, colour(0).stroke_width(2))).map_err(drawn)?;
         let dot = |c: &(f64, f64, u64)| {
             let size = 2.0 + 6.0 * (c.2 as f64 / most).sqrt();
             Circle::new((c.0, c.1), size as i32, colour(0).filled())
         };
-        chart.draw_series(classes.iter().map(dot)).map_err(said)?;
+        chart.draw_series(classes.iter().map(dot)).map_err(drawn)?;
         Ok(())
     })
 }
@@ -184,25 +189,25 @@ pub(super) fn accuracy(points: &[(f64, f64)], n_regimes: usize) -> Result<String
             .x_label_area_size(36)
             .y_label_area_size(44)
             .build_cartesian_2d(0.0..end, 0.0..1.02)
-            .map_err(said)?;
+            .map_err(drawn)?;
         chart
             .configure_mesh()
             .light_line_style(TRANSPARENT)
             .x_desc("time (s)")
             .y_desc("fraction right")
             .draw()
-            .map_err(said)?;
+            .map_err(drawn)?;
         let chance = 1.0 / n_regimes as f64;
         let dashes = (0..40)
             .map(|i| end * f64::from(i) / 40.0)
             .map(|x| PathElement::new(vec![(x, chance), (x + end / 80.0, chance)], BLACK.mix(0.6)));
-        chart.draw_series(dashes).map_err(said)?;
+        chart.draw_series(dashes).map_err(drawn)?;
         chart
             .draw_series(LineSeries::new(points.iter().copied(), colour(0).stroke_width(2)))
-            .map_err(said)?;
+            .map_err(drawn)?;
         chart
             .draw_series(points.iter().map(|&p| Circle::new(p, 3, colour(0).filled())))
-            .map_err(said)?;
+            .map_err(drawn)?;
         Ok(())
     })
 }
@@ -215,7 +220,7 @@ pub(super) fn confusion(rows: &[Vec<f64>], names: &[String]) -> Result<String> {
     svg(((left + n * cell + 20) as u32, (top + n * cell + 20) as u32), |area| {
         let text = |s: &str, at: (i32, i32), size: f64, colour: RGBColor| {
             area.draw(&Text::new(s.to_owned(), at, ("sans-serif", size).into_font().color(&colour)))
-                .map_err(said)
+                .map_err(drawn)
         };
         text("truth (rows) against label (columns), fractions of bins", (10, 10), 15.0, BLACK)?;
         for (i, (row, name)) in rows.iter().zip(names).enumerate() {
@@ -227,7 +232,7 @@ pub(super) fn confusion(rows: &[Vec<f64>], names: &[String]) -> Result<String> {
                 let at = (left + j as i32 * cell, y);
                 let shade = colour(0).mix(x.clamp(0.0, 1.0)).filled();
                 area.draw(&Rectangle::new([at, (at.0 + cell - 2, at.1 + cell - 2)], shade))
-                    .map_err(said)?;
+                    .map_err(drawn)?;
                 let ink = if x > 0.5 { WHITE } else { BLACK };
                 text(&format!("{x:.2}"), (at.0 + 20, at.1 + cell / 2 - 6), 14.0, ink)?;
             }

@@ -10,7 +10,7 @@ use super::stream::{Tally, Timeline};
 use crate::checkpoint::Checkpoint;
 use crate::commands::progress::Progress;
 use crate::commands::scoreboard::Durations;
-use crate::model::same_bin_width;
+use crate::model::nearly_equal;
 use crate::recording::{Recording, Trial};
 use crate::regime::{ChangeScore, Score};
 
@@ -90,7 +90,7 @@ fn check(checkpoint: &Checkpoint, recording: &Recording) -> Result<()> {
     let model = &checkpoint.model;
     let path = recording.path.display();
     let (expected, found) = (model.bin_width_s * 1e3, recording.bin_width_s * 1e3);
-    if !same_bin_width(found, expected) {
+    if !nearly_equal(found, expected) {
         bail!(
             "{path}: expected bins of {expected} ms as the first recording's, found {found} ms (see --bin-ms)"
         );

@@ -144,7 +144,7 @@ pub fn run(args: &PretrainArgs) -> Result<()> {
     settings.dims.rank = args.rank;
     settings.dims.embedding = args.embedding;
     settings.dims.units = args.units;
-    settings.dims.check().map_err(anyhow::Error::msg)?;
+    settings.dims.check()?;
     let (data, files) = gather(args)?;
     for s in &data.sessions {
         eprintln!("session '{}': {} channels", s.name, s.n_channels);
@@ -340,7 +340,5 @@ fn resume(trainer: &mut Trainer, path: &Path, identity: &str) -> Result<()> {
             differences(&state.identity, identity)
         );
     }
-    trainer
-        .restore(state.steps, state.arrays)
-        .map_err(|e| anyhow::anyhow!("{}: {e}", path.display()))
+    trainer.restore(state.steps, state.arrays).with_context(|| path.display().to_string())
 }

@@ -1,6 +1,6 @@
 //! A BRAND graph's stream of binned counts in Redis: fields `samples`, `i`, `ts`, `sync`. What is lost shows in `i`.
 
-pub mod out;
+pub(crate) mod out;
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -10,8 +10,8 @@ use redis::{RedisError, Value};
 
 use super::redis::{Connection, URL, id_order, newest_id};
 use crate::clock::Received;
-use crate::inference::COUNT_MAX;
 use crate::intake::{BinCounts, Bins, LossAccounting, Port, Refusal, Status};
+use crate::model::COUNT_MAX;
 use crate::telemetry::Throttle;
 use crate::wire::RejectReason;
 
@@ -66,8 +66,8 @@ impl Dtype {
         }
     }
 
-    /// One value, or what it is where it is no count.
-    fn count(self, b: &[u8]) -> Result<u16, String> {
+    /// One value as a count.
+    fn count(self, b: &[u8]) -> Result<u16, NotACount> {
         let whole = match self {
             Self::Int8 => i64::from(b[0]),
             Self::Int16 => i64::from(i16::from_le_bytes([b[0], b[1]])),
@@ -80,17 +80,22 @@ impl Dtype {
                     f64::from_le_bytes([b[0], b[1], b[2], b[3], b[4], b[5], b[6], b[7]])
                 };
                 if !(x >= 0.0 && x <= f64::from(COUNT_MAX)) {
-                    return Err(x.to_string());
+                    return Err(NotACount(x.to_string()));
                 }
                 x.round() as i64
             }
         };
         u16::try_from(whole)
             .ok()
-            .filter(|c| u32::from(*c) <= COUNT_MAX)
-            .ok_or_else(|| whole.to_string())
+            .filter(|c| *c <= COUNT_MAX)
+            .ok_or_else(|| NotACount(whole.to_string()))
     }
 }
+
+/// A value that is no count, as it was found.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("expected counts from 0 to {COUNT_MAX}, found {0}")]
+struct NotACount(String);
 
 /// Where the counts are.
 #[derive(Debug, Clone, PartialEq)]
@@ -121,7 +126,7 @@ impl Default for Settings {
 
 /// How the session stands with the graph.
 #[must_use]
-pub fn status(session: &str, settings: &Settings) -> Status {
+pub(crate) fn status(session: &str, settings: &Settings) -> Status {
     let url = super::redis::without_password(&settings.url);
     Status::new(session, format!("brand {url} {}", settings.stream), LossAccounting::Exact)
 }
@@ -149,7 +154,12 @@ impl Syncs {
 }
 
 /// Reads the stream from its newest entry on, for ever; after a lost connection from where it was.
-pub async fn run(settings: Settings, port: Arc<Port>, syncs: Arc<Syncs>, status: Arc<Status>) {
+pub(crate) async fn run(
+    settings: Settings,
+    port: Arc<Port>,
+    syncs: Arc<Syncs>,
+    status: Arc<Status>,
+) {
     let mut connection = Connection::new(&settings.url);
     let mut reader = Reader::new(settings, port, syncs, status);
     loop {
@@ -175,7 +185,8 @@ struct Bin {
     received: Received,
 }
 
-pub(crate) struct Reader {
+/// Reads entries of the stream into a session.
+pub struct Reader {
     settings: Settings,
     port: Arc<Port>,
     syncs: Arc<Syncs>,
@@ -195,7 +206,8 @@ pub(crate) struct Reader {
 }
 
 impl Reader {
-    pub(crate) fn new(
+    /// Of a session that was sent nothing yet.
+    pub fn new(
         settings: Settings,
         port: Arc<Port>,
         syncs: Arc<Syncs>,
@@ -262,7 +274,7 @@ impl Reader {
     }
 
     /// Takes an entry; one that is refused is counted as received and rejected, its reason told once.
-    pub(crate) fn take(&mut self, entry: &StreamId, received: Received) {
+    pub fn take(&mut self, entry: &StreamId, received: Received) {
         match self.entry(entry, received) {
             Ok(()) => {
                 self.status.metrics.taken.increment(1);
@@ -301,10 +313,7 @@ impl Reader {
         for value in samples.chunks_exact(width).take(n_channels) {
             match self.settings.dtype.count(value) {
                 Ok(count) => self.flat.push(count),
-                Err(found) => {
-                    let detail = format!("expected counts from 0 to {COUNT_MAX}, found {found}");
-                    return Err(Refusal::new(RejectReason::BadCount, detail));
-                }
+                Err(e) => return Err(Refusal::new(RejectReason::BadCount, e.to_string())),
             }
         }
         let i = self.number(entry, "i")?;
@@ -393,7 +402,7 @@ fn not_a_number(field: &str, bytes: &[u8]) -> Refusal {
 
 /// Names of an entry's fields, for people.
 #[must_use]
-pub fn fields(entry: &StreamId) -> String {
+pub(crate) fn fields(entry: &StreamId) -> String {
     let mut names: Vec<&str> = entry.map.keys().map(String::as_str).take(FIELDS_TOLD).collect();
     names.sort_unstable();
     names.join(", ").chars().take(256).collect()
@@ -425,7 +434,11 @@ mod tests {
             (Dtype::Float32, 2.6f32.to_le_bytes().to_vec(), Ok(3)),
             (Dtype::Float64, f64::NAN.to_le_bytes().to_vec(), Err("NaN")),
         ] {
-            assert_eq!(dtype.count(&bytes), expected.map_err(String::from), "{dtype:?}");
+            assert_eq!(
+                dtype.count(&bytes),
+                expected.map_err(|found| NotACount(found.to_owned())),
+                "{dtype:?}"
+            );
             assert_eq!(dtype.bytes(), bytes.len());
         }
     }

@@ -17,7 +17,12 @@ const BATCH: usize = 128;
 const ENTRIES_MAX: usize = 180_000;
 
 /// Writes until the session ends; what comes while the server is away is left out.
-pub async fn run(session: Arc<SessionHandle>, url: String, stream: String, syncs: Arc<Syncs>) {
+pub(crate) async fn run(
+    session: Arc<SessionHandle>,
+    url: String,
+    stream: String,
+    syncs: Arc<Syncs>,
+) {
     let mut subscription = session.subscribe(1);
     let mut connection = Connection::new(&url);
     let mut upstream = None;

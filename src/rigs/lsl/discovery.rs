@@ -12,11 +12,11 @@ use super::info::StreamInfo;
 use crate::clock::monotonic_s;
 
 /// Port of the multicast groups.
-pub const DISCOVERY_PORT: u16 = 16571;
+pub(crate) const DISCOVERY_PORT: u16 = 16571;
 /// Ports at which outlets answer.
-pub const SERVICE_PORTS: std::ops::Range<u16> = 16572..16604;
+pub(crate) const SERVICE_PORTS: std::ops::Range<u16> = 16572..16604;
 /// Multicast groups of the scopes from machine to site.
-pub const GROUPS: [Ipv4Addr; 3] =
+pub(crate) const GROUPS: [Ipv4Addr; 3] =
     [Ipv4Addr::new(224, 0, 0, 1), Ipv4Addr::new(224, 0, 0, 183), Ipv4Addr::new(239, 255, 172, 215)];
 /// Answers are waited for so long.
 const ANSWERS: Duration = Duration::from_millis(500);
@@ -70,7 +70,7 @@ pub(crate) async fn resolve(query: &str, known_peers: &[String]) -> io::Result<O
 /// Whether a stream is what a query asks for: `key='value'`, `starts-with(key,'value')` and `contains(key,'value')`,
 /// joined by `and`. Other queries ask for nothing of ours.
 #[must_use]
-pub fn query_matches(query: &str, info: &StreamInfo) -> bool {
+pub(crate) fn query_matches(query: &str, info: &StreamInfo) -> bool {
     let unquoted = |text: &str| {
         let text = text.trim();
         let quote = text.chars().next()?;

@@ -17,7 +17,7 @@ const DEDUCED: u8 = 1;
 const TRANSMITTED: u8 = 2;
 
 /// A number of a stream's format.
-pub trait Value: Copy {
+pub(crate) trait Value: Copy {
     /// Its bytes.
     fn push(self, to: &mut Vec<u8>);
 }
@@ -29,14 +29,14 @@ impl Value for f32 {
 }
 
 /// A sample of numbers as it goes over the wire; `stamp`: seconds.
-pub fn write_numbers<V: Value>(to: &mut Vec<u8>, stamp: f64, values: &[V]) {
+pub(crate) fn write_numbers<V: Value>(to: &mut Vec<u8>, stamp: f64, values: &[V]) {
     to.push(TRANSMITTED);
     to.extend(stamp.to_le_bytes());
     values.iter().for_each(|v| v.push(to));
 }
 
 /// A sample of one text.
-pub fn write_text(to: &mut Vec<u8>, stamp: f64, text: &str) {
+pub(crate) fn write_text(to: &mut Vec<u8>, stamp: f64, text: &str) {
     to.push(TRANSMITTED);
     to.extend(stamp.to_le_bytes());
     match u8::try_from(text.len()) {
@@ -51,7 +51,7 @@ pub fn write_text(to: &mut Vec<u8>, stamp: f64, text: &str) {
 
 /// The samples that both sides know before the first.
 #[must_use]
-pub fn test_pattern(format: Format, channels: usize, offset: usize) -> Vec<f64> {
+pub(crate) fn test_pattern(format: Format, channels: usize, offset: usize) -> Vec<f64> {
     let (start, max) = match format {
         Format::Float32 => (0, None),
         Format::Double64 => (16_777_217, None),

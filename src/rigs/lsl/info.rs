@@ -5,7 +5,7 @@ const CHANNELS_MAX: usize = 1 << 16;
 
 /// Numbers, or text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Format {
+pub(crate) enum Format {
     /// Four bytes, floating point.
     Float32,
     /// Eight bytes, floating point.
@@ -35,13 +35,13 @@ impl Format {
 
     /// Its name in a stream's description.
     #[must_use]
-    pub fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         Self::NAMES.iter().find(|n| n.1 == self).map_or("", |n| n.0)
     }
 
     /// Bytes of a value; 0 for text.
     #[must_use]
-    pub fn bytes(self) -> usize {
+    pub(crate) fn bytes(self) -> usize {
         match self {
             Self::Text => 0,
             Self::Int8 => 1,
@@ -54,7 +54,7 @@ impl Format {
 
 /// A stream.
 #[derive(Debug, Clone, PartialEq)]
-pub struct StreamInfo {
+pub(crate) struct StreamInfo {
     /// Name.
     pub name: String,
     /// Type.
@@ -100,7 +100,7 @@ fn escaped(text: &str) -> String {
 impl StreamInfo {
     /// From a description that came from `address`.
     #[must_use]
-    pub fn parse(xml: &str, address: std::net::IpAddr) -> Option<Self> {
+    pub(crate) fn parse(xml: &str, address: std::net::IpAddr) -> Option<Self> {
         let text = |name: &str| tag(xml, name).map(unescaped);
         let number = |name: &str| tag(xml, name)?.trim().parse::<f64>().ok();
         let port = |name: &str| tag(xml, name)?.trim().parse::<u16>().ok();
@@ -128,7 +128,7 @@ impl StreamInfo {
 
     /// The description; `channels` are labels, for the full one.
     #[must_use]
-    pub fn xml(&self, channels: Option<&[String]>) -> String {
+    pub(crate) fn xml(&self, channels: Option<&[String]>) -> String {
         let desc = match channels {
             None => "<desc />".to_owned(),
             Some(labels) => {
@@ -164,7 +164,7 @@ impl StreamInfo {
 
     /// A field by the name that queries have for it.
     #[must_use]
-    pub fn field(&self, name: &str) -> Option<String> {
+    pub(crate) fn field(&self, name: &str) -> Option<String> {
         Some(match name {
             "name" => self.name.clone(),
             "type" => self.kind.clone(),

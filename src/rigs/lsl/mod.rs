@@ -4,21 +4,21 @@
 mod discovery;
 mod feed;
 mod info;
-pub mod outlets;
+pub(crate) mod outlets;
 mod pace;
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use std::time::Duration;
 
-pub use discovery::{DISCOVERY_PORT, GROUPS, SERVICE_PORTS, query_matches};
-pub use feed::{Value, test_pattern, write_numbers, write_text};
-pub use info::{Format, StreamInfo};
+pub(crate) use discovery::{DISCOVERY_PORT, GROUPS, SERVICE_PORTS, query_matches};
+pub(crate) use feed::{test_pattern, write_numbers, write_text};
+pub(crate) use info::{Format, StreamInfo};
 
 use super::backoff::Backoff;
 use crate::clock::Received;
-use crate::inference::COUNT_MAX;
 use crate::intake::{BinCounts, Bins, LossAccounting, Port, Refusal, Status};
+use crate::model::COUNT_MAX;
 use crate::telemetry::Throttle;
 use crate::wire::RejectReason;
 use feed::Feed;
@@ -26,6 +26,9 @@ use pace::Pace;
 
 /// Without a sample for so long the stream is looked for anew: a killed outlet may leave its connection open.
 const SILENCE: Duration = Duration::from_secs(5);
+
+/// A stream whose nominal rate differs by no more than this share has the session's: amplifiers give rounded ones.
+const RATE_WITHIN: f64 = 1e-3;
 
 /// Which stream, and what is sent back.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -80,12 +83,12 @@ impl Settings {
 
 /// How the session stands with the stream.
 #[must_use]
-pub fn status(session: &str, settings: &Settings) -> Status {
+pub(crate) fn status(session: &str, settings: &Settings) -> Status {
     Status::new(session, format!("lsl {}", settings.query()), LossAccounting::Estimated)
 }
 
 /// Finds the stream and reads it, for ever; finds it again when it is lost.
-pub async fn run(settings: Settings, port: Arc<Port>, status: Arc<Status>) {
+pub(crate) async fn run(settings: Settings, port: Arc<Port>, status: Arc<Status>) {
     let mut backoff = Backoff::new();
     let mut inlet = Inlet {
         pace: Pace::new(port.settings().bin_width_s),
@@ -98,12 +101,12 @@ pub async fn run(settings: Settings, port: Arc<Port>, status: Arc<Status>) {
         let found = discovery::resolve(&settings.query(), &settings.known_peers).await;
         let result = match found {
             Ok(Some(info)) => match inlet.check(&info) {
-                Ok(()) => inlet.read(&info).await.map_err(|e| e.to_string()),
-                Err(problem) => Err(problem),
+                Ok(()) => inlet.read(&info).await.map_err(StreamError::from),
+                Err(e) => Err(e),
             },
             // Nobody answers: asked again.
             Ok(None) => continue,
-            Err(e) => Err(e.to_string()),
+            Err(e) => Err(StreamError::from(e)),
         };
         if inlet.status.is_connected() {
             backoff.reset();
@@ -117,6 +120,21 @@ pub async fn run(settings: Settings, port: Arc<Port>, status: Arc<Status>) {
     }
 }
 
+/// Why a stream is not read, or not any more.
+#[derive(Debug, thiserror::Error)]
+enum StreamError {
+    #[error(transparent)]
+    Io(#[from] std::io::Error),
+    #[error("expected a stream of {expected} channels, found '{name}' with {found}")]
+    Channels { expected: usize, name: String, found: usize },
+    #[error("expected a stream of numbers, found '{name}' of strings")]
+    Text { name: String },
+    #[error(
+        "expected a stream of {expected} Hz, the rate of the session's bins, found '{name}' of {found} Hz"
+    )]
+    Rate { expected: f64, name: String, found: f64 },
+}
+
 struct Inlet {
     port: Arc<Port>,
     status: Arc<Status>,
@@ -126,23 +144,18 @@ struct Inlet {
 }
 
 impl Inlet {
-    fn check(&self, info: &StreamInfo) -> Result<(), String> {
+    fn check(&self, info: &StreamInfo) -> Result<(), StreamError> {
         let shape = self.port.settings();
-        let rate = 1.0 / shape.bin_width_s;
+        let (rate, name) = (1.0 / shape.bin_width_s, info.name.clone());
         if info.channel_count != shape.n_channels {
-            return Err(format!(
-                "expected a stream of {} channels, found '{}' with {}",
-                shape.n_channels, info.name, info.channel_count
-            ));
+            let (expected, found) = (shape.n_channels, info.channel_count);
+            return Err(StreamError::Channels { expected, name, found });
         }
         if info.format == Format::Text {
-            return Err(format!("expected a stream of numbers, found '{}' of strings", info.name));
+            return Err(StreamError::Text { name });
         }
-        if (info.nominal_srate - rate).abs() > 1e-3 * rate {
-            return Err(format!(
-                "expected a stream of {rate} Hz, the rate of the session's bins, found '{}' of {} Hz",
-                info.name, info.nominal_srate
-            ));
+        if (info.nominal_srate - rate).abs() > RATE_WITHIN * rate {
+            return Err(StreamError::Rate { expected: rate, name, found: info.nominal_srate });
         }
         Ok(())
     }

@@ -74,7 +74,7 @@ fn metric_values(d: &Decision, regimes: usize) -> Vec<f32> {
 const STAMPS_MAX: usize = 1024;
 
 /// Offers both streams at `listen` until the session ends: `SESSION-regimes` and `SESSION-metrics`.
-pub async fn run(session: Arc<SessionHandle>, listen: IpAddr, lsl_session: String) {
+pub(crate) async fn run(session: Arc<SessionHandle>, listen: IpAddr, lsl_session: String) {
     let facts = session.facts();
     let labels = metric_labels(&facts);
     let regimes = facts.regime_names.len();

@@ -80,47 +80,50 @@ pub(crate) struct Header<'a> {
 
 impl<'a> Header<'a> {
     /// Of a multipart message.
-    pub(crate) fn of(message: &'a ZmqMessage) -> Result<Self, String> {
-        let frames = message.len();
-        if !FRAMES.contains(&frames) {
-            return Err(format!(
-                "expected an envelope, a header and a payload, found {frames} frames"
-            ));
+    ///
+    /// # Errors
+    /// What of it is not as the GUI sends it.
+    pub(crate) fn of(message: &'a ZmqMessage) -> Result<Self, HeaderError> {
+        if !FRAMES.contains(&message.len()) {
+            return Err(HeaderError::Frames(message.len()));
         }
         Self::parse(message.get(1).map_or(&[][..], |b| b.as_ref()))
     }
 
-    fn parse(json: &'a [u8]) -> Result<Self, String> {
+    fn parse(json: &'a [u8]) -> Result<Self, HeaderError> {
         // A C string may have come with its end.
         let json = json.strip_suffix(&[0]).unwrap_or(json);
-        let raw: Raw<'a> = serde_json::from_slice(json).map_err(|e| format!("header: {e}"))?;
-        let absent = |what: &str| format!("header: expected '{what}', found nothing");
-        let fault = |e: serde_json::Error| format!("header: {e}");
-        let of = |part: Option<&'a serde_json::value::RawValue>, what: &str| {
-            part.map(serde_json::value::RawValue::get).ok_or_else(|| absent(what))
+        let raw: Raw<'a> = serde_json::from_slice(json)?;
+        let of = |part: Option<&'a serde_json::value::RawValue>, what: &'static str| {
+            part.map(serde_json::value::RawValue::get).ok_or(HeaderError::Absent(what))
         };
         let message = match raw.kind.as_ref() {
             "data" => {
-                let data: Data<'a> =
-                    serde_json::from_str(of(raw.content, "content")?).map_err(fault)?;
+                let data: Data<'a> = serde_json::from_str(of(raw.content, "content")?)?;
                 if !(data.sample_rate > 0.0 && data.sample_rate <= 1e6) || data.num_samples < 0 {
-                    return Err(format!(
-                        "header: expected a sample rate in Hz, found {}",
-                        data.sample_rate
-                    ));
+                    return Err(HeaderError::SampleRate(data.sample_rate));
                 }
                 Message::Data(data)
             }
-            "spike" => {
-                Message::Spike(serde_json::from_str(of(raw.spike, "spike")?).map_err(fault)?)
-            }
-            "event" => {
-                Message::Ttl(serde_json::from_str(of(raw.content, "content")?).map_err(fault)?)
-            }
+            "spike" => Message::Spike(serde_json::from_str(of(raw.spike, "spike")?)?),
+            "event" => Message::Ttl(serde_json::from_str(of(raw.content, "content")?)?),
             _ => Message::Other,
         };
         Ok(Self { number: raw.message_num, message })
     }
+}
+
+/// Why a message is none of the GUI's.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum HeaderError {
+    #[error("expected an envelope, a header and a payload, found {0} frames")]
+    Frames(usize),
+    #[error("header: {0}")]
+    Json(#[from] serde_json::Error),
+    #[error("header: expected '{0}', found nothing")]
+    Absent(&'static str),
+    #[error("header: expected a sample rate in Hz, found {0}")]
+    SampleRate(f64),
 }
 
 #[cfg(test)]
@@ -152,7 +155,7 @@ mod tests {
             (r#"{"type":"spike"}"#, "message_num"),
             (r#"{"message_num":1,"type":"data","content":{}}"#, "channel_num"),
         ] {
-            let said = Header::parse(bad.as_bytes()).expect_err(bad);
+            let said = Header::parse(bad.as_bytes()).expect_err(bad).to_string();
             assert!(said.contains(word), "{said}");
         }
     }

@@ -10,7 +10,7 @@ const EVERY: Duration = Duration::from_secs(2);
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// A REQ socket to one peer.
-pub struct Request {
+pub(crate) struct Request {
     endpoint: String,
     socket: Option<ReqSocket>,
     patience: Duration,
@@ -19,33 +19,47 @@ pub struct Request {
 impl Request {
     /// Not connected yet.
     #[must_use]
-    pub fn new(endpoint: String, patience: Duration) -> Self {
+    pub(crate) fn new(endpoint: String, patience: Duration) -> Self {
         Self { endpoint, socket: None, patience }
     }
 
     /// Sends a text and waits for the reply.
     ///
     /// # Errors
-    /// In words; the next request is on a new socket.
-    pub async fn ask(&mut self, text: String) -> Result<String, String> {
+    /// Why none came; the next request is on a new socket.
+    pub(crate) async fn ask(&mut self, text: String) -> Result<String, RequestError> {
         let asked = tokio::time::timeout(self.patience, async {
-            if self.socket.is_none() {
-                let mut socket = ReqSocket::new();
-                socket.connect(&self.endpoint).await.map_err(|e| e.to_string())?;
-                self.socket = Some(socket);
-            }
-            let Some(socket) = &mut self.socket else { return Err("no socket".into()) };
-            socket.send(text.into()).await.map_err(|e| e.to_string())?;
-            let reply = socket.recv().await.map_err(|e| e.to_string())?;
+            let socket = match &mut self.socket {
+                Some(socket) => socket,
+                none => {
+                    let mut socket = ReqSocket::new();
+                    socket.connect(&self.endpoint).await?;
+                    none.insert(socket)
+                }
+            };
+            socket.send(text.into()).await?;
+            let reply = socket.recv().await?;
             let text = reply.get(0).map_or(&[][..], |b| b.as_ref());
             Ok(String::from_utf8_lossy(text).into_owned())
         });
-        let reply = asked.await.unwrap_or_else(|_| Err("no reply in time".into()));
+        let reply = asked.await.unwrap_or(Err(RequestError::Late));
         if reply.is_err() {
             self.socket = None;
         }
         reply
     }
+}
+
+/// Why a request has no reply.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum RequestError {
+    #[error(transparent)]
+    Zmq(#[from] zeromq::ZmqError),
+    #[error("no reply in time")]
+    Late,
+    /// Another reply than was expected.
+    #[error("found '{0}'")]
+    Unexpected(String),
 }
 
 /// Tells the GUI that we are here, for ever.

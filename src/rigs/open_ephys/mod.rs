@@ -3,7 +3,7 @@
 
 mod header;
 mod heartbeat;
-pub mod network_events;
+pub(crate) mod network_events;
 mod threshold;
 
 use std::sync::Arc;
@@ -15,10 +15,11 @@ use super::electrodes::Electrodes;
 use super::subscriber::Subscriber;
 use crate::clock::Received;
 use crate::intake::{Assembly, Event, Heard, LossAccounting, Status, Ticks};
+use crate::model::nearly_equal;
 use crate::telemetry::Throttle;
 use crate::wire::RejectReason;
 use header::{Header, Message};
-pub use heartbeat::Request;
+pub(crate) use heartbeat::Request;
 use threshold::Threshold;
 
 /// Lost messages from which on the bins in between are taken for lost too: a block of continuous data or a
@@ -76,7 +77,7 @@ impl Default for Settings {
 impl Settings {
     /// Endpoint of the heartbeat.
     #[must_use]
-    pub fn heartbeat_endpoint(&self) -> Option<String> {
+    pub(crate) fn heartbeat_endpoint(&self) -> Option<String> {
         self.heartbeat.clone().or_else(|| {
             let (host, port) = self.endpoint.strip_prefix("tcp://")?.rsplit_once(':')?;
             Some(format!("tcp://{host}:{}", port.parse::<u16>().ok()?.checked_add(1)?))
@@ -103,13 +104,13 @@ impl Default for NetworkEvents {
 
 /// How the session stands with the plugin.
 #[must_use]
-pub fn status(session: &str, settings: &Settings) -> Status {
+pub(crate) fn status(session: &str, settings: &Settings) -> Status {
     let what = format!("open_ephys {}", settings.endpoint);
     Status::new(session, what, LossAccounting::Exact)
 }
 
 /// Listens and keeps the heartbeat, for ever.
-pub async fn run(settings: Settings, assembly: Arc<Assembly>, status: Arc<Status>) {
+pub(crate) async fn run(settings: Settings, assembly: Arc<Assembly>, status: Arc<Status>) {
     let mut subscriber = Subscriber::new(settings.endpoint.clone());
     let heartbeat = settings.heartbeat_endpoint();
     let mut reader = Reader::new(settings, assembly, status.clone());
@@ -129,7 +130,7 @@ pub async fn run(settings: Settings, assembly: Arc<Assembly>, status: Arc<Status
 }
 
 /// What was understood of the messages so far.
-pub(crate) struct Reader {
+pub struct Reader {
     settings: Settings,
     assembly: Arc<Assembly>,
     status: Arc<Status>,
@@ -149,7 +150,8 @@ pub(crate) struct Reader {
 }
 
 impl Reader {
-    pub(crate) fn new(settings: Settings, assembly: Arc<Assembly>, status: Arc<Status>) -> Self {
+    /// Of a session that was sent nothing yet.
+    pub fn new(settings: Settings, assembly: Arc<Assembly>, status: Arc<Status>) -> Self {
         let n_channels = assembly.port().settings().n_channels;
         Self {
             electrodes: Electrodes::new(&settings.electrodes, settings.split_sorted, n_channels),
@@ -176,12 +178,13 @@ impl Reader {
         }
     }
 
-    pub(crate) fn take(&mut self, message: &ZmqMessage, received: Received) {
+    /// Takes one message.
+    pub fn take(&mut self, message: &ZmqMessage, received: Received) {
         let header = match Header::of(message) {
             Ok(header) => header,
             Err(e) => {
                 self.status.metrics.garbled.increment(1);
-                return self.complain("a message was not understood", &e);
+                return self.complain("a message was not understood", &e.to_string());
             }
         };
         self.number(header.number, received);
@@ -324,7 +327,7 @@ impl Reader {
         let width = self.assembly.port().settings().bin_width_s;
         let reorder = self.settings.reorder_ms;
         let rate = self.ticks.get_or_insert_with(|| Ticks::new(found, width, reorder)).rate_hz();
-        if (rate - found).abs() > 1e-6 * rate {
+        if !nearly_equal(found, rate) {
             let detail = format!("expected {rate} Hz, found {found} Hz in the stream");
             return self.complain("continuous data was refused", &detail);
         }

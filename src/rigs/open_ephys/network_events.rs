@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::heartbeat::RequestError;
 use super::{NetworkEvents, Request};
 use crate::bus::{NewestEvent, SessionHandle};
 
@@ -10,7 +11,7 @@ use crate::bus::{NewestEvent, SessionHandle};
 const PATIENCE: Duration = Duration::from_secs(2);
 
 /// Marks every change from now on until the session ends.
-pub async fn run(session: Arc<SessionHandle>, settings: NetworkEvents) {
+pub(crate) async fn run(session: Arc<SessionHandle>, settings: NetworkEvents) {
     let mut newest = NewestEvent::of(&session);
     let mut request = Request::new(settings.endpoint.clone(), PATIENCE);
     let line = settings.line;
@@ -29,7 +30,8 @@ pub async fn run(session: Arc<SessionHandle>, settings: NetworkEvents) {
             result = request.ask(format!("TTL Line={line} State=0")).await;
         }
         let result = result.and_then(|reply| {
-            if reply.starts_with("TTLHandled") { Ok(()) } else { Err(format!("found '{reply}'")) }
+            let handled = reply.starts_with("TTLHandled");
+            if handled { Ok(()) } else { Err(RequestError::Unexpected(reply)) }
         });
         // Told once, until it works again.
         match (result, failing) {

@@ -1,6 +1,6 @@
 //! Redis: one connection that is made again when it is lost. Serves BRAND's streams and the bus out.
 
-pub mod out;
+pub(crate) mod out;
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use redis::{AsyncConnectionConfig, Client, RedisError};
 use super::backoff::Backoff;
 
 /// Default server.
-pub const URL: &str = "redis://127.0.0.1:6379";
+pub(crate) const URL: &str = "redis://127.0.0.1:6379";
 /// Longest wait for a connection, and for a reply.
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -43,7 +43,7 @@ impl Default for OutSettings {
 }
 
 /// A connection, whatever it is doing.
-pub struct Connection {
+pub(crate) struct Connection {
     url: String,
     live: Option<MultiplexedConnection>,
     backoff: Backoff,
@@ -54,7 +54,7 @@ pub struct Connection {
 impl Connection {
     /// Not connected yet.
     #[must_use]
-    pub fn new(url: &str) -> Self {
+    pub(crate) fn new(url: &str) -> Self {
         Self { url: url.to_owned(), live: None, backoff: Backoff::new(), told: None }
     }
 
@@ -62,21 +62,15 @@ impl Connection {
     ///
     /// # Errors
     /// The server's, or the address's.
-    pub async fn open(url: &str) -> Result<MultiplexedConnection, RedisError> {
+    pub(crate) async fn open(url: &str) -> Result<MultiplexedConnection, RedisError> {
         let config = AsyncConnectionConfig::new()
             .set_connection_timeout(Some(PATIENCE))
             .set_response_timeout(Some(PATIENCE));
         Client::open(url)?.get_multiplexed_async_connection_with_config(&config).await
     }
 
-    /// True while nothing has failed since it was made.
-    #[must_use]
-    pub fn is_live(&self) -> bool {
-        self.live.is_some()
-    }
-
     /// The connection; waits until there is one.
-    pub async fn get(&mut self) -> MultiplexedConnection {
+    pub(crate) async fn get(&mut self) -> MultiplexedConnection {
         loop {
             if let Some(live) = &self.live {
                 return live.clone();
@@ -92,14 +86,14 @@ impl Connection {
     }
 
     /// What was asked for was answered: the next failure is news again, and the next wait is short.
-    pub fn worked(&mut self) {
+    pub(crate) fn worked(&mut self) {
         self.backoff.reset();
         self.told = None;
     }
 
     /// Something failed: the next [`Self::get`] connects again. A server that answers, but with a refusal, is waited
     /// for as one that is not there: longer each time.
-    pub async fn failed(&mut self, e: &RedisError) {
+    pub(crate) async fn failed(&mut self, e: &RedisError) {
         self.live = None;
         self.tell("the server refuses, or the connection is lost; trying again", e);
         self.backoff.pause().await;
@@ -118,7 +112,7 @@ impl Connection {
 
 /// Order of an entry's id, `MILLISECONDS-NUMBER`.
 #[must_use]
-pub fn id_order(id: &str) -> Option<(u64, u64)> {
+pub(crate) fn id_order(id: &str) -> Option<(u64, u64)> {
     let (time, number) = id.split_once('-')?;
     Some((time.parse().ok()?, number.parse().ok()?))
 }
@@ -127,7 +121,7 @@ pub fn id_order(id: &str) -> Option<(u64, u64)> {
 ///
 /// # Errors
 /// The server's.
-pub async fn newest_id(
+pub(crate) async fn newest_id(
     live: &mut MultiplexedConnection,
     stream: &str,
 ) -> Result<String, RedisError> {
@@ -138,7 +132,7 @@ pub async fn newest_id(
 ///
 /// # Errors
 /// The server's.
-pub async fn newest(
+pub(crate) async fn newest(
     live: &mut MultiplexedConnection,
     stream: &str,
 ) -> Result<Option<StreamId>, RedisError> {
@@ -155,7 +149,7 @@ pub async fn newest(
 
 /// An address as it may be shown.
 #[must_use]
-pub fn without_password(url: &str) -> String {
+pub(crate) fn without_password(url: &str) -> String {
     match (url.find("://"), url.rfind('@')) {
         (Some(scheme), Some(at)) if at > scheme => {
             format!("{}{}", &url[..scheme + 3], &url[at + 1..])

@@ -21,13 +21,13 @@ const LOOK_EVERY: Duration = Duration::from_millis(500);
 
 /// Names of a session's streams: decisions, events.
 #[must_use]
-pub fn streams(session: &str, settings: &OutSettings) -> [String; 2] {
+pub(crate) fn streams(session: &str, settings: &OutSettings) -> [String; 2] {
     let name = settings.stream.clone().unwrap_or_else(|| format!("regimed:{session}"));
     [format!("{name}:decisions"), format!("{name}:events")]
 }
 
 /// Writes both streams until the session ends.
-pub async fn run(session: Arc<SessionHandle>, settings: OutSettings) {
+pub(crate) async fn run(session: Arc<SessionHandle>, settings: OutSettings) {
     let metrics = BusOutMetrics::new(&session.facts().name);
     let [decisions, events] = streams(&session.facts().name, &settings);
     let every = settings.decisions_every as u64;

@@ -5,7 +5,7 @@ use plotters::prelude::*;
 
 pub(super) use super::super::plots::Axes;
 use crate::commands::evaluate::maps::plane;
-use crate::commands::evaluate::plots::{chart, colour, key, range, said, svg};
+use crate::commands::evaluate::plots::{chart, colour, drawn, key, range, svg};
 
 /// Named curves through points.
 pub(super) fn curves(axes: &Axes<'_>, of: &[(String, Vec<(f64, f64)>)]) -> Result<String> {
@@ -17,9 +17,9 @@ pub(super) fn curves(axes: &Axes<'_>, of: &[(String, Vec<(f64, f64)>)]) -> Resul
         let mut chart = chart(&plot, axes, x, y)?;
         for (i, (_, points)) in of.iter().enumerate() {
             let line = LineSeries::new(points.iter().copied(), colour(i).stroke_width(2));
-            chart.draw_series(line).map_err(said)?;
+            chart.draw_series(line).map_err(drawn)?;
             let dots = points.iter().map(|&p| Circle::new(p, 3, colour(i).filled()));
-            chart.draw_series(dots).map_err(said)?;
+            chart.draw_series(dots).map_err(drawn)?;
         }
         key(&legend, &names)
     })
@@ -39,14 +39,14 @@ pub(super) fn pairs(
         let mut chart = chart(&plot, axes, x, y.clone())?;
         let grey = RGBColor(150, 150, 150);
         let edge = LineSeries::new([(0.0, y.start), (0.0, y.end)], grey.stroke_width(1));
-        chart.draw_series(edge).map_err(said)?;
+        chart.draw_series(edge).map_err(drawn)?;
         for &(group, truth, found) in of {
             let ends = vec![(truth[0], truth[1]), (found[0], found[1])];
-            chart.draw_series([PathElement::new(ends, colour(group).mix(0.4))]).map_err(said)?;
+            chart.draw_series([PathElement::new(ends, colour(group).mix(0.4))]).map_err(drawn)?;
             let ring = Circle::new((truth[0], truth[1]), 5, colour(group).stroke_width(1));
-            chart.draw_series([ring]).map_err(said)?;
+            chart.draw_series([ring]).map_err(drawn)?;
             let dot = Circle::new((found[0], found[1]), 3, colour(group).filled());
-            chart.draw_series([dot]).map_err(said)?;
+            chart.draw_series([dot]).map_err(drawn)?;
         }
         key(&legend, names)
     })
@@ -69,9 +69,9 @@ pub(super) fn by_parameter(caption: &str, of: &[(f64, Vec<f32>)]) -> Result<Stri
             let shade = RGBColor(mix(225.0, 60.0), mix(235.0, 0.0), mix(250.0, 110.0));
             Circle::new((p[0], p[1]), 5, shade.filled())
         });
-        chart.draw_series(dots).map_err(said)?;
+        chart.draw_series(dots).map_err(drawn)?;
         let rings = points.iter().map(|p| Circle::new((p[0], p[1]), 5, BLACK.mix(0.3)));
-        chart.draw_series(rings).map_err(said)?;
+        chart.draw_series(rings).map_err(drawn)?;
         Ok(())
     })
 }

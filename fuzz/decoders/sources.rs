@@ -11,18 +11,18 @@ use redis::Value;
 use redis::streams::StreamId;
 use zeromq::ZmqMessage;
 
-use crate::api::zeromq::{Frames, Side, counts as zeromq_source};
-use crate::bus::{
+use regimed::internals::api::{self, Frames, Side};
+use regimed::internals::bus::{
     Conditions, Intake, ModelChoice, ModelSource, Parts, Plan, Registry, SelfCalibration,
     SessionHandle, tap,
 };
-use crate::checkpoint;
-use crate::clock::Received;
-use crate::intake::{
+use regimed::internals::checkpoint;
+use regimed::internals::clock::Received;
+use regimed::internals::intake::{
     Assembly, AssemblySettings, LossAccounting, Outlet, Port, PortSettings, Status,
 };
-use crate::rigs::{blackrock, brand, intan, open_ephys};
-use crate::wire::{Counts, Spikes};
+use regimed::internals::rigs::{blackrock, brand, intan, open_ephys};
+use regimed::internals::wire::{Counts, Spikes};
 
 const SESSION: &str = "rig";
 const CHANNELS: usize = 4;
@@ -152,7 +152,7 @@ pub(super) fn zeromq(bytes: &[u8]) {
         assert_eq!(judged(7), judged(bytes.len().max(1)), "in any pieces");
     }
     let Some(message) = frames(parts(bytes)) else { return };
-    with_rig(|rig| zeromq_source::take(&message, &rig.intake, FRAME_BYTES_MAX));
+    with_rig(|rig| api::take(&message, &rig.intake, FRAME_BYTES_MAX));
 }
 
 /// Open Ephys messages: JSON header, a zero byte, payload; one after another behind four bytes of 255.

@@ -2,30 +2,30 @@
 //! beyond what they are worth. `fuzz/` runs each under coverage; the tests run each on random bytes, on good
 //! examples with a few bytes changed, and on whatever a fuzzer has found.
 
-mod any_bytes;
+mod sources;
 
 use std::io::Cursor;
 use std::path::Path;
 
 use serde_json::Value;
 
-use crate::journal::{Snapshot, format};
-use crate::recording::NwbSettings;
-use crate::wire::JournalRecord;
-use crate::{checkpoint, config, recording};
+use regimed::internals::journal::{Snapshot, format};
+use regimed::internals::recording::NwbSettings;
+use regimed::internals::wire::JournalRecord;
+use regimed::internals::{checkpoint, config, recording};
 
 /// A decoder that takes any bytes.
-pub type Decoder = fn(&[u8]);
+pub(crate) type Decoder = fn(&[u8]);
 
 /// All of them.
-pub const ALL: [(&str, Decoder); 13] = [
-    ("counts", any_bytes::counts),
-    ("spikes", any_bytes::spikes),
-    ("zeromq", any_bytes::zeromq),
-    ("open_ephys", any_bytes::open_ephys),
-    ("brand", any_bytes::brand),
-    ("blackrock", any_bytes::blackrock),
-    ("intan", any_bytes::intan),
+pub(crate) const ALL: [(&str, Decoder); 13] = [
+    ("counts", sources::counts),
+    ("spikes", sources::spikes),
+    ("zeromq", sources::zeromq),
+    ("open_ephys", sources::open_ephys),
+    ("brand", sources::brand),
+    ("blackrock", sources::blackrock),
+    ("intan", sources::intan),
     ("npz", npz),
     ("nwb", nwb),
     ("model", model),
@@ -36,7 +36,7 @@ pub const ALL: [(&str, Decoder); 13] = [
 
 /// One by its name.
 #[must_use]
-pub fn named(name: &str) -> Option<Decoder> {
+pub(crate) fn named(name: &str) -> Option<Decoder> {
     ALL.iter().find(|d| d.0 == name).map(|d| d.1)
 }
 

@@ -1,0 +1,79 @@
+//! What the tests, benches and fuzz targets of this repository need of the rooms, and nothing else.
+//!
+//! No stable interface: the library is the binary's. What is not listed here and used by nothing is
+//! dead code, which the compiler finds.
+
+pub mod api {
+    pub use crate::api::zeromq::{Frames, Side, take};
+}
+pub mod bus {
+    pub use crate::bus::{
+        Condition, Conditions, Intake, ModelChoice, ModelSource, Outcome, Parts, Plan, Registry,
+        SelfCalibration, SessionHandle, tap,
+    };
+}
+pub mod checkpoint {
+    pub use crate::checkpoint::{builtin, from_bytes, load, save, sha256_hex};
+}
+pub mod clock {
+    pub use crate::clock::Received;
+}
+pub mod config {
+    pub use crate::config::{parse, parse_session};
+}
+pub mod dynamics {
+    pub use crate::dynamics::{StatePosterior, spectrum, spectrum_interval};
+}
+pub mod inference {
+    pub use crate::inference::{Adaptation, Estimate, FilterBank, Stage, Tape};
+}
+pub mod intake {
+    pub use crate::intake::{
+        Assembly, AssemblySettings, LossAccounting, Outlet, Port, PortSettings, Status,
+    };
+}
+pub mod journal {
+    pub use crate::journal::{Reading, Snapshot, format, read};
+}
+pub mod model {
+    pub use crate::model::{
+        Component, Dimensions, Hypernetwork, Model, Network, OnlineSettings, Readout, RegimePrior,
+    };
+}
+pub mod recording {
+    pub use crate::recording::{
+        Array, Counts, DynamicsTruth, NwbSettings, Recording, Spool, Trial, Values, read,
+        read_from, read_nwb, read_nwb_from, write,
+    };
+}
+pub mod regime {
+    pub use crate::regime::{ChangeScore, DecisionRule, Engine, Label, Score};
+}
+pub mod rigs {
+    pub mod blackrock {
+        pub use crate::rigs::blackrock::{Protocol, Reader, Settings};
+    }
+    pub mod brand {
+        pub use crate::rigs::brand::{Dtype, Reader, Settings, Syncs};
+    }
+    pub mod intan {
+        pub use crate::rigs::intan::{Reader, Settings};
+    }
+    pub mod open_ephys {
+        pub use crate::rigs::open_ephys::{Reader, Settings};
+    }
+}
+pub mod teacher {
+    pub use crate::teacher::{Animal, AnimalSettings, Dwell, REGIME_NAMES, Regime, Simulation};
+}
+pub mod telemetry {
+    pub use crate::telemetry::{Kind, declared};
+}
+pub mod training {
+    pub use crate::training::{
+        Dataset, Gathering, Trainer, TrainingSettings, calibrate, dispersion, finish, recalibrate,
+    };
+}
+pub mod wire {
+    pub use crate::wire::*;
+}
