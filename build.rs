@@ -42,7 +42,10 @@ fn main() -> Result<(), Box<dyn Error>> {
     let descriptors = protox::compile(PROTOS, ["proto"])?;
     let out = PathBuf::from(env::var("OUT_DIR")?);
     fs::write(out.join("regimed_descriptor.bin"), prost_bytes(&descriptors))?;
-    let mut config = tonic_prost_build::configure().codec_path("crate::wire::codec::Codec");
+    let mut config = tonic_prost_build::configure()
+        .codec_path("crate::wire::codec::Codec")
+        // Its decision is encoded once for all subscribers.
+        .extern_path(".regimed.v1.DecisionUpdate", "crate::wire::DecisionUpdate");
     for message in AS_JSON {
         config = config.type_attribute(message, "#[derive(serde::Serialize)]");
     }

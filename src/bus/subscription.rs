@@ -5,13 +5,14 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use bytes::Bytes;
 use metrics::Gauge;
 use tokio::sync::broadcast;
 use tokio::sync::broadcast::error::{RecvError, TryRecvError};
 
 use crate::telemetry;
 use crate::telemetry::Counted;
-use crate::wire::{Decision, Event};
+use crate::wire::{Decision, Encoded, Event};
 
 /// Updates that wait for one subscriber before it loses the oldest.
 pub(crate) const WAITING: usize = 4096;
@@ -30,9 +31,9 @@ const TURN: Duration = Duration::from_micros(100);
 #[allow(clippy::large_enum_variant)] // nearly all are decisions, and each is shared, not moved
 pub enum Update {
     /// A bin's decision. Where the label changed, it names its event.
-    Decision(Decision),
+    Decision(Encoded<Decision>),
     /// An event, once it may be announced: behind its decision.
-    Event(Event),
+    Event(Encoded<Event>),
 }
 
 impl Update {
@@ -41,6 +42,15 @@ impl Update {
     pub fn decision(&self) -> Option<&Decision> {
         match self {
             Self::Decision(decision) => Some(decision),
+            Self::Event(_) => None,
+        }
+    }
+
+    /// The decision on the wire, where it is one; encoded once for all subscribers.
+    #[must_use]
+    pub(crate) fn decision_bytes(&self) -> Option<Bytes> {
+        match self {
+            Self::Decision(decision) => Some(decision.bytes()),
             Self::Event(_) => None,
         }
     }
@@ -238,7 +248,8 @@ mod tests {
     }
 
     fn decided(bin: u64, event_sequence: u64) -> Arc<Update> {
-        Arc::new(Update::Decision(Decision { bin, event_sequence, ..Decision::default() }))
+        let decision = Decision { bin, event_sequence, ..Decision::default() };
+        Arc::new(Update::Decision(Encoded::new(decision)))
     }
 
     fn bins(subscription: &mut Subscription) -> Vec<u64> {

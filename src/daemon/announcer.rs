@@ -6,6 +6,7 @@ use tokio::sync::mpsc;
 
 use crate::api::zeromq::publisher::{Publisher, Topics};
 use crate::bus::{Numbered, SessionHandle, Update};
+use crate::wire::Encoded;
 
 /// Announces one session's events.
 #[derive(Clone)]
@@ -30,7 +31,7 @@ impl Announcer {
                 probability = event.probability,
                 "regime"
             );
-            let update = Arc::new(Update::Event(event));
+            let update = Arc::new(Update::Event(Encoded::new(event)));
             self.session.announce(&update);
             if let Some(publisher) = &self.publisher {
                 publisher.publish(&self.topics, &update).await;

@@ -13,8 +13,8 @@ use crate::bus::{Numbered, Outcome, Plan, SessionHandle, Update, Wording};
 use crate::clock::wall_ns;
 use crate::journal::Journal;
 use crate::telemetry::SessionMetrics;
-use crate::wire::Gap;
 use crate::wire::journal_record::What;
+use crate::wire::{Encoded, Gap};
 
 /// Gaps are gathered so long for one record, ns.
 const GAP_EVERY_NS: u64 = 1_000_000_000;
@@ -134,7 +134,7 @@ impl PublishingTask {
         let now_ns = wall_ns();
         let decision = self.wording.decision(o, newest.clone(), number, now_ns);
         let strange = decision.novelty > 1.0;
-        let update = Arc::new(Update::Decision(decision));
+        let update = Arc::new(Update::Decision(Encoded::new(decision)));
         self.session.set_covariance(self.wording.state(o).embedding_covariance);
         self.session.publish(&update);
         if let Some(publisher) = &self.publisher {

@@ -279,11 +279,11 @@ impl Replies {
             Update::Decision(decision) => {
                 self.event_named = self.event_named.max(decision.event_sequence);
                 self.decided_to = self.decided_to.max(Some(decision.sequence));
-                Reply::Decision(decision.clone())
+                Reply::Decision((**decision).clone())
             }
             Update::Event(event) => {
                 self.event_told = self.event_told.max(event.event_sequence);
-                Reply::Event(event.clone())
+                Reply::Event((**event).clone())
             }
         }
     }

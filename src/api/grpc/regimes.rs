@@ -33,9 +33,8 @@ fn updates(session: &Arc<SessionHandle>, every: u64) -> BoxStream<'static, Decis
     let updates = unfold(session.subscribe(every), move |mut subscription| async move {
         loop {
             let update = subscription.next_in_turn().await?;
-            if let Some(decision) = update.decision() {
-                let decision = Some(decision.clone());
-                let sent = DecisionUpdate { decision, lost: subscription.lost() };
+            if let Some(decision) = update.decision_bytes() {
+                let sent = DecisionUpdate::shared(decision, subscription.lost());
                 return Some((sent, subscription));
             }
         }

@@ -4,7 +4,6 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use prost::Message;
 use tokio::sync::Mutex;
 use zeromq::{PubSocket, Socket, SocketSend, ZmqMessage, ZmqResult};
 
@@ -45,17 +44,13 @@ impl Publisher {
     /// Sends an update to whoever subscribes. It only enters the socket's queues: a slow subscriber
     /// holds up nobody.
     pub(crate) async fn publish(&self, topics: &Topics, update: &Update) {
-        let mut socket = self.socket.lock().await;
-        match update {
-            Update::Decision(d) => self.send(&mut socket, &topics.decision, d).await,
-            Update::Event(e) => self.send(&mut socket, &topics.event, e).await,
-        }
-    }
-
-    async fn send(&self, socket: &mut PubSocket, topic: &Bytes, message: &impl Message) {
+        let (topic, message) = match update {
+            Update::Decision(decision) => (&topics.decision, decision.bytes()),
+            Update::Event(event) => (&topics.event, event.bytes()),
+        };
         let mut frames = ZmqMessage::from(topic.clone());
-        frames.push_back(Bytes::from(message.encode_to_vec()));
-        if let Err(e) = socket.send(frames).await {
+        frames.push_back(message);
+        if let Err(e) = self.socket.lock().await.send(frames).await {
             tracing::debug!("ZeroMQ: {e}");
         }
     }

@@ -2,6 +2,9 @@
 #![allow(missing_docs, clippy::all, clippy::pedantic, unreachable_pub)]
 
 pub mod codec;
+mod encoded;
+
+pub use encoded::{DecisionUpdate, Encoded};
 
 tonic::include_proto!("regimed.v1");
 
