@@ -10,6 +10,7 @@
 use std::hint::black_box;
 use std::time::Instant;
 
+use ndarray::{Array, Array1, Array2, Dimension, IntoDimension};
 use pulp::{Simd, WithSimd};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -38,15 +39,15 @@ fn model(dims: Dimensions, channels: usize, hypotheses: usize, rng: &mut ChaCha8
         .map(|k| Component {
             regime: Some(k % 5),
             weight: 1.0 / hypotheses as f32,
-            mean: normals(d, 0.3),
-            covariance: (0..d * d).map(|i| if i % (d + 1) == 0 { 0.02 } else { 0.0 }).collect(),
+            mean: Array1::from(normals(d, 0.3)),
+            covariance: Array2::eye(d) * 0.02,
         })
         .collect();
     let prior = RegimePrior { components };
     let readout = Readout {
         session: "bench".into(),
-        loading: normals(channels * rank, 0.3),
-        baseline: normals(channels, 0.5).iter().map(|x| x - 1.9).collect(),
+        loading: array((channels, rank), normals(channels * rank, 0.3)),
+        baseline: Array1::from(normals(channels, 0.5)) - 1.9,
         channels: None,
         dispersion: None,
         trusted: true,
@@ -57,26 +58,30 @@ fn model(dims: Dimensions, channels: usize, hypotheses: usize, rng: &mut ChaCha8
         bin_width_s: 0.01,
         regime_names: (0..5).map(|r| r.to_string()).collect(),
         hypernetwork: Hypernetwork {
-            w1: normals(d * h1, 0.3),
-            b1: normals(h1, 0.1),
-            w2: normals(h1 * h2, 0.15),
-            b2: normals(h2, 0.1),
-            wn: normals(h2 * rank * units, 0.02),
-            n0: normals(rank * units, 0.02),
-            wc: normals(h2 * rank, 0.1),
+            w1: array((d, h1), normals(d * h1, 0.3)),
+            b1: Array1::from(normals(h1, 0.1)),
+            w2: array((h1, h2), normals(h1 * h2, 0.15)),
+            b2: Array1::from(normals(h2, 0.1)),
+            wn: array((h2, rank, units), normals(h2 * rank * units, 0.02)),
+            n0: array((rank, units), normals(rank * units, 0.02)),
+            wc: array((h2, rank), normals(h2 * rank, 0.1)),
         },
         network: Network {
-            m: normals(units * rank, 0.4),
-            offset: normals(units, 0.1),
+            m: array((units, rank), normals(units * rank, 0.4)),
+            offset: Array1::from(normals(units, 0.1)),
             leak: 0.1,
-            process_variance: vec![0.02; rank],
-            initial_variance: vec![0.5; rank],
+            process_variance: Array1::from_elem(rank, 0.02),
+            initial_variance: Array1::from_elem(rank, 0.5),
         },
         readouts: vec![readout],
         prior,
         online: OnlineSettings::new(5),
         metric_head: None,
     }
+}
+
+fn array<D: Dimension>(shape: impl IntoDimension<Dim = D>, values: Vec<f32>) -> Array<f32, D> {
+    Array::from_shape_vec(shape.into_dimension(), values).expect("as many values")
 }
 
 fn draw(model: &Model, bins: usize, rng: &mut ChaCha8Rng) -> Vec<Vec<f32>> {

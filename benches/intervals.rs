@@ -97,7 +97,7 @@ fn draw(component: &Component, rng: &mut ChaCha8Rng) -> Vec<f32> {
 /// One recording of the model's own making at embedding `e`, streamed.
 fn own(model: &Model, readout: &Readout, e: &[f32], rng: &mut ChaCha8Rng, out: &mut [At]) {
     let rank = model.dims.rank;
-    let factors = model.hypernetwork.factors(&model.dims, e);
+    let factors = model.hypernetwork.factors(e);
     let noise: Vec<f32> = (model.network.process_variance.iter())
         .map(|q| (q * model.online.process_noise).sqrt())
         .collect();
@@ -116,7 +116,7 @@ fn own(model: &Model, readout: &Readout, e: &[f32], rng: &mut ChaCha8Rng, out: &
             kappa[r] = next[r] + noise[r] * rng.sample::<f32, _>(StandardNormal);
         }
         for (i, c) in counts.iter_mut().enumerate() {
-            let row = &readout.loading[i * rank..(i + 1) * rank];
+            let row = readout.loading.row(i);
             let eta = row.iter().zip(&kappa).map(|(c, k)| c * k).sum::<f32>() + readout.baseline[i];
             let rate = f64::from(eta.clamp(low, high).exp());
             let drawn: f64 = Poisson::new(rate).map_or(0.0, |p| p.sample(rng));

@@ -8,6 +8,7 @@ mod support;
 
 use std::time::{Duration, Instant};
 
+use ndarray::Axis;
 use regimed::internals::checkpoint;
 use regimed::internals::model::RegimePrior;
 use regimed::internals::wire::Counts;
@@ -25,11 +26,10 @@ const MIB_MAX: f64 = 8.0;
 /// The built-in model with a readout of more channels and as many hypotheses as the budget names.
 fn wide_model(folder: &std::path::Path) {
     let mut built_in = regimed::internals::checkpoint::builtin().expect("the built-in model");
-    let rank = built_in.model.dims.rank;
     let readout = &mut built_in.model.readouts[0];
-    let (loading, baseline) = (readout.loading.clone(), readout.baseline.clone());
-    readout.loading = loading.iter().copied().cycle().take(CHANNELS * rank).collect();
-    readout.baseline = baseline.iter().copied().cycle().take(CHANNELS).collect();
+    let again: Vec<usize> = (0..readout.n_channels()).cycle().take(CHANNELS).collect();
+    readout.loading = readout.loading.select(Axis(0), &again);
+    readout.baseline = readout.baseline.select(Axis(0), &again);
     let components = readout.prior.components.clone();
     let mut more: Vec<_> = components.into_iter().cycle().take(HYPOTHESES).collect();
     more.iter_mut().for_each(|c| c.weight = 1.0 / HYPOTHESES as f32);

@@ -14,6 +14,7 @@ use std::io::Write;
 use std::time::{Duration, Instant};
 
 use futures_util::stream::unfold;
+use ndarray::{Axis, Slice};
 use plotters::prelude::*;
 use regimed::internals::checkpoint;
 use regimed::internals::journal;
@@ -39,7 +40,6 @@ const SAMPLES: u64 = 100;
 /// The built-in model with few channels and one hypothesis for each of two regimes.
 fn small_model(folder: &std::path::Path) {
     let mut built_in = regimed::internals::checkpoint::builtin().expect("the built-in model");
-    let rank = built_in.model.dims.rank;
     let readout: &Readout = &built_in.model.readouts[0];
     let mut components = readout.prior.components.clone();
     components.sort_by_key(|c| c.regime);
@@ -47,8 +47,8 @@ fn small_model(folder: &std::path::Path) {
     components.truncate(2);
     components.iter_mut().for_each(|c| c.weight = 0.5);
     let small = Readout {
-        loading: readout.loading[..CHANNELS * rank].to_vec(),
-        baseline: readout.baseline[..CHANNELS].to_vec(),
+        loading: readout.loading.slice_axis(Axis(0), Slice::from(..CHANNELS)).to_owned(),
+        baseline: readout.baseline.slice_axis(Axis(0), Slice::from(..CHANNELS)).to_owned(),
         prior: RegimePrior { components },
         ..readout.clone()
     };

@@ -240,7 +240,7 @@ fn main() {
             (0..RECORDINGS_PER_FAMILY)
                 .map(|i| {
                     let a = (i % ANIMALS) as usize;
-                    let base = &model.readouts[a].baseline;
+                    let base = model.readouts[a].baseline.as_slice().expect("a vector");
                     scores(&model, a, &unknown(family, (&animals[a], base), i, bins, bin_s))
                 })
                 .collect()

@@ -1,5 +1,6 @@
 //! What a session runs on: a model of a checkpoint, at the session's bin width, with a readout and a decision rule.
 
+use ndarray::{Array1, Array2};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -333,8 +334,8 @@ impl Plan {
 fn blank(model: &Model, channels: usize) -> Readout {
     Readout {
         session: "(new animal)".into(),
-        loading: vec![0.0; channels * model.dims.rank],
-        baseline: vec![(BLANK_RATE_HZ * model.bin_width_s).ln() as f32; channels],
+        loading: Array2::zeros((channels, model.dims.rank)),
+        baseline: Array1::from_elem(channels, (BLANK_RATE_HZ * model.bin_width_s).ln() as f32),
         channels: None,
         dispersion: None,
         trusted: false,

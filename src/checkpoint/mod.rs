@@ -10,6 +10,7 @@ use std::fs;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
+use ndarray::{Array, Dimension, IntoDimension};
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -21,7 +22,7 @@ use crate::dynamics::feature_count;
 use crate::files;
 use crate::model::{
     CHANNELS_MAX, COMPONENTS_MAX, Dimensions, Hypernetwork, MetricHead, Model, Network,
-    OnlineSettings, REGIMES_MAX, Readout, RegimePrior,
+    OnlineSettings, REGIMES_MAX, Readout, RegimePrior, values,
 };
 use crate::recording::is_zarr;
 use crate::regime::Verdict;
@@ -310,11 +311,11 @@ fn check_card(card: &Card) -> Result<(), Fault> {
     }
     let o = &card.online;
     let states = names.len() + 1;
-    if o.hazard_per_bin.len() != states * states {
+    if o.hazard_per_bin.dim() != (states, states) {
         let found = format!("{} values", o.hazard_per_bin.len());
         return fault("online.hazard_per_bin", format!("{states} x {states} values"), found);
     }
-    for (r, row) in o.hazard_per_bin.chunks_exact(states).enumerate() {
+    for (r, row) in o.hazard_per_bin.rows().into_iter().enumerate() {
         if !(row.iter().all(|&h| h >= 0.0) && row.iter().sum::<f32>() < 1.0) {
             let expected = "rates of 0 or more with a sum below 1";
             let found = format!("a sum of {}", row.iter().sum::<f32>());
@@ -419,34 +420,42 @@ impl Arrays {
         Ok(Self(arrays))
     }
 
-    fn take(&mut self, name: &str, shape: &[usize]) -> Result<Vec<f32>, Fault> {
-        match self.0.remove(name) {
-            Some((found, values)) if found == shape => Ok(values),
-            Some((found, _)) => fault(name, format!("shape {shape:?}"), format!("{found:?}")),
-            None => fault(name, format!("an array of shape {shape:?}"), "no such array"),
+    fn take<D: Dimension>(
+        &mut self,
+        name: &str,
+        shape: impl IntoDimension<Dim = D>,
+    ) -> Result<Array<f32, D>, Fault> {
+        let shape = shape.into_dimension();
+        let expected = || format!("{:?}", shape.slice());
+        let Some((found, values)) = self.0.remove(name) else {
+            return fault(name, format!("an array of shape {}", expected()), "no such array");
+        };
+        if found != shape.slice() {
+            return fault(name, format!("shape {}", expected()), format!("{found:?}"));
         }
+        let array = Array::from_shape_vec(shape.clone(), values);
+        array.or_else(|e| fault(name, format!("shape {}", expected()), e))
     }
 }
 
 fn assemble(card: &Card, mut arrays: Arrays) -> Result<Model, Fault> {
     let Dimensions { embedding: d, rank, units, hidden: [h1, h2] } = card.dimensions;
-    let mut take = |name: &str, shape: &[usize]| arrays.take(name, shape);
     let hypernetwork = Hypernetwork {
-        w1: take("hypernetwork.w1", &[d, h1])?,
-        b1: take("hypernetwork.b1", &[h1])?,
-        w2: take("hypernetwork.w2", &[h1, h2])?,
-        b2: take("hypernetwork.b2", &[h2])?,
-        wn: take("hypernetwork.wn", &[h2, rank, units])?,
-        n0: take("hypernetwork.n0", &[rank, units])?,
-        wc: take("hypernetwork.wc", &[h2, rank])?,
+        w1: arrays.take("hypernetwork.w1", [d, h1])?,
+        b1: arrays.take("hypernetwork.b1", [h1])?,
+        w2: arrays.take("hypernetwork.w2", [h1, h2])?,
+        b2: arrays.take("hypernetwork.b2", [h2])?,
+        wn: arrays.take("hypernetwork.wn", [h2, rank, units])?,
+        n0: arrays.take("hypernetwork.n0", [rank, units])?,
+        wc: arrays.take("hypernetwork.wc", [h2, rank])?,
     };
-    let leak = take("network.leak", &[1])?[0];
+    let leak = arrays.take("network.leak", [1])?[0];
     let network = Network {
-        m: take("network.m", &[units, rank])?,
-        offset: take("network.offset", &[units])?,
+        m: arrays.take("network.m", [units, rank])?,
+        offset: arrays.take("network.offset", [units])?,
         leak,
-        process_variance: take("network.process_variance", &[rank])?,
-        initial_variance: take("network.initial_variance", &[rank])?,
+        process_variance: arrays.take("network.process_variance", [rank])?,
+        initial_variance: arrays.take("network.initial_variance", [rank])?,
     };
     if !(leak > 0.0 && leak < 1.0) {
         return fault("network.leak", "between 0 and 1", leak);
@@ -463,7 +472,7 @@ fn assemble(card: &Card, mut arrays: Arrays) -> Result<Model, Fault> {
     for (i, session) in card.sessions.iter().enumerate() {
         let n = session.n_channels;
         let dispersion = match session.negative_binomial {
-            true => Some(take(&format!("readout.{i}.dispersion"), &[n])?),
+            true => Some(arrays.take(&format!("readout.{i}.dispersion"), [n])?),
             false => None,
         };
         if let Some(alpha) = dispersion.iter().flatten().find(|a| **a < 0.0) {
@@ -471,8 +480,8 @@ fn assemble(card: &Card, mut arrays: Arrays) -> Result<Model, Fault> {
         }
         readouts.push(Readout {
             session: session.name.clone(),
-            loading: take(&format!("readout.{i}.loading"), &[n, rank])?,
-            baseline: take(&format!("readout.{i}.baseline"), &[n])?,
+            loading: arrays.take(&format!("readout.{i}.loading"), [n, rank])?,
+            baseline: arrays.take(&format!("readout.{i}.baseline"), [n])?,
             channels: session.channels.clone(),
             dispersion,
             trusted: session.trusted,
@@ -574,31 +583,31 @@ pub(crate) fn write_whole(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
 type NamedArray<'a> = (String, Vec<usize>, Cow<'a, [f32]>);
 
 fn named_arrays(model: &Model) -> Vec<NamedArray<'_>> {
-    let Dimensions { embedding: d, rank, units, hidden: [h1, h2] } = model.dims;
     let (h, n) = (&model.hypernetwork, &model.network);
-    let named = |name: &str, shape: &[usize], values| {
-        (name.to_owned(), shape.to_vec(), Cow::Borrowed::<[f32]>(values))
-    };
     let mut arrays = vec![
-        named("hypernetwork.w1", &[d, h1], &h.w1),
-        named("hypernetwork.b1", &[h1], &h.b1),
-        named("hypernetwork.w2", &[h1, h2], &h.w2),
-        named("hypernetwork.b2", &[h2], &h.b2),
-        named("hypernetwork.wn", &[h2, rank, units], &h.wn),
-        named("hypernetwork.n0", &[rank, units], &h.n0),
-        named("hypernetwork.wc", &[h2, rank], &h.wc),
+        named("hypernetwork.w1", &h.w1),
+        named("hypernetwork.b1", &h.b1),
+        named("hypernetwork.w2", &h.w2),
+        named("hypernetwork.b2", &h.b2),
+        named("hypernetwork.wn", &h.wn),
+        named("hypernetwork.n0", &h.n0),
+        named("hypernetwork.wc", &h.wc),
         ("network.leak".into(), vec![1], Cow::Owned(vec![n.leak])),
-        named("network.m", &[units, rank], &n.m),
-        named("network.offset", &[units], &n.offset),
-        named("network.process_variance", &[rank], &n.process_variance),
-        named("network.initial_variance", &[rank], &n.initial_variance),
+        named("network.m", &n.m),
+        named("network.offset", &n.offset),
+        named("network.process_variance", &n.process_variance),
+        named("network.initial_variance", &n.initial_variance),
     ];
     for (i, r) in model.readouts.iter().enumerate() {
-        arrays.push(named(&format!("readout.{i}.loading"), &[r.n_channels(), rank], &r.loading));
-        arrays.push(named(&format!("readout.{i}.baseline"), &[r.n_channels()], &r.baseline));
+        arrays.push(named(&format!("readout.{i}.loading"), &r.loading));
+        arrays.push(named(&format!("readout.{i}.baseline"), &r.baseline));
         if let Some(alpha) = &r.dispersion {
-            arrays.push(named(&format!("readout.{i}.dispersion"), &[r.n_channels()], alpha));
+            arrays.push(named(&format!("readout.{i}.dispersion"), alpha));
         }
     }
     arrays
+}
+
+fn named<'a, D: Dimension>(name: &str, array: &'a Array<f32, D>) -> NamedArray<'a> {
+    (name.to_owned(), array.shape().to_vec(), Cow::Borrowed(values(array)))
 }

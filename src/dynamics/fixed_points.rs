@@ -68,13 +68,10 @@ fn dot(a: &[f64], b: &[f64]) -> f64 {
 
 impl<'a> Drift<'a> {
     fn new(model: &'a Model, factors: &Factors) -> Self {
-        let (rank, units) = (model.dims.rank, model.dims.units);
         Self {
             model,
             n: factors.n.iter().map(|&x| f64::from(x)).collect(),
-            m: (0..units * rank)
-                .map(|i| f64::from(model.network.m[i % units * rank + i / units]))
-                .collect(),
+            m: model.network.m.t().iter().map(|&x| f64::from(x)).collect(),
             c: factors.c.iter().map(|&x| f64::from(x)).collect(),
         }
     }
@@ -151,7 +148,7 @@ impl<'a> Drift<'a> {
 /// opposite the points found and halfway between them; slowest first.
 #[must_use]
 pub(crate) fn fixed_points(model: &Model, e: &[f32], starts: &[Vec<f32>]) -> Vec<FixedPoint> {
-    let factors = model.hypernetwork.factors(&model.dims, e);
+    let factors = model.hypernetwork.factors(e);
     let drift = Drift::new(model, &factors);
     let rank = model.dims.rank;
     let mut found: Vec<(DVector<f64>, f64)> = Vec::new();

@@ -4,7 +4,7 @@ use pulp::{Arch, Simd, WithSimd};
 
 use super::lyapunov::LyapunovSum;
 use crate::inference::kernels::{axpy, dot, tanh};
-use crate::model::Model;
+use crate::model::{Model, values};
 
 /// `kappa' = (1-a) kappa + a (N(e)^T tanh(M kappa + b) + c(e))` for a fixed `e`, and its Jacobian
 /// `(1-a) I + a N(e)^T D M`, `D = diag tanh'(M kappa + b)`.
@@ -69,17 +69,14 @@ impl Flow {
     #[must_use]
     pub(super) fn new(model: &Model, e: &[f32]) -> Self {
         let (rank, units) = (model.dims.rank, model.dims.units);
-        let m = (0..rank)
-            .flat_map(|r| (0..units).map(move |n| n * rank + r))
-            .map(|i| model.network.m[i])
-            .collect();
+        let m = model.network.m.t().iter().copied().collect();
         let mut flow = Self {
             arch: Arch::new(),
             rank,
             units,
             leak: model.network.leak,
             m,
-            offset: model.network.offset.clone(),
+            offset: model.network.offset.to_vec(),
             n: Vec::new(),
             c: Vec::new(),
             phi: vec![0.0; units],
@@ -93,8 +90,9 @@ impl Flow {
 
     /// Goes on under another embedding.
     pub(super) fn set_embedding(&mut self, model: &Model, e: &[f32]) {
-        let factors = model.hypernetwork.factors(&model.dims, e);
-        (self.n, self.c) = (factors.n, factors.c);
+        let factors = model.hypernetwork.factors(e);
+        self.n = values(&factors.n).to_vec();
+        self.c = factors.c.to_vec();
     }
 
     /// One noise-free step of `kappa [rank]`.
@@ -134,7 +132,7 @@ mod tests {
     fn a_step_and_its_jacobian_are_the_models() {
         let model = example_model();
         let e: Vec<f32> = (0..model.dims.embedding).map(|i| 0.3 * (i as f32).sin()).collect();
-        let factors = model.hypernetwork.factors(&model.dims, &e);
+        let factors = model.hypernetwork.factors(&e);
         let start: Vec<f32> = (0..model.dims.rank).map(|i| (1.0 + i as f32).cos()).collect();
         let mut expected = vec![0.0; model.dims.rank];
         model.advance(&factors, &start, &mut expected);

@@ -53,6 +53,7 @@ pub(crate) fn forecast(
 mod tests {
     use super::*;
     use crate::dynamics::planar;
+    use ndarray::{Array1, Array2, arr1};
     use rand::SeedableRng;
 
     #[test]
@@ -61,15 +62,15 @@ mod tests {
         let model = planar([0.5, -0.5, 0.5, 0.5]);
         let readout = Readout {
             session: "s".into(),
-            loading: vec![1.0, 0.0, 0.0, 1.0],
-            baseline: vec![0.0, -1.0],
+            loading: Array2::eye(2),
+            baseline: arr1(&[0.0, -1.0]),
             channels: None,
             dispersion: None,
             trusted: true,
             prior: crate::model::RegimePrior::default(),
         };
         let mut still = model.clone();
-        still.network.process_variance = vec![0.0; 2];
+        still.network.process_variance = Array1::zeros(2);
         let (e, none, kappa, sd) = ([0.0f32], [0.0f32], [0.02f32, 0.01], [0.0f32; 2]);
         let from =
             StatePosterior { embedding: &e, embedding_covariance: &none, latent: [&kappa, &sd] };
@@ -86,7 +87,7 @@ mod tests {
         // Process noise spreads the log rate: its mean is the log-normal one. 120 bins are stationary.
         let wide = model.network.process_variance[0] * 100.0;
         let mut noisy = model;
-        noisy.network.process_variance = vec![wide; 2];
+        noisy.network.process_variance = Array1::from_elem(2, wide);
         let many: f64 = (0..40)
             .map(|_| f64::from(forecast(&noisy, &readout, from, 120, &mut rng)[0]))
             .sum::<f64>()

@@ -23,6 +23,8 @@ pub use spectrum::{StatePosterior, spectrum, spectrum_interval};
 /// of 10 ms: everything about it is known.
 #[cfg(test)]
 pub(crate) fn planar([a, b, c, d]: [f32; 4]) -> crate::model::Model {
+    use ndarray::{Array1, Array2, Array3, arr2};
+
     use crate::model::{
         Component, Dimensions, Hypernetwork, Model, Network, OnlineSettings, RegimePrior,
     };
@@ -31,28 +33,28 @@ pub(crate) fn planar([a, b, c, d]: [f32; 4]) -> crate::model::Model {
         bin_width_s: 0.01,
         regime_names: vec!["a".into()],
         hypernetwork: Hypernetwork {
-            w1: vec![0.0],
-            b1: vec![0.0],
-            w2: vec![0.0],
-            b2: vec![0.0],
-            wn: vec![0.0; 4],
-            n0: vec![a, b, c, d],
-            wc: vec![0.0; 2],
+            w1: Array2::zeros((1, 1)),
+            b1: Array1::zeros(1),
+            w2: Array2::zeros((1, 1)),
+            b2: Array1::zeros(1),
+            wn: Array3::zeros((1, 2, 2)),
+            n0: arr2(&[[a, b], [c, d]]),
+            wc: Array2::zeros((1, 2)),
         },
         network: Network {
-            m: vec![1.0, 0.0, 0.0, 1.0],
-            offset: vec![0.0; 2],
+            m: Array2::eye(2),
+            offset: Array1::zeros(2),
             leak: 0.1,
-            process_variance: vec![1e-4; 2],
-            initial_variance: vec![1.0; 2],
+            process_variance: Array1::from_elem(2, 1e-4),
+            initial_variance: Array1::ones(2),
         },
         readouts: vec![],
         prior: RegimePrior {
             components: vec![Component {
                 regime: Some(0),
                 weight: 1.0,
-                mean: vec![0.0],
-                covariance: vec![1.0],
+                mean: Array1::zeros(1),
+                covariance: Array2::ones((1, 1)),
             }],
         },
         online: OnlineSettings::new(1),

@@ -11,7 +11,7 @@ use rand_chacha::ChaCha8Rng;
 use rand_distr::StandardNormal;
 
 use super::eigenvalues::eigenvalues;
-use crate::model::Model;
+use crate::model::{Model, values};
 
 /// Local dynamics at one state under one embedding.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -35,14 +35,14 @@ pub fn spectrum(model: &Model, e: &[f32], kappa: &[f32]) -> Option<Spectrum> {
     let rank = model.dims.rank;
     let a = f64::from(model.network.leak);
     let tau_s = model.bin_width_s / a;
-    let factors = model.hypernetwork.factors(&model.dims, e);
+    let factors = model.hypernetwork.factors(e);
     let jacobian = model.reduced_jacobian(&factors, kappa);
     let bare = model.bare_connectivity(&factors);
-    let bare = eigenvalues(&DMatrix::from_row_slice(rank, rank, &bare))?;
+    let bare = eigenvalues(&DMatrix::from_row_slice(rank, rank, values(&bare)))?;
     let mut radius = 1.0 - a;
     // The N - rank directions outside the latents decay with tau.
     let mut leading = (-1.0f64, 0.0f64);
-    for mu in eigenvalues(&DMatrix::from_row_slice(rank, rank, &jacobian))? {
+    for mu in eigenvalues(&DMatrix::from_row_slice(rank, rank, values(&jacobian)))? {
         radius = radius.max((1.0 - a + a * mu.re).hypot(a * mu.im));
         if mu.re - 1.0 > leading.0 {
             leading = (mu.re - 1.0, mu.im.abs());
@@ -62,9 +62,9 @@ pub fn spectrum(model: &Model, e: &[f32], kappa: &[f32]) -> Option<Spectrum> {
 fn map_eigenvalues(model: &Model, e: &[f32], kappa: &[f32]) -> Option<Vec<[f64; 2]>> {
     let rank = model.dims.rank;
     let a = f64::from(model.network.leak);
-    let factors = model.hypernetwork.factors(&model.dims, e);
+    let factors = model.hypernetwork.factors(e);
     let jacobian = model.reduced_jacobian(&factors, kappa);
-    let found = eigenvalues(&DMatrix::from_row_slice(rank, rank, &jacobian))?;
+    let found = eigenvalues(&DMatrix::from_row_slice(rank, rank, values(&jacobian)))?;
     let mut of_map: Vec<_> = found.iter().map(|mu| [1.0 - a + a * mu.re, a * mu.im]).collect();
     of_map.sort_by(|x, y| y[0].hypot(y[1]).total_cmp(&x[0].hypot(x[1])));
     Some(of_map)

@@ -1,5 +1,6 @@
 //! The bank: mixing, weights, and what comes out of a bin.
 
+use ndarray::{Array2, ArrayView1};
 use pulp::{Simd, WithSimd};
 
 use super::BankError;
@@ -122,7 +123,7 @@ impl FilterBank {
         let (k, rank) = (components.len(), dims.rank);
         let smoothing = |window: f64| (1.0 - (-model.bin_width_s / window).exp()) as f32;
         let mut gram = vec![0.0; rank * rank];
-        for row in readout.loading.chunks_exact(rank) {
+        for row in readout.loading.rows() {
             for r in 0..rank {
                 for q in 0..rank {
                     gram[r * rank + q] += row[r] * row[q];
@@ -148,7 +149,7 @@ impl FilterBank {
             prior_cov: components.iter().flat_map(|c| c.covariance.iter().copied()).collect(),
             prior_precision: components.iter().flat_map(precision).collect(),
             limits: model.online.novelty_limits,
-            initial_variance: model.network.initial_variance.clone(),
+            initial_variance: model.network.initial_variance.to_vec(),
             temperature: model.online.temperature,
             fresh_share_min: model.online.fresh_share_min,
             novelty_rate: smoothing(NOVELTY_WINDOW_S),
@@ -554,19 +555,17 @@ fn precision(component: &Component) -> Vec<f32> {
 
 /// Hazard rates `[n_regimes + 1, n_regimes + 1]` spread over the components of each regime that is
 /// entered; `[n_regimes + 1, components]`.
-fn entry(hazard: &[f32], regime_of: &[usize], readout: &Readout) -> Vec<f32> {
+fn entry(hazard: &Array2<f32>, regime_of: &[usize], readout: &Readout) -> Vec<f32> {
     let components = &readout.prior.components;
-    let states = hazard.len().isqrt();
-    let mut total = vec![0.0f32; states];
+    let mut total = vec![0.0f32; hazard.nrows()];
     for (&r, c) in regime_of.iter().zip(components) {
         total[r] += c.weight;
     }
-    let into = |from: usize| {
-        let total = &total;
+    let into = |from: ArrayView1<'_, f32>| -> Vec<f32> {
         let parts = regime_of.iter().zip(components);
-        parts.map(move |(&r, c)| hazard[from * states + r] * c.weight / total[r])
+        parts.map(|(&r, c)| from[r] * c.weight / total[r]).collect()
     };
-    (0..states).flat_map(into).collect()
+    hazard.rows().into_iter().flat_map(into).collect()
 }
 
 fn log_factorials() -> Vec<f32> {

@@ -2,7 +2,7 @@
 
 use super::kernels::{padded, padded_row};
 use super::tape::Tape;
-use crate::model::Readout;
+use crate::model::{Readout, values};
 
 /// What the fit follows beside the dynamics, so that a rig's troubles are not taken for them.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -91,7 +91,7 @@ impl Channels {
         let n = readout.n_channels();
         let zeros = || vec![0.0f32; padded(n)];
         let mut baseline = zeros();
-        baseline[..n].copy_from_slice(&readout.baseline);
+        baseline[..n].copy_from_slice(values(&readout.baseline));
         let keep = |window: f64| (-bin_width_s / window).exp() as f32;
         let mut channels = Self {
             adaptation,
@@ -115,7 +115,7 @@ impl Channels {
             run: vec![0.0; n],
             run_variance: vec![0.0; n],
             run_rate: 1.0 - keep(NOVELTY_WINDOW_S),
-            dispersion: readout.dispersion.clone(),
+            dispersion: readout.dispersion.as_ref().map(|alpha| alpha.to_vec()),
         };
         channels.reset();
         channels

@@ -1,5 +1,6 @@
 //! One hypothesis: predict and update of a Gaussian over `z = (kappa, e)`.
 
+use ndarray::{Array1, ArrayView1};
 use pulp::Simd;
 
 use super::kernels::{axpy, dot, exp, gemv_t, invert, ln_1p, padded, padded_row, tanh};
@@ -48,31 +49,22 @@ pub(super) struct Layout {
     products: Vec<f32>,
 }
 
-/// Copies rows of `len` into rows of `stride`, zero behind.
-fn pad_rows(source: &[f32], len: usize, stride: usize) -> Vec<f32> {
-    let mut out = vec![0.0; source.len() / len * stride];
-    for (row, from) in out.chunks_exact_mut(stride).zip(source.chunks_exact(len)) {
-        row[..len].copy_from_slice(from);
+/// Rows of a matrix, or a vector as one row, padded to `stride`; of `rows` rows in all.
+fn padded_rows<'a>(
+    source: impl IntoIterator<Item = ArrayView1<'a, f32>>,
+    rows: usize,
+    stride: usize,
+) -> Vec<f32> {
+    let mut out = vec![0.0; rows * stride];
+    for (row, from) in out.chunks_exact_mut(stride).zip(source) {
+        row.iter_mut().zip(from).for_each(|(to, from)| *to = *from);
     }
     out
 }
 
-/// One row of `len` into one of `stride`, `rest` behind.
-fn pad_rows_with(source: &[f32], len: usize, stride: usize, rest: f32) -> Vec<f32> {
-    let mut out = pad_rows(source, len, stride);
-    out[len..].fill(rest);
-    out
-}
-
-/// `[rows, cols]` to `[cols, stride]`.
-fn transpose_padded(source: &[f32], rows: usize, cols: usize, stride: usize) -> Vec<f32> {
-    let mut out = vec![0.0; cols * stride];
-    for i in 0..rows {
-        for j in 0..cols {
-            out[j * stride + i] = source[i * cols + j];
-        }
-    }
-    out
+/// A vector padded to `len`.
+fn padded_vector(source: &Array1<f32>, len: usize) -> Vec<f32> {
+    padded_rows([source.view()], 1, len)
 }
 
 impl Layout {
@@ -83,7 +75,7 @@ impl Layout {
         let hidden = [padded_row(dims.hidden[0]), padded_row(dims.hidden[1])];
         let channels = padded(readout.n_channels());
         let hyper = &model.hypernetwork;
-        let loading = transpose_padded(&readout.loading, readout.n_channels(), rank, channels);
+        let loading = padded_rows(readout.loading.columns(), rank, channels);
         let mut products = Vec::with_capacity(rank * (rank + 1) / 2 * channels);
         for r in 0..rank {
             for s in r..rank {
@@ -92,12 +84,6 @@ impl Layout {
                 );
             }
         }
-        let mut w2 = pad_rows(&hyper.w2, dims.hidden[1], hidden[1]);
-        w2.resize(hidden[0] * hidden[1], 0.0);
-        let mut wn = pad_rows(&hyper.wn, dims.units, units);
-        wn.resize(hidden[1] * rank * units, 0.0);
-        let mut wc = hyper.wc.clone();
-        wc.resize(hidden[1] * rank, 0.0);
         Self {
             rank,
             embedding,
@@ -114,20 +100,20 @@ impl Layout {
                 .collect(),
             embedding_drift: model.online.embedding_drift,
             bounds: model.online.log_rate_bounds,
-            m: transpose_padded(&model.network.m, dims.units, rank, units),
-            offset: pad_rows(&model.network.offset, dims.units, units),
-            w1: pad_rows(&hyper.w1, dims.hidden[0], hidden[0]),
-            b1: pad_rows(&hyper.b1, dims.hidden[0], hidden[0]),
-            w2,
-            b2: pad_rows(&hyper.b2, dims.hidden[1], hidden[1]),
-            wn,
-            n0: pad_rows(&hyper.n0, dims.units, units),
-            wc,
+            m: padded_rows(model.network.m.columns(), rank, units),
+            offset: padded_vector(&model.network.offset, units),
+            w1: padded_rows(hyper.w1.rows(), embedding, hidden[0]),
+            b1: padded_vector(&hyper.b1, hidden[0]),
+            w2: padded_rows(hyper.w2.rows(), hidden[0], hidden[1]),
+            b2: padded_vector(&hyper.b2, hidden[1]),
+            wn: padded_rows(hyper.wn.rows(), hidden[1] * rank, units),
+            n0: padded_rows(hyper.n0.rows(), rank, units),
+            wc: padded_rows(hyper.wc.rows(), hidden[1], rank),
             channels,
             loading,
             dispersion: readout.dispersion.as_ref().map(|alpha| {
-                let floored: Vec<f32> = alpha.iter().map(|a| a.max(DISPERSION_MIN)).collect();
-                pad_rows_with(&floored, readout.n_channels(), channels, DISPERSION_MIN)
+                let floored = alpha.iter().map(|a| a.max(DISPERSION_MIN));
+                floored.chain(std::iter::repeat(DISPERSION_MIN)).take(channels).collect()
             }),
             products,
         }

@@ -3,8 +3,9 @@
 //! (Bell 1994). Offline: the filter bank knows only what has been.
 
 use nalgebra::{DMatrix, DVector};
+use ndarray::Array1;
 
-use crate::model::{Factors, Model, Readout};
+use crate::model::{Factors, Model, Readout, values};
 
 /// Steps of Gauss and Newton at most.
 const STEPS_MAX: usize = 8;
@@ -46,7 +47,7 @@ impl Path<'_> {
         let a = f64::from(self.model.network.leak);
         let rank = at.len();
         let feedback = self.model.reduced_jacobian(&self.factors, &at);
-        DMatrix::from_row_slice(rank, rank, &feedback) * a
+        DMatrix::from_row_slice(rank, rank, values(&feedback)) * a
             + DMatrix::from_diagonal_element(rank, rank, 1.0 - a)
     }
 
@@ -55,7 +56,7 @@ impl Path<'_> {
         (&self.loading * kappa + &self.baseline).map(|x| x.clamp(low, high))
     }
 
-    fn variances(of: &[f32]) -> DVector<f64> {
+    fn variances(of: &Array1<f32>) -> DVector<f64> {
         DVector::from_iterator(of.len(), of.iter().map(|&x| f64::from(x)))
     }
 
@@ -126,9 +127,9 @@ pub(crate) fn smooth(
     let wide = |x: &[f32]| -> Vec<f64> { x.iter().map(|&x| f64::from(x)).collect() };
     let of = Path {
         model,
-        factors: model.hypernetwork.factors(&model.dims, e),
-        loading: DMatrix::from_row_slice(channels, rank, &wide(&readout.loading)),
-        baseline: DVector::from_vec(wide(&readout.baseline)),
+        factors: model.hypernetwork.factors(e),
+        loading: DMatrix::from_row_slice(channels, rank, &wide(values(&readout.loading))),
+        baseline: DVector::from_vec(wide(values(&readout.baseline))),
         counts: counts.chunks_exact(channels).map(|y| DVector::from_vec(wide(y))).collect(),
     };
     let mut path = of.step(None)?;
@@ -158,6 +159,7 @@ pub(crate) fn smooth(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use ndarray::Array2;
     use rand::{RngExt, SeedableRng};
     use rand_chacha::ChaCha8Rng;
     use rand_distr::{Distribution, Poisson, StandardNormal};
@@ -165,22 +167,22 @@ mod tests {
     /// A noisy turn of two latents seen by 30 channels: its path and counts.
     fn example() -> (Model, Readout, Vec<f32>, Vec<f32>) {
         let mut model = crate::dynamics::planar([1.6, -1.2, 1.2, 1.6]);
-        model.network.process_variance = vec![4e-3; 2];
+        model.network.process_variance = Array1::from_elem(2, 4e-3);
         let mut rng = ChaCha8Rng::seed_from_u64(4);
         let mut normal = |n: usize, scale: f32| -> Vec<f32> {
             (0..n).map(|_| scale * rng.sample::<f32, _>(StandardNormal)).collect()
         };
         let readout = Readout {
             session: "s".into(),
-            loading: normal(60, 0.7),
-            baseline: vec![-1.5; 30],
+            loading: Array2::from_shape_vec((30, 2), normal(60, 0.7)).expect("as many values"),
+            baseline: Array1::from_elem(30, -1.5),
             channels: None,
             dispersion: None,
             trusted: true,
             prior: crate::model::RegimePrior::default(),
         };
         let noise = normal(400, 4e-3f32.sqrt());
-        let factors = model.hypernetwork.factors(&model.dims, &[0.0]);
+        let factors = model.hypernetwork.factors(&[0.0]);
         let mut kappa = vec![0.5f32, 0.0];
         let (mut path, mut counts) = (Vec::new(), Vec::new());
         for q in noise.chunks_exact(2) {
@@ -188,7 +190,7 @@ mod tests {
             model.advance(&factors, &kappa, &mut next);
             kappa = next.iter().zip(q).map(|(k, q)| k + q).collect();
             path.extend(&kappa);
-            for c in readout.loading.chunks_exact(2) {
+            for c in readout.loading.rows() {
                 let rate = (c[0] * kappa[0] + c[1] * kappa[1] - 1.5).exp();
                 let drawn: f32 = Poisson::new(rate).expect("a rate").sample(&mut rng);
                 counts.push(drawn);
@@ -204,9 +206,9 @@ mod tests {
         let wide = |x: &[f32]| -> Vec<f64> { x.iter().map(|&x| f64::from(x)).collect() };
         let of = Path {
             model: &model,
-            factors: model.hypernetwork.factors(&model.dims, &[0.0]),
-            loading: DMatrix::from_row_slice(30, 2, &wide(&readout.loading)),
-            baseline: DVector::from_vec(wide(&readout.baseline)),
+            factors: model.hypernetwork.factors(&[0.0]),
+            loading: DMatrix::from_row_slice(30, 2, &wide(values(&readout.loading))),
+            baseline: DVector::from_vec(wide(values(&readout.baseline))),
             counts: counts.chunks_exact(30).map(|y| DVector::from_vec(wide(y))).collect(),
         };
         // The start is not told: the best one for the rest.

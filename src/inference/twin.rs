@@ -2,11 +2,13 @@
 //! differences, the update through explicit inverses. Only for checks.
 
 use nalgebra::{DMatrix, DVector};
+use ndarray::{Array1, Array2, arr1, arr2};
 
 use super::hypothesis::{HALVINGS, STEP_LOSS_MAX};
 use super::{Adaptation, FilterBank};
 use crate::model::{
     Component, Dimensions, Hypernetwork, Model, Network, OnlineSettings, Readout, RegimePrior,
+    values,
 };
 
 struct Twin<'a> {
@@ -30,7 +32,7 @@ impl<'a> Twin<'a> {
             Self { model, readout, mean: vec![], cov: vec![], log_weight: vec![], halved: 0 };
         for c in &readout.prior.components {
             let mut mean = DVector::zeros(rank + d);
-            mean.rows_mut(rank, d).copy_from(&column(&c.mean));
+            mean.rows_mut(rank, d).copy_from(&column(values(&c.mean)));
             let mut cov = DMatrix::zeros(rank + d, rank + d);
             for r in 0..rank {
                 cov[(r, r)] = f64::from(model.network.initial_variance[r]);
@@ -49,11 +51,10 @@ impl<'a> Twin<'a> {
         let (dims, h) = (&self.model.dims, &self.model.hypernetwork);
         let net = &self.model.network;
         let mut e: Vec<f64> = z.iter().skip(dims.rank).copied().collect();
-        for (w, b, width) in [(&h.w1, &h.b1, dims.hidden[0]), (&h.w2, &h.b2, dims.hidden[1])] {
-            e = (0..width)
+        for (w, b) in [(&h.w1, &h.b1), (&h.w2, &h.b2)] {
+            e = (0..b.len())
                 .map(|j| {
-                    (0..e.len()).map(|i| e[i] * f64::from(w[i * width + j])).sum::<f64>()
-                        + f64::from(b[j])
+                    (0..e.len()).map(|i| e[i] * f64::from(w[[i, j]])).sum::<f64>() + f64::from(b[j])
                 })
                 .map(f64::tanh)
                 .collect();
@@ -61,17 +62,12 @@ impl<'a> Twin<'a> {
         let a = f64::from(net.leak);
         let mut out = z.clone();
         for r in 0..dims.rank {
-            let mut drive: f64 =
-                (0..e.len()).map(|b| e[b] * f64::from(h.wc[b * dims.rank + r])).sum();
+            let mut drive: f64 = (0..e.len()).map(|b| e[b] * f64::from(h.wc[[b, r]])).sum();
             for n in 0..dims.units {
-                let x: f64 =
-                    (0..dims.rank).map(|j| f64::from(net.m[n * dims.rank + j]) * z[j]).sum::<f64>()
-                        + f64::from(net.offset[n]);
-                let at = r * dims.units + n;
-                let weight = f64::from(h.n0[at])
-                    + (0..e.len())
-                        .map(|b| e[b] * f64::from(h.wn[b * dims.rank * dims.units + at]))
-                        .sum::<f64>();
+                let x: f64 = (0..dims.rank).map(|j| f64::from(net.m[[n, j]]) * z[j]).sum::<f64>()
+                    + f64::from(net.offset[n]);
+                let weight = f64::from(h.n0[[r, n]])
+                    + (0..e.len()).map(|b| e[b] * f64::from(h.wn[[b, r, n]])).sum::<f64>();
                 drive += weight * x.tanh();
             }
             out[r] = (1.0 - a) * z[r] + a * drive;
@@ -96,10 +92,9 @@ impl<'a> Twin<'a> {
         let [low, high] = self.model.online.log_rate_bounds.map(f64::from);
         (0..self.readout.n_channels())
             .map(|i| {
-                let eta = (0..rank)
-                    .map(|r| f64::from(self.readout.loading[i * rank + r]) * z[r])
-                    .sum::<f64>()
-                    + f64::from(self.readout.baseline[i]);
+                let eta =
+                    (0..rank).map(|r| f64::from(self.readout.loading[[i, r]]) * z[r]).sum::<f64>()
+                        + f64::from(self.readout.baseline[i]);
                 eta.clamp(low, high)
             })
             .collect()
@@ -137,7 +132,7 @@ impl<'a> Twin<'a> {
         let enters = |j: usize, k: usize| {
             let alike = (0..w.len()).filter(|&i| state(i) == state(k));
             let total: f64 = alike.map(|i| f64::from(components[i].weight)).sum();
-            let hazard = self.model.online.hazard_per_bin[state(j) * states + state(k)];
+            let hazard = self.model.online.hazard_per_bin[[state(j), state(k)]];
             f64::from(hazard) * f64::from(components[k].weight) / total
         };
         let latent = |m: &DVector<f64>| m.rows(0, rank).into_owned();
@@ -158,7 +153,7 @@ impl<'a> Twin<'a> {
             }
             let mut m0 = DVector::zeros(rank + d);
             m0.rows_mut(0, rank).copy_from(&pooled);
-            m0.rows_mut(rank, d).copy_from(&column(&component.mean));
+            m0.rows_mut(rank, d).copy_from(&column(values(&component.mean)));
             let mut c0 = DMatrix::zeros(rank + d, rank + d);
             c0.view_mut((0, 0), (rank, rank)).copy_from(&pooled_cov);
             let prior = DMatrix::from_row_iterator(
@@ -198,7 +193,7 @@ impl<'a> Twin<'a> {
                 let row = DVector::from_iterator(
                     n,
                     (0..n).map(|r| {
-                        if r < rank { f64::from(self.readout.loading[i * rank + r]) } else { 0.0 }
+                        if r < rank { f64::from(self.readout.loading[[i, r]]) } else { 0.0 }
                     }),
                 );
                 if active[i] {
@@ -267,10 +262,14 @@ impl<'a> Twin<'a> {
 /// A small model with arbitrary but fixed numbers.
 pub(crate) fn example() -> Model {
     let dims = Dimensions { embedding: 3, rank: 2, units: 10, hidden: [6, 5] };
-    let wave = |n: usize, scale: f32, phase: f32| -> Vec<f32> {
+    let wave = |n: usize, scale: f32, phase: f32| -> Array1<f32> {
         (0..n).map(|i| scale * (1.3 * i as f32 + phase).sin()).collect()
     };
-    let covariance = |s: f32| vec![s, 0.1 * s, 0.0, 0.1 * s, s, 0.0, 0.0, 0.0, 0.5 * s];
+    let matrix = |rows: usize, columns: usize, scale: f32, phase: f32| -> Array2<f32> {
+        let values = wave(rows * columns, scale, phase);
+        values.into_shape_with_order((rows, columns)).expect("as many values")
+    };
+    let covariance = |s: f32| arr2(&[[s, 0.1 * s, 0.0], [0.1 * s, s, 0.0], [0.0, 0.0, 0.5 * s]]);
     // Two regimes of two components and one of bins without a label.
     let components = (0..5)
         .map(|k| Component {
@@ -287,25 +286,25 @@ pub(crate) fn example() -> Model {
         bin_width_s: 0.01,
         regime_names: vec!["a".into(), "b".into()],
         hypernetwork: Hypernetwork {
-            w1: wave(18, 0.9, 0.1),
+            w1: matrix(3, 6, 0.9, 0.1),
             b1: wave(6, 0.2, 0.2),
-            w2: wave(30, 0.7, 0.3),
+            w2: matrix(6, 5, 0.7, 0.3),
             b2: wave(5, 0.2, 0.4),
-            wn: wave(5 * 20, 0.4, 0.5),
-            n0: wave(20, 0.3, 0.6),
-            wc: wave(10, 0.3, 0.7),
+            wn: wave(5 * 20, 0.4, 0.5).into_shape_with_order((5, 2, 10)).expect("as many values"),
+            n0: matrix(2, 10, 0.3, 0.6),
+            wc: matrix(5, 2, 0.3, 0.7),
         },
         network: Network {
-            m: wave(20, 0.8, 0.8),
+            m: matrix(10, 2, 0.8, 0.8),
             offset: wave(10, 0.3, 0.9),
             leak: 0.2,
-            process_variance: vec![0.03, 0.02],
-            initial_variance: vec![1.0, 0.8],
+            process_variance: arr1(&[0.03, 0.02]),
+            initial_variance: arr1(&[1.0, 0.8]),
         },
         readouts: vec![Readout {
             session: "s".into(),
-            loading: wave(channels * 2, 0.8, 1.0),
-            baseline: wave(channels, 0.5, 1.1).iter().map(|x| x - 1.0).collect(),
+            loading: matrix(channels, 2, 0.8, 1.0),
+            baseline: wave(channels, 0.5, 1.1) - 1.0,
             channels: None,
             dispersion: None,
             trusted: true,
@@ -313,7 +312,7 @@ pub(crate) fn example() -> Model {
         }],
         prior,
         online: OnlineSettings {
-            hazard_per_bin: vec![0.001, 0.02, 0.0, 0.005, 0.0, 0.03, 0.02, 0.01, 0.002],
+            hazard_per_bin: arr2(&[[0.001, 0.02, 0.0], [0.005, 0.0, 0.03], [0.02, 0.01, 0.002]]),
             ..OnlineSettings::new(2)
         },
         metric_head: None,

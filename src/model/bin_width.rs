@@ -60,22 +60,21 @@ impl Model {
         let kept = 1.0 - f64::from(self.network.leak);
         model.network.leak = (1.0 - kept.powf(r)) as f32;
         let noise = (1.0 - kept.powf(2.0 * r)) / (1.0 - kept * kept);
-        model.network.process_variance.iter_mut().for_each(|q| *q *= noise as f32);
+        model.network.process_variance *= noise as f32;
         let shift = r.ln() as f32;
         for readout in &mut model.readouts {
-            readout.baseline.iter_mut().for_each(|d| *d += shift);
-            readout.dispersion.iter_mut().flatten().for_each(|alpha| *alpha /= r as f32);
+            readout.baseline += shift;
+            readout.dispersion.iter_mut().for_each(|alpha| *alpha /= r as f32);
         }
         let online = &mut model.online;
         online.log_rate_bounds.iter_mut().for_each(|b| *b += shift);
         online.embedding_drift *= r as f32;
-        let states = self.regime_names.len() + 1;
-        for row in online.hazard_per_bin.chunks_exact_mut(states) {
+        for mut row in online.hazard_per_bin.rows_mut() {
             let sum: f32 = row.iter().sum();
             // The probability of leaving at all within the bin, spread as before.
             let left = 1.0 - (1.0 - f64::from(sum)).powf(r);
             if sum > 0.0 {
-                row.iter_mut().for_each(|h| *h *= (left / f64::from(sum)) as f32);
+                row *= (left / f64::from(sum)) as f32;
             }
         }
         Ok(model)
@@ -90,7 +89,7 @@ mod tests {
     fn two_short_steps_are_about_a_long_one() {
         let model = example_model();
         let half = model.at_bin_width(0.005).expect("half");
-        let factors = model.hypernetwork.factors(&model.dims, &[0.3, -0.2, 0.5]);
+        let factors = model.hypernetwork.factors(&[0.3, -0.2, 0.5]);
         let kappa = [0.4f32, -0.7];
         let (mut once, mut twice) = ([0.0f32; 2], [0.0f32; 2]);
         model.advance(&factors, &kappa, &mut once);

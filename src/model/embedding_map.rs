@@ -1,9 +1,10 @@
 //! Where the regimes lie in the space of the task embedding, drawn in two dimensions.
 
 use nalgebra::{DMatrix, DVector};
+use ndarray::{Array1, Array2};
 use serde::Serialize;
 
-use super::RegimePrior;
+use super::{RegimePrior, values};
 
 /// The plane in which the regimes' Gaussians differ most, and the Gaussians as they look in it.
 #[derive(Debug, Clone, PartialEq, Default, Serialize)]
@@ -37,7 +38,7 @@ impl EmbeddingMap {
     pub(crate) fn of(prior: &RegimePrior) -> Self {
         let Some(first) = prior.components.first() else { return Self::default() };
         let d = first.mean.len();
-        let vector = |of: &[f32]| DVector::from_iterator(d, of.iter().map(|&x| f64::from(x)));
+        let vector = |of: &Array1<f32>| DVector::from_iterator(d, of.iter().map(|&x| f64::from(x)));
         let total: f64 = prior.components.iter().map(|c| f64::from(c.weight)).sum();
         let weight = |w: f32| f64::from(w) / total.max(f64::MIN_POSITIVE);
         let means: Vec<_> = prior.components.iter().map(|c| vector(&c.mean)).collect();
@@ -49,10 +50,10 @@ impl EmbeddingMap {
         let mut scatter = DMatrix::zeros(d, d);
         for (component, mean) in prior.components.iter().zip(&means) {
             let from_centre = mean - &centre;
-            let within = DMatrix::from_row_slice(
+            let within = DMatrix::from_row_iterator(
                 d,
                 d,
-                &component.covariance.iter().map(|&x| f64::from(x)).collect::<Vec<_>>(),
+                component.covariance.iter().map(|&x| f64::from(x)),
             );
             scatter += (&from_centre * from_centre.transpose() + within) * weight(component.weight);
         }
@@ -72,8 +73,8 @@ impl EmbeddingMap {
             centre: centre.iter().copied().collect(),
             axes: [axis(0), axis(1)],
         };
-        let triangle = |full: &[f32]| -> Vec<f32> {
-            (0..d).flat_map(|i| (0..=i).map(move |j| full[i * d + j])).collect()
+        let triangle = |full: &Array2<f32>| -> Vec<f32> {
+            (0..d).flat_map(|i| (0..=i).map(move |j| full[[i, j]])).collect()
         };
         map.clusters = prior
             .components
@@ -81,7 +82,7 @@ impl EmbeddingMap {
             .map(|c| Cluster {
                 regime: c.regime,
                 weight: c.weight,
-                at: map.place(&c.mean),
+                at: map.place(values(&c.mean)),
                 covariance: map.spread(&triangle(&c.covariance)),
             })
             .collect();
@@ -121,6 +122,7 @@ impl EmbeddingMap {
 mod tests {
     use super::*;
     use crate::model::Component;
+    use ndarray::arr1;
 
     #[test]
     fn the_plane_is_that_in_which_the_regimes_differ() {
@@ -128,8 +130,8 @@ mod tests {
         let component = |regime, mean: [f32; 3]| Component {
             regime: Some(regime),
             weight: 0.25,
-            mean: mean.to_vec(),
-            covariance: vec![0.04, 0.0, 0.0, 0.0, 0.01, 0.0, 0.0, 0.0, 0.02],
+            mean: arr1(&mean),
+            covariance: Array2::from_diag(&arr1(&[0.04, 0.01, 0.02])),
         };
         let prior = RegimePrior {
             components: vec![

@@ -9,7 +9,7 @@
 //! ```
 //!
 //! `a = bin / tau`. The hypernetwork maps the task embedding `e` to `N(e)` and `c(e)` (JEDI,
-//! arXiv 2603.10489). Everything here is plain data in `f32`, row-major.
+//! arXiv 2603.10489). Everything here is plain data in `f32`, as arrays that carry their shapes.
 
 mod bin_width;
 mod embedding_map;
@@ -24,6 +24,7 @@ pub use hypernetwork::Hypernetwork;
 pub(crate) use metric_head::{MetricHead, RegimeHead};
 pub use prior::{Component, RegimePrior};
 
+use ndarray::{Array1, Array2, ArrayRef, Dimension};
 use serde::{Deserialize, Serialize};
 
 /// Largest count of a channel in a bin; larger ones are refused where they come in. Log factorials are tabulated up to it.
@@ -93,15 +94,15 @@ impl Dimensions {
 #[derive(Debug, Clone, PartialEq)]
 pub struct Network {
     /// `M`, `[units, rank]`.
-    pub m: Vec<f32>,
+    pub m: Array2<f32>,
     /// `b`, `[units]`: offset of the units' input.
-    pub offset: Vec<f32>,
+    pub offset: Array1<f32>,
     /// `a = bin / tau`, in (0, 1).
     pub leak: f32,
     /// Diagonal of `Q`, `[rank]`: process noise variance per bin.
-    pub process_variance: Vec<f32>,
+    pub process_variance: Array1<f32>,
     /// Diagonal of the initial latent covariance, `[rank]`.
-    pub initial_variance: Vec<f32>,
+    pub initial_variance: Array1<f32>,
 }
 
 /// How one recording session observes the latents: `log rate = C kappa + d` (per bin).
@@ -110,14 +111,14 @@ pub struct Readout {
     /// Session name.
     pub session: String,
     /// `C`, `[n_channels, rank]`.
-    pub loading: Vec<f32>,
+    pub loading: Array2<f32>,
     /// `d`, `[n_channels]`: log of counts per bin at `kappa = 0`.
-    pub baseline: Vec<f32>,
+    pub baseline: Array1<f32>,
     /// Names of the channels, `[n_channels]`, where the recordings had them: what is served is put in their order.
     pub channels: Option<Vec<String>>,
     /// `alpha`, `[n_channels]`, where counts are negative binomial: variance = rate + alpha rate^2.
     /// `None`: Poisson.
-    pub dispersion: Option<Vec<f32>>,
+    pub dispersion: Option<Array1<f32>>,
     /// Whether its labels are to be believed: a new animal calibrated without labels has latents that need
     /// not agree with the model's, and is `unknown` all along.
     pub trusted: bool,
@@ -164,10 +165,11 @@ pub struct OperatingPoint {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct OnlineSettings {
-    /// Hazard rates, `[n_regimes + 1, n_regimes + 1]` row-major: probability per bin that, out of the
+    /// Hazard rates, `[n_regimes + 1, n_regimes + 1]`: probability per bin that, out of the
     /// row's regime, the column's is entered at its prior (the diagonal: another task of the same
     /// regime). Row and column `n_regimes` are for bins without a label. A row sums to below 1.
-    pub hazard_per_bin: Vec<f32>,
+    #[serde(with = "row_major")]
+    pub hazard_per_bin: Array2<f32>,
     /// Factor of the process noise `Q` in the online fit: noise for what the model does not know.
     pub process_noise: f32,
     /// Where less than this share of a hypothesis' weight was newly entered, it keeps its moments: what
@@ -189,11 +191,10 @@ pub struct OnlineSettings {
 impl OnlineSettings {
     /// One hazard rate out of every regime, to all regimes alike.
     #[must_use]
-    pub(crate) fn uniform_hazard(n_regimes: usize, hazard_per_bin: f32) -> Vec<f32> {
-        let states = n_regimes + 1;
-        (0..states * states)
-            .map(|i| if i % states < n_regimes { hazard_per_bin / n_regimes as f32 } else { 0.0 })
-            .collect()
+    pub(crate) fn uniform_hazard(n_regimes: usize, hazard_per_bin: f32) -> Array2<f32> {
+        let to_regime = hazard_per_bin / n_regimes as f32;
+        let rate = |(_, to)| if to < n_regimes { to_regime } else { 0.0 };
+        Array2::from_shape_fn((n_regimes + 1, n_regimes + 1), rate)
     }
 
     /// The usual settings for `n_regimes` regimes.
@@ -253,7 +254,7 @@ impl Model {
     pub(crate) fn shortest_regime_s(&self) -> f64 {
         let n = self.regime_names.len();
         let left = |r: usize| -> f64 {
-            let row = &self.online.hazard_per_bin[r * (n + 1)..(r + 1) * (n + 1)];
+            let row = self.online.hazard_per_bin.row(r);
             (0..=n).filter(|&to| to != r).map(|to| f64::from(row[to])).sum()
         };
         self.bin_width_s / (0..n).map(left).fold(0.0, f64::max)
@@ -263,7 +264,8 @@ impl Model {
     #[must_use]
     pub(crate) fn mean_dwell_s(&self) -> f64 {
         let n = self.regime_names.len();
-        let left = self.online.hazard_per_bin[..n * (n + 1)].iter().map(|&h| f64::from(h));
+        let regimes = self.online.hazard_per_bin.rows().into_iter().take(n);
+        let left = regimes.into_iter().flatten().map(|&h| f64::from(h));
         self.bin_width_s * n as f64 / left.sum::<f64>()
     }
 
@@ -272,33 +274,37 @@ impl Model {
     #[must_use]
     pub fn with_mean_dwell(&self, seconds: f64) -> Self {
         let mut model = self.clone();
-        let n = self.regime_names.len();
         let rates = &mut model.online.hazard_per_bin;
-        let most = rates.chunks_exact(n + 1).map(|row| row.iter().sum::<f32>()).fold(0.0, f32::max);
+        let most = rates.rows().into_iter().map(|row| row.iter().sum::<f32>()).fold(0.0, f32::max);
         if most > 0.0 {
             let scale = (self.mean_dwell_s() / seconds) as f32;
             // No regime is left more surely than every other bin.
             let scale = scale.min(0.5 / most);
-            rates.iter_mut().for_each(|h| *h *= scale);
+            *rates *= scale;
         }
         model
     }
 
     /// Noise-free step `kappa[t] -> kappa[t+1]` under the factors of one embedding.
     pub fn advance(&self, factors: &Factors, kappa: &[f32], out: &mut [f32]) {
-        let (rank, units, a) = (self.dims.rank, self.dims.units, self.network.leak);
-        for r in 0..rank {
-            out[r] = (1.0 - a) * kappa[r] + a * factors.c[r];
+        let a = self.network.leak;
+        for ((out, k), c) in out.iter_mut().zip(kappa).zip(&factors.c) {
+            *out = (1.0 - a) * k + a * c;
         }
-        for n in 0..units {
-            let row = &self.network.m[n * rank..(n + 1) * rank];
-            let x: f32 =
-                row.iter().zip(kappa).map(|(m, k)| m * k).sum::<f32>() + self.network.offset[n];
+        for (x, n) in self.inputs(kappa).zip(factors.n.columns()) {
             let phi = x.tanh();
-            for r in 0..rank {
-                out[r] += a * factors.n[r * units + n] * phi;
-            }
+            out.iter_mut().zip(n).for_each(|(out, n)| *out += a * n * phi);
         }
+    }
+
+    /// Inputs of the units at latents `kappa [rank]`: `M kappa + b`, `[units]`.
+    fn inputs<'a>(&'a self, kappa: &'a [f32]) -> impl Iterator<Item = f32> + 'a {
+        self.network
+            .m
+            .rows()
+            .into_iter()
+            .zip(&self.network.offset)
+            .map(move |(m, b)| m.iter().zip(kappa).map(|(m, k)| m * k).sum::<f32>() + b)
     }
 
     /// Largest count of a bin that it can tell from larger ones: the largest rate, and four deviations of a Poisson
@@ -313,43 +319,57 @@ impl Model {
     /// `[n_channels]`.
     pub fn rates<'a>(&self, of: &'a Readout, kappa: &'a [f32]) -> impl Iterator<Item = f32> + 'a {
         let [low, high] = self.online.log_rate_bounds;
-        of.loading.chunks_exact(self.dims.rank).zip(&of.baseline).map(move |(c, d)| {
+        of.loading.rows().into_iter().zip(&of.baseline).map(move |(c, d)| {
             let eta: f32 = c.iter().zip(kappa).map(|(c, k)| c * k).sum::<f32>() + d;
             eta.clamp(low, high).exp()
         })
     }
 
-    /// `N(e)^T M`, `[rank, rank]` row-major: its eigenvalues are the nonzero ones of `J` itself.
+    /// `N(e)^T M`, `[rank, rank]`: its eigenvalues are the nonzero ones of `J` itself.
     #[must_use]
-    pub(crate) fn bare_connectivity(&self, factors: &Factors) -> Vec<f64> {
-        let (rank, units) = (self.dims.rank, self.dims.units);
-        let entry = |i: usize| -> f64 {
-            let (r, j) = (i / rank, i % rank);
-            (0..units)
-                .map(|n| f64::from(factors.n[r * units + n] * self.network.m[n * rank + j]))
-                .sum()
-        };
-        (0..rank * rank).map(entry).collect()
+    pub(crate) fn bare_connectivity(&self, factors: &Factors) -> Array2<f64> {
+        let product = |(n, m): (&f32, &f32)| f64::from(n * m);
+        Array2::from_shape_fn((self.dims.rank, self.dims.rank), |(r, j)| {
+            factors.n.row(r).iter().zip(self.network.m.column(j)).map(product).sum()
+        })
     }
 
-    /// `N(e)^T D M`, `[rank, rank]` row-major, `D = diag tanh'(M kappa + b)`: its eigenvalues are
-    /// the nonzero ones of the network's `J D`.
+    /// `N(e)^T D M`, `[rank, rank]`, `D = diag tanh'(M kappa + b)`: its eigenvalues are the nonzero ones of the network's
+    /// `J D`.
     #[must_use]
-    pub(crate) fn reduced_jacobian(&self, factors: &Factors, kappa: &[f32]) -> Vec<f64> {
-        let (rank, units) = (self.dims.rank, self.dims.units);
-        let mut jacobian = vec![0.0f64; rank * rank];
-        for n in 0..units {
-            let row = &self.network.m[n * rank..(n + 1) * rank];
-            let x: f32 =
-                row.iter().zip(kappa).map(|(m, k)| m * k).sum::<f32>() + self.network.offset[n];
+    pub(crate) fn reduced_jacobian(&self, factors: &Factors, kappa: &[f32]) -> Array2<f64> {
+        let mut jacobian = Array2::<f64>::zeros((self.dims.rank, self.dims.rank));
+        let units = self.inputs(kappa).zip(self.network.m.rows()).zip(factors.n.columns());
+        for ((x, m), n) in units {
             let slope = f64::from(1.0 - x.tanh().powi(2));
-            for r in 0..rank {
-                let left = f64::from(factors.n[r * units + n]) * slope;
-                for j in 0..rank {
-                    jacobian[r * rank + j] += left * f64::from(row[j]);
-                }
+            for (mut row, &n) in jacobian.rows_mut().into_iter().zip(n) {
+                let left = f64::from(n) * slope;
+                row.iter_mut().zip(m).for_each(|(entry, &m)| *entry += left * f64::from(m));
             }
         }
         jacobian
+    }
+}
+
+/// An array's values, row by row: a model's arrays are kept in no other order.
+pub(crate) fn values<T, D: Dimension>(array: &ArrayRef<T, D>) -> &[T] {
+    array.as_slice().expect("a model's arrays are row-major")
+}
+
+/// Square matrices in the model card: a list of their values, row by row.
+mod row_major {
+    use ndarray::Array2;
+    use serde::{Deserialize, Deserializer, Serializer, de};
+
+    pub(super) fn serialize<S: Serializer>(of: &Array2<f32>, to: S) -> Result<S::Ok, S::Error> {
+        to.collect_seq(of)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Array2<f32>, D::Error> {
+        let values = Vec::<f32>::deserialize(from)?;
+        let (n, found) = (values.len().isqrt(), values.len());
+        Array2::from_shape_vec((n, n), values).map_err(|_| {
+            de::Error::custom(format!("expected the values of a square matrix, found {found}"))
+        })
     }
 }

@@ -1,5 +1,6 @@
 //! Where the regimes lie in embedding space: a Gaussian mixture per label.
 
+use ndarray::{Array1, Array2};
 use serde::{Deserialize, Serialize};
 
 /// One Gaussian of the mixture: one hypothesis of the filter bank.
@@ -11,9 +12,11 @@ pub struct Component {
     /// Prior weight; all components sum to 1.
     pub weight: f32,
     /// Mean, `[embedding]`.
-    pub mean: Vec<f32>,
-    /// Covariance, `[embedding, embedding]` row-major.
-    pub covariance: Vec<f32>,
+    #[serde(with = "vector")]
+    pub mean: Array1<f32>,
+    /// Covariance, `[embedding, embedding]`.
+    #[serde(with = "super::row_major")]
+    pub covariance: Array2<f32>,
 }
 
 /// The regime prior.
@@ -22,4 +25,18 @@ pub struct Component {
 pub struct RegimePrior {
     /// Components, ordered by regime.
     pub components: Vec<Component>,
+}
+
+/// Vectors in the model card: a list of their values.
+mod vector {
+    use ndarray::Array1;
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    pub(super) fn serialize<S: Serializer>(of: &Array1<f32>, to: S) -> Result<S::Ok, S::Error> {
+        to.collect_seq(of)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Array1<f32>, D::Error> {
+        Vec::<f32>::deserialize(from).map(Array1::from_vec)
+    }
 }

@@ -1,6 +1,6 @@
 //! Since when: the time of a change, found backwards from its decision.
 
-use crate::model::Model;
+use crate::model::{Model, values};
 
 /// Longest time that a change is traced back, seconds and bins.
 const HISTORY_S: f64 = 10.0;
@@ -44,14 +44,14 @@ impl OnsetFinder {
     pub(super) fn new(model: &Model) -> Self {
         let states = model.regime_names.len() + 1;
         let mut transition = model.online.hazard_per_bin.clone();
-        for (r, row) in transition.chunks_exact_mut(states).enumerate() {
+        for (r, mut row) in transition.rows_mut().into_iter().enumerate() {
             row[r] += 1.0 - row.iter().sum::<f32>();
         }
         let bins = |seconds: f64| (seconds / model.bin_width_s).ceil().max(1.0);
         let bins_max = (bins(HISTORY_S) as usize).min(HISTORY_BINS_MAX);
         Self {
             states,
-            transition,
+            transition: values(&transition).to_vec(),
             history: vec![0.0; bins_max * states],
             bins_max,
             seen: 0,
@@ -121,7 +121,7 @@ mod tests {
     /// Enumerates every path of the regimes of a hidden Markov model with given likelihoods.
     fn enumerated(model: &Model, likelihood: &[[f64; 2]], regime: usize) -> Vec<f64> {
         let bins = likelihood.len();
-        let stay = |r: usize| 1.0 - f64::from(model.online.hazard_per_bin[r * 3 + (1 - r)]);
+        let stay = |r: usize| 1.0 - f64::from(model.online.hazard_per_bin[[r, 1 - r]]);
         let mut since = vec![0.0; bins];
         let mut total = 0.0;
         for path in 0..1usize << bins {
@@ -148,7 +148,8 @@ mod tests {
     #[test]
     fn onset_agrees_with_enumeration_of_all_paths() {
         let mut model = crate::inference::example_model();
-        model.online.hazard_per_bin = vec![0.0, 0.1, 0.0, 0.2, 0.0, 0.0, 0.0, 0.0, 0.0];
+        model.online.hazard_per_bin =
+            ndarray::arr2(&[[0.0, 0.1, 0.0], [0.2, 0.0, 0.0], [0.0, 0.0, 0.0]]);
         let likelihood: Vec<[f64; 2]> = (0..12i32)
             .map(|t| if t < 7 { [0.6, 0.4 - 0.02 * f64::from(t)] } else { [0.25, 0.75] })
             .collect();

@@ -1,5 +1,6 @@
 //! From trained parameters to a model that serves: regime priors, hazard, temperature, novelty.
 
+use ndarray::Array2;
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 
@@ -8,7 +9,7 @@ use super::error::FinishError;
 use super::held_out::{dispersion, operating_points, tune};
 use super::prior::{PriorFit, fit_prior};
 use super::trainer::Trainer;
-use crate::model::Model;
+use crate::model::{Model, values};
 use crate::regime::Verdict;
 
 /// Gaussians per regime that are tried, the first one first...
@@ -120,13 +121,13 @@ pub fn finish(trainer: &Trainer, best_before: Option<f64>) -> Result<Finished, F
 
 /// Hazard rates from the labels' changes, with one pseudo-change out of each regime; the same for all
 /// where the labels never change.
-fn hazard(data: &Dataset, unlabelled: bool) -> Vec<f32> {
+fn hazard(data: &Dataset, unlabelled: bool) -> Array2<f32> {
     let n = data.regime_names.len();
     let regimes: Vec<Option<usize>> = (0..n).map(Some).chain(unlabelled.then_some(None)).collect();
     let steps = if unlabelled { &data.steps } else { &data.labelled_steps };
     let usual = data.bin_width_s / REGIME_TIME_S;
     let even = 1.0 / regimes.len() as f64;
-    let mut rates = vec![0.0f32; (n + 1) * (n + 1)];
+    let mut rates = Array2::zeros((n + 1, n + 1));
     for &from in &regimes {
         let bins = steps.bins.get(&from).copied().unwrap_or(0) as f64;
         let row: Vec<f64> = regimes
@@ -143,7 +144,7 @@ fn hazard(data: &Dataset, unlabelled: bool) -> Vec<f32> {
         let total: f64 = row.iter().sum();
         let scale = total.clamp(HAZARD_BOUNDS[0], HAZARD_BOUNDS[1]) / total;
         for (&to, rate) in regimes.iter().zip(row) {
-            rates[from.unwrap_or(n) * (n + 1) + to.unwrap_or(n)] = (rate * scale) as f32;
+            rates[[from.unwrap_or(n), to.unwrap_or(n)]] = (rate * scale) as f32;
         }
     }
     rates
@@ -176,12 +177,12 @@ fn fit_priors(
 fn all_finite(model: &Model) -> Result<(), FinishError> {
     let h = &model.hypernetwork;
     let parts: [(&'static str, &[f32]); 6] = [
-        ("w1", &h.w1),
-        ("w2", &h.w2),
-        ("wn", &h.wn),
-        ("n0", &h.n0),
-        ("m", &model.network.m),
-        ("process_variance", &model.network.process_variance),
+        ("w1", values(&h.w1)),
+        ("w2", values(&h.w2)),
+        ("wn", values(&h.wn)),
+        ("n0", values(&h.n0)),
+        ("m", values(&model.network.m)),
+        ("process_variance", values(&model.network.process_variance)),
     ];
     for (name, values) in parts {
         if !values.iter().all(|x| x.is_finite()) {
@@ -239,7 +240,7 @@ mod tests {
         let (a, b, none) = (20.0 + 30.0, 20.0 + 30.0, 5.0 + 30.0);
         let third = 1.0 / 3.0;
         close(
-            &hazard(&data, true),
+            values(&hazard(&data, true)),
             &[
                 third / a,
                 third / a,
@@ -254,6 +255,7 @@ mod tests {
         );
         // Without unlabelled bins, b was entered from a.
         let rates = hazard(&data, false);
+        let rates = values(&rates);
         close(&rates[..2], &[0.5 / a, 1.5 / a]);
         close(&rates[2..6], &[0.0, 1.5 / b, 0.5 / b, 0.0]);
         close(&rates[6..], &[0.0; 3]);
@@ -264,6 +266,6 @@ mod tests {
         let usual = 0.1 / REGIME_TIME_S;
         let rates = hazard(&data(&[(Some(1), 50)]), false);
         let half = usual / 2.0;
-        close(&rates, &[half, half, 0.0, half, half, 0.0, 0.0, 0.0, 0.0]);
+        close(values(&rates), &[half, half, 0.0, half, half, 0.0, 0.0, 0.0, 0.0]);
     }
 }

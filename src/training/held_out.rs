@@ -1,5 +1,6 @@
 //! What held-out streams say of a model: temperature, novelty's limits, scores, operating points.
 
+use ndarray::Array1;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
@@ -248,7 +249,7 @@ pub fn dispersion<'a>(
     model: &Model,
     readout: &Readout,
     streams: impl Iterator<Item = &'a Counts>,
-) -> Result<Vec<f32>, FinishError> {
+) -> Result<Array1<f32>, FinishError> {
     let n = readout.n_channels();
     let (mut excess, mut squares, mut counts) = (vec![0.0f64; n], vec![0.0f64; n], vec![0.0; n]);
     let mut bank = FilterBank::new(model, readout, Adaptation::NONE)?;

@@ -2,6 +2,7 @@
 //! expectation-maximisation.
 
 use nalgebra::{DMatrix, DVector};
+use ndarray::Array2;
 use rand::RngExt;
 use rand_chacha::ChaCha8Rng;
 
@@ -47,7 +48,7 @@ pub(super) fn fit_prior(
                 regime,
                 weight: (weight / regimes.len() as f64) as f32,
                 mean: mean.iter().map(|&x| x as f32).collect(),
-                covariance: cov.iter().map(|&x| x as f32).collect(),
+                covariance: Array2::from_shape_fn((cov.nrows(), cov.ncols()), |at| cov[at] as f32),
             });
         }
     }

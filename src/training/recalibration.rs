@@ -70,7 +70,7 @@ pub fn recalibrate(
     let (log_cov, mean) = super::readout::log_moments(&streams, n, model.bin_width_s)?;
     let (kept, latent) = sort_channels(&log_cov, before, rank);
     for channel in 0..n {
-        let loading = &mut readout.loading[channel * rank..(channel + 1) * rank];
+        let mut loading = readout.loading.row_mut(channel);
         if !kept[channel] {
             loading.fill(0.0);
         }
@@ -84,7 +84,7 @@ pub fn recalibrate(
     let mut expected = first;
     for round in 0..ROUNDS {
         for channel in 0..n {
-            let loading = &readout.loading[channel * rank..(channel + 1) * rank];
+            let loading = readout.loading.row(channel);
             let c: Vec<f64> = loading.iter().map(|&x| f64::from(x)).collect();
             let own = |t: usize| f64::from(counts[t][channel]);
             let from = f64::from(readout.baseline[channel]);
@@ -209,6 +209,7 @@ fn baseline(expected: &Expected, counts: impl Fn(usize) -> f64, c: &[f64], from:
 mod tests {
     use super::*;
     use crate::model::RegimePrior;
+    use ndarray::{Array1, Array2};
     use rand::{RngExt, SeedableRng};
     use rand_chacha::ChaCha8Rng;
     use rand_distr::StandardNormal;
@@ -238,8 +239,8 @@ mod tests {
         }
         let readout = Readout {
             session: "before".into(),
-            loading: before.iter().map(|&x| x as f32).collect(),
-            baseline: vec![0.0; n],
+            loading: Array2::from_shape_fn((n, rank), |(i, r)| before[i * rank + r] as f32),
+            baseline: Array1::zeros(n),
             channels: None,
             dispersion: None,
             trusted: true,

@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use candle_core::{Device, Result, Tensor, Var};
+use ndarray::{Array, Array1, Dimension, IntoDimension};
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 use rand_distr::{Distribution, Normal};
@@ -17,7 +18,7 @@ use super::settings::TrainingSettings;
 use super::windows::Draw;
 use super::{adam, readout};
 use crate::model::{
-    Dimensions, Hypernetwork, Model, Network, OnlineSettings, Readout, RegimePrior,
+    Dimensions, Hypernetwork, Model, Network, OnlineSettings, Readout, RegimePrior, values,
 };
 
 /// The network's drive is `GAIN N^T tanh`: a larger step in `N` for the same step of Adam. Folded
@@ -146,8 +147,8 @@ impl Trainer {
         let rank = model.dims.rank;
         let leak = model.network.leak;
         let shared = Shared {
-            m: transposed(&model.network.m, model.dims.units, rank),
-            offset: model.network.offset.clone(),
+            m: model.network.m.t().iter().copied().collect(),
+            offset: model.network.offset.to_vec(),
             logit_leak: (leak / (1.0 - leak)).ln(),
             log_process: model.network.process_variance.iter().map(|q| q.ln()).collect(),
             log_initial: model.network.initial_variance.iter().map(|p| p.ln()).collect(),
@@ -174,13 +175,13 @@ impl Trainer {
         }
         let values = [
             means.clone(),
-            h.w1.clone(),
-            h.b1.clone(),
-            h.w2.clone(),
-            h.b2.clone(),
+            values(&h.w1).to_vec(),
+            h.b1.to_vec(),
+            values(&h.w2).to_vec(),
+            h.b2.to_vec(),
             h.wn.iter().map(|w| w / gain).collect(),
             h.n0.iter().map(|w| w / gain).collect(),
-            h.wc.clone(),
+            values(&h.wc).to_vec(),
             shared.pack(),
             readouts,
         ];
@@ -412,10 +413,12 @@ impl Trainer {
         let flat = self.values("readouts")?;
         let (loading, baseline) =
             flat[self.places.range(session)].split_at(rank * shape.n_channels);
+        // Training keeps loadings as the filter reads them, `[rank, channels]`.
+        let loading = array((rank, shape.n_channels), loading.to_vec())?;
         Ok(Readout {
             session: shape.name.clone(),
-            loading: transposed(loading, rank, shape.n_channels),
-            baseline: baseline.to_vec(),
+            loading: loading.t().as_standard_layout().into_owned(),
+            baseline: Array1::from(baseline.to_vec()),
             channels: shape.channels.clone(),
             dispersion: None,
             trusted: true,
@@ -449,22 +452,24 @@ impl Trainer {
         let scaled = |name: &str| -> Result<Vec<f32>> {
             Ok(self.values(name)?.into_iter().map(|x| x * GAIN as f32).collect())
         };
+        let Dimensions { embedding, rank, units, hidden: [h1, h2] } = dims;
+        let m = array((rank, units), shared.m)?;
         Ok(Model {
             dims,
             bin_width_s: self.data.bin_width_s,
             regime_names: self.data.regime_names.clone(),
             hypernetwork: Hypernetwork {
-                w1: self.values("w1")?,
-                b1: self.values("b1")?,
-                w2: self.values("w2")?,
-                b2: self.values("b2")?,
-                wn: scaled("wn")?,
-                n0: scaled("n0")?,
-                wc: self.values("wc")?,
+                w1: array((embedding, h1), self.values("w1")?)?,
+                b1: Array1::from(self.values("b1")?),
+                w2: array((h1, h2), self.values("w2")?)?,
+                b2: Array1::from(self.values("b2")?),
+                wn: array((h2, rank, units), scaled("wn")?)?,
+                n0: array((rank, units), scaled("n0")?)?,
+                wc: array((h2, rank), self.values("wc")?)?,
             },
             network: Network {
-                m: transposed(&shared.m, dims.rank, dims.units),
-                offset: shared.offset,
+                m: m.t().as_standard_layout().into_owned(),
+                offset: Array1::from(shared.offset),
                 leak: 1.0 / (1.0 + (-shared.logit_leak).exp()),
                 process_variance: shared.log_process.iter().map(|x| x.exp()).collect(),
                 initial_variance: shared.log_initial.iter().map(|x| x.exp()).collect(),
@@ -509,9 +514,12 @@ fn readouts_from_data(data: &Dataset, rank: usize) -> std::io::Result<Vec<f32>> 
     Ok(each?.concat())
 }
 
-/// `[rows, columns]` to `[columns, rows]`.
-fn transposed(values: &[f32], rows: usize, columns: usize) -> Vec<f32> {
-    (0..columns).flat_map(|c| (0..rows).map(move |r| values[r * columns + c])).collect()
+/// Values of a shape, as an array of it.
+fn array<D: Dimension>(
+    shape: impl IntoDimension<Dim = D>,
+    values: Vec<f32>,
+) -> Result<Array<f32, D>> {
+    Array::from_shape_vec(shape.into_dimension(), values).map_err(candle_core::Error::wrap)
 }
 
 /// `C <- C Q` for a readout `[rank, channels]` followed by its baseline.
@@ -542,7 +550,7 @@ fn prior_moments(prior: &RegimePrior, regime: Option<usize>, d: usize) -> (Vec<f
         for i in 0..d {
             let delta = f64::from(c.mean[i]) - mean[i];
             variance[i] +=
-                f64::from(c.weight) / total * (f64::from(c.covariance[i * d + i]) + delta * delta);
+                f64::from(c.weight) / total * (f64::from(c.covariance[[i, i]]) + delta * delta);
         }
     }
     (mean, variance)

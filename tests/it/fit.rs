@@ -2,6 +2,7 @@
 
 use std::sync::LazyLock;
 
+use ndarray::{Array1, Axis, Slice, arr0};
 use proptest::prelude::*;
 use regimed::internals::inference::{Adaptation, Estimate, FilterBank};
 use regimed::internals::model::{Model, Readout};
@@ -97,13 +98,10 @@ fn the_same_bins_give_the_same_bits() {
 }
 
 /// A readout with its channels in another order.
-fn permuted(readout: &Readout, order: &[usize], rank: usize) -> Readout {
+fn permuted(readout: &Readout, order: &[usize]) -> Readout {
     Readout {
-        loading: order
-            .iter()
-            .flat_map(|&i| readout.loading[i * rank..(i + 1) * rank].iter().copied())
-            .collect(),
-        baseline: order.iter().map(|&i| readout.baseline[i]).collect(),
+        loading: readout.loading.select(Axis(0), order),
+        baseline: readout.baseline.select(Axis(0), order),
         ..readout.clone()
     }
 }
@@ -131,7 +129,7 @@ fn the_order_of_channels_does_not_matter() {
     let bins = switching(300, 3);
     let moved: Vec<Vec<f32>> =
         bins.iter().map(|bin| order.iter().map(|&i| bin[i]).collect()).collect();
-    let other = permuted(readout, &order, MODEL.dims.rank);
+    let other = permuted(readout, &order);
     let largest = difference((readout, &bins), (&other, &moved));
     assert!(largest < 5e-3, "largest difference {largest}");
 }
@@ -140,8 +138,9 @@ fn the_order_of_channels_does_not_matter() {
 fn a_channel_without_loadings_changes_nothing() {
     let readout = &MODEL.readouts[0];
     let mut other = readout.clone();
-    other.loading.extend(vec![0.0; MODEL.dims.rank]);
-    other.baseline.push(-1.0);
+    let one_more = "one more channel";
+    other.loading.push_row(Array1::zeros(MODEL.dims.rank).view()).expect(one_more);
+    other.baseline.push(Axis(0), arr0(-1.0).view()).expect(one_more);
     let bins = switching(300, 4);
     let more: Vec<Vec<f32>> = bins
         .iter()
@@ -157,8 +156,8 @@ fn a_million_bins_leave_the_numbers_sound() {
     // Few channels of a small model: what is tried is the numerics, not the fit.
     let mut model = MODEL.clone();
     let readout = &mut model.readouts[0];
-    readout.loading.truncate(8 * model.dims.rank);
-    readout.baseline.truncate(8);
+    readout.loading = readout.loading.slice_axis(Axis(0), Slice::from(..8)).to_owned();
+    readout.baseline = readout.baseline.slice_axis(Axis(0), Slice::from(..8)).to_owned();
     readout.prior.components.truncate(2);
     readout.prior.components.iter_mut().for_each(|c| c.weight = 0.5);
     let mut bank =
@@ -192,7 +191,7 @@ fn a_hypothesis_that_loses_its_numbers_begins_anew() {
     model.online.log_rate_bounds = [-40.0, 40.0];
     let bins = switching(60, 5);
     let readout = &mut model.readouts[0];
-    readout.loading.iter_mut().for_each(|c| *c *= 60.0);
+    readout.loading *= 60.0;
     let mut bank = FilterBank::new(&model, &model.readouts[0], Adaptation::NONE).expect("a bank");
     for bin in &bins {
         let e = bank.update(&bin.iter().map(|c| c * 900.0).collect::<Vec<f32>>());

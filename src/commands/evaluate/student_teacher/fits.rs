@@ -1,6 +1,7 @@
 //! How well a student knows an unseen task: rates of its trials, and of what comes next.
 
 use anyhow::{Context, Result};
+use ndarray::{Array1, Array2};
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 
@@ -118,18 +119,19 @@ pub(super) fn learn(model: &Model, readout: &Readout, trials: &[TestTrial]) -> R
         }
         let found = bank.estimate();
         let regime = if known.regime.is_none() { most_probable(found) } else { known.regime };
-        let mut covariance = vec![0.0; d * d];
+        let mut covariance = Array2::zeros((d, d));
         let mut packed = found.embedding_covariance.iter();
         for i in 0..d {
             for j in 0..=i {
                 let value = packed.next().copied().unwrap_or(0.0);
-                covariance[i * d + j] = value;
-                covariance[j * d + i] = value;
+                covariance[[i, j]] = value;
+                covariance[[j, i]] = value;
             }
-            covariance[i * d + i] += VARIANCE_FLOOR;
+            covariance[[i, i]] += VARIANCE_FLOOR;
         }
         let mean = found.embedding_mean.clone();
         known.embedding.clone_from(&mean);
+        let mean = Array1::from(mean);
         known.regime = regime;
         known.readout.prior =
             RegimePrior { components: vec![Component { regime, weight: 1.0, mean, covariance }] };
