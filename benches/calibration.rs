@@ -12,7 +12,7 @@ use std::time::Instant;
 use regimed::internals::checkpoint;
 use regimed::internals::inference::Adaptation;
 use regimed::internals::model::{Model, Readout};
-use regimed::internals::recording::{DynamicsTruth, Recording, Trial};
+use regimed::internals::recording::{DynamicsTruth, Recording, Trial, in_bins};
 use regimed::internals::regime::{DecisionRule, Engine};
 use regimed::internals::teacher::{
     Animal, AnimalSettings, Dwell, REGIME_NAMES, Regime, Simulation,
@@ -58,7 +58,7 @@ fn recording(animal: &Animal, seconds: f64, labelled: bool, seed: u64) -> Record
         regime_names: REGIME_NAMES.map(str::to_owned).to_vec(),
         trials: vec![Trial {
             session: "new".into(),
-            counts,
+            counts: in_bins(counts, animal.n_channels()),
             task,
             regime,
             truth: DynamicsTruth::default(),

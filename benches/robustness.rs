@@ -13,7 +13,7 @@ use rand_distr::{Distribution, Gamma, Poisson, StandardNormal};
 use regimed::internals::checkpoint;
 use regimed::internals::inference::Adaptation;
 use regimed::internals::model::{Model, Readout};
-use regimed::internals::recording::Counts;
+use regimed::internals::recording::{Counts, in_bins};
 use regimed::internals::regime::{ChangeScore, DecisionRule, Engine, Label, Score};
 use regimed::internals::teacher::{Animal, AnimalSettings, Dwell, Regime, Simulation};
 use regimed::internals::training::dispersion;
@@ -289,7 +289,7 @@ fn main() {
                     let first: Vec<u16> =
                         r.bins[..6000].iter().flatten().flatten().map(|&c| c as u16).collect();
                     let mut readout = model.readouts[a].clone();
-                    let first = Counts::in_memory(first, readout.n_channels());
+                    let first = Counts::in_memory(in_bins(first, readout.n_channels()));
                     let found = dispersion(&model, &readout, std::iter::once(&first));
                     readout.dispersion = Some(found.expect("one"));
                     let (s, c, u) = stream(&model, &readout, r, way, |_| true);

@@ -10,6 +10,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 
+use ndarray::Array2;
 use plotters::prelude::*;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -26,7 +27,9 @@ fn recording(name: &str, tasks: usize, bins: usize, channels: usize, seed: u64) 
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
     let trial = |i: usize| Trial {
         session: name.to_owned(),
-        counts: (0..bins * channels).map(|_| u16::from(rng.random_range(0..8) == 0)).collect(),
+        counts: Array2::from_shape_simple_fn((bins, channels), || {
+            u16::from(rng.random_range(0..8) == 0)
+        }),
         task: vec![(i / 2) as i64; bins],
         regime: vec![Some(i % 2); bins],
         truth: DynamicsTruth::default(),

@@ -42,7 +42,7 @@ pub mod model {
 }
 pub mod recording {
     pub use crate::recording::{
-        Array, Counts, DynamicsTruth, NwbSettings, Recording, Spool, Trial, Values, read,
+        Array, Counts, DynamicsTruth, NwbSettings, Recording, Spool, Trial, Values, in_bins, read,
         read_from, read_nwb, read_nwb_from, write,
     };
 }

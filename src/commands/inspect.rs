@@ -89,7 +89,7 @@ fn describe(r: &Recording) -> String {
         lines.push(format!("           without a label: {:.1} s", labelled(None)));
     }
     let mut counts = vec![0u64; r.n_channels];
-    for bin in r.trials.iter().flat_map(|t| t.counts.chunks_exact(r.n_channels)) {
+    for bin in r.trials.iter().flat_map(|t| t.counts.rows()) {
         counts.iter_mut().zip(bin).for_each(|(sum, &c)| *sum += u64::from(c));
     }
     let silent = counts.iter().filter(|c| **c == 0).count();

@@ -134,7 +134,7 @@ fn counts(recording: &Recording, stream: &Trial, bin: usize, sequence: u64) -> C
         n_channels: n as u32,
         bin_width_s: recording.bin_width_s,
         rig_time_ns: i64::try_from(now.as_nanos()).unwrap_or(0),
-        counts: stream.counts[bin * n..(bin + 1) * n].iter().map(|&c| u32::from(c)).collect(),
+        counts: stream.counts.row(bin).iter().map(|&c| u32::from(c)).collect(),
         ..Counts::default()
     }
 }

@@ -6,7 +6,7 @@ use anyhow::{Result, bail};
 
 use super::progress::Progress;
 use crate::recording;
-use crate::recording::{DynamicsTruth, Recording, Trial};
+use crate::recording::{DynamicsTruth, Recording, Trial, in_bins};
 use crate::teacher::{
     Animal, AnimalSettings, Dwell, REGIME_NAMES, Regime, Simulation, Task, Truth, truth,
 };
@@ -180,7 +180,7 @@ fn trial(
     counts.chunks_exact_mut(n).for_each(|bin| simulation.bin(bin));
     Trial {
         session: session_name(args, index),
-        counts,
+        counts: in_bins(counts, n),
         task: vec![task.number; bins],
         regime: vec![Some(r); bins],
         truth: truth.map_or_else(DynamicsTruth::default, told),
@@ -218,7 +218,7 @@ fn switching(args: &SimulateArgs, animal: &Animal, index: u64, every_s: f64) -> 
     let mut left = simulation.draw_switch(dwell).1;
     let mut trial = Trial {
         session: session_name(args, index),
-        counts: vec![0; bins * n],
+        counts: in_bins(vec![0; bins * n], n),
         task: Vec::with_capacity(bins),
         regime: Vec::with_capacity(bins),
         truth: DynamicsTruth::default(),
@@ -233,7 +233,7 @@ fn switching(args: &SimulateArgs, animal: &Animal, index: u64, every_s: f64) -> 
         let now = simulation.task();
         trial.task.push(now.number);
         trial.regime.push(Regime::ALL.iter().position(|r| *r == now.regime));
-        simulation.bin(&mut trial.counts[bin * n..(bin + 1) * n]);
+        simulation.bin(trial.counts.row_mut(bin).as_slice_mut().expect("a row of its own"));
     }
     trial
 }

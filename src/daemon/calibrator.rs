@@ -13,7 +13,7 @@ use crate::bus::{CalibrationState, Plan, SelfCalibration, SessionHandle};
 use crate::intake::MASKED;
 use crate::journal::Journal;
 use crate::model::{Model, Readout};
-use crate::recording::{Recording, Trial};
+use crate::recording::{Recording, Trial, in_bins};
 use crate::training::{Dataset, TrainingSettings, calibrate, recalibrate};
 
 /// Time between looks at what has come.
@@ -72,7 +72,7 @@ impl Gathered {
 
     fn recording(self, session: &str, bin_width_s: f64) -> Recording {
         let least = (PIECE_MIN_S / bin_width_s) as usize * self.channels;
-        let trial = |counts| Trial::unlabelled(session, counts, self.channels);
+        let trial = |counts| Trial::unlabelled(session, in_bins(counts, self.channels));
         Recording {
             path: session.into(),
             n_channels: self.channels,
@@ -199,6 +199,6 @@ mod tests {
         let recording = gathered.recording("s", 0.01);
         assert_eq!(recording.trials.len(), 1);
         assert_eq!(recording.trials[0].n_bins(), 200);
-        assert!(recording.trials[0].counts.chunks(2).all(|c| c == [2, 3]));
+        assert!(recording.trials[0].counts.rows().into_iter().all(|c| c.to_vec() == [2, 3]));
     }
 }

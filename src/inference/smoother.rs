@@ -3,7 +3,7 @@
 //! (Bell 1994). Offline: the filter bank knows only what has been.
 
 use nalgebra::{DMatrix, DVector};
-use ndarray::Array1;
+use ndarray::{Array1, Array2, ArrayRef2};
 
 use crate::model::{Factors, Model, Readout, values};
 
@@ -121,8 +121,8 @@ pub(crate) fn smooth(
     model: &Model,
     readout: &Readout,
     e: &[f32],
-    counts: &[f32],
-) -> Option<Vec<f32>> {
+    counts: &ArrayRef2<f32>,
+) -> Option<Array2<f32>> {
     let (rank, channels) = (model.dims.rank, readout.n_channels());
     let wide = |x: &[f32]| -> Vec<f64> { x.iter().map(|&x| f64::from(x)).collect() };
     let of = Path {
@@ -130,7 +130,11 @@ pub(crate) fn smooth(
         factors: model.hypernetwork.factors(e),
         loading: DMatrix::from_row_slice(channels, rank, &wide(values(&readout.loading))),
         baseline: DVector::from_vec(wide(values(&readout.baseline))),
-        counts: counts.chunks_exact(channels).map(|y| DVector::from_vec(wide(y))).collect(),
+        counts: counts
+            .rows()
+            .into_iter()
+            .map(|y| DVector::from_iterator(channels, y.iter().map(|&y| f64::from(y))))
+            .collect(),
     };
     let mut path = of.step(None)?;
     let mut density = of.log_density(&path);
@@ -153,13 +157,13 @@ pub(crate) fn smooth(
             break;
         }
     }
-    Some(path[1..].iter().flat_map(|k| k.iter().map(|&x| x as f32)).collect())
+    Some(Array2::from_shape_fn((path.len() - 1, rank), |(t, r)| path[t + 1][r] as f32))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use ndarray::Array2;
+    use ndarray::ArrayView2;
     use rand::{RngExt, SeedableRng};
     use rand_chacha::ChaCha8Rng;
     use rand_distr::{Distribution, Poisson, StandardNormal};
@@ -199,10 +203,14 @@ mod tests {
         (model, readout, path, counts)
     }
 
+    fn of_bins(counts: &[f32]) -> ArrayView2<'_, f32> {
+        ArrayView2::from_shape((counts.len() / 30, 30), counts).expect("whole bins")
+    }
+
     #[test]
     fn no_nudge_of_the_smoothed_path_is_more_probable() {
         let (model, readout, _, counts) = example();
-        let found = smooth(&model, &readout, &[0.0], &counts).expect("finite");
+        let found = smooth(&model, &readout, &[0.0], &of_bins(&counts)).expect("finite");
         let wide = |x: &[f32]| -> Vec<f64> { x.iter().map(|&x| f64::from(x)).collect() };
         let of = Path {
             model: &model,
@@ -217,12 +225,15 @@ mod tests {
             let rest = bins.chunks_exact(2).map(|k| DVector::from_vec(wide(k)));
             std::iter::once(first).chain(rest).collect()
         };
-        let at = of.log_density(&full(&found));
+        let at = of.log_density(&full(values(&found)));
         for bin in [20, 90, 150, 199] {
             for (i, by) in [(0, 0.02f32), (0, -0.02), (1, 0.02), (1, -0.02)] {
                 let mut moved = found.clone();
-                moved[bin * 2 + i] += by;
-                assert!(of.log_density(&full(&moved)) < at, "bin {bin}, latent {i}, by {by}");
+                moved[[bin, i]] += by;
+                assert!(
+                    of.log_density(&full(values(&moved))) < at,
+                    "bin {bin}, latent {i}, by {by}"
+                );
             }
         }
     }
@@ -230,17 +241,18 @@ mod tests {
     #[test]
     fn what_comes_later_makes_the_latents_surer() {
         let (model, readout, path, counts) = example();
-        let found = smooth(&model, &readout, &[0.0], &counts).expect("finite");
+        let found = smooth(&model, &readout, &[0.0], &of_bins(&counts)).expect("finite");
         let mut of_the_past = Vec::new();
         for bins in 1..=200 {
-            let so_far = smooth(&model, &readout, &[0.0], &counts[..bins * 30]).expect("finite");
-            of_the_past.extend_from_slice(&so_far[(bins - 1) * 2..]);
+            let counts = of_bins(&counts[..bins * 30]);
+            let so_far = smooth(&model, &readout, &[0.0], &counts).expect("finite");
+            of_the_past.extend(so_far.row(bins - 1).iter().copied());
         }
         let error = |x: &[f32]| -> f32 { x.iter().zip(&path).map(|(a, b)| (a - b).powi(2)).sum() };
         assert!(
-            error(&found) < 0.8 * error(&of_the_past),
+            error(values(&found)) < 0.8 * error(&of_the_past),
             "{} {}",
-            error(&found),
+            error(values(&found)),
             error(&of_the_past)
         );
     }

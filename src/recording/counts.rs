@@ -6,6 +6,10 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::Arc;
 
+use ndarray::Array2;
+
+use crate::model::values;
+
 /// Bins read at a time where a stream is gone through.
 const CHUNK_BINS: usize = 4096;
 
@@ -36,8 +40,14 @@ pub(crate) struct CountsBuffer {
 impl Counts {
     /// In memory; `counts` is `[bins, channels]`.
     #[must_use]
-    pub fn in_memory(counts: Vec<u16>, channels: usize) -> Self {
-        Self { channels, bins: counts.len() / channels.max(1), kept: Kept::Memory(counts) }
+    pub fn in_memory(counts: Array2<u16>) -> Self {
+        let (bins, channels) = counts.dim();
+        let kept = if counts.is_standard_layout() {
+            counts.into_raw_vec_and_offset().0
+        } else {
+            counts.iter().copied().collect()
+        };
+        Self { channels, bins, kept: Kept::Memory(kept) }
     }
 
     /// Number of bins.
@@ -136,14 +146,14 @@ impl Spool {
     ///
     /// # Errors
     /// Where they cannot be written, a full disk above all.
-    pub fn keep(&mut self, counts: &[u16], channels: usize) -> io::Result<Counts> {
+    pub fn keep(&mut self, counts: &Array2<u16>) -> io::Result<Counts> {
         let at = self.end;
-        for part in counts.chunks(CHUNK_BINS * channels.max(1)) {
+        let (bins, channels) = counts.dim();
+        for part in values(counts).chunks(CHUNK_BINS * channels.max(1)) {
             let bytes: Vec<u8> = part.iter().flat_map(|c| c.to_le_bytes()).collect();
             self.file.write_all_at(&bytes, self.end)?;
             self.end += bytes.len() as u64;
         }
-        let bins = counts.len() / channels.max(1);
         Ok(Counts { channels, bins, kept: Kept::File(self.file.clone(), at) })
     }
 }
@@ -156,16 +166,17 @@ mod tests {
     fn a_spool_gives_back_what_was_put_in_and_leaves_no_file() {
         let folder = tempfile::tempdir().expect("a folder");
         let mut spool = Spool::in_folder(folder.path()).expect("a spool");
-        let streams: Vec<Vec<u16>> = [5_000usize, 3, 9_001]
+        let streams: Vec<Array2<u16>> = [5_000usize, 3, 9_001]
             .iter()
-            .map(|bins| (0..bins * 3).map(|i| (i * 7 % 65_536) as u16).collect())
+            .map(|&bins| {
+                Array2::from_shape_fn((bins, 3), |(b, c)| ((b * 3 + c) * 7 % 65_536) as u16)
+            })
             .collect();
-        let kept: Vec<Counts> =
-            streams.iter().map(|s| spool.keep(s, 3).expect("written")).collect();
+        let kept: Vec<Counts> = streams.iter().map(|s| spool.keep(s).expect("written")).collect();
         drop(spool);
         assert_eq!(std::fs::read_dir(folder.path()).expect("a folder").count(), 0);
         for (counts, stream) in kept.iter().zip(&streams) {
-            let memory = Counts::in_memory(stream.clone(), 3);
+            let memory = Counts::in_memory(stream.clone());
             assert_eq!(counts.bins(), memory.bins());
             for (from, bins) in [(0, 1), (1, 2), (counts.bins() - 2, 2)] {
                 let (a, b) = (counts.read(from, bins), memory.read(from, bins));
@@ -173,7 +184,7 @@ mod tests {
             }
             let mut all = Vec::new();
             counts.each(usize::MAX, |bin| all.extend(bin.iter().map(|&c| c as u16))).expect("read");
-            assert_eq!(&all, stream);
+            assert_eq!(all, values(stream));
         }
     }
 }

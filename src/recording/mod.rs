@@ -9,6 +9,7 @@ mod npy;
 mod npz;
 mod nwb;
 
+use ndarray::{Array2, Axis};
 use std::path::{Path, PathBuf};
 
 use crate::model::whole_ratio;
@@ -80,7 +81,7 @@ pub struct Trial {
     /// Session (animal, day) name.
     pub session: String,
     /// `[bins, channels]`, row-major.
-    pub counts: Vec<u16>,
+    pub counts: Array2<u16>,
     /// Task (condition) per bin.
     pub task: Vec<i64>,
     /// Regime per bin, index into the recording's names; `None` is unlabelled.
@@ -120,8 +121,8 @@ pub(crate) const TRUTH_KEYS: [TruthKey; 5] = [
 impl Trial {
     /// One without labels; `counts` is `[bins, n_channels]`.
     #[must_use]
-    pub fn unlabelled(session: &str, counts: Vec<u16>, n_channels: usize) -> Self {
-        let bins = counts.len() / n_channels.max(1);
+    pub fn unlabelled(session: &str, counts: Array2<u16>) -> Self {
+        let bins = counts.nrows();
         Self {
             session: session.to_owned(),
             counts,
@@ -216,10 +217,8 @@ impl Recording {
             return Err(RecordingError::key(&self.path, "channels", expected, found));
         }
         let order: Vec<usize> = names.iter().filter_map(place).collect();
-        let n = self.n_channels;
         for trial in &mut self.trials {
-            let bins = trial.counts.chunks_exact(n);
-            trial.counts = bins.flat_map(|bin| order.iter().map(|&c| bin[c])).collect();
+            trial.counts = trial.counts.select(Axis(1), &order);
         }
         self.n_channels = order.len();
         self.channels = Some(names.to_vec());
@@ -251,11 +250,10 @@ impl Recording {
         let n = self.n_channels;
         for trial in &mut self.trials {
             let bins = trial.n_bins() / factor;
-            let mut counts = vec![0u16; bins * n];
-            for (b, wide) in counts.chunks_exact_mut(n).enumerate() {
-                for narrow in trial.counts[b * factor * n..(b + 1) * factor * n].chunks_exact(n) {
-                    wide.iter_mut().zip(narrow).for_each(|(w, c)| *w = w.saturating_add(*c));
-                }
+            let mut counts = Array2::<u16>::zeros((bins, n));
+            for (i, narrow) in trial.counts.rows().into_iter().take(bins * factor).enumerate() {
+                let wide = counts.row_mut(i / factor);
+                wide.into_iter().zip(narrow).for_each(|(w, c)| *w = w.saturating_add(*c));
             }
             trial.counts = counts;
             trial.regime = trial.regime.chunks_exact(factor).map(majority).collect();
@@ -276,12 +274,11 @@ impl Recording {
         let mut all = std::collections::HashMap::<String, usize>::new();
         self.trials.iter().for_each(|t| *all.entry(t.session.clone()).or_default() += 1);
         let mut seen = std::collections::HashMap::<String, usize>::new();
-        let n = self.n_channels;
         self.trials.retain_mut(|trial| {
             let total = all[&trial.session];
             if total == 1 {
                 let kept = range(trial.n_bins());
-                trial.counts = trial.counts[kept.start * n..kept.end * n].to_vec();
+                trial.counts = trial.counts.slice_axis(Axis(0), kept.clone().into()).to_owned();
                 trial.regime = trial.regime[kept.clone()].to_vec();
                 trial.task = trial.task[kept].to_vec();
                 return trial.n_bins() > 0;
@@ -300,7 +297,8 @@ impl Recording {
         for trial in &self.trials {
             match streams.last_mut() {
                 Some(last) if self.continuous && last.session == trial.session => {
-                    last.counts.extend(&trial.counts);
+                    let one_width = "trials of a recording have its channels";
+                    last.counts.append(Axis(0), trial.counts.view()).expect(one_width);
                     last.task.extend(&trial.task);
                     last.regime.extend(&trial.regime);
                 }
@@ -309,6 +307,14 @@ impl Recording {
         }
         streams
     }
+}
+
+/// Counts, one bin after the other, as `[bins, n_channels]`; what is left of a bin at the end is dropped.
+#[must_use]
+pub fn in_bins(mut counts: Vec<u16>, n_channels: usize) -> Array2<u16> {
+    let bins = counts.len() / n_channels.max(1);
+    counts.truncate(bins * n_channels);
+    Array2::from_shape_vec((bins, n_channels), counts).expect("as many counts as bins hold")
 }
 
 /// The most frequent value of a chunk, the earliest one among equals.
@@ -320,6 +326,7 @@ fn majority<T: PartialEq + Copy>(values: &[T]) -> T {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::values;
 
     #[test]
     fn channels_are_put_in_order_by_their_names() {
@@ -328,12 +335,12 @@ mod tests {
             n_channels: 3,
             channels: Some(names(&["a", "b", "c"])),
             bin_width_s: 0.01,
-            trials: vec![Trial::unlabelled("s", vec![1, 2, 3, 4, 5, 6], 3)],
+            trials: vec![Trial::unlabelled("s", in_bins(vec![1, 2, 3, 4, 5, 6], 3))],
             ..Recording::default()
         };
         recording.arrange(&names(&["c", "a"])).expect("there");
         assert_eq!(
-            (recording.trials[0].counts.as_slice(), recording.n_channels),
+            (values(&recording.trials[0].counts), recording.n_channels),
             (&[3, 1, 6, 4][..], 2)
         );
         let said = recording.arrange(&names(&["a", "x"])).expect_err("no x").to_string();

@@ -8,7 +8,7 @@ use zip::ZipArchive;
 
 use super::hdf5::labelled;
 use super::npy::{Array, Values};
-use super::{DynamicsTruth, Recording, RecordingError, TRUTH_KEYS, Trial};
+use super::{DynamicsTruth, Recording, RecordingError, TRUTH_KEYS, Trial, in_bins};
 use crate::model::COUNT_MAX;
 use crate::model::{CHANNELS_MAX, REGIMES_MAX};
 
@@ -255,7 +255,7 @@ fn build(keys: &Keys<'_>) -> Result<Recording, RecordingError> {
         };
         trials.push(Trial {
             session: sessions[i].clone(),
-            counts: values[at * n_channels..(at + bins) * n_channels].to_vec(),
+            counts: in_bins(values[at * n_channels..(at + bins) * n_channels].to_vec(), n_channels),
             task: task.as_ref().map_or_else(|| vec![0; bins], |t| t[i].clone()),
             regime: labels,
             truth: truths[i],

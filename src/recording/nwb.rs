@@ -6,7 +6,7 @@ use std::path::Path;
 
 use super::grid::Grid;
 use super::hdf5::File;
-use super::{DynamicsTruth, Recording, RecordingError, Trial};
+use super::{DynamicsTruth, Recording, RecordingError, Trial, in_bins};
 use crate::model::COUNT_MAX;
 use crate::model::{CHANNELS_MAX, REGIMES_MAX};
 
@@ -317,7 +317,7 @@ fn bins(file: &File<'_>, how: &NwbSettings) -> Result<Recording, RecordingError>
     let width = units.len();
     let trial = |from: usize, to: usize| Trial {
         session: session.clone(),
-        counts: counts[from * width..to * width].to_vec(),
+        counts: in_bins(counts[from * width..to * width].to_vec(), width),
         task: task[from..to].to_vec(),
         regime: regime[from..to].to_vec(),
         truth: DynamicsTruth::default(),

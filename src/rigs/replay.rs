@@ -8,7 +8,7 @@ use std::time::Duration;
 use crate::bus::Seek;
 use crate::clock::Received;
 use crate::intake::{BinCounts, Bins, LossAccounting, Port, Status};
-use crate::model::nearly_equal;
+use crate::model::{nearly_equal, values};
 use crate::recording;
 use crate::recording::{NwbSettings, Recording, RecordingError, Trial};
 
@@ -123,7 +123,7 @@ impl Player {
             let bins = Bins {
                 sequence,
                 rig_time_ns: ((at + 1) as f64 * width * 1e9) as i64,
-                counts: BinCounts::Narrow(&stream.counts[bin * n..(bin + 1) * n]),
+                counts: BinCounts::Narrow(&values(&stream.counts)[bin * n..(bin + 1) * n]),
                 begins: begins || bin == 0,
             };
             // At a given speed the session may be overrun: counted at its port.

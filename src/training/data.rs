@@ -341,7 +341,7 @@ impl Dataset {
                 session,
                 exponents: exponents(&trial),
                 regime: trial.regime.iter().map(|r| r.map(|r| regimes[r])).collect(),
-                counts: Counts::in_memory(trial.counts, recording.n_channels),
+                counts: Counts::in_memory(trial.counts),
             });
         }
         Ok(())
@@ -450,7 +450,7 @@ impl Dataset {
         regimes: &[usize],
         spool: Option<&mut Spool>,
     ) -> std::io::Result<Stream> {
-        let n_channels = trial.counts.len() / trial.n_bins().max(1);
+        let n_channels = trial.counts.ncols();
         let session = self.session_index(&trial.session, n_channels);
         let labels = trial.task.iter().zip(&trial.regime).map(|(&task, regime)| {
             let label = Label { session, regime: regime.map(|r| regimes[r]), task };
@@ -466,8 +466,8 @@ impl Dataset {
             self.one_point[label] = points == (Some(1.0), Some(0.0));
         }
         let counts = match spool {
-            Some(spool) => spool.keep(&trial.counts, n_channels)?,
-            None => Counts::in_memory(trial.counts, n_channels),
+            Some(spool) => spool.keep(&trial.counts)?,
+            None => Counts::in_memory(trial.counts),
         };
         Ok(Stream { session, counts, label_of })
     }

@@ -209,7 +209,7 @@ mod tests {
             labels.iter().flat_map(|&(r, n)| std::iter::repeat_n(r, n)).collect();
         let trial = Trial {
             session: "s".into(),
-            counts: vec![0; regime.len()],
+            counts: Array2::zeros((regime.len(), 1)),
             task: vec![0; regime.len()],
             regime,
             truth: DynamicsTruth::default(),

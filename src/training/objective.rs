@@ -398,6 +398,7 @@ impl CustomOp3 for BatchLossOp {
 mod tests {
     use std::path::PathBuf;
 
+    use ndarray::Array2;
     use rand::{RngExt, SeedableRng};
     use rand_chacha::ChaCha8Rng;
 
@@ -412,7 +413,9 @@ mod tests {
     fn data(rng: &mut ChaCha8Rng) -> Dataset {
         let mut trial = |regime: usize| Trial {
             session: "s".into(),
-            counts: (0..BINS * CHANNELS).map(|_| rng.random_range(0..2 + regime as u16)).collect(),
+            counts: Array2::from_shape_simple_fn((BINS, CHANNELS), || {
+                rng.random_range(0..2 + regime as u16)
+            }),
             task: vec![0; BINS],
             regime: vec![Some(regime); BINS],
             truth: DynamicsTruth::default(),

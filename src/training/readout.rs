@@ -118,7 +118,7 @@ mod tests {
                 counts.push(Poisson::new(rate).expect("rate").sample(&mut rng) as u16);
             }
         }
-        let counts = Counts::in_memory(counts, channels);
+        let counts = Counts::in_memory(crate::recording::in_bins(counts, channels));
         let stream = Stream { session: 0, counts, label_of: Runs::default() };
         let flat = from_moments(&[&stream], channels, 1, 0.05).expect("in memory");
         for (i, (&found, &expected)) in flat.iter().zip(&truth).enumerate() {

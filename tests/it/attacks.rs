@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use prost::Message;
+use regimed::internals::recording::{Trial, in_bins};
 use regimed::internals::wire::control_client::ControlClient;
 use regimed::internals::wire::ingest_client::IngestClient;
 use regimed::internals::wire::journal_record::What;
@@ -397,12 +398,13 @@ async fn a_start_that_fails_leaves_nothing_and_holds_up_nobody() {
         Command::new("mkfifo").arg(model.join("model.json")).status().expect("mkfifo").success()
     );
     let small = folder.path().join("small.npz");
-    let counts = spikes(200).iter().flat_map(|b| b[..4].iter().map(|&c| c as u16)).collect();
+    let counts: Vec<u16> =
+        spikes(200).iter().flat_map(|b| b[..4].iter().map(|&c| c as u16)).collect();
     let recording = regimed::internals::recording::Recording {
         path: small.clone(),
         n_channels: 4,
         bin_width_s: 0.01,
-        trials: vec![regimed::internals::recording::Trial::unlabelled("s", counts, 4)],
+        trials: vec![Trial::unlabelled("s", in_bins(counts, 4))],
         continuous: true,
         ..regimed::internals::recording::Recording::default()
     };

@@ -40,7 +40,7 @@ fn posterior_agrees_with_the_prototype() {
     for trial in &recording.trials {
         let mut bank =
             FilterBank::new(model, &model.readouts[0], Adaptation::NONE).expect("a bank");
-        for bin in trial.counts.chunks_exact(recording.n_channels) {
+        for bin in trial.counts.rows() {
             let counts: Vec<f32> = bin.iter().map(|&c| f32::from(c)).collect();
             let estimate = bank.update(&counts);
             for (found, expected) in

@@ -71,7 +71,7 @@ fn a_good_file_is_read_and_written_back() {
     let dir = tempfile::tempdir().expect("a folder");
     let mut read = recording::read(&file(dir.path(), &good())).expect("good");
     assert_eq!((read.trials.len(), read.n_channels, read.n_bins()), (2, 2, 6));
-    assert_eq!(read.trials[1].counts, [6, 7, 8, 9, 10, 11]);
+    assert_eq!(read.trials[1].counts.flatten().to_vec(), [6, 7, 8, 9, 10, 11]);
     assert_eq!(read.trials[0].regime, [Some(0); 3]);
     assert_eq!(read.trials[1].regime, [None; 3]);
     assert_eq!(read.regime_names, ["rest", "run"]);
@@ -231,7 +231,7 @@ fn rebinning_sums_counts_and_keeps_the_majority_label() {
     let dir = tempfile::tempdir().expect("a folder");
     let mut read = recording::read(&file(dir.path(), &good())).expect("good");
     read.rebin(20.0).expect("a multiple");
-    assert_eq!(read.trials[0].counts, [2, 4]);
+    assert_eq!(read.trials[0].counts.flatten().to_vec(), [2, 4]);
     assert_eq!((read.n_bins(), read.bin_width_s), (2, 0.02));
     let said = read.rebin(30.0).expect_err("no multiple").to_string();
     assert!(said.contains("20 ms") && said.contains("30 ms"), "{said}");
@@ -252,7 +252,7 @@ proptest! {
         whole[at..end].copy_from_slice(&bytes[..end - at]);
         std::fs::write(&path, &whole).expect("written");
         if let Ok(Recording { trials, n_channels, .. }) = recording::read(&path) {
-            prop_assert!(trials.iter().all(|t| t.counts.len() == t.n_bins() * n_channels));
+            prop_assert!(trials.iter().all(|t| t.counts.dim() == (t.n_bins(), n_channels)));
         }
     }
 }

@@ -298,8 +298,7 @@ pub(crate) fn recording(folder: &Path, bins: &[Vec<u32>]) -> PathBuf {
         regime_names: Vec::new(),
         trials: vec![regimed::internals::recording::Trial::unlabelled(
             "rig",
-            counts,
-            bins[0].len(),
+            regimed::internals::recording::in_bins(counts, bins[0].len()),
         )],
         continuous: true,
     };

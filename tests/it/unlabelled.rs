@@ -7,7 +7,7 @@ use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 use rand_distr::{Distribution, Poisson};
 use regimed::internals::inference::Adaptation;
-use regimed::internals::recording::{DynamicsTruth, Recording, Trial};
+use regimed::internals::recording::{DynamicsTruth, Recording, Trial, in_bins};
 use regimed::internals::regime::{DecisionRule, Engine, Label};
 use regimed::internals::training::{Dataset, Trainer, TrainingSettings, finish};
 
@@ -30,7 +30,7 @@ fn stream(rounds: usize, seed: u64) -> Trial {
     }
     Trial {
         session: "rig".into(),
-        counts,
+        counts: in_bins(counts, CHANNELS),
         task: vec![0; regime.len()],
         regime,
         truth: DynamicsTruth::default(),
@@ -68,7 +68,7 @@ fn a_stretch_without_a_label_is_unknown_and_what_follows_it_is_found() {
         let rule = DecisionRule { unknown, probability_min: 0.7, ..DecisionRule::of(&model, None) };
         let mut engine =
             Engine::new(&model, &model.readouts[0], rule, Adaptation::NONE).expect("an engine");
-        for (bin, row) in fresh.counts.chunks_exact(CHANNELS).enumerate() {
+        for (bin, row) in fresh.counts.rows().into_iter().enumerate() {
             let counts: Vec<f32> = row.iter().map(|&c| f32::from(c)).collect();
             engine.push(Some(&counts));
             let sum: f32 = engine.estimate().posterior.iter().sum();

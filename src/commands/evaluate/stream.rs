@@ -81,7 +81,7 @@ impl Tally {
         let mut newest: Option<(Reading, usize)> = None;
         let mut seen = Timeline::default();
         let mut counts = vec![0.0f32; n];
-        for (bin, (row, &truth)) in trial.counts.chunks_exact(n).zip(&trial.regime).enumerate() {
+        for (bin, (row, &truth)) in trial.counts.rows().into_iter().zip(&trial.regime).enumerate() {
             counts.iter_mut().zip(row).for_each(|(c, &y)| *c = f32::from(y));
             let began = Instant::now();
             let change = engine.push(Some(&counts));

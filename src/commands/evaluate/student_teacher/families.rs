@@ -1,5 +1,6 @@
 //! What the teachers teach: recordings to learn from, and unseen tasks with the true rates of every bin.
 
+use ndarray::Array2;
 use std::path::PathBuf;
 
 use crate::recording::{DynamicsTruth, Recording, Trial};
@@ -47,9 +48,9 @@ pub(super) struct Scale {
 #[derive(Debug, Clone)]
 pub(super) struct TestTrial {
     /// `[bins, channels]`.
-    pub(super) counts: Vec<f32>,
+    pub(super) counts: Array2<f32>,
     /// Counts expected, `[bins, channels]`.
-    pub(super) rates: Vec<f32>,
+    pub(super) rates: Array2<f32>,
     /// `(bin, the teacher's own forecast from its true state there, without noise)`: no forecast that
     /// does not know the noise to come does much better.
     pub(super) ahead: Vec<(usize, Vec<f32>)>,
@@ -92,10 +93,16 @@ fn recording(name: &str, channels: usize, regime_names: &[&str], trials: Vec<Tri
     }
 }
 
+/// Values of a trial, one bin after the other, as `[bins, channels]`.
+fn in_trial<T>(values: Vec<T>) -> Array2<T> {
+    let channels = values.len() / TRIAL_BINS;
+    Array2::from_shape_vec((TRIAL_BINS, channels), values).expect("bins of equal length")
+}
+
 fn trial(session: &str, counts: Vec<u16>, task: i64, label: usize) -> Trial {
     Trial {
         session: session.to_owned(),
-        counts,
+        counts: in_trial(counts),
         task: vec![task; TRIAL_BINS],
         regime: vec![Some(label); TRIAL_BINS],
         truth: DynamicsTruth::default(),
@@ -137,8 +144,8 @@ pub(super) fn planar(seed: u64, scale: &Scale) -> Family {
                     let (path, counts) = readout.trial(&task, TRIAL_BINS, seed);
                     let ahead_s = AHEAD_BINS as f64 * BIN_WIDTH_S;
                     TestTrial {
-                        counts: counts.into_iter().map(f32::from).collect(),
-                        rates: path.iter().flat_map(|&x| readout.rates(x)).collect(),
+                        counts: in_trial(counts).mapv(f32::from),
+                        rates: in_trial(path.iter().flat_map(|&x| readout.rates(x)).collect()),
                         ahead: forecast_starts(TRIAL_BINS)
                             .map(|bin| (bin, readout.rates(task.ahead(path[bin], ahead_s))))
                             .collect(),
@@ -221,7 +228,7 @@ fn networks(
 ) -> TestTask {
     let one = |t: usize| {
         let (counts, rates, ahead) = spikes(animal, task, seed ^ (1 << 20) ^ t as u64, true);
-        TestTrial { counts: counts.into_iter().map(f32::from).collect(), rates, ahead }
+        TestTrial { counts: in_trial(counts).mapv(f32::from), rates: in_trial(rates), ahead }
     };
     TestTask {
         session: index.to_string(),

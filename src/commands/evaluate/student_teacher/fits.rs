@@ -8,7 +8,7 @@ use rand_chacha::ChaCha8Rng;
 use super::families::{AHEAD_BINS, TestTask, TestTrial};
 use crate::dynamics::{Position, forecast};
 use crate::inference::{Adaptation, Estimate, FilterBank, smooth};
-use crate::model::{Component, Model, Readout, RegimePrior};
+use crate::model::{Component, Model, Readout, RegimePrior, values};
 
 /// Bins of a trial before which its rates are not scored: the filter has yet to find its place.
 const SETTLED_BINS: usize = 10;
@@ -114,7 +114,7 @@ pub(super) fn learn(model: &Model, readout: &Readout, trials: &[TestTrial]) -> R
     let mut known = Known { readout: readout.clone(), embedding: vec![0.0; d], regime: None };
     for trial in trials {
         let mut bank = bank(model, &known.readout)?;
-        for counts in trial.counts.chunks_exact(readout.n_channels()) {
+        for counts in values(&trial.counts).chunks_exact(readout.n_channels()) {
             bank.update(counts);
         }
         let found = bank.estimate();
@@ -157,8 +157,8 @@ pub(super) fn score(
     for trial in trials {
         let mut bank = bank(model, readout)?;
         let mut starts = trial.ahead.iter().peekable();
-        let truth: Vec<&[f32]> = trial.rates.chunks_exact(n).collect();
-        for (bin, counts) in trial.counts.chunks_exact(n).enumerate() {
+        let truth: Vec<&[f32]> = values(&trial.rates).chunks_exact(n).collect();
+        for (bin, counts) in values(&trial.counts).chunks_exact(n).enumerate() {
             let found = bank.update(counts);
             if bin >= SETTLED_BINS {
                 fit.filtered.push(truth[bin], &rates(model, readout, &found.latent));
@@ -176,7 +176,7 @@ pub(super) fn score(
         }
         let latents = smooth(model, readout, &found.embedding_mean, &trial.counts)
             .context("smoothing failed")?;
-        let pairs = truth.iter().zip(latents.chunks_exact(model.dims.rank));
+        let pairs = truth.iter().zip(values(&latents).chunks_exact(model.dims.rank));
         for (truth, latent) in pairs.skip(SETTLED_BINS) {
             fit.smoothed.push(truth, &rates(model, readout, latent));
         }

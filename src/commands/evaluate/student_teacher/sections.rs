@@ -214,10 +214,9 @@ pub(super) fn planar(school: &School, scale: &Scale) -> Result<Vec<Section>> {
 
 /// A new animal's readout from the first trials of a task, without labels.
 fn calibrated(model: &Model, family: &Family, task: &TestTask, shots: usize) -> Result<Readout> {
-    let n = family.recording.n_channels;
     let trials = task.trials[..shots]
         .iter()
-        .map(|t| Trial::unlabelled(&task.session, t.counts.iter().map(|&c| c as u16).collect(), n));
+        .map(|t| Trial::unlabelled(&task.session, t.counts.mapv(|c| c as u16)));
     let recording = Recording {
         path: PathBuf::from("new animal"),
         regime_names: Vec::new(),
@@ -249,7 +248,6 @@ fn recovered(
     tasks: &[TestTask],
     known: &[Known],
 ) -> Result<(String, serde_json::Value, Charts)> {
-    let rank = model.dims.rank;
     let mut found = Vec::new();
     let mut points_right = 0;
     let mut maps: [Vec<(f64, Vec<f32>)>; 2] = [Vec::new(), Vec::new()];
@@ -267,10 +265,11 @@ fn recovered(
             continue;
         };
         let starts: Vec<Vec<f32>> =
-            path.chunks_exact(rank).step_by(10).map(<[f32]>::to_vec).collect();
-        let n = path.len() as f32 / rank as f32;
-        let mean: Vec<f64> = (0..rank)
-            .map(|r| f64::from(path.iter().skip(r).step_by(rank).sum::<f32>() / n))
+            path.rows().into_iter().step_by(10).map(|kappa| kappa.to_vec()).collect();
+        let mean: Vec<f64> = path
+            .columns()
+            .into_iter()
+            .map(|along| f64::from(along.iter().sum::<f32>() / path.nrows() as f32))
             .collect();
         let points = fixed_points(model, &known.embedding, &starts);
         points_right +=
