@@ -20,6 +20,7 @@ mod exponent;
 mod forecast;
 mod forward;
 mod pass;
+mod run;
 mod tapes;
 mod window;
 

@@ -106,7 +106,7 @@ impl<T: Real> Pass<'_, T> {
         pull.clear();
         let stretch = &window.stretch;
         pull.resize(stretch.factor_of.len() * self.shape.rank, T::zero());
-        let forecast = self.forecast(stretch, truth, Some(g), pull, &mut adjoint.step);
+        let forecast = self.forecast(stretch, truth, g, pull, &mut adjoint.step);
         let exponent = exponent.map(|of| {
             let filtered = truth.state(of.from + 1).0;
             self.exponent(of, stretch.factor_of[of.from], filtered, Some(g), &mut adjoint.step)
