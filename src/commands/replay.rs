@@ -17,7 +17,9 @@ use super::serve::runtime;
 use crate::recording::{Recording, Trial};
 use crate::rigs::replay::SPEED_MIN;
 use crate::wire::regimes_client::RegimesClient;
-use crate::wire::{Counts, Decision, ListSessionsRequest, SubscribeDecisionsRequest};
+use crate::wire::{
+    Counts, Decision, DecisionUpdate, ListSessionsRequest, SubscribeDecisionsRequest,
+};
 
 /// Numbers left out between streams that do not follow each other: more than any daemon predicts
 /// through, so that each begins at the prior.
@@ -161,13 +163,13 @@ async fn listen(
     };
     let names = session.regime_names.clone();
     let played: HashSet<String> = sessions.iter().map(|s| (*s).to_owned()).collect();
-    let of: Vec<Option<usize>> =
+    let regimes: Vec<Option<usize>> =
         recording.regime_names.iter().map(|n| names.iter().position(|m| m == n)).collect();
     let request = SubscribeDecisionsRequest { session: String::new(), every: 1 };
-    let mut decisions = client.subscribe_decisions(request).await?.into_inner();
-    let (notes, mut noted) = mpsc::unbounded_channel::<(u64, Sent)>();
-    let mut board = Scoreboard::new(names.clone(), recording.bin_width_s);
-    let mut file = match &args.save {
+    let decisions = client.subscribe_decisions(request).await?.into_inner();
+    let (notes, noted) = mpsc::unbounded_channel::<(u64, Sent)>();
+    let board = Scoreboard::new(names.clone(), recording.bin_width_s);
+    let file = match &args.save {
         Some(path) => {
             let file = std::fs::File::create(path)
                 .with_context(|| format!("cannot write {}", path.display()))?;
@@ -181,39 +183,60 @@ async fn listen(
         }
         None => None,
     };
-    let task = tokio::spawn(async move {
+    let judge = Judge { board, names, played, regimes, file, decisions, noted };
+    Ok((notes, tokio::spawn(judge.run())))
+}
+
+/// Holds the daemon's decisions against what was played.
+struct Judge {
+    board: Scoreboard,
+    /// The daemon's regimes.
+    names: Vec<String>,
+    /// Sessions that are played.
+    played: HashSet<String>,
+    /// The daemon's regime for each of the recording's.
+    regimes: Vec<Option<usize>>,
+    /// Where every decision is saved.
+    file: Option<std::io::BufWriter<std::fs::File>>,
+    decisions: tonic::Streaming<DecisionUpdate>,
+    noted: mpsc::UnboundedReceiver<(u64, Sent)>,
+}
+
+impl Judge {
+    /// Judges until everything that was sent is decided, or nothing more comes; the summary.
+    async fn run(mut self) -> Result<String> {
         let mut sending = true;
         let mut lost = 0;
         loop {
             let quiet = tokio::time::sleep(LAST_DECISIONS);
             tokio::select! {
                 biased;
-                note = noted.recv(), if sending => match note {
+                note = self.noted.recv(), if sending => match note {
                     Some((sequence, mut sent)) => {
-                        sent.truth = sent.truth.and_then(|r| of[r]);
-                        board.sent(sequence, sent);
+                        sent.truth = sent.truth.and_then(|r| self.regimes[r]);
+                        self.board.sent(sequence, sent);
                     }
                     None => sending = false,
                 },
-                update = decisions.message() => {
+                update = self.decisions.message() => {
                     let Some(update) = update? else { break };
                     lost = update.lost;
                     let Some(decision) = update.decision else { continue };
-                    if !played.contains(&decision.session) {
+                    if !self.played.contains(&decision.session) {
                         continue;
                     }
-                    let Some(truth) = board.judge(&decision, Instant::now()) else { continue };
-                    if let Some(file) = &mut file {
-                        save(file, &decision, truth.map_or("", |t| names[t].as_str()))?;
+                    let Some(truth) = self.board.judge(&decision, Instant::now()) else { continue };
+                    if let Some(file) = &mut self.file {
+                        save(file, &decision, truth.map_or("", |t| self.names[t].as_str()))?;
                     }
                 }
                 () = quiet, if !sending => break,
             }
-            if !sending && board.waiting() == 0 {
+            if !sending && self.board.waiting() == 0 {
                 break;
             }
         }
-        if let Some(file) = &mut file {
+        if let Some(file) = &mut self.file {
             file.flush()?;
         }
         let lost = if lost > 0 {
@@ -221,9 +244,8 @@ async fn listen(
         } else {
             String::new()
         };
-        Ok(board.summary() + &lost)
-    });
-    Ok((notes, task))
+        Ok(self.board.summary() + &lost)
+    }
 }
 
 /// A name as a field of CSV (RFC 4180).

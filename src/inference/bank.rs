@@ -53,6 +53,27 @@ pub struct Estimate {
     pub silent_channels: u32,
 }
 
+impl Estimate {
+    fn empty(n_regimes: usize, embedding: usize, rank: usize) -> Self {
+        Self {
+            posterior: vec![0.0; n_regimes],
+            unlabelled: 0.0,
+            embedding_mean: vec![0.0; embedding],
+            embedding_sd: vec![0.0; embedding],
+            embedding_covariance: vec![0.0; embedding * (embedding + 1) / 2],
+            latent: vec![0.0; rank],
+            latent_sd: vec![0.0; rank],
+            log_likelihood: 0.0,
+            novelty: 0.0,
+            innovation_runs: 1.0,
+            embedding_distance: 0.0,
+            participation_ratio: 1.0,
+            artefact: false,
+            silent_channels: 0,
+        }
+    }
+}
+
 /// The bank of filters of one session.
 #[derive(Debug)]
 pub struct FilterBank {
@@ -106,33 +127,13 @@ impl FilterBank {
         readout: &Readout,
         adaptation: Adaptation,
     ) -> Result<Self, BankError> {
-        let dims = &model.dims;
-        let components = &readout.prior.components;
-        let size = |what, expected, found| {
-            if expected == found { Ok(()) } else { Err(BankError::Size { what, expected, found }) }
-        };
-        if components.is_empty() {
-            return Err(BankError::NoHypotheses);
-        }
-        size("readout loading", readout.n_channels() * dims.rank, readout.loading.len())?;
-        for c in components {
-            size("prior mean", dims.embedding, c.mean.len())?;
-            size("prior covariance", dims.embedding * dims.embedding, c.covariance.len())?;
-        }
+        check_sizes(model, readout)?;
+        let (dims, components) = (&model.dims, &readout.prior.components);
         let layout = Layout::new(model, readout);
         let (k, rank) = (components.len(), dims.rank);
         let smoothing = |window: f64| (1.0 - (-model.bin_width_s / window).exp()) as f32;
-        let mut gram = vec![0.0; rank * rank];
-        for row in readout.loading.rows() {
-            for r in 0..rank {
-                for q in 0..rank {
-                    gram[r * rank + q] += row[r] * row[q];
-                }
-            }
-        }
         let n_regimes = model.regime_names.len();
         let states = n_regimes + 1;
-        size("hazard rates", states * states, model.online.hazard_per_bin.len())?;
         let regime_of: Vec<usize> =
             components.iter().map(|c| c.regime.unwrap_or(n_regimes)).collect();
         let entry = entry(&model.online.hazard_per_bin, &regime_of, readout);
@@ -163,23 +164,8 @@ impl FilterBank {
             square: vec![0.0; rank * rank],
             slow_mean: vec![0.0; rank],
             slow_cov: vec![0.0; rank * rank],
-            gram,
-            estimate: Estimate {
-                posterior: vec![0.0; n_regimes],
-                unlabelled: 0.0,
-                embedding_mean: vec![0.0; dims.embedding],
-                embedding_sd: vec![0.0; dims.embedding],
-                embedding_covariance: vec![0.0; dims.embedding * (dims.embedding + 1) / 2],
-                latent: vec![0.0; rank],
-                latent_sd: vec![0.0; rank],
-                log_likelihood: 0.0,
-                novelty: 0.0,
-                innovation_runs: 1.0,
-                embedding_distance: 0.0,
-                participation_ratio: 1.0,
-                artefact: false,
-                silent_channels: 0,
-            },
+            gram: gram(readout, rank),
+            estimate: Estimate::empty(n_regimes, dims.embedding, rank),
             resets: 0,
             layout,
         };
@@ -543,6 +529,37 @@ impl WithSimd for Advance<'_> {
     fn with_simd<S: Simd>(self, simd: S) {
         self.bank.advance(simd, self.seen);
     }
+}
+
+/// Whether readout, prior and hazards have the model's sizes.
+fn check_sizes(model: &Model, readout: &Readout) -> Result<(), BankError> {
+    let size = |what, expected, found| {
+        if expected == found { Ok(()) } else { Err(BankError::Size { what, expected, found }) }
+    };
+    let (d, components) = (model.dims.embedding, &readout.prior.components);
+    if components.is_empty() {
+        return Err(BankError::NoHypotheses);
+    }
+    size("readout loading", readout.n_channels() * model.dims.rank, readout.loading.len())?;
+    for c in components {
+        size("prior mean", d, c.mean.len())?;
+        size("prior covariance", d * d, c.covariance.len())?;
+    }
+    let states = model.regime_names.len() + 1;
+    size("hazard rates", states * states, model.online.hazard_per_bin.len())
+}
+
+/// `C^T C`, `[rank, rank]`.
+fn gram(readout: &Readout, rank: usize) -> Vec<f32> {
+    let mut gram = vec![0.0; rank * rank];
+    for row in readout.loading.rows() {
+        for r in 0..rank {
+            for q in 0..rank {
+                gram[r * rank + q] += row[r] * row[q];
+            }
+        }
+    }
+    gram
 }
 
 /// Inverse of a component's covariance, `[embedding, embedding]`.

@@ -218,7 +218,8 @@ impl Recording {
         }
         let order: Vec<usize> = names.iter().filter_map(place).collect();
         for trial in &mut self.trials {
-            trial.counts = trial.counts.select(Axis(1), &order);
+            let ordered = trial.counts.select(Axis(1), &order);
+            trial.counts = ordered.as_standard_layout().into_owned();
         }
         self.n_channels = order.len();
         self.channels = Some(names.to_vec());

@@ -186,31 +186,14 @@ fn build(keys: &Keys<'_>) -> Result<Recording, RecordingError> {
         let expected = format!("at least one bin and 1 to {CHANNELS_MAX} channels");
         return Err(keys.wrong("counts", expected, shown(&counts.shape)));
     }
-    let width = keys.required("bin_width_s", "the width of a bin in seconds")?;
-    let bin_width_s = match keys.numbers("bin_width_s", width)?.as_slice() {
-        [w] if *w > 0.0 && *w <= 10.0 => *w,
-        other => {
-            let shown: Vec<String> = other.iter().take(3).map(ToString::to_string).collect();
-            let found = format!("{} of them: {}", other.len(), shown.join(", "));
-            return Err(keys.wrong("bin_width_s", "one number of seconds in (0, 10]", found));
-        }
-    };
+    let bin_width_s = bin_width(keys)?;
     let bins = counts.len() / n_channels;
     if bins > BINS_MAX {
         let expected = format!("at most {BINS_MAX} bins");
         return Err(keys.wrong("counts", expected, bins.to_string()));
     }
     let values = check_counts(keys, counts, n_channels)?;
-    // One trial of fewer bins than channels: as good as always the axes are the wrong way round.
-    let one = matches!(counts.shape.as_slice(), [_, _] | [1, _, _]);
-    if one && bins < n_channels && !keys.arrays.contains_key("trial_start") {
-        let found = format!(
-            "{}: {bins} bins of {n_channels} channels. Are the axes swapped? (`counts.T`; where it is so, the key \
-             'trial_start' = [0] says it)",
-            shown(&counts.shape)
-        );
-        return Err(keys.wrong("counts", "more bins than channels in a single trial", found));
-    }
+    check_axes(keys, counts, n_channels)?;
     let sizes = trial_sizes(keys, &counts.shape)?;
     if let Some(flag) = keys.arrays.get("continuous") {
         continuous = keys.numbers("continuous", flag)?.first().is_some_and(|v| *v != 0.0);
@@ -226,32 +209,13 @@ fn build(keys: &Keys<'_>) -> Result<Recording, RecordingError> {
         None => tasks(keys, "target", &sizes)?,
     };
     let sessions = session_names(keys, &sizes)?;
-    let mut truths = vec![DynamicsTruth::default(); sizes.len()];
-    for (key, absent, place) in TRUTH_KEYS {
-        let Some(found) = truth_per_trial(keys, key, task.as_deref(), sizes.len())? else {
-            continue;
-        };
-        for (truth, value) in truths.iter_mut().zip(found) {
-            *place(truth) = (Some(value) != absent).then_some(value);
-        }
-    }
+    let truths = truths(keys, task.as_deref(), sizes.len())?;
     let mut trials = Vec::with_capacity(sizes.len());
     let mut at = 0;
     for (i, &bins) in sizes.iter().enumerate() {
         let labels = match &regime {
             None => vec![None; bins],
-            Some(r) => r[i]
-                .iter()
-                .map(|&v| match usize::try_from(v) {
-                    Err(_) if v == -1 => Ok(None),
-                    Ok(v) if v < regime_names.len() => Ok(Some(v)),
-                    _ => Err(keys.wrong(
-                        "regime",
-                        format!("-1 (unlabelled) or 0 to {}", regime_names.len().max(1) - 1),
-                        v.to_string(),
-                    )),
-                })
-                .collect::<Result<_, _>>()?,
+            Some(r) => numbered(keys, &r[i], regime_names.len())?,
         };
         trials.push(Trial {
             session: sessions[i].clone(),
@@ -271,6 +235,70 @@ fn build(keys: &Keys<'_>) -> Result<Recording, RecordingError> {
         trials,
         continuous,
     })
+}
+
+/// The width of a bin, seconds.
+fn bin_width(keys: &Keys<'_>) -> Result<f64, RecordingError> {
+    let width = keys.required("bin_width_s", "the width of a bin in seconds")?;
+    match keys.numbers("bin_width_s", width)?.as_slice() {
+        [w] if *w > 0.0 && *w <= 10.0 => Ok(*w),
+        other => {
+            let shown: Vec<String> = other.iter().take(3).map(ToString::to_string).collect();
+            let found = format!("{} of them: {}", other.len(), shown.join(", "));
+            Err(keys.wrong("bin_width_s", "one number of seconds in (0, 10]", found))
+        }
+    }
+}
+
+/// Whether the axes can be those that are expected.
+fn check_axes(keys: &Keys<'_>, counts: &Array, n_channels: usize) -> Result<(), RecordingError> {
+    let bins = counts.len() / n_channels;
+    // One trial of fewer bins than channels: as good as always the axes are the wrong way round.
+    let one = matches!(counts.shape.as_slice(), [_, _] | [1, _, _]);
+    if one && bins < n_channels && !keys.arrays.contains_key("trial_start") {
+        let found = format!(
+            "{}: {bins} bins of {n_channels} channels. Are the axes swapped? (`counts.T`; where it is so, the key \
+             'trial_start' = [0] says it)",
+            shown(&counts.shape)
+        );
+        return Err(keys.wrong("counts", "more bins than channels in a single trial", found));
+    }
+    Ok(())
+}
+
+/// What is true of each trial's dynamics, where the file holds it.
+fn truths(
+    keys: &Keys<'_>,
+    task: Option<&[Vec<i64>]>,
+    trials: usize,
+) -> Result<Vec<DynamicsTruth>, RecordingError> {
+    let mut truths = vec![DynamicsTruth::default(); trials];
+    for (key, absent, place) in TRUTH_KEYS {
+        let Some(found) = truth_per_trial(keys, key, task, trials)? else {
+            continue;
+        };
+        for (truth, value) in truths.iter_mut().zip(found) {
+            *place(truth) = (Some(value) != absent).then_some(value);
+        }
+    }
+    Ok(truths)
+}
+
+/// Labels by their numbers; -1 is none.
+fn numbered(
+    keys: &Keys<'_>,
+    numbers: &[i64],
+    n_regimes: usize,
+) -> Result<Vec<Option<usize>>, RecordingError> {
+    let one = |&v: &i64| match usize::try_from(v) {
+        Err(_) if v == -1 => Ok(None),
+        Ok(v) if v < n_regimes => Ok(Some(v)),
+        _ => {
+            let expected = format!("-1 (unlabelled) or 0 to {}", n_regimes.max(1) - 1);
+            Err(keys.wrong("regime", expected, v.to_string()))
+        }
+    };
+    numbers.iter().map(one).collect()
 }
 
 fn check_counts(

@@ -215,6 +215,31 @@ struct Bins {
 }
 
 impl Bins {
+    /// Over all spikes, and over the stretches of time that `marks` names.
+    fn over(
+        file: &File<'_>,
+        units: &[Vec<f64>],
+        marks: &[(f64, f64)],
+        bin_s: f64,
+    ) -> Result<Self, RecordingError> {
+        let spikes = span(units.iter().flatten().copied());
+        if spikes.0 > spikes.1 {
+            return Err(file.wrong("/units/spike_times", "at least one spike", "none"));
+        }
+        // Bins lie on multiples of their width: recordings of one clock share them.
+        let grid = Grid::new(bin_s);
+        let origin = marks.iter().map(|m| grid.bin(m.0)).fold(grid.bin(spikes.0), i64::min);
+        let last = marks.iter().map(|m| grid.last(m.1)).fold(grid.bin(spikes.1), i64::max);
+        let n = usize::try_from(last.saturating_sub(origin)).unwrap_or(0).saturating_add(1);
+        if n > BINS_MAX || n.saturating_mul(units.len()) > COUNTS_MAX {
+            let expected =
+                format!("at most {BINS_MAX} bins and {COUNTS_MAX} counts (see --bin-ms)");
+            let found = format!("{n} bins of {} units", units.len());
+            return Err(file.wrong("/units/spike_times", expected, found));
+        }
+        Ok(Self { grid, origin, n })
+    }
+
     fn place(&self, bin: i64) -> usize {
         usize::try_from(bin - self.origin).unwrap_or(0).min(self.n)
     }
@@ -279,25 +304,10 @@ fn bins(file: &File<'_>, how: &NwbSettings) -> Result<Recording, RecordingError>
     let labels = how.labels.as_ref().map(|l| intervals(file, "--labels", l)).transpose()?;
     let tasks = how.tasks.as_ref().map(|t| intervals(file, "--tasks", t)).transpose()?;
     let observed = observed(file, units.len())?;
-    let marks = || {
-        let named = labels.iter().chain(&tasks).flatten().map(|(a, b, _)| (*a, *b));
-        named.chain(observed.iter().flatten().copied())
-    };
-    let spikes = span(units.iter().flatten().copied());
-    if spikes.0 > spikes.1 {
-        return Err(file.wrong("/units/spike_times", "at least one spike", "none"));
-    }
-    // Bins lie on multiples of their width: recordings of one clock share them.
-    let grid = Grid::new(bin_s);
-    let origin = marks().map(|(a, _)| grid.bin(a)).fold(grid.bin(spikes.0), i64::min);
-    let last = marks().map(|(_, b)| grid.last(b)).fold(grid.bin(spikes.1), i64::max);
-    let n = usize::try_from(last.saturating_sub(origin)).unwrap_or(0).saturating_add(1);
-    if n > BINS_MAX || n.saturating_mul(units.len()) > COUNTS_MAX {
-        let expected = format!("at most {BINS_MAX} bins and {COUNTS_MAX} counts (see --bin-ms)");
-        let found = format!("{n} bins of {} units", units.len());
-        return Err(file.wrong("/units/spike_times", expected, found));
-    }
-    let bins = Bins { grid, origin, n };
+    let named = labels.iter().chain(&tasks).flatten().map(|(from, to, _)| (*from, *to));
+    let marks: Vec<(f64, f64)> = named.chain(observed.iter().flatten().copied()).collect();
+    let bins = Bins::over(file, &units, &marks, bin_s)?;
+    let n = bins.n;
     let mut regime_names = Vec::new();
     let regime = labels.map_or_else(|| vec![None; n], |l| bins.marked(&l, &mut regime_names));
     if regime_names.len() > REGIMES_MAX {
@@ -322,21 +332,7 @@ fn bins(file: &File<'_>, how: &NwbSettings) -> Result<Recording, RecordingError>
         regime: regime[from..to].to_vec(),
         truth: DynamicsTruth::default(),
     };
-    let stretches: Vec<(usize, usize)> = match &observed {
-        None => vec![(0, n)],
-        Some(seen) => seen
-            .iter()
-            .map(|&(a, b)| {
-                let (from, to) = grid.whole(a, b);
-                (bins.place(from), bins.place(to))
-            })
-            .filter(|(from, to)| from < to)
-            .collect(),
-    };
-    if stretches.is_empty() {
-        let expected = "at least one whole bin in which all units were observed";
-        return Err(file.wrong("/units/obs_intervals", expected, "none"));
-    }
+    let stretches = stretches(file, observed.as_deref(), &bins)?;
     // What lies between two stretches was not seen: they are no one stream.
     let continuous = stretches.len() == 1;
     Ok(Recording {
@@ -348,6 +344,25 @@ fn bins(file: &File<'_>, how: &NwbSettings) -> Result<Recording, RecordingError>
         trials: stretches.into_iter().map(|(from, to)| trial(from, to)).collect(),
         continuous,
     })
+}
+
+/// Stretches of whole bins in which all units were observed.
+fn stretches(
+    file: &File<'_>,
+    observed: Option<&[(f64, f64)]>,
+    bins: &Bins,
+) -> Result<Vec<(usize, usize)>, RecordingError> {
+    let Some(observed) = observed else { return Ok(vec![(0, bins.n)]) };
+    let whole = |&(a, b): &(f64, f64)| {
+        let (from, to) = bins.grid.whole(a, b);
+        (bins.place(from), bins.place(to))
+    };
+    let stretches: Vec<_> = observed.iter().map(whole).filter(|(from, to)| from < to).collect();
+    if stretches.is_empty() {
+        let expected = "at least one whole bin in which all units were observed";
+        return Err(file.wrong("/units/obs_intervals", expected, "none"));
+    }
+    Ok(stretches)
 }
 
 #[cfg(test)]

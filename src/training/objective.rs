@@ -260,34 +260,7 @@ impl BatchLoss<'_> {
                 weight: &rival_weight,
             },
         });
-        let rank = self.shape.rank;
-        let exponent = drawn.exponent.map(|run| Exponent {
-            from: run.from,
-            start: match run.start {
-                RunStart::Filtered => None,
-                RunStart::GoesOn => self.run_ends.of(&run),
-                RunStart::Elsewhere(label) => self.run_ends.of(&Run { label, ..run }),
-                RunStart::Opposite => {
-                    let end = self.run_ends.of(&run);
-                    end.map(|end| end.into_iter().map(|x| -x).collect())
-                }
-            },
-            attractor: match run.start {
-                RunStart::Elsewhere(_) | RunStart::Opposite if self.data.one_point[run.label] => {
-                    let point = self.run_ends.of(&Run { noise_seed: None, ..run });
-                    point.map(|p| (p, ATTRACTOR_WEIGHT * self.exponent_weight as f32))
-                }
-                _ => None,
-            },
-            noise: run.noise_seed.map_or_else(Vec::new, |seed| {
-                let rng = ChaCha8Rng::seed_from_u64(seed);
-                rng.sample_iter(StandardNormal).take(run.bins * rank).collect()
-            }),
-            bins: run.bins,
-            target: run.per_bin,
-            weight: self.exponent_weight as f32,
-            damped: true,
-        });
+        let exponent = drawn.exponent.map(|run| self.exponent(&run));
         let window = Weighted { stretch: window, weight: &weight };
         let found = pass.descend(window, rival, exponent.as_ref(), workspace, gradient);
         BatchScores {
@@ -301,6 +274,38 @@ impl BatchLoss<'_> {
                 .map(|(e, run)| (run, e.end))
                 .into_iter()
                 .collect(),
+        }
+    }
+
+    /// A drawn run as the filter makes it.
+    fn exponent(&self, run: &Run) -> Exponent<f32> {
+        let rank = self.shape.rank;
+        Exponent {
+            from: run.from,
+            start: match run.start {
+                RunStart::Filtered => None,
+                RunStart::GoesOn => self.run_ends.of(run),
+                RunStart::Elsewhere(label) => self.run_ends.of(&Run { label, ..*run }),
+                RunStart::Opposite => {
+                    let end = self.run_ends.of(run);
+                    end.map(|end| end.into_iter().map(|x| -x).collect())
+                }
+            },
+            attractor: match run.start {
+                RunStart::Elsewhere(_) | RunStart::Opposite if self.data.one_point[run.label] => {
+                    let point = self.run_ends.of(&Run { noise_seed: None, ..*run });
+                    point.map(|p| (p, ATTRACTOR_WEIGHT * self.exponent_weight as f32))
+                }
+                _ => None,
+            },
+            noise: run.noise_seed.map_or_else(Vec::new, |seed| {
+                let rng = ChaCha8Rng::seed_from_u64(seed);
+                rng.sample_iter(StandardNormal).take(run.bins * rank).collect()
+            }),
+            bins: run.bins,
+            target: run.per_bin,
+            weight: self.exponent_weight as f32,
+            damped: true,
         }
     }
 }

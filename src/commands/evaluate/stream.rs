@@ -28,6 +28,13 @@ pub(super) struct Timeline {
 }
 
 impl Timeline {
+    fn push(&mut self, truth: Option<usize>, posterior: &[f32]) {
+        if self.truth.len() < TIMELINE_BINS {
+            self.truth.push(truth);
+            self.posterior.push(posterior.to_vec());
+        }
+    }
+
     pub(super) fn extend(&mut self, more: Self) {
         let left = TIMELINE_BINS.saturating_sub(self.truth.len());
         self.truth.extend(more.truth.into_iter().take(left));
@@ -92,25 +99,16 @@ impl Tally {
             }
             self.score.push(truth, &estimate.posterior);
             own.push(truth, &estimate.posterior);
-            let said = match engine.label() {
-                Some(Label::Regime(r)) => Some(r),
-                Some(Label::Unknown) => {
-                    self.unknown_bins += 1;
-                    None
-                }
-                None => None,
-            };
-            self.changes.push(truth, said, change.as_ref());
+            let label = engine.label().and_then(Label::regime);
+            self.unknown_bins += u64::from(engine.label() == Some(Label::Unknown));
+            self.changes.push(truth, label, change.as_ref());
             self.bins += 1;
             self.log_likelihood += f64::from(estimate.log_likelihood);
-            if seen.truth.len() < TIMELINE_BINS {
-                seen.truth.push(truth);
-                seen.posterior.push(estimate.posterior.clone());
-            }
+            seen.push(truth, &estimate.posterior);
             monitor.push_counts(Some(&counts));
             monitor.push_latent(&estimate.latent);
             if (bin + 1).is_multiple_of(every) {
-                let at = Position::of(estimate, said);
+                let at = Position::of(estimate, label);
                 let began = Instant::now();
                 let reading = monitor.refresh(model, &at);
                 self.reading.push(began.elapsed().as_secs_f64() * 1e6);
@@ -119,16 +117,19 @@ impl Tally {
                         self.by_label.push(truth, &reading);
                     }
                     if bin < compared_at {
-                        let posterior = &estimate.posterior;
-                        let most = (0..posterior.len())
-                            .max_by(|&a, &b| posterior[a].total_cmp(&posterior[b]));
-                        newest = most.map(|most| (reading, most));
+                        newest = most_probable(&estimate.posterior).map(|most| (reading, most));
                     }
                 }
             }
         }
         let last = trial.regime.last().copied().flatten();
         self.ends.push((last, engine.estimate().embedding_mean.clone()));
+        self.compare(model, trial, newest);
+        Ok(seen)
+    }
+
+    /// Holds the newest reading of a stream against what is true of it, where that is known and the stream long enough.
+    fn compare(&mut self, model: &Model, trial: &Trial, newest: Option<(Reading, usize)>) {
         let long = trial.n_bins() as f64 * model.bin_width_s >= COMPARED_FROM_S;
         if let (true, true, Some(Some(regime)), Some((found, most))) =
             (long, trial.truth != DynamicsTruth::default(), trial.regime.first(), newest)
@@ -136,6 +137,10 @@ impl Tally {
             let known = most == *regime;
             self.compared.push(Compared { regime: *regime, truth: trial.truth, found, known });
         }
-        Ok(seen)
     }
+}
+
+/// The most probable regime.
+fn most_probable(posterior: &[f32]) -> Option<usize> {
+    (0..posterior.len()).max_by(|&a, &b| posterior[a].total_cmp(&posterior[b]))
 }

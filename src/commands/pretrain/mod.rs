@@ -103,6 +103,56 @@ pub struct PretrainArgs {
 /// # Errors
 /// Bad data, a state that does not fit, a training that diverges.
 pub fn run(args: &PretrainArgs) -> Result<()> {
+    let mut settings = settings(args)?;
+    let (data, files) = gather(args)?;
+    describe(&data);
+    settings.bound_rates(f32::from(data.count_max));
+    let mut trainer = Trainer::new(data, settings)?;
+    let identity = identity(&files, &settings, &args.recordings);
+    let state_path = args.out.join(TRAINING_FILE);
+    if args.resume {
+        resume(&mut trainer, &state_path, &identity)?;
+        eprintln!("resumed after {} steps", trainer.steps_done());
+    }
+    let mut keeper = Keeper { args, files, best: None };
+    if args.resume {
+        keeper.best = checkpoint::load(&args.out).ok().map(|c| c.provenance);
+    }
+    let kept = keeper.best.as_ref().map(|p| p.held_out.as_ref().map(|v| v.log_loss));
+    let mut training = Pretraining::new(trainer, kept);
+    let complete = train(&mut training, &mut keeper, (&state_path, &identity))?;
+    let trainer = training.trainer();
+    teach_exponents(args, trainer)?;
+    if let Some(best) = &keeper.best {
+        show_scores(best);
+    }
+    let out = args.out.display();
+    if complete {
+        // The state is of use only to an unfinished training.
+        let _ = std::fs::remove_file(&state_path);
+        card::write(&args.out, &checkpoint::load(&args.out)?)?;
+        println!("model written to {out}");
+    } else {
+        let (done, steps) = (trainer.steps_done(), args.steps);
+        println!(
+            "stopped after {done} of {steps} steps; the best model so far is in {out}; --resume goes on"
+        );
+    }
+    Ok(())
+}
+
+fn show_scores(best: &Provenance) {
+    for (name, verdict) in &best.held_out_by_session {
+        println!("session {name}: {verdict}");
+    }
+    match &best.held_out {
+        Some(verdict) => println!("held out: {verdict} (step {})", best.steps),
+        None => println!("held out: nothing labelled"),
+    }
+}
+
+/// What the flags ask for.
+fn settings(args: &PretrainArgs) -> Result<TrainingSettings> {
     for (flag, value) in [
         ("--steps", args.steps),
         ("--batch", args.batch),
@@ -145,7 +195,11 @@ pub fn run(args: &PretrainArgs) -> Result<()> {
     settings.dims.embedding = args.embedding;
     settings.dims.units = args.units;
     settings.dims.check()?;
-    let (data, files) = gather(args)?;
+    Ok(settings)
+}
+
+/// Shows what there is to learn from.
+fn describe(data: &Dataset) {
     for s in &data.sessions {
         eprintln!("session '{}': {} channels", s.name, s.n_channels);
     }
@@ -163,46 +217,6 @@ pub fn run(args: &PretrainArgs) -> Result<()> {
             "warning: {seconds:.1} s to learn from; expect little of a model that saw less than {needed:.0} s ({SECONDS_PER_REGIME:.0} s of each regime)"
         );
     }
-    settings.bound_rates(f32::from(data.count_max));
-    let mut trainer = Trainer::new(data, settings)?;
-    let identity = identity(&files, &settings, &args.recordings);
-    let state_path = args.out.join(TRAINING_FILE);
-    if args.resume {
-        resume(&mut trainer, &state_path, &identity)?;
-        eprintln!("resumed after {} steps", trainer.steps_done());
-    }
-    let mut keeper = Keeper { args, files, best: None };
-    if args.resume {
-        keeper.best = checkpoint::load(&args.out).ok().map(|c| c.provenance);
-    }
-    let kept = keeper.best.as_ref().map(|p| p.held_out.as_ref().map(|v| v.log_loss));
-    let mut training = Pretraining::new(trainer, kept);
-    let complete = train(&mut training, &mut keeper, (&state_path, &identity))?;
-    let trainer = training.trainer();
-    teach_exponents(args, trainer)?;
-    if let Some(best) = &keeper.best {
-        for (name, verdict) in &best.held_out_by_session {
-            println!("session {name}: {verdict}");
-        }
-        match &best.held_out {
-            Some(verdict) => println!("held out: {} (step {})", verdict, best.steps),
-            None => println!("held out: nothing labelled"),
-        }
-    }
-    if complete {
-        // The state is of use only to an unfinished training.
-        let _ = std::fs::remove_file(&state_path);
-        card::write(&args.out, &checkpoint::load(&args.out)?)?;
-        println!("model written to {}", args.out.display());
-    } else {
-        println!(
-            "stopped after {} of {} steps; the best model so far is in {}; --resume goes on",
-            trainer.steps_done(),
-            args.steps,
-            args.out.display()
-        );
-    }
-    Ok(())
 }
 
 /// Reads recordings one after the other; counts to learn from are kept in a file and read back window by window.

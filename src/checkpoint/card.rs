@@ -1,0 +1,219 @@
+//! The model card, `model.json`: everything of a model but its arrays, and where it comes from.
+
+use serde::{Deserialize, Serialize};
+
+use super::fault::{Fault, fault};
+use crate::model::{
+    CHANNELS_MAX, COMPONENTS_MAX, Dimensions, MetricHead, OnlineSettings, REGIMES_MAX, RegimePrior,
+};
+use crate::regime::Verdict;
+
+/// Version of the directory's format.
+pub(crate) const FORMAT_VERSION: u32 = 3;
+/// Oldest version that is read.
+pub(super) const FORMAT_VERSION_MIN: u32 = 2;
+pub(super) const FORMAT: &str = "regimed-model";
+/// A recording that a model was trained on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DataFile {
+    /// File name.
+    pub file: String,
+    /// SHA-256 of the file, hexadecimal.
+    pub sha256: String,
+}
+
+/// Where a model comes from.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Provenance {
+    /// Version of the program that trained it.
+    pub regimed_version: String,
+    /// Git commit of that program, where known.
+    pub git_commit: String,
+    /// Seed.
+    pub seed: u64,
+    /// Steps of Adam.
+    pub steps: usize,
+    /// Recordings it was trained on.
+    pub data: Vec<DataFile>,
+    /// Scores on held-out streams; absent where none was labelled.
+    pub held_out: Option<Verdict>,
+    /// The same by session, `(name, scores)`.
+    pub held_out_by_session: Vec<(String, Verdict)>,
+}
+
+impl Provenance {
+    /// Fills in what this program knows of itself.
+    #[must_use]
+    pub(crate) fn of_this_program(seed: u64, steps: usize, data: Vec<DataFile>) -> Self {
+        Self {
+            regimed_version: env!("CARGO_PKG_VERSION").to_owned(),
+            git_commit: env!("REGIMED_GIT_COMMIT").to_owned(),
+            seed,
+            steps,
+            data,
+            held_out: None,
+            held_out_by_session: Vec::new(),
+        }
+    }
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct SessionCard {
+    pub(super) name: String,
+    pub(super) n_channels: usize,
+    /// Names of the channels, where they are known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) channels: Option<Vec<String>>,
+    /// Counts are negative binomial, with a dispersion per channel among the arrays; else Poisson.
+    pub(super) negative_binomial: bool,
+    /// False where the session was calibrated without labels.
+    #[serde(default = "yes")]
+    pub(super) trusted: bool,
+    pub(super) prior: RegimePrior,
+}
+
+fn yes() -> bool {
+    true
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Card {
+    pub(super) format: String,
+    pub(super) format_version: u32,
+    pub(super) dimensions: Dimensions,
+    pub(super) bin_width_s: f64,
+    pub(super) regime_names: Vec<String>,
+    pub(super) online: OnlineSettings,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) metric_head: Option<MetricHead>,
+    pub(super) sessions: Vec<SessionCard>,
+    pub(super) prior: RegimePrior,
+    pub(super) provenance: Provenance,
+    pub(super) weights_sha256: String,
+}
+
+pub(super) fn check_card(card: &Card) -> Result<(), Fault> {
+    if let Err(found) = card.dimensions.check() {
+        return fault("dimensions", "sizes in range", found);
+    }
+    if !(card.bin_width_s.is_finite() && card.bin_width_s > 0.0) {
+        return fault("bin_width_s", "a width above 0", card.bin_width_s);
+    }
+    let names = &card.regime_names;
+    if !(1..=REGIMES_MAX).contains(&names.len()) {
+        return fault("regime_names", format!("1 to {REGIMES_MAX} names"), names.len());
+    }
+    for (i, name) in names.iter().enumerate() {
+        if name.is_empty() || names[..i].contains(name) {
+            return fault("regime_names", "distinct names", format!("'{name}' twice or empty"));
+        }
+    }
+    check_prior("prior", &card.prior, card)?;
+    check_sessions(card)?;
+    check_online(&card.online, names.len() + 1)
+}
+
+fn check_sessions(card: &Card) -> Result<(), Fault> {
+    for (i, session) in card.sessions.iter().enumerate() {
+        if card.sessions[..i].iter().any(|s| s.name == session.name) {
+            return fault("sessions", "distinct names", format!("'{}' twice", session.name));
+        }
+        if !(1..=CHANNELS_MAX).contains(&session.n_channels) {
+            let what = format!("session '{}' n_channels", session.name);
+            return fault(what, format!("1 to {CHANNELS_MAX}"), session.n_channels);
+        }
+        if let Some(names) = session.channels.as_ref().filter(|c| c.len() != session.n_channels) {
+            let expected = format!("{} names", session.n_channels);
+            return fault(format!("session '{}' channels", session.name), expected, names.len());
+        }
+        check_prior(&format!("session '{}' prior", session.name), &session.prior, card)?;
+    }
+    Ok(())
+}
+
+fn check_online(o: &OnlineSettings, states: usize) -> Result<(), Fault> {
+    if o.hazard_per_bin.dim() != (states, states) {
+        let found = format!("{} values", o.hazard_per_bin.len());
+        return fault("online.hazard_per_bin", format!("{states} x {states} values"), found);
+    }
+    for (r, row) in o.hazard_per_bin.rows().into_iter().enumerate() {
+        if !(row.iter().all(|&h| h >= 0.0) && row.iter().sum::<f32>() < 1.0) {
+            let expected = "rates of 0 or more with a sum below 1";
+            let found = format!("a sum of {}", row.iter().sum::<f32>());
+            return fault(format!("online.hazard_per_bin row {r}"), expected, found);
+        }
+    }
+    if !(o.process_noise > 0.0 && o.process_noise.is_finite()) {
+        return fault("online.process_noise", "above 0", o.process_noise);
+    }
+    if !(0.0..1.0).contains(&o.fresh_share_min) {
+        return fault("online.fresh_share_min", "from 0 and below 1", o.fresh_share_min);
+    }
+    for (i, p) in o.operating_points.iter().enumerate() {
+        let before = i.checked_sub(1).map(|b| &o.operating_points[b]);
+        let in_order = before.is_none_or(|b| {
+            p.false_changes_per_min < b.false_changes_per_min
+                && p.probability_min > b.probability_min
+        });
+        let (chance, often) = (p.probability_min, p.false_changes_per_min);
+        if !((0.0..1.0).contains(&chance) && often >= 0.0 && often.is_finite() && in_order) {
+            let expected = "probabilities below 1 that rise as false changes fall";
+            let found = format!("{chance} for {often} false changes a minute");
+            return fault(format!("online.operating_points[{i}]"), expected, found);
+        }
+    }
+    if !(o.embedding_drift >= 0.0 && o.embedding_drift.is_finite()) {
+        return fault("online.embedding_drift", "0 or more", o.embedding_drift);
+    }
+    if !(o.temperature > 0.0 && o.temperature.is_finite()) {
+        return fault("online.temperature", "above 0", o.temperature);
+    }
+    let limits = o.novelty_limits;
+    if !(limits.innovation_runs > 0.0 && limits.embedding_distance > 0.0) {
+        let found = format!("{} and {}", limits.innovation_runs, limits.embedding_distance);
+        return fault("online.novelty_limits", "limits above 0", found);
+    }
+    let [low, high] = o.log_rate_bounds;
+    if !(low < high && low >= -40.0 && high <= 40.0) {
+        return fault("online.log_rate_bounds", "low < high within 40", format!("{low}, {high}"));
+    }
+    Ok(())
+}
+
+fn check_prior(what: &str, prior: &RegimePrior, card: &Card) -> Result<(), Fault> {
+    let d = card.dimensions.embedding;
+    let n = prior.components.len();
+    if !(1..=COMPONENTS_MAX).contains(&n) {
+        return fault(what, format!("1 to {COMPONENTS_MAX} components"), n);
+    }
+    for (i, c) in prior.components.iter().enumerate() {
+        let here = format!("{what} component {i}");
+        if let Some(found) = c.regime.filter(|r| *r >= card.regime_names.len()) {
+            return fault(here, format!("a regime below {}", card.regime_names.len()), found);
+        }
+        if !(c.weight > 0.0 && c.weight <= 1.0) {
+            return fault(here, "a weight in (0, 1]", c.weight);
+        }
+        if c.mean.len() != d || c.covariance.len() != d * d {
+            let found = format!("{} and {} values", c.mean.len(), c.covariance.len());
+            return fault(here, format!("{d} and {} values", d * d), found);
+        }
+        if !c.mean.iter().all(|x| x.is_finite()) {
+            return fault(here, "a finite mean", "one that is not");
+        }
+        let covariance =
+            nalgebra::DMatrix::from_iterator(d, d, c.covariance.iter().map(|&x| f64::from(x)));
+        if covariance.cholesky().is_none() {
+            return fault(here, "a positive definite covariance", "one that is not");
+        }
+    }
+    let total: f32 = prior.components.iter().map(|c| c.weight).sum();
+    if (total - 1.0).abs() > 1e-3 {
+        return fault(what, "weights that sum to 1", total);
+    }
+    Ok(())
+}
