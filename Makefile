@@ -17,7 +17,8 @@ bench:
 	cargo bench --bench filter_bank
 	cargo bench --bench latency
 
-# What is built into the binary, for whoever must know (CycloneDX): target/regimed.cdx.json. Needs cargo-cyclonedx.
+# What is built into the binary, for whoever must know (CycloneDX): target/regimed.cdx.json. Needs
+# cargo-cyclonedx.
 sbom:
 	cargo cyclonedx --format json --all-features --target all --override-filename regimed.cdx
 	mkdir -p target && mv regimed.cdx.json target/

@@ -1,5 +1,5 @@
-//! Compiles `proto/` with protox (pure Rust), so that no `protoc` is needed on the machine, and notes
-//! the commit for model cards.
+//! Compiles `proto/` with protox (pure Rust), so that no `protoc` is needed on the machine, and
+//! notes the commit for model cards.
 
 use std::{env, error::Error, fs, path::Path, path::PathBuf, process::Command};
 

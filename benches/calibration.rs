@@ -1,7 +1,7 @@
-//! Question: how many seconds of a new session does a calibration need: the same animal on another day
-//! without labels, a new animal with labels, and a new animal without?
-//! Budget: accuracy two seconds into unseen tasks >= 0.97 (another day, 30 s without labels), >= 0.90 (new
-//! animal, 60 s with labels), >= 0.80 (new animal, 60 s without).
+//! Question: how many seconds of a new session does a calibration need: the same animal on another
+//! day without labels, a new animal with labels, and a new animal without? Budget: accuracy two
+//! seconds into unseen tasks >= 0.97 (another day, 30 s without labels), >= 0.90 (new animal, 60 s
+//! with labels), >= 0.80 (new animal, 60 s without).
 //!
 //!     cargo bench --bench calibration [-- MODEL [SECONDS]]
 

@@ -1,18 +1,22 @@
-"""One question: who finds the regime, how soon, with how many false changes, and at what cost per bin?
+"""One question: who finds the regime, how soon, with how many false changes, and at what cost per
+bin?
 
     python3 -m venv venv && venv/bin/pip install -r benches/requirements.txt
     cargo build --release && venv/bin/python benches/compare.py OUT_FOLDER
 
-Simulates animals that a model was trained on in tasks it never saw, a new regime every 3 s, and gives the same counts to
+Simulates animals that a model was trained on in tasks it never saw, a new regime every 3 s, and
+gives the same counts to
 
 * the engine (`regimed evaluate`: the code that serves, one thread), built-in model;
-* the same model's embedding fitted by gradient descent over the last second of counts, in jax and in torch, jitted, as
-  the papers fit it (a rollout of the network under Poisson counts; Adam; warm start from the window before), on the
-  first 90 s of each animal;
+* the same model's embedding fitted by gradient descent over the last second of counts, in jax and
+  in torch, jitted, as the papers fit it (a rollout of the network under Poisson counts; Adam; warm
+  start from the window before), on the first 90 s of each animal;
 * a Poisson hidden Markov model per regime (hmmlearn), joined into one and filtered causally;
-* Bayesian online change-point detection on the raw counts (Adams & MacKay 2007, gamma-Poisson): it finds changes, no labels.
+* Bayesian online change-point detection on the raw counts (Adams & MacKay 2007, gamma-Poisson): it
+  finds changes, no labels.
 
-Writes compare.json, compare.md and accuracy.png, roc.png, reliability.png. A library that is absent is said and left out.
+Writes compare.json, compare.md and accuracy.png, roc.png, reliability.png. A library that is absent
+is said and left out.
 """
 import json, subprocess, sys, time
 from pathlib import Path
@@ -80,8 +84,9 @@ def component_posterior(session, embedding, n):
 
 
 def windowed(fit):
-    """`fit(animal, counts [WINDOW, channels], start) -> embedding, start` every STRIDE bins, the answer held between.
-    Returns posteriors, microseconds per fit, and the fits made, `(animal, bin, embedding)`."""
+    """`fit(animal, counts [WINDOW, channels], start) -> embedding, start` every STRIDE bins, the
+    answer held between. Returns posteriors, microseconds per fit, and the fits made,
+    `(animal, bin, embedding)`."""
     n, end = len(names), round(WINDOWED_S / width)
     posterior = np.full((len(counts), end, n), 1 / n)
     spent, fits = 0.0, []
@@ -168,7 +173,8 @@ def torch_fit():
 
 
 def hmm():
-    """Eight states per regime learned from labelled recordings of other tasks, joined by the regimes' hazard rate."""
+    """Eight states per regime learned from labelled recordings of other tasks, joined by the
+    regimes' hazard rate."""
     from hmmlearn.hmm import PoissonHMM
     train = np.load(out / "train.npz")
     x, y = train["counts"], train["regime"].reshape(train["counts"].shape[:2])[:, 0]
@@ -263,7 +269,8 @@ def delays(said, truth):
 
 
 def detections(changed, threshold):
-    """The same for a detector without labels: an upward crossing within the dwell of a change finds it, others are false."""
+    """The same for a detector without labels: an upward crossing within the dwell of a change finds
+    it, others are false."""
     late, false, found = [], 0, 0
     for a in range(len(truth)):
         up = np.flatnonzero((changed[a, 1:] >= threshold) & (changed[a, :-1] < threshold)) + 1
@@ -323,7 +330,8 @@ for name, method in methods.items():
         reliability=shares, calibration_error=float(sum(abs(a - b) * n for a, b, n in shares) / chance.size))
     print(name, json.dumps(results[name]["accuracy"]), f"{us:.0f} us", flush=True)
 try:
-    # The same windows with the same starts give the same embeddings, up to rounding that Adam amplifies.
+    # The same windows with the same starts give the same embeddings, up to rounding that Adam
+    # amplifies.
     fit, start, spent, apart = torch_fit(), None, 0.0, []
     for k, (a, t, e) in enumerate([f for f in fitted if f[0] == 0][:TORCH_FITS]):
         began = time.perf_counter()

@@ -1,6 +1,6 @@
-//! Question: what does one bin cost on one core, with 16 hypotheses, R = 6, d = 8, N = 64, and how far is
-//! each stage from the floor that this machine's arithmetic and memory set?
-//! Budget: 256 channels p50 <= 100 us and p99 <= 250 us; 1024 channels p99 <= 500 us.
+//! Question: what does one bin cost on one core, with 16 hypotheses, R = 6, d = 8, N = 64, and how
+//! far is each stage from the floor that this machine's arithmetic and memory set? Budget: 256
+//! channels p50 <= 100 us and p99 <= 250 us; 1024 channels p99 <= 500 us.
 //!
 //!     cargo bench --bench filter_bank                   # times, stages, floors
 //!     cargo bench --bench filter_bank -- instructions   # 200 bins of 256 channels and nothing else:
@@ -97,7 +97,8 @@ fn work(model: &Model, channels: usize, stage: Stage) -> (f64, f64) {
     let (flops, floats) = match stage {
         // Moments of each hypothesis against the pool or its prior; few are mixed, all may be.
         Stage::Mixing => (k * (3 * r * r + 5 * z * z), k * (2 * z * z + d * d)),
-        // M kappa, two hidden layers, N(e), its contraction with phi, N^T D M, tanh of 20 operations.
+        // M kappa, two hidden layers, N(e), its contraction with phi, N^T D M, tanh of 20
+        // operations.
         Stage::Factors => (
             k * (2 * n * r
                 + 2 * d * h1
@@ -182,7 +183,8 @@ fn ceilings() -> (f64, f64) {
         black_box(arch.dispatch(Peak(black_box(rounds))));
         rounds as f64 * 12.0 * 2.0 * lanes / (began.elapsed().as_secs_f64() * 1e6)
     });
-    // As large as what a bin of 256 channels goes through: beyond the first cache, within the second.
+    // As large as what a bin of 256 channels goes through: beyond the first cache, within the
+    // second.
     let array = vec![1.0f32; 48 << 10];
     let bytes = fastest(|| {
         let began = Instant::now();

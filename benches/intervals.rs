@@ -1,7 +1,7 @@
-//! Question: do 90 % credible intervals of the embedding and of the spectra hold the truth 90 % of the
-//! time, and does the embedding go on improving while nothing changes?
-//! Budget: coverage 0.90 +- 0.05. Truth is known where the model itself makes the recording; of teachers,
-//! whose embedding nobody knows, the estimate after a minute stands for it.
+//! Question: do 90 % credible intervals of the embedding and of the spectra hold the truth 90 % of
+//! the time, and does the embedding go on improving while nothing changes? Budget: coverage 0.90 +-
+//! 0.05. Truth is known where the model itself makes the recording; of teachers, whose embedding
+//! nobody knows, the estimate after a minute stands for it.
 //!
 //!     cargo bench --bench intervals [-- MODEL]
 

@@ -1,6 +1,6 @@
-//! Question: how long from sending a bin's counts to receiving its decision, over loopback, with the
-//! real daemon in a process of its own (built-in model, 96 channels)?
-//! Budget: p99 <= 1 ms at 1 kHz, over ZeroMQ and over gRPC.
+//! Question: how long from sending a bin's counts to receiving its decision, over loopback, with
+//! the real daemon in a process of its own (built-in model, 96 channels)? Budget: p99 <= 1 ms at 1
+//! kHz, over ZeroMQ and over gRPC.
 //!
 //!     cargo bench --bench latency
 

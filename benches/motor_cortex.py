@@ -1,12 +1,14 @@
-"""Where posture, planning and movement sit relative to the edge: spectral radius of the bin-to-bin map and abscissa at the
-filtered state, by label, on trials that were not learned; and whether the difference survives two controls.
+"""Where posture, planning and movement sit relative to the edge: spectral radius of the bin-to-bin
+map and abscissa at the filtered state, by label, on trials that were not learned; and whether the
+difference survives two controls.
 
     pip install numpy
     python benches/motor_cortex.py FOLDER_OF_RECORDINGS OUT_FOLDER [SEEDS]
 
-shuffled: bins of one label of one trial in random order (rates as they were, dynamics gone). rate-matched: counts of every
-label but the slowest thinned at random until all have the same mean rate. Each is learned and streamed anew. Intervals are
-over trials (90 %). Prints a Markdown table. The binary is target/release/regimed; an absent recording is skipped, and said.
+shuffled: bins of one label of one trial in random order (rates as they were, dynamics gone).
+rate-matched: counts of every label but the slowest thinned at random until all have the same mean
+rate. Each is learned and streamed anew. Intervals are over trials (90 %). Prints a Markdown table.
+The binary is target/release/regimed; an absent recording is skipped, and said.
 """
 import json, subprocess, sys
 from pathlib import Path

@@ -1,13 +1,14 @@
-//! Question: what do loads that no rig should make do to a healthy session beside them, and to memory?
-//! Loads: a session that is sent ten times what it can do; 1000 subscribers of which half never read; 200 connections
-//! that send garbage, again and again; all of these at once; every attack that docs/security.md lists, at once: parts of
-//! messages on every method, frames and subscriptions without end, messages that name a channel a million times,
-//! connections that say nothing or a little, starts that fail; a journal whose disk takes 200 ms for every sync (a
-//! library put before the system's, made with `cc`), with an event a second.
-//! Budget: the healthy session's p99 at 100 Hz (sent to decision received) at most twice that of the idle daemon; memory
-//! under attack at most 200 MiB above idle, at most 600 MiB in all; everything dropped counted by reason; afterwards all
-//! as before. Loads come over loopback from this
-//! process on the same cores, at a lower priority than the daemon's and the rig's, and end by themselves.
+//! Question: what do loads that no rig should make do to a healthy session beside them, and to
+//! memory? Loads: a session that is sent ten times what it can do; 1000 subscribers of which half
+//! never read; 200 connections that send garbage, again and again; all of these at once; every
+//! attack that docs/security.md lists, at once: parts of messages on every method, frames and
+//! subscriptions without end, messages that name a channel a million times, connections that say
+//! nothing or a little, starts that fail; a journal whose disk takes 200 ms for every sync (a
+//! library put before the system's, made with `cc`), with an event a second. Budget: the healthy
+//! session's p99 at 100 Hz (sent to decision received) at most twice that of the idle daemon;
+//! memory under attack at most 200 MiB above idle, at most 600 MiB in all; everything dropped
+//! counted by reason; afterwards all as before. Loads come over loopback from this process on the
+//! same cores, at a lower priority than the daemon's and the rig's, and end by themselves.
 //!
 //!     cargo bench --bench overload
 
@@ -81,8 +82,8 @@ fn slow_disk(folder: &Path) -> Option<PathBuf> {
     made.is_ok_and(|s| s.success()).then_some(library)
 }
 
-/// The healthy rig: 100 Hz, on a thread of its own that nothing else of this process holds up; times from sending to
-/// receiving, us.
+/// The healthy rig: 100 Hz, on a thread of its own that nothing else of this process holds up;
+/// times from sending to receiving, us.
 fn healthy(address: String, from: u64, seconds: u64) -> Vec<f64> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let measured = move || runtime.expect("a runtime").block_on(rig(address, from, seconds));
@@ -122,8 +123,8 @@ async fn rig(address: String, from: u64, seconds: u64) -> Vec<f64> {
     times
 }
 
-/// Loads would come from other machines: here they leave the cores to the daemon and the healthy rig where these want
-/// them.
+/// Loads would come from other machines: here they leave the cores to the daemon and the healthy
+/// rig where these want them.
 fn gives_way() {
     let _ = rustix::process::nice(10);
 }
@@ -142,8 +143,8 @@ async fn flood(address: String, going: Arc<AtomicBool>) -> u64 {
             if !going.load(Ordering::Relaxed) {
                 return None;
             }
-            // 20,000 bins a second in even steps: ten times what a session of this size is made for, and more than
-            // it can do beside the others.
+            // 20,000 bins a second in even steps: ten times what a session of this size is made
+            // for, and more than it can do beside the others.
             tokio::time::sleep(Duration::from_millis(1)).await;
             Some((Counts { sequence: n * 20, ..message }, n + 1))
         }

@@ -1,12 +1,15 @@
-"""Live labels of real recordings: pretrain on the first 70 % of trials, serve, replay the rest over ZeroMQ in real
-time, and score the daemon's own output against a per-bin linear discriminant and a Poisson HMM on the same split.
+"""Live labels of real recordings: pretrain on the first 70 % of trials, serve, replay the rest over
+ZeroMQ in real time, and score the daemon's own output against a per-bin linear discriminant and a
+Poisson HMM on the same split.
 
     pip install numpy scikit-learn hmmlearn matplotlib
     python benches/real_recordings.py FOLDER_OF_RECORDINGS OUT_FOLDER [NAME ...]
 
-Names: chewie, delayed, maze, maze-calibrated, rat (all by default). The mazes are one trial each: the model learns, or
-is calibrated, on one and streams the other; maze-calibrated starts from chewie's model, so it needs that case first. Prints one Markdown section per recording; writes NAME.json, NAME.csv
-(every live decision) and NAME.png. The binary is target/release/regimed. A recording that is absent is skipped, and said.
+Names: chewie, delayed, maze, maze-calibrated, rat (all by default). The mazes are one trial each:
+the model learns, or is calibrated, on one and streams the other; maze-calibrated starts from
+chewie's model, so it needs that case first. Prints one Markdown section per recording; writes
+NAME.json, NAME.csv (every live decision) and NAME.png. The binary is target/release/regimed. A
+recording that is absent is skipped, and said.
 """
 import csv, json, re, shutil, subprocess, sys, time
 from pathlib import Path
@@ -89,7 +92,8 @@ def trailing(x, window):
 
 
 def hmm(train, test, n):
-    """Poisson HMM fitted to the counts alone, states named by the training labels, filtered causally."""
+    """Poisson HMM fitted to the counts alone, states named by the training labels, filtered
+    causally."""
     (x, y), (z, _) = train, test
     best = max((PoissonHMM(n, n_iter=60, random_state=s).fit(x.astype(int)) for s in range(3)), key=lambda m: m.score(x.astype(int)))
     state = best.predict(x.astype(int))
@@ -98,7 +102,8 @@ def hmm(train, test, n):
 
 
 def labelled_hmm(train, test, n):
-    """The same with rates and transitions counted from the labels; unlabelled bins are a state of their own, never named."""
+    """The same with rates and transitions counted from the labels; unlabelled bins are a state of
+    their own, never named."""
     (x, y), (z, _) = train, test
     state = np.where(y < 0, n, y)
     k = n + 1 if (y < 0).any() else n

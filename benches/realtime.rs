@@ -1,7 +1,8 @@
-//! Question: what do real-time priority and a core of its own bring, where a machine is busy? One session of 96 channels at
-//! 100 Hz, two threads that compute all the time on each core, the daemon as it is, by `chrt --rr 20`, and so on the last
-//! core alone (`taskset`). From receiving a bin to handing its decision out, as the daemon says. Needs the right to set
-//! priorities (root); tells so and ends where it has none. No budget: docs/deploy.md quotes it.
+//! Question: what do real-time priority and a core of its own bring, where a machine is busy? One
+//! session of 96 channels at 100 Hz, two threads that compute all the time on each core, the daemon
+//! as it is, by `chrt --rr 20`, and so on the last core alone (`taskset`). From receiving a bin to
+//! handing its decision out, as the daemon says. Needs the right to set priorities (root); tells so
+//! and ends where it has none. No budget: docs/deploy.md quotes it.
 //!
 //!     cargo bench --bench realtime
 

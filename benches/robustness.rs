@@ -1,7 +1,7 @@
-//! Question: what do a rig's troubles cost, and what does following them give back? Unseen tasks of the
-//! built-in model's animals, a new regime every 3 s; the trouble begins after 30 s, and what counts is
-//! the time from 40 s on. `with` follows gains, silent channels and artefacts, `without` does not.
-//! No budget: the table says what to expect.
+//! Question: what do a rig's troubles cost, and what does following them give back? Unseen tasks of
+//! the built-in model's animals, a new regime every 3 s; the trouble begins after 30 s, and what
+//! counts is the time from 40 s on. `with` follows gains, silent channels and artefacts, `without`
+//! does not. No budget: the table says what to expect.
 //!
 //!     cargo bench --bench robustness [-- MODEL]
 

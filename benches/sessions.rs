@@ -1,6 +1,6 @@
-//! Question: does one daemon hold 40 sessions of 256 channels at 100 Hz, 16 hypotheses each, on 2 cores?
-//! Budget: no bin refused, no decision lost, and at most 8 MiB of resident memory for each session.
-//! The rigs send over gRPC from this process, on the same cores.
+//! Question: does one daemon hold 40 sessions of 256 channels at 100 Hz, 16 hypotheses each, on 2
+//! cores? Budget: no bin refused, no decision lost, and at most 8 MiB of resident memory for each
+//! session. The rigs send over gRPC from this process, on the same cores.
 //!
 //!     cargo bench --bench sessions
 

@@ -1,9 +1,9 @@
-//! Question: does a daemon that runs for long stay as it was: flat memory, no drift of its times, and every bin
-//! accounted for?
-//! Budget: 10^8 bins; memory after the first tenth grows by at most 2 MiB; the filter bank's time per bin in the last
-//! tenth is at most 1.2 times that in the first (on an idle machine); received = processed + late + rejected, and no event
-//! of the journal missing. A small model (4 channels, 2 hypotheses) in two sessions makes hours of bins pass in minutes:
-//! what could grow does so per bin, not per channel.
+//! Question: does a daemon that runs for long stay as it was: flat memory, no drift of its times,
+//! and every bin accounted for? Budget: 10^8 bins; memory after the first tenth grows by at most 2
+//! MiB; the filter bank's time per bin in the last tenth is at most 1.2 times that in the first (on
+//! an idle machine); received = processed + late + rejected, and no event of the journal missing. A
+//! small model (4 channels, 2 hypotheses) in two sessions makes hours of bins pass in minutes: what
+//! could grow does so per bin, not per channel.
 //!
 //!     cargo bench --bench soak                      10^8 bins: about an hour on 2 cores
 //!     cargo bench --bench soak -- --bins 1000000    a short one

@@ -1,13 +1,15 @@
-"""How much each source holds before anything is lost, and how long a bin takes from its peer's send to the decision's
-publication; beside it, a Python consumer that only receives the same messages.
+"""How much each source holds before anything is lost, and how long a bin takes from its peer's send
+to the decision's publication; beside it, a Python consumer that only receives the same messages.
 
     pip install -r tests/interop/requirements.txt
     cargo build --release --features lsl
     python benches/sources.py target/release/regimed [--seconds 2] [--only zeromq,open_ephys]
 
-Needs a redis-server beside these; what is absent is said and left out. One session of the built-in model, 96 channels, bins of 10 ms, everything on one machine. Latency at real time;
-load in steps of twice the rate (bins of 96 channels, or spikes with their 10 ms block) until something is rejected, late or lost, or the
-sender itself falls behind. Budget: decision within 1 ms of the peer's send at the 99th percentile (zeromq and grpc).
+Needs a redis-server beside these; what is absent is said and left out. One session of the built-in
+model, 96 channels, bins of 10 ms, everything on one machine. Latency at real time; load in steps of
+twice the rate (bins of 96 channels, or spikes with their 10 ms block) until something is rejected,
+late or lost, or the sender itself falls behind. Budget: decision within 1 ms of the peer's send at
+the 99th percentile (zeromq and grpc).
 """
 import argparse, json, pathlib, socket, subprocess, sys, tempfile, threading, time, urllib.request
 
@@ -95,7 +97,8 @@ def listen(port):
 
 
 def paced(units, send, rate, seconds, batch_s=0.002):
-    """Calls `send(i)` at a rate; the share of the time asked for that it took, 1 where it kept up."""
+    """Calls `send(i)` at a rate; the share of the time asked for that it took, 1 where it kept up.
+    """
     total, began, i = int(rate * seconds), time.monotonic(), 0
     while i < total:
         due = min(total, int((time.monotonic() - began + batch_s) * rate))

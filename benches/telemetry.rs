@@ -1,10 +1,11 @@
-//! Question: what does it cost to be watched? Ten sessions of 96 channels at 100 Hz, with HTTP off (no metrics are kept);
-//! with metrics, scraped every second; and with those and ten viewers of the live page, one on each session.
-//! Budget: metrics take at most 5 us of processor per bin, metrics and page at most 60 us (6 % of a core here); p99 from
-//! sent to decision received is at most 1.5 times that with both off.
-//! The cost is the difference of two daemons that run side by side, one of them with both off: what else a machine does
-//! meets both. Latencies are of a daemon alone; rounds of each take turns. Medians are told, and quartiles.
-//! Readings of the dynamics come once a second rather than ten times: they would take ten times all else, and drown it.
+//! Question: what does it cost to be watched? Ten sessions of 96 channels at 100 Hz, with HTTP off
+//! (no metrics are kept); with metrics, scraped every second; and with those and ten viewers of the
+//! live page, one on each session. Budget: metrics take at most 5 us of processor per bin, metrics
+//! and page at most 60 us (6 % of a core here); p99 from sent to decision received is at most 1.5
+//! times that with both off. The cost is the difference of two daemons that run side by side, one
+//! of them with both off: what else a machine does meets both. Latencies are of a daemon alone;
+//! rounds of each take turns. Medians are told, and quartiles. Readings of the dynamics come once a
+//! second rather than ten times: they would take ten times all else, and drown it.
 //!
 //!     cargo bench --bench telemetry
 

@@ -1,8 +1,10 @@
-//! What pretraining costs: time per step and memory against tasks, channels, rank and length of the recordings.
+//! What pretraining costs: time per step and memory against tasks, channels, rank and length of the
+//! recordings.
 //!
-//! Question: does a step cost the same however much is learned from, does memory stay where it is when recordings
-//! grow, and how do time and memory grow with channels and rank? Counts are drawn at random: what they say costs
-//! nothing. Budget: 1 MiB more for each recording of 20 MiB that is kept in the spool.
+//! Question: does a step cost the same however much is learned from, does memory stay where it is
+//! when recordings grow, and how do time and memory grow with channels and rank? Counts are drawn
+//! at random: what they say costs nothing. Budget: 1 MiB more for each recording of 20 MiB that is
+//! kept in the spool.
 //!
 //! `cargo bench --bench training_cost [-- PLOT.svg]` prints tables and, with a path, draws them.
 

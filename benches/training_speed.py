@@ -1,5 +1,6 @@
-"""Pretraining throughput, windows x bins per second, beside the same model in torch and in jax, on the same cores in one run.
-Question: is regimed ahead of torch? The filter's one-step likelihood with its gradient; no forecasts, no validation.
+"""Pretraining throughput, windows x bins per second, beside the same model in torch and in jax, on
+the same cores in one run. Question: is regimed ahead of torch? The filter's one-step likelihood
+with its gradient; no forecasts, no validation.
 
     pip install numpy jax optax torch
     python benches/training_speed.py [SESSIONS' CHANNELS] [RANK]

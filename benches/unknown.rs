@@ -1,6 +1,6 @@
-//! Question: how well does the novelty score tell dynamics outside the training family from unseen tasks
-//! inside it, beside other scores that could be used?
-//! Budget: AUROC >= 0.95 over all families, with at most 5 % of known recordings called unknown.
+//! Question: how well does the novelty score tell dynamics outside the training family from unseen
+//! tasks inside it, beside other scores that could be used? Budget: AUROC >= 0.95 over all
+//! families, with at most 5 % of known recordings called unknown.
 //!
 //!     cargo bench --bench unknown [-- MODEL]
 
@@ -150,7 +150,8 @@ const SCORES: [&str; 6] = [
     "surprise of the counts",
 ];
 
-/// Candidate scores of a recording (means from [`SCORED_FROM_S`] on), and whether `unknown` was said.
+/// Candidate scores of a recording (means from [`SCORED_FROM_S`] on), and whether `unknown` was
+/// said.
 fn scores(model: &Model, session: usize, counts: &Counts) -> ([f64; SCORES.len()], bool) {
     let readout = &model.readouts[session];
     let rule = DecisionRule::of(model, None);

@@ -1,4 +1,5 @@
-//! Opening files that people name: a pipe or a device under such a name would be waited for, or read, without end.
+//! Opening files that people name: a pipe or a device under such a name would be waited for, or
+//! read, without end.
 
 use std::fs::File;
 use std::io::{self, Read};

@@ -1,13 +1,16 @@
-//! Live dynamical-regime labels, regime-change events and edge-of-chaos metrics from binned spike counts.
+//! Live dynamical-regime labels, regime-change events and edge-of-chaos metrics from binned spike
+//! counts.
 //!
-//! A hypernetwork, pretrained on labelled recordings and then frozen, turns a *task embedding* into the
-//! low-rank weights of a rate network ([JEDI, arXiv 2603.10489](https://arxiv.org/abs/2603.10489)).
-//! The daemon fits the embedding online, bin by bin, with a bank of filters, and says which regime the
-//! population is in. The binary is a thin shell around this library; ARCHITECTURE.md shows the whole.
+//! A hypernetwork, pretrained on labelled recordings and then frozen, turns a *task embedding* into
+//! the low-rank weights of a rate network ([JEDI, arXiv
+//! 2603.10489](https://arxiv.org/abs/2603.10489)). The daemon fits the embedding online, bin by
+//! bin, with a bank of filters, and says which regime the population is in. The binary is a thin
+//! shell around this library; ARCHITECTURE.md shows the whole.
 //!
 //! In reading order, from the numbers up:
 //!
-//! 1. [`model`]: what is assumed of the population: hypernetwork, low-rank network, readouts, prior.
+//! 1. [`model`]: what is assumed of the population: hypernetwork, low-rank network, readouts,
+//!    prior.
 //! 2. [`inference`]: the online fit, a bank of filters over latent state and embedding.
 //! 3. [`dynamics`]: what a fitted network does near a state.
 //! 4. [`regime`]: from posteriors to labels, change events and scores.

@@ -51,8 +51,9 @@ const UNREAD: i32 = 128 + 13;
 /// What a panic has to say is waited for so long: whoever reads it may be stuck.
 const REPORT: Duration = Duration::from_secs(2);
 
-/// A panic is a bug, and a daemon that has lost a thread must not look alive. (A profile setting would
-/// do the same, and build every dependency twice: docs/decisions/0002-panics-abort-by-hook.md.)
+/// A panic is a bug, and a daemon that has lost a thread must not look alive. (A profile setting
+/// would do the same, and build every dependency twice:
+/// docs/decisions/0002-panics-abort-by-hook.md.)
 fn abort_on_panic() {
     std::panic::set_hook(Box::new(move |info| {
         // But for `println!` where nobody reads any more, as behind `| head`.

@@ -79,7 +79,8 @@ pub(crate) struct Bin {
     pub(crate) inside_us: f64,
 }
 
-/// A session's rig: 100 bins a second, each of them decided; what they took, but for the first second's.
+/// A session's rig: 100 bins a second, each of them decided; what they took, but for the first
+/// second's.
 pub(crate) async fn rig(
     address: String,
     session: String,

@@ -1,6 +1,7 @@
-//! Every decoder of what comes from outside, by name: any bytes may be given, and none may panic, hang, or take memory
-//! beyond what they are worth. `fuzz/` runs each under coverage; the tests run each on random bytes, on good
-//! examples with a few bytes changed, and on whatever a fuzzer has found.
+//! Every decoder of what comes from outside, by name: any bytes may be given, and none may panic,
+//! hang, or take memory beyond what they are worth. `fuzz/` runs each under coverage; the tests run
+//! each on random bytes, on good examples with a few bytes changed, and on whatever a fuzzer has
+//! found.
 
 mod sources;
 

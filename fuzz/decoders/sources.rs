@@ -1,5 +1,5 @@
-//! Bytes from nowhere into each of the sources, as a fuzzer makes them: whatever they are, they are taken, refused or
-//! counted, and every bin is accounted for.
+//! Bytes from nowhere into each of the sources, as a fuzzer makes them: whatever they are, they are
+//! taken, refused or counted, and every bin is accounted for.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -155,7 +155,8 @@ pub(super) fn zeromq(bytes: &[u8]) {
     with_rig(|rig| api::take(&message, &rig.intake, FRAME_BYTES_MAX));
 }
 
-/// Open Ephys messages: JSON header, a zero byte, payload; one after another behind four bytes of 255.
+/// Open Ephys messages: JSON header, a zero byte, payload; one after another behind four bytes
+/// of 255.
 pub(super) fn open_ephys(bytes: &[u8]) {
     let settings = open_ephys::Settings {
         threshold_sd: Some(-4.0),
@@ -180,7 +181,8 @@ pub(super) fn open_ephys(bytes: &[u8]) {
     });
 }
 
-/// BRAND entries: the first byte chooses the type of the counts, then parts: samples, i, ts, sync of each.
+/// BRAND entries: the first byte chooses the type of the counts, then parts: samples, i, ts, sync
+/// of each.
 pub(super) fn brand(bytes: &[u8]) {
     let Some((&dtype, rest)) = bytes.split_first() else { return };
     let words = brand::Dtype::WORDS;

@@ -56,7 +56,8 @@ pub(crate) fn routes(shared: Shared) -> IntoMakeServiceWithConnectInfo<Router, P
         .with_state(shared.clone())
         .merge(page::data(shared.page.clone()))
         .layer(from_fn_with_state(tokens.clone(), guard));
-    // Whoever restarts a daemon must see whether it lives, without a token; and the page asks for it.
+    // Whoever restarts a daemon must see whether it lives, without a token; and the page asks for
+    // it.
     let open = Router::new()
         .route("/healthz", get(|| async { "ok\n" }))
         .route("/readyz", get(ready))
@@ -91,7 +92,8 @@ async fn guard(State(tokens): State<Arc<Tokens>>, request: Request, next: Next) 
     (code, challenge, "expected 'authorization: Bearer TOKEN' of the role 'read'\n").into_response()
 }
 
-/// Without tokens, pages of other sites must not read what is here by a name that they have pointed to this machine.
+/// Without tokens, pages of other sites must not read what is here by a name that they have pointed
+/// to this machine.
 async fn near(State(tokens): State<Arc<Tokens>>, request: Request, next: Next) -> Response {
     if tokens.are_needed() || is_of_this_machine(request.headers()) {
         return next.run(request).await;
@@ -100,8 +102,8 @@ async fn near(State(tokens): State<Arc<Tokens>>, request: Request, next: Next) -
     (StatusCode::MISDIRECTED_REQUEST, why).into_response()
 }
 
-/// Whether a request was for an address or `localhost`, or says nothing. A page of another site whose name was pointed
-/// here (DNS rebinding) asks for that name.
+/// Whether a request was for an address or `localhost`, or says nothing. A page of another site
+/// whose name was pointed here (DNS rebinding) asks for that name.
 fn is_of_this_machine(headers: &HeaderMap) -> bool {
     let Some(host) = headers.get(header::HOST).and_then(|h| h.to_str().ok()) else { return true };
     let name = match host.rsplit_once(':') {

@@ -120,14 +120,16 @@ impl Conditions {
         conditions
     }
 
-    /// Of a session (or, without a name, of the daemon) it is said from now on that nothing is wrong.
+    /// Of a session (or, without a name, of the daemon) it is said from now on that nothing is
+    /// wrong.
     pub fn watch(&self, session: &str) {
         for condition in Condition::ALL {
             telemetry::condition(session, condition.name(), false);
         }
     }
 
-    /// A condition holds for a session (or, without a name, for the daemon), with what was found; or not.
+    /// A condition holds for a session (or, without a name, for the daemon), with what was found;
+    /// or not.
     pub fn set(&self, session: &str, condition: Condition, found: Option<String>) {
         let mut holding = self.holding.lock().unwrap_or_else(PoisonError::into_inner);
         let key = (session.to_owned(), condition);

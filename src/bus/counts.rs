@@ -7,8 +7,8 @@ use ringbuf::traits::{Consumer, Observer, Producer, Split};
 const WAITING_BINS: usize = 512;
 const WAITING: usize = 1 << 20;
 
-/// Where a session's thread puts its counts. Where the reader is behind, bins are left out; the next one says
-/// that there is a gap before it.
+/// Where a session's thread puts its counts. Where the reader is behind, bins are left out; the
+/// next one says that there is a gap before it.
 pub struct CountsTap {
     sending: <HeapRb<u16> as Split>::Prod,
     gap: bool,

@@ -1,8 +1,9 @@
 //! A session's regime changes: numbered, announced, and held for subscribers that resume.
 //!
-//! Numbers are gap-free because one task numbers all events of a session, in the order of their decisions, and the same
-//! order is kept up to here: the announcer announces them one after another. What was announced is in memory before its
-//! number is shown as the newest, so that nobody who has heard of a number is told that it was never given.
+//! Numbers are gap-free because one task numbers all events of a session, in the order of their
+//! decisions, and the same order is kept up to here: the announcer announces them one after
+//! another. What was announced is in memory before its number is shown as the newest, so that
+//! nobody who has heard of a number is told that it was never given.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -97,8 +98,9 @@ impl EventLog {
         self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Numbers an event, and hands it to the journal where there is one; `None` where that takes no more: the number is
-    /// not used then, and the event is counted as dropped. For the session's publishing task alone.
+    /// Numbers an event, and hands it to the journal where there is one; `None` where that takes no
+    /// more: the number is not used then, and the event is counted as dropped. For the session's
+    /// publishing task alone.
     pub fn number(&self, mut event: Event) -> Option<Numbered> {
         let Some(journal) = &self.journal else {
             event.event_sequence = self.numbered.fetch_add(1, Ordering::Relaxed) + 1;
@@ -165,8 +167,8 @@ impl EventLog {
         self.journal.as_ref().map_or(RUN.as_str(), |journal| journal.id())
     }
 
-    /// Events that were announced, after a number (0: all that are held), in order and without a gap; the next
-    /// when these are dealt with.
+    /// Events that were announced, after a number (0: all that are held), in order and without a
+    /// gap; the next when these are dealt with.
     ///
     /// # Errors
     /// When events in between are no longer held, or the number was never given.

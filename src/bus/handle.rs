@@ -1,8 +1,9 @@
 //! What there is of a session: one handle, which everything else borrows.
 //!
-//! The session's thread owns its numbers and is reached through rings and the [`Handoff`] alone. Everybody else, from the
-//! sources that bring counts to the viewers of the live page, holds the same [`SessionHandle`]. What must happen in an
-//! order happens inside one of its methods: [`SessionHandle::stop`] and [`Swap::finish`].
+//! The session's thread owns its numbers and is reached through rings and the [`Handoff`] alone.
+//! Everybody else, from the sources that bring counts to the viewers of the live page, holds the
+//! same [`SessionHandle`]. What must happen in an order happens inside one of its methods:
+//! [`SessionHandle::stop`] and [`Swap::finish`].
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
@@ -308,8 +309,9 @@ impl SessionHandle {
         alone.then(|| Swap { session: self.clone(), before: self.plan() })
     }
 
-    /// For the publishing task, when the first outcome of model number `swaps` has come: hands its plan to `take_up`,
-    /// and only then forgets the metrics of the former model, so that whatever still made some is done with them.
+    /// For the publishing task, when the first outcome of model number `swaps` has come: hands its
+    /// plan to `take_up`, and only then forgets the metrics of the former model, so that whatever
+    /// still made some is done with them.
     pub fn rename(&self, swaps: u32, take_up: impl FnOnce(&Plan)) {
         let waiting = locked(&self.renaming).take_if(|(number, _)| *number == swaps);
         let Some((_, plan)) = waiting else { return };
@@ -330,8 +332,8 @@ impl SessionHandle {
         self.events.wake();
     }
 
-    /// Stops the session: nothing more comes in, what waits is done and published, what writes elsewhere gets the last
-    /// of it. True where `drain` was too short for that.
+    /// Stops the session: nothing more comes in, what waits is done and published, what writes
+    /// elsewhere gets the last of it. True where `drain` was too short for that.
     pub async fn stop(&self, drain: Duration) -> bool {
         let Some(mut tasks) = locked(&self.tasks).take() else { return false };
         for task in &tasks.sources {
@@ -355,7 +357,8 @@ impl SessionHandle {
     }
 }
 
-/// Another model on its way into a session; dropped without [`Self::finish`], the session stays as it is.
+/// Another model on its way into a session; dropped without [`Self::finish`], the session stays as
+/// it is.
 pub(crate) struct Swap {
     session: Arc<SessionHandle>,
     /// What the session runs on.
@@ -373,8 +376,9 @@ pub(crate) struct SwapError {
 impl Swap {
     /// Gives the session the warm engine of `next`, and waits until it has taken it.
     ///
-    /// The publishing task must know the new words before the thread can have the new engine, whose first outcome is
-    /// worded by them; and they are withdrawn only after the engine was, which the thread may be taking meanwhile.
+    /// The publishing task must know the new words before the thread can have the new engine, whose
+    /// first outcome is worded by them; and they are withdrawn only after the engine was, which the
+    /// thread may be taking meanwhile.
     ///
     /// # Errors
     /// When the session ends, or its thread is stuck: it goes on as it was.

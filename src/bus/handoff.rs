@@ -8,8 +8,8 @@ pub(crate) struct Successor {
     pub(crate) engine: Engine,
     /// What its numbers belong to.
     pub(crate) fingerprint: String,
-    /// Where it is of another model: how many the session had before it, and its regime for each of the former
-    /// model's.
+    /// Where it is of another model: how many the session had before it, and its regime for each of
+    /// the former model's.
     pub(crate) swap: Option<(u32, Vec<Option<usize>>)>,
 }
 
@@ -25,8 +25,8 @@ impl Handoff {
     pub(crate) fn offer(&self, successor: Successor) {
         let mut place = self.successor.lock().unwrap_or_else(PoisonError::into_inner);
         *place = Some(successor);
-        // While the place is held: a thread that takes this one meanwhile would be told of it once more, and find the
-        // engine that it had before.
+        // While the place is held: a thread that takes this one meanwhile would be told of it once
+        // more, and find the engine that it had before.
         self.waiting.store(true, Ordering::Release);
         drop(place);
     }
@@ -46,9 +46,9 @@ impl Handoff {
         self.waiting.load(Ordering::Acquire)
     }
 
-    /// Between two bins: takes what waits in place of `current`, whose label stays in force; true where
-    /// something did. `swaps` becomes the number of models before. Never blocks, never frees: the engine before is
-    /// left in the place.
+    /// Between two bins: takes what waits in place of `current`, whose label stays in force; true
+    /// where something did. `swaps` becomes the number of models before. Never blocks, never frees:
+    /// the engine before is left in the place.
     pub(crate) fn take(
         &self,
         current: &mut Engine,

@@ -1,4 +1,5 @@
-//! What is held of a session, for whoever asks: its handle with its subscribers and events, and the registry of all.
+//! What is held of a session, for whoever asks: its handle with its subscribers and events, and the
+//! registry of all.
 
 mod calibration;
 mod conditions;

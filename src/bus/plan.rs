@@ -1,4 +1,5 @@
-//! What a session runs on: a model of a checkpoint, at the session's bin width, with a readout and a decision rule.
+//! What a session runs on: a model of a checkpoint, at the session's bin width, with a readout and
+//! a decision rule.
 
 use ndarray::{Array1, Array2};
 use std::path::PathBuf;
@@ -219,8 +220,8 @@ impl Plan {
         })
     }
 
-    /// The model that the session is calibrated on, and how many of the session's bins one of its bins is: the
-    /// checkpoint's own where it is that many times wider.
+    /// The model that the session is calibrated on, and how many of the session's bins one of its
+    /// bins is: the checkpoint's own where it is that many times wider.
     #[must_use]
     pub(crate) fn calibration_model(&self) -> (&Model, usize) {
         let own = &self.checkpoint.model;
@@ -230,7 +231,8 @@ impl Plan {
         }
     }
 
-    /// Whether its readout is learned with the channels as they come: no other order is known of them.
+    /// Whether its readout is learned with the channels as they come: no other order is known of
+    /// them.
     #[must_use]
     pub(crate) fn is_new_animal(&self) -> bool {
         self.choice.calibration.as_ref().is_some_and(|c| c.from.is_none())

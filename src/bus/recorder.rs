@@ -1,4 +1,5 @@
-//! Decisions into a log beside the journal, for later analysis; `regimed export` makes arrays of them.
+//! Decisions into a log beside the journal, for later analysis; `regimed export` makes arrays of
+//! them.
 
 use std::sync::Arc;
 

@@ -1,7 +1,8 @@
 //! The one registry of sessions: whoever looks for one by its name finds it here, and nowhere else.
 //!
-//! A name is taken from the moment that a start is asked for until a stop is done, so that no two of these meet. The lock
-//! is held for as long as it takes to look at the names: whatever reads files, fits or waits does so without it.
+//! A name is taken from the moment that a start is asked for until a stop is done, so that no two
+//! of these meet. The lock is held for as long as it takes to look at the names: whatever reads
+//! files, fits or waits does so without it.
 
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
@@ -330,8 +331,8 @@ impl Ending<'_> {
         }
     }
 
-    /// From here on nobody finds the session, and nothing is wrong with it any more. In this order: whoever looks for
-    /// faults looks at sessions that are found.
+    /// From here on nobody finds the session, and nothing is wrong with it any more. In this order:
+    /// whoever looks for faults looks at sessions that are found.
     pub(crate) fn hide(&self) {
         self.set(State::Ended);
         self.registry.conditions.forget(self.session.name());
@@ -342,7 +343,8 @@ impl Ending<'_> {
         self.registry.write().free(self.session.name());
     }
 
-    /// The stop is done and the daemon ends: the session is found by readers until the process ends.
+    /// The stop is done and the daemon ends: the session is found by readers until the process
+    /// ends.
     pub fn keep(self) {
         let last = State::Last(self.session.clone());
         self.set(last);

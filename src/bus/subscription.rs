@@ -1,5 +1,6 @@
-//! Who hears of a session's updates as they come: everybody, or those that want every n-th decision; and turns, where
-//! there are so many that to serve all at once would hold up everything else.
+//! Who hears of a session's updates as they come: everybody, or those that want every n-th
+//! decision; and turns, where there are so many that to serve all at once would hold up everything
+//! else.
 
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -18,7 +19,8 @@ use crate::wire::{Decision, Encoded, Event};
 pub(crate) const WAITING: usize = 4096;
 /// The same where only every n-th decision is wanted.
 const WAITING_THINNED: usize = 1024;
-/// Feeds of one session. Who wants yet another number is served from one of these, and skips the rest.
+/// Feeds of one session. Who wants yet another number is served from one of these, and skips the
+/// rest.
 const FEEDS_MAX: usize = 8;
 
 /// More subscribers to one session are a crowd...
@@ -194,9 +196,9 @@ impl Subscription {
         }
     }
 
-    /// The next update, as [`Self::next`]. Where a crowd listens to the session, each of it looks once in a round, the
-    /// longer the larger the crowd, and takes all that waits: to wake a thousand for every bin would take the time of
-    /// everybody else.
+    /// The next update, as [`Self::next`]. Where a crowd listens to the session, each of it looks
+    /// once in a round, the longer the larger the crowd, and takes all that waits: to wake a
+    /// thousand for every bin would take the time of everybody else.
     pub(crate) async fn next_in_turn(&mut self) -> Option<Arc<Update>> {
         loop {
             match self.looked() {

@@ -1,5 +1,5 @@
-//! The model directory: `model.safetensors` (arrays) and `model.json` (everything else), verified on
-//! load. `docs/model-format.md` documents both.
+//! The model directory: `model.safetensors` (arrays) and `model.json` (everything else), verified
+//! on load. `docs/model-format.md` documents both.
 
 mod arrays;
 mod builtin;
@@ -179,8 +179,8 @@ pub fn from_bytes(dir: &Path, card: &[u8], weights: &[u8]) -> Result<Checkpoint,
     Ok(Checkpoint { model, provenance: card.provenance, weights_sha256: card.weights_sha256 })
 }
 
-/// Writes a model directory, creating it where needed. Both files are complete before either gets its
-/// name.
+/// Writes a model directory, creating it where needed. Both files are complete before either gets
+/// its name.
 ///
 /// # Errors
 /// The file system's.

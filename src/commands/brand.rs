@@ -28,7 +28,8 @@ const TABLES: [&str; 5] = ["grpc", "zeromq", "http", "limits", "metrics"];
 /// Run as a node of a BRAND graph (parameters come from the graph; see docs/rigs/brand.md)
 #[derive(Debug, clap::Args)]
 pub struct BrandArgs {
-    /// -n NICKNAME, -i REDIS_HOST, -p REDIS_PORT, -s REDIS_SOCKET; other flags are ignored, as BRAND has it
+    /// -n NICKNAME, -i REDIS_HOST, -p REDIS_PORT, -s REDIS_SOCKET; other flags are ignored, as
+    /// BRAND has it
     #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "FLAGS")]
     pub flags: Vec<String>,
 }

@@ -12,6 +12,7 @@ use crate::checkpoint;
 use crate::checkpoint::Checkpoint;
 use crate::config::BUILTIN_MODEL;
 use crate::model::{Model, Readout, nearly_equal};
+use crate::recording::Recording;
 use crate::training::{Dataset, RECALIBRATION_ROUNDS, TrainingSettings, calibrate, recalibrate};
 
 /// Add a session's readout to a model; its dynamics stay as they are
@@ -26,8 +27,8 @@ pub struct CalibrateArgs {
     /// Directory for the model with the new readout (default: the model's own)
     #[arg(long, value_name = "MODEL")]
     pub out: Option<PathBuf>,
-    /// The model's session that this is another day of: same animal and channels, some units lost. No
-    /// labels are needed, and steps, batch, window, rate and seed play no part
+    /// The model's session that this is another day of: same animal and channels, some units lost.
+    /// No labels are needed, and steps, batch, window, rate and seed play no part
     #[arg(long, value_name = "SESSION")]
     pub from: Option<String>,
     /// Steps of Adam
@@ -58,22 +59,46 @@ pub fn run(args: &CalibrateArgs) -> Result<()> {
     if args.steps == 0 || args.batch == 0 || args.window_bins == 0 {
         bail!("--steps, --batch, --window-bins: expected at least 1 each, found a 0");
     }
-    let mut checkpoint = if args.model == Path::new(BUILTIN_MODEL) {
-        if args.out.is_none() {
-            bail!(
-                "--model {BUILTIN_MODEL}: expected --out with a place for the calibrated model, found none"
-            );
-        }
-        checkpoint::builtin()?
-    } else {
-        checkpoint::load(&args.model)?
+    let checkpoint = model(args)?;
+    let recording = recording(args, &checkpoint.model)?;
+    let data = Arc::new(Dataset::for_calibration(&recording)?);
+    let [session] = data.sessions.as_slice() else {
+        bail!("{}: expected one session, found {}", args.data.display(), data.sessions.len());
     };
+    let name = session.name.clone();
+    warn_of_counts(&checkpoint.model, f32::from(data.count_max));
+    eprintln!(
+        "session '{name}': {} channels, {:.1} s",
+        session.n_channels,
+        recording.n_bins() as f64 * recording.bin_width_s
+    );
+    let readout = match &args.from {
+        Some(from) => another_day(&checkpoint.model, from, &data, &name)?,
+        None => new_animal(args, &checkpoint.model, &data, &name)?,
+    };
+    keep(args, checkpoint, readout)
+}
+
+fn model(args: &CalibrateArgs) -> Result<Checkpoint> {
+    if args.model != Path::new(BUILTIN_MODEL) {
+        return Ok(checkpoint::load(&args.model)?);
+    }
+    if args.out.is_none() {
+        bail!(
+            "--model {BUILTIN_MODEL}: expected --out with a place for the calibrated model, found \
+             none"
+        );
+    }
+    Ok(checkpoint::builtin()?)
+}
+
+/// The recording, with its channels in the order of the readout that is calibrated again.
+fn recording(args: &CalibrateArgs, model: &Model) -> Result<Recording> {
     let mut recording = args.recordings.read(&args.data)?;
-    let before = args.from.as_ref().and_then(|from| checkpoint.model.readout(from));
+    let before = args.from.as_ref().and_then(|from| model.readout(from));
     if let Some(names) = before.and_then(|r| r.channels.as_ref()) {
         recording.arrange(names)?;
     }
-    let model = &mut checkpoint.model;
     let (expected, found) = (model.bin_width_s * 1e3, recording.bin_width_s * 1e3);
     if !nearly_equal(found, expected) {
         bail!(
@@ -81,17 +106,15 @@ pub fn run(args: &CalibrateArgs) -> Result<()> {
             args.data.display()
         );
     }
-    let data = Arc::new(Dataset::for_calibration(&recording)?);
-    let [session] = data.sessions.as_slice() else {
-        bail!("{}: expected one session, found {}", args.data.display(), data.sessions.len());
-    };
-    let name = session.name.clone();
-    warn_of_counts(model, f32::from(data.count_max));
-    eprintln!(
-        "session '{name}': {} channels, {:.1} s",
-        session.n_channels,
-        recording.n_bins() as f64 * recording.bin_width_s
-    );
+    Ok(recording)
+}
+
+fn new_animal(
+    args: &CalibrateArgs,
+    model: &Model,
+    data: &Arc<Dataset>,
+    name: &str,
+) -> Result<Readout> {
     let settings = TrainingSettings {
         steps: args.steps,
         batch: args.batch,
@@ -101,28 +124,27 @@ pub fn run(args: &CalibrateArgs) -> Result<()> {
         log_rate_bounds: model.online.log_rate_bounds,
         ..TrainingSettings::for_calibration()
     };
-    if let Some(from) = &args.from {
-        let readout = another_day(model, from, &data, &name)?;
-        return keep(args, checkpoint, readout);
-    }
     let interrupt = Interrupt::listen()?;
     let mut progress = Progress::new("calibrate", args.steps, 0);
-    let found = calibrate(model, &data, settings, |done, one_step| {
+    let found = calibrate(model, data, settings, |done, one_step| {
         progress.at(done, || format!("one step {one_step:.5}"));
         !interrupt.raised()
     })?;
     progress.finish();
     let prior = if found.labelled { "its own labels" } else { "the model's" };
     println!(
-        "session '{name}': one-step log-likelihood {:.5} nats per bin and channel; regime prior: {prior}",
+        "session '{name}': one-step log-likelihood {:.5} nats per bin and channel; regime prior: \
+         {prior}",
         found.one_step
     );
     if !found.labelled {
         eprintln!(
-            "warning: without labels the latents of a new animal need not agree with the model's; session '{name}' will be called unknown all along (give labels, or --from for another day of a known animal)"
+            "warning: without labels the latents of a new animal need not agree with the model's; \
+             session '{name}' will be called unknown all along (give labels, or --from for another \
+             day of a known animal)"
         );
     }
-    keep(args, checkpoint, found.readout)
+    Ok(found.readout)
 }
 
 /// Says where a model cannot tell counts as large as these.

@@ -35,13 +35,13 @@ fn share(p: f64, n: f64) -> String {
 fn scores(out: &mut String, name: &str, v: &Verdict, dwell_bins: f64) {
     // Bins of one stretch stand and fall together.
     let n = (v.n_bins as f64 / dwell_bins).max(1.0);
-    let told = |p: Option<f64>| p.map_or("-".into(), |p| share(p, n));
+    let cell = |p: Option<f64>| p.map_or("-".into(), |p| share(p, n));
     let _ = writeln!(
         out,
         "| {name} | {} | {} | {} | {:.3} | {:.3} |",
         share(v.accuracy, n),
-        told(v.accuracy_after_500ms),
-        told(v.accuracy_after_1s),
+        cell(v.accuracy_after_500ms),
+        cell(v.accuracy_after_1s),
         v.log_loss,
         v.calibration_error
     );
@@ -49,89 +49,115 @@ fn scores(out: &mut String, name: &str, v: &Verdict, dwell_bins: f64) {
 
 /// The card, Markdown.
 pub(super) fn card(of: &Checkpoint) -> String {
+    let parts = [
+        heading(of),
+        data(of),
+        sessions(of),
+        held_out(of),
+        operating_points(of),
+        exponents(of),
+        LIMITS.to_owned(),
+    ];
+    parts.concat()
+}
+
+fn heading(of: &Checkpoint) -> String {
     let (m, p) = (&of.model, &of.provenance);
     let d = &m.dims;
-    let mut out = format!("# Model {}\n\n", &of.weights_sha256[..12]);
-    let mut line = |text: String| {
-        out.push_str(&text);
-        out.push('\n');
-    };
-    line(format!(
-        "Regimes: {}. Bins of {} ms. Embedding {}, rank {}, {} units, hidden layers {} and {}.",
+    let tau_ms = 1e3 * m.bin_width_s / f64::from(m.network.leak);
+    let noise: f32 = m.network.process_variance.iter().sum::<f32>() / d.rank as f32;
+    format!(
+        "# Model {}\n\n\
+         Regimes: {}. Bins of {} ms. Embedding {}, rank {}, {} units, hidden layers {} and {}.\n\
+         Time constant {tau_ms:.0} ms, mean process variance {noise:.4} per bin; a regime lasts \
+         {:.1} s on average.\n\n\
+         Made by regimed {} (commit {}), seed {}, {} steps.\n",
+        &of.weights_sha256[..12],
         m.regime_names.join(", "),
         m.bin_width_s * 1e3,
         d.embedding,
         d.rank,
         d.units,
         d.hidden[0],
-        d.hidden[1]
-    ));
-    let tau_ms = 1e3 * m.bin_width_s / f64::from(m.network.leak);
-    let noise: f32 = m.network.process_variance.iter().sum::<f32>() / d.rank as f32;
-    line(format!(
-        "Time constant {tau_ms:.0} ms, mean process variance {noise:.4} per bin; a regime lasts {:.1} s on average.",
-        m.mean_dwell_s()
-    ));
-    line(format!(
-        "\nMade by regimed {} (commit {}), seed {}, {} steps.",
-        p.regimed_version, p.git_commit, p.seed, p.steps
-    ));
-    line("\n## Data\n\n| file | SHA-256 |\n|---|---|".into());
-    for file in &p.data {
-        line(format!("| {} | {} |", file.file, file.sha256));
+        d.hidden[1],
+        m.mean_dwell_s(),
+        p.regimed_version,
+        p.git_commit,
+        p.seed,
+        p.steps
+    )
+}
+
+fn data(of: &Checkpoint) -> String {
+    let mut out = "\n## Data\n\n| file | SHA-256 |\n|---|---|\n".to_owned();
+    for file in &of.provenance.data {
+        let _ = writeln!(out, "| {} | {} |", file.file, file.sha256);
     }
-    line("\n## Sessions\n\n| session | channels | counts | Gaussians of the regime prior |\n|---|---|---|---|".into());
-    for r in &m.readouts {
+    out
+}
+
+fn sessions(of: &Checkpoint) -> String {
+    let mut out = "\n## Sessions\n\n\
+                   | session | channels | counts | Gaussians of the regime prior |\n\
+                   |---|---|---|---|\n"
+        .to_owned();
+    for r in &of.model.readouts {
         let counts = if r.dispersion.is_some() { "negative binomial" } else { "Poisson" };
-        let counts = if r.trusted { counts.into() } else { format!("{counts}, not trusted") };
+        let trust = if r.trusted { "" } else { ", not trusted" };
         let n = r.prior.components.len();
-        line(format!("| {} | {} | {counts} | {n} |", r.session, r.n_channels()));
+        let _ = writeln!(out, "| {} | {} | {counts}{trust} | {n} |", r.session, r.n_channels());
     }
-    line("\n## Scores on held-out streams\n".into());
-    match &p.held_out {
-        None => line("Nothing labelled was held out: no scores.".into()),
-        Some(all) => {
-            line(
-                "90 % intervals in brackets, as if each stretch of one regime were one case.\n"
-                    .into(),
-            );
-            line("| session | accuracy | after 0.5 s | after 1 s | log loss, nats | calibration error |\n|---|---|---|---|---|---|".into());
-            let dwell_bins = m.shortest_regime_s() / m.bin_width_s;
-            scores(&mut out, "all", all, dwell_bins);
-            for (name, v) in &p.held_out_by_session {
-                scores(&mut out, name, v, dwell_bins);
-            }
-        }
+    out
+}
+
+fn held_out(of: &Checkpoint) -> String {
+    let mut out = "\n## Scores on held-out streams\n\n".to_owned();
+    let Some(all) = &of.provenance.held_out else {
+        return out + "Nothing labelled was held out: no scores.\n";
+    };
+    out.push_str(
+        "90 % intervals in brackets, as if each stretch of one regime were one case.\n\n\
+         | session | accuracy | after 0.5 s | after 1 s | log loss, nats | calibration error |\n\
+         |---|---|---|---|---|---|\n",
+    );
+    let dwell_bins = of.model.shortest_regime_s() / of.model.bin_width_s;
+    scores(&mut out, "all", all, dwell_bins);
+    for (name, v) in &of.provenance.held_out_by_session {
+        scores(&mut out, name, v, dwell_bins);
     }
-    if !m.online.operating_points.is_empty() {
-        out.push_str("\n| probability that a new label must reach | false changes a minute | median delay, ms |\n|---|---|---|\n");
-        for o in &m.online.operating_points {
-            let delay = o.median_delay_s.map_or("-".into(), |s| format!("{:.0}", s * 1e3));
-            let _ = writeln!(
-                out,
-                "| {} | {:.2} | {delay} |",
-                o.probability_min, o.false_changes_per_min
-            );
-        }
+    out
+}
+
+fn operating_points(of: &Checkpoint) -> String {
+    let points = &of.model.online.operating_points;
+    if points.is_empty() {
+        return String::new();
     }
-    if let Some(head) = &m.metric_head {
-        out.push_str("\n## Largest Lyapunov exponents as learned from simulated truth\n\n| regime | tasks learned, held out | error without noise, 1/s | error driven, 1/s |\n|---|---|---|---|\n");
-        for (name, h) in m.regime_names.iter().zip(&head.regimes) {
-            match h {
-                None => {
-                    let _ = writeln!(out, "| {name} | too few | - | - |");
-                }
-                Some(h) => {
-                    let cell = |i: usize| {
-                        format!("{:.2} rms, 90 % within {:.2}", h.rms_error[i], h.half_width[i])
-                    };
-                    let [a, b] = h.tasks;
-                    let _ = writeln!(out, "| {name} | {a}, {b} | {} | {} |", cell(0), cell(1));
-                }
-            }
-        }
+    let mut out = "\n| probability that a new label must reach | false changes a minute \
+                   | median delay, ms |\n|---|---|---|\n"
+        .to_owned();
+    for o in points {
+        let delay = o.median_delay_s.map_or("-".into(), |s| format!("{:.0}", s * 1e3));
+        let _ =
+            writeln!(out, "| {} | {:.2} | {delay} |", o.probability_min, o.false_changes_per_min);
     }
-    out.push_str(LIMITS);
+    out
+}
+
+fn exponents(of: &Checkpoint) -> String {
+    let Some(head) = &of.model.metric_head else { return String::new() };
+    let mut out = "\n## Largest Lyapunov exponents as learned from simulated truth\n\n\
+                   | regime | tasks learned, held out | error without noise, 1/s \
+                   | error driven, 1/s |\n|---|---|---|---|\n"
+        .to_owned();
+    for (name, found) in of.model.regime_names.iter().zip(&head.regimes) {
+        let row = found.as_ref().map_or("too few | - | -".into(), |h| {
+            let cell =
+                |i: usize| format!("{:.2} rms, 90 % within {:.2}", h.rms_error[i], h.half_width[i]);
+            format!("{}, {} | {} | {}", h.tasks[0], h.tasks[1], cell(0), cell(1))
+        });
+        let _ = writeln!(out, "| {name} | {row} |");
+    }
     out
 }
 

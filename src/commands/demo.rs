@@ -18,10 +18,10 @@ use super::watch::duration;
 use crate::bus::ModelSource;
 use crate::checkpoint;
 use crate::config::{Config, SessionConfig};
-use crate::daemon::Daemon;
+use crate::daemon::{Daemon, Endpoints};
 use crate::teacher::{Animal, AnimalSettings, Dwell, REGIME_NAMES, Regime, Simulation};
 use crate::wire::regimes_client::RegimesClient;
-use crate::wire::{Counts, SubscribeDecisionsRequest, SubscribeEventsRequest};
+use crate::wire::{Counts, DecisionUpdate, SubscribeDecisionsRequest, SubscribeEventsRequest};
 
 /// Seed of the animals that the built-in model knows (models/README.md).
 const ANIMALS_SEED: u64 = 1;
@@ -63,30 +63,39 @@ fn free(address: Option<SocketAddr>) -> Option<SocketAddr> {
     })
 }
 
-async fn demo(args: &DemoArgs) -> Result<()> {
+/// Everything on its usual address where that is free.
+fn config() -> Config {
     let usual = Config::default();
-    let config = Config {
+    Config {
         grpc_listen: free(usual.grpc_listen),
         zeromq_pull: free(usual.zeromq_pull),
         zeromq_publish: free(usual.zeromq_publish),
         http_listen: free(usual.http_listen),
         sessions: vec![SessionConfig::new(SESSION, ModelSource::Builtin, &ANIMAL.to_string())],
         ..usual
-    };
-    let daemon = Daemon::start(config).await?;
-    let endpoints = daemon.endpoints();
+    }
+}
+
+/// The gRPC endpoint, the one that counts go to, and what the picture says of all of them.
+fn endpoints(of: Endpoints) -> (String, String, Vec<String>) {
     let address = |a: Option<SocketAddr>| a.map_or("off".into(), |a| a.to_string());
-    let grpc = format!("http://{}", address(endpoints.grpc));
-    let pull = format!("tcp://{}", address(endpoints.zeromq_pull));
+    let grpc = format!("http://{}", address(of.grpc));
+    let pull = format!("tcp://{}", address(of.zeromq_pull));
     let notes = vec![
         format!("gRPC {grpc}  (regimed watch {grpc})"),
-        format!("ZeroMQ in {pull}, out tcp://{}", address(endpoints.zeromq_publish)),
-        format!("http://{0}  live page; /metrics, /health", address(endpoints.http)),
+        format!("ZeroMQ in {pull}, out tcp://{}", address(of.zeromq_publish)),
+        format!("http://{0}  live page; /metrics, /health", address(of.http)),
         format!(
             "simulated rig: 96 channels at 100 Hz, unseen tasks, another regime every {} to {} s",
             DWELL.from_s, DWELL.to_s
         ),
     ];
+    (grpc, pull, notes)
+}
+
+async fn demo(args: &DemoArgs) -> Result<()> {
+    let daemon = Daemon::start(config()).await?;
+    let (grpc, pull, notes) = endpoints(daemon.endpoints());
     let mut client = RegimesClient::new(AccessArgs::default().connect(&grpc).await?);
     let request = SubscribeDecisionsRequest { session: SESSION.into(), every: 1 };
     let mut decisions = client.subscribe_decisions(request).await?.into_inner();
@@ -123,7 +132,20 @@ async fn demo(args: &DemoArgs) -> Result<()> {
     }
     going.store(false, Ordering::SeqCst);
     let rig_result = rig.await?;
-    // Decisions on their way when the end came.
+    judge_the_rest(&mut board, &mut noted, &mut decisions).await;
+    picture.end();
+    drop((decisions, events, client));
+    daemon.stop().await?;
+    println!("{}", board.summary());
+    rig_result
+}
+
+/// Waits for decisions that were on their way when the end came, for a moment.
+async fn judge_the_rest(
+    board: &mut Scoreboard,
+    noted: &mut mpsc::UnboundedReceiver<(u64, Sent)>,
+    decisions: &mut tonic::Streaming<DecisionUpdate>,
+) {
     let grace = tokio::time::Instant::now() + Duration::from_millis(300);
     while board.waiting() > 0
         && let Ok(Ok(Some(update))) = tokio::time::timeout_at(grace, decisions.message()).await
@@ -135,11 +157,6 @@ async fn demo(args: &DemoArgs) -> Result<()> {
             board.judge(&decision, Instant::now());
         }
     }
-    picture.end();
-    drop((decisions, events, client));
-    daemon.stop().await?;
-    println!("{}", board.summary());
-    rig_result
 }
 
 /// The simulated rig: ZeroMQ, real time, a new unseen task of another regime every few seconds.

@@ -23,7 +23,8 @@ pub(crate) enum Sender {
 }
 
 impl Sender {
-    /// `tcp://` and `ipc://` are ZeroMQ (PUSH connects to the daemon's PULL), `http://` and `https://` are gRPC.
+    /// `tcp://` and `ipc://` are ZeroMQ (PUSH connects to the daemon's PULL), `http://` and
+    /// `https://` are gRPC.
     pub(crate) async fn connect(text: &str, access: &AccessArgs) -> Result<Self> {
         if text.starts_with("tcp://") || text.starts_with("ipc://") {
             let mut socket = PushSocket::new();

@@ -41,6 +41,31 @@ pub fn run(args: &InspectArgs) -> Result<()> {
     Ok(())
 }
 
+/// One session's length, rates, tasks and time under every label.
+fn session_lines(r: &Recording, session: &str, lines: &mut Vec<String>) {
+    let of = || r.trials.iter().filter(|t| t.session == session);
+    let bins: usize = of().map(crate::recording::Trial::n_bins).sum();
+    let spikes: u64 = of().flat_map(|t| &t.counts).map(|&c| u64::from(c)).sum();
+    let mut tasks: Vec<i64> = of().flat_map(|t| t.task.iter().copied()).collect();
+    tasks.sort_unstable();
+    tasks.dedup();
+    let per_bin = spikes as f64 / (bins.max(1) * r.n_channels) as f64;
+    lines.push(format!(
+        "session    '{session}': {:.1} s, {per_bin:.3} spikes per bin and channel ({:.1} /s), {} \
+         tasks",
+        bins as f64 * r.bin_width_s,
+        per_bin / r.bin_width_s,
+        tasks.len()
+    ));
+    let labelled = |name: Option<usize>| {
+        of().flat_map(|t| &t.regime).filter(|l| **l == name).count() as f64 * r.bin_width_s
+    };
+    for (i, name) in r.regime_names.iter().enumerate() {
+        lines.push(format!("           {name}: {:.1} s", labelled(Some(i))));
+    }
+    lines.push(format!("           without a label: {:.1} s", labelled(None)));
+}
+
 fn describe(r: &Recording) -> String {
     let seconds = r.n_bins() as f64 * r.bin_width_s;
     let mut lines = vec![
@@ -67,26 +92,7 @@ fn describe(r: &Recording) -> String {
         }
     }
     for session in sessions {
-        let of = || r.trials.iter().filter(|t| t.session == session);
-        let bins: usize = of().map(crate::recording::Trial::n_bins).sum();
-        let spikes: u64 = of().flat_map(|t| &t.counts).map(|&c| u64::from(c)).sum();
-        let mut tasks: Vec<i64> = of().flat_map(|t| t.task.iter().copied()).collect();
-        tasks.sort_unstable();
-        tasks.dedup();
-        let per_bin = spikes as f64 / (bins.max(1) * r.n_channels) as f64;
-        lines.push(format!(
-            "session    '{session}': {:.1} s, {per_bin:.3} spikes per bin and channel ({:.1} /s), {} tasks",
-            bins as f64 * r.bin_width_s,
-            per_bin / r.bin_width_s,
-            tasks.len()
-        ));
-        let labelled = |name: Option<usize>| {
-            of().flat_map(|t| &t.regime).filter(|l| **l == name).count() as f64 * r.bin_width_s
-        };
-        for (i, name) in r.regime_names.iter().enumerate() {
-            lines.push(format!("           {name}: {:.1} s", labelled(Some(i))));
-        }
-        lines.push(format!("           without a label: {:.1} s", labelled(None)));
+        session_lines(r, session, &mut lines);
     }
     let mut counts = vec![0u64; r.n_channels];
     for bin in r.trials.iter().flat_map(|t| t.counts.rows()) {

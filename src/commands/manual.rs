@@ -1,4 +1,5 @@
-//! `regimed completions` and `regimed man`: what the shell and `man` know of the command line, from its one definition.
+//! `regimed completions` and `regimed man`: what the shell and `man` know of the command line, from
+//! its one definition.
 
 use std::io::Write;
 use std::path::PathBuf;

@@ -35,7 +35,8 @@ pub struct RecordingArgs {
 pub(super) struct Names(Vec<(String, PathBuf)>);
 
 impl Names {
-    /// Two files of one name in two folders are two sessions: the later is named after its folder as well.
+    /// Two files of one name in two folders are two sessions: the later is named after its folder
+    /// as well.
     pub(super) fn tell_apart(&mut self, recording: &mut Recording) {
         let path = recording.path.clone();
         let own = recording::name_of(&path);

@@ -39,7 +39,8 @@ pub struct ReplayArgs {
     /// Times real speed
     #[arg(long, default_value_t = 1.0)]
     pub speed: f64,
-    /// Number of the first bin (default: the clock's microseconds, so that each replay is new to the daemon)
+    /// Number of the first bin (default: the clock's microseconds, so that each replay is new to
+    /// the daemon)
     #[arg(long, value_name = "N")]
     pub first_sequence: Option<u64>,
     /// Listen to the daemon's decisions at this gRPC endpoint and score them against the labels

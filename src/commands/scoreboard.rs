@@ -83,7 +83,8 @@ impl Scoreboard {
         self.waiting.len()
     }
 
-    /// The next decision; `None` where its bin was not sent here, else the truth it was judged against.
+    /// The next decision; `None` where its bin was not sent here, else the truth it was judged
+    /// against.
     pub(crate) fn judge(&mut self, decision: &Decision, now: Instant) -> Option<Option<usize>> {
         let sent = self.waiting.remove(&decision.sequence)?;
         if sent.starts {

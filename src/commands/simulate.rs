@@ -50,8 +50,8 @@ pub struct SimulateArgs {
     /// Seed
     #[arg(long, default_value_t = 1)]
     pub seed: u64,
-    /// Record the animals on another day: three in ten channels have another unit, rates have drifted;
-    /// sessions are named 0-day1, 1-day1, ...
+    /// Record the animals on another day: three in ten channels have another unit, rates have
+    /// drifted; sessions are named 0-day1, 1-day1, ...
     #[arg(long, value_name = "N")]
     pub day: Option<u64>,
     /// Leave out the truth (Lyapunov exponents, frequencies): most of the time is spent on it

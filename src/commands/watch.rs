@@ -26,8 +26,9 @@ const WAITING: usize = 4096;
 
 /// Show a daemon's labels, probabilities, metrics and events
 ///
-/// Several sessions at once on a terminal; plain lines (or, with --json, one JSON object a line: the protocol's messages)
-/// where the output goes elsewhere. A daemon that is lost is waited for; events are shown once each.
+/// Several sessions at once on a terminal; plain lines (or, with --json, one JSON object a line:
+/// the protocol's messages) where the output goes elsewhere. A daemon that is lost is waited for;
+/// events are shown once each.
 #[derive(Debug, clap::Args)]
 pub struct WatchArgs {
     /// gRPC endpoint of the daemon

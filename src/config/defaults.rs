@@ -14,7 +14,8 @@ pub(crate) const MESSAGE_BYTES_MAX: usize = 4 << 20;
 pub(crate) const CONNECTIONS_MAX: usize = 4096;
 /// ...and of those from one address.
 pub(crate) const CONNECTIONS_PER_PEER_MAX: usize = 2048;
-/// Default number of gRPC calls that run at once on one connection: the least that HTTP/2 recommends (RFC 9113, 6.5.2).
+/// Default number of gRPC calls that run at once on one connection: the least that HTTP/2
+/// recommends (RFC 9113, 6.5.2).
 pub(crate) const STREAMS_PER_CONNECTION_MAX: usize = 100;
 /// Default bins that wait for a session.
 pub(crate) const QUEUE_BINS: usize = 1024;

@@ -1,4 +1,5 @@
-//! What the environment says: the one place that reads it beside the command line and the log's level.
+//! What the environment says: the one place that reads it beside the command line and the log's
+//! level.
 
 use std::time::Duration;
 

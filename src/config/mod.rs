@@ -157,42 +157,8 @@ fn top<'a>(table: &'a DeTable<'a>, path: &Path, faults: &mut Faults<'a>) -> Conf
     section.section("http", |s| {
         set(&mut config.http_listen, s.address("listen", guarded));
     });
-    section.section("zeromq", |s| {
-        let plaintext = s.boolean("allow_plaintext").unwrap_or(false);
-        let plaintext = Beyond::Plaintext(plaintext);
-        set(&mut config.zeromq_pull, s.address("pull", plaintext));
-        set(&mut config.zeromq_publish, s.address("publish", plaintext));
-        config.zeromq_pull_ipc = s.socket_path("pull_ipc");
-        config.zeromq_publish_ipc = s.socket_path("publish_ipc");
-        if let Some(value) = s.value("subscribe") {
-            let DeValue::Array(list) = value.get_ref() else {
-                s.wrong(value, "subscribe", "an array of endpoints");
-                return;
-            };
-            for item in list {
-                match item.get_ref() {
-                    DeValue::String(e) if e.starts_with("tcp://") || e.starts_with("ipc://") => {
-                        config.zeromq_subscribe.push(e.to_string());
-                    }
-                    _ => s.wrong(item, "subscribe", "\"tcp://HOST:PORT\" or \"ipc://PATH\""),
-                }
-            }
-        }
-    });
-    section.section("limits", |s| {
-        set(&mut config.message_bytes_max, s.whole("message_bytes_max", 1024, 1 << 30));
-        set(&mut config.queue_bins, s.whole("queue_bins", 2, 1 << 20));
-        set(&mut config.gap_bins_max, s.whole("gap_bins_max", 0, 1 << 20));
-        set(&mut config.events_kept, s.whole("events_kept", 1, 10_000_000));
-        set(&mut config.sessions_max, s.whole("sessions_max", 1, SESSIONS_MAX));
-        let connections = s.whole("connections_max", 1, 1 << 20);
-        set(&mut config.connections.connections, connections);
-        let per_peer = s.whole("connections_per_peer_max", 1, 1 << 20);
-        set(&mut config.connections.per_peer, per_peer);
-        let streams = s.whole("streams_per_connection_max", 1, 1 << 16);
-        set(&mut config.streams_per_connection_max, streams);
-        set(&mut config.drain_s, s.number("drain_s", 0.0..3600.0, "seconds from 0 to 3600"));
-    });
+    section.section("zeromq", |s| zeromq(s, &mut config));
+    section.section("limits", |s| limits(s, &mut config));
     section.section("metrics", |s| {
         set(&mut config.metrics_hz, s.number("rate_hz", 0.1..100.1, "Hz from 0.1 to 100"));
     });
@@ -214,6 +180,42 @@ fn top<'a>(table: &'a DeTable<'a>, path: &Path, faults: &mut Faults<'a>) -> Conf
     }
     section.finish();
     config
+}
+
+fn zeromq(s: &mut Section<'_, '_>, config: &mut Config) {
+    let plaintext = Beyond::Plaintext(s.boolean("allow_plaintext").unwrap_or(false));
+    set(&mut config.zeromq_pull, s.address("pull", plaintext));
+    set(&mut config.zeromq_publish, s.address("publish", plaintext));
+    config.zeromq_pull_ipc = s.socket_path("pull_ipc");
+    config.zeromq_publish_ipc = s.socket_path("publish_ipc");
+    let Some(value) = s.value("subscribe") else { return };
+    let DeValue::Array(list) = value.get_ref() else {
+        s.wrong(value, "subscribe", "an array of endpoints");
+        return;
+    };
+    for item in list {
+        match item.get_ref() {
+            DeValue::String(e) if e.starts_with("tcp://") || e.starts_with("ipc://") => {
+                config.zeromq_subscribe.push(e.to_string());
+            }
+            _ => s.wrong(item, "subscribe", "\"tcp://HOST:PORT\" or \"ipc://PATH\""),
+        }
+    }
+}
+
+fn limits(s: &mut Section<'_, '_>, config: &mut Config) {
+    set(&mut config.message_bytes_max, s.whole("message_bytes_max", 1024, 1 << 30));
+    set(&mut config.queue_bins, s.whole("queue_bins", 2, 1 << 20));
+    set(&mut config.gap_bins_max, s.whole("gap_bins_max", 0, 1 << 20));
+    set(&mut config.events_kept, s.whole("events_kept", 1, 10_000_000));
+    set(&mut config.sessions_max, s.whole("sessions_max", 1, SESSIONS_MAX));
+    let connections = s.whole("connections_max", 1, 1 << 20);
+    set(&mut config.connections.connections, connections);
+    let per_peer = s.whole("connections_per_peer_max", 1, 1 << 20);
+    set(&mut config.connections.per_peer, per_peer);
+    let streams = s.whole("streams_per_connection_max", 1, 1 << 16);
+    set(&mut config.streams_per_connection_max, streams);
+    set(&mut config.drain_s, s.number("drain_s", 0.0..3600.0, "seconds from 0 to 3600"));
 }
 
 /// Every port, and every socket's path, is one's alone. (Port 0 is one of the system's choosing.)

@@ -57,62 +57,68 @@ pub(super) fn one_session(
         s.fault(span.clone(), "readout", problem);
     }
     if calibrate_s.is_some() && calibrate_from.is_none() && channels.is_none() {
-        let problem = "expected how many channels a new animal has (or calibrate_from, for another day of a known one), found nothing";
+        let problem = "expected how many channels a new animal has (or calibrate_from, for another \
+                       day of a known one), found nothing";
         s.fault(s.span.clone(), "channels", problem);
     }
-    let bin_ms = s.number("bin_ms", 0.001..60_000.0, "milliseconds above 0");
-    let probability_min = s.number("probability_min", 0.0..1.0, "a probability from 0 and below 1");
-    let dwell_ms = s.number("dwell_ms", 0.0..600_000.0, "milliseconds from 0");
-    let unknown = s.boolean("unknown").unwrap_or(true);
-    let mean_dwell_s = s.number("mean_dwell_s", 0.001..1e9, "seconds above 0");
+    let mut choice = ModelChoice::new(ModelSource::Builtin, "");
+    rule(s, &mut choice);
+    let events = events(s);
+    let source = rigs::source(s, path);
+    let redis = rigs::redis_out(s);
+    let name = checked_name(s, name?, before)?;
+    let (model, _) = model?;
+    if model != BUILTIN_MODEL {
+        let beside = path.parent().unwrap_or(Path::new("."));
+        choice.source = ModelSource::Directory(beside.join(model));
+    }
+    choice.readout = readout.map_or(name, |r| r.0).to_owned();
+    choice.channels = channels;
+    choice.calibration = calibrate_s.map(|seconds| {
+        let from = calibrate_from.map(|(from, _)| from.to_owned());
+        SelfCalibration { seconds, from }
+    });
+    Some(SessionConfig { name: name.to_owned(), choice, events, source, redis })
+}
+
+/// Keys of the decision rule and of what is followed beside the dynamics.
+fn rule(s: &mut Section<'_, '_>, choice: &mut ModelChoice) {
+    choice.bin_ms = s.number("bin_ms", 0.001..60_000.0, "milliseconds above 0");
+    let probability = "a probability from 0 and below 1";
+    choice.probability_min = s.number("probability_min", 0.0..1.0, probability);
+    choice.dwell_ms = s.number("dwell_ms", 0.0..600_000.0, "milliseconds from 0");
+    choice.unknown = s.boolean("unknown").unwrap_or(true);
+    choice.mean_dwell_s = s.number("mean_dwell_s", 0.001..1e9, "seconds above 0");
     let false_changes = "false changes per minute, above 0";
-    let false_changes_per_min = s.number("false_changes_per_min", 1e-6..1e4, false_changes);
+    choice.false_changes_per_min = s.number("false_changes_per_min", 1e-6..1e4, false_changes);
     let default = Adaptation::default();
     let gain_s = s.number("gain_time_constant_s", 0.0..1e6, "seconds, 0 for fixed gains");
-    let adaptation = Adaptation {
+    choice.adaptation = Adaptation {
         gain_time_constant_s: gain_s.or(default.gain_time_constant_s).filter(|s| *s > 0.0),
         silence: s.boolean("silent_channels").unwrap_or(default.silence),
         artefacts: s.boolean("artefacts").unwrap_or(default.artefacts),
     };
-    let events = events(s);
-    let source = rigs::source(s, path);
-    let redis = rigs::redis_out(s);
-    let (name, span) = name?;
+}
+
+/// A session's name, where it can be a topic and a label and no session before has it.
+fn checked_name<'a>(
+    s: &mut Section<'_, '_>,
+    (name, span): (&'a str, std::ops::Range<usize>),
+    before: &[SessionConfig],
+) -> Option<&'a str> {
     let sane = |c: char| c.is_ascii_alphanumeric() || "-_.:".contains(c);
-    if name.is_empty() || name.len() > 64 || !name.chars().all(sane) {
-        let problem = format!(
-            "expected 1 to 64 letters, digits or -_.: (names are topics and labels), found \"{name}\""
-        );
-        s.fault(span, "name", problem);
-        return None;
-    }
-    if before.iter().any(|b| b.name == name) {
-        s.fault(span, "name", format!("expected names that differ, found \"{name}\" twice"));
-        return None;
-    }
-    let (model, _) = model?;
-    let model = if model == BUILTIN_MODEL {
-        ModelSource::Builtin
+    let problem = if name.is_empty() || name.len() > 64 || !name.chars().all(sane) {
+        format!(
+            "expected 1 to 64 letters, digits or -_.: (names are topics and labels), found \
+             \"{name}\""
+        )
+    } else if before.iter().any(|b| b.name == name) {
+        format!("expected names that differ, found \"{name}\" twice")
     } else {
-        ModelSource::Directory(path.parent().unwrap_or(Path::new(".")).join(model))
+        return Some(name);
     };
-    let calibration = calibrate_s.map(|seconds| {
-        let from = calibrate_from.map(|(from, _)| from.to_owned());
-        SelfCalibration { seconds, from }
-    });
-    let choice = ModelChoice {
-        calibration,
-        channels,
-        bin_ms,
-        mean_dwell_s,
-        false_changes_per_min,
-        probability_min,
-        dwell_ms,
-        unknown,
-        adaptation,
-        ..ModelChoice::new(model, readout.map_or(name, |r| r.0))
-    };
-    Some(SessionConfig { name: name.to_owned(), choice, events, source, redis })
+    s.fault(span, "name", problem);
+    None
 }
 
 fn events(s: &mut Section<'_, '_>) -> AssemblySettings {

@@ -17,8 +17,8 @@ pub(super) struct Announcer {
 }
 
 impl Announcer {
-    /// Announces in order whatever comes, until nothing more does. What waits is what the journal holds: that is
-    /// bounded there.
+    /// Announces in order whatever comes, until nothing more does. What waits is what the journal
+    /// holds: that is bounded there.
     pub(super) async fn run(self, mut events: mpsc::UnboundedReceiver<Numbered>) {
         while let Some(numbered) = events.recv().await {
             let event = self.session.events.durable(numbered).await;

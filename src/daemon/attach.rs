@@ -1,4 +1,5 @@
-//! What a session has beside its ports: the rig that the daemon goes to, and where its results are written.
+//! What a session has beside its ports: the rig that the daemon goes to, and where its results are
+//! written.
 
 use std::net::UdpSocket;
 use std::sync::Arc;
@@ -15,9 +16,9 @@ use crate::rigs::lsl;
 use crate::rigs::replay::Player;
 use crate::rigs::{blackrock, brand, intan, open_ephys, redis, replay};
 
-/// The session's table with its rig's names for the channels in the order of its readout. Names are what tells one
-/// channel from another: an order learned from who fires first is right for a readout that is learned with it, and for no
-/// other.
+/// The session's table with its rig's names for the channels in the order of its readout. Names are
+/// what tells one channel from another: an order learned from who fires first is right for a
+/// readout that is learned with it, and for no other.
 ///
 /// # Errors
 /// Names that are not the readout's; none, where only the order would be left.
@@ -65,7 +66,8 @@ pub(super) fn named(mut session: SessionConfig, plan: &Plan) -> Result<SessionCo
     Ok(session)
 }
 
-/// The names that a session's rig goes by, with their key, and whether without them the order is learned.
+/// The names that a session's rig goes by, with their key, and whether without them the order is
+/// learned.
 fn electrodes(session: &mut SessionConfig) -> Option<(&'static str, &mut Vec<String>, bool)> {
     match session.source.as_mut()? {
         SourceConfig::OpenEphys(s) => {

@@ -1,5 +1,6 @@
-//! A session that calibrates itself: its first counts are gathered, its readout is fitted on a thread of its own,
-//! and the engine that reads by it takes over between two bins. Until then the label is `unknown`.
+//! A session that calibrates itself: its first counts are gathered, its readout is fitted on a
+//! thread of its own, and the engine that reads by it takes over between two bins. Until then the
+//! label is `unknown`.
 
 use std::path::PathBuf;
 use std::sync::Arc;

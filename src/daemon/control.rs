@@ -1,5 +1,5 @@
-//! Sessions at run time, over gRPC. Each call is done by a task of its own: one that has begun is done to its end,
-//! whether or not its client waits for the answer.
+//! Sessions at run time, over gRPC. Each call is done by a task of its own: one that has begun is
+//! done to its end, whether or not its client waits for the answer.
 
 use std::future::Future;
 use std::sync::Arc;

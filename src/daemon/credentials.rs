@@ -41,7 +41,8 @@ pub(crate) fn access(config: &Config) -> Result<Access> {
 type Reread = Arc<dyn Fn() -> Result<()> + Send + Sync>;
 
 impl Access {
-    /// Files, each to be read again by itself: one that hangs, or that cannot be read, holds up no other.
+    /// Files, each to be read again by itself: one that hangs, or that cannot be read, holds up no
+    /// other.
     fn files(&self) -> Vec<Reread> {
         let mut files: Vec<Reread> = Vec::new();
         for file in 0..self.tokens.n_files() {
@@ -55,7 +56,8 @@ impl Access {
         files
     }
 
-    /// Reads every file again once a second, and at once when it is asked for; what cannot be read is a condition.
+    /// Reads every file again once a second, and at once when it is asked for; what cannot be read
+    /// is a condition.
     pub(super) fn keep_reading(
         &self,
         registry: &Arc<Registry>,
@@ -113,7 +115,8 @@ pub(super) fn needs_control(_: &str) -> &'static [Role] {
     &[Role::Control]
 }
 
-/// Whoever starts, restarts or explores a daemon asks these before it has a token: they tell nothing of an experiment.
+/// Whoever starts, restarts or explores a daemon asks these before it has a token: they tell
+/// nothing of an experiment.
 pub(super) fn needs_nothing(_: &str) -> &'static [Role] {
     &[]
 }

@@ -84,8 +84,8 @@ pub(super) fn open_journal(config: &Config) -> Result<Opened> {
     Ok(Opened { journal: Some(Arc::new(journal)), keeping, decisions, damaged })
 }
 
-/// Reads the whole journal on a thread of its own, beside whoever writes it: what is damaged in files that were not read
-/// at the start is told as well.
+/// Reads the whole journal on a thread of its own, beside whoever writes it: what is damaged in
+/// files that were not read at the start is told as well.
 pub(super) fn check_journal(folder: PathBuf, registry: Arc<Registry>) -> Result<()> {
     let check = move || {
         give_way();

@@ -80,8 +80,8 @@ impl MetricsWorker {
         Ok(Self(sender))
     }
 
-    /// Asks for a reading of a state. Where the worker is behind, the state is passed over: the next
-    /// one is newer.
+    /// Asks for a reading of a state. Where the worker is behind, the state is passed over: the
+    /// next one is newer.
     pub(super) fn ask(&self, request: Request) {
         let _ = self.0.try_send(request);
     }

@@ -73,6 +73,14 @@ pub(crate) struct Daemon {
     _sockets: PrivateSocketDir,
 }
 
+/// Starts the supervisor.
+fn supervise(registry: Arc<Registry>, journal: Option<Arc<Journal>>) -> (Notifier, JoinHandle<()>) {
+    let supervision = Supervision::from_environment();
+    let notifier = Notifier::new(&supervision);
+    let supervisor = Supervisor { registry, journal, supervision };
+    (notifier, tokio::spawn(supervisor.run()))
+}
+
 impl Daemon {
     /// Loads models, binds every port, starts every session. When it returns, counts are taken.
     ///
@@ -82,14 +90,12 @@ impl Daemon {
         // Where nobody can ask for metrics, none are kept.
         let metrics = config.http_listen.map(|_| telemetry::install());
         let asked = config.clone();
-        let (plans, access) =
-            tokio::task::spawn_blocking(move || anyhow::Ok((plan(&asked)?, access(&asked)?)))
-                .await??;
+        let prepared = move || anyhow::Ok((plan(&asked)?, access(&asked)?));
+        let (plans, access) = tokio::task::spawn_blocking(prepared).await??;
         listeners::raise_open_files();
         let listeners = Listeners::bind(&config).await?;
         let endpoints = listeners.endpoints();
-        let sockets =
-            PrivateSocketDir::new().context("cannot make a private folder for sockets")?;
+        let sockets = PrivateSocketDir::new().context("no private folder for sockets")?;
         let ports = Ports { config: &config, access: &access, sockets: &sockets };
         let (closing, closed) = watch::channel(false);
         let (phase, phase_seen) = watch::channel(Phase::Starting);
@@ -119,10 +125,8 @@ impl Daemon {
         }
         let reread = Arc::new(Notify::new());
         tasks.extend(access.keep_reading(&registry, &reread));
-        let supervision = Supervision::from_environment();
-        let notifier = Notifier::new(&supervision);
-        let supervisor = Supervisor { registry, journal: journal.clone(), supervision };
-        tasks.push(tokio::spawn(supervisor.run()));
+        let (notifier, supervising) = supervise(registry, journal.clone());
+        tasks.push(supervising);
         notifier.notify("READY=1");
         phase.send_replace(Phase::Ready);
         Ok(Self {

@@ -38,8 +38,8 @@ pub(super) fn ring<T>(room: usize) -> (Sending<T>, Fetching<T>) {
 }
 
 impl<T> Sending<T> {
-    /// Hands one over. Waits where the ring is full: what is behind this thread waits in its own queue, where an
-    /// overflow is counted. Where nobody will fetch it any more, it is dropped.
+    /// Hands one over. Waits where the ring is full: what is behind this thread waits in its own
+    /// queue, where an overflow is counted. Where nobody will fetch it any more, it is dropped.
     pub(super) fn send(&mut self, mut value: T) {
         while let Err(back) = self.ring.try_push(value) {
             if !self.ring.read_is_held() {

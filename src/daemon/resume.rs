@@ -1,4 +1,5 @@
-//! A session's numbers across a restart: taken down about once a second and at every change, taken up at the start.
+//! A session's numbers across a restart: taken down about once a second and at every change, taken
+//! up at the start.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -68,13 +69,14 @@ pub(super) struct Beginning {
     pub(super) fingerprint: String,
     /// Number of the newest bin in the state that it goes on from.
     pub(super) resumed_after: Option<u64>,
-    /// It reads by the readout that the session had found for itself before a restart; whether its labels are to be
-    /// believed.
+    /// It reads by the readout that the session had found for itself before a restart; whether its
+    /// labels are to be believed.
     pub(super) own_readout: Option<bool>,
 }
 
-/// The engine that a session begins with: as it was before a restart where that is known and of use, else at the prior.
-/// A readout that the session had found for itself is taken up with a state of its own alone.
+/// The engine that a session begins with: as it was before a restart where that is known and of
+/// use, else at the prior. A readout that the session had found for itself is taken up with a state
+/// of its own alone.
 ///
 /// # Errors
 /// When the filter bank does not take the model.
@@ -103,8 +105,9 @@ pub(super) fn begin(
     Ok(beginning)
 }
 
-/// Restores a session's state into its engine, where there is one that is fresh and of this model: the label of the newest
-/// event is in force, as everybody was told. The number of the newest bin in it.
+/// Restores a session's state into its engine, where there is one that is fresh and of this model:
+/// the label of the newest event is in force, as everybody was told. The number of the newest bin
+/// in it.
 fn take_up(
     engine: &mut Engine,
     plan: &Plan,
@@ -168,8 +171,8 @@ pub(super) fn save_calibrated(
     Ok(checkpoint::save(&calibrated_folder(folder, session), &model, &provenance)?)
 }
 
-/// The engine that a session had calibrated for itself before the restart, its fingerprint, and whether its labels are
-/// to be believed; `None` where it had not, or on another model.
+/// The engine that a session had calibrated for itself before the restart, its fingerprint, and
+/// whether its labels are to be believed; `None` where it had not, or on another model.
 fn calibrated(plan: &Plan, folder: &Path) -> Option<(Engine, String, bool)> {
     plan.choice.calibration.as_ref()?;
     let saved = checkpoint::load(&calibrated_folder(folder, &plan.session)).ok()?.model;

@@ -40,8 +40,8 @@ const UPKEEP_EVERY: Duration = Duration::from_secs(5);
 /// A peer that is not there any more is found out by pings so far apart, and as long unanswered.
 const KEEPALIVE: Duration = Duration::from_secs(30);
 
-/// What every port goes by. Each has an [`Admission`] and an [`InFlight`] of its own: whoever fills one port leaves the
-/// others as they are.
+/// What every port goes by. Each has an [`Admission`] and an [`InFlight`] of its own: whoever fills
+/// one port leaves the others as they are.
 pub(super) struct Ports<'a> {
     pub(super) config: &'a Config,
     pub(super) access: &'a Access,
@@ -174,7 +174,8 @@ impl Ports<'_> {
         Ok((health, router))
     }
 
-    /// HTTP, and the upkeep of what it shows. Ends with the process: health stays visible while draining.
+    /// HTTP, and the upkeep of what it shows. Ends with the process: health stays visible while
+    /// draining.
     pub(super) fn http(
         &self,
         listener: TcpListener,

@@ -21,8 +21,8 @@ pub(super) struct Ends {
 /// Owns the numbers. After the first bins it neither allocates nor awaits.
 pub(super) struct SessionThread {
     engine: Engine,
-    /// For the metrics worker; for whoever calibrates, or warms up another engine; for the live page. The latter two are
-    /// full while nobody reads them.
+    /// For the metrics worker; for whoever calibrates, or warms up another engine; for the live
+    /// page. The latter two are full while nobody reads them.
     taps: [CountsTap; 3],
     /// Hypotheses that engines before this one lost.
     resets_before: u64,
@@ -49,7 +49,8 @@ pub(super) struct SessionThread {
 }
 
 impl SessionThread {
-    /// At the start of a session; `resumed_after`: number of the newest bin of the state that the engine goes on from.
+    /// At the start of a session; `resumed_after`: number of the newest bin of the state that the
+    /// engine goes on from.
     pub(super) fn new(
         session: Arc<SessionHandle>,
         ends: Ends,
@@ -139,7 +140,8 @@ impl SessionThread {
         }
     }
 
-    /// Predicts through the bins that came while the daemon was away, where the rig's numbers tell how many.
+    /// Predicts through the bins that came while the daemon was away, where the rig's numbers tell
+    /// how many.
     fn pass_downtime(&mut self, sequence: u64) {
         let Some(last) = self.resumed_after.take() else { return };
         let missed = sequence.saturating_sub(last).saturating_sub(1);

@@ -1,4 +1,5 @@
-//! Where a session's thread leaves its state without waiting, and whoever writes it to disk finds it.
+//! Where a session's thread leaves its state without waiting, and whoever writes it to disk finds
+//! it.
 
 use crate::inference::Tape;
 use crate::regime::Engine;
@@ -38,8 +39,8 @@ impl SnapshotSlot {
         Self { held: Mutex::new(held), every: every.max(1) }
     }
 
-    /// Between two bins: takes the state down where it is time. Neither blocks nor allocates; where the place is being
-    /// read, the next bin does it.
+    /// Between two bins: takes the state down where it is time. Neither blocks nor allocates; where
+    /// the place is being read, the next bin does it.
     pub(super) fn store(
         &self,
         engine: &mut Engine,

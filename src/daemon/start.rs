@@ -8,6 +8,7 @@ use tokio::sync::mpsc;
 use super::announcer::Announcer;
 use super::calibrator::Calibrator;
 use super::metrics_worker::Probe;
+use super::outcomes::Fetching;
 use super::publishing::{PublishingParts, PublishingTask};
 use super::resume::{Beginning, Keeping};
 use super::session_thread::{Ends, SessionThread};
@@ -15,9 +16,11 @@ use super::shared::Shared;
 use super::snapshot_slot::SnapshotSlot;
 use super::{attach, outcomes, resume};
 use crate::api::zeromq::publisher::Topics;
-use crate::bus::{CalibrationState, Parts, Plan, SessionHandle, Tasks, recorder, tap};
+use crate::bus::{
+    CalibrationState, CountsTap, Outcome, Parts, Plan, SessionHandle, Tasks, recorder, tap,
+};
 use crate::config::{Config, SessionConfig};
-use crate::intake::{Assembly, Port, PortSettings};
+use crate::intake::{Assembly, Outlet, Port, PortSettings};
 
 /// Outcomes that wait for the publishing task at most; the thread waits for it beyond that.
 const OUTCOMES_WAITING: usize = 4096;
@@ -36,7 +39,8 @@ impl Drop for ClosedUnlessKept {
 /// Starts a session's thread and its tasks. Reads files: not for a thread that does I/O for others.
 ///
 /// # Errors
-/// A recording that does not fit, a machine without a thread to spare: nothing is left of the session then.
+/// A recording that does not fit, a machine without a thread to spare: nothing is left of the
+/// session then.
 pub(super) fn start(
     plan: Plan,
     session: SessionConfig,
@@ -44,27 +48,16 @@ pub(super) fn start(
     shared: &Shared,
 ) -> Result<Arc<SessionHandle>> {
     let asked = attach::named(session, &plan)?;
-    // Another run's channels may be in another order: nothing of its readout is of use, nor of its state.
+    // Another run's channels may be in another order: nothing of its readout is of use, nor of its
+    // state.
     let keeping = shared.keeping.clone().filter(|_| !attach::learns_order(&asked));
-    if !plan.readout.trusted && plan.choice.calibration.is_none() {
-        tracing::warn!(
-            session = plan.session,
-            "calibrated without labels: its label stays 'unknown' (calibrate with labels, or with --from)"
-        );
-    }
+    warn_of_untrusted(&plan);
     let n_channels = plan.readout.n_channels();
-    let (port, outlet) = Port::open(PortSettings {
-        session: plan.session.clone(),
-        n_channels,
-        bin_width_s: plan.model.bin_width_s,
-        queue_bins: config.queue_bins,
-        gap_bins_max: config.gap_bins_max,
-    });
+    let (port, outlet) = Port::open(port_settings(&plan, config));
     let mut port_guard = ClosedUnlessKept(Some(port.clone()));
     let prepared = attach::prepare(&asked, port.settings(), plan.readout.channels.as_deref())?;
-    let Beginning { mut engine, fingerprint, resumed_after, own_readout } =
-        resume::begin(&plan, keeping.as_ref(), shared.journal.as_deref())
-            .with_context(|| format!("session '{}'", plan.session))?;
+    let beginning = resume::begin(&plan, keeping.as_ref(), shared.journal.as_deref())
+        .with_context(|| format!("session '{}'", plan.session))?;
     let plan = Arc::new(plan);
     let (page_tap, page_counts) = tap(n_channels);
     let (fit_tap, fit_counts) = tap(n_channels);
@@ -80,29 +73,19 @@ pub(super) fn start(
         events_kept: config.events_kept,
         journal: shared.journal.clone(),
     }));
-    if let Some(trusted) = own_readout {
-        session.set_calibration(|c| c.state = CalibrationState::of_result(trusted));
-    }
-    let slot = keeping.as_ref().map(|keeping| {
-        let every = (keeping.every_s / plan.model.bin_width_s).round() as u64;
-        Arc::new(SnapshotSlot::new(&mut engine, every))
-    });
-    let (sending, fetching) = outcomes::ring(OUTCOMES_WAITING);
+    let (resumed, own_readout) = (beginning.resumed_after.is_some(), beginning.own_readout);
     let taps = [metrics_tap, fit_tap, page_tap];
-    let ends = Ends { outlet, sending, taps, slot: slot.clone() };
-    let owner = SessionThread::new(session.clone(), ends, (engine, fingerprint), resumed_after);
-    let thread = std::thread::Builder::new()
-        .name(format!("session-{}", plan.session))
-        .spawn(move || owner.run())
-        .context("cannot start a session's thread")?;
-    port.set_thread(thread.thread().clone());
-    if own_readout.is_none() {
-        calibrate(&session, &plan, keeping.as_ref(), shared)?;
+    let (slot, fetching) = run_thread(&session, beginning, outlet, taps, keeping.as_ref())?;
+    match own_readout {
+        Some(trusted) => {
+            session.set_calibration(|c| c.state = CalibrationState::of_result(trusted));
+        }
+        None => calibrate(&session, &plan, keeping.as_ref(), shared)?,
     }
     // Nothing fails from here on.
     port_guard.0 = None;
     if let Some(journal) = &shared.journal {
-        journal.add(&plan.session, plan.started(resumed_after.is_some()));
+        journal.add(&plan.session, plan.started(resumed));
     }
     let (sources, mut outs) = attach::attach(&asked, &session, prepared);
     if let (Some(slot), Some(keeping)) = (slot, keeping) {
@@ -115,6 +98,51 @@ pub(super) fn start(
     let publishing = publish(&session, &plan, parts, shared);
     session.set_tasks(Tasks { sources, outs, publishing });
     Ok(session)
+}
+
+fn port_settings(plan: &Plan, config: &Config) -> PortSettings {
+    PortSettings {
+        session: plan.session.clone(),
+        n_channels: plan.readout.n_channels(),
+        bin_width_s: plan.model.bin_width_s,
+        queue_bins: config.queue_bins,
+        gap_bins_max: config.gap_bins_max,
+    }
+}
+
+fn warn_of_untrusted(plan: &Plan) {
+    if !plan.readout.trusted && plan.choice.calibration.is_none() {
+        tracing::warn!(
+            session = plan.session,
+            "calibrated without labels: its label stays 'unknown' (calibrate with labels, or with \
+             --from)"
+        );
+    }
+}
+
+/// Starts the thread that owns a session's engine; returns the place of its snapshots, where the
+/// state is kept, and the end of the ring that its outcomes come out of.
+fn run_thread(
+    session: &Arc<SessionHandle>,
+    beginning: Beginning,
+    outlet: Outlet,
+    taps: [CountsTap; 3],
+    keeping: Option<&Keeping>,
+) -> Result<(Option<Arc<SnapshotSlot>>, Fetching<Outcome>)> {
+    let Beginning { mut engine, fingerprint, resumed_after, .. } = beginning;
+    let slot = keeping.map(|keeping| {
+        let every = (keeping.every_s / session.plan().model.bin_width_s).round() as u64;
+        Arc::new(SnapshotSlot::new(&mut engine, every))
+    });
+    let (sending, fetching) = outcomes::ring(OUTCOMES_WAITING);
+    let ends = Ends { outlet, sending, taps, slot: slot.clone() };
+    let owner = SessionThread::new(session.clone(), ends, (engine, fingerprint), resumed_after);
+    let thread = std::thread::Builder::new()
+        .name(format!("session-{}", session.name()))
+        .spawn(move || owner.run())
+        .context("cannot start a session's thread")?;
+    session.port.set_thread(thread.thread().clone());
+    Ok((slot, fetching))
 }
 
 /// Starts a session's calibration, where it was asked for.
@@ -140,7 +168,8 @@ fn calibrate(
     calibrator.start()
 }
 
-/// Starts what publishes a session's outcomes, and what announces its events; both end with the session's thread.
+/// Starts what publishes a session's outcomes, and what announces its events; both end with the
+/// session's thread.
 fn publish(
     session: &Arc<SessionHandle>,
     plan: &Plan,
@@ -158,7 +187,8 @@ fn publish(
     let session = session.clone();
     tokio::spawn(async move {
         task.run().await;
-        // The task has dropped its end of the channel: the announcer ends when it has announced what waits there.
+        // The task has dropped its end of the channel: the announcer ends when it has announced
+        // what waits there.
         let _ = announcing.await;
         session.end();
     })

@@ -1,9 +1,10 @@
-//! Looks after the sessions, the journal and the clock four times a second, and tells the system's own supervisor that
-//! all goes on.
+//! Looks after the sessions, the journal and the clock four times a second, and tells the system's
+//! own supervisor that all goes on.
 
 use std::collections::HashMap;
 use std::os::unix::net::UnixDatagram;
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
 use crate::bus::{Condition, Registry, SessionHandle};
@@ -30,9 +31,63 @@ const JUMP_S: f64 = 1.0;
 /// That the clock was set is shown for so long.
 const JUMP_SHOWN: Duration = Duration::from_secs(600);
 
-/// What was seen of a session at the last look.
+/// A session's counts at one look.
+struct Counts {
+    bins: u64,
+    waiting: u64,
+    overloaded: u64,
+    resets: u64,
+    /// Bins with counts beyond the model.
+    beyond: u64,
+    /// How long the dynamics have been none that the model knows, seconds.
+    strange_s: f64,
+}
+
+impl Counts {
+    fn of(session: &SessionHandle) -> Self {
+        let totals = session.port.totals();
+        let vitals = &session.vitals;
+        let strange_bins = vitals.strange_bins.load(Relaxed);
+        Self {
+            bins: session.bins(),
+            waiting: totals.waiting,
+            overloaded: totals.overloaded,
+            resets: vitals.filter_resets.load(Relaxed),
+            beyond: vitals.bins_beyond.load(Relaxed),
+            strange_s: strange_bins as f64 * session.facts().bin_width_s,
+        }
+    }
+
+    /// What was expected and found where a condition holds.
+    fn describe(&self, condition: Condition) -> String {
+        let Self { waiting, overloaded, resets, beyond, strange_s, .. } = self;
+        match condition {
+            Condition::SessionStuck => {
+                format!("expected bins to be done, found {waiting} that wait")
+            }
+            Condition::FallingBehind => format!(
+                "expected bins to be done as they come, found {waiting} that wait and \
+                 {overloaded} refused for want of room"
+            ),
+            Condition::FilterDegenerate => format!(
+                "expected hypotheses to keep their numbers, found {resets} restarted so far"
+            ),
+            Condition::ModelMismatch => {
+                format!("expected dynamics that the model knows, found others for {strange_s:.0} s")
+            }
+            Condition::CountsBeyondModel => format!(
+                "expected counts within the model's range, found larger ones in {beyond} bins so \
+                 far"
+            ),
+            _ => "expected counts or events from the rig, found nothing".into(),
+        }
+    }
+}
+
+/// What was seen of a session at the looks so far.
 struct Seen {
     bins: u64,
+    /// When bins were last done, or none waited.
     progress: Instant,
     overloaded: u64,
     overload: Option<Instant>,
@@ -41,6 +96,48 @@ struct Seen {
     /// Bins done, and those beyond the model, at the last look at which enough were done.
     counted: (u64, u64),
     beyond: bool,
+}
+
+impl Seen {
+    fn at_first(counts: &Counts, now: Instant) -> Self {
+        Self {
+            bins: counts.bins,
+            progress: now,
+            overloaded: 0,
+            overload: None,
+            resets: counts.resets,
+            reset: None,
+            counted: (counts.bins, 0),
+            beyond: false,
+        }
+    }
+
+    fn update(&mut self, counts: &Counts, now: Instant) {
+        // Another session has taken the name.
+        if counts.bins < self.counted.0 {
+            (self.counted, self.beyond) = ((counts.bins, 0), false);
+        }
+        if counts.bins != self.bins || counts.waiting == 0 {
+            (self.bins, self.progress) = (counts.bins, now);
+        }
+        if counts.overloaded != self.overloaded {
+            (self.overloaded, self.overload) = (counts.overloaded, Some(now));
+        }
+        if counts.resets != self.resets {
+            (self.resets, self.reset) = (counts.resets, Some(now));
+        }
+        let (bins_then, beyond_then) = self.counted;
+        let passed = counts.bins.saturating_sub(bins_then);
+        if passed >= BEYOND_BINS {
+            let beyond = counts.beyond.saturating_sub(beyond_then);
+            self.beyond = beyond as f64 > BEYOND_SHARE * passed as f64;
+            self.counted = (counts.bins, counts.beyond);
+        }
+    }
+}
+
+fn is_within(since: Option<Instant>, time: Duration, now: Instant) -> bool {
+    since.is_some_and(|t| now.duration_since(t) < time)
 }
 
 /// Looks after everything.
@@ -130,86 +227,47 @@ impl Supervisor {
         self.registry.conditions.set("", Condition::ClockJumped, Some(found));
     }
 
-    /// Looks at a session; whether it is stuck.
+    /// Looks at a session and sets its conditions; whether it is stuck.
     fn look(
         &self,
         session: &Arc<SessionHandle>,
         seen: &mut HashMap<String, Seen>,
         now: Instant,
     ) -> bool {
-        let name = session.name();
-        let bins = session.bins();
-        let totals = session.port.totals();
-        let resets = session.vitals.filter_resets.load(std::sync::atomic::Ordering::Relaxed);
-        let strange = session.vitals.strange_bins.load(std::sync::atomic::Ordering::Relaxed);
-        let before = seen.entry(name.to_owned()).or_insert_with(|| Seen {
-            bins,
-            progress: now,
-            overloaded: 0,
-            overload: None,
-            resets,
-            reset: None,
-            counted: (bins, 0),
-            beyond: false,
-        });
-        // Another session of the same name.
-        if bins < before.counted.0 {
-            (before.counted, before.beyond) = ((bins, 0), false);
-        }
-        if bins != before.bins || totals.waiting == 0 {
-            (before.bins, before.progress) = (bins, now);
-        }
-        if totals.overloaded != before.overloaded {
-            (before.overloaded, before.overload) = (totals.overloaded, Some(now));
-        }
-        if resets != before.resets {
-            (before.resets, before.reset) = (resets, Some(now));
-        }
-        let beyond = session.vitals.bins_beyond.load(std::sync::atomic::Ordering::Relaxed);
-        let (bins_then, beyond_then) = before.counted;
-        let passed = bins.saturating_sub(bins_then);
-        if passed >= BEYOND_BINS {
-            before.beyond =
-                beyond.saturating_sub(beyond_then) as f64 > BEYOND_SHARE * passed as f64;
-            before.counted = (bins, beyond);
-        }
-        let beyond_now = before.beyond;
-        let within =
-            |since: Option<Instant>, time| since.is_some_and(|t| now.duration_since(t) < time);
-        let set = |condition, holds: bool, found: &dyn Fn() -> String| {
-            self.registry.conditions.set(name, condition, holds.then(found));
+        let counts = Counts::of(session);
+        let seen =
+            seen.entry(session.name().to_owned()).or_insert_with(|| Seen::at_first(&counts, now));
+        seen.update(&counts, now);
+        let stuck = now.duration_since(seen.progress) > STUCK;
+        let holds = |condition| match condition {
+            Condition::SessionStuck => stuck,
+            Condition::SourceStalled => session.port.is_stalled(),
+            Condition::FallingBehind => {
+                is_within(seen.overload, CALM, now)
+                    || counts.waiting * 2 > session.port.settings().queue_bins as u64
+            }
+            Condition::FilterDegenerate => is_within(seen.reset, RESET_SHOWN, now),
+            Condition::ModelMismatch => counts.strange_s >= MISMATCH_S,
+            Condition::CountsBeyondModel => seen.beyond,
+            _ => false,
         };
-        let facts = session.facts();
-        let stuck = now.duration_since(before.progress) > STUCK;
-        set(Condition::SessionStuck, stuck, &|| {
-            format!("expected bins to be done, found {} that wait", totals.waiting)
-        });
-        set(Condition::SourceStalled, session.port.is_stalled(), &|| {
-            "expected counts or events from the rig, found nothing".into()
-        });
-        let behind = within(before.overload, CALM)
-            || totals.waiting * 2 > session.port.settings().queue_bins as u64;
-        set(Condition::FallingBehind, behind, &|| {
-            format!(
-                "expected bins to be done as they come, found {} that wait and {} refused for want of room",
-                totals.waiting, totals.overloaded
-            )
-        });
-        set(Condition::FilterDegenerate, within(before.reset, RESET_SHOWN), &|| {
-            format!("expected hypotheses to keep their numbers, found {resets} begun anew so far")
-        });
-        let strange_s = strange as f64 * facts.bin_width_s;
-        set(Condition::ModelMismatch, strange_s >= MISMATCH_S, &|| {
-            format!("expected dynamics that the model knows, found others for {strange_s:.0} s")
-        });
-        set(Condition::CountsBeyondModel, beyond_now, &|| {
-            format!(
-                "expected counts that the model can tell, found larger ones in {beyond} bins so far"
-            )
-        });
+        for condition in WATCHED {
+            let found = holds(condition).then(|| counts.describe(condition));
+            self.registry.conditions.set(session.name(), condition, found);
+        }
         stuck
     }
 }
+
+/// Conditions of a session that are set here.
+const WATCHED: [Condition; 6] = [
+    Condition::SessionStuck,
+    Condition::SourceStalled,
+    Condition::FallingBehind,
+    Condition::FilterDegenerate,
+    Condition::ModelMismatch,
+    Condition::CountsBeyondModel,
+];
 
 #[cfg(test)]
 mod tests {

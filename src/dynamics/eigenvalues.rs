@@ -2,8 +2,8 @@
 
 use nalgebra::{Complex, DMatrix, Schur};
 
-/// Precisions that are tried in turn, relative to the matrix: the QR iteration of some matrices never
-/// reaches the first.
+/// Precisions that are tried in turn, relative to the matrix: the QR iteration of some matrices
+/// never reaches the first.
 const PRECISIONS: [f64; 3] = [1e-14, 1e-11, 1e-8];
 /// Iterations for each.
 const ITERATIONS_MAX: usize = 1000;

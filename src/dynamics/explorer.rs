@@ -1,5 +1,6 @@
-//! The fitted network set free: runs from the posterior, with and without noise, that go on from one
-//! refresh to the next. Out come Lyapunov spectra, frequencies and fixed points with credible intervals.
+//! The fitted network set free: runs from the posterior, with and without noise, that go on from
+//! one refresh to the next. Out come Lyapunov spectra, frequencies and fixed points with credible
+//! intervals.
 
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -47,7 +48,8 @@ pub(crate) struct PointCount {
     pub probability: f64,
 }
 
-/// What the fitted network does when it runs by itself, from the posterior over embedding and latents.
+/// What the fitted network does when it runs by itself, from the posterior over embedding and
+/// latents.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Portrait {
     /// Lyapunov spectrum without noise, 1/s, `[rank]`: posterior means, largest first.
@@ -58,7 +60,8 @@ pub(crate) struct Portrait {
     pub lyapunov_max_noise_free_per_s: Estimate,
     /// Largest exponent along noisy paths, 1/s.
     pub lyapunov_max_driven_per_s: Estimate,
-    /// Kaplan-Yorke dimension of the noise-free spectrum; exponents within 0.25 /s of 0 taken for 0.
+    /// Kaplan-Yorke dimension of the noise-free spectrum; exponents within 0.25 /s of 0 taken
+    /// for 0.
     pub kaplan_yorke_dimension: Estimate,
     /// Frequency of the noise-free run, Hz; `None` where most of it does not oscillate.
     pub oscillation_hz: Option<Estimate>,
@@ -299,7 +302,8 @@ fn count(points: &[FixedPoint]) -> [usize; 3] {
     ]
 }
 
-/// Upward crossings of the mean by the leading principal component of `trace [n, rank]`, per second.
+/// Upward crossings of the mean by the leading principal component of `trace [n, rank]`, per
+/// second.
 fn frequency(trace: &[f32], rank: usize, step_s: f64) -> Option<f64> {
     let n = trace.len() / rank;
     if n < 8 {

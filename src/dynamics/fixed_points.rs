@@ -21,9 +21,9 @@ pub(crate) struct FixedPoint {
     pub kappa: Vec<f64>,
     /// `q = |F(kappa) - kappa|^2 / 2` there, per bin squared.
     pub speed: f64,
-    /// `ln |z| / bin` of the leading eigenvalue `z` of the bin-to-bin map there, 1/s: below 0 is stable. It is
-    /// the map that was fitted: its continuous reading `(z - 1) / bin` would be short of the truth by
-    /// `(2 pi f)^2 bin / 2`, and call a slowly growing focus stable.
+    /// `ln |z| / bin` of the leading eigenvalue `z` of the bin-to-bin map there, 1/s: below 0 is
+    /// stable. It is the map that was fitted: its continuous reading `(z - 1) / bin` would be short
+    /// of the truth by `(2 pi f)^2 bin / 2`, and call a slowly growing focus stable.
     pub growth_per_s: f64,
     /// `|arg z| / (2 pi bin)`, Hz.
     pub frequency_hz: f64,
@@ -184,30 +184,37 @@ pub(crate) fn fixed_points(model: &Model, e: &[f32], starts: &[Vec<f32>]) -> Vec
             take((&first[i] + &first[j]) / 2.0);
         }
     }
-    let a = f64::from(model.network.leak);
-    let width = model.bin_width_s;
     let mut points: Vec<FixedPoint> = found
         .into_iter()
-        .filter_map(|(kappa, speed)| {
-            let (_, jacobian) = drift.at(&kappa);
-            // The directions outside the latents decay with tau: their eigenvalue of the map is 1 - a.
-            let mut leading = Complex::new(1.0 - a, 0.0);
-            for value in eigenvalues(&jacobian)? {
-                let z = value * a + 1.0;
-                if z.norm() > leading.norm() {
-                    leading = z;
-                }
-            }
-            Some(FixedPoint {
-                kappa: kappa.iter().copied().collect(),
-                speed,
-                growth_per_s: leading.norm().ln() / width,
-                frequency_hz: leading.arg().abs() / (std::f64::consts::TAU * width),
-            })
-        })
+        .filter_map(|(kappa, speed)| linearised(model, &drift, &kappa, speed))
         .collect();
     points.sort_by(|x, y| x.speed.total_cmp(&y.speed));
     points
+}
+
+/// The leading eigenvalue of the bin-to-bin map at a point; `None` where the iteration for it fails.
+fn linearised(
+    model: &Model,
+    drift: &Drift<'_>,
+    kappa: &DVector<f64>,
+    speed: f64,
+) -> Option<FixedPoint> {
+    let (a, width) = (f64::from(model.network.leak), model.bin_width_s);
+    let (_, jacobian) = drift.at(kappa);
+    // The directions outside the latents decay with tau: their eigenvalue of the map is 1 - a.
+    let mut leading = Complex::new(1.0 - a, 0.0);
+    for value in eigenvalues(&jacobian)? {
+        let z = value * a + 1.0;
+        if z.norm() > leading.norm() {
+            leading = z;
+        }
+    }
+    Some(FixedPoint {
+        kappa: kappa.iter().copied().collect(),
+        speed,
+        growth_per_s: leading.norm().ln() / width,
+        frequency_hz: leading.arg().abs() / (std::f64::consts::TAU * width),
+    })
 }
 
 #[cfg(test)]
@@ -252,7 +259,8 @@ mod tests {
 
     #[test]
     fn a_focus_that_grows_from_bin_to_bin_is_not_stable() {
-        // z = 0.995 + 0.15 i: the continuous reading has real part -0.5 /s, the map grows by 0.6 % a bin.
+        // z = 0.995 + 0.15 i: the continuous reading has real part -0.5 /s, the map grows by 0.6 %
+        // a bin.
         let points = fixed_points(&planar([0.95, -1.5, 1.5, 0.95]), &[0.0], &starts());
         assert!(points[0].is_fixed() && !points[0].is_stable(), "{points:?}");
         let growth = 100.0 * 0.995f64.hypot(0.15).ln();

@@ -1,4 +1,5 @@
-//! The fitted network under one embedding, as a map of its latents: `kappa -> kappa'` and its tangents.
+//! The fitted network under one embedding, as a map of its latents: `kappa -> kappa'` and its
+//! tangents.
 
 use pulp::{Arch, Simd, WithSimd};
 

@@ -11,8 +11,8 @@ use crate::model::{Model, Readout};
 /// Draws of the posterior over which a forecast averages.
 const DRAWS: usize = 24;
 
-/// Expected counts per bin `bins` ahead of a state, `[channels]`: the mean over draws of the posterior over
-/// embedding and latents, each run on with the model's process noise.
+/// Expected counts per bin `bins` ahead of a state, `[channels]`: the mean over draws of the
+/// posterior over embedding and latents, each run on with the model's process noise.
 #[must_use]
 pub(crate) fn forecast(
     model: &Model,
@@ -84,7 +84,8 @@ mod tests {
         for (found, expected) in found.iter().zip(expected) {
             assert!((f64::from(*found) / expected - 1.0).abs() < 1e-4, "{found} for {expected}");
         }
-        // Process noise spreads the log rate: its mean is the log-normal one. 120 bins are stationary.
+        // Process noise spreads the log rate: its mean is the log-normal one. 120 bins are
+        // stationary.
         let wide = model.network.process_variance[0] * 100.0;
         let mut noisy = model;
         noisy.network.process_variance = Array1::from_elem(2, wide);

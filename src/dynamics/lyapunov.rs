@@ -41,7 +41,8 @@ impl LyapunovSum {
         self.time_s += elapsed_s;
     }
 
-    /// Makes the tangent vectors orthonormal (modified Gram-Schmidt, the QR decomposition's `R_ii`).
+    /// Makes the tangent vectors orthonormal (modified Gram-Schmidt, the QR decomposition's
+    /// `R_ii`).
     fn renormalise(&mut self) {
         let n = self.dimension;
         for k in 0..self.grown.len() {
@@ -57,8 +58,8 @@ impl LyapunovSum {
         }
     }
 
-    /// Keeps only this share of what was summed: 0 after a transient, or less than 1 to follow a system
-    /// that changes.
+    /// Keeps only this share of what was summed: 0 after a transient, or less than 1 to follow a
+    /// system that changes.
     pub(super) fn forget(&mut self, keep: f64) {
         self.grown.iter_mut().for_each(|g| *g *= keep);
         self.time_s *= keep;
@@ -82,8 +83,9 @@ impl LyapunovSum {
     }
 }
 
-/// Kaplan-Yorke dimension `k + sum_{i<=k} lambda_i / |lambda_{k+1}|` of exponents, largest first, `k`
-/// the most whose sum is not negative (Kaplan & Yorke 1979). Their number where no sum is negative.
+/// Kaplan-Yorke dimension `k + sum_{i<=k} lambda_i / |lambda_{k+1}|` of exponents, largest first,
+/// `k` the most whose sum is not negative (Kaplan & Yorke 1979). Their number where no sum is
+/// negative.
 #[must_use]
 pub(super) fn kaplan_yorke_dimension(exponents: &[f64]) -> f64 {
     let mut sum = 0.0;
@@ -103,8 +105,8 @@ mod tests {
     use rand_chacha::ChaCha8Rng;
     use rand_distr::{Distribution, StandardNormal};
 
-    /// A step of Runge and Kutta for a flow and its tangents; `rate(x, v, out)`: the flow at `x` with
-    /// `v` empty, its Jacobian at `x` times `v` otherwise.
+    /// A step of Runge and Kutta for a flow and its tangents; `rate(x, v, out)`: the flow at `x`
+    /// with `v` empty, its Jacobian at `x` times `v` otherwise.
     fn runge_kutta(
         rate: impl Fn(&[f64], &[f64], &mut [f64]),
         x: &mut [f64],

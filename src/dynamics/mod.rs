@@ -19,8 +19,8 @@ pub(crate) use monitor::{Monitor, Position, Reading, feature_count};
 pub(crate) use signature::Signature;
 pub use spectrum::{StatePosterior, spectrum, spectrum_interval};
 
-/// A network of two units whose feedback is `N^T M = [[a, b], [c, d]]` at rest, with `tau` 0.1 s in bins
-/// of 10 ms: everything about it is known.
+/// A network of two units whose feedback is `N^T M = [[a, b], [c, d]]` at rest, with `tau` 0.1 s in
+/// bins of 10 ms: everything about it is known.
 #[cfg(test)]
 pub(crate) fn planar([a, b, c, d]: [f32; 4]) -> crate::model::Model {
     use ndarray::{Array1, Array2, Array3, arr2};

@@ -1,5 +1,5 @@
-//! One session's dynamics, refreshed off the hot path: spectra at the filtered state, free runs, fixed
-//! points, the counts' own measures, and what simulated truth makes of them.
+//! One session's dynamics, refreshed off the hot path: spectra at the filtered state, free runs,
+//! fixed points, the counts' own measures, and what simulated truth makes of them.
 
 use std::collections::VecDeque;
 
@@ -200,8 +200,9 @@ impl Monitor {
         Some(found.map(|[mean, low, high]| Estimate { mean, low, high }))
     }
 
-    /// What a metric head reads, `[feature_count]`: the embedding, the largest exponents of the free runs,
-    /// and the latents' variance, autocorrelation, speed and spread. `None` before a second was seen.
+    /// What a metric head reads, `[feature_count]`: the embedding, the largest exponents of the
+    /// free runs, and the latents' variance, autocorrelation, speed and spread. `None` before a
+    /// second was seen.
     #[must_use]
     pub(crate) fn features(&self, at: &Position<'_>, portrait: &Portrait) -> Option<Vec<f64>> {
         let mut features: Vec<f64> = at.state.embedding.iter().map(|&x| f64::from(x)).collect();

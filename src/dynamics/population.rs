@@ -271,10 +271,10 @@ impl Population {
         (left(best).0 > 0.0).then(|| best.exp())
     }
 
-    /// Effective connectivity radius over the last minutes (1 is where linear dynamics break down), taking
-    /// the channels for the whole circuit: `R = sqrt(1 - sqrt(1 / (1 + N Delta^2)))`, `Delta` the standard
-    /// deviation of the covariances between channels over the mean variance, what `T` windows scatter by
-    /// chance taken off. `None` while less than half a minute was seen.
+    /// Effective connectivity radius over the last minutes (1 is where linear dynamics break down),
+    /// taking the channels for the whole circuit: `R = sqrt(1 - sqrt(1 / (1 + N Delta^2)))`,
+    /// `Delta` the standard deviation of the covariances between channels over the mean variance,
+    /// what `T` windows scatter by chance taken off. `None` while less than half a minute was seen.
     #[must_use]
     pub(super) fn connectivity_radius(&self) -> Option<Estimate> {
         let n = self.channels;

@@ -2,8 +2,8 @@
 //!
 //! With `D = diag tanh'(M kappa + b)` the nonzero eigenvalues `mu` of the network's `J D` are those
 //! of `N(e)^T D M`, `[rank, rank]`. The bin-to-bin map `(1-a) I + a J D` then has eigenvalues
-//! `1 - a + a mu` (and `1 - a`), the continuous Jacobian `(-I + J D) / tau` has `(mu - 1) / tau` (and
-//! `-1 / tau`), with `a = bin / tau`. Local stability is `Re mu < 1`.
+//! `1 - a + a mu` (and `1 - a`), the continuous Jacobian `(-I + J D) / tau` has `(mu - 1) / tau`
+//! (and `-1 / tau`), with `a = bin / tau`. Local stability is `Re mu < 1`.
 
 use nalgebra::DMatrix;
 use rand::{RngExt, SeedableRng};
@@ -80,7 +80,8 @@ const HALF_WIDTH: f64 = 1.645;
 pub struct SpectrumInterval {
     /// At the posterior mean.
     pub mean: Spectrum,
-    /// Eigenvalues `1 - a + a mu` of the bin-to-bin map there, real and imaginary part, the largest first, `[rank]`.
+    /// Eigenvalues `1 - a + a mu` of the bin-to-bin map there, real and imaginary part, the largest
+    /// first, `[rank]`.
     pub map_eigenvalues: Vec<[f64; 2]>,
     /// Of [`Spectrum::spectral_radius`].
     pub spectral_radius: [f64; 2],
@@ -102,8 +103,8 @@ pub struct StatePosterior<'a> {
 }
 
 impl StatePosterior<'_> {
-    /// Lower triangular root `L` of the embedding's covariance `L L^T`, row by row; directions without
-    /// variance get none.
+    /// Lower triangular root `L` of the embedding's covariance `L L^T`, row by row; directions
+    /// without variance get none.
     pub(super) fn embedding_root(&self) -> Vec<f32> {
         let d = self.embedding.len();
         let at = |i: usize, j: usize| i * (i + 1) / 2 + j;
@@ -136,8 +137,8 @@ impl StatePosterior<'_> {
     }
 }
 
-/// The spectrum at a posterior's mean, with intervals: mean and standard deviation over draws from the
-/// posterior, the same normal variates every time.
+/// The spectrum at a posterior's mean, with intervals: mean and standard deviation over draws from
+/// the posterior, the same normal variates every time.
 #[must_use]
 pub fn spectrum_interval(model: &Model, of: StatePosterior<'_>) -> Option<SpectrumInterval> {
     let mean = spectrum(model, of.embedding, of.latent[0])?;

@@ -1,78 +1,20 @@
 //! The bank: mixing, weights, and what comes out of a bin.
 
-use ndarray::{Array2, ArrayView1};
 use pulp::{Simd, WithSimd};
 
 use super::BankError;
 use super::channels::{Adaptation, Channels, NOVELTY_WINDOW_S};
-use super::hypothesis::{Bin, Hypothesis, Layout, Scratch};
+use super::estimate::Estimate;
+use super::hypothesis::Hypothesis;
 use super::kernels::exp;
+use super::layout::{Bin, Layout, Scratch, check_sizes, entry, gram, log_factorials, precision};
 use super::tape::Tape;
-use crate::model::{COUNT_MAX, Component, Model, NoveltyLimits, Readout};
+use crate::model::{Model, NoveltyLimits, Readout};
 
 /// Time constant of the latent covariance behind the participation ratio, seconds.
 const PARTICIPATION_WINDOW_S: f64 = 2.0;
 /// Weight, beside its prior's, of a hypothesis that lost its numbers.
 const RESTARTED_WEIGHT: f32 = 1e-3;
-
-/// What the bank knows after a bin. Slices are as long as the model's sizes.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Estimate {
-    /// Posterior probability per regime given that it is one of them, temperature applied,
-    /// `[n_regimes]`; sums to 1.
-    pub posterior: Vec<f32>,
-    /// Posterior probability that it is none of them, but dynamics that training saw without a label;
-    /// 0 where it saw none.
-    pub unlabelled: f32,
-    /// `E[e | y_1..t]`, `[embedding]`, over all hypotheses.
-    pub embedding_mean: Vec<f32>,
-    /// Standard deviation of each embedding dimension, `[embedding]`.
-    pub embedding_sd: Vec<f32>,
-    /// Covariance of the embedding over all hypotheses, its lower triangle row by row,
-    /// `[embedding (embedding + 1) / 2]`.
-    pub embedding_covariance: Vec<f32>,
-    /// `E[kappa | y_1..t]`, `[rank]`.
-    pub latent: Vec<f32>,
-    /// Standard deviation of each latent dimension, `[rank]`.
-    pub latent_sd: Vec<f32>,
-    /// `log p(y_t | y_1..t-1)` (Laplace), nats per active channel; 0 for a missing bin.
-    pub log_likelihood: f32,
-    /// The larger of the next two over its limit: above 1, the dynamics are none the model knows.
-    pub novelty: f32,
-    /// Squared residuals smoothed over 1 s, over all channels, over what white innovations give: 1 by
-    /// chance.
-    pub innovation_runs: f32,
-    /// Squared Mahalanobis distance of the embedding from the nearest component of the regime prior, over
-    /// its dimensions, smoothed over 1 s.
-    pub embedding_distance: f32,
-    /// Participation ratio of the log rates' covariance over the last seconds, 1 to `rank`.
-    pub participation_ratio: f32,
-    /// The bin was taken for an artefact: prediction without update.
-    pub artefact: bool,
-    /// Channels that fell silent and do not inform.
-    pub silent_channels: u32,
-}
-
-impl Estimate {
-    fn empty(n_regimes: usize, embedding: usize, rank: usize) -> Self {
-        Self {
-            posterior: vec![0.0; n_regimes],
-            unlabelled: 0.0,
-            embedding_mean: vec![0.0; embedding],
-            embedding_sd: vec![0.0; embedding],
-            embedding_covariance: vec![0.0; embedding * (embedding + 1) / 2],
-            latent: vec![0.0; rank],
-            latent_sd: vec![0.0; rank],
-            log_likelihood: 0.0,
-            novelty: 0.0,
-            innovation_runs: 1.0,
-            embedding_distance: 0.0,
-            participation_ratio: 1.0,
-            artefact: false,
-            silent_channels: 0,
-        }
-    }
-}
 
 /// The bank of filters of one session.
 #[derive(Debug)]
@@ -179,8 +121,8 @@ impl FilterBank {
         self.channels.len()
     }
 
-    /// Rates of the newest bin as they were predicted, counts per bin, `[n_channels]`; 0 where a channel
-    /// does not inform.
+    /// Rates of the newest bin as they were predicted, counts per bin, `[n_channels]`; 0 where a
+    /// channel does not inform.
     #[must_use]
     pub fn expected_counts(&self) -> &[f32] {
         &self.channels.expected[..self.channels.len()]
@@ -230,8 +172,9 @@ impl FilterBank {
         }
     }
 
-    /// Goes on from a state that a bank of the same model and readout has taken down: bit for bit as that one would
-    /// have. `false` where its numbers are not sound: the bank is at its prior then.
+    /// Goes on from a state that a bank of the same model and readout has taken down: bit for bit
+    /// as that one would have. `false` where its numbers are not sound: the bank is at its prior
+    /// then.
     pub fn resume(&mut self, tape: &mut Tape) -> bool {
         self.state(tape);
         let sound = self.hypotheses.iter().all(|h| h.is_sound(&self.layout))
@@ -515,8 +458,8 @@ impl FilterBank {
     }
 }
 
-/// [`FilterBank::advance`], compiled for each set of vector instructions. A closure would not do: its
-/// call is not inlined into the function that has them.
+/// [`FilterBank::advance`], compiled for each set of vector instructions. A closure would not do:
+/// its call is not inlined into the function that has them.
 struct Advance<'a> {
     bank: &'a mut FilterBank,
     seen: bool,
@@ -529,68 +472,4 @@ impl WithSimd for Advance<'_> {
     fn with_simd<S: Simd>(self, simd: S) {
         self.bank.advance(simd, self.seen);
     }
-}
-
-/// Whether readout, prior and hazards have the model's sizes.
-fn check_sizes(model: &Model, readout: &Readout) -> Result<(), BankError> {
-    let size = |what, expected, found| {
-        if expected == found { Ok(()) } else { Err(BankError::Size { what, expected, found }) }
-    };
-    let (d, components) = (model.dims.embedding, &readout.prior.components);
-    if components.is_empty() {
-        return Err(BankError::NoHypotheses);
-    }
-    size("readout loading", readout.n_channels() * model.dims.rank, readout.loading.len())?;
-    for c in components {
-        size("prior mean", d, c.mean.len())?;
-        size("prior covariance", d * d, c.covariance.len())?;
-    }
-    let states = model.regime_names.len() + 1;
-    size("hazard rates", states * states, model.online.hazard_per_bin.len())
-}
-
-/// `C^T C`, `[rank, rank]`.
-fn gram(readout: &Readout, rank: usize) -> Vec<f32> {
-    let mut gram = vec![0.0; rank * rank];
-    for row in readout.loading.rows() {
-        for r in 0..rank {
-            for q in 0..rank {
-                gram[r * rank + q] += row[r] * row[q];
-            }
-        }
-    }
-    gram
-}
-
-/// Inverse of a component's covariance, `[embedding, embedding]`.
-fn precision(component: &Component) -> Vec<f32> {
-    let d = component.mean.len();
-    let cov = component.covariance.iter().map(|&x| f64::from(x));
-    let inverse = nalgebra::DMatrix::from_iterator(d, d, cov).try_inverse();
-    inverse.map_or_else(|| vec![0.0; d * d], |p| p.iter().map(|&x| x as f32).collect())
-}
-
-/// Hazard rates `[n_regimes + 1, n_regimes + 1]` spread over the components of each regime that is
-/// entered; `[n_regimes + 1, components]`.
-fn entry(hazard: &Array2<f32>, regime_of: &[usize], readout: &Readout) -> Vec<f32> {
-    let components = &readout.prior.components;
-    let mut total = vec![0.0f32; hazard.nrows()];
-    for (&r, c) in regime_of.iter().zip(components) {
-        total[r] += c.weight;
-    }
-    let into = |from: ArrayView1<'_, f32>| -> Vec<f32> {
-        let parts = regime_of.iter().zip(components);
-        parts.map(|(&r, c)| from[r] * c.weight / total[r]).collect()
-    };
-    hazard.rows().into_iter().flat_map(into).collect()
-}
-
-fn log_factorials() -> Vec<f32> {
-    let mut sum = 0.0f64;
-    let mut table = vec![0.0];
-    for k in 1..=u32::from(COUNT_MAX) {
-        sum += f64::from(k).ln();
-        table.push(sum as f32);
-    }
-    table
 }

@@ -1,4 +1,5 @@
-//! What is known of the channels themselves: which inform, how their rates drift, which fell silent.
+//! What is known of the channels themselves: which inform, how their rates drift, which fell
+//! silent.
 
 use super::kernels::{padded, padded_row};
 use super::tape::Tape;
@@ -252,8 +253,9 @@ impl Channels {
         squares / by_chance.max(f32::MIN_POSITIVE)
     }
 
-    /// A gamma posterior of each channel's gain whose evidence fades (power steady model, Smith 1979):
-    /// `gain = (pseudo + sum y) / (pseudo + sum lambda)`, sums discounted, `lambda` at gain 1.
+    /// A gamma posterior of each channel's gain whose evidence fades (power steady model, Smith
+    /// 1979): `gain = (pseudo + sum y) / (pseudo + sum lambda)`, sums discounted, `lambda` at
+    /// gain 1.
     fn follow_gains(&mut self) {
         for i in 0..self.n {
             self.observed[i] = self.keep * self.observed[i] + self.counts[i];

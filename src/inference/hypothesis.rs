@@ -1,205 +1,16 @@
 //! One hypothesis: predict and update of a Gaussian over `z = (kappa, e)`.
 
-use ndarray::{Array1, ArrayView1};
 use pulp::Simd;
 
-use super::kernels::{axpy, dot, exp, gemv_t, invert, ln_1p, padded, padded_row, tanh};
-use crate::model::{Model, RANK_MAX, Readout};
+use super::kernels::{axpy, dot, exp, gemv_t, invert, ln_1p, tanh};
+use super::layout::{Bin, Layout, Scratch};
+use crate::model::RANK_MAX;
 
-/// A step that lowers the log density of latents and counts by more than this, nats, goes too far: it is halved...
+/// A step that lowers the log density of latents and counts by more than this, nats, goes too far:
+/// it is halved...
 pub(super) const STEP_LOSS_MAX: f32 = 0.01;
 /// ...so many times at most.
 pub(super) const HALVINGS: usize = 6;
-/// Smaller dispersions are taken for this one: nearly Poisson, and nothing is divided by 0.
-const DISPERSION_MIN: f32 = 1e-3;
-
-/// Constants of a model and readout, laid out for the kernels.
-#[derive(Debug)]
-pub(super) struct Layout {
-    pub(super) rank: usize,
-    pub(super) embedding: usize,
-    /// `rank + embedding`.
-    pub(super) state: usize,
-    /// Row stride of a covariance.
-    pub(super) stride: usize,
-    units: usize,
-    hidden: [usize; 2],
-    leak: f32,
-    pub(super) process_variance: Vec<f32>,
-    pub(super) embedding_drift: f32,
-    bounds: [f32; 2],
-    /// `[rank, units]`, units padded.
-    m: Vec<f32>,
-    offset: Vec<f32>,
-    w1: Vec<f32>,
-    b1: Vec<f32>,
-    w2: Vec<f32>,
-    b2: Vec<f32>,
-    /// `[hidden1, rank, units]`, units padded.
-    wn: Vec<f32>,
-    n0: Vec<f32>,
-    wc: Vec<f32>,
-    /// Channels padded.
-    channels: usize,
-    /// `C` transposed, `[rank, channels]`.
-    loading: Vec<f32>,
-    /// Dispersion of negative binomial counts where the readout has one.
-    dispersion: Option<Vec<f32>>,
-    /// `C_r * C_s` for r <= s, `[rank (rank+1) / 2, channels]`.
-    products: Vec<f32>,
-}
-
-/// Rows of a matrix, or a vector as one row, padded to `stride`; of `rows` rows in all.
-fn padded_rows<'a>(
-    source: impl IntoIterator<Item = ArrayView1<'a, f32>>,
-    rows: usize,
-    stride: usize,
-) -> Vec<f32> {
-    let mut out = vec![0.0; rows * stride];
-    for (row, from) in out.chunks_exact_mut(stride).zip(source) {
-        row.iter_mut().zip(from).for_each(|(to, from)| *to = *from);
-    }
-    out
-}
-
-/// A vector padded to `len`.
-fn padded_vector(source: &Array1<f32>, len: usize) -> Vec<f32> {
-    padded_rows([source.view()], 1, len)
-}
-
-impl Layout {
-    pub(super) fn new(model: &Model, readout: &Readout) -> Self {
-        let dims = &model.dims;
-        let (rank, embedding) = (dims.rank, dims.embedding);
-        let units = padded(dims.units);
-        let hidden = [padded_row(dims.hidden[0]), padded_row(dims.hidden[1])];
-        let channels = padded(readout.n_channels());
-        let hyper = &model.hypernetwork;
-        let loading = padded_rows(readout.loading.columns(), rank, channels);
-        let mut products = Vec::with_capacity(rank * (rank + 1) / 2 * channels);
-        for r in 0..rank {
-            for s in r..rank {
-                products.extend(
-                    (0..channels).map(|i| loading[r * channels + i] * loading[s * channels + i]),
-                );
-            }
-        }
-        Self {
-            rank,
-            embedding,
-            state: rank + embedding,
-            stride: padded_row(rank + embedding),
-            units,
-            hidden,
-            leak: model.network.leak,
-            process_variance: model
-                .network
-                .process_variance
-                .iter()
-                .map(|q| q * model.online.process_noise)
-                .collect(),
-            embedding_drift: model.online.embedding_drift,
-            bounds: model.online.log_rate_bounds,
-            m: padded_rows(model.network.m.columns(), rank, units),
-            offset: padded_vector(&model.network.offset, units),
-            w1: padded_rows(hyper.w1.rows(), embedding, hidden[0]),
-            b1: padded_vector(&hyper.b1, hidden[0]),
-            w2: padded_rows(hyper.w2.rows(), hidden[0], hidden[1]),
-            b2: padded_vector(&hyper.b2, hidden[1]),
-            wn: padded_rows(hyper.wn.rows(), hidden[1] * rank, units),
-            n0: padded_rows(hyper.n0.rows(), rank, units),
-            wc: padded_rows(hyper.wc.rows(), hidden[1], rank),
-            channels,
-            loading,
-            dispersion: readout.dispersion.as_ref().map(|alpha| {
-                let floored = alpha.iter().map(|a| a.max(DISPERSION_MIN));
-                floored.chain(std::iter::repeat(DISPERSION_MIN)).take(channels).collect()
-            }),
-            products,
-        }
-    }
-
-    /// What counts of one bin add to the log-likelihood whatever the rates: `-sum log y!`, and for
-    /// negative binomial counts `sum_j<y log(1 + alpha j)` as well.
-    pub(super) fn count_constant(&self, counts: &[f32], log_factorial: &[f32]) -> f32 {
-        let last = log_factorial.len() - 1;
-        let mut constant = 0.0f32;
-        for (i, &y) in counts.iter().enumerate() {
-            let y = (y as usize).min(last);
-            constant -= log_factorial[y];
-            if let Some(alpha) = self.dispersion.as_ref().filter(|_| y > 1) {
-                constant += (1..y).map(|j| (alpha[i] * j as f32).ln_1p()).sum::<f32>();
-            }
-        }
-        constant
-    }
-}
-
-/// Working memory shared by all hypotheses of a bank.
-#[derive(Debug)]
-pub(super) struct Scratch {
-    phi: Vec<f32>,
-    slope: Vec<f32>,
-    h1: Vec<f32>,
-    h2: Vec<f32>,
-    d1: Vec<f32>,
-    d2: Vec<f32>,
-    tangent: Vec<f32>,
-    n: Vec<f32>,
-    contracted: Vec<f32>,
-    /// `[rank, stride]`: rows of the transition's Jacobian.
-    transition: Vec<f32>,
-    product: Vec<f32>,
-    gain_t: Vec<f32>,
-    rates: Vec<f32>,
-    residual: Vec<f32>,
-    log_rates: Vec<f32>,
-    /// `1 / (1 + alpha rate)` of negative binomial counts.
-    shrink: Vec<f32>,
-    square: Vec<f32>,
-    inverse: Vec<f32>,
-    latent: Vec<f32>,
-}
-
-impl Scratch {
-    pub(super) fn new(l: &Layout) -> Self {
-        let rows = || vec![0.0; l.rank * l.stride];
-        let channels = || vec![0.0; l.channels];
-        Self {
-            phi: vec![0.0; l.units],
-            slope: vec![0.0; l.units],
-            h1: vec![0.0; l.hidden[0]],
-            h2: vec![0.0; l.hidden[1]],
-            d1: vec![0.0; l.hidden[0]],
-            d2: vec![0.0; l.hidden[1]],
-            tangent: vec![0.0; l.hidden[1]],
-            n: vec![0.0; l.rank * l.units],
-            contracted: vec![0.0; l.hidden[1] * l.rank],
-            transition: rows(),
-            product: rows(),
-            gain_t: rows(),
-            rates: channels(),
-            residual: channels(),
-            log_rates: channels(),
-            shrink: channels(),
-            square: vec![0.0; l.rank * l.rank],
-            inverse: vec![0.0; l.rank * l.rank],
-            latent: vec![0.0; l.rank],
-        }
-    }
-}
-
-/// One bin as the update sees it, padded.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Bin<'a> {
-    /// Zero where `weight` is.
-    pub(super) counts: &'a [f32],
-    /// 1 for a channel that informs, else 0.
-    pub(super) weight: &'a [f32],
-    /// Log rates at `kappa = 0`.
-    pub(super) baseline: &'a [f32],
-}
-
 /// One Gaussian over `(kappa, e)`.
 #[derive(Debug, Clone)]
 pub(super) struct Hypothesis {
@@ -215,7 +26,8 @@ pub(super) struct Hypothesis {
     pub(super) whitened: Vec<f32>,
     /// `Lambda = C^T diag(lambda) C`, `[rank, rank]`.
     pub(super) information: Vec<f32>,
-    /// Log-likelihood of the newest bin at the predicted mean, what is the same for all rates left out.
+    /// Log-likelihood of the newest bin at the predicted mean, what is the same for all rates left
+    /// out.
     predicted: f32,
 }
 
@@ -232,8 +44,8 @@ impl Hypothesis {
         }
     }
 
-    /// Factors at the mean embedding, the mean step, and its Jacobian with respect to the latents in
-    /// `s.transition`.
+    /// Factors at the mean embedding, the mean step, and its Jacobian with respect to the latents
+    /// in `s.transition`.
     #[inline(always)]
     pub(super) fn factors<S: Simd>(&self, simd: S, l: &Layout, s: &mut Scratch) {
         let (rank, units, a) = (l.rank, l.units, l.leak);
@@ -279,8 +91,8 @@ impl Hypothesis {
         }
     }
 
-    /// The step's Jacobian with respect to the embedding: tangents of the hypernetwork's last hidden layer
-    /// in the `d` directions, contracted. After [`Self::factors`].
+    /// The step's Jacobian with respect to the embedding: tangents of the hypernetwork's last
+    /// hidden layer in the `d` directions, contracted. After [`Self::factors`].
     #[inline(always)]
     pub(super) fn tangents<S: Simd>(simd: S, l: &Layout, s: &mut Scratch) {
         let (rank, last, a) = (l.rank, l.hidden[1], l.leak);
@@ -363,8 +175,8 @@ impl Hypothesis {
         linear - dot(simd, &s.residual, bin.weight)
     }
 
-    /// Measurement update by one bin. Returns the Laplace evidence, what is the same for all rates left
-    /// out; adds this hypothesis' share of the rates that were predicted to `expected`.
+    /// Measurement update by one bin. Returns the Laplace evidence, what is the same for all rates
+    /// left out; adds this hypothesis' share of the rates that were predicted to `expected`.
     #[inline(always)]
     pub(super) fn update<S: Simd>(
         &mut self,
@@ -414,9 +226,10 @@ impl Hypothesis {
         }
     }
 
-    /// Mean and covariance given score and information; returns the evidence. The mean is one step of Newton's
-    /// method towards the mode. Where far more was counted than expected such a step overshoots, in log rates
-    /// by as much as the counts are too many: it is halved until the density does not fall.
+    /// Mean and covariance given score and information; returns the evidence. The mean is one step
+    /// of Newton's method towards the mode. Where far more was counted than expected such a step
+    /// overshoots, in log rates by as much as the counts are too many: it is halved until the
+    /// density does not fall.
     #[inline(always)]
     pub(super) fn correct<S: Simd>(
         &mut self,
@@ -426,27 +239,8 @@ impl Hypothesis {
         bin: Bin<'_>,
     ) -> f32 {
         let (rank, stride) = (l.rank, l.stride);
-        // Lambda P, rows of all the state, and A = I + Lambda P_kk.
-        s.product.fill(0.0);
-        s.gain_t.fill(0.0);
-        for r in 0..rank {
-            let row = &mut s.product[r * stride..(r + 1) * stride];
-            let head = &self.cov[..rank * stride];
-            gemv_t(simd, row, &self.information[r * rank..(r + 1) * rank], head);
-            s.square[r * rank..(r + 1) * rank].copy_from_slice(&row[..rank]);
-            s.square[r * rank + r] += 1.0;
-        }
-        let log_det = invert(&mut s.square, &mut s.inverse, rank);
+        let log_det = self.gains(simd, l, s);
         let mut column = [0.0f32; RANK_MAX];
-        for r in 0..rank {
-            self.whitened[r] =
-                (0..rank).map(|k| s.inverse[r * rank + k] * self.score[k]).sum::<f32>();
-            for k in 0..rank {
-                column[k] = s.inverse[k * rank + r];
-            }
-            let row = &mut s.gain_t[r * stride..(r + 1) * stride];
-            gemv_t(simd, row, &column[..rank], &self.cov[..rank * stride]);
-        }
         s.latent.copy_from_slice(&self.mean[..rank]);
         gemv_t(simd, &mut self.mean, &self.score, &s.gain_t);
         for i in 0..l.state {
@@ -479,6 +273,34 @@ impl Hypothesis {
             density = self.rates(simd, l, s, bin) - 0.5 * share * share * quadratic;
         }
         density - 0.5 * log_det
+    }
+
+    /// `Lambda P` in `s.product`, the gain `P (I + Lambda P_kk)^-1` transposed in `s.gain_t`, both
+    /// `[rank, stride]`, and the whitened score; returns the log determinant of `I + Lambda P_kk`.
+    #[inline(always)]
+    fn gains<S: Simd>(&mut self, simd: S, l: &Layout, s: &mut Scratch) -> f32 {
+        let (rank, stride) = (l.rank, l.stride);
+        s.product.fill(0.0);
+        s.gain_t.fill(0.0);
+        for r in 0..rank {
+            let row = &mut s.product[r * stride..(r + 1) * stride];
+            let head = &self.cov[..rank * stride];
+            gemv_t(simd, row, &self.information[r * rank..(r + 1) * rank], head);
+            s.square[r * rank..(r + 1) * rank].copy_from_slice(&row[..rank]);
+            s.square[r * rank + r] += 1.0;
+        }
+        let log_det = invert(&mut s.square, &mut s.inverse, rank);
+        let mut column = [0.0f32; RANK_MAX];
+        for r in 0..rank {
+            self.whitened[r] =
+                (0..rank).map(|k| s.inverse[r * rank + k] * self.score[k]).sum::<f32>();
+            for k in 0..rank {
+                column[k] = s.inverse[k * rank + r];
+            }
+            let row = &mut s.gain_t[r * stride..(r + 1) * stride];
+            gemv_t(simd, row, &column[..rank], &self.cov[..rank * stride]);
+        }
+        log_det
     }
 
     /// True while every number of the hypothesis is finite and every variance positive.

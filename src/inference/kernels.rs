@@ -1,6 +1,6 @@
 //! Vector kernels of the filter bank, inlined into [`pulp`]'s dispatch. Sums run in an order that
-//! depends on the width of the processor's vectors alone: on one kind of processor the same input gives
-//! the same bits.
+//! depends on the width of the processor's vectors alone: on one kind of processor the same input
+//! gives the same bits.
 
 use num_traits::Float;
 use pulp::Simd;

@@ -1,18 +1,22 @@
-//! The online fit: a bank of extended Kalman filters over `(kappa, e)` with Poisson counts, mixed by
-//! a hazard rate (interacting multiple models). No clock, no I/O, no allocation after construction.
+//! The online fit: a bank of extended Kalman filters over `(kappa, e)` with Poisson counts, mixed
+//! by a hazard rate (interacting multiple models). No clock, no I/O, no allocation after
+//! construction.
 
 mod bank;
 mod channels;
+mod estimate;
 mod hypothesis;
 pub(crate) mod kernels;
+mod layout;
 mod smoother;
 mod stage;
 mod tape;
 #[cfg(test)]
 mod twin;
 
-pub use bank::{Estimate, FilterBank};
+pub use bank::FilterBank;
 pub use channels::Adaptation;
+pub use estimate::Estimate;
 pub(crate) use smoother::smooth;
 pub use stage::Stage;
 pub use tape::Tape;

@@ -1,6 +1,6 @@
-//! Latents of a whole stretch given all its counts, under one embedding: the posterior's mode by Gauss and
-//! Newton, each step a Kalman filter forth and a Rauch-Tung-Striebel smoother back over the linearised model
-//! (Bell 1994). Offline: the filter bank knows only what has been.
+//! Latents of a whole stretch given all its counts, under one embedding: the posterior's mode by
+//! Gauss and Newton, each step a Kalman filter forth and a Rauch-Tung-Striebel smoother back over
+//! the linearised model (Bell 1994). Offline: the filter bank knows only what has been.
 
 use nalgebra::{DMatrix, DVector};
 use ndarray::{Array1, Array2, ArrayRef2};
@@ -114,8 +114,8 @@ impl Path<'_> {
     }
 }
 
-/// The most probable latents of every bin, `[bins, rank]`, given all counts `[bins, channels]` of a stretch
-/// and its embedding `[embedding]`; `None` where the numbers fail.
+/// The most probable latents of every bin, `[bins, rank]`, given all counts `[bins, channels]` of a
+/// stretch and its embedding `[embedding]`; `None` where the numbers fail.
 #[must_use]
 pub(crate) fn smooth(
     model: &Model,

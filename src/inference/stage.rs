@@ -4,7 +4,8 @@ use pulp::{Simd, WithSimd};
 
 use super::FilterBank;
 use super::channels::Channels;
-use super::hypothesis::{Bin, Hypothesis};
+use super::hypothesis::Hypothesis;
+use super::layout::Bin;
 
 /// A part of a bin's work.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,7 +40,8 @@ impl Stage {
 }
 
 impl FilterBank {
-    /// Runs one stage for all hypotheses, on what the bin before left: for its time, not its result.
+    /// Runs one stage for all hypotheses, on what the bin before left: for its time, not its
+    /// result.
     #[doc(hidden)]
     pub fn run_stage(&mut self, stage: Stage) {
         let arch = self.arch;

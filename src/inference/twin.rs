@@ -186,59 +186,75 @@ impl<'a> Twin<'a> {
                     f64::from(self.model.online.embedding_drift)
                 };
             }
-            let Some(counts) = counts else { continue };
-            let n = rank + dims.embedding;
-            let (mut info, mut score) = (DMatrix::zeros(n, n), DVector::zeros(n));
-            for (i, eta) in self.log_rates(&self.mean[k]).iter().enumerate() {
-                let row = DVector::from_iterator(
-                    n,
-                    (0..n).map(|r| {
-                        if r < rank { f64::from(self.readout.loading[[i, r]]) } else { 0.0 }
-                    }),
-                );
-                if active[i] {
-                    let shrink = 1.0 / (1.0 + self.dispersion(i) * eta.exp());
-                    info += &row * row.transpose() * eta.exp() * shrink;
-                    score += &row * (f64::from(counts[i]) - eta.exp()) * shrink;
-                }
+            if let Some(counts) = counts {
+                self.correct(k, counts, active);
             }
-            let before = self.mean[k].clone();
-            let prior_inverse = self.cov[k].clone().try_inverse().expect("invertible");
-            let cov = (prior_inverse + &info).try_inverse().expect("invertible");
-            let pk = self.cov[k].view((0, 0), (rank, rank)).into_owned();
-            let precision = pk.clone().try_inverse().expect("invertible");
-            let ik = info.view((0, 0), (rank, rank)).into_owned();
-            let density = |mean: &DVector<f64>| -> f64 {
-                let delta = (mean - &before).rows(0, rank).into_owned();
-                let likelihood: f64 = self
-                    .log_rates(mean)
-                    .iter()
-                    .enumerate()
-                    .filter(|(i, _)| active[*i])
-                    .map(|(i, eta)| self.log_probability(i, counts[i].into(), eta.exp()))
-                    .sum();
-                likelihood - 0.5 * delta.dot(&(&precision * &delta))
-            };
-            let (mut step, mut halved) = (&cov * score, 0);
-            for _ in 0..HALVINGS {
-                if density(&(&before + &step)) >= density(&before) - f64::from(STEP_LOSS_MAX) {
-                    break;
-                }
-                step *= 0.5;
-                halved += 1;
-            }
-            let after = &before + &step;
-            let density = density(&after);
-            self.mean[k] = after;
-            self.halved += halved;
-            self.log_weight[k] +=
-                density - 0.5 * (DMatrix::identity(rank, rank) + pk * ik).determinant().ln();
-            self.cov[k] = cov;
         }
         let top = self.log_weight.iter().copied().fold(f64::NEG_INFINITY, f64::max);
         let total = top + self.log_weight.iter().map(|l| (l - top).exp()).sum::<f64>().ln();
         self.log_weight.iter_mut().for_each(|l| *l -= total);
         total
+    }
+
+    /// Fisher information and score of the counts at the predicted state.
+    fn information(
+        &self,
+        k: usize,
+        counts: &[f32],
+        active: &[bool],
+    ) -> (DMatrix<f64>, DVector<f64>) {
+        let rank = self.model.dims.rank;
+        let n = rank + self.model.dims.embedding;
+        let (mut info, mut score) = (DMatrix::zeros(n, n), DVector::zeros(n));
+        for (i, eta) in self.log_rates(&self.mean[k]).iter().enumerate() {
+            let loading =
+                |r: usize| if r < rank { f64::from(self.readout.loading[[i, r]]) } else { 0.0 };
+            let row = DVector::from_iterator(n, (0..n).map(loading));
+            if active[i] {
+                let shrink = 1.0 / (1.0 + self.dispersion(i) * eta.exp());
+                info += &row * row.transpose() * eta.exp() * shrink;
+                score += &row * (f64::from(counts[i]) - eta.exp()) * shrink;
+            }
+        }
+        (info, score)
+    }
+
+    /// One halved Newton step, and the Laplace evidence.
+    fn correct(&mut self, k: usize, counts: &[f32], active: &[bool]) {
+        let rank = self.model.dims.rank;
+        let (info, score) = self.information(k, counts, active);
+        let before = self.mean[k].clone();
+        let prior_inverse = self.cov[k].clone().try_inverse().expect("invertible");
+        let cov = (prior_inverse + &info).try_inverse().expect("invertible");
+        let pk = self.cov[k].view((0, 0), (rank, rank)).into_owned();
+        let precision = pk.clone().try_inverse().expect("invertible");
+        let ik = info.view((0, 0), (rank, rank)).into_owned();
+        let density = |mean: &DVector<f64>| -> f64 {
+            let delta = (mean - &before).rows(0, rank).into_owned();
+            let likelihood: f64 = self
+                .log_rates(mean)
+                .iter()
+                .enumerate()
+                .filter(|(i, _)| active[*i])
+                .map(|(i, eta)| self.log_probability(i, counts[i].into(), eta.exp()))
+                .sum();
+            likelihood - 0.5 * delta.dot(&(&precision * &delta))
+        };
+        let (mut step, mut halved) = (&cov * score, 0);
+        for _ in 0..HALVINGS {
+            if density(&(&before + &step)) >= density(&before) - f64::from(STEP_LOSS_MAX) {
+                break;
+            }
+            step *= 0.5;
+            halved += 1;
+        }
+        let after = &before + &step;
+        let density = density(&after);
+        self.mean[k] = after;
+        self.halved += halved;
+        self.log_weight[k] +=
+            density - 0.5 * (DMatrix::identity(rank, rank) + pk * ik).determinant().ln();
+        self.cov[k] = cov;
     }
 
     fn posterior(&self) -> Vec<f64> {

@@ -8,8 +8,8 @@ use super::refusal::{Refusal, reason_name};
 use crate::telemetry::IntakeMetrics;
 use crate::wire::RejectReason;
 
-/// What became of a session's bins so far. `received = accepted + late + rejected`; of the accepted ones, those
-/// that do not wait any more were processed.
+/// What became of a session's bins so far. `received = accepted + late + rejected`; of the accepted
+/// ones, those that do not wait any more were processed.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Totals {
     /// Bins in messages for the session.
@@ -92,7 +92,8 @@ impl Accounts {
         }
     }
 
-    /// Of those that came in, `accepted` were taken and `late` had been taken before; `missing` never came.
+    /// Of those that came in, `accepted` were taken and `late` had been taken before; `missing`
+    /// never came.
     pub(super) fn taken(&self, accepted: u64, late: u64, missing: u64) {
         self.accepted.add(accepted);
         self.late.add(late);

@@ -1,5 +1,5 @@
-//! A session's bins as they are put together from spike events, or from parts that several publishers send; and
-//! the clock that closes them when nobody says anything.
+//! A session's bins as they are put together from spike events, or from parts that several
+//! publishers send; and the clock that closes them when nobody says anything.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -7,11 +7,13 @@ use std::time::Duration;
 
 use tokio::sync::Notify;
 
+use super::assembly_settings::AssemblySettings;
 use super::binner::{Binner, FEEDS_MAX, Placed};
 use super::bins::{BinCounts, Bins};
 use super::message;
 use super::port::Port;
 use super::refusal::{Accepted, Refusal, reason_name};
+use super::spikes::{Event, SpikesTaken};
 use crate::clock::Received;
 use crate::telemetry::AssemblyMetrics;
 use crate::wire::{Counts, RejectReason, Spikes};
@@ -25,67 +27,8 @@ const WATCH_EVERY_MIN: Duration = Duration::from_millis(10);
 /// Longest name of a publisher.
 const NAME_BYTES_MAX: usize = 64;
 
-/// When bins close.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct AssemblySettings {
-    /// A bin closes at most so long after its end, by the rig's clock with the least transport delay seen.
-    pub deadline: Duration,
-    /// Events may come so long after later ones of the same publisher.
-    pub reorder: Duration,
-    /// When nobody was heard for so long the rig is taken to be gone: its bins are missing, not silent.
-    pub idle: Duration,
-    /// Publishers without whom no bin is complete before its deadline; others are waited for once they were heard.
-    pub publishers: usize,
-}
-
-impl AssemblySettings {
-    /// Default deadline, ms.
-    pub const DEADLINE_MS: f64 = 50.0;
-    /// Default reorder time, ms.
-    pub const REORDER_MS: f64 = 0.0;
-    /// Default idle time, ms.
-    pub const IDLE_MS: f64 = 1000.0;
-}
-
-impl Default for AssemblySettings {
-    fn default() -> Self {
-        let ms = |ms: f64| Duration::from_secs_f64(ms * 1e-3);
-        Self {
-            deadline: ms(Self::DEADLINE_MS),
-            reorder: ms(Self::REORDER_MS),
-            idle: ms(Self::IDLE_MS),
-            publishers: 1,
-        }
-    }
-}
-
-/// What became of a message of spike events.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct SpikesTaken {
-    /// Events counted into bins.
-    pub binned: u64,
-    /// Events whose bins had closed.
-    pub late: u64,
-    /// Events refused.
-    pub rejected: u64,
-    /// Messages found missing before this one.
-    pub messages_lost: u64,
-    /// The last refusal of an event.
-    pub refused: Option<Refusal>,
-    /// The rig's clock was found set: once in a message, so that what a message costs is bounded by its length.
-    jumped: bool,
-}
-
-/// An event in terms of bins.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Event {
-    /// Its bin.
-    pub bin: u64,
-    /// Its channel.
-    pub channel: usize,
-    /// How many; [`super::MASKED`]: the channel says nothing in this bin.
-    pub count: u16,
-}
+/// Bins by which parts may be repeated; what is older comes from a publisher that began anew.
+const LATE_PARTS: u64 = 100;
 
 struct Inner {
     binner: Binner,
@@ -266,8 +209,8 @@ impl Assembly {
         Ok(Accepted { bins: n, missing: 0, last_sequence: last })
     }
 
-    /// Takes events whose bins and channels a source has found; `complete`: nothing more comes from `feed` for
-    /// the bins before. The accounts are kept.
+    /// Takes events whose bins and channels a source has found; `complete`: nothing more comes from
+    /// `feed` for the bins before. The accounts are kept.
     ///
     /// # Errors
     /// When the session takes nothing at the moment.
@@ -490,15 +433,5 @@ impl Assembly {
         if until > first {
             self.close(&mut inner, until, received);
         }
-    }
-}
-
-/// Bins by which parts may be repeated; what is older comes from a publisher that began anew.
-const LATE_PARTS: u64 = 100;
-
-impl SpikesTaken {
-    fn refuse(&mut self, reason: RejectReason, detail: impl FnOnce() -> String) {
-        self.rejected += 1;
-        self.refused = Some(Refusal::new(reason, detail()));
     }
 }

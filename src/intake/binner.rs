@@ -1,6 +1,6 @@
-//! Spike events to bins. Bin `b` holds events from `b` to `b + 1` bin widths on the rig's clock, so that its
-//! number is its time. A bin closes when everyone who feeds it has passed its end, or when its time is up.
-//! Pure: no clock, no I/O.
+//! Spike events to bins. Bin `b` holds events from `b` to `b + 1` bin widths on the rig's clock, so
+//! that its number is its time. A bin closes when everyone who feeds it has passed its end, or when
+//! its time is up. Pure: no clock, no I/O.
 
 use std::collections::VecDeque;
 
@@ -11,8 +11,8 @@ use crate::model::COUNT_MAX;
 pub(crate) const FEEDS_MAX: usize = 64;
 /// A feed not heard for so long gives its place to another.
 const GONE_NS: u64 = 10_000_000_000;
-/// Events in a row, near each other but far from the open bins, after which the rig's clock is taken to have
-/// been set.
+/// Events in a row, near each other but far from the open bins, after which the rig's clock is
+/// taken to have been set.
 const JUMP_RUN: u32 = 20;
 /// Bins behind the open ones up to which an event is late and no sign of a clock that was set.
 const LATE_BINS: u64 = 100;
@@ -86,7 +86,8 @@ impl Binner {
         }
     }
 
-    /// The events that follow are of one message: by itself it moves no clock, however many they are.
+    /// The events that follow are of one message: by itself it moves no clock, however many they
+    /// are.
     pub(crate) fn begin_message(&mut self) {
         self.believes = self.stray.1 > 0;
     }
@@ -207,7 +208,8 @@ impl Binner {
         self.feeds.iter().map(|f| f.heard_ns).max().unwrap_or(0)
     }
 
-    /// Closes the bins before `until`: number and counts `[n_channels]`, `None` where events were lost.
+    /// Closes the bins before `until`: number and counts `[n_channels]`, `None` where events were
+    /// lost.
     pub(crate) fn close(&mut self, until: u64, mut emit: impl FnMut(u64, Option<&[u16]>)) {
         let Some(first) = self.first else { return };
         for bin in first..until.min(first.saturating_add(self.open_max)) {

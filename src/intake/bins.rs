@@ -39,8 +39,8 @@ pub struct Bins<'a> {
     pub begins: bool,
 }
 
-/// Counts `[n_bins, n_channels]` as their source has them. They are narrowed and masked on their way into the session's
-/// ring: a message's counts are copied once, not twice.
+/// Counts `[n_bins, n_channels]` as their source has them. They are narrowed and masked on their
+/// way into the session's ring: a message's counts are copied once, not twice.
 #[derive(Debug, Clone, Copy)]
 pub enum BinCounts<'a> {
     /// [`MASKED`], or at most [`crate::model::COUNT_MAX`].

@@ -51,8 +51,8 @@ impl Contact {
         self.metrics.clock(offset_s, clock.drift(), observed.jumped, delay_s);
     }
 
-    /// Where the rig was heard before, but not for `idle`, it is said to be stalled: what is lost at the end of a
-    /// stream leaves no gap that anyone could see.
+    /// Where the rig was heard before, but not for `idle`, it is said to be stalled: what is lost
+    /// at the end of a stream leaves no gap that anyone could see.
     pub(super) fn watch(&self, idle: Duration) {
         let heard = self.heard_ns.load(Ordering::Relaxed);
         let silent = Received::now().steady_ns().saturating_sub(heard);

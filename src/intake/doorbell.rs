@@ -1,5 +1,5 @@
-//! How a session's thread sleeps, is woken and is told to end. Whoever puts something where the thread looks rings
-//! afterwards; the thread looks once more before it sleeps.
+//! How a session's thread sleeps, is woken and is told to end. Whoever puts something where the
+//! thread looks rings afterwards; the thread looks once more before it sleeps.
 
 use std::sync::OnceLock;
 
@@ -58,8 +58,8 @@ impl Doorbell {
         }
     }
 
-    /// On the thread, after nothing was found: sleeps until it rings. A ring since then makes it return at once: none
-    /// is lost.
+    /// On the thread, after nothing was found: sleeps until it rings. A ring since then makes it
+    /// return at once: none is lost.
     pub(crate) fn sleep(&self) {
         park();
     }

@@ -1,4 +1,5 @@
-//! A session's entrance: what is offered is counted, placed in the session's numbering and put into its ring.
+//! A session's entrance: what is offered is counted, placed in the session's numbering and put into
+//! its ring.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -24,7 +25,8 @@ struct Entrance {
 /// One session's entrance.
 pub struct Port {
     settings: PortSettings,
-    /// Held while bins are placed and pushed, so that two sources' bins do not mix; never while a message is checked.
+    /// Held while bins are placed and pushed, so that two sources' bins do not mix; never while a
+    /// message is checked.
     entrance: Mutex<Entrance>,
     doorbell: Arc<Doorbell>,
     paused: AtomicBool,
@@ -105,8 +107,8 @@ impl Port {
         self.contact.clock().begin();
     }
 
-    /// Our time minus the rig's, s, at the least delay; seconds that this grows by per second; and how often the
-    /// rig's clock was found set.
+    /// Our time minus the rig's, s, at the least delay; seconds that this grows by per second; and
+    /// how often the rig's clock was found set.
     #[must_use]
     pub fn clock(&self) -> (Option<f64>, Option<f64>, u64) {
         let clock = self.contact.clock();
@@ -194,7 +196,8 @@ impl Port {
         result
     }
 
-    /// Places checked bins in the numbering and pushes them; their receipt is counted by whoever calls.
+    /// Places checked bins in the numbering and pushes them; their receipt is counted by whoever
+    /// calls.
     pub(super) fn enqueue(
         &self,
         offered: &Bins<'_>,

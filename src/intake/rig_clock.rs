@@ -1,7 +1,7 @@
-//! The rig's clock against ours: offset, drift and transport delay from pairs of a rig's time and the time
-//! at which a message with it came in. A message can be delayed, never early: the smallest difference seen in a
-//! while is the offset with the least delay there is (the minimum filter of NTP, RFC 5905 section 10).
-//! Time is an argument; nothing here reads a clock.
+//! The rig's clock against ours: offset, drift and transport delay from pairs of a rig's time and
+//! the time at which a message with it came in. A message can be delayed, never early: the smallest
+//! difference seen in a while is the offset with the least delay there is (the minimum filter of
+//! NTP, RFC 5905 section 10). Time is an argument; nothing here reads a clock.
 
 use std::collections::VecDeque;
 
@@ -15,8 +15,8 @@ const NEWEST: usize = 5;
 const DRIFT_WINDOWS_MIN: usize = 10;
 /// A difference this far from the offset is no delay...
 const JUMP_NS: i64 = 500_000_000;
-/// ...when this many in a row agree among themselves to within [`AGREE_NS`]: a backlog that is worked off
-/// comes nearer with every message.
+/// ...when this many in a row agree among themselves to within [`AGREE_NS`]: a backlog that is
+/// worked off comes nearer with every message.
 const JUMP_RUN: u32 = 20;
 /// The same for a rig's clock that went ahead, which no delay explains.
 const JUMP_AHEAD_RUN: u32 = 3;

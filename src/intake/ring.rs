@@ -1,8 +1,8 @@
 //! The ring between a session's entrance and its thread.
 //!
-//! Two rings in step: headers, and the counts of those headers that are bins. Counts are pushed before their header, so
-//! that a header that was popped finds them. Neither end waits for the other: a full ring is the port's to refuse, an
-//! empty one makes the thread sleep ([`Doorbell`]).
+//! Two rings in step: headers, and the counts of those headers that are bins. Counts are pushed
+//! before their header, so that a header that was popped finds them. Neither end waits for the
+//! other: a full ring is the port's to refuse, an empty one makes the thread sleep ([`Doorbell`]).
 
 use std::sync::Arc;
 

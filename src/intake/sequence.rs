@@ -1,8 +1,9 @@
 //! Where a message's bins stand in the numbering of their session.
 //!
-//! The rig numbers its bins. A gap is made of missing bins, or begins another recording where it is too long to predict
-//! through; what came before is a duplicate or late, unless a run of such numbers shows that the rig numbers from the
-//! start again; a number far ahead is believed once the next message agrees.
+//! The rig numbers its bins. A gap is made of missing bins, or begins another recording where it is
+//! too long to predict through; what came before is a duplicate or late, unless a run of such
+//! numbers shows that the rig numbers from the start again; a number far ahead is believed once the
+//! next message agrees.
 
 use std::time::{Duration, Instant};
 
@@ -11,8 +12,8 @@ use super::ring::Kind;
 use crate::clock::Received;
 use crate::wire::RejectReason;
 
-/// Late messages in a row, numbered without a gap among themselves, after which the rig is taken to number its bins from
-/// the start again.
+/// Late messages in a row, numbered without a gap among themselves, after which the rig is taken to
+/// number its bins from the start again.
 pub(super) const LATE_RUN_RESTART: u32 = 20;
 /// Bins flow where some were taken no longer ago than this.
 pub(super) const FLOWING: Duration = Duration::from_secs(1);
@@ -111,8 +112,9 @@ impl Sequence {
         Ok(Place { skip: 0, before: Some(Kind::Start) })
     }
 
-    /// Whether a number is further ahead than the time that passed explains, while bins flow: one message gone wrong
-    /// must not end a recording. A numbering that was set is followed with the next message.
+    /// Whether a number is further ahead than the time that passed explains, while bins flow: one
+    /// message gone wrong must not end a recording. A numbering that was set is followed with the
+    /// next message.
     fn is_doubted(&self, first: u64, gap: u64, received: Received) -> bool {
         let Some(taken) = self.taken else { return false };
         let passed = received.instant.saturating_duration_since(taken);

@@ -1,14 +1,16 @@
-//! A rig's sample counter in terms of bins. A tick far from where the counter stands is not believed by itself: it may be
-//! a packet gone wrong. Where the next ones agree with it, the counter was set, or began anew.
+//! A rig's sample counter in terms of bins. A tick far from where the counter stands is not
+//! believed by itself: it may be a packet gone wrong. Where the next ones agree with it, the
+//! counter was set, or began anew.
 
-/// Bins by which a counter may be ahead of its newest tick, and seconds besides for each second that nothing came.
+/// Bins by which a counter may be ahead of its newest tick, and seconds besides for each second
+/// that nothing came.
 const AHEAD_BINS: f64 = 512.0;
 const AHEAD_PER_SILENT: f64 = 1.5;
 /// What is behind by no more than this, and what may be reordered, is late.
 const BEHIND_BINS: f64 = 100.0;
 const BEHIND_S: f64 = 2.0;
-/// Ticks in a row, near each other but far from the newest, after which the counter was set. They come at two times at
-/// least: what came together may have gone wrong together.
+/// Ticks in a row, near each other but far from the newest, after which the counter was set. They
+/// come at two times at least: what came together may have gone wrong together.
 const AGREE: u32 = 3;
 
 /// What a tick tells.
@@ -111,7 +113,8 @@ impl Ticks {
     pub(crate) fn ns(&self, tick: i64) -> i64 {
         let whole = self.rate_hz.round();
         if (self.rate_hz - whole).abs() < 1e-9 * whole {
-            // Exact: a float would be off by hundreds of nanoseconds for a clock that began in 1970.
+            // Exact: a float would be off by hundreds of nanoseconds for a clock that began
+            // in 1970.
             let ns = i128::from(tick) * 1_000_000_000 / (whole as i128).max(1);
             return i64::try_from(ns).unwrap_or(i64::MAX);
         }

@@ -1,4 +1,5 @@
-//! The journal's bytes: frames with a number and a checksum, and finding them again among damaged ones.
+//! The journal's bytes: frames with a number and a checksum, and finding them again among damaged
+//! ones.
 //!
 //! A file is a header and frames, all integers little-endian:
 //!
@@ -80,8 +81,9 @@ pub enum Found {
     Damage {
         /// The bytes.
         bytes: Range<usize>,
-        /// They may be what a crash leaves of frames that were being written: a frame cut short by the end of the
-        /// file, or blocks that were never filled. Otherwise frames that were whole have been changed.
+        /// They may be what a crash leaves of frames that were being written: a frame cut short by
+        /// the end of the file, or blocks that were never filled. Otherwise frames that were whole
+        /// have been changed.
         torn: bool,
     },
 }

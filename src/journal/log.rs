@@ -1,68 +1,23 @@
-//! Files of frames, one after another: written in groups, bounded in size and age, read again after a crash.
+//! Files of frames, one after another: written in groups, bounded in size and age, read again after
+//! a crash.
 
-use std::collections::BTreeMap;
 use std::io;
 use std::sync::{Arc, PoisonError, RwLock};
 
 use bytes::Bytes;
 
-use super::format::{FRAME_BYTES, Found, Frames, HEADER_BYTES};
-use super::numbers::Kept;
-use super::record::{payload, record};
+use super::part::{Part, Parts, head, is_begun, name};
+use super::record::payload;
+use super::recovery::{Recovery, recover};
 use super::storage::Storage;
 use super::{format, numbers};
+use crate::wire::JournalRecord;
 use crate::wire::journal_record::What;
-use crate::wire::{Bounds, JournalRecord};
 
 /// A file that is longer is closed, and the next begun.
 pub(super) const FILE_BYTES: u64 = 4 << 20;
 /// Bytes in which a file's first frame is looked for.
 const HEAD_BYTES: u64 = 64 << 10;
-/// An event's frame is not shorter.
-const EVENT_FRAME_BYTES: usize = FRAME_BYTES + 20;
-
-/// One file.
-#[derive(Debug, Clone)]
-pub(super) struct Part {
-    /// Number of its first frame.
-    pub first: u64,
-    /// Its length.
-    pub bytes: u64,
-    /// What came before it, and when it was begun, ns since the Unix epoch; `None` where that is damaged.
-    pub head: Option<(Bounds, i64)>,
-}
-
-/// The files, for whoever reads them while they are written.
-pub(super) type Parts = Arc<RwLock<Vec<Part>>>;
-
-/// What was found when a log was opened.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Recovery {
-    /// Number of the newest frame; 0 where there is none.
-    pub last: u64,
-    /// Number of the newest event of every session.
-    pub events: BTreeMap<String, u64>,
-    /// The journal's identity; empty where it is new.
-    pub id: String,
-    /// Newest time in it, ns since the Unix epoch.
-    pub time_ns: i64,
-    /// It ended with a record that said so, or is new.
-    pub ended: bool,
-    /// Bytes at the end that a crash left; nothing in them was announced.
-    pub torn_bytes: u64,
-    /// Numbers that are damaged, first and last.
-    pub lost: Option<(u64, u64)>,
-    /// What is damaged, for people.
-    pub damage: Vec<String>,
-    /// Time by which records are removed for their age, as it was when the journal was written last, and what the
-    /// wall clock showed then, ns; `None` where neither is known.
-    pub timeline: Option<(i64, i64)>,
-}
-
-/// A file's name.
-fn name(first: u64) -> String {
-    format!("{first:020}.rgj")
-}
 
 /// A log that is written.
 pub(super) struct Log<S: Storage> {
@@ -74,154 +29,6 @@ pub(super) struct Log<S: Storage> {
     buffer: Vec<u8>,
     /// Times that the numbers were written to their second place.
     numbers_written: u64,
-}
-
-/// What stands at the head of a file.
-fn head(bytes: &[u8], first: u64) -> Option<(Bounds, i64)> {
-    if format::first_number(bytes) != Some(first) {
-        return None;
-    }
-    match Frames::new(bytes, HEADER_BYTES).next()? {
-        Found::Frame { number: 0, payload } => {
-            let record = record(0, &bytes[payload])?;
-            match record.what {
-                Some(What::Bounds(bounds)) => Some((bounds, record.time_ns)),
-                _ => None,
-            }
-        }
-        _ => None,
-    }
-}
-
-/// Whether a head that cannot be read is what a crash leaves of a file that was being begun.
-fn is_begun(bytes: &[u8]) -> bool {
-    match bytes.get(..HEADER_BYTES) {
-        None => true,
-        Some(header) if header.iter().all(|b| *b == 0) => bytes.iter().all(|b| *b == 0),
-        Some(_) => {
-            let next = Frames::new(bytes, HEADER_BYTES).next();
-            format::first_number(bytes).is_some()
-                && matches!(next, None | Some(Found::Damage { torn: true, .. }))
-        }
-    }
-}
-
-/// Reads the last files until one tells what came before it.
-fn recover<S: Storage>(storage: &S, parts: &[Part], kept: &Kept) -> io::Result<Recovery> {
-    let mut from = parts.len().saturating_sub(1);
-    while from > 0 && parts[from].head.is_none() {
-        from -= 1;
-    }
-    let mut found = Recovery { ended: parts.is_empty(), ..Recovery::default() };
-    // What is certainly lost, and where the sessions stood before it.
-    let mut suspect = 0u64;
-    // Of the records behind one, to another, those of which the other place of the numbers does not know.
-    let known = kept.newest.as_ref().map_or(0, |(kept, _)| kept.last_record);
-    let beyond = |from: u64, to: u64| to.saturating_sub(from.max(known));
-    for (i, part) in parts.iter().enumerate().skip(from) {
-        if let Some((bounds, time_ns)) = &part.head {
-            found.id.clone_from(&bounds.journal_id);
-            found.time_ns = found.time_ns.max(*time_ns);
-            for (session, last) in &bounds.last_event_sequence {
-                let known = found.events.entry(session.clone()).or_default();
-                *known = (*known).max(*last);
-            }
-        }
-        let bytes = storage.read(part.first, u64::MAX)?;
-        found.last = found.last.max(part.first.saturating_sub(1));
-        let mut damaged = 0usize;
-        for frame in Frames::new(&bytes, HEADER_BYTES) {
-            let (number, payload) = match frame {
-                Found::Frame { number, payload } => (number, payload),
-                Found::Damage { bytes, torn: true } => {
-                    if i + 1 == parts.len() {
-                        found.torn_bytes += bytes.len() as u64;
-                    }
-                    continue;
-                }
-                Found::Damage { bytes, torn: false } => {
-                    damaged += bytes.len();
-                    continue;
-                }
-            };
-            // Written again after a failure of the disk.
-            if number <= found.last {
-                continue;
-            }
-            let missing = number - found.last - 1;
-            if missing > 0 {
-                suspect += beyond(found.last, number - 1);
-                let first = found.lost.map_or(found.last + 1, |l| l.0);
-                found.lost = Some((first, number - 1));
-            }
-            damaged = 0;
-            found.last = number;
-            let Some(record) = record(number, &bytes[payload]) else { continue };
-            found.time_ns = found.time_ns.max(record.time_ns);
-            found.ended = matches!(record.what, Some(What::DaemonStopped(_)));
-            if let Some(What::Event(event)) = record.what {
-                let known = found.events.entry(event.session).or_default();
-                *known = (*known).max(event.event_sequence);
-            }
-        }
-        if damaged > 0 {
-            // Frames behind the last sound one were whole once, and may have been announced: as many as are known to
-            // have been there, or where nothing is known at most so many.
-            let by_size = (damaged / EVENT_FRAME_BYTES).max(1) as u64;
-            let by_number = known.saturating_sub(found.last);
-            let at_most = if by_number > 0 { by_number } else { by_size };
-            // The next file says where it begins.
-            let next = parts.get(i + 1).map_or(u64::MAX, |p| p.first.saturating_sub(1));
-            let at_most = at_most.min(next.saturating_sub(found.last));
-            if at_most == 0 {
-                found
-                    .damage
-                    .push(format!("{damaged} bytes at the end of file {}", name(part.first)));
-                continue;
-            }
-            suspect += beyond(found.last, found.last + at_most);
-            let first = found.lost.map_or(found.last + 1, |l| l.0);
-            found.last += at_most;
-            found.lost = Some((first, found.last));
-        }
-    }
-    if let Some(newest) = &kept.newest {
-        found.hold_against(newest, parts);
-    }
-    // Any of these may have been an event of any session: its number is not given again.
-    found.events.values_mut().for_each(|last| *last += suspect);
-    if let Some((first, last)) = found.lost {
-        found.damage.push(format!("records {first} to {last} are damaged or lost"));
-    }
-    Ok(found)
-}
-
-impl Recovery {
-    /// What the log holds against what is known to have been written.
-    fn hold_against(&mut self, (kept, time_ns): &(Bounds, i64), parts: &[Part]) {
-        self.timeline = Some((kept.timeline_ns, *time_ns));
-        if self.id.is_empty() {
-            self.id.clone_from(&kept.journal_id);
-        }
-        if kept.file > 0 && parts.iter().all(|p| p.first != kept.file) {
-            self.damage.push(format!("file {} is gone", name(kept.file)));
-        }
-        if kept.last_record > self.last {
-            let first = self.lost.map_or(self.last + 1, |l| l.0);
-            self.last = kept.last_record;
-            self.lost = Some((first, self.last));
-            self.ended = false;
-        }
-        for (session, last) in &kept.last_event_sequence {
-            let known = self.events.entry(session.clone()).or_default();
-            if *known < *last {
-                self.damage.push(format!(
-                    "'{session}' had {last} events, of which the files hold those to {known}"
-                ));
-                *known = *last;
-            }
-        }
-    }
 }
 
 impl<S: Storage> Log<S> {
@@ -289,10 +96,12 @@ impl<S: Storage> Log<S> {
         self.out.is_none() || self.bytes >= FILE_BYTES
     }
 
-    /// Writes frames, without a sync. `bounds` heads a file where one is begun: [`Self::begins_file`].
+    /// Writes frames, without a sync. `bounds` heads a file where one is begun:
+    /// [`Self::begins_file`].
     ///
     /// # Errors
-    /// The storage's. What was written is then given up, and is to be written again: into another file.
+    /// The storage's. What was written is then given up, and is to be written again: into another
+    /// file.
     pub(super) fn write(
         &mut self,
         frames: &[(u64, Bytes)],
@@ -340,12 +149,13 @@ impl<S: Storage> Log<S> {
     /// As for [`Self::write`].
     pub(super) fn sync(&mut self) -> io::Result<()> {
         let Some(out) = &mut self.out else { return Ok(()) };
-        // What a failed sync has left on the disk is not known: it is not tried again on the same file.
+        // What a failed sync has left on the disk is not known: it is not tried again on the same
+        // file.
         self.storage.sync(out).inspect_err(|_| self.out = None)
     }
 
-    /// Removes the oldest files beyond `bytes_max`, and those that ended before `older_ns` of the timeline; how many. The file that
-    /// is written stays.
+    /// Removes the oldest files beyond `bytes_max`, and those that ended before `older_ns` of the
+    /// timeline; how many. The file that is written stays.
     ///
     /// # Errors
     /// The storage's.
@@ -355,8 +165,8 @@ impl<S: Storage> Log<S> {
             let parts = self.parts.read().unwrap_or_else(PoisonError::into_inner);
             let total: u64 = parts.iter().map(|p| p.bytes).sum();
             let [oldest, _, ..] = parts.as_slice() else { return Ok(removed) };
-            // A file ends when the next begins; of one from before there was a timeline only this is known: it
-            // ended before it.
+            // A file ends when the next begins; of one from before there was a timeline only this
+            // is known: it ended before it.
             let timeline = |p: &Part| p.head.as_ref().map_or(0, |(bounds, _)| bounds.timeline_ns);
             let ended = parts[1..].iter().map(timeline).find(|t| *t != 0);
             let old = ended.is_some_and(|ended| ended < older_ns);
@@ -378,8 +188,12 @@ mod tests {
     use std::collections::HashMap;
     use std::sync::Mutex;
 
+    use super::super::format::{Found, Frames, HEADER_BYTES};
+    use super::super::record::record;
     use super::*;
+    use crate::wire::Bounds;
     use crate::wire::Event;
+    use crate::wire::journal_record::What;
     use rand::{RngExt, SeedableRng};
     use rand_chacha::ChaCha8Rng;
 

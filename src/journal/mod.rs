@@ -1,19 +1,25 @@
-//! The journal: what happened, on disk before anybody is told. docs/journal.md has the format and what is promised.
+//! The journal: what happened, on disk before anybody is told. docs/journal.md has the format and
+//! what is promised.
 
 pub mod format;
 mod log;
 mod numbers;
+mod part;
 mod reader;
 mod record;
+mod recovery;
+mod settings;
+mod shared;
 mod snapshot;
 mod storage;
+mod writer;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::fs::File;
-use std::path::{Path, PathBuf};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::path::Path;
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
 use bytes::Bytes;
@@ -22,93 +28,26 @@ use tokio::sync::watch;
 use crate::clock::wall_ns;
 use crate::telemetry::JournalMetrics;
 use crate::wire::journal_record::What;
-use crate::wire::{Bounds, Event, JournalRecord};
-use log::{Log, Parts};
-use record::{payload, record};
+use crate::wire::{Event, JournalRecord};
+use log::Log;
+use record::payload;
+use shared::{RECORD_COST, Shared, Waiting, locked};
 use storage::Folder;
+use writer::{Timeline, Writer};
 
-pub(crate) use log::Recovery;
 pub(crate) use reader::Gone;
 pub use reader::{Reading, read};
+pub(crate) use recovery::Recovery;
+pub(crate) use settings::{Settings, Sync, WhenDiskFails};
 pub use snapshot::Snapshot;
 pub(crate) use snapshot::SnapshotError;
 
 /// Bytes of records that wait for a disk that fails; beyond, what comes is dropped and counted.
 const WAITING_BYTES_MAX: usize = 64 << 20;
-/// Bytes written at once.
-const GROUP_BYTES_MAX: usize = 4 << 20;
-/// Between attempts on a disk that fails.
-const RETRY: Duration = Duration::from_millis(250);
-/// Between looks at size and age.
-const RETAIN_EVERY: Duration = Duration::from_secs(10);
-/// The numbers are written to their second place at least so often.
-const NUMBERS_EVERY: Duration = Duration::from_secs(600);
-/// Time between two runs that counts at most for the age of records, ns.
-const AWAY_MAX_NS: i64 = 7 * 86_400 * 1_000_000_000;
-/// What keeping a record costs beside its bytes, about.
-const RECORD_COST: usize = 64;
-
-/// When a record counts as kept.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Sync {
-    /// Once it is synced to the disk: nothing announced is lost, whatever happens. Records that come while a sync
-    /// runs share the next.
-    Commit,
-    /// Once the system has it: nothing announced is lost when the process dies, up to this much when the power fails.
-    Interval(Duration),
-}
-
-/// What becomes of events while the disk fails.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum WhenDiskFails {
-    /// They are announced when they are kept.
-    Hold,
-    /// They are announced at once, marked as not durable.
-    Announce,
-}
-
-/// How a journal is kept.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Settings {
-    /// Its name in metrics.
-    pub name: &'static str,
-    /// Where.
-    pub folder: PathBuf,
-    /// When a record counts as kept.
-    pub sync: Sync,
-    /// What becomes of events while the disk fails.
-    pub when_disk_fails: WhenDiskFails,
-    /// Bytes kept; the oldest files go first.
-    pub bytes_max: u64,
-    /// Time that records are kept, seconds.
-    pub age_max_s: f64,
-}
 
 /// A place in the journal's order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Ticket(u64);
-
-struct Waiting {
-    records: VecDeque<(u64, Bytes)>,
-    bytes: usize,
-    next: u64,
-    /// Newest event number that was given, per session.
-    events: BTreeMap<String, u64>,
-    closed: bool,
-}
-
-struct Shared {
-    settings: Settings,
-    waiting: Mutex<Waiting>,
-    wake: Condvar,
-    /// All records up to this one are kept.
-    kept: watch::Sender<u64>,
-    /// Why the disk fails, while it does.
-    failing: watch::Sender<Option<String>>,
-    parts: Parts,
-    id: String,
-    metrics: JournalMetrics,
-}
 
 /// A journal that is kept. Everything but reading is done by a thread of its own.
 pub struct Journal {
@@ -118,18 +57,14 @@ pub struct Journal {
     _lock: File,
 }
 
-fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 /// An identity that no other journal or run has.
 #[must_use]
 pub(crate) fn new_id() -> String {
     format!("{:x}-{:x}", wall_ns(), std::process::id())
 }
 
-/// Takes the folder for this process: the folder itself is locked, as any file in it can be removed by somebody who
-/// tidies up.
+/// Takes the folder for this process: the folder itself is locked, as any file in it can be removed
+/// by somebody who tidies up.
 fn lock(folder: &Path) -> Result<File> {
     let file = File::open(folder).context("cannot open it")?;
     match file.try_lock() {
@@ -145,8 +80,8 @@ impl Journal {
     /// Opens or begins a journal.
     ///
     /// # Errors
-    /// When the folder cannot be made or read, or another process has it. A disk on which nothing can be written does
-    /// not count: that is told by [`Self::failing`], and records wait.
+    /// When the folder cannot be made or read, or another process has it. A disk on which nothing
+    /// can be written does not count: that is told by [`Self::failing`], and records wait.
     pub fn open(settings: Settings) -> Result<(Self, Recovery)> {
         Self::open_at(settings, wall_ns())
     }
@@ -208,7 +143,8 @@ impl Journal {
         self.shared.failing.subscribe()
     }
 
-    /// Takes a record; `None` where too much waits for a disk that fails: it is dropped, and counted.
+    /// Takes a record; `None` where too much waits for a disk that fails: it is dropped, and
+    /// counted.
     pub fn add(&self, session: &str, what: What) -> Option<Ticket> {
         self.push(session, |_| what)
     }
@@ -248,8 +184,8 @@ impl Journal {
         Some(Ticket(number))
     }
 
-    /// Resolves when what was taken may be announced: true when it is kept, false where the disk fails and it is not to
-    /// be waited for.
+    /// Resolves when what was taken may be announced: true when it is kept, false where the disk
+    /// fails and it is not to be waited for.
     pub(crate) async fn announceable(&self, ticket: Ticket) -> bool {
         let mut kept = self.shared.kept.subscribe();
         let mut failing = self.shared.failing.subscribe();
@@ -265,7 +201,8 @@ impl Journal {
         }
     }
 
-    /// Events of a session after a number, at most so many; for a number that the disk has lost, one that says so.
+    /// Events of a session after a number, at most so many; for a number that the disk has lost,
+    /// one that says so.
     ///
     /// # Errors
     /// The oldest number after which nothing would be skipped, where that is later.
@@ -280,7 +217,8 @@ impl Journal {
         reader::events_after(&self.shared.settings.folder, &parts, kept, (session, after), max)
     }
 
-    /// Waits until all that was taken is kept, and ends; false where the disk fails and some is not.
+    /// Waits until all that was taken is kept, and ends; false where the disk fails and some is
+    /// not.
     pub fn close(&self) -> bool {
         locked(&self.shared.waiting).closed = true;
         self.shared.wake.notify_one();
@@ -297,229 +235,13 @@ impl Drop for Journal {
     }
 }
 
-/// The time by which records are removed for their age. The wall clock is not believed: it may be years off at a start,
-/// or be set while the daemon runs. What is counted is the time that passed on the steady clock, and between two runs no
-/// more than [`AWAY_MAX_NS`]: a record is never taken for older than it is by more than that for each start.
-#[derive(Debug, Clone, Copy)]
-struct Timeline {
-    from_ns: i64,
-    began: Instant,
-}
-
-impl Timeline {
-    fn after(found: &Recovery, wall_ns: i64) -> Self {
-        // A journal of before this was kept has its newest record's time.
-        let before = found.timeline.filter(|(timeline, _)| *timeline != 0);
-        let newest = (found.time_ns != 0).then_some((found.time_ns, found.time_ns));
-        let from_ns = match before.or(newest) {
-            Some((timeline, wall)) => {
-                let away = wall_ns.saturating_sub(wall).clamp(0, AWAY_MAX_NS);
-                timeline.saturating_add(away)
-            }
-            None => wall_ns,
-        };
-        Self { from_ns, began: Instant::now() }
-    }
-
-    fn now_ns(&self) -> i64 {
-        let ran = i64::try_from(self.began.elapsed().as_nanos()).unwrap_or(i64::MAX);
-        self.from_ns.saturating_add(ran)
-    }
-}
-
-/// Owns the files.
-struct Writer {
-    shared: Arc<Shared>,
-    log: Log<Folder>,
-    /// Newest event number per session among what was written.
-    bounds: BTreeMap<String, u64>,
-    /// Number of the newest record that was written.
-    last: u64,
-    timeline: Timeline,
-    /// When the numbers were kept in their second place.
-    numbers_kept: Option<Instant>,
-    numbers_failing: bool,
-    /// Since when something is written and not synced.
-    unsynced: Option<Instant>,
-    retained: Instant,
-}
-
-impl Writer {
-    fn run(mut self) {
-        // Before there is a file that is to be held against them.
-        self.keep_numbers();
-        loop {
-            let (group, closed) = self.next_group();
-            if group.is_empty() && closed {
-                let _ = self.log.sync();
-                return;
-            }
-            let began = Instant::now();
-            match self.keep(&group) {
-                Ok(()) => self.kept(&group, began),
-                Err(e) => {
-                    self.failed(&e);
-                    if closed {
-                        return;
-                    }
-                    std::thread::sleep(RETRY);
-                }
-            }
-            self.retain();
-        }
-    }
-
-    /// What waits, up to a bound; empty where only time has passed.
-    fn next_group(&self) -> (Vec<(u64, Bytes)>, bool) {
-        let patience = match self.shared.settings.sync {
-            Sync::Interval(every) if self.unsynced.is_some() => every,
-            _ => RETAIN_EVERY,
-        };
-        let mut waiting = locked(&self.shared.waiting);
-        if waiting.records.is_empty() && !waiting.closed {
-            let waited = self.shared.wake.wait_timeout(waiting, patience);
-            waiting = waited.unwrap_or_else(PoisonError::into_inner).0;
-        }
-        let mut bytes = 0;
-        let group = waiting
-            .records
-            .iter()
-            .take_while(|(_, payload)| {
-                let before = bytes;
-                bytes += payload.len();
-                before < GROUP_BYTES_MAX
-            })
-            .cloned()
-            .collect();
-        (group, waiting.closed)
-    }
-
-    fn keep(&mut self, group: &[(u64, Bytes)]) -> std::io::Result<()> {
-        // What came before a file stands at its head, where one is begun.
-        let bounds =
-            if self.log.begins_file() { self.numbers(0) } else { JournalRecord::default() };
-        self.log.write(group, || bounds)?;
-        if !group.is_empty() {
-            self.unsynced.get_or_insert_with(Instant::now);
-        }
-        let due = match (self.shared.settings.sync, self.unsynced) {
-            (_, None) => false,
-            (Sync::Commit, Some(_)) => true,
-            (Sync::Interval(every), Some(since)) => since.elapsed() >= every,
-        };
-        if due {
-            self.log.sync()?;
-            self.unsynced = None;
-        }
-        Ok(())
-    }
-
-    /// The newest numbers; `file` is that of the file which is written.
-    fn numbers(&self, file: u64) -> JournalRecord {
-        JournalRecord {
-            number: 0,
-            time_ns: wall_ns(),
-            session: String::new(),
-            what: Some(What::Bounds(Bounds {
-                last_event_sequence: self.bounds.iter().map(|(s, n)| (s.clone(), *n)).collect(),
-                journal_id: self.shared.id.clone(),
-                timeline_ns: self.timeline.now_ns(),
-                last_record: self.last,
-                file,
-            })),
-        }
-    }
-
-    /// Keeps the newest numbers in their second place.
-    fn keep_numbers(&mut self) {
-        let record = self.numbers(self.log.file());
-        let failed = self.log.keep_numbers(&record).err();
-        self.numbers_kept = Some(Instant::now());
-        // The log has them: nothing waits for this. Told once, until it works again.
-        if let Some(e) = &failed
-            && !self.numbers_failing
-        {
-            tracing::warn!("the journal's numbers are in one place alone: {e}");
-        }
-        self.numbers_failing = failed.is_some();
-    }
-
-    fn kept(&mut self, group: &[(u64, Bytes)], began: Instant) {
-        let Some((last, _)) = group.last() else { return };
-        for (_, payload) in group {
-            let Some(record) = record(0, payload) else { continue };
-            if let Some(What::Event(event)) = record.what {
-                self.bounds.insert(event.session, event.event_sequence);
-            }
-        }
-        self.last = *last;
-        // Before anybody is told.
-        self.keep_numbers();
-        let mut waiting = locked(&self.shared.waiting);
-        let bytes: usize = group.iter().map(|(_, p)| p.len() + RECORD_COST).sum();
-        waiting.records.drain(..group.len());
-        waiting.bytes -= bytes;
-        let left = waiting.records.len();
-        drop(waiting);
-        let metrics = &self.shared.metrics;
-        metrics.waiting.set(left as f64);
-        metrics.records.increment(group.len() as u64);
-        metrics.commit.record(began.elapsed().as_secs_f64());
-        self.shared.kept.send_replace(*last);
-        self.shared.failing.send_if_modified(|failing| {
-            let was = failing.take().is_some();
-            if was {
-                metrics.failing.set(0.0);
-                tracing::info!("the journal's disk works again");
-            }
-            was
-        });
-    }
-
-    fn failed(&mut self, error: &std::io::Error) {
-        // What was not synced is written again.
-        self.unsynced = None;
-        self.shared.metrics.failures.increment(1);
-        let told = error.to_string();
-        self.shared.failing.send_if_modified(|failing| {
-            if failing.as_ref() == Some(&told) {
-                return false;
-            }
-            self.shared.metrics.failing.set(1.0);
-            tracing::error!(
-                "the journal cannot be written: {told}; it is tried again until it can"
-            );
-            *failing = Some(told.clone());
-            true
-        });
-    }
-
-    fn retain(&mut self) {
-        if self.retained.elapsed() < RETAIN_EVERY && !self.log.begins_file() {
-            return;
-        }
-        self.retained = Instant::now();
-        // So that the next start knows how far time has come.
-        if self.numbers_kept.is_none_or(|t| t.elapsed() > NUMBERS_EVERY) {
-            self.keep_numbers();
-        }
-        let settings = &self.shared.settings;
-        let older = self.timeline.now_ns().saturating_sub((settings.age_max_s * 1e9) as i64);
-        match self.log.retain(settings.bytes_max, older) {
-            Ok(0) => {}
-            Ok(files) => tracing::debug!(files, "old files of the journal removed"),
-            Err(e) => tracing::warn!("old files of the journal cannot be removed: {e}"),
-        }
-        let parts = self.shared.parts.read().unwrap_or_else(PoisonError::into_inner);
-        self.shared.metrics.bytes.set(parts.iter().map(|p| p.bytes as f64).sum::<f64>());
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use rand::{RngExt, SeedableRng};
     use rand_chacha::ChaCha8Rng;
+    use std::collections::BTreeMap;
+    use std::path::PathBuf;
 
     fn settings(folder: &Path) -> Settings {
         Settings {
@@ -609,7 +331,8 @@ mod tests {
             }
             let mut all = files(folder.path());
             if trial % 3 == 0 {
-                // As if the first had been removed for its age: what it held stands in the others' heads alone.
+                // As if the first had been removed for its age: what it held stands in the others'
+                // heads alone.
                 let gone = oldest.as_ref().and_then(|f| f.file_name()).expect("a name");
                 std::fs::remove_file(folder.path().join(gone)).expect("removed");
                 all.retain(|f| f.file_name() != Some(gone));

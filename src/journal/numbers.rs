@@ -1,10 +1,10 @@
-//! The second place of the journal's numbers. Whatever becomes of the log, the newest record and event numbers stand here
-//! as well, written before anybody is told of them: a log that is damaged, cut short or gone is known by it, and no
-//! number is given again.
+//! The second place of the journal's numbers. Whatever becomes of the log, the newest record and
+//! event numbers stand here as well, written before anybody is told of them: a log that is damaged,
+//! cut short or gone is known by it, and no number is given again.
 //!
-//! Two files, `numbers.0` and `numbers.1`, are written in turn, each with one frame (`format.rs`) whose number counts the
-//! writes and whose payload is a `JournalRecord` with `Bounds`. They are not synced: after a loss of power the log, which
-//! is, has what they lack.
+//! Two files, `numbers.0` and `numbers.1`, are written in turn, each with one frame (`format.rs`)
+//! whose number counts the writes and whose payload is a `JournalRecord` with `Bounds`. They are
+//! not synced: after a loss of power the log, which is, has what they lack.
 
 use std::io;
 
@@ -59,7 +59,8 @@ pub(super) fn find(storage: &impl Storage) -> io::Result<Kept> {
             None => damaged.push((slot, bytes.len())),
         }
     }
-    // A write of more than a page is broken off by a kill; then the other place holds what was told.
+    // A write of more than a page is broken off by a kill; then the other place holds what was
+    // told.
     damaged.retain(|(_, bytes)| kept.newest.is_none() || *bytes <= PAGE_BYTES);
     kept.damaged = damaged.into_iter().map(|(slot, _)| slot).collect();
     Ok(kept)

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use super::format::{Found, Frames, HEADER_BYTES};
-use super::log::Part;
+use super::part::Part;
 use super::record::record;
 use super::storage::{Folder, Storage};
 use super::{format, numbers};
@@ -65,7 +65,8 @@ impl Records {
         for found in Frames::new(&bytes, HEADER_BYTES) {
             match found {
                 Found::Frame { number, payload } => {
-                    // Number 0 heads a file; what was written again after a failure of the disk comes once.
+                    // Number 0 heads a file; what was written again after a failure of the disk
+                    // comes once.
                     if number <= self.last {
                         continue;
                     }
@@ -88,7 +89,8 @@ impl Records {
     }
 }
 
-/// Every record of a journal in a folder, oldest first, and what is damaged. The daemon may be writing it.
+/// Every record of a journal in a folder, oldest first, and what is damaged. The daemon may be
+/// writing it.
 ///
 /// # Errors
 /// The file system's.
@@ -150,7 +152,8 @@ pub(crate) struct Gone {
     pub(crate) oldest_resumable: u64,
 }
 
-/// Events of a session after a number, of records up to `kept`; see [`super::Journal::events_after`].
+/// Events of a session after a number, of records up to `kept`; see
+/// [`super::Journal::events_after`].
 pub(super) fn events_after(
     folder: &Path,
     parts: &[Part],
@@ -197,7 +200,8 @@ pub(super) fn events_after(
             Ok(true) => {}
             Ok(false) => break,
             Err(e) => {
-                // Removed for its age meanwhile, or a disk that cannot be read: the next attempt tells.
+                // Removed for its age meanwhile, or a disk that cannot be read: the next attempt
+                // tells.
                 tracing::warn!("the journal cannot be read: {e}");
                 break;
             }

@@ -46,7 +46,8 @@ fn path(folder: &Path, session: &str) -> PathBuf {
 }
 
 impl Snapshot {
-    /// Writes it in place of the former. Not synced: after a loss of power it may be the former, or none.
+    /// Writes it in place of the former. Not synced: after a loss of power it may be the former, or
+    /// none.
     ///
     /// # Errors
     /// The file system's.

@@ -11,7 +11,8 @@ const NUMBERS_BYTES_MAX: u64 = 4 << 20;
 /// Ending of a journal's files.
 const ENDING: &str = "rgj";
 
-/// Files that are written from the front and never changed, each known by the number of its first frame.
+/// Files that are written from the front and never changed, each known by the number of its first
+/// frame.
 #[allow(clippy::len_without_is_empty)]
 pub(super) trait Storage: Send {
     /// One that is being written.

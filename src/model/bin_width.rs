@@ -39,9 +39,9 @@ pub struct BinWidthError {
 
 impl Model {
     /// The model for bins of another width, with `r` their ratio: the leak over a bin becomes
-    /// `1 - (1-a)^r` (exact where the drive stands still within a bin), process noise what the leak alone
-    /// makes of it, `(1 - (1-a)^(2r)) / (1 - (1-a)^2)`; rates, hazards and the embedding's drift are
-    /// multiplied by `r`, dispersions divided (counts of neighbouring bins independent).
+    /// `1 - (1-a)^r` (exact where the drive stands still within a bin), process noise what the leak
+    /// alone makes of it, `(1 - (1-a)^(2r)) / (1 - (1-a)^2)`; rates, hazards and the embedding's
+    /// drift are multiplied by `r`, dispersions divided (counts of neighbouring bins independent).
     ///
     /// # Errors
     /// Where one width is more than [`BIN_RATIO_MAX`] times the other.

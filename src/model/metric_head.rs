@@ -1,5 +1,5 @@
-//! What simulated truth says beyond the fitted network: a linear map, per regime, from what a session
-//! shows to its largest Lyapunov exponents, with intervals from tasks held out.
+//! What simulated truth says beyond the fitted network: a linear map, per regime, from what a
+//! session shows to its largest Lyapunov exponents, with intervals from tasks held out.
 
 use serde::{Deserialize, Serialize};
 
@@ -11,8 +11,8 @@ pub struct RegimeHead {
     pub centre: Vec<f64>,
     /// Its standard deviation, `[features]`.
     pub scale: Vec<f64>,
-    /// Intercept and weights of the standardised features for the exponent without noise and along a
-    /// noisy path, `[2][1 + features]`, 1/s.
+    /// Intercept and weights of the standardised features for the exponent without noise and along
+    /// a noisy path, `[2][1 + features]`, 1/s.
     pub weights: [Vec<f64>; 2],
     /// Half width of each one's 90 % interval, 1/s: the quantile of the errors on held-out tasks
     /// (split conformal, Vovk, Gammerman & Shafer 2005).
@@ -45,9 +45,9 @@ pub struct MetricHead {
 }
 
 impl MetricHead {
-    /// The exponents without noise and along a noisy path, each `[mean, low, high]` of a 90 % interval,
-    /// 1/s: the most probable regime's values; the other regimes', by their posterior probabilities, widen
-    /// the interval. `None` where a regime that counts has no regression.
+    /// The exponents without noise and along a noisy path, each `[mean, low, high]` of a 90 %
+    /// interval, 1/s: the most probable regime's values; the other regimes', by their posterior
+    /// probabilities, widen the interval. `None` where a regime that counts has no regression.
     #[must_use]
     pub(crate) fn predict(&self, posterior: &[f32], features: &[f64]) -> Option<[[f64; 3]; 2]> {
         let mut parts = Vec::new();

@@ -27,7 +27,8 @@ pub use prior::{Component, RegimePrior};
 use ndarray::{Array1, Array2, ArrayRef, Dimension};
 use serde::{Deserialize, Serialize};
 
-/// Largest count of a channel in a bin; larger ones are refused where they come in. Log factorials are tabulated up to it.
+/// Largest count of a channel in a bin; larger ones are refused where they come in. Log factorials
+/// are tabulated up to it.
 pub(crate) const COUNT_MAX: u16 = 4096;
 /// Largest number of regimes a model may name.
 pub(crate) const REGIMES_MAX: usize = 16;
@@ -114,13 +115,14 @@ pub struct Readout {
     pub loading: Array2<f32>,
     /// `d`, `[n_channels]`: log of counts per bin at `kappa = 0`.
     pub baseline: Array1<f32>,
-    /// Names of the channels, `[n_channels]`, where the recordings had them: what is served is put in their order.
+    /// Names of the channels, `[n_channels]`, where the recordings had them: what is served is put
+    /// in their order.
     pub channels: Option<Vec<String>>,
     /// `alpha`, `[n_channels]`, where counts are negative binomial: variance = rate + alpha rate^2.
     /// `None`: Poisson.
     pub dispersion: Option<Array1<f32>>,
-    /// Whether its labels are to be believed: a new animal calibrated without labels has latents that need
-    /// not agree with the model's, and is `unknown` all along.
+    /// Whether its labels are to be believed: a new animal calibrated without labels has latents
+    /// that need not agree with the model's, and is `unknown` all along.
     pub trusted: bool,
     /// The regimes' embeddings as this session's tasks show them.
     pub prior: RegimePrior,
@@ -172,8 +174,9 @@ pub struct OnlineSettings {
     pub hazard_per_bin: Array2<f32>,
     /// Factor of the process noise `Q` in the online fit: noise for what the model does not know.
     pub process_noise: f32,
-    /// Where less than this share of a hypothesis' weight was newly entered, it keeps its moments: what
-    /// enters a hypothesis that leads would only blur it. Once it no longer leads, entering outweighs it.
+    /// Where less than this share of a hypothesis' weight was newly entered, it keeps its moments:
+    /// what enters a hypothesis that leads would only blur it. Once it no longer leads, entering
+    /// outweighs it.
     pub fresh_share_min: f32,
     /// Variance the embedding's random walk gains per bin.
     pub embedding_drift: f32,
@@ -181,8 +184,8 @@ pub struct OnlineSettings {
     pub temperature: f32,
     /// What known dynamics hardly ever exceed: novelty is measured against these.
     pub novelty_limits: NoveltyLimits,
-    /// Decision rules from lenient to strict, each with fewer false changes than the one before; empty
-    /// where nothing labelled was held out.
+    /// Decision rules from lenient to strict, each with fewer false changes than the one before;
+    /// empty where nothing labelled was held out.
     pub operating_points: Vec<OperatingPoint>,
     /// Bounds of `C kappa + d`, natural log of counts per bin.
     pub log_rate_bounds: [f32; 2],
@@ -260,7 +263,8 @@ impl Model {
         self.bin_width_s / (0..n).map(left).fold(0.0, f64::max)
     }
 
-    /// Time that a regime lasts by the hazard rates, seconds: the inverse of the rates' mean over regimes.
+    /// Time that a regime lasts by the hazard rates, seconds: the inverse of the rates' mean over
+    /// regimes.
     #[must_use]
     pub(crate) fn mean_dwell_s(&self) -> f64 {
         let n = self.regime_names.len();
@@ -269,8 +273,8 @@ impl Model {
         self.bin_width_s * n as f64 / left.sum::<f64>()
     }
 
-    /// The model with hazard rates scaled so that a regime lasts `seconds` on average over regimes. Where
-    /// one lasts long, the longer it lasts the better its embedding becomes known.
+    /// The model with hazard rates scaled so that a regime lasts `seconds` on average over regimes.
+    /// Where one lasts long, the longer it lasts the better its embedding becomes known.
     #[must_use]
     pub fn with_mean_dwell(&self, seconds: f64) -> Self {
         let mut model = self.clone();
@@ -307,8 +311,8 @@ impl Model {
             .map(move |(m, b)| m.iter().zip(kappa).map(|(m, k)| m * k).sum::<f32>() + b)
     }
 
-    /// Largest count of a bin that it can tell from larger ones: the largest rate, and four deviations of a Poisson
-    /// variable of that rate.
+    /// Largest count of a bin that it can tell from larger ones: the largest rate, and four
+    /// deviations of a Poisson variable of that rate.
     #[must_use]
     pub(crate) fn count_max(&self) -> f32 {
         let rate = self.online.log_rate_bounds[1].exp();
@@ -334,8 +338,8 @@ impl Model {
         })
     }
 
-    /// `N(e)^T D M`, `[rank, rank]`, `D = diag tanh'(M kappa + b)`: its eigenvalues are the nonzero ones of the network's
-    /// `J D`.
+    /// `N(e)^T D M`, `[rank, rank]`, `D = diag tanh'(M kappa + b)`: its eigenvalues are the nonzero
+    /// ones of the network's `J D`.
     #[must_use]
     pub(crate) fn reduced_jacobian(&self, factors: &Factors, kappa: &[f32]) -> Array2<f64> {
         let mut jacobian = Array2::<f64>::zeros((self.dims.rank, self.dims.rank));

@@ -27,6 +27,31 @@ pub struct RegimePrior {
     pub components: Vec<Component>,
 }
 
+impl RegimePrior {
+    /// Mean and variance of each embedding dimension, `[embedding]`, over the components of one
+    /// regime, or over all.
+    pub(crate) fn moments(&self, regime: Option<usize>) -> (Vec<f64>, Vec<f64>) {
+        let parts: Vec<&Component> =
+            self.components.iter().filter(|c| regime.is_none() || c.regime == regime).collect();
+        let total: f64 = parts.iter().map(|c| f64::from(c.weight)).sum();
+        let n = parts.first().map_or(0, |c| c.mean.len());
+        let (mut mean, mut variance) = (vec![0.0; n], vec![0.0; n]);
+        for c in &parts {
+            for (mean, x) in mean.iter_mut().zip(&c.mean) {
+                *mean += f64::from(c.weight) / total * f64::from(*x);
+            }
+        }
+        for c in &parts {
+            for i in 0..n {
+                let delta = f64::from(c.mean[i]) - mean[i];
+                let second = f64::from(c.covariance[[i, i]]) + delta * delta;
+                variance[i] += f64::from(c.weight) / total * second;
+            }
+        }
+        (mean, variance)
+    }
+}
+
 /// Vectors in the model card: a list of their values.
 mod vector {
     use ndarray::Array1;

@@ -1,5 +1,5 @@
-//! Times in seconds to bins, by whole nanoseconds: divided as floating-point numbers, every eighth edge of 10 ms bins
-//! falls into the bin before the one it begins.
+//! Times in seconds to bins, by whole nanoseconds: divided as floating-point numbers, every eighth
+//! edge of 10 ms bins falls into the bin before the one it begins.
 
 /// Bins of one width, from 0.
 #[derive(Debug, Clone, Copy)]
@@ -49,8 +49,8 @@ impl Grid {
         clamped(bin)
     }
 
-    /// The first bin that begins at a time or later, and the first that ends after it: those between two times lie whole
-    /// within them.
+    /// The first bin that begins at a time or later, and the first that ends after it: those
+    /// between two times lie whole within them.
     pub(super) fn whole(self, from_s: f64, to_s: f64) -> (i64, i64) {
         let from = match self.width_ns {
             Some(width) => clamped(-(-(nanoseconds(from_s))).div_euclid(width)),

@@ -1,4 +1,5 @@
-//! HDF5 as NWB files use it: datasets as numbers or text, columns of tables, and what cannot be read, with the reason.
+//! HDF5 as NWB files use it: datasets as numbers or text, columns of tables, and what cannot be
+//! read, with the reason.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -17,7 +18,8 @@ const READ_BYTES_MAX: usize = 1 << 30;
 const TEXT_BYTES_MAX: usize = 64 << 20;
 /// Most that compression makes of a byte (deflate's 1032, and some)...
 const EXPANSION_MAX: u64 = 1040;
-/// ...beside what a short file may declare: what an array is filled with where nothing of it is stored.
+/// ...beside what a short file may declare: what an array is filled with where nothing of it is
+/// stored.
 const FILL_BYTES_MAX: u64 = 16 << 20;
 /// Layout of a dataset that is put together from others.
 const VIRTUAL_LAYOUT: u8 = 3;
@@ -210,7 +212,8 @@ impl<'a> File<'a> {
         Ok(found)
     }
 
-    /// Where each row of a ragged column ends, from the column's index: it rises, and never beyond `values`.
+    /// Where each row of a ragged column ends, from the column's index: it rises, and never beyond
+    /// `values`.
     pub(super) fn ends(&self, key: &str, values: usize) -> Result<Vec<usize>, RecordingError> {
         let found = self.numbers(key, "where each row's values end")?;
         let mut before = 0;
@@ -227,8 +230,8 @@ impl<'a> File<'a> {
         Ok(ends)
     }
 
-    /// A table's column as text, a value for each row: numbers as they print, enumerated values by their names, several
-    /// values of one row joined by `+`, and `None` where there is none.
+    /// A table's column as text, a value for each row: numbers as they print, enumerated values by
+    /// their names, several values of one row joined by `+`, and `None` where there is none.
     pub(super) fn column(
         &self,
         table: &str,
@@ -256,7 +259,8 @@ impl<'a> File<'a> {
         Ok(rows.collect())
     }
 
-    /// Names of an enumerated column (hdmf's `EnumData`): they stand in a dataset that its attribute points to.
+    /// Names of an enumerated column (hdmf's `EnumData`): they stand in a dataset that its
+    /// attribute points to.
     fn elements(&self, table: &str, column: &str) -> Result<Option<Vec<String>>, RecordingError> {
         let key = format!("{table}/{column}");
         let dataset = self.dataset(&key, "a column")?;
@@ -306,7 +310,8 @@ impl<'a> File<'a> {
         }
     }
 
-    /// Texts, one after another: many may point to the same long one, so that a small file holds more than memory does.
+    /// Texts, one after another: many may point to the same long one, so that a small file holds
+    /// more than memory does.
     fn strings(&self, key: &str, dataset: &Dataset) -> Result<Vec<String>, RecordingError> {
         let unreadable = |e| self.unreadable(key, "a column of text", &e);
         let padding = match dataset.dtype() {

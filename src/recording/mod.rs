@@ -5,6 +5,7 @@ mod columns;
 mod counts;
 mod grid;
 mod hdf5;
+mod keys;
 mod npy;
 mod npz;
 mod nwb;
@@ -105,8 +106,8 @@ pub struct DynamicsTruth {
     pub unstable_points: Option<f64>,
 }
 
-/// A key of [`DynamicsTruth`]: its name in a file, what stands there where it is not known (if that can
-/// be said), and its place.
+/// A key of [`DynamicsTruth`]: its name in a file, what stands there where it is not known (if that
+/// can be said), and its place.
 type TruthKey = (&'static str, Option<f64>, fn(&mut DynamicsTruth) -> &mut Option<f64>);
 
 /// Keys of [`DynamicsTruth`] in a file.
@@ -192,8 +193,8 @@ fn zarr(path: &Path) -> RecordingError {
 }
 
 impl Recording {
-    /// Puts the channels into the order of `names`, by name; channels that are not among them are left out. Nothing
-    /// changes where the recording has no names.
+    /// Puts the channels into the order of `names`, by name; channels that are not among them are
+    /// left out. Nothing changes where the recording has no names.
     ///
     /// # Errors
     /// A name that no channel has.
@@ -232,8 +233,8 @@ impl Recording {
         self.trials.iter().map(Trial::n_bins).sum()
     }
 
-    /// Sums bins into wider ones of `bin_ms` milliseconds, trial by trial; a trial's incomplete last
-    /// bin is dropped. A wide bin has the label that most of its bins have.
+    /// Sums bins into wider ones of `bin_ms` milliseconds, trial by trial; a trial's incomplete
+    /// last bin is dropped. A wide bin has the label that most of its bins have.
     ///
     /// # Errors
     /// When `bin_ms` is not a whole multiple of the recorded width.
@@ -265,8 +266,8 @@ impl Recording {
         Ok(())
     }
 
-    /// Keeps of each session the trials `from..to`, given as fractions of its whole; of a session with
-    /// a single trial, its bins.
+    /// Keeps of each session the trials `from..to`, given as fractions of its whole; of a session
+    /// with a single trial, its bins.
     pub fn keep(&mut self, from: f64, to: f64) {
         let range = |n: usize| {
             let at = |f: f64| ((n as f64 * f).round() as usize).min(n);
@@ -310,7 +311,8 @@ impl Recording {
     }
 }
 
-/// Counts, one bin after the other, as `[bins, n_channels]`; what is left of a bin at the end is dropped.
+/// Counts, one bin after the other, as `[bins, n_channels]`; what is left of a bin at the end is
+/// dropped.
 #[must_use]
 pub fn in_bins(mut counts: Vec<u16>, n_channels: usize) -> Array2<u16> {
     let bins = counts.len() / n_channels.max(1);

@@ -6,20 +6,15 @@ use std::path::Path;
 
 use zip::ZipArchive;
 
-use super::hdf5::labelled;
+use super::keys::{Keys, check_names};
 use super::npy::{Array, Values};
 use super::{DynamicsTruth, Recording, RecordingError, TRUTH_KEYS, Trial, in_bins};
-use crate::model::COUNT_MAX;
-use crate::model::{CHANNELS_MAX, REGIMES_MAX};
+use crate::model::{CHANNELS_MAX, COUNT_MAX, REGIMES_MAX};
 
-/// Keys that a message lists at most.
-const KEYS_TOLD: usize = 20;
 /// Most bins of a recording: more than a week of 10 ms.
 const BINS_MAX: usize = 1 << 26;
 /// Most trials of a recording.
 const TRIALS_MAX: usize = 1 << 20;
-/// Longest name of a session or regime, bytes.
-const NAME_BYTES_MAX: usize = 256;
 const KEYS: [&str; 10] = [
     "channels",
     "counts",
@@ -32,108 +27,6 @@ const KEYS: [&str; 10] = [
     "regime_names",
     "continuous",
 ];
-
-struct Keys<'a> {
-    path: &'a Path,
-    arrays: HashMap<String, Array>,
-    /// Keys of the file, known or not.
-    found: Vec<String>,
-}
-
-impl Keys<'_> {
-    fn wrong(
-        &self,
-        key: &str,
-        expected: impl Into<String>,
-        found: impl Into<String>,
-    ) -> RecordingError {
-        RecordingError::key(self.path, key, expected, found)
-    }
-
-    fn required(&self, key: &str, expected: &str) -> Result<&Array, RecordingError> {
-        self.arrays.get(key).ok_or_else(|| self.wrong(key, expected, self.keys_found()))
-    }
-
-    /// The keys that are there, for people.
-    fn keys_found(&self) -> String {
-        match self.found.as_slice() {
-            [] => "no such key, and no other".into(),
-            found => {
-                let shown: Vec<&str> = found.iter().take(KEYS_TOLD).map(String::as_str).collect();
-                let more = if found.len() > KEYS_TOLD { ", ..." } else { "" };
-                format!("no such key (the file has {}{more})", shown.join(", "))
-            }
-        }
-    }
-
-    /// Numbers of a key, all finite.
-    fn numbers(&self, key: &str, array: &Array) -> Result<Vec<f64>, RecordingError> {
-        let numbers = match &array.values {
-            Values::Bytes(v) => v.iter().map(|&b| f64::from(b)).collect(),
-            Values::Numbers(v) => v.clone(),
-            Values::Strings(_) => return Err(self.wrong(key, "numbers", "strings")),
-        };
-        match numbers.iter().position(|v| !v.is_finite()) {
-            None => Ok(numbers),
-            Some(i) => {
-                Err(self.wrong(key, "finite numbers", format!("{} at index {i}", numbers[i])))
-            }
-        }
-    }
-
-    /// A label per trial or per bin as text; `None` is unlabelled.
-    fn labels(&self, key: &str, sizes: &[usize]) -> Result<Option<Labels>, RecordingError> {
-        let Some(array) = self.arrays.get(key) else { return Ok(None) };
-        let Values::Strings(texts) = &array.values else { return Ok(None) };
-        check_names(self, key, texts)?;
-        let texts: Vec<Option<String>> = texts.iter().cloned().map(labelled).collect();
-        self.spread(key, &texts, sizes).map(Some)
-    }
-
-    /// One whole number per trial or per bin (or one for all), spread over the bins of each trial.
-    fn per_bin(&self, key: &str, sizes: &[usize]) -> Result<Option<Vec<Vec<i64>>>, RecordingError> {
-        let Some(array) = self.arrays.get(key) else { return Ok(None) };
-        let mut values = match &array.values {
-            Values::Numbers(v) => v.clone(),
-            _ => self.numbers(key, array)?,
-        };
-        // Not a number is no label.
-        values.iter_mut().filter(|v| v.is_nan()).for_each(|v| *v = -1.0);
-        if let Some(v) = values.iter().find(|v| v.fract() != 0.0 || !v.is_finite()) {
-            return Err(self.wrong(key, "whole numbers", v.to_string()));
-        }
-        let values: Vec<i64> = values.iter().map(|&v| v as i64).collect();
-        self.spread(key, &values, sizes).map(Some)
-    }
-
-    fn spread<T: Clone>(
-        &self,
-        key: &str,
-        values: &[T],
-        sizes: &[usize],
-    ) -> Result<Vec<Vec<T>>, RecordingError> {
-        let bins: usize = sizes.iter().sum();
-        if values.len() == bins && (bins != sizes.len() || sizes.iter().all(|&s| s == 1)) {
-            let mut at = 0;
-            return Ok(sizes
-                .iter()
-                .map(|&n| {
-                    at += n;
-                    values[at - n..at].to_vec()
-                })
-                .collect());
-        }
-        if values.len() == sizes.len() || values.len() == 1 {
-            let pick = |i: usize| values[if values.len() == 1 { 0 } else { i }].clone();
-            return Ok(sizes.iter().enumerate().map(|(i, &n)| vec![pick(i); n]).collect());
-        }
-        Err(self.wrong(
-            key,
-            format!("one value per trial ({}) or per bin ({bins})", sizes.len()),
-            format!("{} values", values.len()),
-        ))
-    }
-}
 
 /// Reads a recording.
 ///
@@ -198,17 +91,37 @@ fn build(keys: &Keys<'_>) -> Result<Recording, RecordingError> {
     if let Some(flag) = keys.arrays.get("continuous") {
         continuous = keys.numbers("continuous", flag)?.first().is_some_and(|v| *v != 0.0);
     }
-    let texts = keys.labels("regime", &sizes)?;
+    let (trials, regime_names) = trials(keys, &sizes, &values, n_channels)?;
+    Ok(Recording {
+        path: keys.path.to_owned(),
+        n_channels,
+        channels: channel_names(keys, n_channels)?,
+        bin_width_s,
+        regime_names,
+        trials,
+        continuous,
+    })
+}
+
+/// Trials of so many bins each, from the counts of all of them, `[bins, channels]`; and the regimes'
+/// names.
+fn trials(
+    keys: &Keys<'_>,
+    sizes: &[usize],
+    values: &[u16],
+    n_channels: usize,
+) -> Result<(Vec<Trial>, Vec<String>), RecordingError> {
+    let texts = keys.labels("regime", sizes)?;
     let regime_names = regime_names(keys, texts.as_deref())?;
     let regime = match &texts {
         Some(texts) => Some(indices(keys, texts, &regime_names)?),
-        None => keys.per_bin("regime", &sizes)?,
+        None => keys.per_bin("regime", sizes)?,
     };
-    let task = match tasks(keys, "task", &sizes)? {
+    let task = match tasks(keys, "task", sizes)? {
         Some(task) => Some(task),
-        None => tasks(keys, "target", &sizes)?,
+        None => tasks(keys, "target", sizes)?,
     };
-    let sessions = session_names(keys, &sizes)?;
+    let sessions = session_names(keys, sizes)?;
     let truths = truths(keys, task.as_deref(), sizes.len())?;
     let mut trials = Vec::with_capacity(sizes.len());
     let mut at = 0;
@@ -226,15 +139,7 @@ fn build(keys: &Keys<'_>) -> Result<Recording, RecordingError> {
         });
         at += bins;
     }
-    Ok(Recording {
-        path: keys.path.to_owned(),
-        n_channels,
-        channels: channel_names(keys, n_channels)?,
-        bin_width_s,
-        regime_names,
-        trials,
-        continuous,
-    })
+    Ok((trials, regime_names))
 }
 
 /// The width of a bin, seconds.
@@ -354,9 +259,6 @@ fn trial_sizes(keys: &Keys<'_>, shape: &[usize]) -> Result<Vec<usize>, Recording
     Ok(starts.iter().zip(ends).map(|(&s, e)| e - s as usize).collect())
 }
 
-/// Labels of each trial's bins.
-type Labels = Vec<Vec<Option<String>>>;
-
 /// A shape, for people.
 fn shown(shape: &[usize]) -> String {
     let sizes: Vec<String> = shape.iter().map(ToString::to_string).collect();
@@ -444,16 +346,6 @@ fn regime_names(
     }
     check_names(keys, "regime_names", &names)?;
     Ok(names)
-}
-
-fn check_names(keys: &Keys<'_>, key: &str, names: &[String]) -> Result<(), RecordingError> {
-    match names.iter().find(|n| n.len() > NAME_BYTES_MAX) {
-        None => Ok(()),
-        Some(long) => {
-            let expected = format!("names of at most {NAME_BYTES_MAX} bytes");
-            Err(keys.wrong(key, expected, format!("one of {}", long.len())))
-        }
-    }
 }
 
 /// Session names: strings as they are, numbers as their digits; the file's name where it has none.

@@ -98,8 +98,8 @@ fn units(file: &File<'_>) -> Result<Vec<Vec<f64>>, RecordingError> {
 const ELECTRODES: &str = "/general/extracellular_ephys/electrodes";
 const ELECTRODE_NAMES: [&str; 3] = ["channel_name", "electrode_name", "label"];
 
-/// Names of the units, where the file has any: `unit_name`, else those of the electrodes where each unit has one of its
-/// own. (Their ids are numbers of rows, and tell nothing of another file.)
+/// Names of the units, where the file has any: `unit_name`, else those of the electrodes where each
+/// unit has one of its own. (Their ids are numbers of rows, and tell nothing of another file.)
 fn unit_names(file: &File<'_>, n: usize) -> Option<Vec<String>> {
     let unread = |e: &RecordingError| tracing::warn!("units go by their order, not by names: {e}");
     let named = if file.has("/units/unit_name") {
@@ -121,7 +121,8 @@ fn span(times: impl Iterator<Item = f64>) -> (f64, f64) {
     times.fold((f64::INFINITY, f64::NEG_INFINITY), |(a, b), t| (a.min(t), b.max(t)))
 }
 
-/// Times in which every unit was observed, in order and apart, seconds; `None` where the file does not tell.
+/// Times in which every unit was observed, in order and apart, seconds; `None` where the file does
+/// not tell.
 fn observed(file: &File<'_>, n_units: usize) -> Result<Option<Vec<(f64, f64)>>, RecordingError> {
     let key = "/units/obs_intervals";
     if !file.has(key) {
@@ -187,7 +188,8 @@ fn session(file: &File<'_>) -> Option<String> {
     named("/general/session_id").or_else(|| named("/identifier"))
 }
 
-/// Reads an NWB file: one continuous trial, or one for each stretch in which all units were observed.
+/// Reads an NWB file: one continuous trial, or one for each stretch in which all units were
+/// observed.
 ///
 /// # Errors
 /// Says which part of the file, what was expected and what was found.

@@ -13,18 +13,19 @@ pub struct DecisionRule {
     pub dwell_bins: u32,
     /// Whether `unknown` may be said.
     pub unknown: bool,
-    /// Bins from the start before `unknown` may be said for novelty above 1: it is a smoothed score.
+    /// Bins from the start before `unknown` may be said for novelty above 1: it is a smoothed
+    /// score.
     pub novelty_warm_up_bins: u64,
 }
 
 impl DecisionRule {
     /// Posterior probability where the model does not say how often a probability errs.
     pub const PROBABILITY_MIN: f32 = 0.9;
-    /// False changes that the default rule allows, for each change that the model's hazard rates expect: 1
-    /// a minute where regimes last 3 s.
+    /// False changes that the default rule allows, for each change that the model's hazard rates
+    /// expect: 1 a minute where regimes last 3 s.
     pub const FALSE_SHARE: f64 = 0.05;
-    /// Fraction of a regime's time by which the default rule may be later than the most lenient one: a
-    /// label that comes too late is wrong as well.
+    /// Fraction of a regime's time by which the default rule may be later than the most lenient
+    /// one: a label that comes too late is wrong as well.
     pub const LATE_SHARE: f64 = 0.1;
     /// Default dwell, seconds...
     pub const DWELL_S: f64 = 0.03;
@@ -33,9 +34,9 @@ impl DecisionRule {
     /// Time before `unknown` may be said, seconds.
     pub const NOVELTY_WARM_UP_S: f64 = 1.0;
 
-    /// The rule for a model that allows so many false changes per minute (`None`: [`Self::FALSE_SHARE`],
-    /// within [`Self::LATE_SHARE`]), as the model's operating points have it: measured on what its training
-    /// held out.
+    /// The rule for a model that allows so many false changes per minute (`None`:
+    /// [`Self::FALSE_SHARE`], within [`Self::LATE_SHARE`]), as the model's operating points have
+    /// it: measured on what its training held out.
     #[must_use]
     pub fn of(model: &Model, false_changes_per_min: Option<f64>) -> Self {
         let bins = |seconds: f64| (seconds / model.bin_width_s).round().max(1.0);
@@ -158,8 +159,9 @@ impl Tracker {
         self.confident_bins = 0;
     }
 
-    /// Goes on where another tracker of the session stands: with its label, where that is known here, and its
-    /// bins. `regimes` gives this model's regime for each of the other's; `None` where they are the same.
+    /// Goes on where another tracker of the session stands: with its label, where that is known
+    /// here, and its bins. `regimes` gives this model's regime for each of the other's; `None`
+    /// where they are the same.
     pub(crate) fn succeed(&mut self, before: &Self, regimes: Option<&[Option<usize>]>) {
         let known = |label: Label| match (label, regimes) {
             (Label::Regime(r), Some(regimes)) => {

@@ -46,14 +46,16 @@ impl Engine {
         self.bank.predict();
     }
 
-    /// Back to the prior: another recording begins. The label in force stays until another is found.
+    /// Back to the prior: another recording begins. The label in force stays until another is
+    /// found.
     pub fn restart(&mut self) {
         self.bank.reset();
         self.tracker.restart();
     }
 
-    /// Goes on where another engine of the session stands: its label stays in force, its bins are counted on.
-    /// `regimes` gives this model's regime for each of the other's; `None` where they are the same.
+    /// Goes on where another engine of the session stands: its label stays in force, its bins are
+    /// counted on. `regimes` gives this model's regime for each of the other's; `None` where they
+    /// are the same.
     pub fn succeed(&mut self, before: &Self, regimes: Option<&[Option<usize>]>) {
         self.tracker.succeed(&before.tracker, regimes);
     }
@@ -64,9 +66,9 @@ impl Engine {
         self.tracker.state(tape);
     }
 
-    /// Goes on from what an engine of the same model, readout and rule has taken down, with `label` in force; the
-    /// next change's onset does not reach back before it. `false` where the words are not such: nothing has changed then
-    /// but that the bank is at its prior.
+    /// Goes on from what an engine of the same model, readout and rule has taken down, with `label`
+    /// in force; the next change's onset does not reach back before it. `false` where the words are
+    /// not such: nothing has changed then but that the bank is at its prior.
     pub fn resume(&mut self, words: &[u32], label: Option<Label>) -> bool {
         let mut own = Tape::default();
         own.begin();

@@ -1,4 +1,5 @@
-//! From label posteriors to decisions: hysteresis, change events, `unknown`, and scores against truth.
+//! From label posteriors to decisions: hysteresis, change events, `unknown`, and scores against
+//! truth.
 
 mod decision;
 mod engine;

@@ -23,10 +23,10 @@ pub struct Onset {
 
 /// The last bins' posteriors, and the hazard rates that lead from one to the next.
 ///
-/// With `p_t(r)` the filtered posterior and `A` the transition probabilities, the regime being `r` at
-/// the decision in bin `T`, `P(r in all of t..T | y_1..T) = prod_(u = t..T-1) p_u(r) A(r, r) /
-/// p_(u+1|u)(r)` (backward pass of a hidden Markov model; Kim 1994). That is the distribution function
-/// of the onset.
+/// With `p_t(r)` the filtered posterior and `A` the transition probabilities, the regime being `r`
+/// at the decision in bin `T`,
+/// `P(r in all of t..T | y_1..T) = prod_(u = t..T-1) p_u(r) A(r, r) / p_(u+1|u)(r)` (backward pass
+/// of a hidden Markov model; Kim 1994). That is the distribution function of the onset.
 #[derive(Debug, Clone)]
 pub(super) struct OnsetFinder {
     states: usize,

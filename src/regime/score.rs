@@ -44,8 +44,8 @@ pub struct Verdict {
     pub accuracy_after_2s: Option<f64>,
     /// Mean negative log posterior of the true label, nats.
     pub log_loss: f64,
-    /// Expected calibration error: mean over bins of |right - said|, between the fraction right and the
-    /// mean largest probability in 20 classes of that probability (Guo et al. 2017).
+    /// Expected calibration error: mean over bins of |right - said|, between the fraction right and
+    /// the mean largest probability in 20 classes of that probability (Guo et al. 2017).
     pub calibration_error: f64,
 }
 
@@ -115,7 +115,8 @@ impl Score {
         *right += u64::from(said == truth);
     }
 
-    /// `(mean largest probability, fraction right, bins)` of each class of probabilities that occurred.
+    /// `(mean largest probability, fraction right, bins)` of each class of probabilities that
+    /// occurred.
     #[must_use]
     pub(crate) fn reliability(&self) -> Vec<(f64, f64, u64)> {
         let told = |&(bins, sum, right): &(u64, f64, u64)| {
@@ -218,8 +219,8 @@ impl ChangeScore {
         self.missed += u64::from(self.pending.take().is_some());
     }
 
-    /// The next bin: truth, the label in force (`None`: none, or `unknown`), and the change to it, if it
-    /// was decided here.
+    /// The next bin: truth, the label in force (`None`: none, or `unknown`), and the change to it,
+    /// if it was decided here.
     pub fn push(&mut self, truth: Option<usize>, said: Option<usize>, change: Option<&Change>) {
         if let (Some(before), Some(now)) = (self.truth, truth)
             && before != now

@@ -1,5 +1,6 @@
-//! Blackrock's processors: packets over UDP, several a datagram. Spikes carry channel and unit; every packet, the heartbeat
-//! that comes each 10 ms among them, carries the clock. Nothing is numbered.
+//! Blackrock's processors: packets over UDP, several a datagram. Spikes carry channel and unit;
+//! every packet, the heartbeat that comes each 10 ms among them, carries the clock. Nothing is
+//! numbered.
 
 use std::io;
 use std::net::SocketAddr;
@@ -46,7 +47,8 @@ pub struct Settings {
     pub reorder_ms: f64,
     /// Each unit of a channel is a channel of its own.
     pub split_sorted: bool,
-    /// Channels by number, `12` or `12:UNIT`, in order; empty: channel 1 is the first, whatever its unit.
+    /// Channels by number, `12` or `12:UNIT`, in order; empty: channel 1 is the first, whatever its
+    /// unit.
     pub electrodes: Vec<String>,
     /// What the sorter takes for noise is counted too.
     pub noise: bool,

@@ -17,7 +17,8 @@ pub(crate) struct Electrodes {
 }
 
 impl Electrodes {
-    /// `list` holds `NAME` or `NAME:SORTED_ID` in the order of channels; where it is empty they are learned.
+    /// `list` holds `NAME` or `NAME:SORTED_ID` in the order of channels; where it is empty they are
+    /// learned.
     pub(crate) fn new(list: &[String], split_sorted: bool, n_channels: usize) -> Self {
         let mut known: HashMap<String, Vec<(Option<i64>, usize)>> = HashMap::new();
         for (channel, entry) in list.iter().take(n_channels).enumerate() {

@@ -1,4 +1,5 @@
-//! Intan's RHX software: spikes over TCP, 14 bytes each. Nothing is numbered, but TCP loses nothing on the way.
+//! Intan's RHX software: spikes over TCP, 14 bytes each. Nothing is numbered, but TCP loses nothing
+//! on the way.
 
 use std::io;
 use std::sync::Arc;
@@ -226,7 +227,8 @@ mod tests {
         let starts = seen.iter().filter(|k| **k == Kind::Start).count();
         let bins = seen.iter().filter(|k| **k == Kind::Bin).count();
         assert_eq!(starts, 4, "one recording for each run");
-        // Of each run begun anew the first two samples are not believed, and the last bins are open.
+        // Of each run begun anew the first two samples are not believed, and the last bins are
+        // open.
         assert!((3985..=4000).contains(&bins), "{bins} bins");
         assert!(!seen.iter().any(|k| matches!(k, Kind::Missing(_))), "{seen:?}");
     }

@@ -1,5 +1,5 @@
-//! A recording as a rig, with a clock of its own: at its speed, faster, or as fast as the session takes it;
-//! once or over and over; and from any place.
+//! A recording as a rig, with a clock of its own: at its speed, faster, or as fast as the session
+//! takes it; once or over and over; and from any place.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

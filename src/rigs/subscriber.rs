@@ -1,5 +1,5 @@
-//! A ZeroMQ SUB socket that connects to a rig, and connects again when the rig went away. (The library's own
-//! reconnection waits up to half a minute.)
+//! A ZeroMQ SUB socket that connects to a rig, and connects again when the rig went away. (The
+//! library's own reconnection waits up to half a minute.)
 
 use futures_util::StreamExt;
 use futures_util::stream::BoxStream;

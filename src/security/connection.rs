@@ -1,5 +1,5 @@
-//! What a connection is doing: requests that are open, bytes that are not understood yet, and bytes that it is sent and
-//! does not take.
+//! What a connection is doing: requests that are open, bytes that are not understood yet, and bytes
+//! that it is sent and does not take.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -100,8 +100,9 @@ impl Peer {
         self.0.address
     }
 
-    /// A request has come whole; it is being answered until what is returned is dropped. Until then no newcomer is
-    /// given the connection's place, where the request `keeps_place`: one that anybody may make does not.
+    /// A request has come whole; it is being answered until what is returned is dropped. Until then
+    /// no newcomer is given the connection's place, where the request `keeps_place`: one that
+    /// anybody may make does not.
     #[must_use]
     pub(crate) fn request(&self, keeps_place: bool) -> OpenRequest {
         let mut state = self.0.locked();
@@ -128,7 +129,8 @@ pub(crate) struct OpenRequest {
 }
 
 impl OpenRequest {
-    /// Ready when the connection may be given more bytes. That it is asked says that what was given is on its way.
+    /// Ready when the connection may be given more bytes. That it is asked says that what was given
+    /// is on its way.
     pub(super) fn poll_room(&self, context: &mut Context<'_>) -> Poll<()> {
         self.peer.0.poll_room(self.number, context)
     }
@@ -165,8 +167,8 @@ impl Drop for OpenRequest {
     }
 }
 
-/// Bytes on their way. The layers below may keep them for as long as the other end's window is full, or drop them where
-/// it breaks the call off.
+/// Bytes on their way. The layers below may keep them for as long as the other end's window is
+/// full, or drop them where it breaks the call off.
 struct Given {
     bytes: Bytes,
     connection: Arc<Connection>,
@@ -292,8 +294,8 @@ impl Connection {
         Poll::Pending
     }
 
-    /// Since when it has had nothing to do, where that is long enough for another to take its place. Requests whose
-    /// answers are not taken are nothing to do.
+    /// Since when it has had nothing to do, where that is long enough for another to take its
+    /// place. Requests whose answers are not taken are nothing to do.
     pub(super) fn gives_way(&self, now: Instant) -> Option<Instant> {
         let state = self.locked();
         let keeps = |r: &Request| {
@@ -404,7 +406,8 @@ mod tests {
         let mut context = Context::from_waker(Waker::noop());
         let soon = || Instant::now() + NOT_TAKEN + GIVES_WAY;
         let late = || Instant::now() + TAKES_NOTHING + GIVES_WAY;
-        // A part of an answer that stays where it is, and an answer that waits for nothing but its own making.
+        // A part of an answer that stays where it is, and an answer that waits for nothing but its
+        // own making.
         let request = peer.request(true);
         let first = request.given(bytes(1000));
         assert!(peer.0.gives_way(Instant::now() + 2 * GIVES_WAY).is_none());

@@ -1,5 +1,6 @@
-//! What stands before a gRPC service: its token is asked for before anything of the call is read, messages that do not
-//! become whole are bounded in bytes and time, and answers that nobody takes are not made.
+//! What stands before a gRPC service: its token is asked for before anything of the call is read,
+//! messages that do not become whole are bounded in bytes and time, and answers that nobody takes
+//! are not made.
 
 use std::convert::Infallible;
 use std::future::Future;
@@ -35,8 +36,9 @@ pub(crate) struct Guarded<S> {
 }
 
 impl<S> Guarded<S> {
-    /// Lets calls through that have a token of every role that `needs` names. On a Unix socket its file has said
-    /// already who may come. Messages of the service are at most `message_bytes_max` long: longer ones it refuses.
+    /// Lets calls through that have a token of every role that `needs` names. On a Unix socket its
+    /// file has said already who may come. Messages of the service are at most `message_bytes_max`
+    /// long: longer ones it refuses.
     pub(crate) fn new(
         inner: S,
         tokens: Arc<Tokens>,

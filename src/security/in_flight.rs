@@ -1,6 +1,7 @@
-//! Messages that have begun to come and are not whole: how many bytes they may claim together. Where there is no room
-//! for one more, the one of which nothing has come for longest is given up. A message that comes at once is never that
-//! one, so that those who send slowly, or never end, hold up each other and nobody else.
+//! Messages that have begun to come and are not whole: how many bytes they may claim together.
+//! Where there is no room for one more, the one of which nothing has come for longest is given up.
+//! A message that comes at once is never that one, so that those who send slowly, or never end,
+//! hold up each other and nobody else.
 
 use std::collections::{BTreeMap, HashMap};
 use std::future::Future;
@@ -172,8 +173,8 @@ impl Account {
         Self { room, connection, held: None, came: 0, deadline: None }
     }
 
-    /// Where the stream stands now, of which so many bytes `came`: number and claim, in bytes, of the message that is
-    /// not whole.
+    /// Where the stream stands now, of which so many bytes `came`: number and claim, in bytes, of
+    /// the message that is not whole.
     pub(crate) fn set(&mut self, incomplete: Option<(u64, usize)>, came: usize) {
         let Some((number, bytes)) = incomplete else {
             (self.held, self.deadline) = (None, None);

@@ -1,4 +1,5 @@
-//! Connections as they are let in: so many in all and from one address, each with its TLS, none that only waits.
+//! Connections as they are let in: so many in all and from one address, each with its TLS, none
+//! that only waits.
 
 use std::collections::HashMap;
 use std::io;
@@ -60,8 +61,8 @@ impl Open {
         Some(connection)
     }
 
-    /// Ends the connection that has had nothing to do for longest, where there is one; of `peer` alone, where that
-    /// is given.
+    /// Ends the connection that has had nothing to do for longest, where there is one; of `peer`
+    /// alone, where that is given.
     fn make_room(&mut self, peer: Option<IpAddr>) -> bool {
         let now = Instant::now();
         let of_peer = |c: &Connection| peer.is_none() || c.address.map(|a| a.ip()) == peer;
@@ -98,8 +99,8 @@ impl Admission {
         Self { limits, open: Arc::default(), untaken: Arc::default() }
     }
 
-    /// A place for one more, from an address or this machine. Where all are taken, a connection that has nothing to do
-    /// makes room.
+    /// A place for one more, from an address or this machine. Where all are taken, a connection
+    /// that has nothing to do makes room.
     ///
     /// # Errors
     /// Why there is none; counted.
@@ -160,7 +161,8 @@ impl<T: AsyncRead + AsyncWrite + Send + Unpin> Io for T {}
 /// How HTTP/2 begins.
 const HTTP2: &[u8] = b"PRI ";
 
-/// A connection that was let in. It ends where it makes no request, sends what is none, or takes nothing.
+/// A connection that was let in. It ends where it makes no request, sends what is none, or takes
+/// nothing.
 pub(crate) struct Stream {
     io: Box<dyn Io>,
     place: Place,
@@ -172,8 +174,9 @@ pub(crate) struct Stream {
     ends: Option<&'static str>,
 }
 
-/// What is asked of a connection on which HTTP/1 is spoken, whose requests are read whole. HTTP/2 has bounds of its own,
-/// and sends what follows a request at once: where it is not expected it is refused.
+/// What is asked of a connection on which HTTP/1 is spoken, whose requests are read whole. HTTP/2
+/// has bounds of its own, and sends what follows a request at once: where it is not expected it is
+/// refused.
 struct Http1 {
     /// Bytes that have come and are as HTTP/2 begins; `None` once one was not.
     as_http2: Option<usize>,
@@ -215,8 +218,8 @@ impl Stream {
         self.place.peer()
     }
 
-    /// An error where the connection is to end. Asked wherever the connection is used: one that is blocked by what it is
-    /// to send is not read.
+    /// An error where the connection is to end. Asked wherever the connection is used: one that is
+    /// blocked by what it is to send is not read.
     fn judge(&mut self, context: &mut Context<'_>) -> io::Result<()> {
         if let Some(reason) = self.ends {
             return Err(io::Error::new(io::ErrorKind::ConnectionAborted, reason));

@@ -1,5 +1,5 @@
-//! Who may come in: TLS, tokens and their roles, and how many connections there are. docs/security.md has the threats
-//! that this is for.
+//! Who may come in: TLS, tokens and their roles, and how many connections there are.
+//! docs/security.md has the threats that this is for.
 
 mod connection;
 mod guard;

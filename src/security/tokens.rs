@@ -119,8 +119,8 @@ impl Tokens {
         self.files.len()
     }
 
-    /// Reads one file again, so that a token is taken from, or given to, somebody without a restart. Blocks for as long
-    /// as the file does: no caller of [`Self::check`] waits for it.
+    /// Reads one file again, so that a token is taken from, or given to, somebody without a
+    /// restart. Blocks for as long as the file does: no caller of [`Self::check`] waits for it.
     ///
     /// # Errors
     /// Why it cannot be read: its tokens stay as they were.
@@ -143,8 +143,8 @@ impl Tokens {
         !self.files.is_empty()
     }
 
-    /// Judges an `authorization` header. Whatever is wrong is counted, and logged at a limited rate, without what was
-    /// presented.
+    /// Judges an `authorization` header. Whatever is wrong is counted, and logged at a limited
+    /// rate, without what was presented.
     ///
     /// # Errors
     /// Why not.

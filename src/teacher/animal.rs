@@ -51,8 +51,8 @@ const FREQUENCY_HZ: [f64; 2] = [0.7, 4.0];
 /// Angle by which tasks turn a regime's plane, radians (standard deviation).
 const PLANE_TURN: f64 = 0.25;
 
-/// Rank of random networks of low rank, the matrices that they are mixtures of, and their usual gain `g`
-/// (the scale of JEDI's synthetic teachers, arXiv 2603.10489).
+/// Rank of random networks of low rank, the matrices that they are mixtures of, and their usual
+/// gain `g` (the scale of JEDI's synthetic teachers, arXiv 2603.10489).
 const LOW_RANK: usize = 5;
 const LOW_RANK_PATTERNS: usize = 3;
 /// Gain of [`Regime::RandomLowRank`].
@@ -192,8 +192,9 @@ impl Animal {
         }
     }
 
-    /// The animal on another day: of its channels seven in ten keep their unit, the others record another
-    /// one; rates have drifted (log rates by 0.2, their dependence on the unit's state by 10 %).
+    /// The animal on another day: of its channels seven in ten keep their unit, the others record
+    /// another one; rates have drifted (log rates by 0.2, their dependence on the unit's state by
+    /// 10 %).
     #[must_use]
     pub fn on_day(&self, day: u64) -> Self {
         let mut rng = ChaCha8Rng::seed_from_u64(self.seed);
@@ -239,18 +240,7 @@ impl Animal {
         let at = Regime::ALL.iter().position(|r| *r == regime).unwrap_or(0);
         let mut rng = ChaCha8Rng::seed_from_u64(self.seed);
         rng.set_stream(1 + ((at as u64) << 40) + index);
-        let turned = self.frames[at].iter().map(|row| {
-            let turn = normals(&mut rng, NORMAL);
-            row.iter().zip(turn).map(|(x, t)| x + PLANE_TURN * t / 2.0).collect()
-        });
-        let mut frame = orthonormal(turned.collect());
-        frame.iter_mut().for_each(|row| row.resize(LATENTS, 0.0));
-        if regime == Regime::RingAttractor {
-            for (i, row) in frame.iter_mut().enumerate() {
-                row.fill(0.0);
-                row[(NORMAL + i) % LATENTS] = 1.0;
-            }
-        }
+        let frame = self.frame(regime, at, &mut rng);
         let mut between = |low: f64, high: f64| rng.random_range(low..high);
         let mut frequency_hz = 0.0;
         // `A` as a sum of `weight * row^T column` over pairs of the frame's directions.
@@ -298,8 +288,27 @@ impl Animal {
         }
     }
 
-    /// Task number `index` of the animal's random networks of rank 5 and gain `g`: `A` is a mixture, by a
-    /// random unit vector, of [`LOW_RANK_PATTERNS`] normal matrices that the animals of a seed share.
+    /// The directions of a task's structure, `[3, latents]`: a regime's own, turned a little by task;
+    /// a ring's are fixed.
+    fn frame(&self, regime: Regime, at: usize, rng: &mut ChaCha8Rng) -> Vec<Vec<f64>> {
+        let turned = self.frames[at].iter().map(|row| {
+            let turn = normals(rng, NORMAL);
+            row.iter().zip(turn).map(|(x, t)| x + PLANE_TURN * t / 2.0).collect()
+        });
+        let mut frame = orthonormal(turned.collect());
+        frame.iter_mut().for_each(|row| row.resize(LATENTS, 0.0));
+        if regime == Regime::RingAttractor {
+            for (i, row) in frame.iter_mut().enumerate() {
+                row.fill(0.0);
+                row[(NORMAL + i) % LATENTS] = 1.0;
+            }
+        }
+        frame
+    }
+
+    /// Task number `index` of the animal's random networks of rank 5 and gain `g`: `A` is a
+    /// mixture, by a random unit vector, of [`LOW_RANK_PATTERNS`] normal matrices that the animals
+    /// of a seed share.
     #[must_use]
     pub(crate) fn low_rank_task(&self, gain: f64, index: u64) -> Task {
         let mut a = [[0.0f64; LATENTS]; LATENTS];

@@ -1,10 +1,11 @@
 //! Simulated rate networks with known truth: what the method's claims are tested on.
 //!
-//! `tau dr/dt = -r + J tanh(r) + c + xi` with `J = (1/N) M A M^T + g chi / sqrt(N)`. With normal `M`
-//! the latents `kappa` of `r = M kappa` obey `tau dkappa/dt = -kappa + <tanh'> A kappa` for large `N`
-//! (Mastrogiuseppe & Ostojic 2018), so that `A` chooses the regime: a small `A` a stable point, one
-//! real eigenvalue above 1 two stable points, a complex pair above 1 a limit cycle, a real pair above
-//! 1 a ring; `A = 0` with `g` above 1 is chaotic (Sompolinsky, Crisanti & Sommers 1988).
+//! `tau dr/dt = -r + J tanh(r) + c + xi` with `J = (1/N) M A M^T + g chi / sqrt(N)`. With normal
+//! `M` the latents `kappa` of `r = M kappa` obey `tau dkappa/dt = -kappa + <tanh'> A kappa` for
+//! large `N` (Mastrogiuseppe & Ostojic 2018), so that `A` chooses the regime: a small `A` a stable
+//! point, one real eigenvalue above 1 two stable points, a complex pair above 1 a limit cycle, a
+//! real pair above 1 a ring; `A = 0` with `g` above 1 is chaotic (Sompolinsky, Crisanti & Sommers
+//! 1988).
 
 mod animal;
 mod planar;

@@ -1,13 +1,14 @@
-//! Families of planar systems seen through spikes: the Hopf normal form and the Duffing oscillator, whose
-//! eigenvalues are known in closed form (Vermani et al. 2025, arXiv 2410.05454, forecast the same two).
+//! Families of planar systems seen through spikes: the Hopf normal form and the Duffing oscillator,
+//! whose eigenvalues are known in closed form (Vermani et al. 2025, arXiv 2410.05454, forecast the
+//! same two).
 //!
 //! ```text
 //! Hopf      dx = (a - b |x|^2) x + omega (-x2, x1)                      + sigma dW
 //! Duffing   dx1 = nu x2,  dx2 = nu (s x1 - x1^3) - delta x2             + sigma dW
 //! ```
 //!
-//! Below `a = 0` a Hopf system is a stable spiral, above a limit cycle; below `s = 0` a Duffing oscillator
-//! has one well, above two. `log rate = C x + d`, counts Poisson.
+//! Below `a = 0` a Hopf system is a stable spiral, above a limit cycle; below `s = 0` a Duffing
+//! oscillator has one well, above two. `log rate = C x + d`, counts Poisson.
 
 use nalgebra::Complex;
 use rand::{RngExt, SeedableRng};
@@ -97,8 +98,8 @@ impl PlanarTask {
         }
     }
 
-    /// The leading eigenvalue, with an imaginary part that is not below 0, 1/s, of the linearisation at a
-    /// stable point, or at a limit cycle's centre.
+    /// The leading eigenvalue, with an imaginary part that is not below 0, 1/s, of the
+    /// linearisation at a stable point, or at a limit cycle's centre.
     #[must_use]
     pub(crate) fn eigenvalue_per_s(&self) -> Complex<f64> {
         let spring = match self.kind {

@@ -34,7 +34,8 @@ pub(crate) struct Truth {
     pub lyapunov_max_noise_free_per_s: f64,
     /// Frequency of a limit cycle as it turns, Hz; 0 in other regimes.
     pub frequency_hz: f64,
-    /// Stable fixed points found; `None` for rings and chaos, where points are many and none stable.
+    /// Stable fixed points found; `None` for rings and chaos, where points are many and none
+    /// stable.
     pub stable_points: Option<usize>,
     /// Unstable fixed points found, as above.
     pub unstable_points: Option<usize>,

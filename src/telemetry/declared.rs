@@ -1,4 +1,5 @@
-//! Every metric that the daemon has, declared once: name, kind, labels and help. docs/metrics.md is written from here.
+//! Every metric that the daemon has, declared once: name, kind, labels and help. docs/metrics.md is
+//! written from here.
 
 /// What a metric is to Prometheus.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -368,7 +368,8 @@ impl ContactMetrics {
         metrics
     }
 
-    /// What is known of the rig's clock: offset and drift where they are, whether it jumped, a message's delay.
+    /// What is known of the rig's clock: offset and drift where they are, whether it jumped, a
+    /// message's delay.
     pub(crate) fn clock(
         &self,
         offset_s: Option<f64>,

@@ -1,5 +1,6 @@
-//! The log: lines go through a bounded queue to a thread of their own, which writes them to standard error. Whoever
-//! reads there may be gone, slow or out of space: no thread that works waits for that, and what is lost is counted.
+//! The log: lines go through a bounded queue to a thread of their own, which writes them to
+//! standard error. Whoever reads there may be gone, slow or out of space: no thread that works
+//! waits for that, and what is lost is counted.
 
 use std::collections::VecDeque;
 use std::io::{self, Write};

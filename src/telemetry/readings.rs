@@ -1,4 +1,5 @@
-//! Gauges of a reading of the dynamics: each a value of [`wire::Metrics`], with its 90 % interval where it has one.
+//! Gauges of a reading of the dynamics: each a value of [`wire::Metrics`], with its 90 % interval
+//! where it has one.
 
 use metrics::{Gauge, gauge};
 
@@ -131,7 +132,8 @@ const QUANTITIES: [Quantity; 18] = [
     ),
 ];
 
-/// Of names and helps of its gauges: the mean's, and those of the interval's ends where there is one.
+/// Of names and helps of its gauges: the mean's, and those of the interval's ends where there is
+/// one.
 impl Quantity {
     fn gauges(&self) -> Vec<(String, String)> {
         let Self(stem, unit, help, value) = self;

@@ -1,6 +1,6 @@
-//! The recorder behind every metric: the daemon's own series in one registry, those of each session in a registry of
-//! the session's, which goes with it. (The exporter can only drop series that were not written for a while, which
-//! would take the gauges of a quiet session too.)
+//! The recorder behind every metric: the daemon's own series in one registry, those of each session
+//! in a registry of the session's, which goes with it. (The exporter can only drop series that were
+//! not written for a while, which would take the gauges of a quiet session too.)
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, PoisonError, RwLock};
@@ -75,7 +75,8 @@ impl Series {
         handles.iter().for_each(metrics_exporter_prometheus::PrometheusHandle::run_upkeep);
     }
 
-    /// Everything in Prometheus' text format: each metric's lines together, whatever registry they are of.
+    /// Everything in Prometheus' text format: each metric's lines together, whatever registry they
+    /// are of.
     #[must_use]
     pub(crate) fn render(&self) -> String {
         let handles: Vec<_> = self.sessions().values().map(|s| s.recorder.handle()).collect();

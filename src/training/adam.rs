@@ -30,8 +30,8 @@ impl Parameter {
     }
 }
 
-/// One update. `step` counts from 0. Returns the gradient's norm before clipping; a gradient that is
-/// not finite changes nothing.
+/// One update. `step` counts from 0. Returns the gradient's norm before clipping; a gradient that
+/// is not finite changes nothing.
 pub(crate) fn update(
     parameters: &mut [Parameter],
     gradients: &GradStore,

@@ -2,17 +2,13 @@
 
 use std::collections::BTreeMap;
 
+use super::runs::Runs;
+use super::split::{split, splits_by_task};
 use crate::model::REGIMES_MAX;
 use crate::recording::{Counts, Recording, Spool, Trial};
 
-/// Tasks of one session and regime from which whole tasks are held out; with fewer, trials are.
-const TASKS_FOR_HELD_OUT_TASKS: usize = 6;
-/// Every so many-th task of a session and regime is held out.
-const HELD_OUT_EVERY: usize = 6;
 /// Held-out bins that are kept in all.
 const HELD_OUT_BINS_MAX: usize = 120_000;
-/// Last part of the trials (or bins of a single trial) held out where tasks are few.
-const HELD_OUT_TRIALS: f64 = 0.15;
 
 /// Why recordings cannot be trained on together.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
@@ -99,53 +95,6 @@ pub(crate) struct Stream {
     pub(crate) label_of: Runs,
 }
 
-/// Index of each bin's label, as runs of the same: a bin costs nothing.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct Runs(Vec<(usize, usize)>);
-
-impl Runs {
-    /// Of labels in order.
-    pub(crate) fn of(labels: impl Iterator<Item = usize>) -> Self {
-        let mut runs: Vec<(usize, usize)> = Vec::new();
-        for (bin, label) in labels.enumerate() {
-            match runs.last_mut() {
-                Some(run) if run.1 == label => run.0 = bin + 1,
-                _ => runs.push((bin + 1, label)),
-            }
-        }
-        Self(runs)
-    }
-
-    /// Number of bins.
-    pub(crate) fn len(&self) -> usize {
-        self.0.last().map_or(0, |run| run.0)
-    }
-
-    /// The label of all bins, where they have one in common.
-    pub(crate) fn only(&self) -> Option<usize> {
-        if let [(_, label)] = self.0[..] { Some(label) } else { None }
-    }
-
-    /// The first bin's label.
-    fn first(&self) -> Option<usize> {
-        self.0.first().map(|run| run.1)
-    }
-
-    /// Labels of `bins` bins from bin `from` on.
-    pub(crate) fn read(&self, from: usize, bins: usize) -> Vec<usize> {
-        let mut labels = Vec::with_capacity(bins);
-        let at = self.0.partition_point(|run| run.0 <= from);
-        for &(end, label) in &self.0[at..] {
-            let to = end.min(from + bins);
-            labels.resize(to - from, label);
-            if to == from + bins {
-                break;
-            }
-        }
-        labels
-    }
-}
-
 /// A session's name and size.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SessionShape {
@@ -166,8 +115,8 @@ pub struct HeldOut {
     pub counts: Counts,
     /// Regime per bin.
     pub regime: Vec<Option<usize>>,
-    /// True largest exponents of its task, without noise and with, 1/s; `None` where the recording does
-    /// not tell them, or it is of several tasks.
+    /// True largest exponents of its task, without noise and with, 1/s; `None` where the recording
+    /// does not tell them, or it is of several tasks.
     pub exponents: [Option<f64>; 2],
 }
 
@@ -188,8 +137,8 @@ pub struct Dataset {
     pub held_out_tasks: bool,
     pub(crate) streams: Vec<Stream>,
     pub(crate) labels: Vec<Label>,
-    /// True largest exponents of each label's task, without noise and with, 1/s, where recordings tell
-    /// them.
+    /// True largest exponents of each label's task, without noise and with, 1/s, where recordings
+    /// tell them.
     pub(crate) exponents: Vec<[Option<f64>; 2]>,
     /// Whether all there is to each label's task is one stable fixed point.
     pub(crate) one_point: Vec<bool>,
@@ -198,7 +147,8 @@ pub struct Dataset {
     pub(crate) labelled_steps: StepCounts,
 }
 
-/// How often one bin's regime (or none) was followed by another's: what hazard rates are learned from.
+/// How often one bin's regime (or none) was followed by another's: what hazard rates are learned
+/// from.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct StepCounts {
     /// Bins of a regime that another bin follows.
@@ -222,8 +172,9 @@ impl StepCounts {
     }
 }
 
-/// Takes recordings for pretraining one by one, each apart into training and held-out streams: only those held
-/// out and what the recordings tell of their tasks stay in memory, where there is a [`Spool`] for the rest.
+/// Takes recordings for pretraining one by one, each apart into training and held-out streams: only
+/// those held out and what the recordings tell of their tasks stay in memory, where there is a
+/// [`Spool`] for the rest.
 #[derive(Debug)]
 pub struct Gathering {
     data: Dataset,
@@ -347,8 +298,8 @@ impl Dataset {
         Ok(())
     }
 
-    /// Cuts the longest held-out streams so that all together are at most [`HELD_OUT_BINS_MAX`]: every
-    /// validation plays them.
+    /// Cuts the longest held-out streams so that all together are at most [`HELD_OUT_BINS_MAX`]:
+    /// every validation plays them.
     fn limit_held_out(&mut self) {
         let mut lengths: Vec<usize> = self.held_out.iter().map(|s| s.regime.len()).collect();
         lengths.sort_unstable();
@@ -491,72 +442,4 @@ fn position_or_push<T>(
         list.push(make());
         list.len() - 1
     })
-}
-
-/// Tasks of each session and regime, in their order.
-fn tasks(recording: &Recording) -> BTreeMap<(&str, usize), Vec<i64>> {
-    let mut tasks: BTreeMap<(&str, usize), Vec<i64>> = BTreeMap::new();
-    for trial in &recording.trials {
-        for (task, regime) in trial.task.iter().zip(&trial.regime) {
-            let Some(regime) = regime else { continue };
-            let list = tasks.entry((&trial.session, *regime)).or_default();
-            if !list.contains(task) {
-                list.push(*task);
-            }
-        }
-    }
-    tasks
-}
-
-/// Whether whole tasks can be held out: every labelled regime of a session has enough of them.
-fn splits_by_task(recording: &Recording) -> bool {
-    !recording.continuous
-        && tasks(recording).values().all(|list| list.len() >= TASKS_FOR_HELD_OUT_TASKS)
-}
-
-/// Training and held-out part: whole tasks where that can be, else the last trials.
-fn split(recording: &Recording) -> (Recording, Recording) {
-    let tasks = tasks(recording);
-    let by_task = splits_by_task(recording);
-    if !by_task {
-        let (mut train, mut held) = (recording.clone(), recording.clone());
-        train.keep(0.0, 1.0 - HELD_OUT_TRIALS);
-        held.keep(1.0 - HELD_OUT_TRIALS, 1.0);
-        return (train, held);
-    }
-    let held_out = |trial: &Trial| {
-        trial.task.iter().zip(&trial.regime).any(|(task, regime)| {
-            regime
-                .and_then(|r| tasks.get(&(trial.session.as_str(), r)))
-                .and_then(|list| list.iter().position(|t| t == task))
-                .is_some_and(|at| at % HELD_OUT_EVERY == HELD_OUT_EVERY - 1)
-        })
-    };
-    let part = |keep_held: bool| Recording {
-        trials: recording.trials.iter().filter(|t| held_out(t) == keep_held).cloned().collect(),
-        path: recording.path.clone(),
-        regime_names: recording.regime_names.clone(),
-        channels: recording.channels.clone(),
-        ..*recording
-    };
-    (part(false), part(true))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn runs_give_back_every_stretch_of_the_labels() {
-        let labels: Vec<usize> =
-            [(3, 4), (0, 1), (3, 7), (5, 2)].iter().flat_map(|&(l, n)| vec![l; n]).collect();
-        let runs = Runs::of(labels.iter().copied());
-        assert_eq!((runs.len(), runs.first(), runs.only()), (14, Some(3), None));
-        for from in 0..labels.len() {
-            for to in from..=labels.len() {
-                assert_eq!(runs.read(from, to - from), labels[from..to], "{from} to {to}");
-            }
-        }
-        assert_eq!(Runs::of([4, 4, 4].into_iter()).only(), Some(4));
-    }
 }

@@ -1,4 +1,4 @@
-//! Why a trained state does not make a model.
+//! What goes wrong in training.
 
 use crate::inference::BankError;
 
@@ -23,4 +23,18 @@ pub enum FinishError {
     /// Counts that are kept in a file cannot be read.
     #[error("cannot read counts back: {0}")]
     Counts(#[from] std::io::Error),
+}
+
+/// Why a saved state cannot be restored.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum RestoreError {
+    /// Candle's.
+    #[error(transparent)]
+    Tensor(#[from] candle_core::Error),
+    /// An array is not there.
+    #[error("array '{0}' is missing")]
+    Missing(String),
+    /// An array is of another size.
+    #[error("array '{name}': expected {expected} values, found {found}")]
+    Size { name: String, expected: usize, found: usize },
 }

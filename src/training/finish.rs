@@ -26,8 +26,8 @@ pub(super) const COVARIANCE_FLOOR: f64 = 1e-3;
 const HAZARD_BOUNDS: [f64; 2] = [1e-4, 0.5];
 /// Expected time in a regime where the labels show no change, seconds.
 const REGIME_TIME_S: f64 = 3.0;
-/// A model knows the dynamics of unlabelled bins where they are at least this share of all bins and do
-/// not raise the labelled ones' log loss.
+/// A model knows the dynamics of unlabelled bins where they are at least this share of all bins and
+/// do not raise the labelled ones' log loss.
 const UNLABELLED_SHARE: f64 = 0.02;
 /// Variance that the embedding's random walk gains per second.
 const EMBEDDING_DRIFT_PER_S: f64 = 1e-5;
@@ -41,15 +41,16 @@ const WORTH_MORE_NOISE: f64 = 0.005;
 pub struct Finished {
     /// The model.
     pub model: Model,
-    /// Scores on held-out streams, per session and over all; `None` where nothing is labelled there.
+    /// Scores on held-out streams, per session and over all; `None` where nothing is labelled
+    /// there.
     pub held_out: Option<Verdict>,
     /// The same by session name.
     pub by_session: Vec<(String, Verdict)>,
 }
 
-/// Fits priors to the embeddings and settings to the held-out streams. With a held-out log loss `best`
-/// found before, further sizes of prior are only tried where the first comes near it, and what is no
-/// better gets no operating points.
+/// Fits priors to the embeddings and settings to the held-out streams. With a held-out log loss
+/// `best` found before, further sizes of prior are only tried where the first comes near it, and
+/// what is no better gets no operating points.
 ///
 /// # Errors
 /// When training diverged, or a session shows no bin of some regime.
@@ -58,7 +59,6 @@ pub fn finish(trainer: &Trainer, best_before: Option<f64>) -> Result<Finished, F
     all_finite(&model)?;
     let data = trainer.data();
     model.online.embedding_drift = (EMBEDDING_DRIFT_PER_S * data.bin_width_s) as f32;
-    let loss = |f: &Finished| f.held_out.as_ref().map_or(0.0, |v| v.log_loss);
     let mut fitted = |per_regime: usize, unlabelled: bool| -> Result<Finished, FinishError> {
         model.online.hazard_per_bin = hazard(data, unlabelled);
         if let Some(seconds) = trainer.settings().mean_dwell_s {
@@ -93,34 +93,48 @@ pub fn finish(trainer: &Trainer, best_before: Option<f64>) -> Result<Finished, F
         // No better than what is there: the rest would be for nothing.
         return Ok(best);
     }
-    let data = trainer.data();
-    let threads = trainer.settings().threads;
+    best = with_process_noise(trainer, best)?;
+    if trainer.settings().negative_binomial {
+        best = with_dispersion(trainer, best)?;
+    }
+    best.model.online.operating_points = operating_points(&best.model, data)?;
+    Ok(best)
+}
+
+/// Log loss on what was held out; 0 where nothing labelled was.
+fn loss(of: &Finished) -> f64 {
+    of.held_out.as_ref().map_or(0.0, |v| v.log_loss)
+}
+
+/// Tries more process noise than was learned, as long as the held-out log loss is worth it.
+fn with_process_noise(trainer: &Trainer, mut best: Finished) -> Result<Finished, FinishError> {
     for process_noise in PROCESS_NOISE {
         let mut model = best.model.clone();
         model.online.process_noise = process_noise;
-        let (held_out, by_session) = tune(&mut model, data, threads)?;
+        let (held_out, by_session) = tune(&mut model, trainer.data(), trainer.settings().threads)?;
         let found = Finished { model, held_out, by_session };
         if loss(&found) >= (1.0 - WORTH_MORE_NOISE) * loss(&best) {
             break;
         }
         best = found;
     }
-    if trainer.settings().negative_binomial {
-        let mut model = best.model;
-        for s in 0..data.sessions.len() {
-            let streams = data.streams.iter().filter(|t| t.session == s);
-            let counts = streams.map(|t| &t.counts);
-            model.readouts[s].dispersion = Some(dispersion(&model, &model.readouts[s], counts)?);
-        }
-        let (held_out, by_session) = tune(&mut model, data, threads)?;
-        best = Finished { model, held_out, by_session };
-    }
-    best.model.online.operating_points = operating_points(&best.model, data)?;
     Ok(best)
 }
 
-/// Hazard rates from the labels' changes, with one pseudo-change out of each regime; the same for all
-/// where the labels never change.
+/// Fits every channel's dispersion.
+fn with_dispersion(trainer: &Trainer, best: Finished) -> Result<Finished, FinishError> {
+    let (data, mut model) = (trainer.data(), best.model);
+    for s in 0..data.sessions.len() {
+        let streams = data.streams.iter().filter(|t| t.session == s);
+        let counts = streams.map(|t| &t.counts);
+        model.readouts[s].dispersion = Some(dispersion(&model, &model.readouts[s], counts)?);
+    }
+    let (held_out, by_session) = tune(&mut model, data, trainer.settings().threads)?;
+    Ok(Finished { model, held_out, by_session })
+}
+
+/// Hazard rates from the labels' changes, with one pseudo-change out of each regime; the same for
+/// all where the labels never change.
 fn hazard(data: &Dataset, unlabelled: bool) -> Array2<f32> {
     let n = data.regime_names.len();
     let regimes: Vec<Option<usize>> = (0..n).map(Some).chain(unlabelled.then_some(None)).collect();

@@ -15,11 +15,11 @@ use crate::regime::{ChangeScore, DecisionRule, Label, Score, Tracker, Verdict};
 const TEMPERATURES: [f32; 12] = [0.7, 1.0, 1.3, 1.6, 2.0, 2.5, 3.2, 4.0, 5.0, 7.0, 10.0, 15.0];
 /// Quantile of what known dynamics show of novelty's signs, over bins, that is their limit...
 const NOVELTY_QUANTILE: f64 = 0.998;
-/// ...times 1 + this over the root of the seconds heard: they are smoothed over 1 s, so a short recording
-/// has hardly shown how far they go.
+/// ...times 1 + this over the root of the seconds heard: they are smoothed over 1 s, so a short
+/// recording has hardly shown how far they go.
 const NOVELTY_MARGIN: f64 = 5.0;
-/// And times this where no task was held out: the end of a recording is too much like its beginning to
-/// show how far another day, or another task, goes.
+/// And times this where no task was held out: the end of a recording is too much like its beginning
+/// to show how far another day, or another task, goes.
 const NOVELTY_MARGIN_KNOWN_TASKS: f64 = 3.0;
 /// Bins before this many seconds do not count for temperature and novelty.
 const SETTLED_S: f64 = 0.5;
@@ -175,10 +175,10 @@ struct Trial {
     score: ChangeScore,
 }
 
-/// How decision rules do on held-out streams in which the regime changes. Where there are none, each
-/// session's streams are played one behind the other in a random order: where one ends and the next has
-/// another label, the regime changes. False changes come with true ones: their rate is told for as many
-/// changes as the model's hazard rates expect.
+/// How decision rules do on held-out streams in which the regime changes. Where there are none,
+/// each session's streams are played one behind the other in a random order: where one ends and the
+/// next has another label, the regime changes. False changes come with true ones: their rate is
+/// told for as many changes as the model's hazard rates expect.
 pub(super) fn operating_points(
     model: &Model,
     data: &Dataset,
@@ -239,9 +239,10 @@ pub(super) fn operating_points(
     Ok(points)
 }
 
-/// Dispersion of each channel's counts beyond Poisson, `alpha` in variance = rate + alpha rate^2, by
-/// moments of what the bank of a Poisson `readout` left unexplained in a stream: `sum (y - lambda)^2 -
-/// lambda` over `sum lambda^2`, shrunk towards the channels' pooled value by so many expected counts.
+/// Dispersion of each channel's counts beyond Poisson, `alpha` in variance = rate + alpha rate^2,
+/// by moments of what the bank of a Poisson `readout` left unexplained in a stream:
+/// `sum (y - lambda)^2 - lambda` over `sum lambda^2`, shrunk towards the channels' pooled value by
+/// so many expected counts.
 ///
 /// # Errors
 /// When the bank does not take the model, or counts cannot be read.

@@ -40,8 +40,8 @@ struct Stream<'a> {
     truth: [f64; 2],
 }
 
-/// Fits the head of a model to training streams with known exponents, its intervals to those held out;
-/// `None` where no regime has enough of both.
+/// Fits the head of a model to training streams with known exponents, its intervals to those held
+/// out; `None` where no regime has enough of both.
 ///
 /// # Errors
 /// When the bank does not take the model.

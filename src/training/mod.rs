@@ -1,5 +1,6 @@
 //! Pretraining and calibration: the one-step predictive likelihood of the filter that serves, and
-//! open-loop forecasts, maximised with candle's autograd around a hand-derived adjoint of the filter.
+//! open-loop forecasts, maximised with candle's autograd around a hand-derived adjoint of the
+//! filter.
 
 mod adam;
 mod calibration;
@@ -14,7 +15,9 @@ mod pretraining;
 mod prior;
 mod readout;
 mod recalibration;
+mod runs;
 mod settings;
+mod split;
 mod trainer;
 mod windows;
 

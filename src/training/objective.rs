@@ -1,5 +1,5 @@
-//! The filter's loss as one candle operation: the filter and its adjoint run over a batch of windows
-//! on all cores, and candle's backward pass goes on from the gradients found.
+//! The filter's loss as one candle operation: the filter and its adjoint run over a batch of
+//! windows on all cores, and candle's backward pass goes on from the gradients found.
 
 use std::sync::Mutex;
 
@@ -44,7 +44,8 @@ impl ReadoutPlaces {
 pub(crate) struct Contrast {
     /// Weight of a stretch's cross-entropy beside the scores, which are per bin and channel.
     pub(crate) weight: f64,
-    /// Log-likelihood ratios are divided by this: the model's bins are not as independent as it thinks.
+    /// Log-likelihood ratios are divided by this: the model's bins are not as independent as it
+    /// thinks.
     pub(crate) temperature: f64,
 }
 
@@ -95,8 +96,8 @@ impl BatchScores {
 /// Sums over a group's windows.
 type GroupResult = (BatchScores, Gradient<f32>);
 
-/// Where the newest run of each label ended, without noise and with: the next one may go on from there,
-/// so that what is measured is the network's attractor and not only its way there.
+/// Where the newest run of each label ended, without noise and with: the next one may go on from
+/// there, so that what is measured is the network's attractor and not only its way there.
 #[derive(Debug, Clone)]
 pub(crate) struct RunEnds {
     rank: usize,
@@ -218,8 +219,8 @@ impl BatchLoss<'_> {
         Ok((scores, total))
     }
 
-    /// One window: its scores; and with a rival the cross-entropy `log(1 + exp(-D))`, `D` the tempered
-    /// difference of the stretch's scores under the true labels and under the rival.
+    /// One window: its scores; and with a rival the cross-entropy `log(1 + exp(-D))`, `D` the
+    /// tempered difference of the stretch's scores under the true labels and under the rival.
     #[inline(always)]
     fn window(
         &self,

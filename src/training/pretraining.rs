@@ -1,4 +1,5 @@
-//! Learning a model from beginning to end: steps, validated in between on what was held out, and the best model kept.
+//! Learning a model from beginning to end: steps, validated in between on what was held out, and
+//! the best model kept.
 
 use super::data::Dataset;
 use super::error::FinishError;
@@ -6,14 +7,14 @@ use super::finish::{Finished, finish};
 use super::settings::TrainingSettings;
 use super::trainer::{StepReport, Trainer};
 
-/// A short recording is learned within tens of steps: the first validation comes after so many passes over the data,
-/// though not before so many steps.
+/// A short recording is learned within tens of steps: the first validation comes after so many
+/// passes over the data, though not before so many steps.
 const FIRST_VALIDATION_PASSES: f64 = 20.0;
 const FIRST_VALIDATION_STEP: usize = 8;
 /// Times that a training is validated on what was held out.
 const VALIDATIONS: usize = 12;
-/// Where exponents are learned too, a later model is kept whose held-out log loss is at most so many times the least
-/// before: exponents are learned more slowly than labels.
+/// Where exponents are learned too, a later model is kept whose held-out log loss is at most so
+/// many times the least before: exponents are learned more slowly than labels.
 const LATER_IS_BETTER_WITHIN: f64 = 1.25;
 
 /// What a validation showed.
@@ -34,8 +35,8 @@ pub(crate) struct Pretraining {
 }
 
 impl Pretraining {
-    /// Of a training as it stands; `kept`: the held-out log loss of the model that was kept before it was interrupted,
-    /// where one was.
+    /// Of a training as it stands; `kept`: the held-out log loss of the model that was kept before
+    /// it was interrupted, where one was.
     #[must_use]
     pub(crate) fn new(trainer: Trainer, kept: Option<Option<f64>>) -> Self {
         Self { trainer, least: kept.flatten(), has_model: kept.is_some() }
@@ -88,8 +89,8 @@ impl Pretraining {
     }
 }
 
-/// Whether a training is validated after step `done`: in even intervals, and before the first of them at steps that grow
-/// by half.
+/// Whether a training is validated after step `done`: in even intervals, and before the first of
+/// them at steps that grow by half.
 fn is_due(done: usize, settings: &TrainingSettings, data: &Dataset) -> bool {
     let pass = data.training_bins() as f64 / (settings.batch * settings.window_bins) as f64;
     let mut early = ((FIRST_VALIDATION_PASSES * pass) as usize).max(FIRST_VALIDATION_STEP);

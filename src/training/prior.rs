@@ -1,5 +1,5 @@
-//! The regime prior from the embeddings that training found: a Gaussian mixture per label, fitted by
-//! expectation-maximisation.
+//! The regime prior from the embeddings that training found: a Gaussian mixture per label, fitted
+//! by expectation-maximisation.
 
 use nalgebra::{DMatrix, DVector};
 use ndarray::Array2;

@@ -1,13 +1,13 @@
 //! Readouts from data: what a random start loses at low counts (see docs/training.md).
 //!
 //! For counts that are Poisson given log-normal rates, `log rate ~ Normal(m, S)`, the first two
-//! moments give `S_ij = log(1 + cov(y_i, y_j) / (mu_i mu_j))` with the Poisson variance taken off the
-//! diagonal (Aitchison & Ho 1989; Buesing, Macke & Sahani 2012 use it to start latent dynamics). Its
-//! leading eigenvectors are the loadings of unit-variance latents.
+//! moments give `S_ij = log(1 + cov(y_i, y_j) / (mu_i mu_j))` with the Poisson variance taken off
+//! the diagonal (Aitchison & Ho 1989; Buesing, Macke & Sahani 2012 use it to start latent
+//! dynamics). Its leading eigenvectors are the loadings of unit-variance latents.
 
 use nalgebra::DMatrix;
 
-use super::data::Stream;
+use super::data::{Dataset, SessionShape, Stream};
 
 /// Bins are summed up to this width first: latents are slower, and the moments less noisy.
 const MOMENT_BIN_S: f64 = 0.05;
@@ -15,6 +15,17 @@ const MOMENT_BIN_S: f64 = 0.05;
 const RATE_MIN: f64 = 1e-2;
 /// Largest variance of a log rate that is believed.
 const LOG_VARIANCE_MAX: f64 = 1.5;
+
+/// Readouts of all sessions, one after another.
+pub(super) fn from_data(data: &Dataset, rank: usize) -> std::io::Result<Vec<f32>> {
+    let session = |(s, shape): (usize, &SessionShape)| {
+        let streams: Vec<_> = data.streams.iter().filter(|x| x.session == s).collect();
+        from_moments(&streams, shape.n_channels, rank, data.bin_width_s)
+    };
+    let each: std::io::Result<Vec<Vec<f32>>> =
+        data.sessions.iter().enumerate().map(session).collect();
+    Ok(each?.concat())
+}
 
 /// Loading `[rank, channels]` then baseline `[channels]` for one session's streams.
 pub(crate) fn from_moments(
@@ -96,11 +107,23 @@ pub(super) fn log_moments(
     Ok((log_cov, mean))
 }
 
+/// `C <- C Q` for a readout `[rank, channels]` followed by its baseline.
+pub(super) fn rotate(readout: &mut [f32], rotation: &[f32], rank: usize) {
+    let channels = readout.len() / (rank + 1);
+    let before = readout[..rank * channels].to_vec();
+    for r in 0..rank {
+        for i in 0..channels {
+            readout[r * channels + i] =
+                (0..rank).map(|q| before[q * channels + i] * rotation[q * rank + r]).sum();
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::recording::Counts;
-    use crate::training::data::Runs;
+    use crate::training::runs::Runs;
     use rand::SeedableRng;
     use rand_distr::{Distribution, Normal, Poisson};
 

@@ -1,7 +1,7 @@
-//! The same animal on another day: its readout from the day before. No labels are needed: channels that
-//! still record the same unit hold the latents where they were. Which ones do shows in the covariances of
-//! their rates; those that do not are left out; rates follow by expectation and maximisation, with the
-//! filter bank as its E-step.
+//! The same animal on another day: its readout from the day before. No labels are needed: channels
+//! that still record the same unit hold the latents where they were. Which ones do shows in the
+//! covariances of their rates; those that do not are left out; rates follow by expectation and
+//! maximisation, with the filter bank as its E-step.
 
 use nalgebra::{DMatrix, DVector};
 
@@ -14,8 +14,8 @@ use crate::model::{Model, Readout};
 const ROUNDS: usize = 3;
 /// Rounds of sorting channels by their covariances.
 const SORTING_ROUNDS: usize = 12;
-/// A channel has kept its unit where the covariances with the others are at least this share of what
-/// its loadings predict.
+/// A channel has kept its unit where the covariances with the others are at least this share of
+/// what its loadings predict.
 const KEPT_ABOVE: f64 = 0.6;
 /// Newton's steps for a baseline.
 const NEWTON_STEPS: usize = 20;
@@ -31,8 +31,8 @@ pub struct Recalibration {
     pub readout: Readout,
     /// Channels taken for other units than the day before.
     pub replaced: usize,
-    /// Mean one-step predictive log-likelihood, nats per bin and channel, at the day before's readout
-    /// and at the one found.
+    /// Mean one-step predictive log-likelihood, nats per bin and channel, at the day before's
+    /// readout and at the one found.
     pub log_likelihood: [f64; 2],
 }
 
@@ -46,8 +46,8 @@ struct Expected {
     log_likelihood: f64,
 }
 
-/// Learns the readout of `data`'s one session, a later day of the session that `before` reads. `each` is
-/// told rounds done and stops the work by returning `false`.
+/// Learns the readout of `data`'s one session, a later day of the session that `before` reads.
+/// `each` is told rounds done and stops the work by returning `false`.
 ///
 /// # Errors
 /// When the bank does not take the readout, or counts cannot be read.
@@ -64,8 +64,8 @@ pub fn recalibrate(
     let whole: Vec<Vec<f32>> = data.streams.iter().map(whole).collect::<std::io::Result<_>>()?;
     let counts: Vec<&[f32]> = whole.iter().flat_map(|s| s.chunks_exact(n)).collect();
     let mut readout = Readout { session: session.to_owned(), ..before.clone() };
-    // Units that were lost say nothing at first, and rates are those of today: either would be taken for
-    // latents.
+    // Units that were lost say nothing at first, and rates are those of today: either would be
+    // taken for latents.
     let streams: Vec<&super::data::Stream> = data.streams.iter().collect();
     let (log_cov, mean) = super::readout::log_moments(&streams, n, model.bin_width_s)?;
     let (kept, latent) = sort_channels(&log_cov, before, rank);
@@ -100,9 +100,9 @@ pub fn recalibrate(
     Ok(Recalibration { readout, replaced, log_likelihood: [was, newest] })
 }
 
-/// Which channels have kept their unit, and the latents' covariance `S`: log rates of channels that have
-/// covary as `C S C^T`, those of others do not. `S` by least squares over pairs of channels, each weighed
-/// by how well it has done so far.
+/// Which channels have kept their unit, and the latents' covariance `S`: log rates of channels that
+/// have covary as `C S C^T`, those of others do not. `S` by least squares over pairs of channels,
+/// each weighed by how well it has done so far.
 fn sort_channels(
     log_cov: &DMatrix<f64>,
     before: &Readout,
@@ -184,8 +184,8 @@ fn expect(model: &Model, readout: &Readout, data: &Dataset) -> Result<Expected, 
 }
 
 /// One channel's M-step, its loadings `c` as they are: the baseline `d` of
-/// `log rate = c m + d + c V c / 2` on latents with moments `m`, `V` (diagonal), under a normal prior around
-/// `from`; Newton's method.
+/// `log rate = c m + d + c V c / 2` on latents with moments `m`, `V` (diagonal), under a normal
+/// prior around `from`; Newton's method.
 fn baseline(expected: &Expected, counts: impl Fn(usize) -> f64, c: &[f64], from: f64) -> f64 {
     let drive: Vec<f64> = expected
         .mean

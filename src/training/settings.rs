@@ -28,8 +28,8 @@ pub struct TrainingSettings {
     pub forecast_every_bins: usize,
     /// Weight of the forecasts beside the one-step score.
     pub forecast_weight: f64,
-    /// Weight of the error of the network's own Lyapunov exponent, per bin, where recordings tell the
-    /// true one; 0 leaves it out.
+    /// Weight of the error of the network's own Lyapunov exponent, per bin, where recordings tell
+    /// the true one; 0 leaves it out.
     pub exponent_weight: f64,
     /// Length of the noise-free runs that it is measured on, seconds.
     pub exponent_s: f64,
@@ -43,10 +43,11 @@ pub struct TrainingSettings {
     pub contrast_temperature: f64,
     /// Bounds of a log rate, natural log of counts per bin.
     pub log_rate_bounds: [f32; 2],
-    /// Whether the online fit takes counts for negative binomial, with a dispersion per channel fitted
-    /// after training; else for Poisson.
+    /// Whether the online fit takes counts for negative binomial, with a dispersion per channel
+    /// fitted after training; else for Poisson.
     pub negative_binomial: bool,
-    /// Time that a regime lasts on average where it will be served, seconds; `None`: as in the labels.
+    /// Time that a regime lasts on average where it will be served, seconds; `None`: as in the
+    /// labels.
     pub mean_dwell_s: Option<f64>,
     /// Threads for the filter's passes.
     pub threads: usize,

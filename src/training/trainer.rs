@@ -12,6 +12,7 @@ use rand_distr::{Distribution, Normal};
 
 use super::adam::Parameter;
 use super::data::Dataset;
+use super::error::RestoreError;
 use super::filter::Shared;
 use super::objective::{BatchLoss, BatchLossOp, BatchScores, Contrast, ReadoutPlaces, RunEnds};
 use super::settings::TrainingSettings;
@@ -48,20 +49,6 @@ pub struct StepReport {
     pub gradient_norm: f64,
 }
 
-/// Why a saved state cannot be restored.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum RestoreError {
-    /// Candle's.
-    #[error(transparent)]
-    Tensor(#[from] candle_core::Error),
-    /// An array is not there.
-    #[error("array '{0}' is missing")]
-    Missing(String),
-    /// An array is of another size.
-    #[error("array '{name}': expected {expected} values, found {found}")]
-    Size { name: String, expected: usize, found: usize },
-}
-
 fn take_array(
     state: &mut HashMap<String, Vec<f32>>,
     name: String,
@@ -84,8 +71,8 @@ pub struct Trainer {
     trainable: Vec<&'static str>,
     /// While calibrating: mean and precision of each label's embedding.
     prior_of_label: Option<(Tensor, Tensor)>,
-    /// Weight of each squared loading, 0 for baselines: a normal prior, in the loss' units of nats per
-    /// bin and channel.
+    /// Weight of each squared loading, 0 for baselines: a normal prior, in the loss' units of nats
+    /// per bin and channel.
     loading_weight: Tensor,
     run_ends: RunEnds,
     step: usize,
@@ -126,7 +113,7 @@ impl Trainer {
             draw(rank * units, 0.3 * over(units)),
             vec![0.0; h2 * rank],
             shared.pack(),
-            readouts_from_data(&data, rank)?,
+            readout::from_data(&data, rank)?,
         ];
         Self::assemble(data, settings, values, NAMES.to_vec())
     }
@@ -162,16 +149,16 @@ impl Trainer {
             })
             .collect();
         let moments: Vec<(Vec<f64>, Vec<f64>)> =
-            regimes.iter().map(|r| prior_moments(&model.prior, *r, model.dims.embedding)).collect();
+            regimes.iter().map(|r| model.prior.moments(*r)).collect();
         let means: Vec<f32> = moments.iter().flat_map(|m| m.0.iter().map(|&x| x as f32)).collect();
         let precisions: Vec<f32> =
             moments.iter().flat_map(|m| m.1.iter().map(|&v| (1.0 / v) as f32)).collect();
         let h = &model.hypernetwork;
         let gain = GAIN as f32;
-        let mut readouts = readouts_from_data(&data, rank)?;
+        let mut readouts = readout::from_data(&data, rank)?;
         let places = places(&data, rank);
         for s in 0..places.channels.len() {
-            rotate(&mut readouts[places.range(s)], rotation, rank);
+            readout::rotate(&mut readouts[places.range(s)], rotation, rank);
         }
         let values = [
             means.clone(),
@@ -303,11 +290,13 @@ impl Trainer {
     pub fn step(&mut self) -> Result<StepReport> {
         let mut rng = ChaCha8Rng::seed_from_u64(self.settings.seed);
         rng.set_stream(self.step as u64 + 1);
+        let calibrates = self.prior_of_label.is_some();
+        let draw = Draw::of(&self.settings, self.data.bin_width_s, calibrates);
         let batch = BatchLoss {
             shape: self.settings.loss_shape(),
             places: self.places.clone(),
             data: &self.data,
-            windows: self.data.draw(&self.draw(), &mut rng),
+            windows: self.data.draw(&draw, &mut rng),
             contrast: Contrast {
                 weight: self.settings.contrast_weight,
                 temperature: self.settings.contrast_temperature,
@@ -345,24 +334,6 @@ impl Trainer {
         self.parameters.extend(still);
         self.step += 1;
         Ok(StepReport { one_step, forecast, contrast, exponent, gradient_norm: gradient_norm? })
-    }
-
-    /// How this training draws its batches. Calibration, whose embeddings say little yet, has no rivals.
-    fn draw(&self) -> Draw {
-        let s = &self.settings;
-        let contrasts = s.contrast_weight > 0.0 && self.prior_of_label.is_none();
-        let contrast_bins = (s.contrast_s / self.data.bin_width_s).round().max(2.0) as usize;
-        Draw {
-            batch: s.batch,
-            window_bins: s.window_bins,
-            burn_in_bins: s.burn_in_bins,
-            contrast_bins: if contrasts { contrast_bins } else { 0 },
-            run_bins: if s.exponent_weight > 0.0 && self.prior_of_label.is_none() {
-                (s.exponent_s / self.data.bin_width_s).round().max(2.0) as usize
-            } else {
-                0
-            },
-        }
     }
 
     /// The whole state as named arrays, `name`, `name.first` and `name.second`.
@@ -426,7 +397,8 @@ impl Trainer {
         })
     }
 
-    /// Embeddings learned for one session: `(regime, e)`, the regime `None` for bins without a label.
+    /// Embeddings learned for one session: `(regime, e)`, the regime `None` for bins without a
+    /// label.
     ///
     /// # Errors
     /// As candle's.
@@ -440,8 +412,8 @@ impl Trainer {
             .collect())
     }
 
-    /// The model as it stands: readouts' priors, the pooled prior, temperature and novelty threshold
-    /// are yet to be fitted.
+    /// The model as it stands: readouts' priors, the pooled prior, temperature and novelty
+    /// threshold are yet to be fitted.
     ///
     /// # Errors
     /// As candle's.
@@ -504,54 +476,10 @@ fn loading_weight(data: &Dataset, places: &ReadoutPlaces) -> Result<Tensor> {
     Tensor::from_vec(weights, (1, n), &Device::Cpu)
 }
 
-fn readouts_from_data(data: &Dataset, rank: usize) -> std::io::Result<Vec<f32>> {
-    let session = |(s, shape): (usize, &super::data::SessionShape)| {
-        let streams: Vec<_> = data.streams.iter().filter(|x| x.session == s).collect();
-        readout::from_moments(&streams, shape.n_channels, rank, data.bin_width_s)
-    };
-    let each: std::io::Result<Vec<Vec<f32>>> =
-        data.sessions.iter().enumerate().map(session).collect();
-    Ok(each?.concat())
-}
-
 /// Values of a shape, as an array of it.
 fn array<D: Dimension>(
     shape: impl IntoDimension<Dim = D>,
     values: Vec<f32>,
 ) -> Result<Array<f32, D>> {
     Array::from_shape_vec(shape.into_dimension(), values).map_err(candle_core::Error::wrap)
-}
-
-/// `C <- C Q` for a readout `[rank, channels]` followed by its baseline.
-fn rotate(readout: &mut [f32], rotation: &[f32], rank: usize) {
-    let channels = readout.len() / (rank + 1);
-    let before = readout[..rank * channels].to_vec();
-    for r in 0..rank {
-        for i in 0..channels {
-            readout[r * channels + i] =
-                (0..rank).map(|q| before[q * channels + i] * rotation[q * rank + r]).sum();
-        }
-    }
-}
-
-/// Mean and variance per dimension of a prior, or of one regime's part of it.
-fn prior_moments(prior: &RegimePrior, regime: Option<usize>, d: usize) -> (Vec<f64>, Vec<f64>) {
-    let parts: Vec<_> =
-        prior.components.iter().filter(|c| regime.is_none() || c.regime == regime).collect();
-    let total: f64 = parts.iter().map(|c| f64::from(c.weight)).sum();
-    let mut mean = vec![0.0; d];
-    let mut variance = vec![0.0; d];
-    for c in &parts {
-        for i in 0..d {
-            mean[i] += f64::from(c.weight) / total * f64::from(c.mean[i]);
-        }
-    }
-    for c in &parts {
-        for i in 0..d {
-            let delta = f64::from(c.mean[i]) - mean[i];
-            variance[i] +=
-                f64::from(c.weight) / total * (f64::from(c.covariance[[i, i]]) + delta * delta);
-        }
-    }
-    (mean, variance)
 }

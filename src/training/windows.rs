@@ -4,10 +4,12 @@ use rand::RngExt;
 use rand_chacha::ChaCha8Rng;
 
 use super::data::{Dataset, Stream};
+use super::settings::TrainingSettings;
 
 impl Dataset {
-    /// A batch of windows, streams drawn in proportion to the windows they hold. With `contrast_bins`
-    /// above 0, each window gets a stretch that long behind the burn-in and, for it, a rival label.
+    /// A batch of windows, streams drawn in proportion to the windows they hold. With
+    /// `contrast_bins` above 0, each window gets a stretch that long behind the burn-in and, for
+    /// it, a rival label.
     pub(crate) fn draw(&self, of: &Draw, rng: &mut ChaCha8Rng) -> Vec<Drawn> {
         let share: Vec<usize> =
             self.streams.iter().map(|s| s.label_of.len().div_ceil(of.window_bins)).collect();
@@ -124,6 +126,23 @@ pub(crate) struct Draw {
     pub(crate) contrast_bins: usize,
     /// Length of a run whose exponent is known; 0 for none.
     pub(crate) run_bins: usize,
+}
+
+impl Draw {
+    /// Calibration, whose embeddings say little yet, has no rivals and no runs.
+    pub(crate) fn of(settings: &TrainingSettings, bin_width_s: f64, calibrates: bool) -> Self {
+        let bins = |weight: f64, seconds: f64| {
+            let wanted = weight > 0.0 && !calibrates;
+            if wanted { (seconds / bin_width_s).round().max(2.0) as usize } else { 0 }
+        };
+        Self {
+            batch: settings.batch,
+            window_bins: settings.window_bins,
+            burn_in_bins: settings.burn_in_bins,
+            contrast_bins: bins(settings.contrast_weight, settings.contrast_s),
+            run_bins: bins(settings.exponent_weight, settings.exponent_s),
+        }
+    }
 }
 
 /// A window of a stream.

@@ -1,5 +1,6 @@
-//! Messages off the wire. Taking a long one apart keeps its thread for milliseconds (a million numbers: about ten). Where
-//! that is a thread of the runtime, which may be the one that waits for all sockets, another takes its place meanwhile.
+//! Messages off the wire. Taking a long one apart keeps its thread for milliseconds (a million
+//! numbers: about ten). Where that is a thread of the runtime, which may be the one that waits for
+//! all sockets, another takes its place meanwhile.
 
 use std::marker::PhantomData;
 

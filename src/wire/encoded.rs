@@ -9,7 +9,8 @@ use prost::{DecodeError, Message, encoding};
 
 use super::Decision;
 
-/// A message and, once somebody has asked for it, what it is on the wire. Where nobody subscribes, nothing is encoded.
+/// A message and, once somebody has asked for it, what it is on the wire. Where nobody subscribes,
+/// nothing is encoded.
 #[derive(Debug)]
 pub struct Encoded<M> {
     message: M,
@@ -40,8 +41,8 @@ impl<M> Deref for Encoded<M> {
 const DECISION: u32 = 1;
 const LOST: u32 = 2;
 
-/// `regimed.v1.DecisionUpdate`, written by hand: what is sent holds the decision's shared bytes, what is received the
-/// decision. On the wire both are the message of `proto/`.
+/// `regimed.v1.DecisionUpdate`, written by hand: what is sent holds the decision's shared bytes,
+/// what is received the decision. On the wire both are the message of `proto/`.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct DecisionUpdate {
     /// The decision, where it was received.

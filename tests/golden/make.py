@@ -1,4 +1,5 @@
-"""Makes the golden files: a model trained by the JAX prototype, recordings, and the prototype's posterior.
+"""Makes the golden files: a model trained by the JAX prototype, recordings, and the prototype's
+posterior.
 
     pip install jax numpy scikit-learn safetensors
     python make.py PROTOTYPE_FOLDER MODEL.pkl RECORDING.npz

@@ -1,4 +1,5 @@
-"""A rig and a subscriber in grpcio: 600 bins in, their decisions and events out, refusals, health, reflection."""
+"""A rig and a subscriber in grpcio: 600 bins in, their decisions and events out, refusals, health,
+reflection."""
 import sys, threading
 
 import grpc

@@ -1,5 +1,6 @@
-// Drives the live page in a real browser for tests/it/page.rs: reads steps from standard input, answers each with a line
-// of JSON. Needs playwright-core and axe-core (REGIMED_NODE_MODULES) and Chromium (REGIMED_CHROMIUM, else /usr/bin/chromium).
+// Drives the live page in a real browser for tests/it/page.rs: reads steps from standard input,
+// answers each with a line of JSON. Needs playwright-core and axe-core (REGIMED_NODE_MODULES) and
+// Chromium (REGIMED_CHROMIUM, else /usr/bin/chromium).
 
 import { readFileSync } from "node:fs";
 import { createRequire } from "node:module";

@@ -1,4 +1,5 @@
-"""The installed package `regimed` against a daemon: both clients, arrays, resume over a restart, errors.
+"""The installed package `regimed` against a daemon: both clients, arrays, resume over a restart,
+errors.
 
 usage: python_client.py ENDPOINT STEP, STEP one of: first, resume."""
 import asyncio

@@ -1,7 +1,9 @@
-"""Rigs to be driven by a test: one JSON command a line on standard input, one JSON answer a line on standard output.
+"""Rigs to be driven by a test: one JSON command a line on standard input, one JSON answer a line on
+standard output.
 
-The Open Ephys plugin's stand-in sends what the plugin's source says it sends: envelopes with their NUL, pretty-printed
-headers with CRLF, one count of messages over all types, one message per channel and block of continuous data.
+The Open Ephys plugin's stand-in sends what the plugin's source says it sends: envelopes with their
+NUL, pretty-printed headers with CRLF, one count of messages over all types, one message per channel
+and block of continuous data.
 """
 import json, sys, threading, time
 
@@ -135,7 +137,8 @@ class OpenEphys:
         return dict(self.status(), busy=busy / seconds, took=time.monotonic() - began)
 
     def noise(self, channels, blocks, spikes):
-        """Continuous data: noise of 5 uV on a slow wave, with spikes of -80 uV at given (channel, sample)."""
+        """Continuous data: noise of 5 uV on a slow wave, with spikes of -80 uV at given (channel,
+        sample)."""
         rng = np.random.default_rng(2)
         for _ in range(blocks):
             t = self.sample + np.arange(self.block)
@@ -243,7 +246,8 @@ class Brand:
 
 
 class Spikes:
-    """Rigs that send spikes by sample number: bins of 10 ms of a recording at 30 kHz, in blocks of 10 ms."""
+    """Rigs that send spikes by sample number: bins of 10 ms of a recording at 30 kHz, in blocks of
+    10 ms."""
 
     rate, block = 30_000, 300
 

@@ -1,4 +1,5 @@
-//! Whatever bytes come from outside: nothing panics, hangs or takes memory without bound. `fuzz/` goes deeper.
+//! Whatever bytes come from outside: nothing panics, hangs or takes memory without bound. `fuzz/`
+//! goes deeper.
 
 use std::fs;
 use std::path::PathBuf;

@@ -8,8 +8,8 @@ use regimed::internals::recording::{self, Array, Values};
 
 use crate::rig::checkout;
 
-/// Largest difference of a posterior probability in any bin: the prototype runs in `f32` too, with a
-/// slightly larger regularisation in its evidence.
+/// Largest difference of a posterior probability in any bin: the prototype runs in `f32` too, with
+/// a slightly larger regularisation in its evidence.
 const TOLERANCE: f32 = 5e-3;
 /// Mean difference over all bins and labels.
 const TOLERANCE_MEAN: f32 = 2e-4;

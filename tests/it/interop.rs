@@ -1,5 +1,5 @@
-//! Peers in another language: numpy, grpcio, pyzmq. `REGIMED_PYTHON` names an interpreter that has them
-//! (`.ci/run` makes one); without, each test says that it could not be done.
+//! Peers in another language: numpy, grpcio, pyzmq. `REGIMED_PYTHON` names an interpreter that has
+//! them (`.ci/run` makes one); without, each test says that it could not be done.
 
 use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
@@ -99,7 +99,8 @@ fn files_as_people_have_them_are_read_or_refused_with_the_reason() {
         let names = (0..6).map(|i| at(i).map(|r| read.regime_names[r].clone()));
         names.map(Option::unwrap_or_default).collect::<Vec<_>>()
     };
-    // NaN, nothing and "n/a" are no labels; rows of a ragged column have what is theirs; numbers have names.
+    // NaN, nothing and "n/a" are no labels; rows of a ragged column have what is theirs; numbers
+    // have names.
     assert_eq!(labelled("condition"), ["a", "b", "", "", "a", "b"]);
     assert_eq!(labelled("number"), ["1", "2", "", "1", "2", "1"]);
     assert_eq!(labelled("tags"), ["x+y", "", "x", "", "z", ""]);

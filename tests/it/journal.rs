@@ -1,4 +1,5 @@
-//! Nothing announced is lost: the journal under SIGKILL, a full disk and damage; sessions that go on.
+//! Nothing announced is lost: the journal under SIGKILL, a full disk and damage; sessions that go
+//! on.
 
 use std::path::Path;
 use std::process::Command;
@@ -43,7 +44,8 @@ fn events(records: &[JournalRecord]) -> Vec<Event> {
     records.iter().filter_map(event).collect()
 }
 
-/// Events after a number until `enough` says so, the stream ends, or nothing comes for the patience.
+/// Events after a number until `enough` says so, the stream ends, or nothing comes for the
+/// patience.
 async fn hear(
     daemon: &Daemon,
     after: u64,

@@ -1,4 +1,5 @@
-//! Lab Streaming Layer: the plain-Rust inlet and outlets against liblsl (pylsl). Built with `--features lsl`.
+//! Lab Streaming Layer: the plain-Rust inlet and outlets against liblsl (pylsl). Built with
+//! `--features lsl`.
 
 use std::time::{Duration, Instant};
 

@@ -1,5 +1,5 @@
-//! The binary and the library from outside. Tests that need a peer which is not here say so on standard
-//! error in a line that begins with `SKIPPED`, and `.ci/run` counts those lines.
+//! The binary and the library from outside. Tests that need a peer which is not here say so on
+//! standard error in a line that begins with `SKIPPED`, and `.ci/run` counts those lines.
 
 #[path = "../../benches/support/attack.rs"]
 mod attack;

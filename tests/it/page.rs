@@ -1,4 +1,5 @@
-//! The live page in a real browser, against the real binary; and what it is made of, asked for by hand.
+//! The live page in a real browser, against the real binary; and what it is made of, asked for by
+//! hand.
 
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;

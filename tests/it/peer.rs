@@ -7,7 +7,8 @@ use serde_json::{Value, json};
 
 use crate::rig::{Daemon, checkout, skipped};
 
-/// An interpreter that can import all of these; says so where there is none. `REGIMED_PYTHON` names it.
+/// An interpreter that can import all of these; says so where there is none. `REGIMED_PYTHON` names
+/// it.
 pub(crate) fn python(test: &str, modules: &[&str]) -> Option<String> {
     let name = std::env::var("REGIMED_PYTHON").unwrap_or_else(|_| "python3".into());
     let import = format!("import {}", modules.join(", "));
@@ -75,8 +76,8 @@ impl Drop for Rig {
     }
 }
 
-/// Kills the rig and begins it anew, then the daemon: each time, what the rig plays (`play`: half a second or more) comes in
-/// and is accounted for.
+/// Kills the rig and begins it anew, then the daemon: each time, what the rig plays (`play`: half a
+/// second or more) comes in and is accounted for.
 pub(crate) async fn either_side_restarts(
     daemon: Daemon,
     config: &str,

@@ -1,5 +1,5 @@
-//! A real Prometheus on a running daemon, with the rules and dashboards of `deploy/`: none of their expressions fails or
-//! is empty.
+//! A real Prometheus on a running daemon, with the rules and dashboards of `deploy/`: none of their
+//! expressions fails or is empty.
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -25,7 +25,8 @@ impl Drop for Prometheus {
 }
 
 impl Prometheus {
-    /// With the deployed configuration, but for where the daemon is; `None`, and said, where there is none.
+    /// With the deployed configuration, but for where the daemon is; `None`, and said, where there
+    /// is none.
     fn start(test: &str, daemon: &Daemon) -> Option<Self> {
         if Command::new("prometheus").arg("--version").output().is_err() {
             skipped(test, "prometheus is not here");

@@ -1,4 +1,5 @@
-//! README's main path, run as it is printed: recordings, a model, a report, a daemon, and a program that hears events.
+//! README's main path, run as it is printed: recordings, a model, a report, a daemon, and a program
+//! that hears events.
 
 use std::process::Command;
 

@@ -1,4 +1,5 @@
-//! Redis as a peer: a BRAND graph's streams, and the bus out. A Debian `redis-server` and a Python publisher.
+//! Redis as a peer: a BRAND graph's streams, and the bus out. A Debian `redis-server` and a Python
+//! publisher.
 
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};

@@ -1,4 +1,5 @@
-//! What is written down is what is there: the pages of metrics and of the command line, and what `/metrics` answers.
+//! What is written down is what is there: the pages of metrics and of the command line, and what
+//! `/metrics` answers.
 
 use std::collections::BTreeMap;
 use std::io::Write;

@@ -270,7 +270,8 @@ pub(crate) async fn exchange(
     (decisions, events)
 }
 
-/// Sends messages one by one until a decision carries metrics, which come beside the decisions whenever they are ready.
+/// Sends messages one by one until a decision carries metrics, which come beside the decisions
+/// whenever they are ready.
 pub(crate) async fn exchange_until_metrics(
     daemon: &Daemon,
     messages: &mut impl Iterator<Item = Counts>,
@@ -329,8 +330,8 @@ impl Daemon {
         sessions.swap_remove(at)
     }
 
-    /// Waits until nothing waits, and checks that every bin and every event is accounted for: received =
-    /// processed + late + rejected.
+    /// Waits until nothing waits, and checks that every bin and every event is accounted for:
+    /// received = processed + late + rejected.
     pub(crate) async fn check_accounts(&self, name: &str) -> Accounts {
         let began = Instant::now();
         loop {

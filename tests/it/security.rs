@@ -252,7 +252,8 @@ async fn connections_are_bounded_and_who_says_nothing_takes_no_place_for_long() 
     let address = daemon.grpc.trim_start_matches("http://").to_owned();
     let silent: Vec<_> =
         (0..40).map(|_| TcpStream::connect(&address).expect("the system takes it")).collect();
-    // Who was refused hears the end at once; a connection of before, which ends at its own pace, may still hold a place.
+    // Who was refused hears the end at once; a connection of before, which ends at its own pace,
+    // may still hold a place.
     tokio::time::sleep(Duration::from_secs(1)).await;
     let refused = |stream: &TcpStream| {
         stream.set_nonblocking(true).expect("set");
@@ -261,7 +262,8 @@ async fn connections_are_bounded_and_who_says_nothing_takes_no_place_for_long() 
     };
     let inside = silent.iter().filter(|stream| !refused(stream)).count();
     assert!((18..=20).contains(&inside), "{inside} were let in");
-    // HTTP is refused as well while they are there; after a while those that say nothing are gone, and counted.
+    // HTTP is refused as well while they are there; after a while those that say nothing are gone,
+    // and counted.
     let began = Instant::now();
     let metrics = loop {
         let scrape = daemon.try_get("/metrics");

@@ -13,8 +13,8 @@ use crate::rig::{Daemon, PATIENCE, config, exchange, message};
 
 const SECONDS: usize = 20;
 
-/// Bins with their true regimes: another regime every second, of the built-in model's first animal on another
-/// day.
+/// Bins with their true regimes: another regime every second, of the built-in model's first animal
+/// on another day.
 fn another_day(bins: usize) -> Vec<(Vec<u32>, &'static str)> {
     let animal = Animal::new(1, 0, AnimalSettings::default()).on_day(3);
     let task = |i: usize| animal.task(Regime::ALL[(3 * i) % 5], 2000 + i as u64);

@@ -1,4 +1,5 @@
-//! Spike events, parts of bins, Unix sockets, replayed recordings: everything that needs no peer but us.
+//! Spike events, parts of bins, Unix sockets, replayed recordings: everything that needs no peer
+//! but us.
 
 use std::time::Duration;
 

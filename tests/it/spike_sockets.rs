@@ -12,8 +12,8 @@ fn session(table: &str) -> String {
         + &format!("[session.events]\ndeadline_ms = 3000\nidle_ms = 800\n{table}\n")
 }
 
-/// What both have in common: the decisions of their bins, garbage, strangers, ten times the rate, a clock that jumps and
-/// one that begins anew, silence; every event accounted for.
+/// What both have in common: the decisions of their bins, garbage, strangers, ten times the rate, a
+/// clock that jumps and one that begins anew, silence; every event accounted for.
 async fn common(daemon: &Daemon, rig: &mut Rig) {
     let folder = tempfile::tempdir().expect("a folder");
     let bins = spikes(300);

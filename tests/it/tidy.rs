@@ -135,8 +135,8 @@ fn absolute(path: &str, module: &[String], sources: &Sources) -> Option<Vec<Stri
     Some(base)
 }
 
-/// What each module uses: its `use` declarations (but for what it only passes on from its own parts), and paths in
-/// its code.
+/// What each module uses: its `use` declarations (but for what it only passes on from its own
+/// parts), and paths in its code.
 struct Imports {
     uses: HashMap<Vec<String>, Vec<Vec<String>>>,
     /// Where a name that a module passes on comes from.

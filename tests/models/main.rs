@@ -1,6 +1,7 @@
-//! Every order of events (or those with few preemptions, where there are too many) of what threads hand to each other
-//! without waiting, found by loom. The very files of the program are compiled here, with loom's primitives in
-//! place of the system's, and small stand-ins for the numbers that are handed over.
+//! Every order of events (or those with few preemptions, where there are too many) of what threads
+//! hand to each other without waiting, found by loom. The very files of the program are compiled
+//! here, with loom's primitives in place of the system's, and small stand-ins for the numbers that
+//! are handed over.
 
 #![allow(dead_code, missing_docs, unreachable_pub)]
 

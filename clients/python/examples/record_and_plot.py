@@ -21,8 +21,8 @@ parser.add_argument("--seconds", type=float, default=60)
 parser.add_argument("--out", default="decisions")
 args = parser.parse_args()
 
-# %% [markdown]
-# Events come on a stream of their own: each once and in order, also when the daemon is restarted meanwhile.
+# %% [markdown] Events come on a stream of their own: each once and in order, also when the daemon
+# is restarted meanwhile.
 
 # %%
 daemon = Client(args.endpoint)

@@ -34,7 +34,8 @@ pub(crate) struct IngestService {
 /// A message as it came, or why it did not: what cannot be decoded is counted here.
 async fn next<T>(inbound: &mut Streaming<T>, intake: &Intake) -> Result<Option<T>, Status> {
     inbound.message().await.inspect_err(|status| {
-        // Of these, tonic makes undecodable and oversized messages; the rest is the connection's end.
+        // Of these, tonic makes undecodable and oversized messages; the rest is the connection's
+        // end.
         if matches!(status.code(), tonic::Code::Internal | tonic::Code::OutOfRange) {
             intake.note("", &Refusal::new(RejectReason::Malformed, status.message()));
         }
@@ -220,8 +221,8 @@ struct Replies {
     subscription: Option<Subscription>,
     /// Sequence number of the last bin that was taken, once the client has sent its last message.
     last: Option<u64>,
-    /// Greatest sequence number of a decision that was given back: it may be the last bin's before the client says that
-    /// that was its last.
+    /// Greatest sequence number of a decision that was given back: it may be the last bin's before
+    /// the client says that that was its last.
     decided_to: Option<u64>,
     /// Number of the newest event that a decision has named, and of the newest that was given back.
     event_named: u64,

@@ -19,7 +19,8 @@ use crate::wire::{Decision, Metrics, Session};
 const FRAME: Duration = Duration::from_micros(33_333);
 /// Frames for each overview of all sessions.
 const OVERVIEW_EVERY: u64 = 3;
-/// Rows of a raster at most: more channels share them, each row with the largest count of its channels.
+/// Rows of a raster at most: more channels share them, each row with the largest count of its
+/// channels.
 const ROWS_MAX: usize = 256;
 /// Columns of a frame's raster at most: more bins share them, summed.
 const COLUMNS_MAX: usize = 8;

@@ -1,4 +1,5 @@
-//! The live page: what it is made of, all in the binary, and what it shows, as JSON and as a stream of events.
+//! The live page: what it is made of, all in the binary, and what it shows, as JSON and as a stream
+//! of events.
 
 mod feed;
 mod viewers;
@@ -143,7 +144,8 @@ struct Look {
     after: Option<u64>,
 }
 
-/// Server-sent events: `overview` of all sessions, `frame` of one, `change` for each of its regime events.
+/// Server-sent events: `overview` of all sessions, `frame` of one, `change` for each of its regime
+/// events.
 async fn stream(State(page): State<Arc<Page>>, Query(look): Query<Look>) -> Response {
     let first = || page.registry.sessions().first().map(|s| s.name().to_owned());
     let session = match look.session.or_else(first) {

@@ -1,6 +1,6 @@
 //! Counts over ZeroMQ: PULL (rigs connect) and SUB (the daemon connects to a rig that publishes).
-//! The last frame of a message is a `regimed.v1.Counts`, with any topic or none before it; behind the topic
-//! `regimed.v1.Spikes` it is a message of that name.
+//! The last frame of a message is a `regimed.v1.Counts`, with any topic or none before it; behind
+//! the topic `regimed.v1.Spikes` it is a message of that name.
 
 use std::sync::Arc;
 

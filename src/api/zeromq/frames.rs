@@ -1,5 +1,5 @@
-//! ZMTP 3 frames (RFC 23) as they pass a gate: what a peer may send is bounded here, byte by byte, before the library
-//! sees it.
+//! ZMTP 3 frames (RFC 23) as they pass a gate: what a peer may send is bounded here, byte by byte,
+//! before the library sees it.
 
 /// Length of a ZMTP greeting.
 const GREETING: usize = 64;
@@ -110,38 +110,8 @@ impl Frames {
         while let Some(&byte) = bytes.first() {
             let mut used = 1;
             match self.state {
-                State::Greeting { seen } => {
-                    let expected = match seen {
-                        0 => Some(0xff),
-                        9 => Some(0x7f),
-                        _ => None,
-                    };
-                    if expected.is_some_and(|e| e != byte) || (seen == 10 && byte < 3) {
-                        return Err("not_zmtp_3");
-                    }
-                    pass.push(byte);
-                    self.state = match seen + 1 {
-                        GREETING => State::Flags,
-                        seen => State::Greeting { seen },
-                    };
-                }
-                State::Flags => {
-                    // A command has no more parts.
-                    let command = byte & COMMAND != 0;
-                    if byte & !(MORE | LONG | COMMAND) != 0
-                        || (command && byte & MORE != 0)
-                        || (command && self.message.0 > 0)
-                    {
-                        return Err("bad_frame");
-                    }
-                    if self.message.0 == 0 {
-                        self.begun += 1;
-                    }
-                    self.frame.clear();
-                    self.keep(byte, &[byte], pass);
-                    let left = if byte & LONG == 0 { 1 } else { 8 };
-                    self.state = State::Length { flags: byte, left, length: 0 };
-                }
+                State::Greeting { seen } => self.greeting(seen, byte, pass)?,
+                State::Flags => self.flags(byte, pass)?,
                 State::Length { flags, left, length } => {
                     self.keep(flags, &[byte], pass);
                     // No more than eight bytes are ever shifted in.
@@ -168,6 +138,44 @@ impl Frames {
             }
             bytes = &bytes[used..];
         }
+        Ok(())
+    }
+
+    /// A byte of the greeting: the signature's ends and the version are checked.
+    fn greeting(&mut self, seen: usize, byte: u8, pass: &mut Vec<u8>) -> Result<(), &'static str> {
+        let expected = match seen {
+            0 => Some(0xff),
+            9 => Some(0x7f),
+            _ => None,
+        };
+        if expected.is_some_and(|e| e != byte) || (seen == 10 && byte < 3) {
+            return Err("not_zmtp_3");
+        }
+        pass.push(byte);
+        self.state = match seen + 1 {
+            GREETING => State::Flags,
+            seen => State::Greeting { seen },
+        };
+        Ok(())
+    }
+
+    /// A frame's first byte.
+    fn flags(&mut self, byte: u8, pass: &mut Vec<u8>) -> Result<(), &'static str> {
+        // A command has no more parts.
+        let command = byte & COMMAND != 0;
+        if byte & !(MORE | LONG | COMMAND) != 0
+            || (command && byte & MORE != 0)
+            || (command && self.message.0 > 0)
+        {
+            return Err("bad_frame");
+        }
+        if self.message.0 == 0 {
+            self.begun += 1;
+        }
+        self.frame.clear();
+        self.keep(byte, &[byte], pass);
+        let left = if byte & LONG == 0 { 1 } else { 8 };
+        self.state = State::Length { flags: byte, left, length: 0 };
         Ok(())
     }
 

@@ -1,7 +1,7 @@
-//! A gate before a ZeroMQ socket: the library reserves memory for whatever length a frame claims, keeps every frame of a
-//! message until its last, keeps every subscription of a peer, and queues without a small bound for a subscriber that
-//! has stopped reading. Connections pass through here, where frames (ZMTP 3, RFC 23) are read and all of these are
-//! bounded.
+//! A gate before a ZeroMQ socket: the library reserves memory for whatever length a frame claims,
+//! keeps every frame of a message until its last, keeps every subscription of a peer, and queues
+//! without a small bound for a subscriber that has stopped reading. Connections pass through here,
+//! where frames (ZMTP 3, RFC 23) are read and all of these are bounded.
 
 use std::io;
 use std::net::SocketAddr;
@@ -20,11 +20,13 @@ use crate::telemetry;
 
 /// A greeting, and what the peer says of itself, are whole after so long.
 const HANDSHAKE_TIME: Duration = Duration::from_secs(10);
-/// A peer that sends nothing for so long, and is sent nothing, is cut off; peers of ZeroMQ connect again by themselves.
+/// A peer that sends nothing for so long, and is sent nothing, is cut off; peers of ZeroMQ connect
+/// again by themselves.
 const IDLE: Duration = Duration::from_secs(3600);
 /// A peer that takes nothing for so long is cut off.
 const STALLED: Duration = Duration::from_secs(5);
-/// Bytes that wait for one peer at most: beyond, it is cut off, and begins anew when it connects again.
+/// Bytes that wait for one peer at most: beyond, it is cut off, and begins anew when it connects
+/// again.
 pub(crate) const WAITING_BYTES_MAX: usize = 4 << 20;
 /// Bytes moved at a time.
 const CHUNK: usize = 64 << 10;
@@ -144,21 +146,11 @@ impl Gate {
         // Whoever has not said who it is may lose its place; whoever has keeps it.
         let mut in_use = None;
         loop {
-            let until = if !frames.is_ready() {
-                Some((handshake_until, "said_nothing"))
-            } else if frames.is_silent() {
-                Some((tokio::time::Instant::now() + IDLE, "idle"))
-            } else {
-                None
-            };
+            let until = deadline(&frames, handshake_until);
             let overdue = async {
-                match until {
-                    Some((until, reason)) => {
-                        tokio::time::sleep_until(until).await;
-                        reason
-                    }
-                    None => std::future::pending().await,
-                }
+                let Some((until, reason)) = until else { std::future::pending().await };
+                tokio::time::sleep_until(until).await;
+                reason
             };
             let given_up = std::future::poll_fn(|context| account.poll_given_up(context));
             // One that never lets the reader wait is not asked below.
@@ -221,8 +213,23 @@ impl Drop for Waiting<'_> {
     }
 }
 
-/// Takes whatever the socket behind has at once: its own queue, which has no small bound, stays empty, and what waits
-/// here has one.
+/// When a peer that sends nothing more is cut off, and why; `None` while it may be as slow as it
+/// likes, which is in the midst of a message: those have their own bound.
+fn deadline(
+    frames: &Frames,
+    handshake_until: tokio::time::Instant,
+) -> Option<(tokio::time::Instant, &'static str)> {
+    if !frames.is_ready() {
+        Some((handshake_until, "said_nothing"))
+    } else if frames.is_silent() {
+        Some((tokio::time::Instant::now() + IDLE, "idle"))
+    } else {
+        None
+    }
+}
+
+/// Takes whatever the socket behind has at once: its own queue, which has no small bound, stays
+/// empty, and what waits here has one.
 async fn outward(
     mut from: impl AsyncRead + Unpin,
     mut to: impl AsyncWrite + Unpin,
@@ -274,7 +281,8 @@ pub(crate) async fn bind(address: SocketAddr) -> io::Result<TcpListener> {
     TcpListener::bind(address).await
 }
 
-/// Binds a Unix socket, for this user and group alone. A socket file that nobody listens at any more is replaced.
+/// Binds a Unix socket, for this user and group alone. A socket file that nobody listens at any
+/// more is replaced.
 ///
 /// # Errors
 /// The system's; a socket at which somebody listens is taken.

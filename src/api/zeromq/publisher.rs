@@ -1,5 +1,5 @@
-//! Decisions and events over ZeroMQ PUB: frame 0 is the topic `SESSION/decision` or `SESSION/event`,
-//! frame 1 the protobuf message.
+//! Decisions and events over ZeroMQ PUB: frame 0 is the topic `SESSION/decision` or
+//! `SESSION/event`, frame 1 the protobuf message.
 
 use std::sync::Arc;
 

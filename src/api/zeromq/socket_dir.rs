@@ -1,5 +1,5 @@
-//! A private folder for the sockets behind the gates. What a daemon that was killed has left is found and removed by the
-//! next.
+//! A private folder for the sockets behind the gates. What a daemon that was killed has left is
+//! found and removed by the next.
 
 use std::ffi::OsStr;
 use std::fs::{self, DirBuilder, File};

@@ -18,7 +18,8 @@ pub(super) struct Decisions {
     posterior: Vec<f32>,
     unlabelled: Vec<f32>,
     label: Vec<Option<Label>>,
-    /// Onset of the change decided in a bin with its interval, in the stream's bins; -1 where none was.
+    /// Onset of the change decided in a bin with its interval, in the stream's bins; -1 where none
+    /// was.
     onset: [Vec<i64>; 3],
     novelty: Vec<f32>,
     log_likelihood: Vec<f32>,

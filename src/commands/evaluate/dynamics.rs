@@ -20,7 +20,7 @@ const UNLABELLED: &str = "(no label)";
 /// Standard normal quantile of a 90 % interval.
 const HALF_WIDTH: f64 = 1.645;
 
-/// One task: truth and what was found.
+/// One task: the truth and what was found.
 #[derive(Debug, Clone)]
 pub(super) struct Compared {
     pub(super) regime: usize,
@@ -43,7 +43,8 @@ pub(super) struct ExponentRow {
     correlation: Option<f64>,
     /// Share of 90 % intervals that hold the truth.
     coverage: f64,
-    /// Share of tasks in which the sign is right; tasks whose truth is within 0.25 /s of 0 are left out.
+    /// Share of tasks in which the sign is right; tasks whose truth is within 0.25 /s of 0 are left
+    /// out.
     sign: Option<f64>,
 }
 
@@ -190,141 +191,155 @@ fn exponent(all: &[(f64, Estimate, bool)]) -> Option<ExponentRow> {
 pub(super) fn truth_rows(compared: &[Compared], names: &[String]) -> Vec<TruthRow> {
     let row = |(regime, name): (usize, &String)| {
         let of: Vec<&Compared> = compared.iter().filter(|c| c.regime == regime).collect();
-        if of.is_empty() {
-            return None;
-        }
-        let pairs = |truth: fn(&DynamicsTruth) -> Option<f64>,
-                     found: &dyn Fn(&Reading) -> Option<Estimate>| {
-            let pairs: Vec<(f64, Estimate, bool)> = of
-                .iter()
-                .filter_map(|c| Some((truth(&c.truth)?, found(&c.found)?, c.known)))
-                .collect();
-            exponent(&pairs)
-        };
-        let free = |t: &DynamicsTruth| t.lyapunov_max_noise_free_per_s;
-        let driven = |t: &DynamicsTruth| t.lyapunov_max_per_s;
-        let mut frequency: Vec<f64> = of
-            .iter()
-            .filter_map(|c| {
-                let truth = c.truth.frequency_hz.filter(|f| *f > 0.0)?;
-                let found = c.found.portrait.oscillation_hz.map_or(0.0, |f| f.mean);
-                Some((found / truth - 1.0).abs())
-            })
-            .collect();
-        frequency.sort_by(f64::total_cmp);
-        let share = |n: usize, of: usize| n as f64 / of as f64;
-        let points: Vec<[bool; 2]> = of
-            .iter()
-            .filter_map(|c| {
-                let truth = [c.truth.stable_points?, c.truth.unstable_points?];
-                let found = c.found.portrait.fixed_points?;
-                let stable = found.stable as f64 == truth[0];
-                Some([stable, stable && found.unstable as f64 == truth[1]])
-            })
-            .collect();
-        let right = |i: usize| share(points.iter().filter(|p| p[i]).count(), points.len().max(1));
-        let signatures = Signature::ALL
-            .into_iter()
-            .map(|s| (s.name(), of.iter().filter(|c| c.found.portrait.signature == s).count()))
-            .filter(|s| s.1 > 0)
-            .map(|(name, count)| (name, share(count, of.len())))
-            .collect();
-        Some(TruthRow {
-            regime: name.clone(),
-            tasks: of.len(),
-            model_noise_free: pairs(free, &|r| Some(r.portrait.lyapunov_max_noise_free_per_s)),
-            model_driven: pairs(driven, &|r| Some(r.portrait.lyapunov_max_driven_per_s)),
-            learned_noise_free: pairs(free, &|r| Some(r.lyapunov_learned_per_s?[0])),
-            learned_driven: pairs(driven, &|r| Some(r.lyapunov_learned_per_s?[1])),
-            frequency_error: frequency.get(frequency.len() / 2).copied(),
-            frequency_right: (!frequency.is_empty()).then(|| {
-                share(frequency.iter().filter(|e| **e <= FREQUENCY_WITHIN).count(), frequency.len())
-            }),
-            points_right: (!points.is_empty()).then(|| right(1)),
-            stable_points_right: (!points.is_empty()).then(|| right(0)),
-            signatures,
-        })
+        (!of.is_empty()).then(|| truth_row(name, &of))
     };
     names.iter().enumerate().filter_map(row).collect()
 }
 
-/// Both tables in words.
+fn share(n: usize, of: usize) -> f64 {
+    n as f64 / of as f64
+}
+
+fn truth_row(name: &str, of: &[&Compared]) -> TruthRow {
+    let pairs = |truth: fn(&DynamicsTruth) -> Option<f64>,
+                 found: &dyn Fn(&Reading) -> Option<Estimate>| {
+        let pairs: Vec<(f64, Estimate, bool)> =
+            of.iter().filter_map(|c| Some((truth(&c.truth)?, found(&c.found)?, c.known))).collect();
+        exponent(&pairs)
+    };
+    let free = |t: &DynamicsTruth| t.lyapunov_max_noise_free_per_s;
+    let driven = |t: &DynamicsTruth| t.lyapunov_max_per_s;
+    let mut frequency: Vec<f64> = of.iter().filter_map(|c| frequency_error(c)).collect();
+    frequency.sort_by(f64::total_cmp);
+    let n_close = frequency.iter().filter(|e| **e <= FREQUENCY_WITHIN).count();
+    let points: Vec<[bool; 2]> = of.iter().filter_map(|c| points_right(c)).collect();
+    let right = |i: usize| {
+        (!points.is_empty()).then(|| share(points.iter().filter(|p| p[i]).count(), points.len()))
+    };
+    let signatures = Signature::ALL
+        .into_iter()
+        .map(|s| (s.name(), of.iter().filter(|c| c.found.portrait.signature == s).count()))
+        .filter(|s| s.1 > 0)
+        .map(|(name, count)| (name, share(count, of.len())))
+        .collect();
+    TruthRow {
+        regime: name.to_owned(),
+        tasks: of.len(),
+        model_noise_free: pairs(free, &|r| Some(r.portrait.lyapunov_max_noise_free_per_s)),
+        model_driven: pairs(driven, &|r| Some(r.portrait.lyapunov_max_driven_per_s)),
+        learned_noise_free: pairs(free, &|r| Some(r.lyapunov_learned_per_s?[0])),
+        learned_driven: pairs(driven, &|r| Some(r.lyapunov_learned_per_s?[1])),
+        frequency_error: frequency.get(frequency.len() / 2).copied(),
+        frequency_right: (!frequency.is_empty()).then(|| share(n_close, frequency.len())),
+        points_right: right(1),
+        stable_points_right: right(0),
+        signatures,
+    }
+}
+
+/// Relative error of the frequency, where the truth oscillates.
+fn frequency_error(c: &Compared) -> Option<f64> {
+    let truth = c.truth.frequency_hz.filter(|f| *f > 0.0)?;
+    let found = c.found.portrait.oscillation_hz.map_or(0.0, |f| f.mean);
+    Some((found / truth - 1.0).abs())
+}
+
+/// Whether the number of stable fixed points is right, and that of all of them.
+fn points_right(c: &Compared) -> Option<[bool; 2]> {
+    let truth = [c.truth.stable_points?, c.truth.unstable_points?];
+    let found = c.found.portrait.fixed_points?;
+    let stable = found.stable as f64 == truth[0];
+    Some([stable, stable && found.unstable as f64 == truth[1]])
+}
+
+/// Tables of both as text.
 pub(super) fn tables(by_label: &[LabelRow], truth: &[TruthRow], width: usize) -> String {
     let mut out = String::new();
-    let told = |x: Option<f64>| x.map_or("-".into(), |x| format!("{x:.2}"));
     if !by_label.is_empty() {
-        let _ = writeln!(
-            out,
-            "\n{:width$}  {:>20}  {:>22}  {:>8}  {:>11}  {:>15}",
-            "mean dynamics",
-            "spectral radius",
-            "abscissa /s",
-            "Hz",
-            "bare radius",
-            "free exponent /s"
-        );
-        for r in by_label {
-            let [radius, low, high] = r.spectral_radius;
-            let radius = format!("{radius:.3} [{low:.3} {high:.3}]");
-            let [abscissa, low, high] = r.spectral_abscissa_per_s;
-            let abscissa = format!("{abscissa:.2} [{low:.2} {high:.2}]");
-            let _ = writeln!(
-                out,
-                "{:width$}  {radius:>20}  {abscissa:>22}  {:>8.2}  {:>11.2}  {:>15.2}",
-                r.regime,
-                r.leading_frequency_hz[0],
-                r.bare_radius[0],
-                r.lyapunov_max_noise_free_per_s[0]
-            );
-        }
+        label_table(&mut out, by_label, width);
     }
     if !truth.is_empty() {
+        exponent_table(&mut out, truth, width);
+        portrait_table(&mut out, truth, width);
+    }
+    out
+}
+
+fn cell(x: Option<f64>) -> String {
+    x.map_or("-".into(), |x| format!("{x:.2}"))
+}
+
+fn label_table(out: &mut String, rows: &[LabelRow], width: usize) {
+    let _ = writeln!(
+        out,
+        "\n{:width$}  {:>20}  {:>22}  {:>8}  {:>11}  {:>15}",
+        "mean dynamics", "spectral radius", "abscissa /s", "Hz", "bare radius", "free exponent /s"
+    );
+    for r in rows {
+        let [radius, low, high] = r.spectral_radius;
+        let radius = format!("{radius:.3} [{low:.3} {high:.3}]");
+        let [abscissa, low, high] = r.spectral_abscissa_per_s;
+        let abscissa = format!("{abscissa:.2} [{low:.2} {high:.2}]");
         let _ = writeln!(
             out,
-            "\n{:width$}  tasks  {:>20}  true  found  error  corr.  in 90 %  sign",
-            "against truth", "largest exponent /s"
+            "{:width$}  {radius:>20}  {abscissa:>22}  {:>8.2}  {:>11.2}  {:>15.2}",
+            r.regime,
+            r.leading_frequency_hz[0],
+            r.bare_radius[0],
+            r.lyapunov_max_noise_free_per_s[0]
         );
-        for r in truth {
-            let rows = [
-                ("model, noise-free", &r.model_noise_free),
-                ("model, driven", &r.model_driven),
-                ("learned, noise-free", &r.learned_noise_free),
-                ("learned, driven", &r.learned_driven),
-            ];
-            for (name, row) in rows.into_iter().filter_map(|(n, r)| Some((n, r.as_ref()?))) {
-                let _ = writeln!(
-                    out,
-                    "{:width$}  {:>5}  {name:>20}  {:>4.1}  {:>5.2}  {:>5.2}  {:>5}  {:>7.2}  {:>4}",
-                    r.regime,
-                    r.tasks,
-                    row.truth,
-                    row.found,
-                    row.error,
-                    told(row.correlation),
-                    row.coverage,
-                    told(row.sign)
-                );
-            }
-        }
-        let _ = writeln!(
-            out,
-            "\n{:width$}  frequency error  within 5 %  stable points right  all points right  signatures",
-            "against truth"
-        );
-        for r in truth {
-            let signatures: Vec<String> =
-                r.signatures.iter().map(|(name, share)| format!("{name} {share:.2}")).collect();
+    }
+}
+
+fn exponent_table(out: &mut String, rows: &[TruthRow], width: usize) {
+    let _ = writeln!(
+        out,
+        "\n{:width$}  tasks  {:>20}  true  found  error  corr.  in 90 %  sign",
+        "against truth", "largest exponent /s"
+    );
+    for r in rows {
+        let estimators = [
+            ("model, noise-free", &r.model_noise_free),
+            ("model, driven", &r.model_driven),
+            ("learned, noise-free", &r.learned_noise_free),
+            ("learned, driven", &r.learned_driven),
+        ];
+        for (name, row) in estimators.into_iter().filter_map(|(n, r)| Some((n, r.as_ref()?))) {
             let _ = writeln!(
                 out,
-                "{:width$}  {:>15}  {:>10}  {:>19}  {:>16}  {}",
+                "{:width$}  {:>5}  {name:>20}  {:>4.1}  {:>5.2}  {:>5.2}  {:>5}  {:>7.2}  {:>4}",
                 r.regime,
-                r.frequency_error.map_or("-".into(), |e| format!("{:.1} %", 100.0 * e)),
-                told(r.frequency_right),
-                told(r.stable_points_right),
-                told(r.points_right),
-                signatures.join(", ")
+                r.tasks,
+                row.truth,
+                row.found,
+                row.error,
+                cell(row.correlation),
+                row.coverage,
+                cell(row.sign)
             );
         }
     }
-    out
+}
+
+fn portrait_table(out: &mut String, rows: &[TruthRow], width: usize) {
+    let _ = writeln!(
+        out,
+        "\n{:width$}  frequency error  within 5 %  stable points right  all points right  \
+         signatures",
+        "against truth"
+    );
+    for r in rows {
+        let signatures: Vec<String> =
+            r.signatures.iter().map(|(name, share)| format!("{name} {share:.2}")).collect();
+        let _ = writeln!(
+            out,
+            "{:width$}  {:>15}  {:>10}  {:>19}  {:>16}  {}",
+            r.regime,
+            r.frequency_error.map_or("-".into(), |e| format!("{:.1} %", 100.0 * e)),
+            cell(r.frequency_right),
+            cell(r.stable_points_right),
+            cell(r.points_right),
+            signatures.join(", ")
+        );
+    }
 }

@@ -7,8 +7,8 @@ use plotters::prelude::*;
 use super::dynamics::Compared;
 use super::plots::{Axes, chart, colour, drawn, key, range, svg};
 
-/// The embedding of each stream's end on the plane of their two leading principal components, coloured by
-/// regime.
+/// The embedding of each stream's end on the plane of their two leading principal components,
+/// coloured by regime.
 pub(super) fn embeddings(ends: &[(Option<usize>, Vec<f32>)], names: &[String]) -> Result<String> {
     let points = plane(ends);
     let along = |axis: usize| range(points.iter().map(|p| p[axis]));
@@ -51,8 +51,8 @@ pub(super) fn plane(ends: &[(Option<usize>, Vec<f32>)]) -> Vec<[f64; 2]> {
         .collect()
 }
 
-/// Largest exponents along noisy paths against the true ones, with their 90 % intervals: as learned from
-/// simulated truth where the model has, else the network's own.
+/// Largest exponents along noisy paths against the true ones, with their 90 % intervals: as learned
+/// from simulated truth where the model has, else the network's own.
 pub(super) fn exponents(compared: &[Compared], names: &[String]) -> Result<String> {
     let points: Vec<(usize, f64, crate::dynamics::Estimate)> = compared
         .iter()

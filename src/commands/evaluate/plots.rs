@@ -146,7 +146,8 @@ pub(super) fn timeline(t: &Timeline, names: &[String], bin_width_s: f64) -> Resu
     })
 }
 
-/// Fraction right against the probability drawn; the diagonal is calibrated. Dots grow with the bins.
+/// Fraction right against the probability drawn; the diagonal is calibrated. Dots grow with the
+/// bins.
 pub(super) fn reliability(classes: &[(f64, f64, u64)]) -> Result<String> {
     let most = classes.iter().map(|c| c.2).max().unwrap_or(1).max(1) as f64;
     svg((360, 340), |area| {

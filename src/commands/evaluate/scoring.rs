@@ -73,7 +73,8 @@ pub(super) fn score(
     Ok(Scored { report, timeline, tally })
 }
 
-/// Puts a recording's channels in the order of the readouts that its sessions are read by, where both have names.
+/// Puts a recording's channels in the order of the readouts that its sessions are read by, where
+/// both have names.
 pub(super) fn arrange(checkpoint: &Checkpoint, recording: &mut Recording) -> Result<()> {
     let of = |t: &Trial| checkpoint.model.readout(&t.session)?.channels.clone();
     let Some(names) = recording.trials.first().and_then(of) else { return Ok(()) };

@@ -109,16 +109,13 @@ impl Tally {
             monitor.push_latent(&estimate.latent);
             if (bin + 1).is_multiple_of(every) {
                 let at = Position::of(estimate, label);
-                let began = Instant::now();
-                let reading = monitor.refresh(model, &at);
-                self.reading.push(began.elapsed().as_secs_f64() * 1e6);
-                if let Some(reading) = reading {
-                    if bin >= from {
-                        self.by_label.push(truth, &reading);
-                    }
-                    if bin < compared_at {
-                        newest = most_probable(&estimate.posterior).map(|most| (reading, most));
-                    }
+                let reading = self.read(&mut monitor, model, &at);
+                let Some(reading) = reading else { continue };
+                if bin >= from {
+                    self.by_label.push(truth, &reading);
+                }
+                if bin < compared_at {
+                    newest = most_probable(&estimate.posterior).map(|most| (reading, most));
                 }
             }
         }
@@ -128,7 +125,16 @@ impl Tally {
         Ok(seen)
     }
 
-    /// Holds the newest reading of a stream against what is true of it, where that is known and the stream long enough.
+    /// A reading of the dynamics, timed.
+    fn read(&mut self, monitor: &mut Monitor, model: &Model, at: &Position<'_>) -> Option<Reading> {
+        let began = Instant::now();
+        let reading = monitor.refresh(model, at);
+        self.reading.push(began.elapsed().as_secs_f64() * 1e6);
+        reading
+    }
+
+    /// Holds the newest reading of a stream against what is true of it, where that is known and the
+    /// stream long enough.
     fn compare(&mut self, model: &Model, trial: &Trial, newest: Option<(Reading, usize)>) {
         let long = trial.n_bins() as f64 * model.bin_width_s >= COMPARED_FROM_S;
         if let (true, true, Some(Some(regime)), Some((found, most))) =

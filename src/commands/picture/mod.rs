@@ -214,7 +214,8 @@ impl Picture {
         push(&mut self.events, (e.session.clone(), line), EVENTS_KEPT);
     }
 
-    /// Draws when it is time; false when the user wants to leave (q, Esc or Ctrl-C in raw mode), or nobody reads.
+    /// Draws when it is time; false when the user wants to leave (q, Esc or Ctrl-C in raw mode), or
+    /// nobody reads.
     pub(crate) fn refresh(&mut self) -> Result<bool> {
         if self.screen.is_some() {
             if self.drawn.elapsed() < FRAME {

@@ -68,8 +68,8 @@ pub struct PretrainArgs {
     /// Weight of the forecasts beside the one-step likelihood; 0 leaves them out
     #[arg(long, default_value_t = TrainingSettings::default().forecast_weight)]
     pub forecast_weight: f64,
-    /// Weight of the error of the network's own Lyapunov exponents (without noise and driven, per bin), where the
-    /// recordings tell the true ones; 0 leaves it out
+    /// Weight of the error of the network's own Lyapunov exponents (without noise and driven, per
+    /// bin), where the recordings tell the true ones; 0 leaves it out
     #[arg(long, default_value_t = TrainingSettings::default().exponent_weight)]
     pub exponent_weight: f64,
     /// Weight of the mean process variance: what the network does not explain is left to noise
@@ -219,7 +219,8 @@ fn describe(data: &Dataset) {
     }
 }
 
-/// Reads recordings one after the other; counts to learn from are kept in a file and read back window by window.
+/// Reads recordings one after the other; counts to learn from are kept in a file and read back
+/// window by window.
 fn gather(args: &PretrainArgs) -> Result<(Arc<Dataset>, Vec<DataFile>)> {
     let out = &args.out;
     std::fs::create_dir_all(out).with_context(|| format!("cannot create {}", out.display()))?;

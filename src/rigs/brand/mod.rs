@@ -1,4 +1,5 @@
-//! A BRAND graph's stream of binned counts in Redis: fields `samples`, `i`, `ts`, `sync`. What is lost shows in `i`.
+//! A BRAND graph's stream of binned counts in Redis: fields `samples`, `i`, `ts`, `sync`. What is
+//! lost shows in `i`.
 
 pub(crate) mod out;
 
@@ -106,7 +107,8 @@ pub struct Settings {
     pub stream: String,
     /// Its values.
     pub dtype: Dtype,
-    /// `samples` holds as many values again behind the counts (spike-band power), which are left out.
+    /// `samples` holds as many values again behind the counts (spike-band power), which are left
+    /// out.
     pub crossings_first: bool,
     /// Stream to which labels and metrics go back.
     pub output_stream: Option<String>,
@@ -262,8 +264,8 @@ impl Reader {
         Ok(())
     }
 
-    /// Whether a stream to which nothing comes ends before what was read of it: it was deleted or emptied, and what
-    /// comes next may have smaller ids.
+    /// Whether a stream to which nothing comes ends before what was read of it: it was deleted or
+    /// emptied, and what comes next may have smaller ids.
     async fn was_emptied(
         &self,
         live: &mut redis::aio::MultiplexedConnection,
@@ -273,7 +275,8 @@ impl Reader {
         Ok(id_order(&newest) < id_order(last))
     }
 
-    /// Takes an entry; one that is refused is counted as received and rejected, its reason told once.
+    /// Takes an entry; one that is refused is counted as received and rejected, its reason told
+    /// once.
     pub fn take(&mut self, entry: &StreamId, received: Received) {
         match self.entry(entry, received) {
             Ok(()) => {
@@ -355,7 +358,8 @@ impl Reader {
             matches!(r.reason, RejectReason::DuplicateOrLate | RejectReason::TooFarAhead)
         };
         match self.port.offer(&bins, *received) {
-            // One that went wrong: nothing is lost before it, and the next is the one after the last.
+            // One that went wrong: nothing is lost before it, and the next is the one after the
+            // last.
             Err(refusal) if out_of_order(&refusal) => {
                 self.complain("an entry is out of order", &refusal.detail);
             }
@@ -370,8 +374,8 @@ impl Reader {
         }
     }
 
-    /// A number, as text or as little-endian bytes of any width. Digits alone are text, but in a stream that has sent
-    /// numbers of that width which are not.
+    /// A number, as text or as little-endian bytes of any width. Digits alone are text, but in a
+    /// stream that has sent numbers of that width which are not.
     fn number(&mut self, entry: &StreamId, field: &'static str) -> Result<u64, Refusal> {
         let bytes = bytes(entry, field)?;
         let digits = !bytes.is_empty() && bytes.iter().all(u8::is_ascii_digit);

@@ -1,5 +1,5 @@
-//! Labels and metrics back into a BRAND graph: a stream whose entries carry `samples`, `i`, `ts` and `sync` as every
-//! node's do, and the rest under names of its own.
+//! Labels and metrics back into a BRAND graph: a stream whose entries carry `samples`, `i`, `ts`
+//! and `sync` as every node's do, and the rest under names of its own.
 
 use std::sync::Arc;
 

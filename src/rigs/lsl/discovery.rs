@@ -67,8 +67,8 @@ pub(crate) async fn resolve(query: &str, known_peers: &[String]) -> io::Result<O
     }
 }
 
-/// Whether a stream is what a query asks for: `key='value'`, `starts-with(key,'value')` and `contains(key,'value')`,
-/// joined by `and`. Other queries ask for nothing of ours.
+/// Whether a stream is what a query asks for: `key='value'`, `starts-with(key,'value')` and
+/// `contains(key,'value')`, joined by `and`. Other queries ask for nothing of ours.
 #[must_use]
 pub(crate) fn query_matches(query: &str, info: &StreamInfo) -> bool {
     let unquoted = |text: &str| {

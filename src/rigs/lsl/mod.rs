@@ -1,5 +1,6 @@
-//! Lab Streaming Layer, wire protocol 1.10, in plain Rust: an inlet of binned counts. (The outlets are in
-//! `publish::lsl`.) LSL numbers nothing: what is lost is estimated from time stamps and the stream's rate.
+//! Lab Streaming Layer, wire protocol 1.10, in plain Rust: an inlet of binned counts. (The outlets
+//! are in `publish::lsl`.) LSL numbers nothing: what is lost is estimated from time stamps and the
+//! stream's rate.
 
 mod discovery;
 mod feed;
@@ -24,10 +25,12 @@ use crate::wire::RejectReason;
 use feed::Feed;
 use pace::Pace;
 
-/// Without a sample for so long the stream is looked for anew: a killed outlet may leave its connection open.
+/// Without a sample for so long the stream is looked for anew: a killed outlet may leave its
+/// connection open.
 const SILENCE: Duration = Duration::from_secs(5);
 
-/// A stream whose nominal rate differs by no more than this share has the session's: amplifiers give rounded ones.
+/// A stream whose nominal rate differs by no more than this share has the session's: amplifiers
+/// give rounded ones.
 const RATE_WITHIN: f64 = 1e-3;
 
 /// Which stream, and what is sent back.

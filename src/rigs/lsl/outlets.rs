@@ -1,5 +1,6 @@
-//! Regime markers and metrics as streams of the Lab Streaming Layer (wire protocol 1.10): a Markers outlet with a label
-//! at each change, and a float outlet with the posterior and the metrics of every bin.
+//! Regime markers and metrics as streams of the Lab Streaming Layer (wire protocol 1.10): a Markers
+//! outlet with a label at each change, and a float outlet with the posterior and the metrics of
+//! every bin.
 
 use std::collections::VecDeque;
 use std::io;

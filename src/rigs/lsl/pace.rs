@@ -2,10 +2,12 @@
 
 /// A sample this many bins later than its place in the count says that some are lost.
 const LOST_BINS: f64 = 3.0;
-/// By so much of each sample's deviation the phase is corrected: a sender's clock and rate need not be exact.
+/// By so much of each sample's deviation the phase is corrected: a sender's clock and rate need not
+/// be exact.
 const FOLLOW: f64 = 0.01;
-/// Time stamps that go back by so many bins, or ahead by more than [`GAP_BINS_MAX`], are not believed by themselves: the
-/// sample is the next one. Where so many in a row agree, the clock began anew.
+/// Time stamps that go back by so many bins, or ahead by more than [`GAP_BINS_MAX`], are not
+/// believed by themselves: the sample is the next one. Where so many in a row agree, the clock
+/// began anew.
 const AGREE: u32 = 3;
 const BACK_BINS: f64 = 100.0;
 const GAP_BINS_MAX: f64 = 1e6;
@@ -29,7 +31,8 @@ pub(crate) struct Pace {
     due: Option<f64>,
     /// The next sample is the first of a new connection: any whole bin of difference is a loss.
     fresh: bool,
-    /// Time at which the next is due after one that was not believed, and how many were not in a row.
+    /// Time at which the next is due after one that was not believed, and how many were not in a
+    /// row.
     strange: (f64, u32),
 }
 

@@ -1,4 +1,5 @@
-//! Requests that may go unanswered: a REQ socket that is opened anew when no reply came ("lazy pirate").
+//! Requests that may go unanswered: a REQ socket that is opened anew when no reply came ("lazy
+//! pirate").
 
 use std::time::Duration;
 

@@ -1,5 +1,6 @@
-//! The Open Ephys GUI's ZMQ Interface plugin: spikes (or threshold crossings of its continuous data) to bins
-//! by sample number, TTL edges, losses by message number, and the heartbeat that shows us in the GUI.
+//! The Open Ephys GUI's ZMQ Interface plugin: spikes (or threshold crossings of its continuous
+//! data) to bins by sample number, TTL edges, losses by message number, and the heartbeat that
+//! shows us in the GUI.
 
 mod header;
 mod heartbeat;
@@ -22,8 +23,8 @@ use header::{Header, Message};
 pub(crate) use heartbeat::Request;
 use threshold::Threshold;
 
-/// Lost messages from which on the bins in between are taken for lost too: a block of continuous data or a
-/// single spike is not.
+/// Lost messages from which on the bins in between are taken for lost too: a block of continuous
+/// data or a single spike is not.
 const SPOIL_MESSAGES: u64 = 10;
 
 /// Longer names are of no stream.
@@ -44,11 +45,13 @@ pub struct Settings {
     pub reorder_ms: f64,
     /// Each sorted unit of an electrode is a channel of its own.
     pub split_sorted: bool,
-    /// Electrodes in the order of channels, `NAME` or `NAME:SORTED_ID`; empty: in the order they are first heard.
+    /// Electrodes in the order of channels, `NAME` or `NAME:SORTED_ID`; empty: in the order they
+    /// are first heard.
     pub electrodes: Vec<String>,
     /// While this TTL line (0-based) is high, bins are predicted through.
     pub blank_line: Option<u8>,
-    /// Spikes are crossings of continuous data below so many standard deviations of the noise, e.g. -4.5.
+    /// Spikes are crossings of continuous data below so many standard deviations of the noise, e.g.
+    /// -4.5.
     pub threshold_sd: Option<f64>,
     /// Corner of the high-pass filter before that, Hz; 0: none.
     pub high_pass_hz: f64,
@@ -205,7 +208,8 @@ impl Reader {
         self.status.metrics.taken.increment(1);
     }
 
-    /// Accounts for a message's number: all types share one count, which begins anew with an acquisition.
+    /// Accounts for a message's number: all types share one count, which begins anew with an
+    /// acquisition.
     fn number(&mut self, number: u64, received: Received) {
         match self.expected {
             Some(expected) if number < expected => {

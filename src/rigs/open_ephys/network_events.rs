@@ -1,4 +1,5 @@
-//! Regime changes marked in an Open Ephys recording: a TTL pulse through the GUI's Network Events plugin.
+//! Regime changes marked in an Open Ephys recording: a TTL pulse through the GUI's Network Events
+//! plugin.
 
 use std::sync::Arc;
 use std::time::Duration;

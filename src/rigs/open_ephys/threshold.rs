@@ -1,5 +1,6 @@
-//! Threshold crossings of continuous data, for rigs without a spike detector: high-pass filter, noise from the
-//! median of the absolute values (Quiroga et al. 2004, equation 3.1), downward crossings with a dead time.
+//! Threshold crossings of continuous data, for rigs without a spike detector: high-pass filter,
+//! noise from the median of the absolute values (Quiroga et al. 2004, equation 3.1), downward
+//! crossings with a dead time.
 
 use std::f64::consts::{FRAC_1_SQRT_2, PI};
 

@@ -1,4 +1,5 @@
-//! Redis: one connection that is made again when it is lost. Serves BRAND's streams and the bus out.
+//! Redis: one connection that is made again when it is lost. Serves BRAND's streams and the bus
+//! out.
 
 pub(crate) mod out;
 
@@ -91,8 +92,8 @@ impl Connection {
         self.told = None;
     }
 
-    /// Something failed: the next [`Self::get`] connects again. A server that answers, but with a refusal, is waited
-    /// for as one that is not there: longer each time.
+    /// Something failed: the next [`Self::get`] connects again. A server that answers, but with a
+    /// refusal, is waited for as one that is not there: longer each time.
     pub(crate) async fn failed(&mut self, e: &RedisError) {
         self.live = None;
         self.tell("the server refuses, or the connection is lost; trying again", e);

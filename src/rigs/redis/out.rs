@@ -1,6 +1,6 @@
 //! A session's decisions and events to Redis streams, for whoever reads a fleet in one place:
-//! `NAME:decisions` and `NAME:events`. Events are written in order and none is left out while the daemon or its journal holds them;
-//! decisions are not waited for when the server is away.
+//! `NAME:decisions` and `NAME:events`. Events are written in order and none is left out while the
+//! daemon or its journal holds them; decisions are not waited for when the server is away.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -56,8 +56,8 @@ impl<T: Real> Pass<'_, T> {
         axpy(baseline_bar, T::one(), eta_bar);
     }
 
-    /// Adjoint of the step and, where its adjoint is given, of the transition matrix; leaves the adjoint of the mean
-    /// before in `scratch.before_bar`.
+    /// Adjoint of the step and, where its adjoint is given, of the transition matrix; leaves the
+    /// adjoint of the mean before in `scratch.before_bar`.
     #[inline(always)]
     pub(super) fn pull_step(
         &self,
@@ -75,7 +75,7 @@ impl<T: Real> Pass<'_, T> {
         let (m_bar, rest) = g.shared.split_at_mut(rank * units);
         let (offset_bar, rest) = rest.split_at_mut(units);
         let mut leak_bar = T::zero();
-        let StepScratch { before_bar, phi_bar, slope, slope_bar, row } = scratch;
+        let StepScratch { before_bar, phi_bar, .. } = scratch;
         phi_bar.fill(T::zero());
         before_bar.fill(T::zero());
         for r in 0..rank {
@@ -86,40 +86,10 @@ impl<T: Real> Pass<'_, T> {
             axpy(&mut n_bar[r * units..(r + 1) * units], drive_bar, at.phi);
             axpy(phi_bar, drive_bar, &n[r * units..(r + 1) * units]);
         }
-        if let Some((transition, f_bar)) = transition_bar {
-            // transition = (1-a) I + a E, E_rj = sum_n N_r D M_j
-            slope_bar.fill(T::zero());
-            for (slope, phi) in slope.iter_mut().zip(at.phi) {
-                *slope = T::one() - *phi * *phi;
-            }
-            for r in 0..rank {
-                row.fill(T::zero());
-                for j in 0..rank {
-                    let at_rj = r * rank + j;
-                    let diagonal = if r == j { T::one() } else { T::zero() };
-                    let e = (transition[at_rj] - (T::one() - a) * diagonal) / a;
-                    leak_bar += f_bar[at_rj] * (e - diagonal);
-                    axpy(row, a * f_bar[at_rj], &self.shared.m[j * units..(j + 1) * units]);
-                }
-                let n_row = &n[r * units..(r + 1) * units];
-                for i in 0..units {
-                    n_bar[r * units + i] += slope[i] * row[i];
-                    slope_bar[i] += n_row[i] * row[i];
-                }
-            }
-            for j in 0..rank {
-                row.fill(T::zero());
-                for r in 0..rank {
-                    axpy(row, a * f_bar[r * rank + j], &n[r * units..(r + 1) * units]);
-                }
-                for i in 0..units {
-                    m_bar[j * units + i] += slope[i] * row[i];
-                }
-            }
-            for i in 0..units {
-                phi_bar[i] -= T::of(2.0) * at.phi[i] * slope_bar[i];
-            }
+        if let Some(of) = transition_bar {
+            leak_bar += self.pull_transition(at, of, (n_bar, m_bar), scratch);
         }
+        let StepScratch { before_bar, phi_bar, .. } = scratch;
         for (x, phi) in phi_bar.iter_mut().zip(at.phi) {
             *x *= T::one() - *phi * *phi;
         }
@@ -129,5 +99,53 @@ impl<T: Real> Pass<'_, T> {
         }
         axpy(offset_bar, T::one(), phi_bar);
         rest[0] += leak_bar * a * (T::one() - a);
+    }
+
+    /// Pulls the adjoint of a transition matrix `[rank, rank]`,
+    /// `(1-a) I + a E` with `E_rj = sum_n N_rn D_n M_jn`, back to the factors and to `phi`;
+    /// returns the leak's part.
+    fn pull_transition(
+        &self,
+        at: &StepRecord<'_, T>,
+        (transition, f_bar): (&[T], &[T]),
+        (n_bar, m_bar): (&mut [T], &mut [T]),
+        scratch: &mut StepScratch<T>,
+    ) -> T {
+        let (rank, units, a) = (self.shape.rank, self.shape.units, self.leak());
+        let (n, _) = self.factor(at.factor);
+        let StepScratch { phi_bar, slope, slope_bar, row, .. } = scratch;
+        let mut leak_bar = T::zero();
+        slope_bar.fill(T::zero());
+        for (slope, phi) in slope.iter_mut().zip(at.phi) {
+            *slope = T::one() - *phi * *phi;
+        }
+        for r in 0..rank {
+            row.fill(T::zero());
+            for j in 0..rank {
+                let at_rj = r * rank + j;
+                let diagonal = if r == j { T::one() } else { T::zero() };
+                let e = (transition[at_rj] - (T::one() - a) * diagonal) / a;
+                leak_bar += f_bar[at_rj] * (e - diagonal);
+                axpy(row, a * f_bar[at_rj], &self.shared.m[j * units..(j + 1) * units]);
+            }
+            let n_row = &n[r * units..(r + 1) * units];
+            for i in 0..units {
+                n_bar[r * units + i] += slope[i] * row[i];
+                slope_bar[i] += n_row[i] * row[i];
+            }
+        }
+        for j in 0..rank {
+            row.fill(T::zero());
+            for r in 0..rank {
+                axpy(row, a * f_bar[r * rank + j], &n[r * units..(r + 1) * units]);
+            }
+            for i in 0..units {
+                m_bar[j * units + i] += slope[i] * row[i];
+            }
+        }
+        for i in 0..units {
+            phi_bar[i] -= T::of(2.0) * at.phi[i] * slope_bar[i];
+        }
+        leak_bar
     }
 }

@@ -4,16 +4,18 @@ use super::adjoint::{StepRecord, StepScratch};
 use super::algebra::{axpy, dot, matmul, matmul_tn, pairs};
 use super::forward::Weighted;
 use super::pass::{Pass, WindowGradient};
-use super::tapes::{Sizes, Tapes};
+use super::tapes::{Bin, Sizes, Tapes};
 use crate::inference::kernels::Real;
 
 /// The adjoint of a filtered state, and what a backward pass works in.
 #[derive(Debug)]
 pub(crate) struct Adjoint<T> {
-    /// Adjoint of the mean, `[rank]`, and of the covariance, `[rank, rank]`, of the state that the pass has come to.
+    /// Adjoint of the mean, `[rank]`, and of the covariance, `[rank, rank]`, of the state that the
+    /// pass has come to.
     pub(super) mean_bar: Vec<T>,
     pub(super) cov_bar: Vec<T>,
-    /// Adjoint of the products of loadings, `[pairs, channels]`: turned into the loadings' own once, at the end.
+    /// Adjoint of the products of loadings, `[pairs, channels]`: turned into the loadings' own
+    /// once, at the end.
     products_bar: Vec<T>,
     pub(super) step: StepScratch<T>,
     pred_mean_bar: Vec<T>,
@@ -63,8 +65,9 @@ pub(crate) struct Pulls<'a, T> {
 }
 
 impl<T: Real> Pass<'_, T> {
-    /// Adds the gradient of `-(sum_t weight_t one_step_t)` and of what `pulls` says; the adjoint of the state before the
-    /// first bin is left in `adjoint`, which is where the state behind the last bin's was.
+    /// Adds the gradient of `-(sum_t weight_t one_step_t)` and of what `pulls` says; the adjoint of
+    /// the state before the first bin is left in `adjoint`, which is where the state behind the
+    /// last bin's was.
     #[inline(always)]
     pub(crate) fn backward(
         &self,
@@ -117,7 +120,7 @@ impl<T: Real> Pass<'_, T> {
         matmul(more, cov_bar, bin.projection, rank);
         matmul_tn(pred_bar, bin.projection, more, rank);
         // u = C^T (y - lambda), L = C^T diag(lambda) C
-        let Adjoint { residual, eta_bar, score_bar, products_bar, .. } = adjoint;
+        let Adjoint { residual, eta_bar, score_bar, .. } = adjoint;
         for ((res, y), l) in residual.iter_mut().zip(y).zip(bin.rates) {
             *res = *y - *l;
         }
@@ -127,6 +130,21 @@ impl<T: Real> Pass<'_, T> {
             axpy(eta_bar, -score_bar[r], &self.readout.loading[row.clone()]);
             axpy(&mut g.readout[row], score_bar[r], residual);
         }
+        self.pull_products(&bin, weight, adjoint);
+        let Adjoint { eta_bar, .. } = adjoint;
+        let is_scored = weight != T::zero();
+        for i in 0..channels {
+            let slope = if is_scored { weight * bin.surprise[i] } else { T::zero() };
+            eta_bar[i] = (eta_bar[i] * bin.rates[i] - slope) * bin.in_bounds[i];
+        }
+        self.pull_readout(eta_bar, bin.mean_pred, &mut adjoint.pred_mean_bar, g);
+    }
+
+    /// Pulls the information `L = C^T diag(lambda) C` and the score's slope in the predicted
+    /// covariance back to the products `C_r C_q` and to the log rates.
+    fn pull_products(&self, bin: &Bin<&[T]>, weight: T, adjoint: &mut Adjoint<T>) {
+        let (rank, channels) = (self.shape.rank, self.readout.channels);
+        let Adjoint { eta_bar, info_bar, pred_bar, products_bar, .. } = adjoint;
         let is_scored = weight != T::zero();
         for (p, (r, q)) in pairs(rank).enumerate() {
             let scale = if r == q { T::one() } else { T::of(2.0) };
@@ -146,11 +164,6 @@ impl<T: Real> Pass<'_, T> {
                 axpy(products_bar, slope, bin.free_surprise);
             }
         }
-        for i in 0..channels {
-            let slope = if is_scored { weight * bin.surprise[i] } else { T::zero() };
-            eta_bar[i] = (eta_bar[i] * bin.rates[i] - slope) * bin.in_bounds[i];
-        }
-        self.pull_readout(eta_bar, bin.mean_pred, &mut adjoint.pred_mean_bar, g);
     }
 
     /// Adjoint of the time update: that of the state before the bin.
@@ -186,7 +199,8 @@ impl<T: Real> Pass<'_, T> {
         adjoint.mean_bar.copy_from_slice(&adjoint.step.before_bar);
     }
 
-    /// Ends the backward passes of a window, the last of which has come to the prior of the latent state.
+    /// Ends the backward passes of a window, the last of which has come to the prior of the latent
+    /// state.
     pub(crate) fn finish(&self, adjoint: &mut Adjoint<T>, g: &mut WindowGradient<'_, T>) {
         let (rank, units, channels) = (self.shape.rank, self.shape.units, self.readout.channels);
         let initial = rank * units + units + 1 + rank;

@@ -1,5 +1,5 @@
-//! The network's own Lyapunov exponent as a part of the loss: along a free run, with or without process
-//! noise, against what is known of the task.
+//! The network's own Lyapunov exponent as a part of the loss: along a free run, with or without
+//! process noise, against what is known of the task.
 
 use super::adjoint::StepScratch;
 use super::algebra::dot;
@@ -29,8 +29,8 @@ pub(crate) struct Exponent<T> {
     pub(crate) target: T,
     /// Weight in the gradient.
     pub(crate) weight: T,
-    /// Where the run must end, `[rank]`, and the weight of the squared distance: a task with one stable
-    /// point leads there from anywhere.
+    /// Where the run must end, `[rank]`, and the weight of the squared distance: a task with one
+    /// stable point leads there from anywhere.
     pub(crate) attractor: Option<(Vec<T>, T)>,
     /// Whether the adjoint is damped; checks against finite differences want it whole.
     pub(crate) damped: bool,
@@ -62,9 +62,9 @@ struct Tangent<T> {
 }
 
 impl<T: Real> Pass<'_, T> {
-    /// A run from `filtered [rank]` or the state given: its exponent per bin, its Huber loss (squared
-    /// error over twice the threshold within it) and where it ended; adds `weight` times the loss'
-    /// gradient with respect to the network.
+    /// A run from `filtered [rank]` or the state given: its exponent per bin, its Huber loss
+    /// (squared error over twice the threshold within it) and where it ended; adds `weight` times
+    /// the loss' gradient with respect to the network.
     #[inline(always)]
     pub(super) fn exponent(
         &self,
@@ -145,7 +145,8 @@ impl<T: Real> Pass<'_, T> {
         found
     }
 
-    /// Adds the gradient of the exponent, times `exponent_bar`, and of the distance from the attractor.
+    /// Adds the gradient of the exponent, times `exponent_bar`, and of the distance from the
+    /// attractor.
     #[inline(always)]
     fn pull_exponent(
         &self,

@@ -1,4 +1,5 @@
-//! Open-loop forecasts, scored without variance: they let the network, not its process noise, explain the data.
+//! Open-loop forecasts, scored without variance: they let the network, not its process noise,
+//! explain the data.
 
 use super::adjoint::StepScratch;
 use super::algebra::axpy;
@@ -9,8 +10,8 @@ use super::tapes::Tapes;
 use crate::inference::kernels::Real;
 
 impl<T: Real> Pass<'_, T> {
-    /// Mean score of forecasts from filtered means, nats per bin and channel. Adds their gradient to `g`, and to
-    /// `pull [bins, rank]` that with respect to each filtered mean.
+    /// Mean score of forecasts from filtered means, nats per bin and channel. Adds their gradient
+    /// to `g`, and to `pull [bins, rank]` that with respect to each filtered mean.
     #[inline(always)]
     pub(super) fn forecast(
         &self,

@@ -144,7 +144,8 @@ impl<T: Real> Pass<'_, T> {
         self.log_rates(bin.mean_pred, &mut scratch.eta, bin.in_bounds);
     }
 
-    /// One-step score of the prediction; what its adjoint needs is put on the tape, without the bin's weight.
+    /// One-step score of the prediction; what its adjoint needs is put on the tape, without the
+    /// bin's weight.
     #[inline(always)]
     fn score(
         &self,

@@ -1,4 +1,5 @@
-//! The parameters that a pass over a window reads, the gradient that it adds to, and the steps that all passes share.
+//! The parameters that a pass over a window reads, the gradient that it adds to, and the steps that
+//! all passes share.
 
 use std::ops::Range;
 

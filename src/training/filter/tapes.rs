@@ -1,4 +1,5 @@
-//! What a forward pass leaves behind for the backward pass, in one arena that windows share one after the other.
+//! What a forward pass leaves behind for the backward pass, in one arena that windows share one
+//! after the other.
 
 use crate::inference::kernels::Real;
 
@@ -87,8 +88,8 @@ impl<S> Bin<S> {
     }
 }
 
-/// A forward pass' states and scores. The arena is kept from window to window: only a longer window, or one of more
-/// channels, makes it grow.
+/// A forward pass' states and scores. The arena is kept from window to window: only a longer
+/// window, or one of more channels, makes it grow.
 #[derive(Debug)]
 pub(crate) struct Tapes<T> {
     sizes: Sizes,
@@ -128,7 +129,8 @@ impl<T: Real> Tapes<T> {
         &self.data[t * stride..(t + 1) * stride]
     }
 
-    /// Filtered mean and covariance before bin `t`; those at the end where `t` is the number of bins.
+    /// Filtered mean and covariance before bin `t`; those at the end where `t` is the number of
+    /// bins.
     pub(super) fn state(&self, t: usize) -> (&[T], &[T]) {
         let rank = self.sizes.rank;
         self.block(t)[..rank + rank * rank].split_at(rank)

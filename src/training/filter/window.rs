@@ -1,5 +1,5 @@
-//! One window: the filter over it, forecasts and a free run from its states, a rival label for a stretch of it, and the
-//! gradient of all of them in one backward pass.
+//! One window: the filter over it, forecasts and a free run from its states, a rival label for a
+//! stretch of it, and the gradient of all of them in one backward pass.
 
 use super::backward::{Adjoint, Pulls};
 use super::exponent::{Exponent, ExponentFound};
@@ -52,7 +52,8 @@ pub(crate) struct Ahead<T> {
 }
 
 impl<T: Real> Pass<'_, T> {
-    /// Filters a window; one-step scores of its bins, nats over all channels, 0 before `scored_from`.
+    /// Filters a window; one-step scores of its bins, nats over all channels, 0 before
+    /// `scored_from`.
     #[inline(always)]
     pub(crate) fn filter<'w>(
         &self,
@@ -65,8 +66,8 @@ impl<T: Real> Pass<'_, T> {
         &truth.one_step
     }
 
-    /// Filters a stretch under a rival label, from the state of the window before bin `from`: up to there, the two do
-    /// not differ. The scores of its bins.
+    /// Filters a stretch under a rival label, from the state of the window before bin `from`: up to
+    /// there, the two do not differ. The scores of its bins.
     #[inline(always)]
     pub(crate) fn filter_rival<'w>(
         &self,
@@ -79,11 +80,12 @@ impl<T: Real> Pass<'_, T> {
         &rival.one_step
     }
 
-    /// Of a window that was filtered, and of the rival's stretch where one is given: adds to `g` the gradient of
-    /// `-(sum_t weight_t one_step_t + forecast_weight * forecast)` and of the exponent's loss.
+    /// Of a window that was filtered, and of the rival's stretch where one is given: adds to `g`
+    /// the gradient of `-(sum_t weight_t one_step_t + forecast_weight * forecast)` and of the
+    /// exponent's loss.
     ///
-    /// The rival's adjoint reaches the state at which its stretch begins, and goes on from there within that of the
-    /// window: the bins before are gone through once.
+    /// The rival's adjoint reaches the state at which its stretch begins, and goes on from there
+    /// within that of the window: the bins before are gone through once.
     #[inline(always)]
     pub(crate) fn descend(
         &self,

@@ -5,8 +5,8 @@
 ...     for event in daemon.events("rig"):
 ...         print(event.to, event.probability)
 
-Decisions, events and sessions are the protocol's own messages (``regimed.v1``): their fields, shapes and units are
-documented in ``proto/regimed/v1``.
+Decisions, events and sessions are the protocol's own messages (``regimed.v1``): their fields,
+shapes and units are documented in ``proto/regimed/v1``.
 """
 
 from ._access import RegimedError

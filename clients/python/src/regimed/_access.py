@@ -1,4 +1,5 @@
-"""What the synchronous and the asynchronous client share: who comes, counts as messages, what an error means."""
+"""What the synchronous and the asynchronous client share: who comes, counts as messages, what an
+error means."""
 
 from __future__ import annotations
 
@@ -70,14 +71,15 @@ class Access:
 
 
 class Numbers:
-    """Numbers of bins, going on over streams and connections: what was sent before is not sent again."""
+    """Numbers of bins, going on over streams and connections: what was sent before is not sent
+    again."""
 
     def __init__(self) -> None:
         self._next: dict[str, int] = {}
 
     def first(self, session: Any, asked: Optional[int]) -> int:
-        """Number of a stream's first bin: that asked for, or the one behind what was sent last; of a session that others
-        have sent to, one that is new to it (the clock's microseconds)."""
+        """Number of a stream's first bin: that asked for, or the one behind what was sent last; of
+        a session that others have sent to, one that is new to it (the clock's microseconds)."""
         if asked is not None:
             return asked
         if session.name in self._next:

@@ -111,7 +111,8 @@ class AsyncClient:
         return await self._call(self._control.Seek, control_pb2.SeekRequest(session=session, position_s=position_s))
 
     async def updates(self, session: str = "", every: int = 1) -> AsyncIterator[regimes_pb2.DecisionUpdate]:
-        """Every ``every``-th decision from now on, with the number of updates that this reader has lost so far."""
+        """Every ``every``-th decision from now on, with the number of updates that this reader has
+        lost so far."""
         request = regimes_pb2.SubscribeDecisionsRequest(session=session, every=every)
         call = self._regimes.SubscribeDecisions(request, metadata=self._metadata)
         try:
@@ -130,7 +131,8 @@ class AsyncClient:
     async def events(
         self, session: str, after: Optional[int] = None, reconnect: bool = True
     ) -> AsyncIterator[decisions_pb2.Event]:
-        """Regime events, each once and in order, over lost connections and restarts: see `regimed.Client.events`."""
+        """Regime events, each once and in order, over lost connections and restarts: see
+        `regimed.Client.events`."""
         if after is None:
             after = (await self.session(session)).last_event_sequence
         wait = RETRY_S[0]
@@ -158,7 +160,8 @@ class AsyncClient:
     async def exchange(
         self, session: str, bins: AsyncIterable[ArrayLike], first_sequence: Optional[int] = None
     ) -> AsyncIterator[Union[decisions_pb2.Decision, decisions_pb2.Event, ingest_pb2.Rejection]]:
-        """Sends counts ``[n_channels]`` or ``[n_bins, n_channels]`` and gives back what the daemon makes of them."""
+        """Sends counts ``[n_channels]`` or ``[n_bins, n_channels]`` and gives back what the daemon
+        makes of them."""
         of = await self.session(session)
         first = self._numbers.first(of, first_sequence)
 
@@ -186,7 +189,8 @@ class AsyncClient:
         publisher: str = "",
         raises: bool = True,
     ) -> ingest_pb2.SpikesSummary:
-        """Sends spike events, ``(times_ns, channels)`` each, until there are no more; what became of them."""
+        """Sends spike events, ``(times_ns, channels)`` each, until there are no more; what became
+        of them."""
         of = await self.session(session)
 
         async def messages():

@@ -27,8 +27,9 @@ def to_arrays(decisions: Iterable[decisions_pb2.Decision]) -> dict[str, np.ndarr
     Returns
     -------
     dict
-        ``regime`` [n], ``regime_names`` [n_regimes], ``posterior`` [n, n_regimes], ``embedding_mean`` and ``embedding_sd``
-        [n, d], ``latent`` [n, R], plain fields [n], and metrics [n] (NaN before the first reading).
+        ``regime`` [n], ``regime_names`` [n_regimes], ``posterior`` [n, n_regimes],
+        ``embedding_mean`` and ``embedding_sd`` [n, d], ``latent`` [n, R], plain fields [n], and
+        metrics [n] (NaN before the first reading).
 
     Raises
     ------
@@ -51,7 +52,8 @@ def to_arrays(decisions: Iterable[decisions_pb2.Decision]) -> dict[str, np.ndarr
 
 
 def to_dataframe(decisions: Iterable[decisions_pb2.Decision]) -> pandas.DataFrame:
-    """The same as a table: a row per decision, ``p_NAME`` for each regime's posterior. Needs pandas."""
+    """The same as a table: a row per decision, ``p_NAME`` for each regime's posterior. Needs
+    pandas."""
     import pandas
 
     found = to_arrays(decisions)
@@ -62,7 +64,8 @@ def to_dataframe(decisions: Iterable[decisions_pb2.Decision]) -> pandas.DataFram
 
 
 def to_xarray(decisions: Iterable[decisions_pb2.Decision]) -> xarray.Dataset:
-    """The same as a labelled dataset over ``bin``, ``regime_name``, ``embedding`` and ``rank``. Needs xarray."""
+    """The same as a labelled dataset over ``bin``, ``regime_name``, ``embedding`` and ``rank``.
+    Needs xarray."""
     import xarray
 
     found = to_arrays(decisions)

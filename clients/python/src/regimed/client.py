@@ -136,8 +136,8 @@ class Client:
     def decisions(self, session: str = "", every: int = 1) -> Iterator[decisions_pb2.Decision]:
         """Every ``every``-th decision of a session (or, without a name, of all) from now on.
 
-        Ends when the session does. What a slow reader loses is in `regimed_decisions_lost_total`; `updates` tells it as
-        well. A lost daemon is an error: decisions are not kept, events are.
+        Ends when the session does. What a slow reader loses is in `regimed_decisions_lost_total`;
+        `updates` tells it as well. A lost daemon is an error: decisions are not kept, events are.
         """
         for update in self.updates(session, every):
             yield update.decision
@@ -161,15 +161,17 @@ class Client:
         session : str
             Session name.
         after : int, optional
-            Resume behind this event number; 0 for all that are held. Without it, only what comes from now on.
+            Resume behind this event number; 0 for all that are held. Without it, only what comes
+            from now on.
         reconnect : bool
-            Whether to wait for a daemon that is lost, and to go on behind the last event. Over a restart of the daemon
-            this needs its journal.
+            Whether to wait for a daemon that is lost, and to go on behind the last event. Over a
+            restart of the daemon this needs its journal.
 
         Raises
         ------
         RegimedError
-            No such session; or events after that number are not held any more (`code` is OUT_OF_RANGE).
+            No such session; or events after that number are not held any more (`code` is
+            OUT_OF_RANGE).
         """
         if after is None:
             after = self.session(session).last_event_sequence
@@ -205,10 +207,12 @@ class Client:
         session : str
             Session name.
         first_sequence : int, optional
-            Number of the first bin. Without it, bins are numbered on from the last that this client has sent, over
-            streams and lost connections; or, where others have sent to the session, from the clock's microseconds.
+            Number of the first bin. Without it, bins are numbered on from the last that this client
+            has sent, over streams and lost connections; or, where others have sent to the session,
+            from the clock's microseconds.
         raises : bool
-            Whether bins that were refused are an error at the end; else they are in `Sender.summary` alone.
+            Whether bins that were refused are an error at the end; else they are in
+            `Sender.summary` alone.
 
         >>> with daemon.send("rig") as rig:
         ...     rig.send(counts)
@@ -216,7 +220,8 @@ class Client:
         return Sender(self, self.session(session), first_sequence, raises)
 
     def send_spikes(self, session: str, publisher: str = "", raises: bool = True) -> SpikeSender:
-        """Opens a stream of spike events to a session, which the daemon counts into bins: a context manager.
+        """Opens a stream of spike events to a session, which the daemon counts into bins: a context
+        manager.
 
         >>> with daemon.send_spikes("rig") as rig:
         ...     rig.send(times_ns, channels)
@@ -354,7 +359,8 @@ class Sender(_Stream):
         counts : array_like
             ``[n_channels]`` or ``[n_bins, n_channels]``, whole numbers from 0 to 4096.
         sequence : int, optional
-            Number of the first of these bins, where it is not the next: what is left out is missing.
+            Number of the first of these bins, where it is not the next: what is left out is
+            missing.
         rig_time_ns : int
             The rig's clock at the end of the first bin, nanoseconds; 0: not known.
         masked : sequence of int
@@ -399,8 +405,8 @@ class SpikeSender(_Stream):
         channels : array_like of int
             Channel of each, from 0.
         until_ns : int
-            All events before this time are sent, so that bins which end by it may close; without it, the newest event's
-            time. A message without events keeps a silent rig's bins closing.
+            All events before this time are sent, so that bins which end by it may close; without
+            it, the newest event's time. A message without events keeps a silent rig's bins closing.
 
         Raises
         ------

@@ -25,8 +25,8 @@ pub(super) fn curves(axes: &Axes<'_>, of: &[(String, Vec<(f64, f64)>)]) -> Resul
     })
 }
 
-/// Pairs `(group, true, found)` on the plane: rings where they should be, dots where they are found, a line
-/// between.
+/// Pairs `(group, true, found)` on the plane: rings where they should be, dots where they are
+/// found, a line between.
 pub(super) fn pairs(
     axes: &Axes<'_>,
     of: &[(usize, [f64; 2], [f64; 2])],
@@ -52,8 +52,8 @@ pub(super) fn pairs(
     })
 }
 
-/// Embeddings on the plane of their two leading principal components, shaded by a true parameter from its least
-/// (pale) to its largest (dark).
+/// Embeddings on the plane of their two leading principal components, shaded by a true parameter
+/// from its least (pale) to its largest (dark).
 pub(super) fn by_parameter(caption: &str, of: &[(f64, Vec<f32>)]) -> Result<String> {
     let embeddings: Vec<(Option<usize>, Vec<f32>)> =
         of.iter().map(|(_, e)| (None, e.clone())).collect();

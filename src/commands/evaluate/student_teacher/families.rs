@@ -1,4 +1,5 @@
-//! What the teachers teach: recordings to learn from, and unseen tasks with the true rates of every bin.
+//! What the teachers teach: recordings to learn from, and unseen tasks with the true rates of every
+//! bin.
 
 use ndarray::Array2;
 use std::path::PathBuf;
@@ -51,8 +52,8 @@ pub(super) struct TestTrial {
     pub(super) counts: Array2<f32>,
     /// Counts expected, `[bins, channels]`.
     pub(super) rates: Array2<f32>,
-    /// `(bin, the teacher's own forecast from its true state there, without noise)`: no forecast that
-    /// does not know the noise to come does much better.
+    /// `(bin, the teacher's own forecast from its true state there, without noise)`: no forecast
+    /// that does not know the noise to come does much better.
     pub(super) ahead: Vec<(usize, Vec<f32>)>,
 }
 

@@ -15,7 +15,8 @@ const SETTLED_BINS: usize = 10;
 /// Added to an embedding's variances when a posterior becomes the next trial's prior.
 const VARIANCE_FLOOR: f32 = 1e-4;
 
-/// Coefficient of determination, `1 - sum (r - found)^2 / sum (r - mean r)^2`: the mean is each channel's own.
+/// Coefficient of determination, `1 - sum (r - found)^2 / sum (r - mean r)^2`: the mean is each
+/// channel's own.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Determination {
     residual: f64,
@@ -107,8 +108,8 @@ fn most_probable(of: &Estimate) -> Option<usize> {
     (0..of.posterior.len()).max_by(|&a, &b| of.posterior[a].total_cmp(&of.posterior[b]))
 }
 
-/// The posterior over the embedding after trials, each beginning anew: one trial's posterior is the next
-/// one's prior.
+/// The posterior over the embedding after trials, each beginning anew: one trial's posterior is the
+/// next one's prior.
 pub(super) fn learn(model: &Model, readout: &Readout, trials: &[TestTrial]) -> Result<Known> {
     let d = model.dims.embedding;
     let mut known = Known { readout: readout.clone(), embedding: vec![0.0; d], regime: None };

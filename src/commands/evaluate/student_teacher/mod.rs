@@ -1,5 +1,5 @@
-//! `evaluate --student-teacher`: simulates teachers, pretrains students, streams unseen tasks, and writes one
-//! report of what the students know of them.
+//! `evaluate --student-teacher`: simulates teachers, pretrains students, streams unseen tasks, and
+//! writes one report of what the students know of them.
 
 mod charts;
 mod families;
@@ -22,8 +22,9 @@ use school::{School, Section};
 #[derive(Debug, Clone, clap::Args)]
 #[command(next_help_heading = "Proof on teachers")]
 pub struct TeacherArgs {
-    /// Simulate teachers with known truth, pretrain students, stream unseen tasks, write one report. Takes about
-    /// half an hour on 2 cores; --model gives a student of `simulate`'s animals instead of pretraining one
+    /// Simulate teachers with known truth, pretrain students, stream unseen tasks, write one
+    /// report. Takes about half an hour on 2 cores; --model gives a student of `simulate`'s animals
+    /// instead of pretraining one
     #[arg(long, conflicts_with_all = ["data", "decisions", "false_changes_per_min"])]
     pub student_teacher: bool,
     /// Steps of the longest pretraining; the others take a share of them
@@ -32,7 +33,8 @@ pub struct TeacherArgs {
     /// Seed of teachers and students
     #[arg(long, requires = "student_teacher", default_value_t = 1)]
     pub seed: u64,
-    /// Few tasks and trials: shows in a minute or two that everything works, its figures mean little
+    /// Few tasks and trials: shows in a minute or two that everything works, its figures mean
+    /// little
     #[arg(long, requires = "student_teacher")]
     pub quick: bool,
 }

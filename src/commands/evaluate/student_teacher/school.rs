@@ -41,7 +41,8 @@ pub(super) struct Student {
 }
 
 impl School {
-    /// Pretrains a student on a recording with a share of the steps, or takes the one that an earlier run left.
+    /// Pretrains a student on a recording with a share of the steps, or takes the one that an
+    /// earlier run left.
     pub(super) fn student(
         &self,
         name: &str,

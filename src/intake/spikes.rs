@@ -1,0 +1,40 @@
+//! Spike events, and what became of them.
+
+use super::refusal::Refusal;
+use crate::wire::RejectReason;
+
+/// What became of a message of spike events.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct SpikesTaken {
+    /// Events counted into bins.
+    pub binned: u64,
+    /// Events whose bins had closed.
+    pub late: u64,
+    /// Events refused.
+    pub rejected: u64,
+    /// Messages found missing before this one.
+    pub messages_lost: u64,
+    /// The last refusal of an event.
+    pub refused: Option<Refusal>,
+    /// The rig's clock was found set: once in a message, so that what a message costs is bounded by
+    /// its length.
+    pub(super) jumped: bool,
+}
+
+/// An event in terms of bins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Event {
+    /// Its bin.
+    pub bin: u64,
+    /// Its channel.
+    pub channel: usize,
+    /// How many; [`super::MASKED`]: the channel says nothing in this bin.
+    pub count: u16,
+}
+
+impl SpikesTaken {
+    pub(super) fn refuse(&mut self, reason: RejectReason, detail: impl FnOnce() -> String) {
+        self.rejected += 1;
+        self.refused = Some(Refusal::new(reason, detail()));
+    }
+}

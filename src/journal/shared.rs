@@ -1,0 +1,40 @@
+//! What those who add records share with the thread that writes them.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+
+use bytes::Bytes;
+use tokio::sync::watch;
+
+use super::part::Parts;
+use super::settings::Settings;
+use crate::telemetry::JournalMetrics;
+
+/// What keeping a record costs beside its bytes, about.
+pub(super) const RECORD_COST: usize = 64;
+
+pub(super) struct Waiting {
+    pub(super) records: VecDeque<(u64, Bytes)>,
+    pub(super) bytes: usize,
+    pub(super) next: u64,
+    /// Newest event number that was given, per session.
+    pub(super) events: BTreeMap<String, u64>,
+    pub(super) closed: bool,
+}
+
+pub(super) struct Shared {
+    pub(super) settings: Settings,
+    pub(super) waiting: Mutex<Waiting>,
+    pub(super) wake: Condvar,
+    /// All records up to this one are kept.
+    pub(super) kept: watch::Sender<u64>,
+    /// Why the disk fails, while it does.
+    pub(super) failing: watch::Sender<Option<String>>,
+    pub(super) parts: Parts,
+    pub(super) id: String,
+    pub(super) metrics: JournalMetrics,
+}
+
+pub(super) fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
