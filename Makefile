@@ -8,7 +8,8 @@ fmt:
 
 lint:
 	cargo clippy --release --all-targets -- -D warnings
-	@if command -v cargo-deny >/dev/null; then cargo deny check; else echo "cargo-deny is not here: licences and advisories unchecked"; fi
+	@if command -v cargo-deny >/dev/null; then cargo deny check; \
+	else echo "cargo-deny is not here: licences and advisories unchecked"; fi
 
 test:
 	cargo test --release

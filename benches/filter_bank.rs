@@ -2,10 +2,13 @@
 //! far is each stage from the floor that this machine's arithmetic and memory set? Budget: 256
 //! channels p50 <= 100 us and p99 <= 250 us; 1024 channels p99 <= 500 us.
 //!
-//!     cargo bench --bench filter_bank                   # times, stages, floors
-//!     cargo bench --bench filter_bank -- instructions   # 200 bins of 256 channels and nothing else:
+//!     # Times, stages, floors:
+//!     cargo bench --bench filter_bank
+//!     # 200 bins of 256 channels and nothing else:
+//!     cargo bench --bench filter_bank -- instructions
 //!     valgrind --tool=callgrind target/release/deps/filter_bank-* instructions
-//!     cargo bench --bench filter_bank -- endure 100000000   # so many bins of 12 channels: still sound?
+//!     # So many bins of 12 channels: still sound?
+//!     cargo bench --bench filter_bank -- endure 100000000
 
 use std::hint::black_box;
 use std::time::Instant;
@@ -297,7 +300,8 @@ fn endure(n: u64) {
         if (bin + 1) % (n / 10).max(1) == 0 {
             let sum: f32 = estimate.posterior.iter().sum();
             println!(
-                "{:>12} bins, {:.0} s: posterior sums to {sum}, embedding sd {:.4} to {:.4}, hypotheses begun anew {}",
+                "{:>12} bins, {:.0} s: posterior sums to {sum}, embedding sd {:.4} to {:.4}, \
+                 hypotheses begun anew {}",
                 bin + 1,
                 began.elapsed().as_secs_f64(),
                 estimate.embedding_sd.iter().copied().fold(f32::MAX, f32::min),

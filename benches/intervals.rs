@@ -64,7 +64,8 @@ impl At {
         let coverage = self.covered / n;
         let held = if (AIM[0]..=AIM[1]).contains(&coverage) { "held" } else { "missed" };
         print!(
-            "{seconds:>5.0} s   embedding {coverage:.3} ({held})   rms error {:.3}   mean sd {sd:.3}",
+            "{seconds:>5.0} s   embedding {coverage:.3} ({held})   rms error {:.3}   mean sd \
+             {sd:.3}",
             (self.square_error / n).sqrt()
         );
         if let Some((s, b)) = before {

@@ -28,8 +28,9 @@ type SentAt = Arc<Mutex<HashMap<u64, Instant>>>;
 /// One with the built-in model on ports of the system's choosing.
 fn daemon() -> Daemon {
     let folder = tempfile::tempdir().expect("a folder");
-    let config = "[grpc]\nlisten = \"127.0.0.1:0\"\n[http]\nlisten = \"\"\n[zeromq]\npull = \"127.0.0.1:0\"\n\
-                  publish = \"127.0.0.1:0\"\n[[session]]\nname = \"rig\"\nmodel = \"builtin\"\nreadout = \"0\"\n";
+    let config = "[grpc]\nlisten = \"127.0.0.1:0\"\n[http]\nlisten = \"\"\n\
+                  [zeromq]\npull = \"127.0.0.1:0\"\npublish = \"127.0.0.1:0\"\n\
+                  [[session]]\nname = \"rig\"\nmodel = \"builtin\"\nreadout = \"0\"\n";
     Daemon::start(folder.path(), config)
 }
 

@@ -10,6 +10,7 @@ rate-matched: counts of every label but the slowest thinned at random until all 
 rate. Each is learned and streamed anew. Intervals are over trials (90 %). Prints a Markdown table.
 The binary is target/release/regimed; an absent recording is skipped, and said.
 """
+
 import json, subprocess, sys
 from pathlib import Path
 
@@ -22,7 +23,9 @@ out.mkdir(parents=True, exist_ok=True)
 CASES = {
     "chewie-reach": dict(steps=150, bin_ms=100),
     "delayed-reach": dict(steps=300, bin_ms=10),
-    "mc-maze-748": dict(steps=150, bin_ms=20, learn_on="mc-maze-1356"),  # one trial each: the other one is learned
+    "mc-maze-748": dict(
+        steps=150, bin_ms=20, learn_on="mc-maze-1356"
+    ),  # one trial each: the other one is learned
     "mc-maze-1356": dict(steps=150, bin_ms=20, learn_on="mc-maze-748"),
 }
 
@@ -36,8 +39,10 @@ def load(path, bin_ms):
     xs, ys, starts, at = [], [], [], 0
     for a, b in zip(start, [*start[1:], len(counts)]):
         n = (b - a) // k
-        xs.append(counts[a:a + n * k].reshape(n, k, -1).sum(1))
-        ys.append(np.array([np.bincount(c + 1).argmax() - 1 for c in regime[a:a + n * k].reshape(n, k)]))
+        xs.append(counts[a : a + n * k].reshape(n, k, -1).sum(1))
+        ys.append(
+            np.array([np.bincount(c + 1).argmax() - 1 for c in regime[a : a + n * k].reshape(n, k)])
+        )
         starts.append(at)
         at += n
     return dict(counts=xs, regime=ys, starts=starts, width=width * k, names=d["regime_names"])
@@ -67,7 +72,13 @@ def rate_matched(r, rng):
 
 def write(r, path):
     counts, regime = np.concatenate(r["counts"]), np.concatenate(r["regime"])
-    flat = dict(counts=counts.astype("u2"), regime=regime, bin_width_s=r["width"], regime_names=r["names"], continuous=0)
+    flat = dict(
+        counts=counts.astype("u2"),
+        regime=regime,
+        bin_width_s=r["width"],
+        regime_names=r["names"],
+        continuous=0,
+    )
     if len(r["starts"]) > 1:
         flat["trial_start"] = np.array(r["starts"])
     np.savez_compressed(path, **flat)
@@ -83,7 +94,10 @@ def said(x):
     return f"{x[0]:.3f} ({x[1]:.3f} to {x[2]:.3f})"
 
 
-print("| recording | seed | control | label | spectral radius | abscissa, 1/s | leading frequency, Hz | accuracy |\n|---|---|---|---|---|---|---|---|")
+print(
+    "| recording | seed | control | label | spectral radius | abscissa, 1/s "
+    "| leading frequency, Hz | accuracy |\n|---|---|---|---|---|---|---|---|"
+)
 for name, case in CASES.items():
     path = data / f"{name}.npz"
     if not path.exists():
@@ -91,9 +105,17 @@ for name, case in CASES.items():
         continue
     for seed in range(seeds):
         recording = load(path, case["bin_ms"])
-        for control, change in [("none", None), ("shuffled", shuffled), ("rate-matched", rate_matched)]:
+        for control, change in [
+            ("none", None),
+            ("shuffled", shuffled),
+            ("rate-matched", rate_matched),
+        ]:
             rng = np.random.default_rng(seed)
-            file, model, report = out / f"{name}-{control}.npz", out / f"{name}-{control}", out / f"{name}-{control}-report"
+            file, model, report = (
+                out / f"{name}-{control}.npz",
+                out / f"{name}-{control}",
+                out / f"{name}-{control}-report",
+            )
             write(change(recording, rng) if change else recording, file)
             learned, first, last = file, ["--first", 0.7], ["--last", 0.3]
             if "learn_on" in case:
@@ -102,11 +124,28 @@ for name, case in CASES.items():
                 write(change(other, rng) if change else other, learned)
             session = ["--session", "one"]
             try:
-                run("pretrain", learned, *first, *session, "--steps", case["steps"], "--seed", seed, "--out", model)
+                run(
+                    "pretrain",
+                    learned,
+                    *first,
+                    *session,
+                    "--steps",
+                    case["steps"],
+                    "--seed",
+                    seed,
+                    "--out",
+                    model,
+                )
                 run("evaluate", "--model", model, file, *last, *session, "--report", report)
             except RuntimeError as e:
                 print(f"{name} {control}: {e}", file=sys.stderr)
                 continue
             found = json.loads((report / "report.json").read_text())
             for row in found["dynamics_by_label"]:
-                print(f"| {name} | {seed} | {control} | {row['regime']} | {said(row['spectral_radius'])} | {said(row['spectral_abscissa_per_s'])} | {said(row['leading_frequency_hz'])} | {found['overall']['balanced_accuracy']:.2f} |", flush=True)
+                print(
+                    f"| {name} | {seed} | {control} | {row['regime']} "
+                    f"| {said(row['spectral_radius'])} | {said(row['spectral_abscissa_per_s'])} "
+                    f"| {said(row['leading_frequency_hz'])} "
+                    f"| {found['overall']['balanced_accuracy']:.2f} |",
+                    flush=True,
+                )

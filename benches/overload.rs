@@ -282,8 +282,9 @@ fn main() {
         format!("[[session]]\nname = \"{name}\"\nmodel = \"builtin\"\nreadout = \"0\"\n")
     };
     let config = format!(
-        "[grpc]\nlisten = \"127.0.0.1:0\"\n[http]\nlisten = \"127.0.0.1:0\"\n[zeromq]\npull = \"127.0.0.1:0\"\n\
-         publish = \"127.0.0.1:0\"\n[journal]\nfolder = \"{}\"\n{}{}",
+        "[grpc]\nlisten = \"127.0.0.1:0\"\n[http]\nlisten = \"127.0.0.1:0\"\n\
+         [zeromq]\npull = \"127.0.0.1:0\"\npublish = \"127.0.0.1:0\"\n\
+         [journal]\nfolder = \"{}\"\n{}{}",
         folder.path().join("journal").display(),
         session("healthy"),
         session("flooded")
@@ -356,7 +357,8 @@ fn main() {
         worst_mib = worst_mib.max(most);
         let p99 = quantile(&times, 0.99);
         println!(
-            "{name:<14} p50 {:>6.0} us, p99 {p99:>6.0} us, {most:.0} MiB | p99 {:.2} times idle, budget {RATIO_MAX}, ratio {:.2} | \
+            "{name:<14} p50 {:>6.0} us, p99 {p99:>6.0} us, {most:.0} MiB | p99 {:.2} times idle, \
+             budget {RATIO_MAX}, ratio {:.2} | \
              {sent} bins flooded, {read} decisions read, {made} connections of garbage",
             quantile(&times, 0.5),
             p99 / idle_p99,
@@ -384,8 +386,10 @@ fn main() {
     worst_mib = worst_mib.max(most);
     let (p99, above) = (quantile(&times, 0.99), most - idle_mib);
     println!(
-        "every attack   p50 {:>6.0} us, p99 {p99:>6.0} us, {most:.0} MiB (before {before_mib:.0}) | p99 {:.2} times idle, \
-         budget {RATIO_MAX}, ratio {:.2} | {above:.0} MiB above idle, budget {ATTACK_MIB_MAX}, ratio {:.2} | {told}",
+        "every attack   p50 {:>6.0} us, p99 {p99:>6.0} us, {most:.0} MiB (before {before_mib:.0}) \
+         | p99 {:.2} times idle, \
+         budget {RATIO_MAX}, ratio {:.2} | {above:.0} MiB above idle, budget {ATTACK_MIB_MAX}, \
+         ratio {:.2} | {told}",
         quantile(&times, 0.5),
         p99 / idle_p99,
         p99 / idle_p99 / RATIO_MAX,
@@ -437,7 +441,8 @@ fn main() {
         line.and_then(|l| l.rsplit(' ').next()?.parse().ok()).unwrap_or(f64::NAN)
     };
     println!(
-        "slow disk      p50 {:>6.0} us, p99 {p99:>6.0} us | p99 {:.2} times idle, budget {RATIO_MAX}, ratio {:.2} | \
+        "slow disk      p50 {:>6.0} us, p99 {p99:>6.0} us | p99 {:.2} times idle, budget \
+         {RATIO_MAX}, ratio {:.2} | \
          {:.0} records kept, {:.0} ms for a group of them",
         quantile(&times, 0.5),
         p99 / idle_p99,

@@ -11,10 +11,12 @@ chewie's model, so it needs that case first. Prints one Markdown section per rec
 NAME.json, NAME.csv (every live decision) and NAME.png. The binary is target/release/regimed. A
 recording that is absent is skipped, and said.
 """
+
 import csv, json, re, shutil, subprocess, sys, time
 from pathlib import Path
 
 import matplotlib
+
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
@@ -29,9 +31,15 @@ out.mkdir(parents=True, exist_ok=True)
 CASES = {
     "chewie": dict(file="chewie-reach.npz", steps=200, speed=1),
     "delayed": dict(file="delayed-reach.npz", steps=600, speed=1, bin_ms=10),
-    "maze": dict(file="mc-maze-748.npz", learn_on="mc-maze-1356.npz", steps=200, speed=1, bin_ms=20),
-    "maze-calibrated": dict(file="mc-maze-748.npz", learn_on="mc-maze-1356.npz", base="chewie", speed=1, bin_ms=100),
-    "rat": dict(file="rat-linear-track.npz", steps=600, speed=10, first=0.35),  # its second half is all rest
+    "maze": dict(
+        file="mc-maze-748.npz", learn_on="mc-maze-1356.npz", steps=200, speed=1, bin_ms=20
+    ),
+    "maze-calibrated": dict(
+        file="mc-maze-748.npz", learn_on="mc-maze-1356.npz", base="chewie", speed=1, bin_ms=100
+    ),
+    "rat": dict(
+        file="rat-linear-track.npz", steps=600, speed=10, first=0.35
+    ),  # its second half is all rest
 }
 
 
@@ -52,11 +60,22 @@ def load(path, bin_ms):
     xs, ys, starts, at = [], [], [], 0
     for a, b in zip(start, [*start[1:], len(counts)]):
         n = (b - a) // ratio
-        x = counts[a:a + n * ratio].reshape(n, ratio, -1).sum(1)
-        y = np.array([np.bincount(c + 1).argmax() - 1 for c in regime[a:a + n * ratio].reshape(n, ratio)])
-        xs.append(x); ys.append(y); starts.append(at); at += n
+        x = counts[a : a + n * ratio].reshape(n, ratio, -1).sum(1)
+        y = np.array(
+            [np.bincount(c + 1).argmax() - 1 for c in regime[a : a + n * ratio].reshape(n, ratio)]
+        )
+        xs.append(x)
+        ys.append(y)
+        starts.append(at)
+        at += n
     width = float(d["bin_width_s"]) * ratio
-    return np.concatenate(xs), np.concatenate(ys), starts, [str(s) for s in d["regime_names"]], width
+    return (
+        np.concatenate(xs),
+        np.concatenate(ys),
+        starts,
+        [str(s) for s in d["regime_names"]],
+        width,
+    )
 
 
 def split(x, y, starts, fraction):
@@ -72,7 +91,11 @@ def balanced(truth, said, n):
 def delays(truth, said, width):
     """Time from each change between labels to the first bin labelled so, before the next change."""
     found, missed = [], 0
-    at = [t for t in range(1, len(truth)) if truth[t] != truth[t - 1] and truth[t] >= 0 and truth[t - 1] >= 0]
+    at = [
+        t
+        for t in range(1, len(truth))
+        if truth[t] != truth[t - 1] and truth[t] >= 0 and truth[t - 1] >= 0
+    ]
     for t in at:
         end = t
         while end < len(truth) and truth[end] == truth[t]:
@@ -95,9 +118,17 @@ def hmm(train, test, n):
     """Poisson HMM fitted to the counts alone, states named by the training labels, filtered
     causally."""
     (x, y), (z, _) = train, test
-    best = max((PoissonHMM(n, n_iter=60, random_state=s).fit(x.astype(int)) for s in range(3)), key=lambda m: m.score(x.astype(int)))
+    best = max(
+        (PoissonHMM(n, n_iter=60, random_state=s).fit(x.astype(int)) for s in range(3)),
+        key=lambda m: m.score(x.astype(int)),
+    )
     state = best.predict(x.astype(int))
-    name = [np.bincount(y[(state == k) & (y >= 0)], minlength=n).argmax() if ((state == k) & (y >= 0)).any() else 0 for k in range(n)]
+    name = [
+        np.bincount(y[(state == k) & (y >= 0)], minlength=n).argmax()
+        if ((state == k) & (y >= 0)).any()
+        else 0
+        for k in range(n)
+    ]
     return np.array(name)[filtered(z, best.startprob_, best.transmat_, best.lambdas_).argmax(1)]
 
 
@@ -127,9 +158,13 @@ def filtered(counts, alpha, step, rate):
 
 def serve(model, session, out):
     config = out / "regimed.toml"
-    config.write_text(f'[grpc]\nlisten = "{GRPC}"\n[zeromq]\npull = "{PULL}"\npublish = ""\n[http]\nlisten = ""\n'
-                      f'[[session]]\nname = "{session}"\nmodel = "{model.resolve()}"\n')
-    daemon = subprocess.Popen([BINARY, "serve", "--config", str(config)], stderr=subprocess.PIPE, text=True)
+    config.write_text(
+        f'[grpc]\nlisten = "{GRPC}"\n[zeromq]\npull = "{PULL}"\npublish = ""\n[http]\nlisten = ""\n'
+        f'[[session]]\nname = "{session}"\nmodel = "{model.resolve()}"\n'
+    )
+    daemon = subprocess.Popen(
+        [BINARY, "serve", "--config", str(config)], stderr=subprocess.PIPE, text=True
+    )
     for line in daemon.stderr:
         if " ready " in line:
             return daemon
@@ -143,7 +178,18 @@ def learn(name, model, file, learn_on, base, steps, first, bins):
         run("calibrate", "--model", model, data / learn_on, *bins, "--session", name)
     else:
         part = [] if learn_on else ["--first", first]
-        run("pretrain", data / (learn_on or file), *bins, "--session", name, *part, "--steps", steps, "--out", model)
+        run(
+            "pretrain",
+            data / (learn_on or file),
+            *bins,
+            "--session",
+            name,
+            *part,
+            "--steps",
+            steps,
+            "--out",
+            model,
+        )
 
 
 def case(name, file, speed, steps=None, bin_ms=None, learn_on=None, base=None, first=0.7):
@@ -157,8 +203,22 @@ def case(name, file, speed, steps=None, bin_ms=None, learn_on=None, base=None, f
     took = time.time() - began
     daemon = serve(model, name, out)
     csv_file = out / f"{name}.csv"
-    said = run("replay", data / file, *bins, "--session", name, *([] if learn_on else ["--last", round(1 - first, 3)]), "--speed", speed,
-               "--to", f"tcp://{PULL}", "--score", f"http://{GRPC}", "--save", csv_file)
+    said = run(
+        "replay",
+        data / file,
+        *bins,
+        "--session",
+        name,
+        *([] if learn_on else ["--last", round(1 - first, 3)]),
+        "--speed",
+        speed,
+        "--to",
+        f"tcp://{PULL}",
+        "--score",
+        f"http://{GRPC}",
+        "--save",
+        csv_file,
+    )
     daemon.terminate()
     daemon.wait()
     x, y, starts, names, width = load(data / file, bin_ms)
@@ -170,7 +230,7 @@ def case(name, file, speed, steps=None, bin_ms=None, learn_on=None, base=None, f
     rows = list(csv.DictReader(open(csv_file)))
     live = np.array([names.index(r["label"]) if r["label"] in names else -1 for r in rows])
     posterior = np.array([[float(r[k]) for k in names] for r in rows])
-    truth = test[1][:len(rows)]
+    truth = test[1][: len(rows)]
     lda = LinearDiscriminantAnalysis().fit(train[0][train[1] >= 0], train[1][train[1] >= 0])
     window = max(round(0.5 / width), 1)
     past_train, past_test = trailing(train[0], window), trailing(test[0], window)
@@ -178,15 +238,20 @@ def case(name, file, speed, steps=None, bin_ms=None, learn_on=None, base=None, f
     methods = {
         "regimed, label in force": live,
         "regimed, most probable regime": posterior.argmax(1),
-        "linear discriminant per bin": lda.predict(test[0])[:len(rows)],
-        "linear discriminant, last 0.5 s": lda_past.predict(past_test)[:len(rows)],
-        "Poisson HMM, unsupervised": hmm(train, test, n)[:len(rows)],
-        "Poisson HMM, from labels": labelled_hmm(train, test, n)[:len(rows)],
+        "linear discriminant per bin": lda.predict(test[0])[: len(rows)],
+        "linear discriminant, last 0.5 s": lda_past.predict(past_test)[: len(rows)],
+        "Poisson HMM, unsupervised": hmm(train, test, n)[: len(rows)],
+        "Poisson HMM, from labels": labelled_hmm(train, test, n)[: len(rows)],
     }
-    latency = re.findall(r"(?:decision received|in the daemon): p50 (\d+), p99 (\d+), p99.9 (\d+)", said)
+    latency = re.findall(
+        r"(?:decision received|in the daemon): p50 (\d+), p99 (\d+), p99.9 (\d+)", said
+    )
     result = dict(name=name, width_s=width, train_s=took, test_bins=len(rows), methods={})
-    print(f"## {file}\n\n{len(rows)} bins of {1e3 * width:.0f} ms streamed at {speed} x real speed, {len(train[0])} for "
-          f"{'calibration' if base else 'training'} before ({took:.0f} s). Regimes: {', '.join(names)}.\n")
+    print(
+        f"## {file}\n\n{len(rows)} bins of {1e3 * width:.0f} ms streamed at {speed} x real speed, "
+        f"{len(train[0])} for {'calibration' if base else 'training'} before ({took:.0f} s). "
+        f"Regimes: {', '.join(names)}.\n"
+    )
     print("| method | balanced accuracy | changes found | median delay |\n|---|---|---|---|")
     known = truth >= 0
     for method, label in methods.items():
@@ -194,9 +259,17 @@ def case(name, file, speed, steps=None, bin_ms=None, learn_on=None, base=None, f
         found, all_ = delays(truth, label, width)
         middle = f"{1e3 * np.median(found):.0f} ms" if found else "-"
         print(f"| {method} | {score:.3f} | {len(found)} of {all_} | {middle} |")
-        result["methods"][method] = dict(balanced_accuracy=score, found=len(found), changes=all_, median_delay_s=float(np.median(found)) if found else None)
+        result["methods"][method] = dict(
+            balanced_accuracy=score,
+            found=len(found),
+            changes=all_,
+            median_delay_s=float(np.median(found)) if found else None,
+        )
     (a50, a99, a999), (b50, b99, b999) = latency[:2]
-    print(f"\nLatency: sent to decision received p50 {a50}, p99 {a99}, p99.9 {a999} us; in the daemon p50 {b50}, p99 {b99} us.")
+    print(
+        f"\nLatency: sent to decision received p50 {a50}, p99 {a99}, p99.9 {a999} us; "
+        f"in the daemon p50 {b50}, p99 {b99} us."
+    )
     if (~known).any():
         share = {k: float((live[~known] == i).mean()) for i, k in enumerate(names)}
         share["unknown or none"] = float((live[~known] < 0).mean())
@@ -210,17 +283,31 @@ def case(name, file, speed, steps=None, bin_ms=None, learn_on=None, base=None, f
 
 
 def plot(name, names, width, truth, live, posterior):
-    shown = slice(0, min(len(truth), round(30 / width) if len(truth) * width < 200 else round(300 / width)))
+    shown = slice(
+        0, min(len(truth), round(30 / width) if len(truth) * width < 200 else round(300 / width))
+    )
     t = np.arange(len(truth))[shown] * width
-    fig, axes = plt.subplots(3, 1, figsize=(10, 3.6), sharex=True, height_ratios=[1, 1, 5], layout="constrained")
+    fig, axes = plt.subplots(
+        3, 1, figsize=(10, 3.6), sharex=True, height_ratios=[1, 1, 5], layout="constrained"
+    )
     colours = plt.cm.tab10(np.arange(10))
     for ax, label, what in ((axes[0], truth, "truth"), (axes[1], live, "label")):
-        cells = np.vstack([colours, np.ones(4)])[label[shown]]  # none and unknown are the last: white
-        ax.imshow(cells[None], extent=(0, len(t) * width, 0, 1), aspect="auto", interpolation="nearest")
-        ax.set_yticks([]); ax.set_ylabel(what, rotation=0, ha="right", va="center")
+        cells = np.vstack([colours, np.ones(4)])[
+            label[shown]
+        ]  # none and unknown are the last: white
+        ax.imshow(
+            cells[None], extent=(0, len(t) * width, 0, 1), aspect="auto", interpolation="nearest"
+        )
+        ax.set_yticks([])
+        ax.set_ylabel(what, rotation=0, ha="right", va="center")
     for k, regime in enumerate(names):
         axes[2].plot(t, posterior[shown, k], color=colours[k], lw=1, label=regime)
-    axes[2].set(xlim=(0, len(t) * width), xlabel="time in the streamed part (s)", ylabel="posterior", ylim=(0, 1.02))
+    axes[2].set(
+        xlim=(0, len(t) * width),
+        xlabel="time in the streamed part (s)",
+        ylabel="posterior",
+        ylim=(0, 1.02),
+    )
     axes[2].legend(loc="upper right", ncols=len(names))
     fig.savefig(out / f"{name}.png", dpi=90)
 

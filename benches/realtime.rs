@@ -21,7 +21,8 @@ const ROUNDS: usize = 3;
 /// Times from received to handed out, us.
 fn round(by: &[&str]) -> Vec<f64> {
     let folder = tempfile::tempdir().expect("a folder");
-    let config = "[grpc]\nlisten = \"127.0.0.1:0\"\n[http]\nlisten = \"\"\n[zeromq]\npull = \"\"\npublish = \"\"\n\
+    let config = "[grpc]\nlisten = \"127.0.0.1:0\"\n[http]\nlisten = \"\"\n\
+                  [zeromq]\npull = \"\"\npublish = \"\"\n\
                   [[session]]\nname = \"s\"\nmodel = \"builtin\"\nreadout = \"0\"\n";
     let binary = env!("CARGO_BIN_EXE_regimed");
     let mut command = Command::new(by.first().unwrap_or(&binary));

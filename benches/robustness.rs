@@ -261,7 +261,8 @@ fn main() {
     let ways = [Adaptation::default(), Adaptation::NONE];
     let clean: Vec<Recorded> = (0..ANIMALS).map(|a| record(a, AnimalSettings::default())).collect();
     println!(
-        "right label 1 s after a change, median delay, false changes per minute, bins called unknown"
+        "right label 1 s after a change, median delay, false changes per minute, bins called \
+         unknown"
     );
     println!("{:52}   {:30}   {:30}", "trouble", "with", "without");
     for (name, trouble) in TROUBLES {

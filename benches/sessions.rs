@@ -82,7 +82,8 @@ async fn rig(address: String, session: String) -> (u64, u64, Vec<u64>) {
 
 fn start(sessions: usize, folder: &std::path::Path) -> Daemon {
     let mut config = String::from(
-        "[grpc]\nlisten = \"127.0.0.1:0\"\n[http]\nlisten = \"127.0.0.1:0\"\n[zeromq]\npull = \"\"\npublish = \"\"\n",
+        "[grpc]\nlisten = \"127.0.0.1:0\"\n[http]\nlisten = \"127.0.0.1:0\"\n\
+         [zeromq]\npull = \"\"\npublish = \"\"\n",
     );
     for i in 0..sessions {
         config += &format!(
@@ -135,11 +136,14 @@ fn main() {
         latencies.sort_unstable();
         let at = |q: f64| latencies[(q * (latencies.len() - 1) as f64) as usize] as f64 * 1e-3;
         println!(
-            "{sessions:>3} sessions of {CHANNELS} channels, {HYPOTHESES} hypotheses, {RATE_HZ} Hz, {seconds:.0} s: {} decisions, lost {lost}, refused {refused}, missing {missing}, decisions dropped {dropped}",
+            "{sessions:>3} sessions of {CHANNELS} channels, {HYPOTHESES} hypotheses, {RATE_HZ} Hz, \
+             {seconds:.0} s: {} decisions, lost {lost}, refused {refused}, missing {missing}, \
+             decisions dropped {dropped}",
             latencies.len()
         );
         println!(
-            "    in the daemon p50 {:.0}, p99 {:.0}, max {:.0} us; {busy:.2} cores; resident {:.0} MiB",
+            "    in the daemon p50 {:.0}, p99 {:.0}, max {:.0} us; {busy:.2} cores; resident {:.0} \
+             MiB",
             at(0.5),
             at(0.99),
             at(1.0),

@@ -159,8 +159,9 @@ fn main() {
     let folder = tempfile::tempdir().expect("a folder");
     small_model(&folder.path().join("model"));
     let mut config = format!(
-        "[grpc]\nlisten = \"127.0.0.1:0\"\n[http]\nlisten = \"127.0.0.1:0\"\n[zeromq]\npull = \"\"\n\
-         publish = \"\"\n[limits]\nqueue_bins = 8192\nevents_kept = 1000\n[metrics]\nrate_hz = 0.1\n\
+        "[grpc]\nlisten = \"127.0.0.1:0\"\n[http]\nlisten = \"127.0.0.1:0\"\n\
+         [zeromq]\npull = \"\"\npublish = \"\"\n[limits]\nqueue_bins = 8192\nevents_kept = 1000\n\
+         [metrics]\nrate_hz = 0.1\n\
          [journal]\nfolder = \"{}\"\nsize_max_mib = 1024\nstate_every_s = 60\n",
         folder.path().join("journal").display()
     );
@@ -227,7 +228,8 @@ fn main() {
             if samples.is_empty() || finished || told.elapsed() > Duration::from_secs(60) {
                 let rate = bins / seconds;
                 println!(
-                    "{seconds:>9.0} {bins:>12.0} {rate:>7.0} {mib:>14.1} {compute_us:>15.2} {threads:>8}"
+                    "{seconds:>9.0} {bins:>12.0} {rate:>7.0} {mib:>14.1} {compute_us:>15.2} \
+                     {threads:>8}"
                 );
                 told = Instant::now();
             }

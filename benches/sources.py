@@ -11,6 +11,7 @@ twice the rate (bins of 96 channels, or spikes with their 10 ms block) until som
 late or lost, or the sender itself falls behind. Budget: decision within 1 ms of the peer's send at
 the 99th percentile (zeromq and grpc).
 """
+
 import argparse, json, pathlib, socket, subprocess, sys, tempfile, threading, time, urllib.request
 
 import numpy as np
@@ -32,12 +33,18 @@ class Daemon:
     def __init__(self, binary, table, patience="deadline_ms = 2000\nidle_ms = 5000\n"):
         self.folder = tempfile.TemporaryDirectory()
         self.ports = {k: free_port() for k in ["grpc", "pull", "publish", "http"]}
-        text = "[grpc]\nlisten = \"127.0.0.1:{grpc}\"\n[zeromq]\npull = \"127.0.0.1:{pull}\"\npublish = \"127.0.0.1:{publish}\"\n" \
-               "[http]\nlisten = \"127.0.0.1:{http}\"\n".format(**self.ports)
-        text += f"[[session]]\nname = \"rig\"\nmodel = \"builtin\"\nreadout = \"0\"\n[session.events]\n{patience}{table}"
+        text = (
+            '[grpc]\nlisten = "127.0.0.1:{grpc}"\n'
+            '[zeromq]\npull = "127.0.0.1:{pull}"\npublish = "127.0.0.1:{publish}"\n'
+            '[http]\nlisten = "127.0.0.1:{http}"\n'.format(**self.ports)
+        )
+        text += '[[session]]\nname = "rig"\nmodel = "builtin"\nreadout = "0"\n'
+        text += f"[session.events]\n{patience}{table}"
         path = pathlib.Path(self.folder.name) / "c.toml"
         path.write_text(text)
-        self.process = subprocess.Popen([binary, "serve", "--config", path], stderr=subprocess.PIPE, text=True)
+        self.process = subprocess.Popen(
+            [binary, "serve", "--config", path], stderr=subprocess.PIPE, text=True
+        )
         said = ""
         for line in self.process.stderr:
             said += line
@@ -48,7 +55,11 @@ class Daemon:
         threading.Thread(target=lambda: [None for _ in self.process.stderr], daemon=True).start()
 
     def metrics(self):
-        text = urllib.request.urlopen(f"http://127.0.0.1:{self.ports['http']}/metrics", timeout=10).read().decode()
+        text = (
+            urllib.request.urlopen(f"http://127.0.0.1:{self.ports['http']}/metrics", timeout=10)
+            .read()
+            .decode()
+        )
         out = {}
         for line in text.splitlines():
             if line and not line.startswith("#"):
@@ -74,7 +85,9 @@ class Listener:
     """Decisions as they are published, heard in a process of its own: when each bin's was."""
 
     def __init__(self, port):
-        self.process = subprocess.Popen([sys.executable, __file__, "--listen", str(port)], stdout=subprocess.PIPE, text=True)
+        self.process = subprocess.Popen(
+            [sys.executable, __file__, "--listen", str(port)], stdout=subprocess.PIPE, text=True
+        )
         assert self.process.stdout.readline() == "listening\n"
 
     def published(self):
@@ -97,8 +110,7 @@ def listen(port):
 
 
 def paced(units, send, rate, seconds, batch_s=0.002):
-    """Calls `send(i)` at a rate; the share of the time asked for that it took, 1 where it kept up.
-    """
+    """Calls `send(i)` at a rate; the share of the time asked for that it took, 1 if it kept up."""
     total, began, i = int(rate * seconds), time.monotonic(), 0
     while i < total:
         due = min(total, int((time.monotonic() - began + batch_s) * rate))
@@ -122,7 +134,13 @@ class ZeroMq:
         self.at = 0
 
     def bin(self):
-        m = self.pb.Counts(session="rig", sequence=self.at, n_channels=CHANNELS, bin_width_s=BIN, counts=self.rows[self.at % 512])
+        m = self.pb.Counts(
+            session="rig",
+            sequence=self.at,
+            n_channels=CHANNELS,
+            bin_width_s=BIN,
+            counts=self.rows[self.at % 512],
+        )
         sent = time.time_ns()
         self.push.send(m.SerializeToString())
         self.at += 1
@@ -137,10 +155,15 @@ class ZeroMq:
         """A PULL that only receives."""
         import zmq
 
-        pull, push = zmq.Context.instance().socket(zmq.PULL), zmq.Context.instance().socket(zmq.PUSH)
+        pull, push = (
+            zmq.Context.instance().socket(zmq.PULL),
+            zmq.Context.instance().socket(zmq.PUSH),
+        )
         port = pull.bind_to_random_port("tcp://127.0.0.1")
         push.connect(f"tcp://127.0.0.1:{port}")
-        payload = self.pb.Counts(session="rig", sequence=1, n_channels=CHANNELS, bin_width_s=BIN, counts=self.rows[0]).SerializeToString()
+        payload = self.pb.Counts(
+            session="rig", sequence=1, n_channels=CHANNELS, bin_width_s=BIN, counts=self.rows[0]
+        ).SerializeToString()
         return receive(n, lambda: push.send(payload), lambda: pull.recv())
 
 
@@ -172,9 +195,13 @@ class Spikes(ZeroMq):
 
     def bin(self, n=15):
         at = self.at * 10_000_000
-        m = self.pb.Spikes(session="rig", message_number=self.at + 1, until_ns=at + 10_000_000,
-                           time_ns=(at + self.rng.integers(0, 10_000_000, n)).tolist(),
-                           channel=self.rng.integers(0, CHANNELS, n).tolist())
+        m = self.pb.Spikes(
+            session="rig",
+            message_number=self.at + 1,
+            until_ns=at + 10_000_000,
+            time_ns=(at + self.rng.integers(0, 10_000_000, n)).tolist(),
+            channel=self.rng.integers(0, CHANNELS, n).tolist(),
+        )
         sent = time.time_ns()
         self.push.send_multipart([b"regimed.v1.Spikes", m.SerializeToString()])
         self.at += 1
@@ -198,7 +225,6 @@ class Grpc(ZeroMq):
         channel = grpc.insecure_channel(f"127.0.0.1:{daemon.ports['grpc']}")
         stub = ingest_pb2_grpc.IngestStub(channel)
 
-
         def stream():
             try:
                 stub.SendCounts(iter(self.queue.get, None))
@@ -208,7 +234,13 @@ class Grpc(ZeroMq):
         threading.Thread(target=stream, daemon=True).start()
 
     def bin(self):
-        m = self.pb.Counts(session="rig", sequence=self.at, n_channels=CHANNELS, bin_width_s=BIN, counts=self.rows[self.at % 512])
+        m = self.pb.Counts(
+            session="rig",
+            sequence=self.at,
+            n_channels=CHANNELS,
+            bin_width_s=BIN,
+            counts=self.rows[self.at % 512],
+        )
         sent = time.time_ns()
         self.queue.put(m)
         self.at += 1
@@ -222,8 +254,11 @@ class OpenEphys:
 
     def __init__(self):
         self.port = free_port()
-        self.table = f"[session.open_ephys]\nendpoint = \"tcp://127.0.0.1:{self.port}\"\nheartbeat = \"tcp://127.0.0.1:{self.port + 1}\"\n" \
-                     f"sample_rate_hz = 30000\nreorder_ms = 0\nelectrodes = {json.dumps(ELECTRODES)}\n"
+        self.table = (
+            f'[session.open_ephys]\nendpoint = "tcp://127.0.0.1:{self.port}"\n'
+            f'heartbeat = "tcp://127.0.0.1:{self.port + 1}"\n'
+            f"sample_rate_hz = 30000\nreorder_ms = 0\nelectrodes = {json.dumps(ELECTRODES)}\n"
+        )
 
     def open(self, daemon):
         self.rig = rigs.OpenEphys()
@@ -272,7 +307,9 @@ class OpenEphys:
         sub.connect(f"tcp://127.0.0.1:{port}")
         time.sleep(0.3)
         message = [b"DATA\0", self.rig.header("data", dict(content={})), b"\0" * 1200]
-        return receive(n, lambda: pub.send_multipart(message), lambda: json.loads(sub.recv_multipart()[1]))
+        return receive(
+            n, lambda: pub.send_multipart(message), lambda: json.loads(sub.recv_multipart()[1])
+        )
 
 
 class Brand:
@@ -281,11 +318,13 @@ class Brand:
     def __init__(self):
         self.port = free_port()
         self.folder = tempfile.TemporaryDirectory()
-        self.server = subprocess.Popen(["redis-server", "--port", str(self.port), "--save", "", "--dir", self.folder.name],
-                                       stdout=subprocess.DEVNULL)
+        self.server = subprocess.Popen(
+            ["redis-server", "--port", str(self.port), "--save", "", "--dir", self.folder.name],
+            stdout=subprocess.DEVNULL,
+        )
         time.sleep(0.5)
         self.url = f"redis://127.0.0.1:{self.port}"
-        self.table = f"[session.brand]\nredis = \"{self.url}\"\n"
+        self.table = f'[session.brand]\nredis = "{self.url}"\n'
 
     def open(self, daemon):
         self.rig = rigs.Brand()
@@ -297,8 +336,12 @@ class Brand:
     def fields(self):
         i = self.rig.i
         self.rig.i += 1
-        return dict(samples=self.rows[i % 512].tobytes(), i=i.to_bytes(8, "little"), ts=time.monotonic_ns().to_bytes(8, "little"),
-                    sync=b"{}")
+        return dict(
+            samples=self.rows[i % 512].tobytes(),
+            i=i.to_bytes(8, "little"),
+            ts=time.monotonic_ns().to_bytes(8, "little"),
+            sync=b"{}",
+        )
 
     def bin(self):
         sent = time.time_ns()
@@ -337,7 +380,7 @@ class Brand:
 
 class Lsl:
     name, unit, counted = "lsl", "bins", "regimed_bins_received_total"
-    table = "[session.lsl]\nname = \"bench\"\noutlets = false\n"
+    table = '[session.lsl]\nname = "bench"\noutlets = false\n'
 
     def open(self, daemon):
         self.rig = rigs.Lsl()
@@ -359,7 +402,9 @@ class Lsl:
         def send(_):
             # Time stamps of bins of 10 ms, however fast they come.
             self.stamp += per * BIN
-            self.rig.outlet.push_chunk(self.rows[:per] if per <= 512 else np.resize(self.rows, (per, CHANNELS)), self.stamp)
+            self.rig.outlet.push_chunk(
+                self.rows[:per] if per <= 512 else np.resize(self.rows, (per, CHANNELS)), self.stamp
+            )
 
         total, took = paced(1, send, rate / per, seconds)
         return total * per, took
@@ -369,12 +414,20 @@ class Lsl:
         inlet = pylsl.StreamInlet(pylsl.resolve_byprop("name", "bench", timeout=5)[0])
         inlet.open_stream()
         row = self.rows[0]
-        return receive(n, lambda: self.rig.outlet.push_sample(row), lambda: inlet.pull_sample(timeout=5))
+        return receive(
+            n, lambda: self.rig.outlet.push_sample(row), lambda: inlet.pull_sample(timeout=5)
+        )
 
 
 def lost(metrics):
-    names = ["regimed_bins_rejected_total", "regimed_bins_late_total", "regimed_bins_missing_total", "regimed_events_rejected_total",
-             "regimed_events_late_total", "regimed_source_messages_lost_total"]
+    names = [
+        "regimed_bins_rejected_total",
+        "regimed_bins_late_total",
+        "regimed_bins_missing_total",
+        "regimed_events_rejected_total",
+        "regimed_events_late_total",
+        "regimed_source_messages_lost_total",
+    ]
     return sum(metrics.get(n, 0) for n in names)
 
 
@@ -397,8 +450,15 @@ def measure(kind, binary, seconds):
             # The last bins of a source that closes them by what comes next.
             published = listener.published()
             us = [(published[i] - s) / 1e3 for i, s in enumerate(sends) if i in published][50:]
-            budget = f", budget 1000 us, ratio {np.percentile(us, 99) / 1000:.2f}" if kind in (ZeroMq, Grpc) else ""
-            print(f"{source.name:14} send to publication {shown(us)} ({len(us)} bins){budget}", flush=True)
+            budget = (
+                f", budget 1000 us, ratio {np.percentile(us, 99) / 1000:.2f}"
+                if kind in (ZeroMq, Grpc)
+                else ""
+            )
+            print(
+                f"{source.name:14} send to publication {shown(us)} ({len(us)} bins){budget}",
+                flush=True,
+            )
             if source.receive_only:
                 alone = source.receive_only(300)[20:]
                 print(f"{'':14} Python, receive only {shown(alone)}", flush=True)
@@ -415,10 +475,17 @@ def measure(kind, binary, seconds):
             if isinstance(source, OpenEphys):
                 source.rig.stop()
             if n > 0 or not all_came:
-                why = f"at {rate} a second {n:.0f} were lost, late or refused" if n else f"at {rate} a second not all came"
+                why = (
+                    f"at {rate} a second {n:.0f} were lost, late or refused"
+                    if n
+                    else f"at {rate} a second not all came"
+                )
                 break
             if took > 1.1:
-                held, why = sent / (took * seconds), f"the sender could do no more than this of {rate}"
+                held, why = (
+                    sent / (took * seconds),
+                    f"the sender could do no more than this of {rate}",
+                )
                 break
             held, rate = rate, rate * 2
         print(f"{'':14} held {held:.0f} {source.unit}/s ({why})", flush=True)
@@ -443,7 +510,9 @@ def main():
     stubs.load(str(pathlib.Path(__file__).parent.parent / "proto"))
     if options.listen:
         return listen(options.listen)
-    all_kinds = dict(zeromq=ZeroMq, grpc=Grpc, spikes=Spikes, open_ephys=OpenEphys, brand=Brand, lsl=Lsl)
+    all_kinds = dict(
+        zeromq=ZeroMq, grpc=Grpc, spikes=Spikes, open_ephys=OpenEphys, brand=Brand, lsl=Lsl
+    )
     for name, kind in all_kinds.items():
         if options.only and name not in options.only.split(","):
             continue

@@ -71,7 +71,8 @@ impl Run {
         let folder = tempfile::tempdir().expect("a folder");
         let http = if watched == Watched::Off { "" } else { "127.0.0.1:0" };
         let mut config = format!(
-            "[grpc]\nlisten = \"127.0.0.1:0\"\n[http]\nlisten = \"{http}\"\n[zeromq]\npull = \"\"\npublish = \"\"\n[metrics]\nrate_hz = 1\n"
+            "[grpc]\nlisten = \"127.0.0.1:0\"\n[http]\nlisten = \"{http}\"\n\
+             [zeromq]\npull = \"\"\npublish = \"\"\n[metrics]\nrate_hz = 1\n"
         );
         for i in 0..SESSIONS {
             config +=
@@ -173,7 +174,8 @@ fn main() {
     }
     let p99 = |at: usize| summary(alone[at].iter().map(|r| r.p99_us));
     println!(
-        "{SESSIONS} sessions of {CHANNELS} channels at 100 Hz, medians (quartiles) of {ROUNDS} rounds of {SECONDS} s"
+        "{SESSIONS} sessions of {CHANNELS} channels at 100 Hz, medians (quartiles) of {ROUNDS} \
+         rounds of {SECONDS} s"
     );
     println!("alone                p99 sent to received, us");
     for (at, name) in ["both off", "metrics, scraped", "and 10 viewers"].iter().enumerate() {

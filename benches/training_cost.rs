@@ -134,7 +134,8 @@ fn main() {
     }
 
     println!(
-        "\nmemory against recordings of 100 000 bins of 96 channels, 18.3 MiB of counts each, in the spool",
+        "\nmemory against recordings of 100 000 bins of 96 channels, 18.3 MiB of counts each, in \
+         the spool",
     );
     let folder = tempfile::tempdir().expect("a folder");
     let mut held: Vec<(usize, f64)> = Vec::new();

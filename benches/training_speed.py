@@ -7,6 +7,7 @@ with its gradient; no forecasts, no validation.
 
 Prints bins per second and the ratio to torch. The binary is target/release/regimed.
 """
+
 import subprocess, sys, tempfile, time
 from pathlib import Path
 
@@ -21,8 +22,22 @@ rng = np.random.default_rng(0)
 counts = rng.poisson(0.16, (BATCH, BINS, CHANNELS)).astype("f4")
 label = rng.integers(0, LABELS, BATCH)
 n = lambda *shape, s=1.0: (s * rng.standard_normal(shape)).astype("f4")
-params = dict(e=n(LABELS, D, s=.1), w1=n(D, H1, s=.3), b1=n(H1, s=.01), w2=n(H1, H2, s=.1), b2=n(H2, s=.01), wn=n(H2, RANK * UNITS, s=.01),
-              n0=n(RANK * UNITS, s=.3), wc=n(H2, RANK, s=.01), m=n(UNITS, RANK, s=.3), off=n(UNITS, s=.3), q=n(RANK, s=.01) - 3, p0=n(RANK, s=.01), c=n(CHANNELS, RANK, s=.3), d=n(CHANNELS, s=.1) - 2)
+params = dict(
+    e=n(LABELS, D, s=0.1),
+    w1=n(D, H1, s=0.3),
+    b1=n(H1, s=0.01),
+    w2=n(H1, H2, s=0.1),
+    b2=n(H2, s=0.01),
+    wn=n(H2, RANK * UNITS, s=0.01),
+    n0=n(RANK * UNITS, s=0.3),
+    wc=n(H2, RANK, s=0.01),
+    m=n(UNITS, RANK, s=0.3),
+    off=n(UNITS, s=0.3),
+    q=n(RANK, s=0.01) - 3,
+    p0=n(RANK, s=0.01),
+    c=n(CHANNELS, RANK, s=0.3),
+    d=n(CHANNELS, s=0.1) - 2,
+)
 
 
 def loss(p, xp, label, counts, scan):
@@ -38,7 +53,7 @@ def loss(p, xp, label, counts, scan):
     def step(state, y):
         k, P = state
         phi = xp.tanh(k @ p["m"].T + p["off"])
-        F = (1 - a) * eye + a * (N * (1 - phi ** 2)[:, None, :]) @ p["m"]
+        F = (1 - a) * eye + a * (N * (1 - phi**2)[:, None, :]) @ p["m"]
         k = (1 - a) * k + a * ((N @ phi[:, :, None])[..., 0] + drive)
         P = F @ P @ t(F) + Q
         eta = k @ C.T + p["d"]
@@ -96,13 +111,43 @@ def jax_step():
 def regimed():
     with tempfile.TemporaryDirectory() as folder:
         data = f"{folder}/d.npz"
-        z = dict(counts=rng.poisson(0.16, (LABELS * 2, BINS, CHANNELS)).astype("u1"), bin_width_s=0.01, task=np.repeat(np.arange(LABELS), 2), regime=np.repeat(np.arange(LABELS) % 5, 2), regime_names=np.array(list("abcde")))
+        z = dict(
+            counts=rng.poisson(0.16, (LABELS * 2, BINS, CHANNELS)).astype("u1"),
+            bin_width_s=0.01,
+            task=np.repeat(np.arange(LABELS), 2),
+            regime=np.repeat(np.arange(LABELS) % 5, 2),
+            regime_names=np.array(list("abcde")),
+        )
         np.savez(data, **z)
         # Two lengths: their difference leaves out starting, validating and finishing.
         took = []
         for steps in (40, 240):
             began = time.time()
-            subprocess.run([BINARY, "pretrain", data, "--steps", str(steps), "--rank", str(RANK), "--batch", str(BATCH), "--window-bins", str(BINS), "--contrast-weight", "0", "--forecast-weight", "0", "--forecast-bins", "0", "--out", f"{folder}/m{steps}"], check=True, capture_output=True)
+            subprocess.run(
+                [
+                    BINARY,
+                    "pretrain",
+                    data,
+                    "--steps",
+                    str(steps),
+                    "--rank",
+                    str(RANK),
+                    "--batch",
+                    str(BATCH),
+                    "--window-bins",
+                    str(BINS),
+                    "--contrast-weight",
+                    "0",
+                    "--forecast-weight",
+                    "0",
+                    "--forecast-bins",
+                    "0",
+                    "--out",
+                    f"{folder}/m{steps}",
+                ],
+                check=True,
+                capture_output=True,
+            )
             took.append(time.time() - began)
         return 200 * BATCH * BINS / (took[1] - took[0])
 

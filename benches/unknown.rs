@@ -229,7 +229,8 @@ fn main() {
         inside.extend(of);
     }
     println!(
-        "{} known recordings of {SECONDS} s: unseen tasks of {ANIMALS} animals; {RECORDINGS_PER_FAMILY} of each other family",
+        "{} known recordings of {SECONDS} s: unseen tasks of {ANIMALS} animals; \
+         {RECORDINGS_PER_FAMILY} of each other family",
         inside.len()
     );
     print!("{:28}", "AUROC");

@@ -8,7 +8,7 @@ use regimed::commands::{
 
 /// Live dynamical-regime labels, change events and edge-of-chaos metrics from binned spike counts
 #[derive(Debug, Parser)]
-#[command(version, about, propagate_version = true)]
+#[command(version, about, propagate_version = true, max_term_width = 100)]
 pub(crate) struct Cli {
     #[command(subcommand)]
     pub(crate) command: Command,

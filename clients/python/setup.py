@@ -24,7 +24,9 @@ class Build(build_py):
         kinds = [f"--{kind}_out={out}" for kind in ("python", "grpc_python", "pyi")]
         if protoc.main(["protoc", f"-I{PROTO}", *kinds, *files]) != 0:
             raise RuntimeError("the protocol could not be compiled")
-        (Path(out) / "regimed" / "v1" / "__init__.py").write_text('"""The protocol, generated."""\n')
+        (Path(out) / "regimed" / "v1" / "__init__.py").write_text(
+            '"""The protocol, generated."""\n'
+        )
 
 
 class Source(sdist):

@@ -24,7 +24,8 @@ const EVENTS_AT_ONCE: usize = 256;
 pub enum EventsError {
     /// Events in between are gone.
     #[error(
-        "expected to resume after event {oldest_resumable} or later, found {asked}: older events are no longer held"
+        "expected to resume after event {oldest_resumable} or later, found {asked}: older events \
+         are no longer held"
     )]
     Gone {
         /// Oldest number after which nothing would be skipped.
@@ -34,7 +35,8 @@ pub enum EventsError {
     },
     /// There was no such event.
     #[error(
-        "expected to resume after event {newest} at most, the newest there is, found {asked}: numbers are of one \
+        "expected to resume after event {newest} at most, the newest there is, found {asked}: \
+         numbers are of one \
          daemon's journal (or, without one, of one run)"
     )]
     NotYet {

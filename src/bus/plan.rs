@@ -106,7 +106,8 @@ pub(crate) struct SessionFacts {
 pub enum PlanError {
     /// The model has no such readout.
     #[error(
-        "expected a readout of the model ({known}), found '{found}' (set `readout`, add it with `regimed calibrate`, \
+        "expected a readout of the model ({known}), found '{found}' (set `readout`, add it with \
+         `regimed calibrate`, \
          or let the session calibrate itself: `calibrate_from`, `calibrate_s`)"
     )]
     Readout {
@@ -117,7 +118,8 @@ pub enum PlanError {
     },
     /// The readout is of other channels.
     #[error(
-        "expected {expected} channels as in readout '{named}' of the model, found channels = {found}"
+        "expected {expected} channels as in readout '{named}' of the model, found channels = \
+         {found}"
     )]
     Channels {
         /// Channels of the readout.

@@ -41,7 +41,8 @@ const FILE_BYTES_MAX: u64 = 1 << 30;
 pub enum CheckpointError {
     /// No model there.
     #[error(
-        "{0}: no such file (a model directory holds {WEIGHTS_FILE} and {CARD_FILE}; `regimed pretrain` makes one)"
+        "{0}: no such file (a model directory holds {WEIGHTS_FILE} and {CARD_FILE}; `regimed \
+         pretrain` makes one)"
     )]
     Missing(PathBuf),
     /// The file system's reason.

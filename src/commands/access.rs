@@ -77,7 +77,8 @@ impl AccessArgs {
         let mut tls = ClientTlsConfig::new();
         let Some(ca) = &self.ca else {
             bail!(
-                "expected --ca FILE, the authority of the daemon's certificate, for an https:// endpoint"
+                "expected --ca FILE, the authority of the daemon's certificate, for an https:// \
+                 endpoint"
             );
         };
         tls = tls.ca_certificate(Certificate::from_pem(Self::read(ca, "--ca")?));

@@ -206,8 +206,10 @@ mod tests {
         let flags = Flags::parse(&flags.map(String::from)).expect("flags");
         assert_eq!((flags.port, flags.socket.as_deref()), (6380, Some("/tmp/r.sock")));
         assert!(Flags::parse(&["-n".into()]).is_err() && Flags::parse(&[]).is_err());
-        let graph = serde_json::json!({"nodes": {"0": {"nickname": "bin"}, "1": {"nickname": "regime",
-            "parameters": {"model": "builtin", "readout": "0", "channels": 96, "bin_ms": 10, "dtype": "float32",
+        let graph = serde_json::json!({"nodes": {"0": {"nickname": "bin"}, "1": {
+            "nickname": "regime",
+            "parameters": {"model": "builtin", "readout": "0", "channels": 96, "bin_ms": 10,
+                "dtype": "float32",
                 "input_stream": "b", "output_stream": "regimes", "grpc": {"listen": ""}}}}});
         let found = parameters(&graph, "regime").expect("parameters");
         let text = toml_of(found, "regime", "redis://h:1").expect("toml");

@@ -152,7 +152,8 @@ pub(super) fn warn_of_counts(model: &Model, largest: f32) {
     let most = model.count_max();
     if largest > most {
         eprintln!(
-            "warning: counts reach {largest} a bin, and this model can tell {most:.0} at most: what is above looks alike to it (narrower bins, or a model trained on such counts)"
+            "warning: counts reach {largest} a bin, and this model can tell {most:.0} at most: \
+             what is above looks alike to it (narrower bins, or a model trained on such counts)"
         );
     }
 }
@@ -175,7 +176,9 @@ fn another_day(model: &Model, from: &str, data: &Dataset, name: &str) -> Result<
     })?;
     progress.finish();
     println!(
-        "session '{name}': {} of {expected} channels taken for other units than '{from}' had; one-step log-likelihood {:.4} nats per bin and channel, {:.4} with the readout of '{from}'",
+        "session '{name}': {} of {expected} channels taken for other units than '{from}' had; \
+         one-step log-likelihood {:.4} nats per bin and channel, {:.4} with the readout of \
+         '{from}'",
         found.replaced, found.log_likelihood[1], found.log_likelihood[0]
     );
     Ok(found.readout)

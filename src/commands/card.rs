@@ -164,10 +164,12 @@ fn exponents(of: &Checkpoint) -> String {
 const LIMITS: &str = "
 ## Limits
 
-* Labels are those of the data above; anything else is meant to be called `unknown`, and not all of it is.
-* A new animal needs labels to be calibrated with; another day of a known one does not (`calibrate --from`).
-* Spectra and exponents of the free-running network describe this model, not the circuit. Exponents learned from
-  simulated truth hold for networks like those simulated.
+* Labels are those of the data above; anything else is meant to be called `unknown`, and not all of
+  it is.
+* A new animal needs labels to be calibrated with; another day of a known one does not
+  (`calibrate --from`).
+* Spectra and exponents of the free-running network describe this model, not the circuit. Exponents
+  learned from simulated truth hold for networks like those simulated.
 ";
 
 #[cfg(test)]

@@ -77,7 +77,8 @@ pub fn run(args: &ExportArgs) -> Result<()> {
     archive.finish()?;
     let out = args.out.display();
     eprintln!(
-        "{out}: {decisions} decisions, {metrics} readings of the dynamics and {} events of session '{session}'",
+        "{out}: {decisions} decisions, {metrics} readings of the dynamics and {} events of session \
+         '{session}'",
         events.len()
     );
     if decisions == 0 {
@@ -225,7 +226,8 @@ impl Arrays {
         }
         if d.regime_names != self.names || widths != self.widths {
             bail!(
-                "expected decisions of one model, found another from {} on: export both parts, with --from and --to",
+                "expected decisions of one model, found another from {} on: export both parts, \
+                 with --from and --to",
                 utc(d.receive_time_ns)
             );
         }

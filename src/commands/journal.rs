@@ -154,7 +154,8 @@ fn as_json(record: &JournalRecord) -> Value {
         }}),
         Some(What::Bounds(_)) | None => Value::Null,
     };
-    json!({"number": record.number, "time_ns": record.time_ns, "session": record.session, "what": what})
+    let (number, time_ns, session) = (record.number, record.time_ns, &record.session);
+    json!({"number": number, "time_ns": time_ns, "session": session, "what": what})
 }
 
 #[cfg(test)]

@@ -120,8 +120,10 @@ impl Scoreboard {
             format!("p50 {p50:.0}, p99 {p99:.0}, p99.9 {p999:.0}, max {max:.0} us")
         };
         format!(
-            "bins       {} sent, {} decided, {} of them missing and predicted through, {} without a decision\n\
-             accuracy   {:.3} of {} labelled bins (balanced {:.3}); {} after 0.5 s, {} after 1 s of a regime\n\
+            "bins       {} sent, {} decided, {} of them missing and predicted through, {} without \
+             a decision\n\
+             accuracy   {:.3} of {} labelled bins (balanced {:.3}); {} after 0.5 s, {} after 1 s \
+             of a regime\n\
              changes    {} of {} found, median delay {}, 90 % within {}; {:.1} false per minute\n\
              latency    sent to decision received: {}\n\
              \x20          received to decided in the daemon: {}\n\

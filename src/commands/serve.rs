@@ -39,7 +39,8 @@ pub fn run(args: &ServeArgs) -> Result<()> {
                 format!(", calibrates itself on its first {} s", c.seconds)
             });
             println!(
-                "session '{}': readout '{}', {} channels, bins of {} ms, {} hypotheses, regimes {}{calibrates}{rig}",
+                "session '{}': readout '{}', {} channels, bins of {} ms, {} hypotheses, regimes \
+                 {}{calibrates}{rig}",
                 p.session,
                 p.readout.session,
                 p.readout.n_channels(),

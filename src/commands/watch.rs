@@ -41,7 +41,8 @@ pub struct WatchArgs {
     #[arg(long = "for", value_name = "TIME", value_parser = duration)]
     pub for_time: Option<Duration>,
     /// Every n-th decision, and all changes
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..))]
     pub every: u32,
     /// Plain lines even on a terminal
     #[arg(long)]

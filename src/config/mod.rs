@@ -325,7 +325,8 @@ mod tests {
     #[test]
     fn every_fault_at_once_with_key_and_line() {
         let text = "[grpc]\nlisten = \"0.0.0.0:1\"\nport = 3\n[limits]\nqueue_bins = \"many\"\n\
-                    drain_s = -1\n[[session]]\nname = \"a b\"\nmodel = 3\n[[session]]\nmodel = \"x\"\n";
+                    drain_s = -1\n[[session]]\nname = \"a b\"\nmodel = 3\n[[session]]\nmodel = \
+                    \"x\"\n";
         let expected = [
             (2, "grpc.listen"),
             (3, "grpc.port"),
@@ -364,7 +365,8 @@ mod tests {
     fn two_on_one_port_are_a_fault() {
         let session = |name: &str| {
             format!(
-                "[[session]]\nname = \"{name}\"\nmodel = \"builtin\"\nreadout = \"0\"\n[session.blackrock]\n"
+                "[[session]]\nname = \"{name}\"\nmodel = \"builtin\"\nreadout = \
+                 \"0\"\n[session.blackrock]\n"
             )
         };
         let two = session("a") + &session("b");
@@ -383,7 +385,8 @@ mod tests {
 
     #[test]
     fn defaults_stand_and_models_are_beside_the_file() {
-        let text = "[zeromq]\npublish = \"\"\n[[session]]\nname = \"rig\"\nmodel = \"m\"\nreadout = \"0\"\n";
+        let text = "[zeromq]\npublish = \"\"\n[[session]]\nname = \"rig\"\nmodel = \"m\"\nreadout \
+                    = \"0\"\n";
         let config = parse(Path::new("/etc/regimed.toml"), text).expect("a good file");
         assert_eq!(config.zeromq_publish, None);
         assert_eq!(config.grpc_listen, GRPC_LISTEN.parse().ok());

@@ -39,7 +39,8 @@ pub(super) fn source(s: &mut Section<'_, '_>, path: &Path) -> Option<SourceConfi
     found.extend(replayed.map(SourceConfig::Replay));
     found.extend(lsl(s));
     if found.len() > 1 {
-        let problem = "expected one rig of open_ephys, brand, blackrock, intan, lsl and replay, found several";
+        let problem = "expected one rig of open_ephys, brand, blackrock, intan, lsl and replay, \
+                       found several";
         let span = s.span.clone();
         s.fault(span, "name", problem);
     }
@@ -151,7 +152,8 @@ fn lsl(s: &mut Section<'_, '_>) -> Option<SourceConfig> {
                 Ok(address) if address.is_loopback() || plaintext => to.listen = address,
                 _ => {
                     let problem = format!(
-                        "expected a loopback address, or with allow_plaintext another: LSL neither encrypts nor \
+                        "expected a loopback address, or with allow_plaintext another: LSL neither \
+                         encrypts nor \
                          authenticates; found \"{text}\""
                     );
                     s.fault(span, "listen", problem);

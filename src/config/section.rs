@@ -33,11 +33,13 @@ impl Beyond {
     fn needed(self) -> &'static str {
         match self {
             Self::Guarded { .. } => {
-                "a loopback address, or beside it [tls] with cert and key and at least one [[token]] with file and \
+                "a loopback address, or beside it [tls] with cert and key and at least one \
+                 [[token]] with file and \
                  roles (docs/security.md)"
             }
             Self::Plaintext(_) => {
-                "a loopback address: this protocol is neither encrypted nor authenticated (tunnel it, use gRPC with \
+                "a loopback address: this protocol is neither encrypted nor authenticated (tunnel \
+                 it, use gRPC with \
                  TLS, or say allow_plaintext = true on a network of your own)"
             }
         }

@@ -34,13 +34,17 @@ pub(super) fn named(mut session: SessionConfig, plan: &Plan) -> Result<SessionCo
             }
             Some(_) => tracing::warn!(
                 session = session.name,
-                "{key}.electrodes: expected the rig's names of the readout's channels, found none: the rig's channel 1 \
+                "{key}.electrodes: expected the rig's names of the readout's channels, found none: \
+                 the rig's channel 1 \
                  is taken for the readout's first, and so on"
             ),
             None if learns && !is_new => bail!(
-                "{key}.electrodes: expected the rig's names of the readout's {} channels, in their order, found none: \
-                 channels would be numbered by who fires first, which the readout does not know (list them as on the \
-                 day of the recording; a recording with the key 'channels' gives a model that knows them; or let the \
+                "{key}.electrodes: expected the rig's names of the readout's {} channels, in their \
+                 order, found none: \
+                 channels would be numbered by who fires first, which the readout does not know \
+                 (list them as on the \
+                 day of the recording; a recording with the key 'channels' gives a model that \
+                 knows them; or let the \
                  session calibrate itself as a new animal with calibrate_s)",
                 plan.readout.n_channels()
             ),
@@ -57,7 +61,8 @@ pub(super) fn named(mut session: SessionConfig, plan: &Plan) -> Result<SessionCo
     }
     if let Some(first) = strange.first() {
         bail!(
-            "{key}.electrodes: expected the readout's channels ({}, ...), found {} others among them ({first}, ...)",
+            "{key}.electrodes: expected the readout's channels ({}, ...), found {} others among \
+             them ({first}, ...)",
             names[..names.len().min(3)].join(", "),
             strange.len()
         );
@@ -180,7 +185,8 @@ pub(super) fn prepare(
         SourceConfig::Blackrock(settings) => {
             prepared.packets = blackrock::bind(settings).with_context(|| {
                 format!(
-                    "blackrock.listen: cannot listen on {} (another address, or ending what uses it, helps)",
+                    "blackrock.listen: cannot listen on {} (another address, or ending what uses \
+                     it, helps)",
                     settings.listen
                 )
             })?;
@@ -308,7 +314,8 @@ mod tests {
         }
         let new = "[session.intan]\n".to_owned();
         let text = format!(
-            "[[session]]\nname = \"rig\"\nmodel = \"builtin\"\nchannels = 8\ncalibrate_s = 30\n{new}"
+            "[[session]]\nname = \"rig\"\nmodel = \"builtin\"\nchannels = 8\ncalibrate_s = \
+             30\n{new}"
         );
         let config = config::parse_session(&text).expect("good");
         let all = Config { sessions: vec![config.clone()], ..Config::default() };

@@ -170,7 +170,8 @@ impl Sessions {
             && now != then
         {
             bail!(
-                "expected a readout of the channels that '{name}' is sent, in their order, found others or another order"
+                "expected a readout of the channels that '{name}' is sent, in their order, found \
+                 others or another order"
             );
         }
         swap.finish(next.clone(), engine).await?;

@@ -192,7 +192,8 @@ pub(crate) fn fixed_points(model: &Model, e: &[f32], starts: &[Vec<f32>]) -> Vec
     points
 }
 
-/// The leading eigenvalue of the bin-to-bin map at a point; `None` where the iteration for it fails.
+/// The leading eigenvalue of the bin-to-bin map at a point; `None` where the iteration for it
+/// fails.
 fn linearised(
     model: &Model,
     drift: &Drift<'_>,

@@ -136,7 +136,8 @@ fn check_counts(message: &Counts, width: usize) -> Result<(), Refusal> {
         Err(Refusal::new(
             RejectReason::BadCount,
             format!(
-                "expected counts from 0 to {COUNT_MAX}, found {found} in bin {bin}, channel {channel}"
+                "expected counts from 0 to {COUNT_MAX}, found {found} in bin {bin}, channel \
+                 {channel}"
             ),
         ))
     };

@@ -89,7 +89,8 @@ impl Sequence {
             return Err(Refusal::new(
                 RejectReason::TooFarAhead,
                 format!(
-                    "expected sequence {expected} or a little later, found {first}; where the next one goes on from \
+                    "expected sequence {expected} or a little later, found {first}; where the next \
+                     one goes on from \
                      there, it is believed"
                 ),
             ));

@@ -215,8 +215,9 @@ mod tests {
             bytes[at] ^= 1 << bit;
             let hit = frames.iter().position(|f| f.contains(&at)).expect("in a frame");
             let (good, bad) = read(&bytes);
+            let numbered = (7..).zip(payloads).enumerate();
             let expected: Vec<_> =
-                (7..).zip(payloads).enumerate().filter(|(i, _)| *i != hit).map(|(_, f)| f).collect();
+                numbered.filter(|(i, _)| *i != hit).map(|(_, frame)| frame).collect();
             prop_assert_eq!(good, expected);
             prop_assert_eq!(bad.len(), 1);
             prop_assert_eq!(bad[0].0.clone(), frames[hit].clone());

@@ -104,7 +104,8 @@ pub(crate) enum MetricHeadError {
     Regimes { expected: usize, found: usize },
     /// One of another number of features, or with numbers that are none.
     #[error(
-        "{features} features with finite numbers, found {sizes:?}, weights {weights:?} for regime {regime}"
+        "{features} features with finite numbers, found {sizes:?}, weights {weights:?} for regime \
+         {regime}"
     )]
     Regression { features: usize, sizes: [usize; 2], weights: [usize; 2], regime: usize },
 }

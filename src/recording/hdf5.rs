@@ -71,14 +71,16 @@ fn reason(e: &Error) -> Option<String> {
     Some(match cause(e) {
         Error::DatasetNotFound(_) | Error::GroupNotFound(_) => return None,
         Error::UnsupportedFilter(what) => format!(
-            "values compressed in a way that is not known here ({what}): `h5repack -f GZIP=4 IN OUT` writes a file that \
+            "values compressed in a way that is not known here ({what}): `h5repack -f GZIP=4 IN \
+             OUT` writes a file that \
              can be read"
         ),
         Error::UnsupportedEncoding(what) if what.starts_with("what is in another file") => {
             format!("{what}: write a file that holds it itself (in Python, pynwb's `export`)")
         }
         Error::UnsupportedLayoutClass(VIRTUAL_LAYOUT) => {
-            "a virtual dataset, whose values are in other files: write a file that holds them itself \
+            "a virtual dataset, whose values are in other files: write a file that holds them \
+             itself \
              (`h5repack -l CONTI IN OUT`, or in Python pynwb's `export`)"
                 .into()
         }

@@ -56,7 +56,8 @@ pub enum RecordingError {
     },
     /// A bin width that does not divide into the one asked for.
     #[error(
-        "{path}: expected bins of {recorded_ms} ms times a whole number, found a request for {asked_ms} ms"
+        "{path}: expected bins of {recorded_ms} ms times a whole number, found a request for \
+         {asked_ms} ms"
     )]
     BinWidth {
         /// The file.
@@ -188,7 +189,8 @@ pub(crate) fn is_zarr(path: &Path) -> bool {
 
 /// That a Zarr store is not read, and what to do.
 fn zarr(path: &Path) -> RecordingError {
-    let found = "a Zarr store: export it to HDF5 (in Python, `NWBHDF5IO(OUT, \"w\").export(src_io=NWBZarrIO(IN, \"r\"))`)";
+    let found = "a Zarr store: export it to HDF5 (in Python, `NWBHDF5IO(OUT, \
+                 \"w\").export(src_io=NWBZarrIO(IN, \"r\"))`)";
     RecordingError::key(path, "file", "an .npz or an NWB file in HDF5", found)
 }
 

@@ -103,8 +103,8 @@ fn build(keys: &Keys<'_>) -> Result<Recording, RecordingError> {
     })
 }
 
-/// Trials of so many bins each, from the counts of all of them, `[bins, channels]`; and the regimes'
-/// names.
+/// Trials of so many bins each, from the counts of all of them, `[bins, channels]`; and the
+/// regimes' names.
 fn trials(
     keys: &Keys<'_>,
     sizes: &[usize],
@@ -162,7 +162,8 @@ fn check_axes(keys: &Keys<'_>, counts: &Array, n_channels: usize) -> Result<(), 
     let one = matches!(counts.shape.as_slice(), [_, _] | [1, _, _]);
     if one && bins < n_channels && !keys.arrays.contains_key("trial_start") {
         let found = format!(
-            "{}: {bins} bins of {n_channels} channels. Are the axes swapped? (`counts.T`; where it is so, the key \
+            "{}: {bins} bins of {n_channels} channels. Are the axes swapped? (`counts.T`; where it \
+             is so, the key \
              'trial_start' = [0] says it)",
             shown(&counts.shape)
         );

@@ -81,7 +81,8 @@ fn units(file: &File<'_>) -> Result<Vec<Vec<f64>>, RecordingError> {
     let whole = times.len() >= WHOLE_TIMES && times.iter().all(|t| t.fract() == 0.0);
     if whole && most - least > WHOLE_SPAN_S {
         let found = format!(
-            "whole numbers from {least} to {most}: are these samples? Divide them by the sampling rate"
+            "whole numbers from {least} to {most}: are these samples? Divide them by the sampling \
+             rate"
         );
         return Err(file.wrong(key, "spike times in seconds", found));
     }

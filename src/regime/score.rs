@@ -54,7 +54,8 @@ impl std::fmt::Display for Verdict {
         let after = |x: Option<f64>| x.map_or("-".into(), |x| format!("{x:.3}"));
         write!(
             f,
-            "accuracy {:.3} (balanced {:.3}) over {} bins; after 0.5 s {}, 1 s {}, 2 s {}; log loss {:.3}",
+            "accuracy {:.3} (balanced {:.3}) over {} bins; after 0.5 s {}, 1 s {}, 2 s {}; log \
+             loss {:.3}",
             self.accuracy,
             self.balanced_accuracy,
             self.n_bins,

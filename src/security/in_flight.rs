@@ -223,7 +223,10 @@ pub(crate) enum GivenUp {
     #[error("expected messages that come whole, found too many that do not: this one is given up")]
     NoRoom,
     /// It took too long.
-    #[error("expected a message that is whole {} s after it began, found a part of it", WHOLE_AFTER.as_secs())]
+    #[error(
+        "expected a message that is whole {} s after it began, found a part of it",
+        WHOLE_AFTER.as_secs()
+    )]
     NotWhole,
 }
 

@@ -288,8 +288,8 @@ impl Animal {
         }
     }
 
-    /// The directions of a task's structure, `[3, latents]`: a regime's own, turned a little by task;
-    /// a ring's are fixed.
+    /// The directions of a task's structure, `[3, latents]`: a regime's own, turned a little by
+    /// task; a ring's are fixed.
     fn frame(&self, regime: Regime, at: usize, rng: &mut ChaCha8Rng) -> Vec<Vec<f64>> {
         let turned = self.frames[at].iter().map(|row| {
             let turn = normals(rng, NORMAL);

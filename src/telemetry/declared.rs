@@ -37,13 +37,17 @@ pub struct Group {
 }
 
 macro_rules! declared {
-    ($($title:literal, $about:literal { $($kind:ident $constant:ident $name:literal [$labels:literal] $help:literal)* })*) => {
+    ($($title:literal, $about:literal {
+        $($kind:ident $constant:ident $name:literal [$labels:literal] $help:literal)*
+    })*) => {
         $($(pub(super) const $constant: &str = $name;)*)*
         /// All of them, but for the readings of the dynamics ([`super::readings`]).
         pub(crate) const GROUPS: &[Group] = &[$(Group {
             title: $title,
             about: $about,
-            metrics: &[$(Metric { name: $name, kind: Kind::$kind, labels: $labels, help: $help }),*],
+            metrics: &[
+                $(Metric { name: $name, kind: Kind::$kind, labels: $labels, help: $help }),*
+            ],
         }),*];
     };
 }
@@ -101,7 +105,8 @@ declared! {
         Gauge CLOCK_OFFSET "regimed_clock_offset_seconds" ["session"]
             "Our time less the rig's, with the least transport delay of late; NaN where not known."
         Gauge CLOCK_DRIFT "regimed_clock_drift_ratio" ["session"]
-            "Seconds per second that the offset grows: positive where the rig's clock is slow; NaN where not known."
+            "Seconds per second that the offset grows: positive where the rig's clock is slow; NaN \
+             where not known."
         Counter CLOCK_JUMPS "regimed_clock_jumps_total" ["session"]
             "Times that the rig's clock was found set or begun anew."
         Histogram TRANSPORT_DELAY "regimed_transport_delay_seconds" ["session"]
@@ -113,7 +118,8 @@ declared! {
         Histogram END_TO_END "regimed_end_to_end_seconds" ["session"]
             "Bin received to decision handed to its subscribers."
         Histogram STAGE "regimed_stage_seconds" ["session stage"]
-            "A bin's time by stage: queue (received to taken up), filter (filter bank and label), publish (decision made to handed to its subscribers)."
+            "A bin's time by stage: queue (received to taken up), filter (filter bank and label), \
+             publish (decision made to handed to its subscribers)."
     }
     "Regimes", "What the session makes of the counts." {
         Gauge POSTERIOR "regimed_regime_posterior" ["session regime"]
@@ -143,11 +149,13 @@ declared! {
         Counter MODEL_SWAPS "regimed_model_swaps_total" ["session"]
             "Models swapped between two bins."
         Gauge CONDITION "regimed_condition" ["session condition"]
-            "1 for what is wrong now, by condition and session (none: the daemon); docs/operations.md has the cures."
+            "1 for what is wrong now, by condition and session (none: the daemon); \
+             docs/operations.md has the cures."
     }
     "Subscribers", "Who is told." {
         Gauge SUBSCRIBERS "regimed_subscribers" ["session"]
-            "Subscribers to a session's decisions or events: gRPC, the page, Redis, and others that the daemon serves from its bus."
+            "Subscribers to a session's decisions or events: gRPC, the page, Redis, and others \
+             that the daemon serves from its bus."
         Counter LOST "regimed_decisions_lost_total" ["session"]
             "Decisions that a subscriber lost, for it was too slow."
         Gauge PAGE_VIEWERS "regimed_page_viewers" [""]
@@ -161,7 +169,8 @@ declared! {
         Counter CONNECTIONS_CUT "regimed_connections_cut_total" ["reason"]
             "Connections cut or not let in, by reason."
         Counter GIVEN_UP "regimed_messages_given_up_total" ["reason"]
-            "Messages that had begun and were given up: not whole in time, or no room for more such messages."
+            "Messages that had begun and were given up: not whole in time, or no room for more \
+             such messages."
         Counter DENIED "regimed_requests_denied_total" ["reason"]
             "Requests denied for their token, by reason."
     }

@@ -176,7 +176,10 @@ impl SourceMetrics {
     /// Handles for a session.
     #[must_use]
     pub fn new(session: &str) -> Self {
-        let of = |outcome: &'static str| counter!(SOURCE_MESSAGES, "session" => session.to_owned(), "outcome" => outcome);
+        let of = |outcome: &'static str| {
+            let session = session.to_owned();
+            counter!(SOURCE_MESSAGES, "session" => session, "outcome" => outcome)
+        };
         let metrics = Self {
             connected: gauge!(SOURCE_CONNECTED, "session" => session.to_owned()),
             connections: counter!(SOURCE_CONNECTIONS, "session" => session.to_owned()),
@@ -221,7 +224,10 @@ impl BusOutMetrics {
     /// Handles for a session.
     #[must_use]
     pub(crate) fn new(session: &str) -> Self {
-        let of = |kind: &'static str| counter!(OUT_SENT, "session" => session.to_owned(), "kind" => kind);
+        let of = |kind: &'static str| {
+            let session = session.to_owned();
+            counter!(OUT_SENT, "session" => session, "kind" => kind)
+        };
         let metrics = Self {
             connected: gauge!(OUT_CONNECTED, "session" => session.to_owned()),
             decisions: of("decision"),
@@ -302,7 +308,10 @@ impl IntakeMetrics {
     #[must_use]
     pub(crate) fn new(session: &str, queue_bins: usize) -> Self {
         let of = |name: &'static str| counter!(name, "session" => session.to_owned());
-        let messages = |outcome: &'static str| counter!(MESSAGES, "session" => session.to_owned(), "outcome" => outcome);
+        let messages = |outcome: &'static str| {
+            let session = session.to_owned();
+            counter!(MESSAGES, "session" => session, "outcome" => outcome)
+        };
         gauge!(QUEUE_MAX, "session" => session.to_owned()).set(queue_bins as f64);
         let metrics = Self {
             messages: messages("accepted"),

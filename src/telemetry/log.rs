@@ -146,12 +146,16 @@ pub(crate) fn log_to_stderr() -> Result<()> {
     let filter = match std::env::var("REGIMED_LOG") {
         Ok(text) => EnvFilter::try_new(&text).with_context(|| {
             format!(
-                "REGIMED_LOG: expected levels such as 'info' or 'regimed::source=debug,info', found '{text}'"
+                "REGIMED_LOG: expected levels such as 'info' or 'regimed::source=debug,info', \
+                 found '{text}'"
             )
         })?,
         Err(std::env::VarError::NotPresent) => EnvFilter::new("info"),
         Err(std::env::VarError::NotUnicode(_)) => {
-            anyhow::bail!("REGIMED_LOG: expected levels such as 'info', found bytes that are no text")
+            anyhow::bail!(
+                "REGIMED_LOG: expected levels such as 'info', found bytes that are no \
+                           text"
+            )
         }
     };
     // A second daemon in one process keeps the first one's log.

@@ -60,8 +60,8 @@ fn build() -> Series {
     help.extend(readings());
     let series = Series::new(help);
     metrics::set_global_recorder(series.clone()).expect("one recorder per process");
-    gauge!(BUILD_INFO, "version" => env!("CARGO_PKG_VERSION"), "commit" => env!("REGIMED_GIT_COMMIT"))
-        .set(1.0);
+    let (version, commit) = (env!("CARGO_PKG_VERSION"), env!("REGIMED_GIT_COMMIT"));
+    gauge!(BUILD_INFO, "version" => version, "commit" => commit).set(1.0);
     handles::begin();
     series
 }

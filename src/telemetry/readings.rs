@@ -109,7 +109,8 @@ const QUANTITIES: [Quantity; 18] = [
     Quantity(
         "regimed_dynamical_signature",
         "",
-        "0 undetermined, 1 stable, 2 multistable, 3 marginal, 4 oscillatory, 5 quasi-periodic, 6 chaotic",
+        "0 undetermined, 1 stable, 2 multistable, 3 marginal, 4 oscillatory, 5 quasi-periodic, 6 \
+         chaotic",
         Value::One(|m| Some(m.signature as f32)),
     ),
     Quantity(

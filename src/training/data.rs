@@ -19,7 +19,8 @@ pub enum DatasetError {
     Empty,
     /// Recordings with different bins.
     #[error(
-        "{path}: expected bins of {expected_ms} ms as in the other recordings, found {found_ms} ms (see --bin-ms)"
+        "{path}: expected bins of {expected_ms} ms as in the other recordings, found {found_ms} ms \
+         (see --bin-ms)"
     )]
     BinWidth {
         /// The file that differs.
@@ -45,7 +46,8 @@ pub enum DatasetError {
     },
     /// One session name with two lists of channels.
     #[error(
-        "{path}: session '{session}': expected the channels of the session's other recordings, found others ({found}); another --session names another session"
+        "{path}: session '{session}': expected the channels of the session's other recordings, \
+         found others ({found}); another --session names another session"
     )]
     ChannelNames {
         /// The file that differs.
@@ -68,7 +70,8 @@ pub enum DatasetError {
     },
     /// A regime that a session shows nowhere in its training part.
     #[error(
-        "session '{session}': expected bins of every regime in the training part, found none of '{regime}'"
+        "session '{session}': expected bins of every regime in the training part, found none of \
+         '{regime}'"
     )]
     RegimeMissing {
         /// The session.

@@ -1,5 +1,6 @@
 """A rig and a subscriber in grpcio: 600 bins in, their decisions and events out, refusals, health,
 reflection."""
+
 import sys, threading
 
 import grpc
@@ -14,12 +15,19 @@ ingest, regimes = ingest_pb2_grpc.IngestStub(channel), regimes_pb2_grpc.RegimesS
 
 
 def counts(sequence, row, **more):
-    return counts_pb2.Counts(session="rig", sequence=sequence, n_channels=len(row), bin_width_s=0.01,
-                             **(more or dict(counts=row.tolist())))
+    return counts_pb2.Counts(
+        session="rig",
+        sequence=sequence,
+        n_channels=len(row),
+        bin_width_s=0.01,
+        **(more or dict(counts=row.tolist())),
+    )
 
 
 rows = stubs.spikes(600)
-subscriber = regimes.SubscribeDecisions(regimes_pb2.SubscribeDecisionsRequest(session="rig", every=1))
+subscriber = regimes.SubscribeDecisions(
+    regimes_pb2.SubscribeDecisionsRequest(session="rig", every=1)
+)
 ready = threading.Event()
 heard = []
 
@@ -35,7 +43,9 @@ def listen():
 thread = threading.Thread(target=listen)
 thread.start()
 ready.wait()
-regimes.ListSessions(regimes_pb2.ListSessionsRequest())  # an answer says that the subscription went before
+regimes.ListSessions(
+    regimes_pb2.ListSessionsRequest()
+)  # an answer says that the subscription went before
 decisions, events, rejections = [], [], []
 
 
@@ -48,10 +58,14 @@ def send():
 
 for reply in ingest.Exchange(send(), timeout=60):
     kind = reply.WhichOneof("reply")
-    {"decision": decisions, "event": events, "rejection": rejections}[kind].append(getattr(reply, kind))
+    {"decision": decisions, "event": events, "rejection": rejections}[kind].append(
+        getattr(reply, kind)
+    )
 assert [d.sequence for d in decisions] == list(range(600)), len(decisions)
 assert all(abs(sum(d.posterior) - 1) < 1e-4 for d in decisions)
-assert len(rejections) == 1 and "96" in rejections[0].detail and "50" in rejections[0].detail, rejections
+assert len(rejections) == 1 and "96" in rejections[0].detail and "50" in rejections[0].detail, (
+    rejections
+)
 thread.join(30)
 assert heard == list(range(600)), len(heard)
 listed = regimes.ListSessions(regimes_pb2.ListSessionsRequest()).sessions
@@ -59,6 +73,8 @@ assert listed[0].bins == 600 and listed[0].last_event_sequence == len(events)
 if events:
     first = next(iter(regimes.SubscribeEvents(regimes_pb2.SubscribeEventsRequest(session="rig"))))
     assert first == events[0]
-summary = ingest.SendCounts(iter([counts(700, rows[0], float_counts=[float("nan")] * 96)]), timeout=10)
+summary = ingest.SendCounts(
+    iter([counts(700, rows[0], float_counts=[float("nan")] * 96)]), timeout=10
+)
 assert summary.rejections[0].messages == 1, summary
 print("ok", len(decisions), "decisions", len(events), "events")

@@ -1,4 +1,5 @@
 """NWB-like HDF5 files as people have them, written by h5py. usage: h5_files.py FOLDER"""
+
 import sys
 
 import h5py

@@ -1,5 +1,6 @@
 """Kubernetes manifests against the schemas of a Kubernetes release; kinds of others are told, not
 checked."""
+
 import sys
 
 import kubernetes_validate

@@ -7,18 +7,28 @@ import { createRequire } from "node:module";
 import { createInterface } from "node:readline";
 import { join } from "node:path";
 
-const { chromium } = createRequire(join(process.env.REGIMED_NODE_MODULES, "x.js"))("playwright-core");
+const { chromium } = createRequire(join(process.env.REGIMED_NODE_MODULES, "x.js"))(
+  "playwright-core",
+);
 const browser = await chromium.launch({
   executablePath: process.env.REGIMED_CHROMIUM || "/usr/bin/chromium",
-  args: ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-    "--disable-component-update", "--disable-sync"],
+  args: [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+  ],
 });
 const page = await browser.newPage({ viewport: { width: 1400, height: 1180 } });
 const faults = [];
 page.on("pageerror", (error) => faults.push(error.message));
 page.on("console", (message) => {
   // A daemon that is gone is told of by the browser as well.
-  if (message.type() === "error" && !/Failed to load resource|ERR_/.test(message.text())) faults.push(message.text());
+  if (message.type() === "error" && !/Failed to load resource|ERR_/.test(message.text()))
+    faults.push(message.text());
 });
 
 const steps = {
@@ -28,12 +38,19 @@ const steps = {
     await page.evaluate(() => {
       const regime = document.getElementById("regime");
       window.seen = [];
-      new MutationObserver(() => window.seen.push([regime.textContent, Date.now()])).observe(regime, { childList: true, characterData: true, subtree: true });
+      new MutationObserver(() => window.seen.push([regime.textContent, Date.now()])).observe(
+        regime,
+        { childList: true, characterData: true, subtree: true },
+      );
     });
   },
   /** Waits until a selector's text is as expected. */
   async text({ selector, is, timeout = 15000 }) {
-    await page.waitForFunction(([s, t]) => document.querySelector(s)?.textContent === t, [selector, is], { timeout });
+    await page.waitForFunction(
+      ([s, t]) => document.querySelector(s)?.textContent === t,
+      [selector, is],
+      { timeout },
+    );
   },
   async visible({ selector, is }) {
     await page.locator(selector).waitFor({ state: is ? "visible" : "hidden", timeout: 15000 });
@@ -53,7 +70,10 @@ const steps = {
     const require = createRequire(join(process.env.REGIMED_NODE_MODULES, "x.js"));
     await page.evaluate(readFileSync(require.resolve("axe-core/axe.min.js"), "utf8"));
     const { passes, violations } = await page.evaluate(() => axe.run());
-    return { passed: passes.length, violations: violations.map((v) => `${v.id}: ${v.nodes[0].html}`) };
+    return {
+      passed: passes.length,
+      violations: violations.map((v) => `${v.id}: ${v.nodes[0].html}`),
+    };
   },
   async screenshot({ path }) {
     await page.screenshot({ path });

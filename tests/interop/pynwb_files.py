@@ -1,4 +1,5 @@
 """An NWB file as pynwb writes it, and beside it what is in it, binned by numpy."""
+
 import sys
 from datetime import datetime, timezone
 from pathlib import Path
@@ -9,13 +10,20 @@ from pynwb import NWBHDF5IO, NWBFile
 folder = Path(sys.argv[1])
 rng = np.random.default_rng(0)
 bin_s, conditions = 0.02, ["rest", "größer"]
-nwb = NWBFile(session_description="simulated", identifier="one", session_start_time=datetime(2024, 1, 1, tzinfo=timezone.utc), session_id="day-1")
+nwb = NWBFile(
+    session_description="simulated",
+    identifier="one",
+    session_start_time=datetime(2024, 1, 1, tzinfo=timezone.utc),
+    session_id="day-1",
+)
 nwb.add_trial_column("condition", "what was asked for")
 nwb.add_trial_column("target", "where to")
 nwb.add_trial_column("rewarded", "whether")
 trials = [(1.0 + 2 * i, 2.5 + 2 * i, conditions[i % 2], i % 3) for i in range(6)]
 for start, stop, condition, target in trials:
-    nwb.add_trial(start_time=start, stop_time=stop, condition=condition, target=target, rewarded=bool(target))
+    nwb.add_trial(
+        start_time=start, stop_time=stop, condition=condition, target=target, rewarded=bool(target)
+    )
 units = [np.sort(rng.uniform(0.5, 14, 40 * (u + 1) if u != 2 else 0)) for u in range(5)]
 for times in units:
     nwb.add_unit(spike_times=times)
@@ -35,5 +43,13 @@ for start, stop, condition, target in trials:
     inside = (middle >= start) & (middle < stop)
     regime[inside] = conditions.index(condition)
     task[inside] = target
-np.savez(folder / "expected.npz", counts=counts, bin_width_s=bin_s, regime=regime, task=task, regime_names=np.array(conditions), session=np.array(["day-1"]))
+np.savez(
+    folder / "expected.npz",
+    counts=counts,
+    bin_width_s=bin_s,
+    regime=regime,
+    task=task,
+    regime_names=np.array(conditions),
+    session=np.array(["day-1"]),
+)
 print("ok")

@@ -2,6 +2,7 @@
 errors.
 
 usage: python_client.py ENDPOINT STEP, STEP one of: first, resume."""
+
 import asyncio
 import itertools
 import sys
@@ -21,10 +22,13 @@ def first():
     assert (rig.n_channels, rig.bin_width_s) == (96, 0.01)
     # Sent one by one, heard by another.
     heard = []
-    hearing = threading.Thread(target=lambda: heard.extend(itertools.islice(daemon.updates("rig"), 300)), daemon=True)
+    hearing = threading.Thread(
+        target=lambda: heard.extend(itertools.islice(daemon.updates("rig"), 300)), daemon=True
+    )
     hearing.start()
     # The subscription went before whatever is asked for now on the same connection.
     import time
+
     time.sleep(0.5)
     with daemon.send("rig") as sender:
         for counts in spikes[:100]:
@@ -50,17 +54,27 @@ def first():
     assert found["posterior"].shape == (300, len(rig.regime_names))
     assert np.allclose(found["posterior"].sum(1), 1, atol=1e-4)
     assert found["embedding_mean"].shape[1] >= 2 and np.isfinite(found["spectral_radius"][-1])
-    for convert, check in [("to_dataframe", lambda t: t["p_" + rig.regime_names[0]].shape == (300,)),
-                           ("to_xarray", lambda d: d["posterior"].dims == ("bin", "regime_name"))]:
+    for convert, check in [
+        ("to_dataframe", lambda t: t["p_" + rig.regime_names[0]].shape == (300,)),
+        ("to_xarray", lambda d: d["posterior"].dims == ("bin", "regime_name")),
+    ]:
         try:
             import regimed
+
             assert check(getattr(regimed, convert)(u.decision for u in heard)), convert
         except ModuleNotFoundError as error:
             print(f"without {error.name}")
     # Refusals and errors in the daemon's own words.
-    kinds = [type(r).__name__ for r in daemon.exchange("rig", [spikes[300], spikes[301]], first_sequence=299)]
+    kinds = [
+        type(r).__name__
+        for r in daemon.exchange("rig", [spikes[300], spikes[301]], first_sequence=299)
+    ]
     assert "Rejection" in kinds and "Decision" in kinds, kinds
-    for call in (lambda: daemon.session("no"), lambda: next(daemon.events("no", after=0)), lambda: daemon.stop_session("no")):
+    for call in (
+        lambda: daemon.session("no"),
+        lambda: next(daemon.events("no", after=0)),
+        lambda: daemon.stop_session("no"),
+    ):
         try:
             call()
             raise AssertionError("answered")
@@ -90,6 +104,7 @@ def first():
     assert sender.summary.bins_accepted == 1, sender.summary
     # No proxy stands between a program and its own machine.
     import os
+
     os.environ["http_proxy"] = os.environ["HTTP_PROXY"] = "http://127.0.0.1:9"
     with Client(endpoint) as direct:
         assert direct.session("rig").n_channels == 96
@@ -100,7 +115,12 @@ def first():
             times = np.arange(first, first + 10) * 10_000_000 + 1
             sender.send(times, np.arange(10))
         sender.send([], [], until_ns=2_000_000_000)
-        for times, channels, why in [([1, 2], [1], "as many"), ([0.5], [1], "whole"), ([1], [96], "below 96"), ([-1], [1], "from 0")]:
+        for times, channels, why in [
+            ([1, 2], [1], "as many"),
+            ([0.5], [1], "whole"),
+            ([1], [96], "below 96"),
+            ([-1], [1], "from 0"),
+        ]:
             try:
                 sender.send(np.array(times), np.array(channels))
                 raise AssertionError("taken")
@@ -118,6 +138,7 @@ def first():
 
 async def concurrently():
     async with AsyncClient(endpoint) as client:
+
         async def bins():
             for counts in spikes[400:500]:
                 yield counts

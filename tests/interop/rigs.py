@@ -5,6 +5,7 @@ The Open Ephys plugin's stand-in sends what the plugin's source says it sends: e
 NUL, pretty-printed headers with CRLF, one count of messages over all types, one message per channel
 and block of continuous data.
 """
+
 import json, sys, threading, time
 
 import numpy as np
@@ -30,7 +31,9 @@ class OpenEphys:
         self.spikes = 0
         self.threads = [threading.Thread(target=self.answer, args=(port + 1, self.heartbeat))]
         if network_events:
-            self.threads.append(threading.Thread(target=self.answer, args=(network_events, self.network_event)))
+            self.threads.append(
+                threading.Thread(target=self.answer, args=(network_events, self.network_event))
+            )
         for thread in self.threads:
             thread.daemon = True
             thread.start()
@@ -66,7 +69,13 @@ class OpenEphys:
         self.context.term()
 
     def status(self):
-        return dict(beats=self.beats, ttl=self.ttl, spikes=self.spikes, messages=self.number, sample=self.sample)
+        return dict(
+            beats=self.beats,
+            ttl=self.ttl,
+            spikes=self.spikes,
+            messages=self.number,
+            sample=self.sample,
+        )
 
     def wait_daemon(self):
         """Until the daemon has subscribed, and its heart has beaten."""
@@ -79,31 +88,58 @@ class OpenEphys:
             time.sleep(0.02)
 
     def header(self, kind, fields):
-        header = {"message_num": self.number, "type": kind, **fields, "timestamp": int(time.time() * 1000)}
+        header = {
+            "message_num": self.number,
+            "type": kind,
+            **fields,
+            "timestamp": int(time.time() * 1000),
+        }
         self.number += 1
         return json.dumps(header, indent=2).replace("\n", "\r\n").encode()
 
     def spike(self, electrode, sample, sorted_id=0):
-        spike = dict(stream=self.stream, source_node=103, electrode=electrode, sample_num=int(sample), num_channels=1,
-                     num_samples=40, sorted_id=sorted_id, threshold=[50.0])
+        spike = dict(
+            stream=self.stream,
+            source_node=103,
+            electrode=electrode,
+            sample_num=int(sample),
+            num_channels=1,
+            num_samples=40,
+            sorted_id=sorted_id,
+            threshold=[50.0],
+        )
         self.pub.send_multipart([b"EVENT\0", self.header("spike", dict(spike=spike)), b"\0" * 160])
         self.spikes += 1
 
     def data(self, channel, samples):
         payload = np.asarray(samples, "<f4").tobytes()
-        content = dict(stream=self.stream, channel_num=channel, channel_name=f"CH{channel + 1}", num_samples=len(samples),
-                       sample_num=self.sample, sample_rate=float(self.rate))
-        self.pub.send_multipart([b"DATA\0", self.header("data", dict(content=content, data_size=len(payload))), payload])
+        content = dict(
+            stream=self.stream,
+            channel_num=channel,
+            channel_name=f"CH{channel + 1}",
+            num_samples=len(samples),
+            sample_num=self.sample,
+            sample_rate=float(self.rate),
+        )
+        self.pub.send_multipart(
+            [b"DATA\0", self.header("data", dict(content=content, data_size=len(payload))), payload]
+        )
 
     def ttl_in(self, line, state):
         content = dict(stream=self.stream, source_node=101, type=3, sample_num=self.sample)
         payload = bytes([line, state]) + (state << line).to_bytes(8, "little")
-        self.pub.send_multipart([b"EVENT\0", self.header("event", dict(content=content, data_size=10)), payload])
+        self.pub.send_multipart(
+            [b"EVENT\0", self.header("event", dict(content=content, data_size=10)), payload]
+        )
 
-    def play(self, file, first=0, bins=None, speed=1.0, data=True, names="Electrode {}", silent_tail=0):
+    def play(
+        self, file, first=0, bins=None, speed=1.0, data=True, names="Electrode {}", silent_tail=0
+    ):
         """Bins of 10 ms of a recording as spikes, block after block, electrode after electrode."""
         counts = np.load(file)["counts"]
-        counts = counts.reshape(-1, counts.shape[-1])[first : None if bins is None else first + bins]
+        counts = counts.reshape(-1, counts.shape[-1])[
+            first : None if bins is None else first + bins
+        ]
         rng = np.random.default_rng(first)
         began = time.monotonic()
         for b, row in enumerate(counts):
@@ -129,7 +165,9 @@ class OpenEphys:
         for b, n in enumerate(per_block):
             t = time.monotonic()
             for electrode in np.sort(rng.integers(0, electrodes, n)):
-                self.spike(f"Electrode {electrode + 1}", self.sample + int(rng.integers(0, self.block)))
+                self.spike(
+                    f"Electrode {electrode + 1}", self.sample + int(rng.integers(0, self.block))
+                )
             self.data(0, np.zeros(self.block))
             self.sample += self.block
             busy += time.monotonic() - t
@@ -154,9 +192,17 @@ class OpenEphys:
 
     def short_data(self):
         """A block whose payload is shorter than its header says."""
-        content = dict(stream=self.stream, channel_num=0, channel_name="CH1", num_samples=300, sample_num=self.sample,
-                       sample_rate=float(self.rate))
-        self.pub.send_multipart([b"DATA\0", self.header("data", dict(content=content, data_size=1200)), b"\0" * 10])
+        content = dict(
+            stream=self.stream,
+            channel_num=0,
+            channel_name="CH1",
+            num_samples=300,
+            sample_num=self.sample,
+            sample_rate=float(self.rate),
+        )
+        self.pub.send_multipart(
+            [b"DATA\0", self.header("data", dict(content=content, data_size=1200)), b"\0" * 10]
+        )
 
     def garbage(self):
         self.pub.send_multipart([b"EVENT\0", b"{not json", b""])
@@ -189,15 +235,23 @@ class Brand:
 
     def play(self, file, first=0, bins=None, dtype="int8", speed=1.0, power=False, ahead_ns=0):
         counts = np.load(file)["counts"]
-        counts = counts.reshape(-1, counts.shape[-1])[first : None if bins is None else first + bins]
+        counts = counts.reshape(-1, counts.shape[-1])[
+            first : None if bins is None else first + bins
+        ]
         began = time.monotonic()
         for b, row in enumerate(counts):
             samples = row.astype(dtype)
             if power:
                 samples = np.concatenate([samples, np.full(len(row), 7.5).astype(dtype)])
-            self.redis.xadd(self.stream, dict(
-                samples=samples.tobytes(), i=np.uint64(self.i).tobytes(),
-                ts=np.uint64(time.monotonic_ns() + ahead_ns).tobytes(), sync=json.dumps(dict(nsp_idx=self.i * 10))))
+            self.redis.xadd(
+                self.stream,
+                dict(
+                    samples=samples.tobytes(),
+                    i=np.uint64(self.i).tobytes(),
+                    ts=np.uint64(time.monotonic_ns() + ahead_ns).tobytes(),
+                    sync=json.dumps(dict(nsp_idx=self.i * 10)),
+                ),
+            )
             self.i += 1
             if speed:
                 time.sleep(max(0, began + (b + 1) * 0.01 / speed - time.monotonic()))
@@ -219,11 +273,16 @@ class Brand:
         while len(out) < count and time.time() < end:
             for _, entries in self.redis.xread({stream: last}, block=500) or []:
                 for last, fields in entries:
-                    out.append(dict(
-                        i=int(np.frombuffer(fields[b"i"], np.uint64)[0]),
-                        ts=int(np.frombuffer(fields[b"ts"], np.uint64)[0]) <= time.monotonic_ns(),
-                        sync=json.loads(fields[b"sync"]), label=fields[b"label"].decode(),
-                        posterior=np.frombuffer(fields[b"samples"], np.float32).tolist()))
+                    out.append(
+                        dict(
+                            i=int(np.frombuffer(fields[b"i"], np.uint64)[0]),
+                            ts=int(np.frombuffer(fields[b"ts"], np.uint64)[0])
+                            <= time.monotonic_ns(),
+                            sync=json.loads(fields[b"sync"]),
+                            label=fields[b"label"].decode(),
+                            posterior=np.frombuffer(fields[b"samples"], np.float32).tolist(),
+                        )
+                    )
         return out
 
     def states(self, nickname):
@@ -235,7 +294,9 @@ class Brand:
     def read_group(self, stream, group, consumer, count):
         out, end = [], time.time() + 10
         while len(out) < count and time.time() < end:
-            for _, entries in self.redis.xreadgroup(group, consumer, {stream: ">"}, count=count, block=200) or []:
+            for _, entries in (
+                self.redis.xreadgroup(group, consumer, {stream: ">"}, count=count, block=200) or []
+            ):
                 for entry, fields in entries:
                     out.append({k.decode(): v.decode() for k, v in fields.items() if k != b"event"})
                     self.redis.xack(stream, group, entry)
@@ -253,11 +314,17 @@ class Spikes:
 
     def play(self, file, first=0, bins=None, speed=1.0):
         counts = np.load(file)["counts"]
-        counts = counts.reshape(-1, counts.shape[-1])[first : None if bins is None else first + bins]
+        counts = counts.reshape(-1, counts.shape[-1])[
+            first : None if bins is None else first + bins
+        ]
         rng = np.random.default_rng(first)
         began = time.monotonic()
         for b, row in enumerate(counts):
-            spikes = [(c, self.sample + int(at)) for c in np.flatnonzero(row) for at in rng.integers(0, self.block, row[c])]
+            spikes = [
+                (c, self.sample + int(at))
+                for c in np.flatnonzero(row)
+                for at in rng.integers(0, self.block, row[c])
+            ]
             self.send(spikes)
             self.spikes += len(spikes)
             self.sample += self.block
@@ -288,7 +355,10 @@ class Intan(Spikes):
     def send(self, spikes, names="A-{:03d}"):
         import struct
 
-        raw = b"".join(struct.pack("<I5sIB", 0x3AE2710F, names.format(c).encode(), s % 2**32, 1) for c, s in spikes)
+        raw = b"".join(
+            struct.pack("<I5sIB", 0x3AE2710F, names.format(c).encode(), s % 2**32, 1)
+            for c, s in spikes
+        )
         # Pieces that end where they like.
         for i in range(0, len(raw), 37):
             self.client.sendall(raw[i : i + 37])
@@ -340,7 +410,9 @@ class Blackrock(Spikes):
 class Lsl:
     """Outlet of binned counts, inlets of what comes back."""
 
-    def start(self, name, channels, dtype="float32", rate=100.0, source_id="rig-1", kind="SpikeCounts"):
+    def start(
+        self, name, channels, dtype="float32", rate=100.0, source_id="rig-1", kind="SpikeCounts"
+    ):
         import pylsl
 
         self.pylsl = pylsl
@@ -361,7 +433,9 @@ class Lsl:
 
     def play(self, file, first=0, bins=None, speed=1.0, shift=0.0):
         counts = np.load(file)["counts"]
-        counts = counts.reshape(-1, counts.shape[-1])[first : None if bins is None else first + bins]
+        counts = counts.reshape(-1, counts.shape[-1])[
+            first : None if bins is None else first + bins
+        ]
         began, clock = time.monotonic(), self.pylsl.local_clock() + shift
         for b, row in enumerate(counts):
             self.outlet.push_sample(row.tolist(), clock + b * 0.01)
@@ -383,7 +457,12 @@ class Lsl:
         while not channel.empty():
             labels.append(channel.child_value("label"))
             channel = channel.next_sibling()
-        return dict(type=markers.type(), rate=markers.nominal_srate(), metrics=metrics.channel_count(), labels=labels)
+        return dict(
+            type=markers.type(),
+            rate=markers.nominal_srate(),
+            metrics=metrics.channel_count(),
+            labels=labels,
+        )
 
     def heard(self, seconds=1.0):
         time.sleep(seconds)
@@ -412,25 +491,48 @@ class Events:
         self.socket = zmq.Context.instance().socket(getattr(zmq, kind))
         self.socket.bind(endpoint) if kind == "PUB" else self.socket.connect(endpoint)
 
-    def play(self, file, session, publisher="", channels=None, first=0, bins=None, speed=1.0, begin_ns=0, number=1):
+    def play(
+        self,
+        file,
+        session,
+        publisher="",
+        channels=None,
+        first=0,
+        bins=None,
+        speed=1.0,
+        begin_ns=0,
+        number=1,
+    ):
         counts = np.load(file)["counts"]
-        counts = counts.reshape(-1, counts.shape[-1])[first : None if bins is None else first + bins]
+        counts = counts.reshape(-1, counts.shape[-1])[
+            first : None if bins is None else first + bins
+        ]
         rng = np.random.default_rng(0)
         began = time.monotonic()
         for b, row in enumerate(counts):
             at = begin_ns + (first + b) * 10_000_000
-            message = self.messages.Spikes(session=session, publisher=publisher, message_number=number + b,
-                                           until_ns=at + 10_000_000)
+            message = self.messages.Spikes(
+                session=session,
+                publisher=publisher,
+                message_number=number + b,
+                until_ns=at + 10_000_000,
+            )
             for channel in np.flatnonzero(row):
                 if channels is None or channel in channels:
-                    message.time_ns.extend((at + rng.integers(0, 10_000_000, row[channel])).tolist())
+                    message.time_ns.extend(
+                        (at + rng.integers(0, 10_000_000, row[channel])).tolist()
+                    )
                     message.channel.extend([int(channel)] * int(row[channel]))
-            self.socket.send_multipart([b"regimed.v1.Spikes", message.SerializeToString()], copy=True)
+            self.socket.send_multipart(
+                [b"regimed.v1.Spikes", message.SerializeToString()], copy=True
+            )
             if speed:
                 time.sleep(max(0, began + (b + 1) * 0.01 / speed - time.monotonic()))
 
 
-RIGS = dict(open_ephys=OpenEphys, intan=Intan, blackrock=Blackrock, brand=Brand, lsl=Lsl, events=Events)
+RIGS = dict(
+    open_ephys=OpenEphys, intan=Intan, blackrock=Blackrock, brand=Brand, lsl=Lsl, events=Events
+)
 
 
 def main():

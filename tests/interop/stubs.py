@@ -1,4 +1,5 @@
 """Python classes from proto/, compiled on the spot."""
+
 import sys, tempfile
 from pathlib import Path
 

@@ -1,4 +1,5 @@
 """A rig and a subscriber in pyzmq (libzmq): PUSH counts, SUB decisions; garbage once."""
+
 import sys, time
 
 import stubs
@@ -19,7 +20,9 @@ rows = stubs.spikes(1000)
 
 def send(sequence):
     row = rows[sequence % len(rows)]
-    message = counts_pb2.Counts(session="rig", sequence=sequence, n_channels=96, bin_width_s=0.01, counts=row.tolist())
+    message = counts_pb2.Counts(
+        session="rig", sequence=sequence, n_channels=96, bin_width_s=0.01, counts=row.tolist()
+    )
     push.send(message.SerializeToString())
 
 
@@ -30,8 +33,14 @@ while not sub.poll(50):
     sequence += 1
     assert sequence < 200, "nothing comes out"
 push.send(b"\xff\xff garbage")
-push.send_multipart([b"any topic", counts_pb2.Counts(
-    session="rig", sequence=sequence, n_channels=96, bin_width_s=0.01, counts=[0] * 96).SerializeToString()])
+push.send_multipart(
+    [
+        b"any topic",
+        counts_pb2.Counts(
+            session="rig", sequence=sequence, n_channels=96, bin_width_s=0.01, counts=[0] * 96
+        ).SerializeToString(),
+    ]
+)
 sequence += 1
 last = sequence + 299
 for s in range(sequence, last + 1):

@@ -1,4 +1,5 @@
 """A rig that publishes (pyzmq PUB): the daemon connects to it."""
+
 import sys, time, urllib.request
 
 import stubs
@@ -14,14 +15,18 @@ pub.bind(sys.argv[1])
 
 def taken():
     text = urllib.request.urlopen(f"http://{sys.argv[3]}/metrics", timeout=5).read().decode()
-    return sum(float(l.split()[-1]) for l in text.splitlines() if l.startswith("regimed_bins_total"))
+    return sum(
+        float(l.split()[-1]) for l in text.splitlines() if l.startswith("regimed_bins_total")
+    )
 
 
 end = time.time() + 20
 sequence = 0
 while time.time() < end and taken() < 100:
     for row in stubs.spikes(20, seed=sequence):
-        message = counts_pb2.Counts(session="rig", sequence=sequence, n_channels=96, bin_width_s=0.01, counts=row.tolist())
+        message = counts_pb2.Counts(
+            session="rig", sequence=sequence, n_channels=96, bin_width_s=0.01, counts=row.tolist()
+        )
         pub.send_multipart([b"counts", message.SerializeToString()])
         sequence += 1
     time.sleep(0.05)

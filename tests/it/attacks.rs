@@ -49,8 +49,10 @@ impl Unheard {
         };
         let (grpc, http) = (port(), port());
         let text = format!(
-            "[grpc]\nlisten = \"{grpc}\"\n[http]\nlisten = \"{http}\"\n[zeromq]\npull = \"\"\npublish = \"\"\n\
-             [limits]\nqueue_bins = 8192\n[[session]]\nname = \"rig\"\nmodel = \"builtin\"\nreadout = \"0\"\n"
+            "[grpc]\nlisten = \"{grpc}\"\n[http]\nlisten = \"{http}\"\n[zeromq]\npull = \
+             \"\"\npublish = \"\"\n\
+             [limits]\nqueue_bins = 8192\n[[session]]\nname = \"rig\"\nmodel = \
+             \"builtin\"\nreadout = \"0\"\n"
         );
         let file = folder.path().join("c.toml");
         std::fs::write(&file, text).expect("written");
@@ -544,7 +546,8 @@ async fn sighup_reads_tokens_again_and_one_bad_file_holds_up_no_other() {
     std::fs::write(file("bad"), "first-token-0123456789").expect("written");
     std::fs::write(file("good"), "good-token-0123456789").expect("written");
     let tables = format!(
-        "[[token]]\nfile = \"{}\"\nroles = [\"read\"]\n[[token]]\nfile = \"{}\"\nroles = [\"control\"]\n",
+        "[[token]]\nfile = \"{}\"\nroles = [\"read\"]\n[[token]]\nfile = \"{}\"\nroles = \
+         [\"control\"]\n",
         arg(&file("bad")),
         arg(&file("good"))
     );

@@ -166,7 +166,7 @@ async fn a_rig_that_falls_silent_is_a_condition_until_it_is_heard_again() {
 fn every_condition_has_a_documented_cure() {
     let text = std::fs::read_to_string(checkout("docs/operations.md")).expect("the page");
     for condition in Condition::ALL {
-        assert!(text.contains(&format!("| `{}` |", condition.name())), "{}", condition.name());
+        assert!(text.contains(&format!("* `{}`:", condition.name())), "{}", condition.name());
     }
 }
 

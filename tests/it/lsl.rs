@@ -16,7 +16,8 @@ fn stage(test: &str) -> Option<(String, String, tempfile::TempDir)> {
     let folder = tempfile::tempdir().expect("a folder");
     let session = format!("regimed-{}-{test}", std::process::id()).replace("::", "-");
     let text = format!(
-        "[multicast]\nResolveScope = machine\n[lab]\nKnownPeers = {{127.0.0.1}}\nSessionID = {session}\n[log]\nlevel = -2\n"
+        "[multicast]\nResolveScope = machine\n[lab]\nKnownPeers = {{127.0.0.1}}\nSessionID = \
+         {session}\n[log]\nlevel = -2\n"
     );
     std::fs::write(folder.path().join("lsl_api.cfg"), text).expect("written");
     Some((python, session, folder))

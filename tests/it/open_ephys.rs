@@ -13,7 +13,8 @@ fn session(name: &str, port: u16, more: &str, deadline_ms: u64) -> String {
     format!(
         "\n[[session]]\nname = \"{name}\"\nmodel = \"builtin\"\nreadout = \"0\"\n\
          [session.events]\ndeadline_ms = {deadline_ms}\n\
-         [session.open_ephys]\nendpoint = \"tcp://127.0.0.1:{port}\"\nsample_rate_hz = 30000\nelectrodes = [{}]\n{more}\n",
+         [session.open_ephys]\nendpoint = \"tcp://127.0.0.1:{port}\"\nsample_rate_hz = \
+         30000\nelectrodes = [{}]\n{more}\n",
         electrodes.join(", ")
     )
 }
@@ -27,7 +28,8 @@ async fn spikes_by_sample_number_give_the_decisions_of_their_bins() {
     let Some((python, port)) = plugin("open_ephys::bins") else { return };
     let marks = two_ports();
     let more = format!(
-        "[session.open_ephys.network_events]\nendpoint = \"tcp://127.0.0.1:{marks}\"\nline = 3\npulse_ms = 5\n"
+        "[session.open_ephys.network_events]\nendpoint = \"tcp://127.0.0.1:{marks}\"\nline = \
+         3\npulse_ms = 5\n"
     );
     // The daemon is there before the GUI.
     let text = config("", &["direct"]) + &session("rig", port, &more, 5000);
@@ -78,7 +80,8 @@ async fn twenty_thousand_spikes_a_second_of_384_electrodes_are_all_binned() {
     let Some((python, port)) = plugin("open_ephys::load") else { return };
     let text = config("", &[])
         + &format!(
-            "\n[[session]]\nname = \"rig\"\nmodel = \"builtin\"\nchannels = 384\ncalibrate_s = 600\n\
+            "\n[[session]]\nname = \"rig\"\nmodel = \"builtin\"\nchannels = 384\ncalibrate_s = \
+             600\n\
              [session.events]\ndeadline_ms = 5000\nidle_ms = 20000\n\
              [session.open_ephys]\nendpoint = \"tcp://127.0.0.1:{port}\"\nsample_rate_hz = 30000\n"
         );

@@ -33,7 +33,8 @@ impl Browser {
         {
             skipped(
                 test,
-                "node with playwright-core and axe-core (REGIMED_NODE_MODULES), and Chromium, are not here",
+                "node with playwright-core and axe-core (REGIMED_NODE_MODULES), and Chromium, are \
+                 not here",
             );
             return None;
         }
@@ -152,12 +153,15 @@ async fn a_browser_shows_what_the_daemon_says() {
     assert_eq!(one["metrics"]["map_eigenvalues"].as_array().map(Vec::len), Some(8));
     // All pictures have something on them, and words for those who do not see them.
     let blank = browser.evaluate(
-        "[...document.querySelectorAll('canvas')].filter(c => { const d = c.getContext('2d').getImageData(0, 0, c.width, \
-         c.height).data; return new Set(new Uint32Array(d.buffer)).size < 3; }).map(c => c.id || c.parentElement.id)",
+        "[...document.querySelectorAll('canvas')].filter(c => \
+         { const d = c.getContext('2d').getImageData(0, 0, c.width, \
+         c.height).data; return new Set(new Uint32Array(d.buffer)).size < 3; \
+         }).map(c => c.id || c.parentElement.id)",
     );
     assert_eq!(blank, json!([]));
     let mute = browser.evaluate(
-        "[...document.querySelectorAll('canvas:not(.uplot canvas), .chart')].filter(c => c.getAttribute('role') !== 'img' || \
+        "[...document.querySelectorAll('canvas:not(.uplot canvas), .chart')].filter(c => \
+         c.getAttribute('role') !== 'img' || \
          !c.ariaLabel).length",
     );
     assert_eq!(mute, 0);

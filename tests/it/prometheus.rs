@@ -115,7 +115,8 @@ async fn every_panel_and_rule_has_something_to_show() {
     // Beside a session that is sent counts, one whose rig is not there.
     let names: Vec<String> = (1..=96).map(|i| format!("\"Electrode {i}\"")).collect();
     let gone = &format!(
-        "[session.open_ephys]\nendpoint = \"tcp://127.0.0.1:9\"\nsample_rate_hz = 30000\nelectrodes = [{}]\n",
+        "[session.open_ephys]\nendpoint = \"tcp://127.0.0.1:9\"\nsample_rate_hz = \
+         30000\nelectrodes = [{}]\n",
         names.join(", ")
     );
     let daemon = Daemon::start(&(config(&journal, &["rig", "gone"]) + gone));

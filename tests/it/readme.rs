@@ -20,6 +20,8 @@ fn the_main_path_runs_as_printed_and_its_program_prints_events() {
     let test = "readme::the_main_path";
     let readme = std::fs::read_to_string(checkout("README.md")).expect("README");
     let part = readme.split("## From recordings to a rig").nth(1).expect("the path");
+    // Commands go on in the next line behind a backslash.
+    let part = &part.replace("\\\n", "");
     let folder = tempfile::tempdir().expect("a folder");
     let commands: Vec<&str> = part
         .lines()

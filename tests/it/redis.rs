@@ -178,13 +178,15 @@ fn a_node_takes_its_parameters_from_the_graph_and_reports_its_state() {
     let mut rig = Rig::start(&python, "brand", &json!({"url": redis.url()}));
     let node = |name: &str, more: Value| {
         let mut parameters = json!({
-            "model": "builtin", "readout": "0", "channels": 96, "bin_ms": 10, "input_stream": "binned_spikes",
+            "model": "builtin", "readout": "0", "channels": 96, "bin_ms": 10,
+            "input_stream": "binned_spikes",
             "output_stream": "regimes", "grpc": {"listen": ""}, "http": {"listen": ""},
             "zeromq": {"pull": "", "publish": ""}});
         if let (Some(to), Some(from)) = (parameters.as_object_mut(), more.as_object()) {
             to.extend(from.clone());
         }
-        json!({"nickname": name, "name": "regimed", "module": "../regimed", "parameters": parameters})
+        let module = "../regimed";
+        json!({"nickname": name, "name": "regimed", "module": module, "parameters": parameters})
     };
     let nodes = json!({
         "0": {"nickname": "bin", "name": "bin_multiple", "parameters": {}},
@@ -235,7 +237,8 @@ async fn events_reach_a_consumer_group_once_and_in_order_over_a_restart_of_redis
     let Some((python, mut redis)) = peers("redis::bus") else { return };
     let text = config("", &["rig"])
         + &format!(
-            "probability_min = 0.4\ndwell_ms = 0\n[session.redis]\nurl = \"{}\"\nentries_max = 100\n",
+            "probability_min = 0.4\ndwell_ms = 0\n[session.redis]\nurl = \"{}\"\nentries_max = \
+             100\n",
             redis.url()
         );
     let daemon = Daemon::start(&text);

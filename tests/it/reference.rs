@@ -1,7 +1,7 @@
 //! What is written down is what is there: the pages of metrics and of the command line, and what
 //! `/metrics` answers.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
 use std::process::{Command, Stdio};
 
@@ -19,21 +19,44 @@ fn same_page(page: &str, made: &str) {
     let differs = found.lines().zip(made.lines()).find(|(a, b)| a != b);
     assert!(
         found == made,
-        "{page} is not what the program says, first {differs:?}; REGIMED_WRITE_DOCS=1 cargo test --release \
+        "{page} is not what the program says, first {differs:?}; REGIMED_WRITE_DOCS=1 cargo test \
+         --release \
          reference writes it"
     );
 }
 
+/// A paragraph in lines of 100 columns; those after the first begin with `rest`.
+fn wrapped(text: &str, rest: &str) -> String {
+    let (mut out, mut columns) = (String::new(), 0);
+    for word in text.split_whitespace() {
+        let n = word.chars().count();
+        if columns > 0 && columns + 1 + n > 100 {
+            out.push('\n');
+            out.push_str(rest);
+            columns = rest.len();
+        } else if columns > 0 {
+            out.push(' ');
+            columns += 1;
+        }
+        out.push_str(word);
+        columns += n;
+    }
+    out + "\n"
+}
+
 #[test]
 fn the_page_of_metrics_is_what_is_declared() {
-    let mut page = String::from(
-        "# Metrics\n\nWhat `/metrics` answers, written from the program's own declarations. Base units; times in seconds. \
-         `session` is as configured, `regime` and `to` are the model's regime names with `unknown`; every other label \
-         takes few values, which the help names. The dashboards and rules in `deploy/` are made of these.\n",
+    let about = wrapped(
+        "What `/metrics` answers, written from the program's own declarations. Base units; times \
+         in seconds. Each entry: the metric, its kind and labels, its meaning. `session` is as \
+         configured, `regime` and `to` are the model's regime names with `unknown`; every other \
+         label takes few values, which the meaning names. The dashboards and rules in `deploy/` \
+         are made of these.",
+        "",
     );
+    let mut page = format!("# Metrics\n\n{about}");
     for (group, metrics) in declared() {
-        page.push_str(&format!("\n## {}\n\n{}\n\n", group.title, group.about));
-        page.push_str("| metric | kind | labels | meaning |\n|---|---|---|---|\n");
+        page.push_str(&format!("\n## {}\n\n{}\n", group.title, wrapped(group.about, "")));
         for (i, (name, help)) in metrics.iter().enumerate() {
             let like = group.metrics.get(i).unwrap_or(&group.metrics[0]);
             let kind = match like.kind {
@@ -42,15 +65,17 @@ fn the_page_of_metrics_is_what_is_declared() {
                 Kind::Histogram => "histogram",
             };
             let labels = like.labels.replace(' ', ", ");
-            let help = help.replace('|', "\\|");
-            page.push_str(&format!("| `{name}` | {kind} | {labels} | {help} |\n"));
+            let labels = if labels.is_empty() { labels } else { format!("; {labels}") };
+            page.push_str(&wrapped(&format!("* `{name}` ({kind}{labels}): {help}"), "  "));
         }
     }
-    page.push_str(
-        "\n## Process\n\nAs Prometheus' own libraries name them: `process_cpu_seconds_total`, `process_resident_memory_bytes`, \
-         `process_virtual_memory_bytes`, `process_open_fds`, `process_max_fds`, `process_start_time_seconds`, \
-         `process_threads`.\n",
-    );
+    page.push_str("\n## Process\n\n");
+    page.push_str(&wrapped(
+        "As Prometheus' own libraries name them: `process_cpu_seconds_total`, \
+         `process_resident_memory_bytes`, `process_virtual_memory_bytes`, `process_open_fds`, \
+         `process_max_fds`, `process_start_time_seconds`, `process_threads`.",
+        "",
+    ));
     same_page("docs/metrics.md", &page);
 }
 
@@ -226,14 +251,73 @@ fn every_key_of_the_configuration_is_in_its_page_and_no_other() {
         page.split(|c: char| !c.is_ascii_alphanumeric() && c != '_').collect();
     let missing: Vec<_> = read.iter().filter(|key| !words.contains(key.as_str())).collect();
     assert!(missing.is_empty(), "not in docs/configuration.md: {missing:?}");
-    // The first cell of each row names keys.
-    let rows = page.lines().filter(|l| l.starts_with("| `"));
-    let cells = rows.filter_map(|l| l.split('|').nth(1));
-    for key in
-        cells.flat_map(|c| c.split('`').skip(1).step_by(2).map(str::to_owned).collect::<Vec<_>>())
-    {
+    // An entry begins with its keys, up to the bracket of the default.
+    let entries: Vec<&str> =
+        page.split("\n* `").skip(1).map(|e| e.split(" (").next().unwrap_or_default()).collect();
+    assert!(entries.len() > 60, "{entries:?}");
+    for key in entries.iter().flat_map(|e| e.split("`, `")).map(|key| key.trim_end_matches('`')) {
         let last = key.rsplit('.').next().expect("a word").trim_matches(['[', ']']);
         assert!(literals.contains(&format!("\"{last}\"")), "{key} is not read");
+    }
+}
+
+/// Modules and functions of tests, by the last part of their path.
+fn test_names() -> BTreeSet<String> {
+    let mut sources = Vec::new();
+    files("src", ".rs", &mut sources);
+    files("tests/it", ".rs", &mut sources);
+    let mut names = BTreeSet::new();
+    for path in sources {
+        let text = std::fs::read_to_string(&path).expect("text");
+        if !text.contains("#[test]") && !text.contains("#[tokio::test") {
+            continue;
+        }
+        let stem = path.with_extension("");
+        let stem = if stem.ends_with("mod") { stem.parent().expect("a folder") } else { &stem };
+        names.insert(stem.file_name().expect("a name").to_string_lossy().into_owned());
+        let functions = text.split("fn ").skip(1).filter_map(|f| f.split(['(', '<']).next());
+        names.extend(functions.map(str::to_owned));
+    }
+    names
+}
+
+#[test]
+fn the_tests_that_pages_name_are_there() {
+    let names = test_names();
+    let mut n = 0;
+    for page in ["docs/operations.md", "docs/security.md"] {
+        let text = std::fs::read_to_string(checkout(page)).expect("text");
+        for entry in text.split("*Test*: ").skip(1) {
+            let entry = entry.split("\n* ").next().unwrap_or_default();
+            let entry = entry.split("\n\n").next().unwrap_or_default();
+            for named in entry.split('`').skip(1).step_by(2).filter(|name| name.contains("::")) {
+                let last = named.rsplit("::").next().unwrap_or_default();
+                assert!(names.contains(last), "{page} names {named}");
+                n += 1;
+            }
+        }
+    }
+    assert!(n > 25, "only {n} tests are named");
+}
+
+#[test]
+fn the_files_that_the_architecture_walks_are_there() {
+    let text = std::fs::read_to_string(checkout("ARCHITECTURE.md")).expect("text");
+    let mut sources = Vec::new();
+    files("src", ".rs", &mut sources);
+    let named: Vec<&str> = text.split('`').skip(1).step_by(2).collect();
+    let mut n = 0;
+    for name in named.iter().filter(|name| name.ends_with(".rs")) {
+        let there = sources.iter().any(|path| path.ends_with(name)) || checkout(name).exists();
+        assert!(there, "ARCHITECTURE.md names {name}");
+        n += 1;
+    }
+    assert!(n > 30, "only {n} files are named");
+    for room in std::fs::read_dir(checkout("src")).expect("src").filter_map(Result::ok) {
+        let file = room.file_name().to_string_lossy().into_owned();
+        let name = file.trim_end_matches(".rs");
+        let shown = named.iter().any(|n| n.trim_end_matches('/') == name);
+        assert!(shown || name == "lib", "ARCHITECTURE.md has no {name}");
     }
 }
 

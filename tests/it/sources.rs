@@ -407,12 +407,16 @@ async fn zeromq_rigs_and_the_daemon_may_come_and_go_in_any_order() {
         .replace("pull = \"127.0.0.1:0\"", &format!("pull = \"127.0.0.1:{pull}\""))
         .replace("[zeromq]\n", &format!("[zeromq]\nsubscribe = [\"tcp://127.0.0.1:{publish}\"]\n"));
     let start = |kind: &str, port: u16| {
-        let with = json!({"endpoint": format!("tcp://127.0.0.1:{port}"), "proto": arg(&checkout("proto")), "kind": kind});
+        let (endpoint, proto) = (format!("tcp://127.0.0.1:{port}"), checkout("proto"));
+        let with = json!({"endpoint": endpoint, "proto": arg(&proto), "kind": kind});
         Rig::start(&python, "events", &with)
     };
     // The rig that pushes is there before the daemon: what it sent meanwhile comes.
     let mut push = start("PUSH", pull);
-    let play = |at: u64| json!({"file": arg(&file), "session": "rig", "bins": 100, "speed": 4, "begin_ns": at * 10_000_000_000, "number": 100 * at + 1});
+    let play = |at: u64| {
+        json!({"file": arg(&file), "session": "rig", "bins": 100, "speed": 4,
+               "begin_ns": at * 10_000_000_000, "number": 100 * at + 1})
+    };
     push.ask("play", &play(1));
     let daemon = Daemon::start(&text);
     daemon.wait_metric("regimed_bins_total", "rig", 90.0);

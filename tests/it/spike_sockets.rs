@@ -72,7 +72,8 @@ async fn blackrocks_packets_of_both_versions_are_binned() {
         let port = std::net::UdpSocket::bind("127.0.0.1:0").and_then(|s| s.local_addr());
         let port = port.expect("a port").port();
         let daemon = Daemon::start(&session(&format!(
-            "[session.blackrock]\nlisten = \"127.0.0.1:{port}\"\nprotocol = \"{protocol}\"\nticks_per_s = {ticks}"
+            "[session.blackrock]\nlisten = \"127.0.0.1:{port}\"\nprotocol = \
+             \"{protocol}\"\nticks_per_s = {ticks}"
         )));
         let with = json!({"port": port, "protocol": protocol});
         let mut rig = Rig::start(&python, "blackrock", &with);

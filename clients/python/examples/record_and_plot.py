@@ -48,7 +48,8 @@ threading.Thread(target=listen, daemon=True).start()
 n = round(args.seconds / session.bin_width_s)
 found = to_arrays(itertools.islice(daemon.decisions(args.session), n))
 np.savez_compressed(f"{args.out}.npz", **found)
-print(f"{len(found['bin'])} decisions in {args.out}.npz, latency p99 {np.percentile(found['latency_ns'], 99) / 1e3:.0f} us")
+p99_us = np.percentile(found["latency_ns"], 99) / 1e3
+print(f"{len(found['bin'])} decisions in {args.out}.npz, latency p99 {p99_us:.0f} us")
 
 # %%
 try:

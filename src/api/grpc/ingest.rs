@@ -74,7 +74,9 @@ impl Ingest for IngestService {
         loop {
             let message = tokio::select! {
                 message = next(&mut inbound, &self.intake) => message?,
-                () = self.registry.closed() => return Err(Status::unavailable("the daemon is shutting down")),
+                () = self.registry.closed() => {
+                    return Err(Status::unavailable("the daemon is shutting down"));
+                }
             };
             let Some(counts) = message else { break };
             if !std::mem::replace(&mut began, true) {
@@ -102,7 +104,9 @@ impl Ingest for IngestService {
         loop {
             let message = tokio::select! {
                 message = next(&mut inbound, &self.intake) => message?,
-                () = self.registry.closed() => return Err(Status::unavailable("the daemon is shutting down")),
+                () = self.registry.closed() => {
+                    return Err(Status::unavailable("the daemon is shutting down"));
+                }
             };
             let Some(spikes) = message else { break };
             let n = spikes.time_ns.len() as u64;

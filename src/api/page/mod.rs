@@ -43,7 +43,8 @@ const FILES: [(&str, &str, &str); 6] = [
 ];
 /// The page runs nothing and loads nothing but what comes from here, and is in no other page.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; \
-                      img-src 'self' data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
+                      img-src 'self' data:; base-uri 'none'; form-action 'none'; frame-ancestors \
+                      'none'";
 
 /// The page's files: they hold nothing that is anybody's.
 pub(super) fn files() -> Router {

@@ -3,6 +3,7 @@
 use std::ops::Range;
 
 use anyhow::Result;
+use plotters::coord::Shift;
 use plotters::coord::types::RangedCoordf64;
 use plotters::prelude::*;
 
@@ -27,7 +28,7 @@ pub(super) fn colour(i: usize) -> RGBColor {
 /// Draws into an SVG text.
 pub(super) fn svg(
     size: (u32, u32),
-    draw: impl FnOnce(&DrawingArea<SVGBackend<'_>, plotters::coord::Shift>) -> Result<(), DrawError>,
+    draw: impl FnOnce(&DrawingArea<SVGBackend<'_>, Shift>) -> Result<(), DrawError>,
 ) -> Result<String> {
     let mut text = String::new();
     {
@@ -55,7 +56,7 @@ pub(super) struct Axes<'a> {
     pub(super) y: &'a str,
 }
 
-type Area<'a> = DrawingArea<SVGBackend<'a>, plotters::coord::Shift>;
+type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
 type Chart<'a, 'b> = ChartContext<'a, SVGBackend<'b>, Cartesian2d<RangedCoordf64, RangedCoordf64>>;
 
 /// An empty chart with its axes drawn.
@@ -90,7 +91,7 @@ pub(super) fn range(values: impl Iterator<Item = f64>) -> Range<f64> {
 
 /// The regimes' names beside their colours.
 pub(super) fn key(
-    area: &DrawingArea<SVGBackend<'_>, plotters::coord::Shift>,
+    area: &DrawingArea<SVGBackend<'_>, Shift>,
     names: &[String],
 ) -> Result<(), DrawError> {
     for (r, name) in names.iter().enumerate() {

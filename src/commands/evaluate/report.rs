@@ -114,7 +114,8 @@ pub(super) fn table(r: &Report) -> String {
     let c = &r.changes;
     let seconds = |x: Option<f64>| x.map_or("-".into(), |x| format!("{:.0} ms", x * 1e3));
     line(format!(
-        "changes    {} of {} found, median delay {}, 90 % within {}; {:.2} false per minute; unknown {:.1} % of bins",
+        "changes    {} of {} found, median delay {}, 90 % within {}; {:.2} false per minute; \
+         unknown {:.1} % of bins",
         c.found,
         c.changes,
         seconds(c.median_delay_s),
@@ -194,7 +195,8 @@ impl Page {
         Self(format!(
             "<!doctype html><html lang=\"en\"><meta charset=\"utf-8\"><title>{title}</title>\
              <style>body{{font:15px sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem}}\
-             pre{{background:#f4f4f4;padding:1rem;overflow:auto}}svg{{max-width:100%;height:auto}}</style>\
+             pre{{background:#f4f4f4;padding:1rem;overflow:auto}}\
+             svg{{max-width:100%;height:auto}}</style>\
              <h1>{title}</h1>"
         ))
     }

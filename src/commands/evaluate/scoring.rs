@@ -80,7 +80,8 @@ pub(super) fn arrange(checkpoint: &Checkpoint, recording: &mut Recording) -> Res
     let Some(names) = recording.trials.first().and_then(of) else { return Ok(()) };
     if recording.trials.iter().any(|t| of(t).as_ref() != Some(&names)) {
         bail!(
-            "{}: expected one order of channels for all its sessions, found several readouts with different ones",
+            "{}: expected one order of channels for all its sessions, found several readouts with \
+             different ones",
             recording.path.display()
         );
     }
@@ -93,13 +94,15 @@ fn check(checkpoint: &Checkpoint, recording: &Recording) -> Result<()> {
     let (expected, found) = (model.bin_width_s * 1e3, recording.bin_width_s * 1e3);
     if !nearly_equal(found, expected) {
         bail!(
-            "{path}: expected bins of {expected} ms as the first recording's, found {found} ms (see --bin-ms)"
+            "{path}: expected bins of {expected} ms as the first recording's, found {found} ms \
+             (see --bin-ms)"
         );
     }
     for trial in &recording.trials {
         let Some(readout) = model.readout(&trial.session) else {
             bail!(
-                "{path}: expected sessions of the model ({}), found '{}' (--session NAME says which it is like; `regimed calibrate` adds it to the model)",
+                "{path}: expected sessions of the model ({}), found '{}' (--session NAME says \
+                 which it is like; `regimed calibrate` adds it to the model)",
                 model.session_names().join(", "),
                 trial.session
             );

@@ -85,7 +85,8 @@ impl Seen {
             )
         });
         Some(format!(
-            "bin {:>7} {}: {}{}{truth} p {best:.2}, novelty {:.2}{metrics}; {rate:.0} bins/s, latency p50 {p50} p99 {p99} us{}",
+            "bin {:>7} {}: {}{}{truth} p {best:.2}, novelty {:.2}{metrics}; {rate:.0} bins/s, \
+             latency p50 {p50} p99 {p99} us{}",
             d.bin,
             d.session,
             shown(&d.regime),

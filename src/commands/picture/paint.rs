@@ -237,7 +237,8 @@ impl Picture {
         let m = d.metrics.clone().unwrap_or_default();
         let lines = vec![
             Line::raw(format!(
-                "spectral radius {:.4}   abscissa {:+.2}{} /s   leading {:.2} Hz   time constant {:+.3} s",
+                "spectral radius {:.4}   abscissa {:+.2}{} /s   leading {:.2} Hz   time constant \
+                 {:+.3} s",
                 m.spectral_radius,
                 m.spectral_abscissa_per_s,
                 m.spectral_abscissa_per_s_interval
@@ -247,7 +248,8 @@ impl Picture {
             )),
             Line::raw(free_running(&m)),
             Line::raw(format!(
-                "participation ratio {:.2}   novelty {:.2}   unlabelled {:.2}   log-likelihood {:+.3} nats/channel   silent channels {}",
+                "participation ratio {:.2}   novelty {:.2}   unlabelled {:.2}   log-likelihood \
+                 {:+.3} nats/channel   silent channels {}",
                 m.participation_ratio, d.novelty, d.unlabelled, d.log_likelihood, d.silent_channels
             )),
             Line::raw(format!("bin {}   sequence {}   {rate:.1} bins/s", d.bin, d.sequence)),

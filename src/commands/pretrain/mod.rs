@@ -135,7 +135,8 @@ pub fn run(args: &PretrainArgs) -> Result<()> {
     } else {
         let (done, steps) = (trainer.steps_done(), args.steps);
         println!(
-            "stopped after {done} of {steps} steps; the best model so far is in {out}; --resume goes on"
+            "stopped after {done} of {steps} steps; the best model so far is in {out}; --resume \
+             goes on"
         );
     }
     Ok(())
@@ -214,7 +215,8 @@ fn describe(data: &Dataset) {
     let needed = SECONDS_PER_REGIME * data.regime_names.len().max(1) as f64;
     if seconds < needed {
         eprintln!(
-            "warning: {seconds:.1} s to learn from; expect little of a model that saw less than {needed:.0} s ({SECONDS_PER_REGIME:.0} s of each regime)"
+            "warning: {seconds:.1} s to learn from; expect little of a model that saw less than \
+             {needed:.0} s ({SECONDS_PER_REGIME:.0} s of each regime)"
         );
     }
 }
@@ -241,7 +243,8 @@ fn gather(args: &PretrainArgs) -> Result<(Arc<Dataset>, Vec<DataFile>)> {
     }
     if bins < BINS_MIN {
         bail!(
-            "expected at least {BINS_MIN} bins to learn from, found {bins} (a model needs minutes of each regime)"
+            "expected at least {BINS_MIN} bins to learn from, found {bins} (a model needs minutes \
+             of each regime)"
         );
     }
     Ok((Arc::new(gathering.finish()?), files))
@@ -256,7 +259,8 @@ fn teach_exponents(args: &PretrainArgs, trainer: &Trainer) -> Result<()> {
     for (name, head) in kept.model.regime_names.iter().zip(&head.regimes) {
         if let Some(h) = head {
             println!(
-                "exponents of '{name}': error {:.2} /s without noise, {:.2} /s driven (rms over {} held-out tasks)",
+                "exponents of '{name}': error {:.2} /s without noise, {:.2} /s driven (rms over {} \
+                 held-out tasks)",
                 h.rms_error[0], h.rms_error[1], h.tasks[1]
             );
         }
@@ -315,7 +319,8 @@ fn train(
             let skipped =
                 if skipped > 0 { format!(", {skipped} steps skipped") } else { String::new() };
             format!(
-                "one step {:.5}, forecast {:.5}, contrast {:.3}, exponent {:.4}, gradient {:.2}{held_out}{skipped}",
+                "one step {:.5}, forecast {:.5}, contrast {:.3}, exponent {:.4}, gradient \
+                 {:.2}{held_out}{skipped}",
                 report.one_step,
                 report.forecast,
                 report.contrast,

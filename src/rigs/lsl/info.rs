@@ -142,9 +142,11 @@ impl StreamInfo {
              <channel_count>{}</channel_count>\n\t<channel_format>{}</channel_format>\n\t\
              <source_id>{}</source_id>\n\t<nominal_srate>{}</nominal_srate>\n\t\
              <version>1.1</version>\n\t<created_at>{}</created_at>\n\t<uid>{}</uid>\n\t\
-             <session_id>{}</session_id>\n\t<hostname>{}</hostname>\n\t<v4address>{}</v4address>\n\t\
+             <session_id>{}</session_id>\n\t<hostname>{}</hostname>\n\t\
+             <v4address>{}</v4address>\n\t\
              <v4data_port>{}</v4data_port>\n\t<v4service_port>{}</v4service_port>\n\t\
-             <v6address />\n\t<v6data_port>0</v6data_port>\n\t<v6service_port>0</v6service_port>\n\t{desc}\n</info>\n",
+             <v6address />\n\t<v6data_port>0</v6data_port>\n\t\
+             <v6service_port>0</v6service_port>\n\t{desc}\n</info>\n",
             escaped(&self.name),
             escaped(&self.kind),
             self.channel_count,

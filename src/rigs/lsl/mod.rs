@@ -133,7 +133,8 @@ enum StreamError {
     #[error("expected a stream of numbers, found '{name}' of strings")]
     Text { name: String },
     #[error(
-        "expected a stream of {expected} Hz, the rate of the session's bins, found '{name}' of {found} Hz"
+        "expected a stream of {expected} Hz, the rate of the session's bins, found '{name}' of \
+         {found} Hz"
     )]
     Rate { expected: f64, name: String, found: f64 },
 }

@@ -129,24 +129,29 @@ pub(crate) enum HeaderError {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::collection::vec;
     use proptest::prelude::*;
 
     #[test]
     fn headers_are_read_as_the_plugin_writes_them() {
-        let spike = "{\r\n  \"message_num\": 862,\r\n  \"type\": \"spike\",\r\n  \"spike\": {\"stream\": \"s\", \
+        let spike = "{\r\n  \"message_num\": 862,\r\n  \"type\": \"spike\",\r\n  \
+                     \"spike\": {\"stream\": \"s\", \
                      \"source_node\": 103, \"electrode\": \"Electrode 1\", \"sample_num\": 50437, \
-                     \"num_channels\": 1, \"num_samples\": 40, \"sorted_id\": 2, \"threshold\": [50.0]}, \
+                     \"num_channels\": 1, \"num_samples\": 40, \"sorted_id\": 2, \"threshold\": \
+                     [50.0]}, \
                      \"timestamp\": 1}\0";
         let header = Header::parse(spike.as_bytes()).expect("a header");
         assert_eq!(header.number, 862);
         let Message::Spike(s) = &header.message else { panic!("{header:?}") };
         assert_eq!((s.electrode.as_ref(), s.sample_num, s.sorted_id), ("Electrode 1", 50437, 2));
         assert_eq!(header.message.stream(), Some("s"));
-        let data = r#"{"message_num":858,"type":"data","content":{"stream":"example_data","channel_num":0,
-            "channel_name":"CH1","num_samples":300,"sample_num":50400,"sample_rate":30000.0},"data_size":1200}"#;
+        let data = r#"{"message_num":858,"type":"data","content":{"stream":"example_data",
+            "channel_num":0,"channel_name":"CH1","num_samples":300,"sample_num":50400,
+            "sample_rate":30000.0},"data_size":1200}"#;
         let header = Header::parse(data.as_bytes()).expect("a header");
         assert!(matches!(header.message, Message::Data(Data { num_samples: 300, .. })));
-        let ttl = r#"{"message_no":3,"type":"event","content":{"stream":"s","source_node":101,"type":3,"sample_num":51005}}"#;
+        let ttl = r#"{"message_no":3,"type":"event",
+            "content":{"stream":"s","source_node":101,"type":3,"sample_num":51005}}"#;
         let header = Header::parse(ttl.as_bytes()).expect("a header");
         assert!(matches!(header.message, Message::Ttl(Ttl { sample_num: 51005, .. })));
         for (bad, word) in [
@@ -162,7 +167,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn garbage_is_refused_without_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+        fn garbage_is_refused_without_panic(bytes in vec(any::<u8>(), 0..200)) {
             let _ = Header::parse(&bytes);
         }
     }

@@ -26,7 +26,12 @@ OPTIONS = [
     ("grpc.max_receive_message_length", 64 << 20),
 ]
 #: The daemon may come again.
-PASSING = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED, grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN)
+PASSING = (
+    grpc.StatusCode.UNAVAILABLE,
+    grpc.StatusCode.CANCELLED,
+    grpc.StatusCode.INTERNAL,
+    grpc.StatusCode.UNKNOWN,
+)
 
 
 class RegimedError(RuntimeError):
@@ -56,11 +61,18 @@ class Access:
             raise ValueError("expected both client_cert and client_key, or neither")
         host = self.target.rsplit(":", 1)[0].strip("[]")
         # A proxy is never the way to this machine, whatever the environment says.
-        self.local = endpoint.startswith("unix:") or host == "localhost" or host == "::1" or host.startswith("127.")
+        self.local = (
+            endpoint.startswith("unix:")
+            or host == "localhost"
+            or host == "::1"
+            or host.startswith("127.")
+        )
         self.metadata = [("authorization", f"Bearer {token}")] if token else []
         read = lambda path: None if path is None else Path(path).read_bytes()
         self.credentials = (
-            grpc.ssl_channel_credentials(read(ca), read(client_key), read(client_cert)) if self.secure else None
+            grpc.ssl_channel_credentials(read(ca), read(client_key), read(client_cert))
+            if self.secure
+            else None
         )
 
     def channel(self, of: Any):
@@ -103,7 +115,13 @@ def raise_rejected(summary: Any) -> None:
 
 
 def counts_message(
-    session: str, bin_width_s: float, n_channels: int, sequence: int, counts: ArrayLike, rig_time_ns: int, masked: Sequence[int]
+    session: str,
+    bin_width_s: float,
+    n_channels: int,
+    sequence: int,
+    counts: ArrayLike,
+    rig_time_ns: int,
+    masked: Sequence[int],
 ) -> counts_pb2.Counts:
     """A message of one or more bins.
 
@@ -114,7 +132,10 @@ def counts_message(
     """
     array = np.asarray(counts)
     if array.ndim not in (1, 2) or array.shape[-1] != n_channels or array.size == 0:
-        raise ValueError(f"expected counts of shape [{n_channels}] or [n_bins, {n_channels}], found {list(array.shape)}")
+        raise ValueError(
+            f"expected counts of shape [{n_channels}] or [n_bins, {n_channels}], "
+            f"found {list(array.shape)}"
+        )
     if not np.issubdtype(array.dtype, np.number):
         raise ValueError(f"expected numbers, found {array.dtype}")
     bad = ~((array >= 0) & (array <= COUNT_MAX))
@@ -135,7 +156,13 @@ def counts_message(
 
 
 def spikes_message(
-    session: str, n_channels: int, number: int, times_ns: ArrayLike, channels: ArrayLike, until_ns: int, publisher: str
+    session: str,
+    n_channels: int,
+    number: int,
+    times_ns: ArrayLike,
+    channels: ArrayLike,
+    until_ns: int,
+    publisher: str,
 ) -> counts_pb2.Spikes:
     """A message of spike events.
 
@@ -146,14 +173,18 @@ def spikes_message(
     """
     times, places = np.asarray(times_ns).ravel(), np.asarray(channels).ravel()
     if times.shape != places.shape:
-        raise ValueError(f"expected as many channels as times, found {places.size} and {times.size}")
+        raise ValueError(
+            f"expected as many channels as times, found {places.size} and {times.size}"
+        )
     for name, array in (("times_ns", times), ("channels", places)):
         if array.size and not np.issubdtype(array.dtype, np.integer):
             raise ValueError(f"expected whole numbers in {name}, found {array.dtype}")
     if times.size and times.min() < 0:
         raise ValueError(f"expected times in nanoseconds from 0, found {times.min()}")
     if places.size and not 0 <= places.min() <= places.max() < n_channels:
-        raise ValueError(f"expected channels below {n_channels}, found {places.min()} to {places.max()}")
+        raise ValueError(
+            f"expected channels below {n_channels}, found {places.min()} to {places.max()}"
+        )
     return counts_pb2.Spikes(
         session=session,
         publisher=publisher,

@@ -11,7 +11,15 @@ import grpc
 import grpc.aio
 from numpy.typing import ArrayLike
 
-from regimed.v1 import control_pb2, control_pb2_grpc, decisions_pb2, ingest_pb2, ingest_pb2_grpc, regimes_pb2, regimes_pb2_grpc
+from regimed.v1 import (
+    control_pb2,
+    control_pb2_grpc,
+    decisions_pb2,
+    ingest_pb2,
+    ingest_pb2_grpc,
+    regimes_pb2,
+    regimes_pb2_grpc,
+)
 
 from ._access import (
     PASSING,
@@ -74,7 +82,11 @@ class AsyncClient:
 
     async def sessions(self) -> list[regimes_pb2.Session]:
         """The sessions that run."""
-        return list((await self._call(self._regimes.ListSessions, regimes_pb2.ListSessionsRequest())).sessions)
+        return list(
+            (
+                await self._call(self._regimes.ListSessions, regimes_pb2.ListSessionsRequest())
+            ).sessions
+        )
 
     async def session(self, name: str) -> regimes_pb2.Session:
         """One session."""
@@ -83,34 +95,54 @@ class AsyncClient:
             if session.name == name:
                 return session
         known = ", ".join(s.name for s in listed)
-        raise RegimedError(f"expected one of the sessions {known}, found '{name}'", grpc.StatusCode.NOT_FOUND)
+        raise RegimedError(
+            f"expected one of the sessions {known}, found '{name}'", grpc.StatusCode.NOT_FOUND
+        )
 
     async def start_session(self, config: str) -> regimes_pb2.Session:
         """Starts a session from a ``[[session]]`` table in TOML."""
-        return await self._call(self._control.StartSession, control_pb2.StartSessionRequest(config=config))
+        return await self._call(
+            self._control.StartSession, control_pb2.StartSessionRequest(config=config)
+        )
 
     async def stop_session(self, session: str) -> regimes_pb2.Session:
         """Ends a session."""
-        return await self._call(self._control.StopSession, control_pb2.StopSessionRequest(session=session))
+        return await self._call(
+            self._control.StopSession, control_pb2.StopSessionRequest(session=session)
+        )
 
     async def pause_session(self, session: str) -> regimes_pb2.Session:
         """Refuses the session's counts until it is resumed."""
-        return await self._call(self._control.PauseSession, control_pb2.PauseSessionRequest(session=session))
+        return await self._call(
+            self._control.PauseSession, control_pb2.PauseSessionRequest(session=session)
+        )
 
     async def resume_session(self, session: str) -> regimes_pb2.Session:
         """Takes the session's counts again."""
-        return await self._call(self._control.ResumeSession, control_pb2.ResumeSessionRequest(session=session))
+        return await self._call(
+            self._control.ResumeSession, control_pb2.ResumeSessionRequest(session=session)
+        )
 
-    async def swap_model(self, session: str, model: str, readout: str = "", warm_up_s: float = 0.0) -> regimes_pb2.Session:
+    async def swap_model(
+        self, session: str, model: str, readout: str = "", warm_up_s: float = 0.0
+    ) -> regimes_pb2.Session:
         """Gives the session another model between two bins."""
-        request = control_pb2.SwapModelRequest(session=session, model=model, readout=readout, warm_up_s=warm_up_s)
-        return await self._call(self._control.SwapModel, request, self.timeout + 10 * max(warm_up_s, 2.0))
+        request = control_pb2.SwapModelRequest(
+            session=session, model=model, readout=readout, warm_up_s=warm_up_s
+        )
+        return await self._call(
+            self._control.SwapModel, request, self.timeout + 10 * max(warm_up_s, 2.0)
+        )
 
     async def seek(self, session: str, position_s: float) -> regimes_pb2.Session:
         """Has a session that replays a recording go on from another place in it."""
-        return await self._call(self._control.Seek, control_pb2.SeekRequest(session=session, position_s=position_s))
+        return await self._call(
+            self._control.Seek, control_pb2.SeekRequest(session=session, position_s=position_s)
+        )
 
-    async def updates(self, session: str = "", every: int = 1) -> AsyncIterator[regimes_pb2.DecisionUpdate]:
+    async def updates(
+        self, session: str = "", every: int = 1
+    ) -> AsyncIterator[regimes_pb2.DecisionUpdate]:
         """Every ``every``-th decision from now on, with the number of updates that this reader has
         lost so far."""
         request = regimes_pb2.SubscribeDecisionsRequest(session=session, every=every)
@@ -123,7 +155,9 @@ class AsyncClient:
         finally:
             call.cancel()
 
-    async def decisions(self, session: str = "", every: int = 1) -> AsyncIterator[decisions_pb2.Decision]:
+    async def decisions(
+        self, session: str = "", every: int = 1
+    ) -> AsyncIterator[decisions_pb2.Decision]:
         """Every ``every``-th decision from now on."""
         async for update in self.updates(session, every):
             yield update.decision
@@ -137,7 +171,9 @@ class AsyncClient:
             after = (await self.session(session)).last_event_sequence
         wait = RETRY_S[0]
         while True:
-            request = regimes_pb2.SubscribeEventsRequest(session=session, after_event_sequence=after)
+            request = regimes_pb2.SubscribeEventsRequest(
+                session=session, after_event_sequence=after
+            )
             call = self._regimes.SubscribeEvents(request, metadata=self._metadata)
             try:
                 async for event in call:
@@ -168,7 +204,9 @@ class AsyncClient:
         async def messages():
             sequence = first
             async for counts in bins:
-                message = counts_message(of.name, of.bin_width_s, of.n_channels, sequence, counts, 0, ())
+                message = counts_message(
+                    of.name, of.bin_width_s, of.n_channels, sequence, counts, 0, ()
+                )
                 sequence += len(message.counts) // of.n_channels
                 self._numbers.sent(of.name, sequence)
                 yield message
@@ -197,7 +235,9 @@ class AsyncClient:
             number = 0
             async for times_ns, channels in events:
                 number += 1
-                yield spikes_message(of.name, of.n_channels, number, times_ns, channels, 0, publisher)
+                yield spikes_message(
+                    of.name, of.n_channels, number, times_ns, channels, 0, publisher
+                )
 
         try:
             summary = await self._ingest.SendSpikes(messages(), metadata=self._metadata)

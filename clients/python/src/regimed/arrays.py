@@ -14,11 +14,25 @@ if TYPE_CHECKING:
     import xarray
 
 _PLAIN = {
-    "bin": np.uint64, "sequence": np.uint64, "rig_time_ns": np.int64, "receive_time_ns": np.int64, "latency_ns": np.uint64,
-    "unlabelled": np.float32, "novelty": np.float32, "log_likelihood": np.float32, "predicted": bool, "artefact": bool,
-    "untrusted": bool, "event_sequence": np.uint64,
+    "bin": np.uint64,
+    "sequence": np.uint64,
+    "rig_time_ns": np.int64,
+    "receive_time_ns": np.int64,
+    "latency_ns": np.uint64,
+    "unlabelled": np.float32,
+    "novelty": np.float32,
+    "log_likelihood": np.float32,
+    "predicted": bool,
+    "artefact": bool,
+    "untrusted": bool,
+    "event_sequence": np.uint64,
 }
-_METRICS = ["spectral_radius", "spectral_abscissa_per_s", "leading_frequency_hz", "participation_ratio"]
+_METRICS = [
+    "spectral_radius",
+    "spectral_abscissa_per_s",
+    "leading_frequency_hz",
+    "participation_ratio",
+]
 
 
 def to_arrays(decisions: Iterable[decisions_pb2.Decision]) -> dict[str, np.ndarray]:
@@ -41,13 +55,20 @@ def to_arrays(decisions: Iterable[decisions_pb2.Decision]) -> dict[str, np.ndarr
     if len(of) > 1:
         raise ValueError(f"expected decisions of one session and model, found {sorted(of)}")
     names = list(rows[0].regime_names) if rows else []
-    found: dict[str, np.ndarray] = {name: np.array([getattr(d, name) for d in rows], kind) for name, kind in _PLAIN.items()}
+    found: dict[str, np.ndarray] = {
+        name: np.array([getattr(d, name) for d in rows], kind) for name, kind in _PLAIN.items()
+    }
     found["regime"] = np.array([d.regime for d in rows], dtype=str)
     found["regime_names"] = np.array(names, dtype=str)
     for name in ("posterior", "embedding_mean", "embedding_sd", "latent"):
-        found[name] = np.array([list(getattr(d, name)) for d in rows], np.float32).reshape(len(rows), -1)
+        found[name] = np.array([list(getattr(d, name)) for d in rows], np.float32).reshape(
+            len(rows), -1
+        )
     for name in _METRICS:
-        found[name] = np.array([getattr(d.metrics, name) if d.HasField("metrics") else np.nan for d in rows], np.float32)
+        found[name] = np.array(
+            [getattr(d.metrics, name) if d.HasField("metrics") else np.nan for d in rows],
+            np.float32,
+        )
     return found
 
 
@@ -69,7 +90,12 @@ def to_xarray(decisions: Iterable[decisions_pb2.Decision]) -> xarray.Dataset:
     import xarray
 
     found = to_arrays(decisions)
-    second = {"posterior": "regime_name", "embedding_mean": "embedding", "embedding_sd": "embedding", "latent": "rank"}
+    second = {
+        "posterior": "regime_name",
+        "embedding_mean": "embedding",
+        "embedding_sd": "embedding",
+        "latent": "rank",
+    }
     coordinates = {"bin": found.pop("bin"), "regime_name": found.pop("regime_names")}
     variables = {k: (("bin", second[k]) if k in second else ("bin",), v) for k, v in found.items()}
     return xarray.Dataset(variables, coords=coordinates)

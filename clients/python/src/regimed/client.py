@@ -12,7 +12,15 @@ from typing import Optional, Union
 import grpc
 from numpy.typing import ArrayLike
 
-from regimed.v1 import control_pb2, control_pb2_grpc, decisions_pb2, ingest_pb2, ingest_pb2_grpc, regimes_pb2, regimes_pb2_grpc
+from regimed.v1 import (
+    control_pb2,
+    control_pb2_grpc,
+    decisions_pb2,
+    ingest_pb2,
+    ingest_pb2_grpc,
+    regimes_pb2,
+    regimes_pb2_grpc,
+)
 
 from ._access import (
     PASSING,
@@ -86,7 +94,9 @@ class Client:
 
     def sessions(self) -> list[regimes_pb2.Session]:
         """The sessions that run, with what became of their bins."""
-        return list(self._call(self._regimes.ListSessions, regimes_pb2.ListSessionsRequest()).sessions)
+        return list(
+            self._call(self._regimes.ListSessions, regimes_pb2.ListSessionsRequest()).sessions
+        )
 
     def session(self, name: str) -> regimes_pb2.Session:
         """One session.
@@ -101,35 +111,53 @@ class Client:
             if session.name == name:
                 return session
         known = ", ".join(s.name for s in listed)
-        raise RegimedError(f"expected one of the sessions {known}, found '{name}'", grpc.StatusCode.NOT_FOUND)
+        raise RegimedError(
+            f"expected one of the sessions {known}, found '{name}'", grpc.StatusCode.NOT_FOUND
+        )
 
     def start_session(self, config: str) -> regimes_pb2.Session:
         """Starts a session from a ``[[session]]`` table in TOML; paths in it are the daemon's."""
-        return self._call(self._control.StartSession, control_pb2.StartSessionRequest(config=config))
+        return self._call(
+            self._control.StartSession, control_pb2.StartSessionRequest(config=config)
+        )
 
     def stop_session(self, session: str) -> regimes_pb2.Session:
         """Ends a session: what waits is done and published first."""
-        return self._call(self._control.StopSession, control_pb2.StopSessionRequest(session=session))
+        return self._call(
+            self._control.StopSession, control_pb2.StopSessionRequest(session=session)
+        )
 
     def pause_session(self, session: str) -> regimes_pb2.Session:
         """Refuses the session's counts until it is resumed."""
-        return self._call(self._control.PauseSession, control_pb2.PauseSessionRequest(session=session))
+        return self._call(
+            self._control.PauseSession, control_pb2.PauseSessionRequest(session=session)
+        )
 
     def resume_session(self, session: str) -> regimes_pb2.Session:
         """Takes the session's counts again."""
-        return self._call(self._control.ResumeSession, control_pb2.ResumeSessionRequest(session=session))
+        return self._call(
+            self._control.ResumeSession, control_pb2.ResumeSessionRequest(session=session)
+        )
 
-    def swap_model(self, session: str, model: str, readout: str = "", warm_up_s: float = 0.0) -> regimes_pb2.Session:
+    def swap_model(
+        self, session: str, model: str, readout: str = "", warm_up_s: float = 0.0
+    ) -> regimes_pb2.Session:
         """Gives the session another model between two bins; answers when it is in force."""
-        request = control_pb2.SwapModelRequest(session=session, model=model, readout=readout, warm_up_s=warm_up_s)
+        request = control_pb2.SwapModelRequest(
+            session=session, model=model, readout=readout, warm_up_s=warm_up_s
+        )
         try:
-            return self._control.SwapModel(request, timeout=self.timeout + 10 * max(warm_up_s, 2.0), metadata=self._metadata)
+            return self._control.SwapModel(
+                request, timeout=self.timeout + 10 * max(warm_up_s, 2.0), metadata=self._metadata
+            )
         except grpc.RpcError as error:
             raise refused(error) from None
 
     def seek(self, session: str, position_s: float) -> regimes_pb2.Session:
         """Has a session that replays a recording go on from another place in it."""
-        return self._call(self._control.Seek, control_pb2.SeekRequest(session=session, position_s=position_s))
+        return self._call(
+            self._control.Seek, control_pb2.SeekRequest(session=session, position_s=position_s)
+        )
 
     # ---- Out.
 
@@ -153,7 +181,9 @@ class Client:
         finally:
             call.cancel()
 
-    def events(self, session: str, after: Optional[int] = None, reconnect: bool = True) -> Iterator[decisions_pb2.Event]:
+    def events(
+        self, session: str, after: Optional[int] = None, reconnect: bool = True
+    ) -> Iterator[decisions_pb2.Event]:
         """Regime events, each once and in order, over lost connections and restarts of the daemon.
 
         Parameters
@@ -177,7 +207,9 @@ class Client:
             after = self.session(session).last_event_sequence
         wait = RETRY_S[0]
         while True:
-            request = regimes_pb2.SubscribeEventsRequest(session=session, after_event_sequence=after)
+            request = regimes_pb2.SubscribeEventsRequest(
+                session=session, after_event_sequence=after
+            )
             call = self._regimes.SubscribeEvents(request, metadata=self._metadata)
             try:
                 for event in call:
@@ -199,7 +231,9 @@ class Client:
 
     # ---- In.
 
-    def send(self, session: str, first_sequence: Optional[int] = None, raises: bool = True) -> Sender:
+    def send(
+        self, session: str, first_sequence: Optional[int] = None, raises: bool = True
+    ) -> Sender:
         """Opens a stream of counts to a session: a context manager.
 
         Parameters
@@ -248,7 +282,9 @@ class Client:
         def messages():
             sequence = first
             for counts in bins:
-                message = counts_message(of.name, of.bin_width_s, of.n_channels, sequence, counts, 0, ())
+                message = counts_message(
+                    of.name, of.bin_width_s, of.n_channels, sequence, counts, 0, ()
+                )
                 sequence += len(message.counts) // of.n_channels
                 self._numbers.sent(of.name, sequence)
                 yield message
@@ -344,13 +380,24 @@ class Sender(_Stream):
         Number that the next bin gets.
     """
 
-    def __init__(self, client: Client, session: regimes_pb2.Session, first_sequence: Optional[int], raises: bool):
+    def __init__(
+        self,
+        client: Client,
+        session: regimes_pb2.Session,
+        first_sequence: Optional[int],
+        raises: bool,
+    ):
         super().__init__(client, client._ingest.SendCounts, session, raises)
         self._numbers = client._numbers
         self.sequence = self._numbers.first(session, first_sequence)
 
     def send(
-        self, counts: ArrayLike, *, sequence: Optional[int] = None, rig_time_ns: int = 0, masked: Sequence[int] = ()
+        self,
+        counts: ArrayLike,
+        *,
+        sequence: Optional[int] = None,
+        rig_time_ns: int = 0,
+        masked: Sequence[int] = (),
     ) -> int:
         """Sends one or more bins.
 
@@ -380,7 +427,9 @@ class Sender(_Stream):
         """
         first = self.sequence if sequence is None else sequence
         s = self._session
-        message = counts_message(s.name, s.bin_width_s, s.n_channels, first, counts, rig_time_ns, masked)
+        message = counts_message(
+            s.name, s.bin_width_s, s.n_channels, first, counts, rig_time_ns, masked
+        )
         self._put(message)
         self.sequence = first + len(message.counts) // s.n_channels
         self._numbers.sent(s.name, self.sequence)
@@ -417,4 +466,8 @@ class SpikeSender(_Stream):
         """
         self._number += 1
         s = self._session
-        self._put(spikes_message(s.name, s.n_channels, self._number, times_ns, channels, until_ns, self._publisher))
+        self._put(
+            spikes_message(
+                s.name, s.n_channels, self._number, times_ns, channels, until_ns, self._publisher
+            )
+        )

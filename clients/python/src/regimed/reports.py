@@ -14,7 +14,9 @@ def load_report(folder: Union[str, os.PathLike[str]]) -> dict[str, Any]:
     """The numbers of ``regimed evaluate --report FOLDER``."""
     file = Path(folder) / "report.json"
     if not file.is_file():
-        raise FileNotFoundError(f"expected report.json in {folder} (regimed evaluate --report), found none")
+        raise FileNotFoundError(
+            f"expected report.json in {folder} (regimed evaluate --report), found none"
+        )
     return json.loads(file.read_text())
 
 

@@ -6,8 +6,14 @@ export function palette() {
   const of = (name) => style.getPropertyValue(name).trim();
   return {
     regimes: [0, 1, 2, 3, 4, 5, 6, 7].map((i) => of(`--c${i}`)),
-    none: of("--none"), ink: of("--ink"), faint: of("--faint"), line: of("--line"), edge: of("--edge"), raised: of("--raised"),
-    low: of("--low").split(",").map(Number), high: of("--high").split(",").map(Number),
+    none: of("--none"),
+    ink: of("--ink"),
+    faint: of("--faint"),
+    line: of("--line"),
+    edge: of("--edge"),
+    raised: of("--raised"),
+    low: of("--low").split(",").map(Number),
+    high: of("--high").split(",").map(Number),
   };
 }
 
@@ -31,10 +37,20 @@ function cleared(canvas) {
 }
 
 function axes(colours, unit) {
-  const axis = { stroke: colours.faint, grid: { stroke: colours.line, width: 1 }, ticks: { stroke: colours.line, width: 1 }, font: "11px system-ui" };
+  const axis = {
+    stroke: colours.faint,
+    grid: { stroke: colours.line, width: 1 },
+    ticks: { stroke: colours.line, width: 1 },
+    font: "11px system-ui",
+  };
   return [
     { ...axis, size: 30, values: (_, ticks) => ticks.map((t) => `${t} s`) },
-    { ...axis, size: 46, values: (_, ticks) => ticks.map((t) => (Math.abs(t) >= 10000 ? `${t / 1000}k` : `${t}`) + (unit || "")) },
+    {
+      ...axis,
+      size: 46,
+      values: (_, ticks) =>
+        ticks.map((t) => (Math.abs(t) >= 10000 ? `${t / 1000}k` : `${t}`) + (unit || "")),
+    },
   ];
 }
 
@@ -48,7 +64,8 @@ class Chart {
   }
 
   resize() {
-    if (this.chart) this.chart.setSize({ width: this.place.clientWidth, height: this.place.clientHeight });
+    if (this.chart)
+      this.chart.setSize({ width: this.place.clientWidth, height: this.place.clientHeight });
   }
 
   /** Draws data; `made` names what the options depend on. */
@@ -56,7 +73,11 @@ class Chart {
     if (this.made !== made) {
       if (this.chart) this.chart.destroy();
       const common = {
-        width: this.place.clientWidth, height: this.place.clientHeight, legend: { show: false }, cursor: { show: false }, pxAlign: 0,
+        width: this.place.clientWidth,
+        height: this.place.clientHeight,
+        legend: { show: false },
+        cursor: { show: false },
+        pxAlign: 0,
       };
       this.chart = new uPlot({ ...common, ...options() }, data, this.place);
       this.made = made;
@@ -69,7 +90,9 @@ class Chart {
 /** A stacked posterior with the label in force above it. */
 export class Timeline extends Chart {
   draw_of(history, regimes, colours, theme) {
-    const stacked = regimes.map((_, r) => history.posterior.map((p) => p.slice(0, r + 1).reduce((a, b) => a + b, 0)));
+    const stacked = regimes.map((_, r) =>
+      history.posterior.map((p) => p.slice(0, r + 1).reduce((a, b) => a + b, 0)),
+    );
     this.history = history;
     this.regimes = regimes;
     this.colours = colours;
@@ -77,11 +100,19 @@ export class Timeline extends Chart {
       padding: [22, 8, 0, 0],
       scales: { x: { time: false }, y: { range: [0, 1] } },
       axes: axes(colours),
-      series: [{}, ...regimes.map((_, r) => ({
-        stroke: colours.regimes[r % 8], width: 1, points: { show: false },
-        fill: r === 0 ? faded(colours.regimes[0], 0.5) : undefined,
-      }))],
-      bands: regimes.slice(1).map((_, i) => ({ series: [i + 2, i + 1], fill: faded(colours.regimes[(i + 1) % 8], 0.5) })),
+      series: [
+        {},
+        ...regimes.map((_, r) => ({
+          stroke: colours.regimes[r % 8],
+          width: 1,
+          points: { show: false },
+          fill: r === 0 ? faded(colours.regimes[0], 0.5) : undefined,
+        })),
+      ],
+      bands: regimes.slice(1).map((_, i) => ({
+        series: [i + 2, i + 1],
+        fill: faded(colours.regimes[(i + 1) % 8], 0.5),
+      })),
       hooks: { draw: [(chart) => this.strip(chart)] },
     });
     this.draw(`${theme} ${regimes.join(" ")}`, options, [history.time, ...stacked]);
@@ -99,7 +130,7 @@ export class Timeline extends Chart {
     ctx.clip();
     ctx.font = `${11 * ratio}px system-ui`;
     [ctx.textAlign, ctx.textBaseline] = ["left", "alphabetic"];
-    for (let i = 0; i < time.length; ) {
+    for (let i = 0; i < time.length;) {
       let j = i;
       while (j + 1 < time.length && regime[j + 1] === regime[i]) j++;
       const from = chart.valToPos(time[i], "x", true);
@@ -132,7 +163,8 @@ export class Trace extends Chart {
     const line = { stroke: hue, width: 1.5, points: { show: false }, spanGaps: true };
     const bound = { ...line, stroke: faded(hue, 0.3), width: 1 };
     const range = (_, least, most) => {
-      if (least === null || most === null) return [edge === null ? 0 : edge - 1, edge === null ? 1 : edge + 1];
+      if (least === null || most === null)
+        return [edge === null ? 0 : edge - 1, edge === null ? 1 : edge + 1];
       const [a, b] = edge === null ? [0, most] : [Math.min(least, edge), Math.max(most, edge)];
       const room = 0.08 * (b - a) || 0.1;
       return [edge === null ? 0 : a - room, b + room];
@@ -144,20 +176,22 @@ export class Trace extends Chart {
       series: [{}, line, ...(high ? [bound, bound] : [])],
       bands: high ? [{ series: [3, 2], fill: faded(hue, 0.2) }] : [],
       hooks: {
-        draw: [(chart) => {
-          if (edge === null) return;
-          const { ctx, bbox } = chart;
-          const y = chart.valToPos(edge, "y", true);
-          ctx.save();
-          ctx.strokeStyle = colours.edge;
-          ctx.lineWidth = window.devicePixelRatio || 1;
-          ctx.setLineDash([6, 4]);
-          ctx.beginPath();
-          ctx.moveTo(bbox.left, y);
-          ctx.lineTo(bbox.left + bbox.width, y);
-          ctx.stroke();
-          ctx.restore();
-        }],
+        draw: [
+          (chart) => {
+            if (edge === null) return;
+            const { ctx, bbox } = chart;
+            const y = chart.valToPos(edge, "y", true);
+            ctx.save();
+            ctx.strokeStyle = colours.edge;
+            ctx.lineWidth = window.devicePixelRatio || 1;
+            ctx.setLineDash([6, 4]);
+            ctx.beginPath();
+            ctx.moveTo(bbox.left, y);
+            ctx.lineTo(bbox.left + bbox.width, y);
+            ctx.stroke();
+            ctx.restore();
+          },
+        ],
       },
     });
     this.draw(theme, options, high ? [time, mean, low, high] : [time, mean]);
@@ -171,20 +205,33 @@ function ellipse(context, x, y, [xx, xy, yy], scale) {
   const radius = (variance) => 2 * scale * Math.sqrt(Math.max(variance, 0));
   context.beginPath();
   // The screen's y grows downwards.
-  context.ellipse(x, y, radius(middle + apart), radius(middle - apart), -0.5 * Math.atan2(2 * xy, xx - yy), 0, 2 * Math.PI);
+  context.ellipse(
+    x,
+    y,
+    radius(middle + apart),
+    radius(middle - apart),
+    -0.5 * Math.atan2(2 * xy, xx - yy),
+    0,
+    2 * Math.PI,
+  );
 }
 
 /** The regimes' Gaussians, and where the estimate is and was. */
 export function drawMap(canvas, map, regimes, estimate, trail, colours) {
   const { context, width, height } = cleared(canvas);
   const extent = (k) => {
-    const ends = map.clusters.flatMap((c) => [-1, 1].map((s) => c.at[k] + s * 2.2 * Math.sqrt(c.covariance[2 * k])));
+    const ends = map.clusters.flatMap((c) =>
+      [-1, 1].map((s) => c.at[k] + s * 2.2 * Math.sqrt(c.covariance[2 * k])),
+    );
     if (estimate) ends.push(estimate.at[k]);
     return ends.length ? [Math.min(...ends), Math.max(...ends)] : [-1, 1];
   };
   const [[left, right], [low, high]] = [extent(0), extent(1)];
   const scale = Math.min((width - 16) / (right - left || 1), (height - 16) / (high - low || 1));
-  const place = ([x, y]) => [width / 2 + (x - (left + right) / 2) * scale, height / 2 - (y - (low + high) / 2) * scale];
+  const place = ([x, y]) => [
+    width / 2 + (x - (left + right) / 2) * scale,
+    height / 2 - (y - (low + high) / 2) * scale,
+  ];
   const named = new Set();
   for (const c of map.clusters) {
     const hue = c.regime === null ? colours.none : colours.regimes[c.regime % 8];
@@ -223,7 +270,7 @@ export function drawMap(canvas, map, regimes, estimate, trail, colours) {
   context.lineWidth = 1;
 }
 
-/** Eigenvalues and the unit circle, as near as all of them are seen with the circle's rightmost point, the edge. */
+/** Eigenvalues and the unit circle: all of them, with the circle's rightmost point, the edge. */
 export function drawPlane(canvas, eigenvalues, colours) {
   const { context, width, height } = cleared(canvas);
   const re = eigenvalues.map((e) => e.re);
@@ -240,7 +287,10 @@ export function drawPlane(canvas, eigenvalues, colours) {
   context.beginPath();
   context.moveTo(0, y0);
   context.lineTo(width, y0);
-  const ticks = [Math.ceil((middle - width / 2 / scale) / step), Math.floor((middle + width / 2 / scale) / step)];
+  const ticks = [
+    Math.ceil((middle - width / 2 / scale) / step),
+    Math.floor((middle + width / 2 / scale) / step),
+  ];
   for (let tick = ticks[0]; tick <= ticks[1]; tick++) {
     const [x] = place(tick * step, 0);
     context.moveTo(x, y0 - 3);
@@ -266,7 +316,7 @@ export function drawPlane(canvas, eigenvalues, colours) {
   }
 }
 
-/** Counts that scroll from right to left: a picture in memory that only its newest columns are drawn to. */
+/** Counts that scroll from right to left: only the newest columns of a picture are drawn. */
 export class Raster {
   constructor(canvas) {
     this.canvas = canvas;

@@ -9,8 +9,11 @@ const RETRY_MS = [250, 500, 1000, 2000];
 
 const $ = (id) => document.getElementById(id);
 const charts = {
-  timeline: new Timeline($("timeline")), radius: new Trace($("radius")), exponent: new Trace($("exponent")),
-  latency: new Trace($("latency")), raster: new Raster($("raster")),
+  timeline: new Timeline($("timeline")),
+  radius: new Trace($("radius")),
+  exponent: new Trace($("exponent")),
+  latency: new Trace($("latency")),
+  raster: new Raster($("raster")),
 };
 const still = matchMedia("(prefers-reduced-motion: reduce)");
 let colours = palette();
@@ -29,7 +32,15 @@ let drawn = 0;
 
 function empty() {
   const band = () => ({ mean: [], low: [], high: [] });
-  return { time: [], posterior: [], regime: [], latency: [], place: [], radius: band(), exponent: band() };
+  return {
+    time: [],
+    posterior: [],
+    regime: [],
+    latency: [],
+    place: [],
+    radius: band(),
+    exponent: band(),
+  };
 }
 
 function headers() {
@@ -40,7 +51,8 @@ class Denied extends Error {}
 
 async function ask(path, signal) {
   const answer = await fetch(path, { headers: headers(), signal, cache: "no-store" });
-  if (answer.status === 401 || answer.status === 403) throw new Denied(answer.status === 403 ? "this token is of another role" : "no such token");
+  if (answer.status === 401 || answer.status === 403)
+    throw new Denied(answer.status === 403 ? "this token is of another role" : "no such token");
   if (!answer.ok) throw new Error((await answer.text()).slice(0, 200));
   return answer;
 }
@@ -56,22 +68,28 @@ function say(state, text) {
 const wait = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
 
 async function follow() {
-  for (let failed = 0; ; ) {
+  for (let failed = 0; ;) {
     stream = new AbortController();
     const mine = stream;
     try {
       const listed = await (await ask("/api/sessions", mine.signal)).json();
       $("token").hidden = true;
-      if (!listed.sessions.some((s) => s.name === session)) choose(listed.sessions[0]?.name ?? null);
+      if (!listed.sessions.some((s) => s.name === session))
+        choose(listed.sessions[0]?.name ?? null);
       if (session === null) throw new Error("there is no session yet");
-      const one = await (await ask(`/api/sessions/${encodeURIComponent(session)}`, mine.signal)).json();
+      const one = await (
+        await ask(`/api/sessions/${encodeURIComponent(session)}`, mine.signal)
+      ).json();
       facts = one.session;
       map = one.map;
       metrics = one.metrics || metrics;
       // Without a journal, a daemon that began anew counts its events from 1.
       if (events.length && facts.last_event_sequence < events[0].event_sequence) events = [];
       const after = events.length ? `&after=${events[0].event_sequence}` : "";
-      const answer = await ask(`/api/stream?session=${encodeURIComponent(session)}${after}`, mine.signal);
+      const answer = await ask(
+        `/api/stream?session=${encodeURIComponent(session)}${after}`,
+        mine.signal,
+      );
       failed = 0;
       say("live", "live");
       $("lost").hidden = true;
@@ -85,7 +103,8 @@ async function follow() {
       }
       const why = error.message || String(error);
       say("lost", "not connected");
-      $("lost").textContent = `The daemon is not heard (${why}): what is shown is old. It is tried again and again.`;
+      $("lost").textContent =
+        `The daemon is not heard (${why}): what is shown is old. It is tried again and again.`;
       $("lost").hidden = false;
       await wait(RETRY_MS[Math.min(failed++, RETRY_MS.length - 1)]);
     }
@@ -94,7 +113,7 @@ async function follow() {
 
 async function read(reader, mine) {
   const decoder = new TextDecoder();
-  for (let text = ""; ; ) {
+  for (let text = ""; ;) {
     // Overviews come ten times a second: silence means that the daemon, or the way to it, is gone.
     const patience = setTimeout(() => reader.cancel().catch(() => {}), 3000);
     const { done, value } = await reader.read();
@@ -146,10 +165,20 @@ const take = {
       to.high.push(ends?.high ?? null);
     };
     told(h.radius, metrics?.spectral_radius, metrics?.spectral_radius_interval);
-    const exponent = metrics?.lyapunov_max_driven_learned_per_s || metrics?.lyapunov_max_driven_per_s;
+    const exponent =
+      metrics?.lyapunov_max_driven_learned_per_s || metrics?.lyapunov_max_driven_per_s;
     told(h.exponent, exponent?.mean, exponent);
     const old = h.time.findIndex((t) => t >= h.time[h.time.length - 1] - WINDOW_S);
-    if (old > 0) for (const series of [h.time, h.posterior, h.regime, h.latency, h.place, ...[h.radius, h.exponent].flatMap(Object.values)]) series.splice(0, old);
+    if (old > 0)
+      for (const series of [
+        h.time,
+        h.posterior,
+        h.regime,
+        h.latency,
+        h.place,
+        ...[h.radius, h.exponent].flatMap(Object.values),
+      ])
+        series.splice(0, old);
     charts.raster.push(frame.raster, colours);
     showNow();
     fresh = true;
@@ -159,7 +188,14 @@ const take = {
 function choose(name) {
   if (name === session) return;
   session = name;
-  [facts, newest, metrics, history, events, map] = [null, null, null, empty(), [], { clusters: [] }];
+  [facts, newest, metrics, history, events, map] = [
+    null,
+    null,
+    null,
+    empty(),
+    [],
+    { clusters: [] },
+  ];
   charts.raster.clear();
   $("events").replaceChildren();
   $("name").textContent = name ?? "no session yet";
@@ -195,7 +231,8 @@ function put(of, text) {
 }
 
 const fixed = (x, digits) => (x === null || x === undefined ? "\u2013" : x.toFixed(digits));
-const between = (e, digits) => (e ? `${fixed(e.mean, digits)} (${fixed(e.low, digits)} to ${fixed(e.high, digits)})` : "\u2013");
+const between = (e, digits) =>
+  e ? `${fixed(e.mean, digits)} (${fixed(e.low, digits)} to ${fixed(e.high, digits)})` : "\u2013";
 
 function showRegime(regime) {
   put($("regime"), regime || "no label yet");
@@ -204,7 +241,12 @@ function showRegime(regime) {
 
 function pairs(list, entries) {
   if (list.children.length !== 2 * entries.length) {
-    list.replaceChildren(...entries.flatMap(([name]) => [element("dt", name), element("dd", "", { id: `v-${name.replaceAll(" ", "-")}` })]));
+    list.replaceChildren(
+      ...entries.flatMap(([name]) => [
+        element("dt", name),
+        element("dd", "", { id: `v-${name.replaceAll(" ", "-")}` }),
+      ]),
+    );
   }
   entries.forEach(([, value], i) => put(list.children[2 * i + 1], value));
 }
@@ -214,15 +256,24 @@ function showNow() {
   $("regime").dataset.bin = newest.bin;
   const at = facts.regime_names.indexOf(newest.regime);
   const p = at < 0 ? null : newest.posterior[at];
-  put($("certainty"), newest.untrusted ? "not calibrated: labels are not to be believed" : p === null ? "" : `p ${p.toFixed(2)}`);
+  put(
+    $("certainty"),
+    newest.untrusted
+      ? "not calibrated: labels are not to be believed"
+      : p === null
+        ? ""
+        : `p ${p.toFixed(2)}`,
+  );
   const list = $("posterior");
   if (list.children.length !== newest.posterior.length) {
-    list.replaceChildren(...facts.regime_names.map((name, i) => {
-      const item = element("li", name);
-      item.style.setProperty("--hue", `var(--c${i % 8})`);
-      item.append(element("span", ""), element("meter", "", { min: 0, max: 1 }));
-      return item;
-    }));
+    list.replaceChildren(
+      ...facts.regime_names.map((name, i) => {
+        const item = element("li", name);
+        item.style.setProperty("--hue", `var(--c${i % 8})`);
+        item.append(element("span", ""), element("meter", "", { min: 0, max: 1 }));
+        return item;
+      }),
+    );
   }
   newest.posterior.forEach((p, i) => {
     const [value, meter] = list.children[i].children;
@@ -237,8 +288,14 @@ function showNow() {
     ["spectral radius", fixed(m.spectral_radius, 4)],
     ["spectral abscissa", `${fixed(m.spectral_abscissa_per_s, 2)} /s`],
     ["leading frequency", `${fixed(m.leading_frequency_hz, 2)} Hz`],
-    ["exponent, driven", `${between(m.lyapunov_max_driven_learned_per_s || m.lyapunov_max_driven_per_s, 1)} /s`],
-    ["signature", (m.signature || "\u2013").replace("SIGNATURE_", "").replace("_", "-").toLowerCase()],
+    [
+      "exponent, driven",
+      `${between(m.lyapunov_max_driven_learned_per_s || m.lyapunov_max_driven_per_s, 1)} /s`,
+    ],
+    [
+      "signature",
+      (m.signature || "\u2013").replace("SIGNATURE_", "").replace("_", "-").toLowerCase(),
+    ],
     ["stable points", m.fixed_points ? String(m.fixed_points.stable) : "\u2013"],
     ["log-likelihood", `${fixed(newest.log_likelihood, 3)} nats`],
   ]);
@@ -247,17 +304,28 @@ function showNow() {
 function showAccounts(of) {
   const a = of.accounts;
   const accounts = [
-    ["received", String(a.bins_received)], ["processed", String(of.bins - of.bins_missing)], ["waiting", String(a.bins_waiting)],
-    ["missing", String(of.bins_missing)], ["late", String(a.bins_late)], ["rejected", String(a.bins_rejected)],
-    ["bins a second", of.rate_hz.toFixed(1)], ["latency p50", `${of.latency_p50_us} us`], ["latency p99", `${of.latency_p99_us} us`],
+    ["received", String(a.bins_received)],
+    ["processed", String(of.bins - of.bins_missing)],
+    ["waiting", String(a.bins_waiting)],
+    ["missing", String(of.bins_missing)],
+    ["late", String(a.bins_late)],
+    ["rejected", String(a.bins_rejected)],
+    ["bins a second", of.rate_hz.toFixed(1)],
+    ["latency p50", `${of.latency_p50_us} us`],
+    ["latency p99", `${of.latency_p99_us} us`],
     ["lost by this page", String(of.lost)],
   ];
   if (of.clock) accounts.push(["clock offset", `${(of.clock.offset_s * 1e3).toFixed(2)} ms`]);
-  if (of.source) accounts.push(["rig", `${of.source.description}${of.source.connected ? "" : " (not connected)"}`]);
+  if (of.source)
+    accounts.push([
+      "rig",
+      `${of.source.description}${of.source.connected ? "" : " (not connected)"}`,
+    ]);
   pairs($("accounts"), accounts);
   const list = $("conditions");
   const shown = of.conditions.map((c) => `${c.name.replaceAll("_", " ")}: ${c.detail}`);
-  if ([...list.children].map((c) => c.textContent).join() !== shown.join()) list.replaceChildren(...shown.map((text) => element("li", text)));
+  if ([...list.children].map((c) => c.textContent).join() !== shown.join())
+    list.replaceChildren(...shown.map((text) => element("li", text)));
 }
 
 function showSessions(sessions) {
@@ -265,15 +333,22 @@ function showSessions(sessions) {
   const names = sessions.map((s) => s.name);
   if ([...list.children].map((c) => c.dataset.name).join("\n") !== names.join("\n")) {
     const focused = document.activeElement?.closest?.("#sessions li")?.dataset.name;
-    list.replaceChildren(...names.map((name) => {
-      const item = element("li", "");
-      item.dataset.name = name;
-      const button = element("button", "", { type: "button" });
-      button.append(element("b", name), element("span", ""), element("small", ""), element("small", "", { className: "wrong" }));
-      button.addEventListener("click", () => look(name));
-      item.append(button);
-      return item;
-    }));
+    list.replaceChildren(
+      ...names.map((name) => {
+        const item = element("li", "");
+        item.dataset.name = name;
+        const button = element("button", "", { type: "button" });
+        button.append(
+          element("b", name),
+          element("span", ""),
+          element("small", ""),
+          element("small", "", { className: "wrong" }),
+        );
+        button.addEventListener("click", () => look(name));
+        item.append(button);
+        return item;
+      }),
+    );
     if (focused) list.querySelector(`[data-name="${CSS.escape(focused)}"] button`)?.focus();
   }
   sessions.forEach((s, i) => {
@@ -294,7 +369,15 @@ function showEvent(e) {
   const at = new Date(e.decision_time_ns / 1e6).toLocaleTimeString([], { hour12: false });
   const cells = e.lost
     ? [e.event_sequence, "lost with the journal's disk", "", "", "", "", ""]
-    : [e.event_sequence, at, e.bin, e.from || "(start)", e.to, e.probability.toFixed(2), `${e.onset_bin} (${e.onset_low_bin} to ${e.onset_high_bin})`];
+    : [
+        e.event_sequence,
+        at,
+        e.bin,
+        e.from || "(start)",
+        e.to,
+        e.probability.toFixed(2),
+        `${e.onset_bin} (${e.onset_low_bin} to ${e.onset_high_bin})`,
+      ];
   row.append(...cells.map((cell) => element("td", String(cell))));
   $("events").prepend(row);
   while ($("events").children.length > EVENTS_KEPT) $("events").lastChild.remove();
@@ -318,12 +401,17 @@ function draw(now) {
   const eigenvalues = metrics?.map_eigenvalues || [];
   drawPlane($("plane"), eigenvalues, colours);
   if (!newest) return;
-  const told = (id, text) => {
+  const label = (id, text) => {
     if ($(id).ariaLabel !== text) $(id).ariaLabel = text;
   };
-  told("map", `Embedding map: the estimate is at ${newest.embedding.map((x) => x.toFixed(1)).join(", ")}, label ${newest.regime || "none yet"}`);
+  const at = newest.embedding.map((x) => x.toFixed(1)).join(", ");
+  label("map", `Embedding map: the estimate is at ${at}, label ${newest.regime || "none yet"}`);
   const outside = eigenvalues.filter((e) => Math.hypot(e.re, e.im) > 1).length;
-  told("plane", `${eigenvalues.length} eigenvalues, ${outside} outside the unit circle, spectral radius ${fixed(metrics?.spectral_radius, 3)}`);
+  label(
+    "plane",
+    `${eigenvalues.length} eigenvalues, ${outside} outside the unit circle, ` +
+      `spectral radius ${fixed(metrics?.spectral_radius, 3)}`,
+  );
 }
 
 // ---- What the user does.
@@ -386,9 +474,14 @@ document.addEventListener("keydown", (event) => {
 });
 $("theme").addEventListener("click", otherTheme);
 $("pause").addEventListener("click", pause);
-new ResizeObserver(() => { fresh = true; }).observe($("main"));
+new ResizeObserver(() => {
+  fresh = true;
+}).observe($("main"));
 const dark = matchMedia("(prefers-color-scheme: dark)");
-dark.addEventListener("change", () => localStorage.getItem("theme") || theme(dark.matches ? "dark" : "light"));
+dark.addEventListener(
+  "change",
+  () => localStorage.getItem("theme") || theme(dark.matches ? "dark" : "light"),
+);
 theme(localStorage.getItem("theme") || (dark.matches ? "dark" : "light"));
 requestAnimationFrame(draw);
 follow();

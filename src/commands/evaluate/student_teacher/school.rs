@@ -79,7 +79,8 @@ impl School {
             });
             if self.interrupt.raised() {
                 bail!(
-                    "stopped; students that are finished are in {}, and the same command goes on from them",
+                    "stopped; students that are finished are in {}, and the same command goes on \
+                     from them",
                     self.dir.join(MODELS).display()
                 );
             }

@@ -89,7 +89,7 @@ fn plots(curves: [Vec<(f64, f64)>; 3], costs: Vec<(f64, f64)>) -> Result<Charts>
 }
 
 /// Random networks of low rank, and the ablation of the student's rank.
-pub(in super::super) fn low_rank(school: &School, scale: &Scale) -> Result<Vec<Section>> {
+pub(crate) fn low_rank(school: &School, scale: &Scale) -> Result<Vec<Section>> {
     let family = families::low_rank(school.seed, scale);
     let mut table = format!(
         "{:24} {:>9} {:>9} {:>12} {:>12}\n",

@@ -142,7 +142,7 @@ fn words(scale: &Scale) -> String {
 }
 
 /// Hopf and Duffing systems.
-pub(in super::super) fn planar(school: &School, scale: &Scale) -> Result<Vec<Section>> {
+pub(crate) fn planar(school: &School, scale: &Scale) -> Result<Vec<Section>> {
     let family = families::planar(school.seed, scale);
     let student = school.student("planar", &family.recording, 1.0, settings(4, 64))?;
     let model = &student.checkpoint.model;

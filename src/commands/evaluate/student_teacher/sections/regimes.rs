@@ -137,7 +137,7 @@ fn words(given: bool) -> String {
 }
 
 /// The animals of `simulate`, by a student that is given or pretrained here.
-pub(in super::super) fn regimes(
+pub(crate) fn regimes(
     school: &School,
     scale: &Scale,
     given: Option<Checkpoint>,
