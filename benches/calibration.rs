@@ -85,8 +85,9 @@ fn accuracy(model: &Model, readout: &Readout, animal: &Animal) -> f64 {
                 engine.push(Some(&counts));
             }
             let posterior = &engine.estimate().posterior;
-            let said = (0..posterior.len()).max_by(|&a, &b| posterior[a].total_cmp(&posterior[b]));
-            right += usize::from(said == Some(r));
+            let most_probable =
+                (0..posterior.len()).max_by(|&a, &b| posterior[a].total_cmp(&posterior[b]));
+            right += usize::from(most_probable == Some(r));
             all += 1;
         }
     }

@@ -270,7 +270,7 @@ fn times() {
         assert!(sound && bank.resets() == 0, "the bank lost its numbers");
         times.sort_by(f64::total_cmp);
         let at = |q: f64| times[(q * (BINS - 1) as f64) as usize];
-        let told = |name: &str, found: f64, budget: Option<f64>| {
+        let row = |name: &str, found: f64, budget: Option<f64>| {
             budget
                 .map_or(String::new(), |b| format!("  {name} {found:.0}/{b:.0} = {:.2}", found / b))
         };
@@ -279,8 +279,8 @@ fn times() {
             at(0.5),
             at(0.99),
             at(0.999),
-            told("p50", at(0.5), budget_p50),
-            told("p99", at(0.99), budget_p99)
+            row("p50", at(0.5), budget_p50),
+            row("p99", at(0.99), budget_p99)
         );
         stages(&model, &mut bank, &bins, ceilings);
     }

@@ -231,7 +231,8 @@ async fn costly(grpc: String, going: Arc<AtomicBool>) -> u64 {
 /// Frames and subscriptions without end, and connections that say nothing or a little.
 fn peers_without_end(ports: &[String], going: &AtomicBool) -> u64 {
     let (frames, topics) = (attack::EMPTY_FRAMES.repeat(1 << 19), attack::subscriptions(200_000));
-    let said: [&[u8]; 4] = [b"", b"G", b"GET / HTTP/1.1\r\nHost: lo", b"PRI * HTTP/2.0\r\n\r\nSM"];
+    let fragments: [&[u8]; 4] =
+        [b"", b"G", b"GET / HTTP/1.1\r\nHost: lo", b"PRI * HTTP/2.0\r\n\r\nSM"];
     let mut made = 0;
     let mut held = Vec::new();
     while going.load(Ordering::Relaxed) {
@@ -240,7 +241,7 @@ fn peers_without_end(ports: &[String], going: &AtomicBool) -> u64 {
         attack::pour(&mut sub, &topics, 1);
         for (i, port) in (0..400).zip(ports.iter().cycle()) {
             let Ok(mut stream) = TcpStream::connect(port) else { continue };
-            let _ = stream.write_all(said[i % said.len()]);
+            let _ = stream.write_all(fragments[i % fragments.len()]);
             held.push(stream);
         }
         made += 402;
@@ -270,10 +271,10 @@ fn attacked(
     let parts = runtime.block_on(parts).expect("attacked");
     let costly = runtime.block_on(costly).expect("attacked");
     let peers = peers.join().expect("attacked");
-    let told = format!(
+    let summary = format!(
         "{parts} calls with parts of messages, {costly} costly ones, {peers} peers without end"
     );
-    (times, told)
+    (times, summary)
 }
 
 fn main() {
@@ -379,7 +380,7 @@ fn main() {
     };
     let before_mib = resident_mib(pid);
     let measured = || healthy(grpc.clone(), from, SECONDS);
-    let (times, told) = attacked(&runtime, (&grpc, &ports), measured);
+    let (times, summary) = attacked(&runtime, (&grpc, &ports), measured);
     from += 1_000_000;
     watched.store(false, Ordering::Relaxed);
     let most = watching.join().expect("watched");
@@ -389,7 +390,7 @@ fn main() {
         "every attack   p50 {:>6.0} us, p99 {p99:>6.0} us, {most:.0} MiB (before {before_mib:.0}) \
          | p99 {:.2} times idle, \
          budget {RATIO_MAX}, ratio {:.2} | {above:.0} MiB above idle, budget {ATTACK_MIB_MAX}, \
-         ratio {:.2} | {told}",
+         ratio {:.2} | {summary}",
         quantile(&times, 0.5),
         p99 / idle_p99,
         p99 / idle_p99 / RATIO_MAX,

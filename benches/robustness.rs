@@ -202,7 +202,7 @@ fn stream(
             continue;
         }
         score.push(Some(truth), &engine.estimate().posterior);
-        let said = match engine.label() {
+        let label = match engine.label() {
             Some(Label::Regime(r)) => Some(r),
             Some(Label::Unknown) => {
                 unknown += 1;
@@ -210,7 +210,7 @@ fn stream(
             }
             None => None,
         };
-        changes.push(Some(truth), said, change.as_ref());
+        changes.push(Some(truth), label, change.as_ref());
     }
     (score, changes, unknown as f64 / (recorded.bins.len() - from) as f64)
 }

@@ -196,7 +196,7 @@ fn main() {
     };
     let began = Instant::now();
     let mut samples: Vec<Sample> = Vec::new();
-    let (mut before, mut told) = ((0.0, 0.0), Instant::now());
+    let (mut before, mut shown) = ((0.0, 0.0), Instant::now());
     let mut curve = std::fs::File::create("target/soak.csv").expect("target/soak.csv");
     writeln!(curve, "seconds,bins,resident_mib,compute_us,threads").expect("written");
     println!("  seconds         bins  bins/s   resident MiB  compute us/bin  threads");
@@ -225,13 +225,13 @@ fn main() {
             let Sample { seconds, bins, mib, compute_us, threads } = sample;
             writeln!(curve, "{seconds:.1},{bins},{mib:.2},{compute_us:.3},{threads}")
                 .expect("written");
-            if samples.is_empty() || finished || told.elapsed() > Duration::from_secs(60) {
+            if samples.is_empty() || finished || shown.elapsed() > Duration::from_secs(60) {
                 let rate = bins / seconds;
                 println!(
                     "{seconds:>9.0} {bins:>12.0} {rate:>7.0} {mib:>14.1} {compute_us:>15.2} \
                      {threads:>8}"
                 );
-                told = Instant::now();
+                shown = Instant::now();
             }
             samples.push(sample);
         }

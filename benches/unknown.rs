@@ -162,10 +162,10 @@ fn scores(model: &Model, session: usize, counts: &Counts) -> ([f64; SCORES.len()
         readout.baseline.iter().map(|d| [f64::from(d.exp()); 2]).collect();
     let from = (SCORED_FROM_S / model.bin_width_s) as usize;
     let mut sums = [0.0f64; SCORES.len()];
-    let mut said = false;
+    let mut was_unknown = false;
     for (t, bin) in counts.iter().enumerate() {
         engine.push(Some(bin));
-        said |= engine.label() == Some(Label::Unknown);
+        was_unknown |= engine.label() == Some(Label::Unknown);
         let e = engine.estimate();
         let mut now = [0.0f64; SCORES.len()];
         now[0] = e.novelty.into();
@@ -187,7 +187,7 @@ fn scores(model: &Model, session: usize, counts: &Counts) -> ([f64; SCORES.len()
             sums.iter_mut().zip(now).for_each(|(s, x)| *s += x / (counts.len() - from) as f64);
         }
     }
-    (sums, said)
+    (sums, was_unknown)
 }
 
 /// Probability that a value of `positive` is above one of `negative`.
@@ -215,7 +215,7 @@ fn main() {
     let column = |all: &[([f64; SCORES.len()], bool)], s: usize| -> Vec<f64> {
         all.iter().map(|(x, _)| x[s]).collect()
     };
-    let said = |all: &[([f64; SCORES.len()], bool)]| {
+    let share_unknown = |all: &[([f64; SCORES.len()], bool)]| {
         all.iter().filter(|x| x.1).count() as f64 / all.len() as f64
     };
     let mut inside = Vec::new();
@@ -225,7 +225,7 @@ fn main() {
             .flat_map(|a| (0..TASKS).map(move |t| (a, t)))
             .map(|(a, t)| scores(&model, a, &known(&animals[a], regime, FIRST_TASK + t, bins)))
             .collect();
-        inside_by_regime.push((regime, said(&of)));
+        inside_by_regime.push((regime, share_unknown(&of)));
         inside.extend(of);
     }
     println!(
@@ -263,12 +263,12 @@ fn main() {
         }
     }
     print!("{:28}", "called unknown");
-    outside.iter().for_each(|of| print!(" {:>18.3}", said(of)));
+    outside.iter().for_each(|of| print!(" {:>18.3}", share_unknown(of)));
     println!();
     for (regime, fraction) in &inside_by_regime {
         println!("  of known {regime:?}: {fraction:.3}");
     }
-    let known_unknown = said(&inside);
+    let known_unknown = share_unknown(&inside);
     println!("AUROC {published:.3} / {AUROC_MIN} = {:.2}", published / AUROC_MIN);
     println!(
         "known recordings called unknown {known_unknown:.3} / {KNOWN_UNKNOWN_MAX} = {:.2}",

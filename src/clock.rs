@@ -31,7 +31,7 @@ pub(crate) fn monotonic_s() -> f64 {
 pub struct Received {
     /// Monotonic, for latencies.
     pub instant: Instant,
-    /// Nanoseconds since the Unix epoch, for people.
+    /// Nanoseconds since the Unix epoch, to show.
     pub wall_ns: i64,
 }
 
@@ -39,13 +39,13 @@ pub struct Received {
 static STEADY: LazyLock<(Instant, i64)> = LazyLock::new(|| (Instant::now(), wall_ns()));
 
 impl Received {
-    /// Both clocks as they stand.
+    /// Reads both clocks.
     #[must_use]
     pub fn now() -> Self {
         Self { instant: Instant::now(), wall_ns: wall_ns() }
     }
 
-    /// Nanoseconds since the Unix epoch on a clock that nobody sets while the program runs.
+    /// Nanoseconds since the Unix epoch on a clock that is never set while the program runs.
     #[must_use]
     pub(crate) fn steady_ns(&self) -> i64 {
         let (began, wall) = *STEADY;

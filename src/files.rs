@@ -8,7 +8,7 @@ use std::path::Path;
 /// Opens a file to read it.
 ///
 /// # Errors
-/// The system's; and what is there is no file.
+/// The system's; or the path is no regular file.
 pub(crate) fn open(path: &Path) -> io::Result<File> {
     use std::os::unix::fs::FileTypeExt;
     // Before it is opened: a pipe is only open once somebody writes.
@@ -28,7 +28,7 @@ pub(crate) fn open(path: &Path) -> io::Result<File> {
 /// Reads a whole file of at most `bytes_max`.
 ///
 /// # Errors
-/// The system's; what is there is no file, or a longer one.
+/// The system's; or the path is no regular file, or a longer one.
 pub(crate) fn read(path: &Path, bytes_max: u64) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     open(path)?.take(bytes_max + 1).read_to_end(&mut bytes)?;
@@ -81,8 +81,8 @@ mod tests {
         let made = std::process::Command::new("mkfifo").arg(&pipe).status().expect("mkfifo");
         assert!(made.success());
         for (path, found) in [(pipe.as_path(), "a pipe"), (folder.path(), "a folder")] {
-            let said = read(path, 10).expect_err("refused").to_string();
-            assert!(said.contains(found), "{said}");
+            let error = read(path, 10).expect_err("refused").to_string();
+            assert!(error.contains(found), "{error}");
         }
         let file = folder.path().join("file");
         std::fs::write(&file, "0123456789").expect("written");

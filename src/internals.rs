@@ -1,7 +1,7 @@
 //! What the tests, benches and fuzz targets of this repository need of the rooms, and nothing else.
 //!
-//! No stable interface: the library is the binary's. What is not listed here and used by nothing is
-//! dead code, which the compiler finds.
+//! No stable interface: the library is the binary's. What is neither listed here nor used is dead
+//! code, which the compiler finds.
 
 pub mod api {
     pub use crate::api::zeromq::{Frames, Side, take};

@@ -1,10 +1,10 @@
 //! Live dynamical-regime labels, regime-change events and edge-of-chaos metrics from binned spike
 //! counts.
 //!
-//! A hypernetwork, pretrained on labelled recordings and then frozen, turns a *task embedding* into
+//! A hypernetwork, pretrained on labelled recordings and then frozen, maps a *task embedding* to
 //! the low-rank weights of a rate network ([JEDI, arXiv
 //! 2603.10489](https://arxiv.org/abs/2603.10489)). The daemon fits the embedding online, bin by
-//! bin, with a bank of filters, and says which regime the population is in. The binary is a thin
+//! bin, with a bank of filters, and publishes the regime of the population. The binary is a thin
 //! shell around this library; ARCHITECTURE.md shows the whole.
 //!
 //! In reading order, from the numbers up:

@@ -48,7 +48,7 @@ fn main() -> ExitCode {
 /// Exit code of a program whose reader has gone, as shells know it.
 const UNREAD: i32 = 128 + 13;
 
-/// What a panic has to say is waited for so long: whoever reads it may be stuck.
+/// Time to write a panic's message: the reader of standard error may be stuck.
 const REPORT: Duration = Duration::from_secs(2);
 
 /// A panic is a bug, and a daemon that has lost a thread must not look alive. (A profile setting
@@ -56,7 +56,7 @@ const REPORT: Duration = Duration::from_secs(2);
 /// docs/decisions/0002-panics-abort-by-hook.md.)
 fn abort_on_panic() {
     std::panic::set_hook(Box::new(move |info| {
-        // But for `println!` where nobody reads any more, as behind `| head`.
+        // A `println!` into a closed pipe, as before `| head`, is no bug.
         let what = info.payload().downcast_ref::<String>();
         if what.is_some_and(|what| what.starts_with("failed printing to std")) {
             std::process::exit(UNREAD);
@@ -65,7 +65,7 @@ fn abort_on_panic() {
         let backtrace = std::backtrace::Backtrace::capture();
         let report =
             format!("\nthread '{}' {info}\n{backtrace}\n", thread.name().unwrap_or("<unnamed>"));
-        // On a thread of its own, as standard error may take nothing.
+        // On another thread, because standard error may block.
         let (done, written) = mpsc::channel();
         std::thread::spawn(move || {
             regimed::drain_log();

@@ -21,7 +21,7 @@ fn calibration(of: &Calibration) -> wire::Calibration {
     }
 }
 
-/// A session as it stands.
+/// The public description of a session, built from its handle.
 #[must_use]
 pub(crate) fn describe(session: &SessionHandle, conditions: &Conditions) -> Session {
     let facts = session.facts();

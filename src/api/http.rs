@@ -32,7 +32,7 @@ pub(crate) enum Phase {
     Draining,
 }
 
-/// What is served.
+/// State of the routes.
 #[derive(Clone)]
 pub(crate) struct Shared {
     /// For `/metrics`.
@@ -47,7 +47,7 @@ pub(crate) struct Shared {
     pub tokens: Arc<Tokens>,
 }
 
-/// The routes, served with what is known of each connection.
+/// The routes; handlers get the connection's information.
 pub(crate) fn routes(shared: Shared) -> IntoMakeServiceWithConnectInfo<Router, Peer> {
     let tokens = shared.tokens.clone();
     let guarded = Router::new()
@@ -56,8 +56,7 @@ pub(crate) fn routes(shared: Shared) -> IntoMakeServiceWithConnectInfo<Router, P
         .with_state(shared.clone())
         .merge(page::data(shared.page.clone()))
         .layer(from_fn_with_state(tokens.clone(), guard));
-    // Whoever restarts a daemon must see whether it lives, without a token; and the page asks for
-    // it.
+    // A supervisor that restarts the daemon has no token, and the page asks for liveness.
     let open = Router::new()
         .route("/healthz", get(|| async { "ok\n" }))
         .route("/readyz", get(ready))
@@ -92,8 +91,8 @@ async fn guard(State(tokens): State<Arc<Tokens>>, request: Request, next: Next) 
     (code, challenge, "expected 'authorization: Bearer TOKEN' of the role 'read'\n").into_response()
 }
 
-/// Without tokens, pages of other sites must not read what is here by a name that they have pointed
-/// to this machine.
+/// Without tokens, refuses requests from pages of other sites, which can reach this address through
+/// a host name that they control.
 async fn near(State(tokens): State<Arc<Tokens>>, request: Request, next: Next) -> Response {
     if tokens.are_needed() || is_of_this_machine(request.headers()) {
         return next.run(request).await;
@@ -102,8 +101,8 @@ async fn near(State(tokens): State<Arc<Tokens>>, request: Request, next: Next) -
     (StatusCode::MISDIRECTED_REQUEST, why).into_response()
 }
 
-/// Whether a request was for an address or `localhost`, or says nothing. A page of another site
-/// whose name was pointed here (DNS rebinding) asks for that name.
+/// Whether the `Host` of a request is an address or `localhost`, or is missing. A page that points
+/// its own host name at this machine (DNS rebinding) sends that name.
 fn is_of_this_machine(headers: &HeaderMap) -> bool {
     let Some(host) = headers.get(header::HOST).and_then(|h| h.to_str().ok()) else { return true };
     let name = match host.rsplit_once(':') {
@@ -114,7 +113,7 @@ fn is_of_this_machine(headers: &HeaderMap) -> bool {
     name.eq_ignore_ascii_case("localhost") || address.parse::<IpAddr>().is_ok()
 }
 
-/// What is wrong now, with a cure for each; always answered while the process lives.
+/// Current conditions, each with its cure; answers as long as the process lives.
 async fn health(State(shared): State<Shared>) -> impl IntoResponse {
     let holding = shared.registry.conditions.holding();
     let conditions: Vec<_> = holding
@@ -134,11 +133,11 @@ async fn health(State(shared): State<Shared>) -> impl IntoResponse {
     ([(header::CONTENT_TYPE, "application/json")], format!("{body}\n"))
 }
 
-/// Written aside: of many sessions it takes milliseconds, for which a decision would wait.
+/// On another thread: with many sessions this takes milliseconds, which would delay decisions.
 async fn render(State(shared): State<Shared>) -> Result<impl IntoResponse, StatusCode> {
     let kind = "text/plain; version=0.0.4; charset=utf-8";
     let text = tokio::task::spawn_blocking(move || telemetry::render(&shared.metrics)).await;
-    // An error says that the runtime is ending.
+    // Fails only while the runtime shuts down.
     let text = text.map_err(|_| StatusCode::SERVICE_UNAVAILABLE)?;
     Ok(([(header::CONTENT_TYPE, kind)], text))
 }

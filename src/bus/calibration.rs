@@ -1,6 +1,6 @@
-//! Where a session stands with calibrating itself.
+//! State of a session's self-calibration.
 
-/// Where a session stands with calibrating itself.
+/// State of a session's self-calibration.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum CalibrationState {
     /// It came calibrated.
@@ -10,7 +10,7 @@ pub enum CalibrationState {
     Gathering,
     /// Its readout is fitted.
     Fitting,
-    /// It reads by a readout of its own.
+    /// Calibrated: the session reads with its own readout.
     Done,
     /// The same, but without labels for a new animal: labels are not to be trusted.
     NotTrusted,
@@ -23,7 +23,7 @@ impl CalibrationState {
     pub const ALL: [Self; 6] =
         [Self::Given, Self::Gathering, Self::Fitting, Self::Done, Self::NotTrusted, Self::Failed];
 
-    /// Of a session that reads by a readout of its own.
+    /// State of a session that reads with its own readout.
     #[must_use]
     pub(crate) fn of_result(trusted: bool) -> Self {
         if trusted { Self::Done } else { Self::NotTrusted }
@@ -46,7 +46,7 @@ impl CalibrationState {
 /// A session's own calibration.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Calibration {
-    /// Where it stands.
+    /// Its state.
     pub state: CalibrationState,
     /// Seconds of counts gathered so far.
     pub seconds_seen: f64,

@@ -1,4 +1,4 @@
-//! What is wrong now: named, counted, logged and kept in the journal.
+//! Current conditions (what is wrong now): named, counted, logged and kept in the journal.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -11,7 +11,7 @@ use crate::{clock, telemetry};
 /// Something that can be wrong; docs/operations.md has the cure of each.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Condition {
-    /// Nothing comes from a rig that was heard.
+    /// The rig was connected and sends nothing.
     SourceStalled,
     /// Bins come faster than they are done.
     FallingBehind,
@@ -29,7 +29,7 @@ pub enum Condition {
     ClockJumped,
     /// A file with tokens or certificates cannot be read.
     CredentialsUnreadable,
-    /// Counts are beyond what the model can tell.
+    /// Counts exceed the range in which the model distinguishes them.
     CountsBeyondModel,
 }
 
@@ -98,7 +98,7 @@ pub(crate) struct Holding {
     pub condition: Condition,
     /// Session name; empty for the daemon.
     pub session: String,
-    /// What was expected and what was found.
+    /// Expected and found.
     pub detail: String,
     /// Since when, ns since the Unix epoch.
     pub since_ns: i64,
@@ -120,16 +120,15 @@ impl Conditions {
         conditions
     }
 
-    /// Of a session (or, without a name, of the daemon) it is said from now on that nothing is
-    /// wrong.
+    /// Registers a session (or, with an empty name, the daemon) as without conditions.
     pub fn watch(&self, session: &str) {
         for condition in Condition::ALL {
             telemetry::condition(session, condition.name(), false);
         }
     }
 
-    /// A condition holds for a session (or, without a name, for the daemon), with what was found;
-    /// or not.
+    /// Sets or clears a condition of a session (or, with an empty name, of the daemon); `found` is
+    /// what was expected and found.
     pub fn set(&self, session: &str, condition: Condition, found: Option<String>) {
         let mut holding = self.holding.lock().unwrap_or_else(PoisonError::into_inner);
         let key = (session.to_owned(), condition);

@@ -1,4 +1,4 @@
-//! A session's counts for whoever works beside its thread: a bounded ring that never makes it wait.
+//! A tap on a session's counts: a bounded ring that never makes the session's thread wait.
 
 use ringbuf::HeapRb;
 use ringbuf::traits::{Consumer, Observer, Producer, Split};
@@ -7,8 +7,8 @@ use ringbuf::traits::{Consumer, Observer, Producer, Split};
 const WAITING_BINS: usize = 512;
 const WAITING: usize = 1 << 20;
 
-/// Where a session's thread puts its counts. Where the reader is behind, bins are left out; the
-/// next one says that there is a gap before it.
+/// The thread's end of a tap. When the reader is behind, bins are left out, and the next one is
+/// marked as following a gap.
 pub struct CountsTap {
     sending: <HeapRb<u16> as Split>::Prod,
     gap: bool,

@@ -4,7 +4,7 @@ use super::Outcome;
 use crate::dynamics::{Estimate, Reading, Signature};
 use crate::wire;
 
-fn told(e: Estimate) -> wire::Estimate {
+fn message(e: Estimate) -> wire::Estimate {
     wire::Estimate { mean: e.mean as f32, low: e.low as f32, high: e.high as f32 }
 }
 
@@ -42,12 +42,12 @@ pub(crate) fn metrics(outcome: &Outcome, of: &Reading) -> wire::Metrics {
         bare_spectral_radius: s.mean.bare_radius as f32,
         lyapunov_noise_free_per_s: single(&p.lyapunov_noise_free_per_s),
         lyapunov_driven_per_s: single(&p.lyapunov_driven_per_s),
-        lyapunov_max_noise_free_per_s: Some(told(p.lyapunov_max_noise_free_per_s)),
-        lyapunov_max_driven_per_s: Some(told(p.lyapunov_max_driven_per_s)),
-        lyapunov_max_noise_free_learned_per_s: of.lyapunov_learned_per_s.map(|l| told(l[0])),
-        lyapunov_max_driven_learned_per_s: of.lyapunov_learned_per_s.map(|l| told(l[1])),
-        kaplan_yorke_dimension: Some(told(p.kaplan_yorke_dimension)),
-        oscillation_hz: p.oscillation_hz.map(told),
+        lyapunov_max_noise_free_per_s: Some(message(p.lyapunov_max_noise_free_per_s)),
+        lyapunov_max_driven_per_s: Some(message(p.lyapunov_max_driven_per_s)),
+        lyapunov_max_noise_free_learned_per_s: of.lyapunov_learned_per_s.map(|l| message(l[0])),
+        lyapunov_max_driven_learned_per_s: of.lyapunov_learned_per_s.map(|l| message(l[1])),
+        kaplan_yorke_dimension: Some(message(p.kaplan_yorke_dimension)),
+        oscillation_hz: p.oscillation_hz.map(message),
         fixed_points: p.fixed_points.map(|f| wire::FixedPoints {
             stable: f.stable as u32,
             unstable: f.unstable as u32,
@@ -55,9 +55,9 @@ pub(crate) fn metrics(outcome: &Outcome, of: &Reading) -> wire::Metrics {
             probability: f.probability as f32,
         }),
         signature: signature(p.signature).into(),
-        branching_ratio_per_bin: of.branching.map(|b| told(b.ratio_per_bin)),
-        branching_timescale_s: of.branching.map(|b| told(b.timescale_s)),
-        connectivity_radius: of.connectivity_radius.map(told),
+        branching_ratio_per_bin: of.branching.map(|b| message(b.ratio_per_bin)),
+        branching_timescale_s: of.branching.map(|b| message(b.timescale_s)),
+        connectivity_radius: of.connectivity_radius.map(message),
         map_eigenvalues: s
             .map_eigenvalues
             .iter()

@@ -1,9 +1,8 @@
 //! A session's regime changes: numbered, announced, and held for subscribers that resume.
 //!
-//! Numbers are gap-free because one task numbers all events of a session, in the order of their
-//! decisions, and the same order is kept up to here: the announcer announces them one after
-//! another. What was announced is in memory before its number is shown as the newest, so that
-//! nobody who has heard of a number is told that it was never given.
+//! Numbers have no gaps: one task numbers all events of a session in the order of their decisions,
+//! and the announcer announces them in that order. An event is stored before its number becomes the
+//! newest, so a subscriber that has seen a number always finds its event.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -82,7 +81,7 @@ pub struct EventLog {
 }
 
 impl EventLog {
-    /// Numbers go on from where the journal stands.
+    /// Numbers continue from the journal's.
     pub(super) fn new(session: &str, kept_max: usize, journal: Option<Arc<Journal>>) -> Self {
         let newest = journal.as_ref().map_or(0, |journal| journal.newest_event(session));
         Self {
@@ -115,7 +114,7 @@ impl EventLog {
         Some(Numbered { event, ticket: Some(ticket?) })
     }
 
-    /// The event, once the journal has it or has given up on it (`not_durable`).
+    /// The event, once the journal has kept it or has failed to (`not_durable`).
     pub(crate) async fn durable(&self, numbered: Numbered) -> Event {
         let Numbered { mut event, ticket } = numbered;
         if let (Some(journal), Some(ticket)) = (&self.journal, ticket) {
@@ -131,11 +130,11 @@ impl EventLog {
             kept.pop_front();
         }
         kept.push_back(event.clone());
-        // Under the lock: whoever finds this event is never told that its number was not given yet.
+        // Under the lock: a reader that finds this event must also find its number announced.
         self.newest.send_replace(event.event_sequence);
     }
 
-    /// Whoever waits for an event looks again: there may be none any more.
+    /// Wakes waiting subscribers: the session may have ended.
     pub(super) fn wake(&self) {
         self.newest.send_modify(|_| {});
     }
@@ -146,7 +145,7 @@ impl EventLog {
         *self.newest.borrow()
     }
 
-    /// Told of each new event's number.
+    /// The newest event's number, as it changes.
     pub(super) fn watch(&self) -> watch::Receiver<u64> {
         self.newest.subscribe()
     }
@@ -188,7 +187,7 @@ impl EventLog {
         let read = move || journal.events_after(&name, number, JOURNAL_EVENTS_AT_ONCE);
         match tokio::task::spawn_blocking(read).await {
             Ok(Ok(mut events)) => {
-                // Not what is in the journal and not announced yet.
+                // Excludes events that are in the journal but not announced yet.
                 events.retain(|e| e.event_sequence <= newest);
                 Ok(events)
             }
@@ -261,11 +260,11 @@ mod tests {
         let journal = Arc::new(journal);
         // So few in memory that who is behind must read the journal.
         let log = Arc::new(EventLog::new("rig", 16, Some(journal.clone())));
-        let hearing: Vec<_> = (0..8u64)
+        let readers: Vec<_> = (0..8u64)
             .map(|i| {
                 let log = log.clone();
                 tokio::spawn(async move {
-                    let (mut after, mut heard, mut newest) = (0, Vec::new(), log.watch());
+                    let (mut after, mut received, mut newest) = (0, Vec::new(), log.watch());
                     while after < EVENTS {
                         newest.borrow_and_update();
                         let events = log.after(after).await.expect("held");
@@ -274,7 +273,7 @@ mod tests {
                         let taken = if i % 2 == 0 { events.len().min(5) } else { events.len() };
                         for event in events.into_iter().take(taken) {
                             after = event.event_sequence;
-                            heard.push(after);
+                            received.push(after);
                         }
                         if none {
                             assert!(newest.changed().await.is_ok());
@@ -282,7 +281,7 @@ mod tests {
                             tokio::task::yield_now().await;
                         }
                     }
-                    heard
+                    received
                 })
             })
             .collect();
@@ -292,9 +291,9 @@ mod tests {
             assert!(!event.not_durable);
             log.announce(&event);
         }
-        for heard in hearing {
-            let heard = heard.await.expect("heard");
-            assert_eq!(heard, (1..=EVENTS).collect::<Vec<_>>());
+        for received in readers {
+            let received = received.await.expect("heard");
+            assert_eq!(received, (1..=EVENTS).collect::<Vec<_>>());
         }
     }
 }

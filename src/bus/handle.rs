@@ -27,32 +27,32 @@ use crate::wire::Metrics;
 const HANDOVER_PATIENCE: Duration = Duration::from_secs(2);
 /// Between looks whether it has.
 const LOOK_EVERY: Duration = Duration::from_millis(2);
-/// What writes results elsewhere has so long for the last of them.
+/// Tasks that write results elsewhere get this long for the last of them.
 const OUTS_PATIENCE: Duration = Duration::from_secs(2);
 
-/// What a session's own thread and task tell of how well it does.
+/// Counters of the session's thread and publishing task.
 #[derive(Debug, Default)]
 pub struct Vitals {
     /// Hypotheses that lost their numbers so far.
     pub filter_resets: AtomicU64,
     /// Bins in a row, up to the newest, whose dynamics were none that the model knows.
     pub strange_bins: AtomicU64,
-    /// Bins with counts beyond what the model can tell.
+    /// Bins with counts beyond the model's range.
     pub bins_beyond: AtomicU64,
 }
 
-/// Where a recording that is replayed goes on from, for whoever seeks.
+/// Requests to a replayed recording to continue at another position.
 #[derive(Default)]
 pub struct Seek {
     to: Mutex<Option<f64>>,
-    told: tokio::sync::Notify,
+    changed: tokio::sync::Notify,
 }
 
 impl Seek {
-    /// Goes on from so many seconds after the recording's start.
+    /// Continues at `position_s` seconds after the recording's start.
     pub fn seek(&self, position_s: f64) {
         *locked(&self.to) = Some(position_s);
-        self.told.notify_one();
+        self.changed.notify_one();
     }
 
     /// Where to, once it was asked for.
@@ -62,7 +62,7 @@ impl Seek {
 
     /// Resolves when somebody has asked.
     pub async fn asked(&self) {
-        self.told.notified().await;
+        self.changed.notified().await;
     }
 }
 
@@ -80,9 +80,9 @@ pub(crate) struct Tasks {
 pub struct Parts {
     /// What it runs on.
     pub plan: Arc<Plan>,
-    /// Where whole bins come in.
+    /// Entrance of whole bins.
     pub port: Arc<Port>,
-    /// Where spike events, and parts of bins, come in.
+    /// Entrance of spike events and of parts of bins.
     pub assembly: Arc<Assembly>,
     /// The rig that the daemon goes to, where it does.
     pub source: Option<Arc<Status>>,
@@ -90,7 +90,7 @@ pub struct Parts {
     pub seek: Option<Arc<Seek>>,
     /// Its counts for the live page.
     pub page_counts: CountsReader,
-    /// Its counts for whoever calibrates, or warms up another engine.
+    /// Counts for a calibration, or for warming up another engine.
     pub fit_counts: CountsReader,
     /// Events kept in memory.
     pub events_kept: usize,
@@ -109,9 +109,9 @@ struct Served {
 pub struct SessionHandle {
     name: String,
     facts: RwLock<Arc<SessionFacts>>,
-    /// Where whole bins come in.
+    /// Entrance of whole bins.
     pub port: Arc<Port>,
-    /// Where spike events, and parts of bins, come in.
+    /// Entrance of spike events and of parts of bins.
     pub assembly: Arc<Assembly>,
     /// The rig that the daemon goes to, where it does.
     pub source: Option<Arc<Status>>,
@@ -129,7 +129,8 @@ pub struct SessionHandle {
     covariance: Mutex<Vec<f32>>,
     /// Its counts for the live page. Locked by the one task that makes the page's frames.
     page_counts: Mutex<CountsReader>,
-    /// Its counts for whoever calibrates or warms up another engine, held while they do.
+    /// Counts for a calibration or for warming up another engine. The lock is held while one of
+    /// them reads: there is one reader at a time.
     fit_counts: Mutex<CountsReader>,
     calibration: Mutex<Calibration>,
     served: Mutex<Served>,
@@ -148,7 +149,7 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl SessionHandle {
-    /// Nobody listens yet.
+    /// Without subscribers.
     #[must_use]
     pub fn new(parts: Parts) -> Self {
         let facts = parts.plan.facts();
@@ -243,12 +244,12 @@ impl SessionHandle {
         locked(&self.page_counts).each(take);
     }
 
-    /// Its counts, for whoever calibrates or warms up another engine; held for as long.
+    /// Counts for a calibration or for warming up another engine; the guard is held while reading.
     pub fn fit_counts(&self) -> MutexGuard<'_, CountsReader> {
         locked(&self.fit_counts)
     }
 
-    /// How the session stands with calibrating itself.
+    /// State of the session's self-calibration.
     #[must_use]
     pub fn calibration(&self) -> Calibration {
         locked(&self.calibration).clone()
@@ -272,7 +273,7 @@ impl SessionHandle {
         self.feeds.publish(update);
     }
 
-    /// Announces an event; they come in the order of their numbers.
+    /// Announces an event. The caller calls this in the order of the events' numbers.
     pub fn announce(&self, update: &Arc<Update>) {
         let Update::Event(event) = &**update else { return };
         self.events.announce(event);
@@ -289,7 +290,7 @@ impl SessionHandle {
         self.feeds.turn()
     }
 
-    /// While paused, everything that comes in is refused and counted.
+    /// While paused, bins and events are refused and counted.
     pub fn pause(&self, paused: bool) {
         self.port.pause(paused);
         telemetry::session_state(&self.name, if paused { "paused" } else { "running" });
@@ -332,8 +333,9 @@ impl SessionHandle {
         self.events.wake();
     }
 
-    /// Stops the session: nothing more comes in, what waits is done and published, what writes
-    /// elsewhere gets the last of it. True where `drain` was too short for that.
+    /// Stops the session: closes its entrance, lets the thread and the publishing task finish what
+    /// waits, then gives the tasks that write elsewhere time for the last results. True where
+    /// `drain` was too short.
     pub async fn stop(&self, drain: Duration) -> bool {
         let Some(mut tasks) = locked(&self.tasks).take() else { return false };
         for task in &tasks.sources {
@@ -381,7 +383,7 @@ impl Swap {
     /// thread may be taking meanwhile.
     ///
     /// # Errors
-    /// When the session ends, or its thread is stuck: it goes on as it was.
+    /// When the session ends, or its thread does not respond: the session keeps its engine.
     pub(crate) async fn finish(self, next: Arc<Plan>, engine: Engine) -> Result<(), SwapError> {
         let session = &self.session;
         let swaps = locked(&session.served).swaps + 1;

@@ -25,13 +25,13 @@ impl Handoff {
     pub(crate) fn offer(&self, successor: Successor) {
         let mut place = self.successor.lock().unwrap_or_else(PoisonError::into_inner);
         *place = Some(successor);
-        // While the place is held: a thread that takes this one meanwhile would be told of it once
-        // more, and find the engine that it had before.
+        // Set while the lock is held. A thread that takes the offer in between would otherwise see
+        // the flag again and find its own former engine.
         self.waiting.store(true, Ordering::Release);
         drop(place);
     }
 
-    /// Takes back what was offered; false where the session has taken it already.
+    /// Withdraws the offer; false where the session has taken it already.
     pub(crate) fn withdraw(&self) -> bool {
         let mut place = self.successor.lock().unwrap_or_else(PoisonError::into_inner);
         let waits = self.waiting.swap(false, Ordering::AcqRel);
@@ -41,7 +41,7 @@ impl Handoff {
         waits
     }
 
-    /// True until what was offered is taken.
+    /// True until the offer is taken.
     pub(crate) fn is_waiting(&self) -> bool {
         self.waiting.load(Ordering::Acquire)
     }

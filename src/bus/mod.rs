@@ -1,5 +1,5 @@
-//! What is held of a session, for whoever asks: its handle with its subscribers and events, and the
-//! registry of all.
+//! What is held of a session: its handle with subscribers and events, and the registry of all
+//! sessions.
 
 mod calibration;
 mod conditions;

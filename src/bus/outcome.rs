@@ -29,7 +29,7 @@ pub struct Outcome {
     pub predicted: bool,
     /// Headers that waited when it was done.
     pub waiting: u32,
-    /// Hypotheses begun anew so far.
+    /// Restarted hypotheses so far.
     pub filter_resets: u64,
     /// Models that the session had before this one.
     pub swaps: u32,

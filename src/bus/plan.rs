@@ -54,13 +54,13 @@ pub struct ModelChoice {
     pub mean_dwell_s: Option<f64>,
     /// False changes per minute that the decision rule may make, by the model's operating points.
     pub false_changes_per_min: Option<f64>,
-    /// Posterior probability that a new label must reach, whatever the operating points say.
+    /// Posterior probability that a new label must reach, instead of the operating points' value.
     pub probability_min: Option<f64>,
     /// Time for which it must hold it, ms.
     pub dwell_ms: Option<f64>,
-    /// Whether `unknown` may be said.
+    /// Whether the label may be `unknown`.
     pub unknown: bool,
-    /// What is followed beside the dynamics.
+    /// What is tracked in addition to the dynamics.
     pub adaptation: Adaptation,
 }
 
@@ -156,7 +156,7 @@ pub struct Plan {
     pub model: Arc<Model>,
     /// The readout; where the session is yet to calibrate itself, one that is not trusted.
     pub readout: Readout,
-    /// What was asked for.
+    /// The configuration's choice.
     pub choice: ModelChoice,
     /// When the label changes.
     pub rule: DecisionRule,
@@ -253,7 +253,7 @@ impl Plan {
         }
     }
 
-    /// That it has begun, for the journal.
+    /// The journal's record of the start.
     #[must_use]
     pub fn started(&self, resumed: bool) -> What {
         let facts = self.facts();
@@ -334,7 +334,7 @@ impl Plan {
     }
 }
 
-/// A readout that says nothing yet.
+/// A readout without information: zero loadings.
 fn blank(model: &Model, channels: usize) -> Readout {
     Readout {
         session: "(new animal)".into(),

@@ -1,5 +1,5 @@
-//! Decisions into a log beside the journal, for later analysis; `regimed export` makes arrays of
-//! them.
+//! Records decisions in a log next to the journal, for later analysis; `regimed export` converts it
+//! to arrays.
 
 use std::sync::Arc;
 
@@ -15,7 +15,7 @@ pub(crate) async fn run(session: Arc<SessionHandle>, log: Arc<Journal>, every: u
     while let Some(update) = subscription.next().await {
         let Some(decision) = update.decision() else { continue };
         let mut decision = decision.clone();
-        // Said once, and again when they are others.
+        // The names are recorded once, and again when they change.
         if decision.regime_names == names {
             decision.regime_names.clear();
         } else {

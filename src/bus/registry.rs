@@ -1,4 +1,4 @@
-//! The one registry of sessions: whoever looks for one by its name finds it here, and nowhere else.
+//! The one registry of sessions: every lookup by name goes through it.
 //!
 //! A name is taken from the moment that a start is asked for until a stop is done, so that no two
 //! of these meet. The lock is held for as long as it takes to look at the names: whatever reads
@@ -26,7 +26,7 @@ pub enum NameError {
     Taken {
         /// The name.
         name: String,
-        /// What is being done with the session, as a clause.
+        /// The operation that is in progress, as a clause.
         doing: &'static str,
     },
     /// There are as many sessions as may be.
@@ -53,19 +53,19 @@ pub enum NameError {
     Busy {
         /// The name.
         name: String,
-        /// What is being done with it.
+        /// The operation that is in progress.
         doing: &'static str,
     },
 }
 
 /// A name that is taken.
 enum State {
-    /// The session is being started; nobody finds it yet.
+    /// Being started: not visible yet.
     Starting,
     Running(Arc<SessionHandle>),
     /// It is being stopped, and still found by readers.
     Ending(Arc<SessionHandle>),
-    /// It was stopped; nobody finds it any more, and its name is about to be given back.
+    /// Stopped: not visible any more; its name is about to be free.
     Ended,
     /// The daemon ends: it was stopped, and is found by readers until the process ends.
     Last(Arc<SessionHandle>),
@@ -105,11 +105,11 @@ pub struct Registry {
     begun: watch::Sender<u64>,
     /// Turns true when streams are to end.
     closing: watch::Receiver<bool>,
-    /// What is wrong now.
+    /// Current conditions of the daemon and its sessions.
     pub conditions: Conditions,
 }
 
-/// A name that a session is started under. Where it does not come to run, the name is given back.
+/// A reserved name. Dropping it before the session runs frees the name.
 pub struct Reservation<'a> {
     registry: &'a Registry,
     name: String,
@@ -213,7 +213,7 @@ impl Registry {
         self.read().taken.iter().filter_map(|(_, state)| state.found().cloned()).collect()
     }
 
-    /// A session by name, for whoever reads.
+    /// A session by name, to read from.
     #[must_use]
     pub fn session(&self, name: &str) -> Option<Arc<SessionHandle>> {
         let names = self.read();
@@ -221,7 +221,7 @@ impl Registry {
         state.found().cloned()
     }
 
-    /// A session by name, for whoever reads.
+    /// A session by name, to read from.
     ///
     /// # Errors
     /// Which sessions there are.
@@ -236,10 +236,10 @@ impl Registry {
         NameError::Unknown { name: name.chars().take(64).collect(), known: known.join(", ") }
     }
 
-    /// A session by name, for whoever changes it: one that is being started or stopped is none.
+    /// A session by name, to change it; refused while another operation starts or stops it.
     ///
     /// # Errors
-    /// What is being done with it; or which sessions there are.
+    /// The operation that is in progress; or which sessions exist.
     pub fn running(&self, name: &str) -> Result<Arc<SessionHandle>, NameError> {
         let busy = |doing| NameError::Busy { name: name.to_owned(), doing };
         let found = self.write().at(name).map(|state| match state {
@@ -250,10 +250,10 @@ impl Registry {
         found.unwrap_or_else(|| Err(self.unknown(name)))
     }
 
-    /// The session is about to be stopped: from here on nobody else changes it.
+    /// Claims a session for stopping: no other operation can change it from here on.
     ///
     /// # Errors
-    /// What is being done with it; or which sessions there are.
+    /// The operation that is in progress; or which sessions exist.
     pub fn end(&self, name: &str) -> Result<Ending<'_>, NameError> {
         let session = self.running(name)?;
         let mut names = self.write();
@@ -303,7 +303,7 @@ impl Registry {
         ]
     }
 
-    /// Told when a session begins.
+    /// Signals each session that starts.
     #[must_use]
     pub fn begun(&self) -> watch::Receiver<u64> {
         self.begun.subscribe()
@@ -312,7 +312,7 @@ impl Registry {
     /// Resolves when streams are to end.
     pub async fn closed(&self) {
         let mut closing = self.closing.clone();
-        // An error says that the daemon is gone.
+        // Fails when the daemon is gone.
         let _ = closing.wait_for(|c| *c).await;
     }
 }
@@ -331,8 +331,8 @@ impl Ending<'_> {
         }
     }
 
-    /// From here on nobody finds the session, and nothing is wrong with it any more. In this order:
-    /// whoever looks for faults looks at sessions that are found.
+    /// Hides the session from lookups, then clears its conditions. In this order: the supervisor
+    /// sets conditions of visible sessions only.
     pub(crate) fn hide(&self) {
         self.set(State::Ended);
         self.registry.conditions.forget(self.session.name());

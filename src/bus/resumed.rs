@@ -1,4 +1,4 @@
-//! A subscriber to a session's events, and where it stands.
+//! A subscriber to a session's events, with its position.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -25,7 +25,7 @@ impl NewestEvent {
         Self { newest: session.events.watch(), turn: session.turn(), session: session.clone() }
     }
 
-    /// Number of the newest event; from here on only what is newer counts as a change.
+    /// Number of the newest event; from here on only newer ones count as a change.
     pub(crate) fn seen(&mut self) -> u64 {
         *self.newest.borrow_and_update()
     }

@@ -1,6 +1,5 @@
-//! Who hears of a session's updates as they come: everybody, or those that want every n-th
-//! decision; and turns, where there are so many that to serve all at once would hold up everything
-//! else.
+//! Delivery of a session's updates to its subscribers: all of them, or every n-th decision. A crowd
+//! of subscribers is served in turns, because waking all at once would delay everything else.
 
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -25,10 +24,10 @@ const FEEDS_MAX: usize = 8;
 
 /// More subscribers to one session are a crowd...
 const CROWD: usize = 32;
-/// ...in which each is looked after once in so long for each of them.
+/// ...in which each waits this long for every subscriber in the crowd.
 const TURN: Duration = Duration::from_micros(100);
 
-/// What subscribers are told, shared by all of them.
+/// An update, shared by all subscribers.
 #[derive(Debug)]
 #[allow(clippy::large_enum_variant)] // nearly all are decisions, and each is shared, not moved
 pub enum Update {
@@ -57,13 +56,13 @@ impl Update {
         }
     }
 
-    /// Whether a subscriber to every `every`-th decision gets it: changes are told to all.
+    /// Whether a subscriber to every `every`-th decision gets it; every change is delivered.
     fn is_wanted(&self, every: u64) -> bool {
         self.decision().is_none_or(|d| d.bin.is_multiple_of(every) || d.event_sequence != 0)
     }
 }
 
-/// One of a crowd: those of a crowd are looked after one by one, in the order in which they came.
+/// A place in the crowd: its members are served one by one, in the order in which they joined.
 pub(crate) struct Turn {
     number: u32,
     began: bool,
@@ -82,7 +81,7 @@ impl Turn {
         if crowd as usize > CROWD { TURN * (self.number % crowd) } else { Duration::ZERO }
     }
 
-    /// How long it waits before it is looked after again; `None` where there is no crowd.
+    /// Time until its next turn; `None` where there is no crowd.
     fn next(&mut self, crowd: usize) -> Option<Duration> {
         if crowd <= CROWD {
             return None;
@@ -117,7 +116,7 @@ pub(crate) struct Feeds {
 }
 
 impl Feeds {
-    /// Nobody listens yet.
+    /// Without subscribers.
     pub(crate) fn new(session: &str) -> Self {
         Self {
             session: session.to_owned(),
@@ -141,7 +140,7 @@ impl Feeds {
         let mut feeds = self.locked();
         feeds.retain(|feed| feed.every == 1 || feed.updates.receiver_count() > 0);
         for feed in feeds.iter().filter(|feed| update.is_wanted(feed.every)) {
-            // An error says that nobody listens.
+            // Fails when there is no subscriber.
             let _ = feed.updates.send(update.clone());
         }
     }
@@ -272,7 +271,7 @@ mod tests {
             let wanted = |bin: &u64| bin.is_multiple_of(every.max(&1).to_owned()) || *bin == 71;
             assert_eq!(bins(subscription), (1..=200).filter(wanted).collect::<Vec<_>>(), "{every}");
         }
-        // A feed that nobody hears is given up.
+        // Removes a feed without subscribers.
         drop(subscriptions);
         feeds.publish(&decided(0, 0));
         assert_eq!(feeds.locked().len(), 1);

@@ -1,6 +1,6 @@
-//! What is wrong with a model, before it is known in which file.
+//! A fault of a model, before the file that holds it is known.
 
-/// What is wrong: which part, expected, found.
+/// Part, expected, found.
 pub(super) type Fault = (String, String, String);
 
 #[allow(clippy::needless_pass_by_value)] // words and numbers alike, given where they stand

@@ -60,9 +60,9 @@ pub enum CheckpointError {
         path: PathBuf,
         /// Which part.
         what: String,
-        /// What was expected.
+        /// Expected value.
         expected: String,
-        /// What was found.
+        /// Found value.
         found: String,
     },
 }
@@ -112,7 +112,7 @@ pub(crate) fn data_file(path: &Path) -> Result<DataFile, CheckpointError> {
 /// Reads and verifies a model directory.
 ///
 /// # Errors
-/// Says which file, which part, what was expected and what was found.
+/// Names the file and the part, with what was expected and what was found.
 pub fn load(dir: &Path) -> Result<Checkpoint, CheckpointError> {
     let read = |name: &str| {
         let path = dir.join(name);
@@ -243,7 +243,8 @@ pub fn save(dir: &Path, model: &Model, provenance: &Provenance) -> Result<(), Ch
     Ok(())
 }
 
-/// Writes a file beside its place, syncs it, then renames it there.
+/// Writes a temporary file in the same folder, syncs it, and renames it: readers see the old file
+/// or the new one, never a part.
 ///
 /// # Errors
 /// The file system's.

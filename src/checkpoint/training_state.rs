@@ -1,5 +1,5 @@
-//! A training that is not finished, as a file: safetensors with the trainer's arrays, the number of
-//! steps done and an identity of what was trained on what.
+//! An unfinished training as a file: safetensors with the trainer's arrays, the number of steps
+//! done, and an identity of the data and settings.
 
 use std::collections::HashMap;
 use std::path::Path;

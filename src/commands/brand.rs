@@ -22,7 +22,7 @@ const RIG_KEYS: [(&str, &str); 4] = [
     ("crossings_first", "crossings_first"),
     ("output_stream", "output_stream"),
 ];
-/// Parameters that are tables of the configuration beside the session.
+/// Parameters that are top-level tables of the configuration.
 const TABLES: [&str; 5] = ["grpc", "zeromq", "http", "limits", "metrics"];
 
 /// Run as a node of a BRAND graph (parameters come from the graph; see docs/rigs/brand.md)
@@ -104,7 +104,7 @@ async fn node(flags: &Flags) -> Result<()> {
             Ok(())
         }
         Err(e) => {
-            // The error itself is what is told below.
+            // The error that is returned below matters more than a failure to report it.
             let _ = state(&mut redis, flags, 1, "NODE_FATAL_ERROR").await;
             Err(e)
         }

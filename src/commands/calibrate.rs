@@ -147,7 +147,7 @@ fn new_animal(
     Ok(found.readout)
 }
 
-/// Says where a model cannot tell counts as large as these.
+/// Warns where the model cannot distinguish counts this large.
 pub(super) fn warn_of_counts(model: &Model, largest: f32) {
     let most = model.count_max();
     if largest > most {

@@ -1,4 +1,4 @@
-//! A model in words: the model card, and what `inspect` says of a model.
+//! The model card, Markdown, which `inspect` prints as well.
 
 use std::fmt::Write as _;
 use std::path::Path;
@@ -13,7 +13,7 @@ const CARD_FILE: &str = "model.md";
 /// Standard normal quantile of a 90 % interval.
 const HALF_WIDTH: f64 = 1.645;
 
-/// Writes a model's card beside it.
+/// Writes a model's card into its directory.
 ///
 /// # Errors
 /// The file system's.
@@ -33,7 +33,7 @@ fn share(p: f64, n: f64) -> String {
 }
 
 fn scores(out: &mut String, name: &str, v: &Verdict, dwell_bins: f64) {
-    // Bins of one stretch stand and fall together.
+    // Bins of one stretch are not independent: each stretch counts as one case.
     let n = (v.n_bins as f64 / dwell_bins).max(1.0);
     let cell = |p: Option<f64>| p.map_or("-".into(), |p| share(p, n));
     let _ = writeln!(

@@ -36,7 +36,7 @@ const SESSION: &str = "demo";
 /// Run the whole system with nothing configured: built-in model, simulated rig, daemon, live output
 #[derive(Debug, clap::Args)]
 pub struct DemoArgs {
-    /// End after so long with a summary, e.g. 20s
+    /// End after this time with a summary, e.g. 20s
     #[arg(long = "for", value_name = "TIME", value_parser = duration)]
     pub for_time: Option<Duration>,
     /// Plain lines even on a terminal
@@ -76,7 +76,7 @@ fn config() -> Config {
     }
 }
 
-/// The gRPC endpoint, the one that counts go to, and what the picture says of all of them.
+/// The gRPC endpoint, the endpoint for counts, and the notes of the picture.
 fn endpoints(of: Endpoints) -> (String, String, Vec<String>) {
     let address = |a: Option<SocketAddr>| a.map_or("off".into(), |a| a.to_string());
     let grpc = format!("http://{}", address(of.grpc));

@@ -24,10 +24,10 @@ pub struct ExportArgs {
     /// The session; may be left out where the journal has one alone
     #[arg(long, value_name = "NAME")]
     pub session: Option<String>,
-    /// Only what was received from here on, seconds since the Unix epoch
+    /// Only what was received from this time on, seconds since the Unix epoch
     #[arg(long, value_name = "S", default_value_t = f64::NEG_INFINITY)]
     pub from: f64,
-    /// Only what was received before, seconds since the Unix epoch
+    /// Only what was received before this time, seconds since the Unix epoch
     #[arg(long, value_name = "S", default_value_t = f64::INFINITY)]
     pub to: f64,
 }

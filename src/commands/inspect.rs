@@ -1,4 +1,4 @@
-//! `regimed inspect`: what is inside a model or a recording.
+//! `regimed inspect`: shows the content of a model or a recording.
 
 use std::path::{Path, PathBuf};
 
@@ -13,7 +13,7 @@ use crate::{checkpoint, recording};
 /// Names of channels that are shown at most.
 const NAMES_SHOWN: usize = 8;
 
-/// Say what is inside a model or a recording
+/// Show the content of a model or a recording
 #[derive(Debug, clap::Args)]
 pub struct InspectArgs {
     /// Directory of a model, "builtin", or a recording (.npz or .nwb)

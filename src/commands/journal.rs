@@ -9,7 +9,7 @@ use crate::journal;
 use crate::wire::JournalRecord;
 use crate::wire::journal_record::What;
 
-/// Show what a journal holds and check every record; works beside a daemon that writes it
+/// Show what a journal holds and check every record; works while a daemon writes it
 #[derive(Debug, clap::Args)]
 pub struct JournalArgs {
     /// The journal's folder (journal.folder of the configuration)

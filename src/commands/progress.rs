@@ -69,7 +69,7 @@ impl Progress {
 pub(crate) struct Interrupt(Arc<AtomicBool>);
 
 impl Interrupt {
-    /// Starts to listen, on a thread of its own.
+    /// Starts to watch for Ctrl-C, on its own thread.
     pub(crate) fn listen() -> std::io::Result<Self> {
         let flag = Arc::new(AtomicBool::new(false));
         let raised = flag.clone();

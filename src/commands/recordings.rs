@@ -37,10 +37,10 @@ pub(super) struct Names(Vec<(String, PathBuf)>);
 impl Names {
     /// Two files of one name in two folders are two sessions: the later is named after its folder
     /// as well.
-    pub(super) fn tell_apart(&mut self, recording: &mut Recording) {
+    pub(super) fn make_distinct(&mut self, recording: &mut Recording) {
         let path = recording.path.clone();
         let own = recording::name_of(&path);
-        // What says its session's name itself has that name.
+        // A recording that names its session keeps that name.
         if recording.trials.iter().any(|t| t.session != own) {
             return;
         }
@@ -64,7 +64,7 @@ impl RecordingArgs {
     /// Reads a recording and takes the part and bins asked for.
     ///
     /// # Errors
-    /// Says which file or flag, what was expected and what was found.
+    /// Names the file or flag, with what was expected and what was found.
     pub fn read(&self, path: &Path) -> Result<Recording> {
         let is_nwb = path.extension().is_some_and(|e| e.eq_ignore_ascii_case("nwb"));
         let mut recording = if is_nwb {
@@ -116,7 +116,7 @@ impl RecordingArgs {
         let read = |p: &PathBuf| {
             let mut recording = self.read(p).context("cannot use this recording")?;
             if self.session.is_none() {
-                taken.tell_apart(&mut recording);
+                taken.make_distinct(&mut recording);
             }
             Ok(recording)
         };

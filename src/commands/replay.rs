@@ -24,7 +24,7 @@ use crate::wire::{
 /// Numbers left out between streams that do not follow each other: more than any daemon predicts
 /// through, so that each begins at the prior.
 const STREAM_GAP: u64 = (1 << 20) + 1;
-/// Decisions are waited for so long after the last bin.
+/// Waits this long for decisions after the last bin.
 const LAST_DECISIONS: Duration = Duration::from_secs(3);
 
 /// Play a recording to a daemon as a rig would
@@ -188,7 +188,7 @@ async fn listen(
     Ok((notes, tokio::spawn(judge.run())))
 }
 
-/// Holds the daemon's decisions against what was played.
+/// Compares the daemon's decisions with what was played.
 struct Judge {
     board: Scoreboard,
     /// The daemon's regimes.

@@ -1,4 +1,4 @@
-//! Live decisions against the truth of what was sent.
+//! Scores live decisions against the truth of what was sent.
 
 use std::collections::HashMap;
 use std::time::Instant;
@@ -93,8 +93,8 @@ impl Scoreboard {
         }
         self.predicted += u64::from(decision.predicted);
         self.score.push(sent.truth, &decision.posterior);
-        let said = self.names.iter().position(|n| *n == decision.regime);
-        self.changes.push(sent.truth, said, None);
+        let label = self.names.iter().position(|n| *n == decision.regime);
+        self.changes.push(sent.truth, label, None);
         self.round_trip.push(now.saturating_duration_since(sent.at).as_secs_f64() * 1e6);
         self.daemon.push(decision.latency_ns as f64 * 1e-3);
         self.compute.push(decision.compute_ns as f64 * 1e-3);

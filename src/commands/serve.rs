@@ -8,7 +8,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use crate::daemon::{Daemon, access, check_source, plan};
 use crate::{config, telemetry};
 
-/// What is still being done when all is stopped has so long.
+/// Time for unfinished work when everything is stopped.
 const LAST_WORK: std::time::Duration = std::time::Duration::from_secs(1);
 
 /// Run the daemon
@@ -83,7 +83,7 @@ pub fn run(args: &ServeArgs) -> Result<()> {
     ended
 }
 
-/// What the system tells a daemon.
+/// Signals from the system.
 pub(crate) struct Signals {
     terminate: Signal,
     interrupt: Signal,
@@ -111,7 +111,7 @@ impl Signals {
         }
     }
 
-    /// Resolves when a daemon is to end; meanwhile it reads its files again where it is told to.
+    /// Resolves when the daemon should end; SIGHUP meanwhile makes it read its files again.
     pub(crate) async fn until_end(&mut self, daemon: &Daemon) {
         loop {
             tokio::select! {

@@ -35,7 +35,7 @@ pub struct SimulateArgs {
     /// Length of a trial, seconds; with --switch-every, of an animal's whole recording
     #[arg(long, default_value_t = 2.0)]
     pub seconds: f64,
-    /// One recording per animal in which a new task of another regime begins every so many seconds
+    /// One recording per animal in which a new task of another regime begins every N seconds
     #[arg(long, value_name = "SECONDS")]
     pub switch_every: Option<f64>,
     /// Width of a bin, milliseconds
@@ -79,7 +79,7 @@ pub fn run(args: &SimulateArgs) -> Result<()> {
     positive("--animals", args.animals as f64, 1e3)?;
     positive("--tasks", args.tasks as f64, 9_999.0)?;
     positive("--trials", args.trials as f64, 1e5)?;
-    // Said before the work, not after it.
+    // Checked before the work, not after it.
     let folder = args.out.parent().filter(|p| !p.as_os_str().is_empty());
     if let Some(folder) = folder.filter(|f| !f.is_dir()) {
         bail!(
@@ -183,7 +183,7 @@ fn trial(
         counts: in_bins(counts, n),
         task: vec![task.number; bins],
         regime: vec![Some(r); bins],
-        truth: truth.map_or_else(DynamicsTruth::default, told),
+        truth: truth.map_or_else(DynamicsTruth::default, dynamics_truth),
     }
 }
 
@@ -191,7 +191,7 @@ fn session_name(args: &SimulateArgs, index: u64) -> String {
     args.day.map_or_else(|| index.to_string(), |day| format!("{index}-day{day}"))
 }
 
-fn told(truth: Truth) -> DynamicsTruth {
+fn dynamics_truth(truth: Truth) -> DynamicsTruth {
     let count = |n: Option<usize>| n.map(|n| n as f64);
     DynamicsTruth {
         lyapunov_max_per_s: Some(truth.lyapunov_max_per_s),

@@ -17,11 +17,11 @@ use crate::wire::{
 
 type Client = RegimesClient<Connection>;
 
-/// A lost daemon is looked for again after so long.
+/// Interval of attempts to reconnect to a lost daemon.
 const RETRY: Duration = Duration::from_millis(500);
-/// Events that are shown of what was before.
+/// Events from before the start that are shown.
 const EVENTS_BEFORE: u64 = 10;
-/// What is heard and not shown yet.
+/// Bound on updates that are received and not shown yet.
 const WAITING: usize = 4096;
 
 /// Show a daemon's labels, probabilities, metrics and events
@@ -37,7 +37,7 @@ pub struct WatchArgs {
     /// Session to watch [default: all]
     #[arg(long, value_name = "NAME")]
     pub session: Option<String>,
-    /// End after so long, e.g. 20s
+    /// End after this time, e.g. 20s
     #[arg(long = "for", value_name = "TIME", value_parser = duration)]
     pub for_time: Option<Duration>,
     /// Every n-th decision, and all changes
@@ -89,33 +89,33 @@ pub fn run(args: &WatchArgs) -> Result<()> {
     runtime()?.block_on(watch(args))
 }
 
-/// What is heard of the daemon.
-enum Heard {
+/// An update from the daemon.
+enum Received {
     Session(String),
     Decision(Box<Decision>, u64),
     Event(Event),
-    /// Why nothing is heard; empty when it is heard again.
+    /// The connection is lost, and why; empty when it is back.
     Lost(String),
 }
 
-/// Hears for as long as somebody wants it.
+/// Receives until its consumer has gone.
 struct Listener {
     client: Client,
     session: Option<String>,
     every: u32,
     known: HashSet<String>,
-    heard: mpsc::Sender<Heard>,
+    received: mpsc::Sender<Received>,
 }
 
-/// Nobody wants to hear any more.
+/// The consumer has gone.
 struct Unwanted;
 
 impl Listener {
-    async fn tell(&self, what: Heard) -> Result<(), Unwanted> {
-        self.heard.send(what).await.map_err(|_| Unwanted)
+    async fn send(&self, what: Received) -> Result<(), Unwanted> {
+        self.received.send(what).await.map_err(|_| Unwanted)
     }
 
-    /// Learns which sessions there are, and hears their events from now on; the names of all.
+    /// Lists the sessions and subscribes to their events from now on; returns their names.
     async fn learn(&mut self) -> Result<Vec<String>, tonic::Status> {
         let listed = self.client.list_sessions(ListSessionsRequest {}).await?.into_inner();
         for session in &listed.sessions {
@@ -125,10 +125,10 @@ impl Listener {
             {
                 continue;
             }
-            let _ = self.tell(Heard::Session(name.clone())).await;
+            let _ = self.send(Received::Session(name.clone())).await;
             let after = session.last_event_sequence.saturating_sub(EVENTS_BEFORE);
-            let (client, heard) = (self.client.clone(), self.heard.clone());
-            tokio::spawn(events(client, name.clone(), after, heard));
+            let (client, received) = (self.client.clone(), self.received.clone());
+            tokio::spawn(events(client, name.clone(), after, received));
         }
         Ok(listed.sessions.into_iter().map(|s| s.name).collect())
     }
@@ -141,16 +141,17 @@ impl Listener {
             Ok(stream) => stream.into_inner(),
             Err(e) => return Ok(e.message().to_owned()),
         };
-        self.tell(Heard::Lost(String::new())).await?;
+        self.send(Received::Lost(String::new())).await?;
         loop {
             match stream.message().await {
                 Ok(Some(update)) => {
                     let Some(decision) = update.decision else { continue };
                     if !self.known.contains(&decision.session) {
-                        // It has begun meanwhile. Where this fails, the stream ends as well.
+                        // A session has started meanwhile. Where listing fails, the stream ends as
+                        // well.
                         let _ = self.learn().await;
                     }
-                    self.tell(Heard::Decision(Box::new(decision), update.lost)).await?;
+                    self.send(Received::Decision(Box::new(decision), update.lost)).await?;
                 }
                 Ok(None) => return Ok("it has ended its stream".to_owned()),
                 Err(e) => return Ok(e.message().to_owned()),
@@ -164,15 +165,20 @@ impl Listener {
                 Ok(_) => self.decisions().await?,
                 Err(e) => e.message().to_owned(),
             };
-            self.tell(Heard::Lost(why)).await?;
+            self.send(Received::Lost(why)).await?;
             tokio::time::sleep(RETRY).await;
         }
     }
 }
 
 /// A session's events after a number, each once, over lost connections.
-async fn events(mut client: Client, session: String, mut after: u64, heard: mpsc::Sender<Heard>) {
-    while !heard.is_closed() {
+async fn events(
+    mut client: Client,
+    session: String,
+    mut after: u64,
+    received: mpsc::Sender<Received>,
+) {
+    while !received.is_closed() {
         let request =
             SubscribeEventsRequest { session: session.clone(), after_event_sequence: after };
         match client.subscribe_events(request).await {
@@ -180,12 +186,12 @@ async fn events(mut client: Client, session: String, mut after: u64, heard: mpsc
                 let mut stream = stream.into_inner();
                 while let Ok(Some(event)) = stream.message().await {
                     after = event.event_sequence;
-                    if heard.send(Heard::Event(event)).await.is_err() {
+                    if received.send(Received::Event(event)).await.is_err() {
                         return;
                     }
                 }
             }
-            // Without a journal, a daemon that began anew counts its events from 1.
+            // Without a journal, a restarted daemon counts its events from 1.
             Err(e) if e.code() == tonic::Code::OutOfRange => after = 0,
             Err(_) => {}
         }
@@ -196,13 +202,13 @@ async fn events(mut client: Client, session: String, mut after: u64, heard: mpsc
 async fn watch(args: &WatchArgs) -> Result<()> {
     let endpoint = &args.endpoint;
     let client = RegimesClient::new(args.access.connect(endpoint).await?);
-    let (heard, mut hearing) = mpsc::channel(WAITING);
+    let (received, mut receiving) = mpsc::channel(WAITING);
     let mut listener = Listener {
         client,
         session: args.session.clone(),
         every: args.every,
         known: HashSet::new(),
-        heard,
+        received,
     };
     let names = listener.learn().await?;
     if let Some(name) = args.session.as_ref().filter(|name| !names.contains(name)) {
@@ -221,7 +227,7 @@ async fn watch(args: &WatchArgs) -> Result<()> {
     let mut tick = tokio::time::interval(Duration::from_millis(50));
     loop {
         let goes_on = tokio::select! {
-            Some(heard) = hearing.recv() => shown.take(heard)?,
+            Some(received) = receiving.recv() => shown.take(received)?,
             _ = tick.tick() => shown.refresh()?,
             _ = tokio::signal::ctrl_c() => false,
             () = &mut over => false,
@@ -249,26 +255,26 @@ impl Shown {
         Self::Picture(Box::new(Picture::new(title, Vec::new(), args.plain)))
     }
 
-    /// False where nobody reads any more.
-    fn take(&mut self, heard: Heard) -> Result<bool> {
-        match (self, heard) {
-            (Self::Json { .. }, Heard::Event(event)) => json_line(&json!({ "event": event })),
-            (Self::Json { events_only: false }, Heard::Decision(decision, lost)) => {
+    /// False where the reader has gone.
+    fn take(&mut self, received: Received) -> Result<bool> {
+        match (self, received) {
+            (Self::Json { .. }, Received::Event(event)) => json_line(&json!({ "event": event })),
+            (Self::Json { events_only: false }, Received::Decision(decision, lost)) => {
                 json_line(&json!({ "decision": decision, "lost": lost }))
             }
-            (Self::Json { .. }, Heard::Lost(why)) => {
+            (Self::Json { .. }, Received::Lost(why)) => {
                 if !why.is_empty() {
                     eprintln!("regimed: the daemon is gone ({why}); looking for it again");
                 }
                 Ok(true)
             }
             (Self::Json { .. }, _) => Ok(true),
-            (Self::Picture(picture), heard) => {
-                match heard {
-                    Heard::Session(name) => picture.session(&name),
-                    Heard::Decision(decision, lost) => picture.decision(*decision, lost, None),
-                    Heard::Event(event) => picture.event(&event),
-                    Heard::Lost(why) => picture.trouble(
+            (Self::Picture(picture), received) => {
+                match received {
+                    Received::Session(name) => picture.session(&name),
+                    Received::Decision(decision, lost) => picture.decision(*decision, lost, None),
+                    Received::Event(event) => picture.event(&event),
+                    Received::Lost(why) => picture.trouble(
                         (!why.is_empty())
                             .then(|| format!("the daemon is gone ({why}); looking for it again")),
                     ),

@@ -1,4 +1,4 @@
-//! `[tls]` and `[[token]]`: who may come in.
+//! `[tls]` and `[[token]]`: access control.
 
 use std::path::{Path, PathBuf};
 

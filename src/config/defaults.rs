@@ -1,4 +1,4 @@
-//! What holds where a configuration says nothing.
+//! Defaults of the configuration.
 
 /// Default address of gRPC.
 pub(crate) const GRPC_LISTEN: &str = "127.0.0.1:7733";
@@ -19,7 +19,7 @@ pub(crate) const CONNECTIONS_PER_PEER_MAX: usize = 2048;
 pub(crate) const STREAMS_PER_CONNECTION_MAX: usize = 100;
 /// Default bins that wait for a session.
 pub(crate) const QUEUE_BINS: usize = 1024;
-/// Default longest gap that is predicted through, bins; after a longer one the fit starts anew.
+/// Default longest gap that is predicted through, bins; after a longer one the fit restarts.
 pub(crate) const GAP_BINS_MAX: usize = 1000;
 /// Default number of events a session keeps for subscribers that resume.
 pub(crate) const EVENTS_KEPT: usize = 10_000;

@@ -1,14 +1,13 @@
-//! What the environment says: the one place that reads it beside the command line and the log's
-//! level.
+//! Environment variables; only the command line and the log's level are read elsewhere.
 
 use std::time::Duration;
 
 /// How the system supervises this process: sd_notify(3).
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Supervision {
-    /// Where it wants to be told.
+    /// Socket of the supervisor's notifications.
     pub notify_socket: Option<String>,
-    /// It restarts what has told nothing for so long.
+    /// The supervisor restarts a daemon that has not notified for this time.
     pub watchdog: Option<Duration>,
 }
 

@@ -1,4 +1,4 @@
-//! What is wrong with a configuration, and where.
+//! A fault of a configuration, and its place.
 
 use std::path::PathBuf;
 
@@ -9,7 +9,7 @@ pub struct Fault {
     pub line: usize,
     /// Key as written, e.g. `session[1].model`.
     pub key: String,
-    /// What was expected and what was found.
+    /// Expected and found.
     pub problem: String,
 }
 

@@ -21,7 +21,7 @@ const STATE_EVERY_S: f64 = 1.0;
 /// Default age beyond which a saved state is of no use, seconds.
 const STATE_AGE_MAX_S: f64 = 60.0;
 
-/// The journal, and the sessions' saved states beside it.
+/// The journal, and the sessions' saved states next to it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct JournalConfig {
     /// The journal itself.
@@ -30,7 +30,7 @@ pub struct JournalConfig {
     pub state_every_s: f64,
     /// Age beyond which a saved state is of no use, seconds.
     pub state_age_max_s: f64,
-    /// Every so many decisions are recorded beside the journal; 0: none.
+    /// Every n-th decision is recorded next to the journal; 0: none.
     pub decisions_every: usize,
     /// How.
     pub decisions: Settings,

@@ -32,7 +32,7 @@ const FILE_BYTES_MAX: u64 = 16 << 20;
 pub struct Config {
     /// Address of gRPC; `None` where it is off.
     pub grpc_listen: Option<SocketAddr>,
-    /// Unix socket of gRPC, beside or instead of its address.
+    /// Unix socket of gRPC, in addition to its address or instead of it.
     pub grpc_unix: Option<PathBuf>,
     /// Address of ZeroMQ counts in (PULL).
     pub zeromq_pull: Option<SocketAddr>,
@@ -145,7 +145,7 @@ fn top<'a>(table: &'a DeTable<'a>, path: &Path, faults: &mut Faults<'a>) -> Conf
         Section { table, span: 0..0, prefix: String::new(), known: Vec::new(), faults };
     config.tls = section.section("tls", |s| access::tls(s, path)).flatten();
     config.tokens = access::tokens(&mut section, path);
-    // Faults of these are told where they are.
+    // Faults in these are reported by their own sections.
     let guarded = Beyond::Guarded {
         tls: config.tls.is_some() || section.known_table("tls"),
         tokens: section.known_table("token"),

@@ -64,7 +64,7 @@ impl Faults<'_> {
     }
 }
 
-/// A table that is read key by key; what is left over at the end is a fault.
+/// A table that is read key by key; keys that nobody has read are faults at the end.
 pub(super) struct Section<'a, 'b> {
     pub(super) table: &'a DeTable<'a>,
     pub(super) span: Range<usize>,

@@ -81,7 +81,7 @@ pub(super) fn one_session(
     Some(SessionConfig { name: name.to_owned(), choice, events, source, redis })
 }
 
-/// Keys of the decision rule and of what is followed beside the dynamics.
+/// Keys of the decision rule and of the adaptation.
 fn rule(s: &mut Section<'_, '_>, choice: &mut ModelChoice) {
     choice.bin_ms = s.number("bin_ms", 0.001..60_000.0, "milliseconds above 0");
     let probability = "a probability from 0 and below 1";

@@ -1,5 +1,4 @@
-//! What a session has beside its ports: the rig that the daemon goes to, and where its results are
-//! written.
+//! A session's connections apart from the ports: its rig, and where its results are written.
 
 use std::net::UdpSocket;
 use std::sync::Arc;
@@ -16,9 +15,9 @@ use crate::rigs::lsl;
 use crate::rigs::replay::Player;
 use crate::rigs::{blackrock, brand, intan, open_ephys, redis, replay};
 
-/// The session's table with its rig's names for the channels in the order of its readout. Names are
-/// what tells one channel from another: an order learned from who fires first is right for a
-/// readout that is learned with it, and for no other.
+/// The session's table with the rig's channel names in the order of the readout. Only names
+/// identify channels: an order that was learned from which channel fired first fits the readout
+/// that was learned with it, and no other.
 ///
 /// # Errors
 /// Names that are not the readout's; none, where only the order would be left.
@@ -28,7 +27,7 @@ pub(super) fn named(mut session: SessionConfig, plan: &Plan) -> Result<SessionCo
     let names = plan.readout.channels.as_deref();
     if electrodes.is_empty() {
         match names {
-            // A rig that goes by numbers goes on to do so, where the names are none.
+            // Without names, a rig that uses numbers continues to.
             Some(names) if learns || names.iter().all(|n| n.parse::<u32>().is_ok()) => {
                 *electrodes = names.to_vec();
             }
@@ -55,7 +54,7 @@ pub(super) fn named(mut session: SessionConfig, plan: &Plan) -> Result<SessionCo
     let Some(names) = names else { return Ok(session) };
     let strange: Vec<&str> =
         electrodes.iter().filter(|e| !names.contains(e)).map(String::as_str).collect();
-    // Where none is the readout's, the list says which is which by its order.
+    // Where no name is the readout's, the list's order decides.
     if strange.len() == electrodes.len() {
         return Ok(session);
     }
@@ -116,7 +115,7 @@ fn replayed(
     Ok(recording)
 }
 
-/// What a session's rig is, for people; a recording is read and held against the session.
+/// Describes a session's rig; a recording is read and checked against the session.
 ///
 /// # Errors
 /// A recording that does not fit.
@@ -145,11 +144,11 @@ pub(crate) fn check_source(session: &SessionConfig, plan: &Plan) -> Result<Optio
 /// What a session's rig needs before it can be gone to.
 #[derive(Default)]
 pub(super) struct Prepared {
-    /// How the session stands with its rig, where the daemon goes to one.
+    /// Connection state of the rig, where the daemon connects to one.
     pub(super) status: Option<Arc<Status>>,
     /// Where it replays a recording.
     pub(super) seek: Option<Arc<Seek>>,
-    /// What is replayed.
+    /// The recording to replay.
     recording: Option<Recording>,
     /// The port at which packets come; `None` also where the machine does not have its address yet.
     packets: Option<UdpSocket>,
@@ -292,17 +291,17 @@ mod tests {
         // In whatever order they are listed, a name is its channel's.
         let some = "[session.intan]\nelectrodes = [\"A-7\", \"A-0\"]\n";
         assert_eq!(listed(session(some, Some("A-")).expect("known"))[7], "A-7");
-        // A list of other names says which is which by its order.
+        // A list of other names decides by its order.
         assert_eq!(listed(session(some, Some("unit")).expect("a list")), ["A-7", "A-0"]);
         assert_eq!(listed(session(some, None).expect("a list")), ["A-7", "A-0"]);
         let mixed = "[session.intan]\nelectrodes = [\"A-7\", \"B-0\"]\n";
-        let said = session(mixed, Some("A-")).expect_err("half known").to_string();
-        assert!(said.contains("B-0"), "{said}");
+        let error = session(mixed, Some("A-")).expect_err("half known").to_string();
+        assert!(error.contains("B-0"), "{error}");
         for source in
             [intan, "[session.open_ephys]\n", "[session.blackrock]\nsplit_sorted = true\n"]
         {
-            let said = session(source, None).expect_err("no names at all").to_string();
-            assert!(said.contains("who fires first") && said.contains("calibrate_s"), "{said}");
+            let error = session(source, None).expect_err("no names at all").to_string();
+            assert!(error.contains("who fires first") && error.contains("calibrate_s"), "{error}");
         }
         // Numbers are an order of their own.
         for source in [

@@ -1,6 +1,6 @@
-//! A session that calibrates itself: its first counts are gathered, its readout is fitted on a
-//! thread of its own, and the engine that reads by it takes over between two bins. Until then the
-//! label is `unknown`.
+//! Self-calibration of a session: gathers its first counts, fits its readout on a thread of its
+//! own, and offers the engine that uses it. The session's thread takes it over between two bins;
+//! until then the label is `unknown`.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -28,7 +28,7 @@ pub(super) struct Calibrator {
     pub(super) how: SelfCalibration,
     pub(super) session: Arc<SessionHandle>,
     pub(super) journal: Option<Arc<Journal>>,
-    /// Folder in which what was found is kept for the next start.
+    /// Folder in which the readout is kept for the next start.
     pub(super) keep: Option<PathBuf>,
 }
 
@@ -57,7 +57,7 @@ impl Gathered {
             self.filled = 0;
         }
         for (sum, &count) in self.sum.iter_mut().zip(counts) {
-            // What is masked shows nothing.
+            // A masked channel contributes nothing.
             *sum = sum.saturating_add(if count == MASKED { 0 } else { count });
         }
         self.filled += 1;
@@ -87,7 +87,7 @@ impl Gathered {
 }
 
 impl Calibrator {
-    /// Starts the work on a thread of its own.
+    /// Starts the calibration on its own thread.
     pub(super) fn start(self) -> Result<()> {
         std::thread::Builder::new()
             .name(format!("calibrate-{}", self.plan.session))
@@ -123,7 +123,7 @@ impl Calibrator {
         });
     }
 
-    /// Whether what was found is to be trusted; `None` where the session ended before.
+    /// Whether the readout is to be trusted; `None` where the session ended before.
     fn work(&self) -> Result<Option<bool>> {
         let (model, factor) = self.plan.calibration_model();
         let model = model.clone();

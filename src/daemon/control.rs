@@ -1,5 +1,5 @@
-//! Sessions at run time, over gRPC. Each call is done by a task of its own: one that has begun is
-//! done to its end, whether or not its client waits for the answer.
+//! Sessions at run time, over gRPC. Each call runs in a task of its own, to its end, even when its
+//! client no longer waits.
 
 use std::future::Future;
 use std::sync::Arc;

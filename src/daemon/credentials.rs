@@ -15,7 +15,7 @@ use crate::security::{Role, Tls, TlsFiles, Tokens};
 /// Files are read again so often.
 const REREAD_EVERY: Duration = Duration::from_secs(1);
 
-/// Who may come in.
+/// Certificates and tokens.
 pub(crate) struct Access {
     pub(super) tokens: Arc<Tokens>,
     pub(super) grpc_tls: Option<Arc<Tls>>,
@@ -70,7 +70,7 @@ impl Access {
                 loop {
                     let _ = tokio::time::timeout(REREAD_EVERY, asked.notified()).await;
                     let reread = reread.clone();
-                    // An error says that the runtime is ending.
+                    // Fails only while the runtime shuts down.
                     let Ok(read) = tokio::task::spawn_blocking(move || reread()).await else {
                         return;
                     };
@@ -103,7 +103,7 @@ impl Problems {
 
 /// What a call needs, by the service it is of.
 pub(super) fn needs_ingest(path: &str) -> &'static [Role] {
-    // What comes back of an exchange is decisions.
+    // An exchange also returns decisions.
     if path.ends_with("/Exchange") { &[Role::Ingest, Role::Read] } else { &[Role::Ingest] }
 }
 
@@ -115,8 +115,8 @@ pub(super) fn needs_control(_: &str) -> &'static [Role] {
     &[Role::Control]
 }
 
-/// Whoever starts, restarts or explores a daemon asks these before it has a token: they tell
-/// nothing of an experiment.
+/// Probes, reflection and health are asked before there is a token; they reveal nothing of an
+/// experiment.
 pub(super) fn needs_nothing(_: &str) -> &'static [Role] {
     &[]
 }

@@ -1,4 +1,4 @@
-//! The daemon's journal: opened at the start, checked beside its writer, closed last.
+//! The daemon's journal: opened first, checked while it is written, closed last.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -15,7 +15,7 @@ use crate::journal::Journal;
 use crate::wire::journal_record::What;
 use crate::wire::{DaemonStarted, Lost};
 
-/// Places of damage that are told at most: regimed journal lists all.
+/// Most places of damage that are logged; `regimed journal` lists all.
 const DAMAGE_TOLD_MAX: usize = 8;
 
 /// The journal, where sessions' states are kept, and what of the journal is damaged.
@@ -28,7 +28,7 @@ pub(super) struct Opened {
     pub(super) damaged: Option<String>,
 }
 
-/// Opens the journal, where one is configured, and tells what was found.
+/// Opens the journal, where one is configured, and logs what was found.
 pub(super) fn open_journal(config: &Config) -> Result<Opened> {
     let Some(JournalConfig {
         settings,
@@ -84,13 +84,13 @@ pub(super) fn open_journal(config: &Config) -> Result<Opened> {
     Ok(Opened { journal: Some(Arc::new(journal)), keeping, decisions, damaged })
 }
 
-/// Reads the whole journal on a thread of its own, beside whoever writes it: what is damaged in
-/// files that were not read at the start is told as well.
+/// Reads the whole journal on its own thread, while the daemon writes it, and reports damage in
+/// files that were not read at the start.
 pub(super) fn check_journal(folder: PathBuf, registry: Arc<Registry>) -> Result<()> {
     let check = move || {
         give_way();
         match journal::read(&folder, |_| {}) {
-            Ok(reading) => tell_damage(&reading, &registry),
+            Ok(reading) => report_damage(&reading, &registry),
             Err(e) => tracing::warn!("the journal cannot be read: {e}"),
         }
     };
@@ -99,7 +99,7 @@ pub(super) fn check_journal(folder: PathBuf, registry: Arc<Registry>) -> Result<
     Ok(())
 }
 
-fn tell_damage(reading: &journal::Reading, registry: &Registry) {
+fn report_damage(reading: &journal::Reading, registry: &Registry) {
     let places = reading.troubles.iter().filter(|t| !t.torn);
     let mut damage: Vec<String> = places
         .map(|t| format!("{} bytes at {} of file {:020}.rgj", t.bytes, t.at, t.file))

@@ -23,7 +23,7 @@ pub(crate) struct Endpoints {
     pub http: Option<SocketAddr>,
 }
 
-/// Binds a port, or says which and what to do.
+/// Binds a port; the error names the key and the cure.
 async fn listen(what: &str, key: &str, address: SocketAddr) -> Result<TcpListener> {
     gate::bind(address).await.with_context(|| {
         let todo =

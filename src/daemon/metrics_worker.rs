@@ -33,7 +33,7 @@ impl Probe {
         (Arc::new(Mutex::new(probe)), tap)
     }
 
-    /// The session has another model: what was seen under the former one is forgotten.
+    /// The session has another model: forgets what the former one showed.
     pub(super) fn swap(&mut self, model: Arc<Model>, channels: usize) {
         self.monitor = Monitor::new(&model, channels);
         self.model = model;

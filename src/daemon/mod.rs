@@ -50,7 +50,7 @@ pub(crate) use credentials::access;
 pub(crate) use listeners::Endpoints;
 pub(crate) use plans::plan;
 
-/// The journal has so long at least for its last records.
+/// Least time for the journal's last records.
 const JOURNAL_PATIENCE: Duration = Duration::from_secs(1);
 
 /// A daemon that runs.
@@ -85,9 +85,10 @@ impl Daemon {
     /// Loads models, binds every port, starts every session. When it returns, counts are taken.
     ///
     /// # Errors
-    /// A model that does not fit its session, a port that is taken: said before anything is served.
+    /// A model that does not fit its session, a port that is taken: reported before anything is
+    /// served.
     pub(crate) async fn start(config: Config) -> Result<Self> {
-        // Where nobody can ask for metrics, none are kept.
+        // Without an HTTP port nobody can read metrics, and none are kept.
         let metrics = config.http_listen.map(|_| telemetry::install());
         let asked = config.clone();
         let prepared = move || anyhow::Ok((plan(&asked)?, access(&asked)?));
@@ -161,7 +162,7 @@ impl Daemon {
     /// Takes nothing more, finishes what waits, ends every stream; within the configured bound.
     ///
     /// # Errors
-    /// When the bound was too short: what was left undone is said.
+    /// When the bound was too short: names what was left undone.
     pub(crate) async fn stop(mut self) -> Result<()> {
         let began = Instant::now();
         self.phase.send_replace(Phase::Draining);

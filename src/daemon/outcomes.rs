@@ -30,7 +30,7 @@ pub(super) struct Fetching<T> {
     link: Arc<Link>,
 }
 
-/// A ring with room for so many.
+/// A ring with this room.
 pub(super) fn ring<T>(room: usize) -> (Sending<T>, Fetching<T>) {
     let (prod, cons) = HeapRb::new(room).split();
     let link = Arc::new(Link::default());
@@ -38,8 +38,8 @@ pub(super) fn ring<T>(room: usize) -> (Sending<T>, Fetching<T>) {
 }
 
 impl<T> Sending<T> {
-    /// Hands one over. Waits where the ring is full: what is behind this thread waits in its own
-    /// queue, where an overflow is counted. Where nobody will fetch it any more, it is dropped.
+    /// Sends a value. Waits while the ring is full: bins then wait in the session's own ring, whose
+    /// overflow is counted. Without a receiver the value is dropped.
     pub(super) fn send(&mut self, mut value: T) {
         while let Err(back) = self.ring.try_push(value) {
             if !self.ring.read_is_held() {
@@ -69,8 +69,8 @@ impl<T> Fetching<T> {
                 return Poll::Ready(Some(value));
             }
             self.link.waker.register(context.waker());
-            // What came between looking and registering has woken nobody: look again, and read
-            // `finished` before the last look.
+            // A value that came between the look and the registration has woken nobody: look again,
+            // and read `finished` before that last look.
             let finished = self.link.finished.load(Ordering::SeqCst);
             match self.ring.try_pop() {
                 Some(value) => Poll::Ready(Some(value)),
@@ -90,14 +90,14 @@ mod tests {
     async fn a_slow_reader_is_waited_for_and_hears_all() {
         let (mut sending, mut fetching) = ring(4);
         let thread = std::thread::spawn(move || (0..200).for_each(|i| sending.send(i)));
-        let mut heard = Vec::new();
+        let mut received = Vec::new();
         while let Some(value) = fetching.next().await {
-            heard.push(value);
+            received.push(value);
             if value % 50 == 0 {
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
         }
-        assert_eq!(heard, (0..200).collect::<Vec<_>>());
+        assert_eq!(received, (0..200).collect::<Vec<_>>());
         thread.join().expect("it ends");
     }
 

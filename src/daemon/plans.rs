@@ -13,7 +13,7 @@ use crate::config::Config;
 /// Loads every session's model and checks that it fits.
 ///
 /// # Errors
-/// Every session that does not fit, with what was expected and what was found.
+/// Every session that does not fit, each with what was expected and what was found.
 pub(crate) fn plan(config: &Config) -> Result<Vec<Plan>> {
     let mut loaded: HashMap<&ModelSource, Arc<Checkpoint>> = HashMap::new();
     let mut plans = Vec::new();

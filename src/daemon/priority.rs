@@ -1,6 +1,6 @@
 //! Threads whose work can wait.
 
-/// What this thread does can wait: where cores are short, those that decide and tell go first.
+/// Lowers this thread's priority, so that threads that decide and publish run first.
 pub(super) fn give_way() {
     // Elsewhere it would be the whole process.
     #[cfg(target_os = "linux")]

@@ -16,7 +16,7 @@ use crate::telemetry::SessionMetrics;
 use crate::wire::journal_record::What;
 use crate::wire::{Encoded, Gap};
 
-/// Gaps are gathered so long for one record, ns.
+/// Gaps are gathered this long into one record, ns.
 const GAP_EVERY_NS: u64 = 1_000_000_000;
 
 fn seconds(ns: u64) -> f64 {
@@ -142,7 +142,7 @@ impl PublishingTask {
         }
         let published_ns = wall_ns();
         if let Some(event) = event {
-            // An error says that the runtime is ending.
+            // Fails only while the runtime shuts down.
             let _ = self.events.send(event);
         }
         let vitals = &self.session.vitals;

@@ -1,5 +1,5 @@
-//! A session's numbers across a restart: taken down about once a second and at every change, taken
-//! up at the start.
+//! A session's state across a restart: saved about once a second and at every change, restored at
+//! the start.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -19,7 +19,7 @@ use crate::regime::{Engine, Label};
 /// Between looks for something new to write.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 
-/// How sessions are taken down and up.
+/// How sessions' states are kept.
 #[derive(Debug, Clone)]
 pub(super) struct Keeping {
     /// Where.
@@ -45,7 +45,7 @@ pub(super) async fn keep(slot: Arc<SnapshotSlot>, session: Arc<SessionHandle>, f
             let (folder, name) = (folder.clone(), session.name().to_owned());
             let write = move || snapshot.write(&folder, &name);
             let result = tokio::task::spawn_blocking(write).await;
-            // Told once, until it works again: the journal's own state tells of the disk.
+            // Logged once until it works again; the journal's own condition covers the disk.
             match result {
                 Ok(Err(e)) if !failing => {
                     tracing::warn!(session = session.name(), "its state cannot be saved: {e}");
@@ -67,16 +67,15 @@ pub(super) struct Beginning {
     pub(super) engine: Engine,
     /// What the engine's numbers belong to.
     pub(super) fingerprint: String,
-    /// Number of the newest bin in the state that it goes on from.
+    /// Number of the newest bin in the restored state.
     pub(super) resumed_after: Option<u64>,
     /// It reads by the readout that the session had found for itself before a restart; whether its
     /// labels are to be believed.
     pub(super) own_readout: Option<bool>,
 }
 
-/// The engine that a session begins with: as it was before a restart where that is known and of
-/// use, else at the prior. A readout that the session had found for itself is taken up with a state
-/// of its own alone.
+/// The engine that a session starts with: restored where a usable state exists, else at the prior.
+/// A readout from self-calibration is used only together with its own state.
 ///
 /// # Errors
 /// When the filter bank does not take the model.
@@ -105,9 +104,9 @@ pub(super) fn begin(
     Ok(beginning)
 }
 
-/// Restores a session's state into its engine, where there is one that is fresh and of this model:
-/// the label of the newest event is in force, as everybody was told. The number of the newest bin
-/// in it.
+/// Restores a session's state into its engine, where one exists that is fresh and of this model.
+/// The newest announced event's label is put in force, because subscribers have seen it. Returns
+/// the number of the newest bin in the state.
 fn take_up(
     engine: &mut Engine,
     plan: &Plan,
@@ -125,7 +124,7 @@ fn take_up(
         }
     };
     let age_s = (wall_ns() - snapshot.time_ns) as f64 * 1e-9;
-    // A clock that was set back a little is no reason to begin anew.
+    // A clock that was set back a little does not invalidate a state.
     if !(-1.0..=keeping.age_max_s).contains(&age_s) {
         tracing::info!(session, age_s, "its saved state is too old: it begins anew");
         return None;

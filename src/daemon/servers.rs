@@ -35,13 +35,13 @@ use crate::wire::regimes_server::RegimesServer;
 const QUESTION_BYTES_MAX: usize = 4 << 10;
 /// Longest message to `Control`: a session's table.
 const CONTROL_BYTES_MAX: usize = 256 << 10;
-/// Metrics are looked after so often.
+/// Interval of the metrics' upkeep.
 const UPKEEP_EVERY: Duration = Duration::from_secs(5);
 /// A peer that is not there any more is found out by pings so far apart, and as long unanswered.
 const KEEPALIVE: Duration = Duration::from_secs(30);
 
-/// What every port goes by. Each has an [`Admission`] and an [`InFlight`] of its own: whoever fills
-/// one port leaves the others as they are.
+/// What all ports use. Each has its own [`Admission`] and [`InFlight`], so filling one port does
+/// not affect the others.
 pub(super) struct Ports<'a> {
     pub(super) config: &'a Config,
     pub(super) access: &'a Access,
@@ -150,7 +150,7 @@ impl Ports<'_> {
         let bytes_max = self.config.message_bytes_max;
         let streams = u32::try_from(self.config.streams_per_connection_max).unwrap_or(u32::MAX);
         let room = self.in_flight();
-        // Every service takes messages of its own size at most: of these, only counts are long.
+        // Each service has its own largest message: only counts are long.
         macro_rules! guarded {
             ($service:expr, $needs:expr, $bytes_max:expr) => {
                 Guarded::new(

@@ -21,8 +21,8 @@ pub(super) struct Ends {
 /// Owns the numbers. After the first bins it neither allocates nor awaits.
 pub(super) struct SessionThread {
     engine: Engine,
-    /// For the metrics worker; for whoever calibrates, or warms up another engine; for the live
-    /// page. The latter two are full while nobody reads them.
+    /// For the metrics worker, for calibration or warm-up, and for the live page. The latter two
+    /// are full while nobody reads them.
     taps: [CountsTap; 3],
     /// Hypotheses that engines before this one lost.
     resets_before: u64,
@@ -41,16 +41,15 @@ pub(super) struct SessionThread {
     /// Bins since it was left.
     since_state: u64,
     session: Arc<SessionHandle>,
-    /// Counts that the model can tell.
+    /// Largest count that the model distinguishes from larger ones.
     count_max: f32,
-    /// Number of the newest bin of the state that it goes on from, until a bin has come.
+    /// Number of the newest bin of the restored state, until a bin has come.
     resumed_after: Option<u64>,
     gap_bins_max: u64,
 }
 
 impl SessionThread {
-    /// At the start of a session; `resumed_after`: number of the newest bin of the state that the
-    /// engine goes on from.
+    /// For a session's start; `resumed_after`: number of the newest bin of the restored state.
     pub(super) fn new(
         session: Arc<SessionHandle>,
         ends: Ends,
@@ -140,8 +139,8 @@ impl SessionThread {
         }
     }
 
-    /// Predicts through the bins that came while the daemon was away, where the rig's numbers tell
-    /// how many.
+    /// Predicts through the bins that were missed while the daemon was down, where the rig's
+    /// numbers reveal how many.
     fn pass_downtime(&mut self, sequence: u64) {
         let Some(last) = self.resumed_after.take() else { return };
         let missed = sequence.saturating_sub(last).saturating_sub(1);

@@ -19,7 +19,7 @@ use crate::wire::SessionStopped;
 use crate::wire::journal_record::What;
 use crate::{telemetry, wire};
 
-/// Counts on which another model is warmed up where nothing else is said, seconds.
+/// Default length of the counts on which another model is warmed up, seconds.
 const WARM_UP_S: f64 = 2.0;
 /// Where counts do not come as fast as they should, a model takes over with what it has.
 const WARM_UP_PATIENCE: Duration = Duration::from_secs(2);
@@ -121,7 +121,7 @@ impl Sessions {
         Ok(self.describe(&session))
     }
 
-    /// Goes on from another place of the recording.
+    /// Continues at another position of the recording.
     pub(super) fn seek(&self, name: &str, position_s: f64) -> Result<wire::Session> {
         let session = self.registry.running(name)?;
         let Some(seek) = &session.seek else {

@@ -1,5 +1,4 @@
-//! Where a session's thread leaves its state without waiting, and whoever writes it to disk finds
-//! it.
+//! Where a session's thread leaves its state without waiting, for the task that writes it to disk.
 
 use crate::inference::Tape;
 use crate::regime::Engine;

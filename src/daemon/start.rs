@@ -25,7 +25,8 @@ use crate::intake::{Assembly, Outlet, Port, PortSettings};
 /// Outcomes that wait for the publishing task at most; the thread waits for it beyond that.
 const OUTCOMES_WAITING: usize = 4096;
 
-/// Closes the port of a session that does not come to run, so that whatever was begun for it ends.
+/// Closes the port of a session that fails to start, so that everything already started for it
+/// ends.
 struct ClosedUnlessKept(Option<Arc<Port>>);
 
 impl Drop for ClosedUnlessKept {
@@ -120,8 +121,8 @@ fn warn_of_untrusted(plan: &Plan) {
     }
 }
 
-/// Starts the thread that owns a session's engine; returns the place of its snapshots, where the
-/// state is kept, and the end of the ring that its outcomes come out of.
+/// Starts the thread that owns a session's engine. Returns the slot of its snapshots, where states
+/// are kept, and the receiving end of its outcomes.
 fn run_thread(
     session: &Arc<SessionHandle>,
     beginning: Beginning,
@@ -153,7 +154,8 @@ fn calibrate(
     shared: &Shared,
 ) -> Result<()> {
     let Some(how) = plan.choice.calibration.clone() else { return Ok(()) };
-    // Here, not on its thread: nobody may find the session as one that does not calibrate itself.
+    // Set here and not on its thread: the session must not be visible as one without
+    // self-calibration.
     session.set_calibration(|c| {
         c.state = CalibrationState::Gathering;
         c.seconds_needed = how.seconds;

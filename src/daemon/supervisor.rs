@@ -1,5 +1,5 @@
-//! Looks after the sessions, the journal and the clock four times a second, and tells the system's
-//! own supervisor that all goes on.
+//! Supervises the sessions, the journal and the clock four times a second, and notifies the
+//! system's supervisor.
 
 use std::collections::HashMap;
 use std::os::unix::net::UnixDatagram;
@@ -14,21 +14,21 @@ use crate::journal::Journal;
 
 /// Between two looks.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
-/// A session has fallen behind for so long after bins were refused for want of room.
+/// A session counts as fallen behind for this long after bins were refused for want of room.
 const CALM: Duration = Duration::from_secs(5);
-/// The filter is degenerate for so long after a hypothesis lost its numbers.
+/// The filter counts as degenerate for this long after a hypothesis was restarted.
 const RESET_SHOWN: Duration = Duration::from_secs(10);
-/// Dynamics that are none the model knows are a mismatch after so long, seconds.
+/// Unknown dynamics are a mismatch from this time on, seconds.
 const MISMATCH_S: f64 = 30.0;
-/// Of so many bins...
+/// In a window of this many bins...
 const BEYOND_BINS: u64 = 100;
 /// ...more than this share with counts beyond the model is a condition.
 const BEYOND_SHARE: f64 = 0.01;
-/// Bins wait and none is done for so long: the session is stuck.
+/// A session is stuck when bins wait and none is processed for this long.
 const STUCK: Duration = Duration::from_secs(5);
 /// A wall clock that strays from the steady one by more between two looks was set, seconds.
 const JUMP_S: f64 = 1.0;
-/// That the clock was set is shown for so long.
+/// A clock that was set is reported for this long.
 const JUMP_SHOWN: Duration = Duration::from_secs(600);
 
 /// A session's counts at one look.
@@ -58,7 +58,7 @@ impl Counts {
         }
     }
 
-    /// What was expected and found where a condition holds.
+    /// Expected and found, for a condition that holds.
     fn describe(&self, condition: Condition) -> String {
         let Self { waiting, overloaded, resets, beyond, strange_s, .. } = self;
         match condition {
@@ -84,7 +84,7 @@ impl Counts {
     }
 }
 
-/// What was seen of a session at the looks so far.
+/// A session as seen by the checks so far.
 struct Seen {
     bins: u64,
     /// When bins were last done, or none waited.

@@ -14,7 +14,7 @@ use super::signature::{Signature, Signs, ZERO_WITHIN_PER_S, signature};
 use super::spectrum::StatePosterior;
 use crate::model::Model;
 
-/// Bins that each run goes on by in a refresh.
+/// Bins that each run advances by in a refresh.
 const BINS_PER_REFRESH: usize = 64;
 /// Bins between two orthonormalisations.
 const RENORMALISE_EVERY: usize = 4;
@@ -142,7 +142,7 @@ impl Explorer {
         }
     }
 
-    /// Goes on with the newest posterior; begins anew where the label in force (`None`: unknown)
+    /// Continues with the newest posterior; restarts where the label in force (`None`: unknown)
     /// changed.
     pub(super) fn refresh(
         &mut self,

@@ -89,7 +89,7 @@ impl Flow {
         flow
     }
 
-    /// Goes on under another embedding.
+    /// Continues under another embedding.
     pub(super) fn set_embedding(&mut self, model: &Model, e: &[f32]) {
         let factors = model.hypernetwork.factors(e);
         self.n = values(&factors.n).to_vec();

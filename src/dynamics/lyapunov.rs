@@ -58,8 +58,8 @@ impl LyapunovSum {
         }
     }
 
-    /// Keeps only this share of what was summed: 0 after a transient, or less than 1 to follow a
-    /// system that changes.
+    /// Keeps only this share of the sums: 0 after a transient, less than 1 to follow a system that
+    /// changes.
     pub(super) fn forget(&mut self, keep: f64) {
         self.grown.iter_mut().for_each(|g| *g *= keep);
         self.time_s *= keep;
@@ -276,7 +276,7 @@ mod tests {
 
     #[test]
     fn linear_systems_have_the_logs_of_their_eigenvalues() {
-        // Rotation by 0.4 shrunk by 0.97, beside a decay by 0.5.
+        // Rotation by 0.4 shrunk by 0.97, and a decay by 0.5.
         let (c, s) = (0.97 * 0.4f64.cos(), 0.97 * 0.4f64.sin());
         let mut sum = LyapunovSum::new(3, 3);
         for step in 0..4_000 {

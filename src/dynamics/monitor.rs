@@ -11,9 +11,9 @@ use super::population::{Branching, Population};
 use super::spectrum::{SpectrumInterval, StatePosterior, spectrum_interval};
 use crate::model::{Dimensions, Model};
 
-/// Latents of so many seconds describe what the session does.
+/// Length of the window of latents that describes the session, seconds.
 const WINDOW_S: f64 = 4.0;
-/// The least of it that says anything.
+/// Shortest usable window, seconds.
 const WINDOW_MIN_S: f64 = 1.0;
 /// Latents are kept at this interval at least, seconds.
 const STEP_S: f64 = 0.01;
@@ -93,7 +93,7 @@ impl LatentWindow {
     }
 }
 
-/// What is known of a session's dynamics.
+/// A reading of a session's dynamics.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Reading {
     /// Spectrum at the filtered state.
@@ -224,7 +224,7 @@ mod tests {
         let model = planar([0.5, 0.0, 0.0, 0.5]);
         let mut window = LatentWindow::new(&model);
         assert_eq!(window.features(), None);
-        // A cosine of 1 Hz with amplitude 2 beside a constant 3: only the last four seconds count.
+        // A cosine of 1 Hz with amplitude 2 and a constant 3: only the last four seconds count.
         for t in 0..900 {
             let phase = std::f32::consts::TAU * t as f32 * 0.01;
             window.push(&[if t < 400 { 9.0 } else { 2.0 * phase.cos() }, 3.0]);

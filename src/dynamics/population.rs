@@ -1,6 +1,6 @@
-//! Measures of the counts alone, beside the model: the branching ratio of the population's activity
-//! (multistep regression, Wilting & Priesemann 2018) and the effective connectivity radius from
-//! covariances (Dahmen, Gruen, Diesmann & Helias 2019).
+//! Measures of the counts alone, independent of the model: the branching ratio of the population's
+//! activity (multistep regression, Wilting & Priesemann 2018) and the effective connectivity radius
+//! from covariances (Dahmen, Gruen, Diesmann & Helias 2019).
 
 use super::estimate::Estimate;
 
@@ -9,7 +9,7 @@ const LAG_MAX_S: f64 = 0.5;
 const LAGS_MAX: usize = 50;
 /// Sums are kept in blocks of this length, seconds...
 const BLOCK_S: f64 = 5.0;
-/// ...of which the newest so many count.
+/// ...of which the newest this many count.
 const BLOCKS: usize = 24;
 /// Blocks that an interval is made from at least.
 const BLOCKS_MIN: usize = 4;
@@ -19,7 +19,7 @@ const TIMESCALE_S: [f64; 2] = [0.002, 20.0];
 const WINDOW_S: f64 = 1.0;
 /// Windows that are kept...
 const WINDOWS: usize = 240;
-/// ...and the fewest that say anything.
+/// ...and the smallest usable number.
 const WINDOWS_MIN: usize = 30;
 /// Groups of channels that the radius' interval is made from, each left out in turn.
 const GROUPS: usize = 10;
@@ -129,7 +129,7 @@ impl Population {
         }
     }
 
-    /// A bin is missing: what is summed over neighbouring bins begins anew.
+    /// A bin is missing: sums over neighbouring bins restart.
     pub(super) fn skip(&mut self) {
         self.seen = 0;
         self.in_window = 0;

@@ -1,8 +1,8 @@
-//! What kind of dynamics the invariants alone show, beside the learned label.
+//! The kind of dynamics that the invariants alone show, independent of the learned label.
 
 use super::estimate::Estimate;
 
-/// An exponent within this of 0 is taken for 0, 1/s: what runs of some ten seconds can tell.
+/// An exponent within this of 0 is taken for 0, 1/s: the resolution of runs of about ten seconds.
 pub(super) const ZERO_WITHIN_PER_S: f64 = 0.25;
 
 /// Dynamical signature.

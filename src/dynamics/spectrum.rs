@@ -22,7 +22,7 @@ pub struct Spectrum {
     pub spectral_abscissa_per_s: f64,
     /// `|Im mu| / (2 pi tau)` of the eigenvalue with the largest real part, Hz.
     pub leading_frequency_hz: f64,
-    /// Spectral radius of the bare `J`, `D = I`: what is plotted where no state is chosen.
+    /// Spectral radius of the bare `J`, `D = I`: the usual quantity where no state is chosen.
     pub bare_radius: f64,
     /// `-1 / Re` of that eigenvalue of the continuous Jacobian, s: negative where it grows.
     pub leading_time_constant_s: f64,

@@ -1,4 +1,4 @@
-//! The bank: mixing, weights, and what comes out of a bin.
+//! The bank: mixing, weights, and the estimate after a bin.
 
 use pulp::{Simd, WithSimd};
 
@@ -13,7 +13,7 @@ use crate::model::{Model, NoveltyLimits, Readout};
 
 /// Time constant of the latent covariance behind the participation ratio, seconds.
 const PARTICIPATION_WINDOW_S: f64 = 2.0;
-/// Weight, beside its prior's, of a hypothesis that lost its numbers.
+/// Weight of a restarted hypothesis, times its prior's.
 const RESTARTED_WEIGHT: f32 = 1e-3;
 
 /// The bank of filters of one session.
@@ -156,7 +156,8 @@ impl FilterBank {
         self.summarise();
     }
 
-    /// Takes down, or up, everything that the next bin depends on; see [`Self::resume`].
+    /// Writes everything that the next bin depends on to the tape, or reads it from there; see
+    /// [`Self::resume`].
     pub fn state(&mut self, tape: &mut Tape) {
         for h in &mut self.hypotheses {
             tape.floats(&mut h.mean);
@@ -172,9 +173,9 @@ impl FilterBank {
         }
     }
 
-    /// Goes on from a state that a bank of the same model and readout has taken down: bit for bit
-    /// as that one would have. `false` where its numbers are not sound: the bank is at its prior
-    /// then.
+    /// Restores a state that a bank of the same model and readout has written: continues bit for
+    /// bit as that one would have. `false` where the numbers are not sound; the bank is then at its
+    /// prior.
     pub fn resume(&mut self, tape: &mut Tape) -> bool {
         self.state(tape);
         let sound = self.hypotheses.iter().all(|h| h.is_sound(&self.layout))
@@ -189,7 +190,7 @@ impl FilterBank {
         sound
     }
 
-    /// Which channels inform: `false` contributes nothing until said otherwise.
+    /// Sets which channels inform; `false` excludes a channel until it is set again.
     pub fn set_active(&mut self, active: impl Iterator<Item = bool>) {
         self.channels.set_active(active);
     }

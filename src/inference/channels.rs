@@ -1,11 +1,11 @@
-//! What is known of the channels themselves: which inform, how their rates drift, which fell
-//! silent.
+//! State of the channels: which inform, how their gains drift, which are silent.
 
 use super::kernels::{padded, padded_row};
 use super::tape::Tape;
 use crate::model::{Readout, values};
 
-/// What the fit follows beside the dynamics, so that a rig's troubles are not taken for them.
+/// What the fit tracks in addition to the dynamics, so that a rig's troubles are not taken for
+/// dynamics.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Adaptation {
     /// Time constant of the channels' gains, seconds; `None` leaves the readout as it was trained.
@@ -19,7 +19,7 @@ pub struct Adaptation {
 impl Adaptation {
     /// Nothing is followed.
     pub const NONE: Self = Self { gain_time_constant_s: None, silence: false, artefacts: false };
-    /// Default time constant of gains, seconds: long beside regimes.
+    /// Default time constant of gains, seconds: long compared with regimes.
     pub const GAIN_TIME_CONSTANT_S: f64 = 60.0;
 }
 
@@ -33,16 +33,16 @@ impl Default for Adaptation {
     }
 }
 
-/// Spikes for and against a gain of 1 that count beside those observed.
+/// Pseudo-counts of a gain of 1, in addition to the observed spikes.
 const GAIN_PSEUDO_COUNT: f32 = 20.0;
 /// Bounds of a gain.
 const GAIN_BOUNDS: [f32; 2] = [0.05, 20.0];
-/// Every so many bins gains are taken over into the baselines: a logarithm is not cheap.
+/// Gains enter the baselines once in this many bins, because a logarithm is not cheap.
 const GAIN_EVERY: u32 = 16;
-/// A channel is silent when nothing came where so many spikes were expected: by chance `e^-14`.
+/// A channel is silent when no spike came where this many were expected: by chance `e^-14`.
 const SILENCE: f32 = 14.0;
-/// A bin is an artefact with more than this many times the counts expected, and so many of their
-/// standard deviations.
+/// A bin is an artefact with more than the first times the expected counts, and the second many of
+/// their standard deviations.
 const ARTEFACT: [f32; 2] = [2.5, 6.0];
 /// Artefacts in a row, seconds: what lasts longer is how the population fires now.
 const ARTEFACT_S_MAX: f64 = 0.5;
@@ -56,7 +56,7 @@ const TOTAL_WINDOW_S: f64 = 0.1;
 pub(super) struct Channels {
     adaptation: Adaptation,
     n: usize,
-    /// Which channels the source says inform, `[channels]`.
+    /// Channels that the source marks as informing, `[channels]`.
     active: Vec<bool>,
     /// 1 for a channel that informs, else 0; padded.
     pub(super) weight: Vec<f32>,
@@ -141,7 +141,7 @@ impl Channels {
         self.weigh();
     }
 
-    /// What was learned of the channels; which of them the source switched off is not part of it.
+    /// State of the channels for the tape; the source's own mask is not part of it.
     pub(super) fn state(&mut self, tape: &mut Tape) {
         let Self { baseline, gain, observed, predicted, silent, run, run_variance, .. } = self;
         for values in [baseline, gain, observed, predicted, silent, run, run_variance] {
@@ -189,14 +189,14 @@ impl Channels {
 
     /// Takes a bin's counts, `[channels]`. `false` where it is an artefact and must not inform.
     pub(super) fn take(&mut self, counts: &[f32]) -> bool {
-        let mut heard = false;
+        let mut back = false;
         for (i, &y) in counts.iter().enumerate() {
             if self.active[i] && y > 0.0 && self.silent[i] > 0.0 {
-                heard |= self.silent[i] > SILENCE;
+                back |= self.silent[i] > SILENCE;
                 self.silent[i] = 0.0;
             }
         }
-        if heard {
+        if back {
             self.weigh();
         }
         let mut total = 0.0;

@@ -9,7 +9,7 @@ use crate::model::RANK_MAX;
 /// A step that lowers the log density of latents and counts by more than this, nats, goes too far:
 /// it is halved...
 pub(super) const STEP_LOSS_MAX: f32 = 0.01;
-/// ...so many times at most.
+/// ...this many times at most.
 pub(super) const HALVINGS: usize = 6;
 /// One Gaussian over `(kappa, e)`.
 #[derive(Debug, Clone)]
@@ -26,8 +26,8 @@ pub(super) struct Hypothesis {
     pub(super) whitened: Vec<f32>,
     /// `Lambda = C^T diag(lambda) C`, `[rank, rank]`.
     pub(super) information: Vec<f32>,
-    /// Log-likelihood of the newest bin at the predicted mean, what is the same for all rates left
-    /// out.
+    /// Log-likelihood of the newest bin at the predicted mean, without terms that do not depend on
+    /// the rates.
     predicted: f32,
 }
 
@@ -149,9 +149,10 @@ impl Hypothesis {
         }
     }
 
-    /// Log-likelihood of the bin at the mean, what is the same for all rates left out:
+    /// Log-likelihood of the bin at the mean, without terms that do not depend on the rates:
     /// `sum_i w_i (y_i eta_i - exp eta_i)`, or of negative binomial counts
-    /// `sum_i w_i (y_i eta_i - (y_i + 1/alpha_i) log(1 + alpha_i exp eta_i))`. Rates in `s.rates`.
+    /// `sum_i w_i (y_i eta_i - (y_i + 1/alpha_i) log(1 + alpha_i exp eta_i))`. Leaves the rates in
+    /// `s.rates`.
     #[inline(always)]
     fn rates<S: Simd>(&self, simd: S, l: &Layout, s: &mut Scratch, bin: Bin<'_>) -> f32 {
         s.log_rates.copy_from_slice(bin.baseline);
@@ -175,8 +176,8 @@ impl Hypothesis {
         linear - dot(simd, &s.residual, bin.weight)
     }
 
-    /// Measurement update by one bin. Returns the Laplace evidence, what is the same for all rates
-    /// left out; adds this hypothesis' share of the rates that were predicted to `expected`.
+    /// Measurement update by one bin. Returns the Laplace evidence without terms that do not depend
+    /// on the rates; adds this hypothesis' share of the predicted rates to `expected`.
     #[inline(always)]
     pub(super) fn update<S: Simd>(
         &mut self,

@@ -75,7 +75,7 @@ impl Path<'_> {
         sum
     }
 
-    /// One step from `around`; without it, around what is filtered on the way.
+    /// One step, linearised around `around`; without it, around the filtered states.
     fn step(&self, around: Option<&[DVector<f64>]>) -> Option<Vec<DVector<f64>>> {
         let network = &self.model.network;
         let rank = self.model.dims.rank;
@@ -219,7 +219,7 @@ mod tests {
             baseline: DVector::from_vec(wide(values(&readout.baseline))),
             counts: counts.chunks_exact(30).map(|y| DVector::from_vec(wide(y))).collect(),
         };
-        // The start is not told: the best one for the rest.
+        // The smoother is not given the start; it finds the best one for the rest.
         let full = |bins: &[f32]| -> Vec<DVector<f64>> {
             let first = of.step(Some(&of.step(None).expect("a path"))).expect("a path")[0].clone();
             let rest = bins.chunks_exact(2).map(|k| DVector::from_vec(wide(k)));

@@ -1,5 +1,5 @@
-//! What a session's numbers are at a moment, as words: taken down while it runs, taken up by
-//! another of the same model.
+//! A session's state as words, written while it runs and restored by another session of the same
+//! model.
 
 /// Words in a fixed order. What takes part lists its numbers once, in one function, for both ways.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

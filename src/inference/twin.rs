@@ -364,7 +364,7 @@ fn agrees_with_the_twin(model: &Model) {
         let counts: Vec<f32> = (0..readout.n_channels())
             .map(|i| ((t * 7 + i * 13 + (t * i) % 11) % 5 / 2) as f32)
             .collect();
-        // Bursts, far from what is expected.
+        // Bursts, far from the expected counts.
         let burst = if matches!(t, 0 | 110) { 60.0 } else { 1.0 };
         let counts: Vec<f32> = counts.iter().map(|c| c * burst).collect();
         let missing = (100..110).contains(&t);
@@ -410,7 +410,7 @@ fn missing_bins_widen_and_masked_channels_say_nothing() {
     for (a, b) in bank.estimate().embedding_sd.iter().zip(&before) {
         assert!(a > b, "sd after 200 missing bins {a}, before {b}");
     }
-    // Whatever a masked channel says, the estimate is the same.
+    // Whatever counts a masked channel has, the estimate is the same.
     let run = |value: f32| {
         let mut bank = FilterBank::new(&model, readout, Adaptation::NONE).expect("bank");
         bank.set_active((0..readout.n_channels()).map(|i| i != 5));

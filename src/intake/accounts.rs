@@ -111,7 +111,7 @@ impl Accounts {
         (if accepted { messages } else { messages_rejected }).increment(1);
     }
 
-    /// As it stands, with `waiting` bins in the ring.
+    /// Current totals, with `waiting` bins in the ring.
     pub(super) fn totals(&self, waiting: usize) -> Totals {
         Totals {
             received: self.received.get(),

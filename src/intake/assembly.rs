@@ -1,5 +1,5 @@
-//! A session's bins as they are put together from spike events, or from parts that several
-//! publishers send; and the clock that closes them when nobody says anything.
+//! Assembles a session's bins from spike events, or from parts that several publishers send, and
+//! closes them by deadline when nothing comes.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -18,7 +18,7 @@ use crate::clock::Received;
 use crate::telemetry::AssemblyMetrics;
 use crate::wire::{Counts, RejectReason, Spikes};
 
-/// Bins open at most: events further ahead are refused, unless they come in a run.
+/// Most open bins: events further ahead are refused, unless several in a row agree.
 const OPEN_BINS_MAX: usize = 512;
 /// Bin numbers from here on are nonsense, whatever the clock.
 const BIN_MAX: u64 = 1 << 60;
@@ -27,7 +27,7 @@ const WATCH_EVERY_MIN: Duration = Duration::from_millis(10);
 /// Longest name of a publisher.
 const NAME_BYTES_MAX: usize = 64;
 
-/// Bins by which parts may be repeated; what is older comes from a publisher that began anew.
+/// Bins within which parts may be repeated; older numbers come from a publisher that restarted.
 const LATE_PARTS: u64 = 100;
 
 struct Inner {
@@ -111,9 +111,9 @@ impl Assembly {
             0 => newest.saturating_sub(reorder),
             until => until,
         };
-        self.port.heard(newest.max(message.until_ns), received);
+        self.port.note_contact(newest.max(message.until_ns), received);
         let mut inner = self.enter();
-        let feed = self.hear(&mut inner, &message.publisher, received)?;
+        let feed = self.feed(&mut inner, &message.publisher, received)?;
         inner.binner.begin_message();
         let mut taken = SpikesTaken {
             messages_lost: self.number(&mut inner, message),
@@ -144,7 +144,7 @@ impl Assembly {
     /// Takes parts of bins that one of several publishers sends.
     ///
     /// # Errors
-    /// Says why not. In the accounts of events each bin of the message is one.
+    /// The reason. In the accounts of events each bin of the message counts as one.
     pub fn offer(&self, message: &Counts, received: Received) -> Result<Accepted, Refusal> {
         let claimed = message::claimed(message);
         self.metrics.received.increment(claimed);
@@ -176,8 +176,8 @@ impl Assembly {
                 format!("expected bins below {BIN_MAX}, found {last}"),
             ));
         }
-        self.port.heard(self.end_ns(last), received);
-        let feed = self.hear(inner, &message.publisher, received)?;
+        self.port.note_contact(self.end_ns(last), received);
+        let feed = self.feed(inner, &message.publisher, received)?;
         inner.binner.begin_message();
         let channels: Vec<usize> = message.channels.iter().map(|&c| c as usize).collect();
         inner.binner.owns(feed, &channels);
@@ -225,7 +225,7 @@ impl Assembly {
         let mut taken = SpikesTaken::default();
         let result = self.check_open(feed).and_then(|()| {
             let mut inner = self.enter();
-            let at = self.hear(&mut inner, feed, received)?;
+            let at = self.feed(&mut inner, feed, received)?;
             inner.binner.begin_message();
             for &event in events {
                 if event.bin >= BIN_MAX {
@@ -263,7 +263,7 @@ impl Assembly {
         self.enter().binner.spoil(from, to);
     }
 
-    /// The rig begins another recording: what is open is closed, and the next bin begins it.
+    /// The rig starts another recording: closes open bins, and the next bin starts it.
     pub fn begin(&self, received: Received) {
         let mut inner = self.enter();
         self.close_all(&mut inner, received);
@@ -288,8 +288,8 @@ impl Assembly {
         Ok(())
     }
 
-    /// `name` was heard: its feed.
-    fn hear(&self, inner: &mut Inner, name: &str, received: Received) -> Result<usize, Refusal> {
+    /// Notes contact with the publisher `name`, and returns its feed.
+    fn feed(&self, inner: &mut Inner, name: &str, received: Received) -> Result<usize, Refusal> {
         inner.binner.feed(name, received.steady_ns().max(0) as u64).ok_or_else(|| {
             Refusal::new(
                 RejectReason::Malformed,
@@ -310,7 +310,7 @@ impl Assembly {
             next_message.retain(|name, _| binner.knows(name));
         }
         let next = inner.next_message.insert(message.publisher.clone(), number.saturating_add(1));
-        // A smaller number is a publisher that began anew.
+        // A smaller number comes from a publisher that restarted.
         let lost = next.map_or(0, |next| number.saturating_sub(next));
         self.metrics.messages_lost.increment(lost);
         lost
@@ -370,7 +370,7 @@ impl Assembly {
     fn close(&self, inner: &mut Inner, until: u64, received: Received) {
         let Inner { binner, begins, .. } = inner;
         binner.close(until, |bin, counts| {
-            // What was lost is a gap for the port.
+            // Bins without counts are a gap for the port.
             let Some(counts) = counts else { return };
             let rig_time_ns = self.end_ns(bin);
             let counts = BinCounts::Narrow(counts);
@@ -388,7 +388,7 @@ impl Assembly {
         bin.saturating_add(1).saturating_mul(self.port.width_ns())
     }
 
-    /// Closes bins whose time is up, and watches for a rig that falls silent, for ever.
+    /// Closes bins at their deadline and watches for a rig that stops sending, until aborted.
     pub(crate) async fn keep_closing(&self) {
         let watch = (self.settings.idle / 4).max(WATCH_EVERY_MIN);
         loop {
@@ -419,7 +419,7 @@ impl Assembly {
         let mut inner = self.enter();
         let Some(mut until) = inner.binner.first() else { return };
         // The rig is gone: its bins are missing from here on, not silent.
-        let silent = now.saturating_sub(inner.binner.heard_ns() as i64);
+        let silent = now.saturating_sub(inner.binner.last_contact_ns() as i64);
         if silent > i64::try_from(self.settings.idle.as_nanos()).unwrap_or(i64::MAX) {
             self.close_all(&mut inner, received);
             return;

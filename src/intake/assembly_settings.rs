@@ -5,16 +5,16 @@ use std::time::Duration;
 /// When bins close.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct AssemblySettings {
-    /// A bin closes at most so long after its end, by the rig's clock with the least transport
+    /// A bin closes at most this long after its end, by the rig's clock with the least transport
     /// delay seen.
     pub deadline: Duration,
-    /// Events may come so long after later ones of the same publisher.
+    /// Events may come this long after later ones of the same publisher.
     pub reorder: Duration,
-    /// When nobody was heard for so long the rig is taken to be gone: its bins are missing, not
+    /// A rig that sends nothing for this long is taken to be gone: its bins are missing, not
     /// silent.
     pub idle: Duration,
-    /// Publishers without whom no bin is complete before its deadline; others are waited for once
-    /// they were heard.
+    /// Number of publishers that every bin waits for until its deadline; further ones are waited
+    /// for after their first message.
     pub publishers: usize,
 }
 

@@ -9,7 +9,7 @@ use crate::model::COUNT_MAX;
 
 /// Feeds of one session at most.
 pub(crate) const FEEDS_MAX: usize = 64;
-/// A feed not heard for so long gives its place to another.
+/// A feed without a message for this long gives its place to another.
 const GONE_NS: u64 = 10_000_000_000;
 /// Events in a row, near each other but far from the open bins, after which the rig's clock is
 /// taken to have been set.
@@ -34,11 +34,11 @@ pub(crate) enum Placed {
 #[derive(Debug)]
 struct Feed {
     name: String,
-    /// It has said everything before this bin.
+    /// First bin that this feed has not completed.
     complete: u64,
-    /// When it was last heard, ns.
-    heard_ns: u64,
-    /// Channels that only it tells of; without its word on a bin nothing is known of them.
+    /// Time of its last message, ns.
+    last_contact_ns: u64,
+    /// Channels that only this feed reports; without its report of a bin they are masked.
     owns: Vec<usize>,
 }
 
@@ -57,7 +57,7 @@ pub(crate) struct Binner {
     first: Option<u64>,
     open: VecDeque<OpenBin>,
     spare: Vec<OpenBin>,
-    /// Channels of which a bin is told, while it closes.
+    /// Channels reported for a bin, while it closes.
     covered: Vec<bool>,
     feeds: Vec<Feed>,
     /// Feeds without which no bin is complete.
@@ -98,8 +98,8 @@ impl Binner {
             Some(at) => at,
             None => {
                 let name = name.to_owned();
-                let feed = Feed { name, complete: 0, heard_ns: now_ns, owns: Vec::new() };
-                let gone = |f: &Feed| now_ns.saturating_sub(f.heard_ns) > GONE_NS;
+                let feed = Feed { name, complete: 0, last_contact_ns: now_ns, owns: Vec::new() };
+                let gone = |f: &Feed| now_ns.saturating_sub(f.last_contact_ns) > GONE_NS;
                 if self.feeds.len() < FEEDS_MAX {
                     self.feeds.push(feed);
                     self.feeds.len() - 1
@@ -110,7 +110,7 @@ impl Binner {
                 }
             }
         };
-        self.feeds[at].heard_ns = now_ns;
+        self.feeds[at].last_contact_ns = now_ns;
         Some(at)
     }
 
@@ -119,14 +119,14 @@ impl Binner {
         self.feeds.iter().any(|f| f.name == name)
     }
 
-    /// Only `feed` tells of these channels.
+    /// Declares that only `feed` reports these channels.
     pub(crate) fn owns(&mut self, feed: usize, channels: &[usize]) {
         if self.feeds[feed].owns != channels {
             channels.clone_into(&mut self.feeds[feed].owns);
         }
     }
 
-    /// First bin of which `feed` has not said everything.
+    /// First bin that `feed` has not completed.
     #[must_use]
     pub(crate) fn complete_of(&self, feed: usize) -> u64 {
         self.feeds[feed].complete
@@ -138,7 +138,7 @@ impl Binner {
         self.first
     }
 
-    /// Adds events of a channel, or [`MASKED`] for one that says nothing in this bin.
+    /// Adds events of a channel, or [`MASKED`] for a channel without information in this bin.
     pub(crate) fn add(&mut self, bin: u64, channel: usize, count: u16) -> Placed {
         let first = *self.first.get_or_insert(bin);
         if bin < first || bin - first >= self.open_max {
@@ -182,7 +182,7 @@ impl Binner {
         }
     }
 
-    /// `feed` has said everything before `bin`.
+    /// `feed` has reported everything before `bin`.
     pub(crate) fn complete(&mut self, feed: usize, bin: u64) {
         let Some(first) = self.first else { return };
         // A word from far ahead is as little believed as an event from there.
@@ -192,20 +192,20 @@ impl Binner {
         }
     }
 
-    /// First bin that some feed, heard since `heard_since_ns`, has not said everything of.
+    /// First bin that some feed, with a message since `since_ns`, has not completed.
     #[must_use]
-    pub(crate) fn ready(&self, heard_since_ns: u64) -> u64 {
+    pub(crate) fn ready(&self, since_ns: u64) -> u64 {
         if self.feeds.len() < self.expected {
             return 0;
         }
-        let heard = self.feeds.iter().filter(|f| f.heard_ns >= heard_since_ns);
-        heard.map(|f| f.complete).min().unwrap_or(0)
+        let present = self.feeds.iter().filter(|f| f.last_contact_ns >= since_ns);
+        present.map(|f| f.complete).min().unwrap_or(0)
     }
 
-    /// When anyone was heard last, ns.
+    /// Time of the last message of any feed, ns.
     #[must_use]
-    pub(crate) fn heard_ns(&self) -> u64 {
-        self.feeds.iter().map(|f| f.heard_ns).max().unwrap_or(0)
+    pub(crate) fn last_contact_ns(&self) -> u64 {
+        self.feeds.iter().map(|f| f.last_contact_ns).max().unwrap_or(0)
     }
 
     /// Closes the bins before `until`: number and counts `[n_channels]`, `None` where events were
@@ -216,10 +216,10 @@ impl Binner {
             self.reach(0);
             let Some(mut done) = self.open.pop_front() else { return };
             if self.feeds.iter().any(|f| !f.owns.is_empty()) {
-                // Of channels that nobody has told of nothing is known.
-                let told = self.feeds.iter().filter(|f| f.complete > bin);
+                // Channels that no feed has reported are masked.
+                let complete = self.feeds.iter().filter(|f| f.complete > bin);
                 self.covered.fill(false);
-                told.flat_map(|f| &f.owns).for_each(|&channel| self.covered[channel] = true);
+                complete.flat_map(|f| &f.owns).for_each(|&channel| self.covered[channel] = true);
                 let places = done.counts.iter_mut().zip(&self.covered);
                 places.filter(|(_, covered)| !**covered).for_each(|(c, _)| *c = MASKED);
             }
@@ -237,7 +237,7 @@ impl Binner {
         self.first.unwrap_or(0) + self.open.len() as u64
     }
 
-    /// Goes on from whatever bin comes next.
+    /// Continues with the next bin that comes, whichever it is.
     pub(crate) fn restart(&mut self) {
         while let Some(mut bin) = self.open.pop_front() {
             bin.counts.fill(0);
@@ -276,7 +276,7 @@ mod tests {
         assert_eq!(b.ready(0), 11);
         assert_eq!(closed(&mut b, 11), [(10, Some(vec![2, 1]))]);
         assert_eq!(b.add(10, 0, 1), Placed::Late);
-        // One that is not heard any more is not waited for.
+        // A feed that has stopped is not waited for.
         b.feed("left", 5);
         assert_eq!(b.ready(3), 13);
         assert_eq!(closed(&mut b, 13), [(11, Some(vec![0, 1])), (12, Some(vec![0, 0]))]);

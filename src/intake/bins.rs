@@ -33,7 +33,7 @@ pub struct Bins<'a> {
     pub sequence: u64,
     /// The rig's clock at the end of the first, ns; 0: unknown.
     pub rig_time_ns: i64,
-    /// What was counted.
+    /// The counts.
     pub counts: BinCounts<'a>,
     /// Another recording begins with them, whatever their number.
     pub begins: bool,

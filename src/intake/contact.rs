@@ -1,4 +1,4 @@
-//! When a session's rig was heard last, and what its clock shows.
+//! Last contact with a session's rig, and its clock.
 
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -12,19 +12,19 @@ use crate::telemetry::ContactMetrics;
 pub(super) struct Contact {
     session: String,
     clock: Mutex<Clock>,
-    /// Steady time at which the rig was heard last, ns; 0: never.
-    heard_ns: AtomicI64,
+    /// Steady time of the last contact, ns; 0: never.
+    last_ns: AtomicI64,
     stalled: AtomicBool,
     metrics: ContactMetrics,
 }
 
 impl Contact {
-    /// Never heard.
+    /// Before the first contact.
     pub(super) fn new(session: &str) -> Self {
         Self {
             session: session.to_owned(),
             clock: Mutex::default(),
-            heard_ns: AtomicI64::new(0),
+            last_ns: AtomicI64::new(0),
             stalled: AtomicBool::new(false),
             metrics: ContactMetrics::new(session),
         }
@@ -35,8 +35,8 @@ impl Contact {
     }
 
     /// A message came in; with its time, where that is known (0: it is not).
-    pub(super) fn heard(&self, rig_time_ns: i64, received: Received) {
-        self.heard_ns.store(received.steady_ns(), Ordering::Relaxed);
+    pub(super) fn note(&self, rig_time_ns: i64, received: Received) {
+        self.last_ns.store(received.steady_ns(), Ordering::Relaxed);
         if self.stalled.swap(false, Ordering::Relaxed) {
             self.metrics.stalled.set(0.0);
             tracing::info!(session = self.session, "the rig is heard again");
@@ -51,12 +51,12 @@ impl Contact {
         self.metrics.clock(offset_s, clock.drift(), observed.jumped, delay_s);
     }
 
-    /// Where the rig was heard before, but not for `idle`, it is said to be stalled: what is lost
-    /// at the end of a stream leaves no gap that anyone could see.
+    /// Declares the rig stalled after `idle` without contact. A loss at the end of a stream leaves
+    /// no gap in the numbers: this is the only sign of it.
     pub(super) fn watch(&self, idle: Duration) {
-        let heard = self.heard_ns.load(Ordering::Relaxed);
-        let silent = Received::now().steady_ns().saturating_sub(heard);
-        let stalled = heard != 0 && silent > i64::try_from(idle.as_nanos()).unwrap_or(i64::MAX);
+        let last = self.last_ns.load(Ordering::Relaxed);
+        let silent = Received::now().steady_ns().saturating_sub(last);
+        let stalled = last != 0 && silent > i64::try_from(idle.as_nanos()).unwrap_or(i64::MAX);
         if stalled && !self.stalled.swap(true, Ordering::Relaxed) {
             self.metrics.stalled.set(1.0);
             tracing::warn!(session = self.session, "nothing comes from the rig any more");

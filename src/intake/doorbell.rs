@@ -1,5 +1,6 @@
-//! How a session's thread sleeps, is woken and is told to end. Whoever puts something where the
-//! thread looks rings afterwards; the thread looks once more before it sleeps.
+//! How a session's thread sleeps, is woken and is told to end. A producer rings after it has put
+//! something where the thread looks, and the thread looks once more before it sleeps, so no ring is
+//! missed.
 
 use std::sync::OnceLock;
 

@@ -7,7 +7,7 @@ use crate::clock::Received;
 use crate::model::{COUNT_MAX, nearly_equal};
 use crate::wire::{Counts, RejectReason};
 
-/// Bins that a message says it holds, before anything was checked: what a refusal of it costs.
+/// Number of bins that a message claims, unchecked: what its refusal counts.
 pub(crate) fn claimed(message: &Counts) -> u64 {
     let values = message.counts.len() + message.float_counts.len();
     (values / (message.n_channels as usize).max(1)).max(1) as u64
@@ -37,7 +37,7 @@ impl Checked<'_> {
 /// Checks a message and puts its bins into the session's ring.
 ///
 /// # Errors
-/// Says why not, naming both numbers. The session goes on either way.
+/// The reason, naming both numbers. The session continues either way.
 pub(crate) fn offer(
     port: &Port,
     message: &Counts,
@@ -50,7 +50,7 @@ pub(crate) fn offer(
         let accepted = port.enqueue(&bins, received)?;
         let last = port.width_ns().saturating_mul(checked.n_bins as i64 - 1);
         let end = if rig_time_ns == 0 { 0 } else { rig_time_ns.saturating_add(last) };
-        port.heard(end, received);
+        port.note_contact(end, received);
         Ok(accepted)
     })
 }
@@ -211,8 +211,8 @@ mod tests {
             masked_channels: vec![3; 7],
             ..Counts::default()
         };
-        let said = check(&settings(), &message).err().expect("too many");
-        assert!(said.detail.contains("at most 6 masked channels, found 7"), "{said:?}");
+        let refusal = check(&settings(), &message).err().expect("too many");
+        assert!(refusal.detail.contains("at most 6 masked channels, found 7"), "{refusal:?}");
     }
 
     proptest! {

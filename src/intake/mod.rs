@@ -1,4 +1,4 @@
-//! What comes in: checked bins on their way to a session's thread.
+//! The way in: checked bins on their way to a session's thread.
 //!
 //! Whole bins go to a session's [`Port`], as messages ([`offer`]) or as a rig's source has checked
 //! them; spike events, and bins of which several publishers send parts, go to its [`Assembly`],
@@ -35,4 +35,4 @@ pub use ring::Outlet;
 pub(crate) use ring::{Header, Kind};
 pub(crate) use spikes::{Event, SpikesTaken};
 pub use status::{LossAccounting, Status};
-pub(crate) use ticks::{Heard, Ticks};
+pub(crate) use ticks::{Place, Ticks};

@@ -1,5 +1,5 @@
-//! A session's entrance: what is offered is counted, placed in the session's numbering and put into
-//! its ring.
+//! A session's entrance: counts what is offered, places it in the session's numbering and puts it
+//! into the ring.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -84,11 +84,11 @@ impl Port {
     }
 
     /// A message of the rig's came in; with its time, where that is known (0: it is not).
-    pub fn heard(&self, rig_time_ns: i64, received: Received) {
-        self.contact.heard(rig_time_ns, received);
+    pub fn note_contact(&self, rig_time_ns: i64, received: Received) {
+        self.contact.note(rig_time_ns, received);
     }
 
-    /// Looks whether the rig is heard: one that was, but is not for `idle`, is stalled.
+    /// Declares the rig stalled after `idle` without contact.
     pub fn watch(&self, idle: Duration) {
         // What a paused session is sent is refused unheard.
         if !self.is_paused() {
@@ -96,7 +96,7 @@ impl Port {
         }
     }
 
-    /// True while nothing comes from a rig that was heard.
+    /// True while a rig that was connected sends nothing.
     #[must_use]
     pub(crate) fn is_stalled(&self) -> bool {
         self.contact.is_stalled()
@@ -196,8 +196,7 @@ impl Port {
         result
     }
 
-    /// Places checked bins in the numbering and pushes them; their receipt is counted by whoever
-    /// calls.
+    /// Places checked bins in the numbering and pushes them; the caller counts their receipt.
     pub(super) fn enqueue(
         &self,
         offered: &Bins<'_>,
@@ -385,7 +384,7 @@ mod tests {
         offer(&port, &message(1, 60)).expect("taken");
         assert_eq!(reason(&port, &message(61, 10)), RejectReason::Overload);
         assert_eq!(kinds(&mut outlet).len(), 61);
-        // What was dropped is a gap of the next message.
+        // The dropped bins are a gap before the next message.
         let taken = offer(&port, &message(63, 1)).expect("taken");
         assert_eq!(taken.missing, 2);
     }

@@ -18,12 +18,12 @@ pub struct Accepted {
 pub struct Refusal {
     /// Why.
     pub reason: RejectReason,
-    /// What was expected and what was found.
+    /// Expected and found.
     pub detail: String,
 }
 
 impl Refusal {
-    /// A refusal in words.
+    /// A refusal with its detail.
     pub fn new(reason: RejectReason, detail: impl Into<String>) -> Self {
         Self { reason, detail: detail.into() }
     }

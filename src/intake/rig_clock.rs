@@ -11,23 +11,23 @@ const WINDOW_NS: i64 = 2_000_000_000;
 const WINDOWS: usize = 120;
 /// Newest windows whose smallest difference is the offset.
 const NEWEST: usize = 5;
-/// Windows needed before a drift is told.
+/// Windows needed before a drift is reported.
 const DRIFT_WINDOWS_MIN: usize = 10;
 /// A difference this far from the offset is no delay...
 const JUMP_NS: i64 = 500_000_000;
 /// ...when this many in a row agree among themselves to within [`AGREE_NS`]: a backlog that is
 /// worked off comes nearer with every message.
 const JUMP_RUN: u32 = 20;
-/// The same for a rig's clock that went ahead, which no delay explains.
+/// The same for a rig's clock that jumped ahead, which no delay explains.
 const JUMP_AHEAD_RUN: u32 = 3;
 const AGREE_NS: i64 = 50_000_000;
 
-/// What one pair of times tells.
+/// Result of one pair of times.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Observed {
     /// Transport delay beyond the least one of late, ns, from 0.
     pub delay_ns: i64,
-    /// The rig's clock was set, or began anew, and is followed from here.
+    /// The rig's clock was set or restarted, and is followed from here.
     pub jumped: bool,
 }
 
@@ -68,13 +68,13 @@ impl Clock {
         (square > 0.0).then(|| cross / square)
     }
 
-    /// Times that the rig's clock was found set, or begun anew.
+    /// Number of times that the rig's clock was found set or restarted.
     #[must_use]
     pub(super) fn jumps(&self) -> u64 {
         self.jumps
     }
 
-    /// It began anew: what was known of it holds no more.
+    /// The clock restarted: forgets what was measured of it.
     pub(super) fn begin(&mut self) {
         *self = Self { jumps: self.jumps, ..Self::default() };
     }

@@ -18,7 +18,7 @@ use crate::clock::Received;
 pub enum Kind {
     /// A bin, whose counts are next in the ring of counts.
     Bin,
-    /// So many bins that never came.
+    /// A number of bins that never came.
     Missing(u32),
     /// Another recording begins with the next bin.
     Start,
@@ -64,7 +64,7 @@ pub(super) fn ring(settings: &PortSettings, doorbell: Arc<Doorbell>) -> (Inlet, 
 }
 
 impl Inlet {
-    /// Whether so many bins fit, and a header more before them.
+    /// Whether `bins` bins fit, and one more header where `header_before` is set.
     pub(super) fn has_room(&self, bins: usize, header_before: bool) -> bool {
         self.headers.vacant_len() >= bins + usize::from(header_before)
             && self.counts.vacant_len() >= bins * self.n_channels

@@ -1,4 +1,4 @@
-//! Where a message's bins stand in the numbering of their session.
+//! Places a message's bins in the numbering of their session.
 //!
 //! The rig numbers its bins. A gap is made of missing bins, or begins another recording where it is
 //! too long to predict through; what came before is a duplicate or late, unless a run of such
@@ -39,9 +39,9 @@ pub(super) struct Sequence {
 /// What to do with a message's bins.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Place {
-    /// So many of them were taken before.
+    /// This many of them are duplicates.
     pub(super) skip: usize,
-    /// What comes before the others.
+    /// What precedes the others in the ring.
     pub(super) before: Option<Kind>,
 }
 

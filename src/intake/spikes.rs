@@ -28,7 +28,7 @@ pub struct Event {
     pub bin: u64,
     /// Its channel.
     pub channel: usize,
-    /// How many; [`super::MASKED`]: the channel says nothing in this bin.
+    /// Number of spikes; [`super::MASKED`]: the channel has no information in this bin.
     pub count: u16,
 }
 

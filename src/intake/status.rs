@@ -1,4 +1,4 @@
-//! How a session stands with the rig that the daemon goes to.
+//! Connection state of the rig that the daemon connects to.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -7,7 +7,7 @@ use crate::telemetry::SourceMetrics;
 /// What a source's accounts of losses are worth.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LossAccounting {
-    /// Every message is numbered: what is lost is known, but for a tail after which nothing comes.
+    /// Every message is numbered: losses are known, except for a tail after which nothing comes.
     Exact,
     /// Nothing is numbered: losses are inferred from times.
     Estimated,
@@ -29,7 +29,7 @@ impl LossAccounting {
 
 /// One session's source.
 pub struct Status {
-    /// What it is and where, for people.
+    /// Kind and address of the rig, to show.
     pub what: String,
     /// What its accounts of losses are worth.
     pub loss: LossAccounting,

@@ -1,30 +1,29 @@
-//! A rig's sample counter in terms of bins. A tick far from where the counter stands is not
-//! believed by itself: it may be a packet gone wrong. Where the next ones agree with it, the
-//! counter was set, or began anew.
+//! A rig's sample counter in terms of bins. A tick far from the counter is not believed alone: its
+//! packet may be damaged. Where the next ones agree with it, the counter was set or restarted.
 
 /// Bins by which a counter may be ahead of its newest tick, and seconds besides for each second
 /// that nothing came.
 const AHEAD_BINS: f64 = 512.0;
 const AHEAD_PER_SILENT: f64 = 1.5;
-/// What is behind by no more than this, and what may be reordered, is late.
+/// A tick that is behind by no more than this, plus what may be reordered, is late.
 const BEHIND_BINS: f64 = 100.0;
 const BEHIND_S: f64 = 2.0;
 /// Ticks in a row, near each other but far from the newest, after which the counter was set. They
 /// come at two times at least: what came together may have gone wrong together.
 const AGREE: u32 = 3;
 
-/// What a tick tells.
+/// Where a tick belongs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Heard {
+pub(crate) enum Place {
     /// It is in this bin.
     In(u64),
     /// It cannot be, or is not believed yet.
     Stray,
-    /// The counter was set, or began anew: this bin begins another recording.
+    /// The counter was set or restarted: this bin starts another recording.
     Restarted(u64),
 }
 
-/// A counter at its rate, and how far it was heard of.
+/// A counter at its rate, and the newest tick that was believed.
 #[derive(Debug, Clone)]
 pub(crate) struct Ticks {
     rate_hz: f64,
@@ -61,30 +60,30 @@ impl Ticks {
     }
 
     /// A tick came in at `now_ns` of our steady clock.
-    pub(crate) fn hear(&mut self, tick: i64, now_ns: i64) -> Heard {
-        let Some(bin) = self.bin(tick) else { return Heard::Stray };
-        let Some((newest, heard_ns)) = self.newest else {
+    pub(crate) fn place(&mut self, tick: i64, now_ns: i64) -> Place {
+        let Some(bin) = self.bin(tick) else { return Place::Stray };
+        let Some((newest, newest_ns)) = self.newest else {
             self.newest = Some((tick, now_ns));
-            return Heard::In(bin);
+            return Place::In(bin);
         };
         let away = tick.saturating_sub(newest) as f64;
-        let silent_s = now_ns.saturating_sub(heard_ns).max(0) as f64 * 1e-9;
+        let silent_s = now_ns.saturating_sub(newest_ns).max(0) as f64 * 1e-9;
         let ahead = AHEAD_BINS * self.per_bin + AHEAD_PER_SILENT * silent_s * self.rate_hz;
         let behind = (BEHIND_BINS * self.per_bin).max(BEHIND_S * self.rate_hz);
         if (-behind - self.reorder as f64..=ahead).contains(&away) {
             self.strange = (0, 0, 0);
             self.newest = Some((newest.max(tick), now_ns));
-            return Heard::In(bin);
+            return Place::In(bin);
         }
         let (last, run, since_ns) = self.strange;
         let near = run > 0 && (tick.saturating_sub(last) as f64).abs() <= AHEAD_BINS * self.per_bin;
         self.strange = if near { (tick, run + 1, since_ns) } else { (tick, 1, now_ns) };
         if self.strange.1 < AGREE || self.strange.2 == now_ns {
-            return Heard::Stray;
+            return Place::Stray;
         }
         self.restart();
         self.newest = Some((tick, now_ns));
-        Heard::Restarted(bin)
+        Place::Restarted(bin)
     }
 
     /// The newest tick that was believed.
@@ -97,7 +96,7 @@ impl Ticks {
         self.newest().and_then(|t| self.bin(t)).unwrap_or(0)
     }
 
-    /// The counter begins anew.
+    /// The counter restarts.
     pub(crate) fn restart(&mut self) {
         self.newest = None;
         self.strange = (0, 0, 0);
@@ -121,7 +120,7 @@ impl Ticks {
         (tick as f64 / self.rate_hz * 1e9) as i64
     }
 
-    /// A tick of which 32 bits were sent: the one nearest to where the counter stands.
+    /// A tick of which 32 bits were sent: the one nearest to the counter.
     pub(crate) fn unwrapped(&self, sent: u32) -> i64 {
         let Some(newest) = self.newest() else { return i64::from(sent) };
         // The difference between two counters that wrap, with its sign.
@@ -147,13 +146,13 @@ mod tests {
         let mut t = ticks();
         for i in 0..1000i64 {
             let at = 1_000_000 + i * 30;
-            assert!(matches!(t.hear(at, i * 1_000_000), Heard::In(_)));
+            assert!(matches!(t.place(at, i * 1_000_000), Place::In(_)));
             if i % 100 == 50 {
                 for wrong in [1 << 59, i64::MAX, -1, i64::MIN, 0] {
-                    assert_eq!(t.hear(wrong, i * 1_000_000), Heard::Stray, "{wrong}");
+                    assert_eq!(t.place(wrong, i * 1_000_000), Place::Stray, "{wrong}");
                     assert_eq!(t.newest(), Some(at));
                     // Another in between: they are not in a row.
-                    assert!(matches!(t.hear(at, i * 1_000_000), Heard::In(_)));
+                    assert!(matches!(t.place(at, i * 1_000_000), Place::In(_)));
                 }
             }
         }
@@ -164,13 +163,13 @@ mod tests {
         for from in [0i64, 500, 1 << 40] {
             let mut t = ticks();
             for i in 0..100_000i64 {
-                t.hear(3_000_000 + i * 300, i * 10_000_000);
+                t.place(3_000_000 + i * 300, i * 10_000_000);
             }
-            let heard: Vec<Heard> =
-                (0..200).map(|i| t.hear(from + i * 300, (100_000 + i) * 10_000_000)).collect();
-            let restarts = heard.iter().filter(|h| matches!(h, Heard::Restarted(_))).count();
-            assert_eq!(restarts, 1, "{from}: {:?}", &heard[..5]);
-            assert!(heard[3..].iter().all(|h| matches!(h, Heard::In(_))), "{from}");
+            let places: Vec<Place> =
+                (0..200).map(|i| t.place(from + i * 300, (100_000 + i) * 10_000_000)).collect();
+            let restarts = places.iter().filter(|h| matches!(h, Place::Restarted(_))).count();
+            assert_eq!(restarts, 1, "{from}: {:?}", &places[..5]);
+            assert!(places[3..].iter().all(|h| matches!(h, Place::In(_))), "{from}");
             assert_eq!(t.newest(), Some(from + 199 * 300));
         }
     }
@@ -180,37 +179,37 @@ mod tests {
         let mut t = ticks();
         for message in 0..100i64 {
             let now = message * 10_000_000;
-            // Any number of ticks that agree with each other, in a message that went wrong.
-            let wrong: Vec<Heard> = (0..20).map(|i| t.hear((1 << 50) + i, now)).collect();
-            assert!(message == 0 || wrong.iter().all(|h| *h == Heard::Stray), "{message}");
+            // Any number of ticks that agree with each other, in one damaged message.
+            let wrong: Vec<Place> = (0..20).map(|i| t.place((1 << 50) + i, now)).collect();
+            assert!(message == 0 || wrong.iter().all(|h| *h == Place::Stray), "{message}");
             if message == 0 {
                 t.restart();
             }
-            assert!(matches!(t.hear(message * 300, now), Heard::In(_)));
+            assert!(matches!(t.place(message * 300, now), Place::In(_)));
         }
-        // The next message says so as well.
-        t.hear(1 << 50, 2_000_000_000);
-        t.hear(1 << 50, 2_000_000_000);
-        t.hear(1 << 50, 2_000_000_000);
-        assert!(matches!(t.hear(1 << 50, 2_010_000_000), Heard::Restarted(_)));
+        // The next message agrees.
+        t.place(1 << 50, 2_000_000_000);
+        t.place(1 << 50, 2_000_000_000);
+        t.place(1 << 50, 2_000_000_000);
+        assert!(matches!(t.place(1 << 50, 2_010_000_000), Place::Restarted(_)));
     }
 
     #[test]
     fn silence_is_no_restart() {
         let mut t = ticks();
-        t.hear(1000, 0);
+        t.place(1000, 0);
         // Ten minutes without a spike.
         let later = 1000 + 600 * 30_000;
-        assert!(matches!(t.hear(later, 600_000_000_000), Heard::In(_)));
+        assert!(matches!(t.place(later, 600_000_000_000), Place::In(_)));
     }
 
     #[test]
     fn nanoseconds_since_1970_are_ticks() {
         let mut t = Ticks::new(1e9, 0.01, 0.0);
         let now = 1_795_000_000_123_456_789i64;
-        assert_eq!(t.hear(now, 0), Heard::In(now as u64 / 10_000_000));
+        assert_eq!(t.place(now, 0), Place::In(now as u64 / 10_000_000));
         assert_eq!(t.ns(now), now);
-        assert_eq!(t.hear(now + 10_000_000, 10), Heard::In(now as u64 / 10_000_000 + 1));
+        assert_eq!(t.place(now + 10_000_000, 10), Place::In(now as u64 / 10_000_000 + 1));
     }
 
     #[test]
@@ -220,9 +219,9 @@ mod tests {
         for i in 0..1000i64 {
             let sent = at as u32;
             assert_eq!(t.unwrapped(sent), if i == 0 { i64::from(sent) } else { at });
-            t.hear(t.unwrapped(sent), i * 1_000_000);
+            t.place(t.unwrapped(sent), i * 1_000_000);
             let wrong = t.unwrapped(sent.wrapping_add(2_000_000_000));
-            assert_eq!(t.hear(wrong, i * 1_000_000), Heard::Stray);
+            assert_eq!(t.place(wrong, i * 1_000_000), Place::Stray);
             at += 30;
         }
         assert!(t.newest().expect("some") > 1 << 32);
@@ -238,7 +237,7 @@ mod tests {
         fn any_ticks_are_taken(values in proptest::collection::vec(any::<i64>(), 1..60)) {
             let mut t = ticks();
             for (i, &tick) in values.iter().enumerate() {
-                t.hear(tick, i as i64);
+                t.place(tick, i as i64);
                 prop_assert!(t.newest_bin() >= t.complete());
                 let _ = t.unwrapped(tick as u32);
             }

@@ -19,7 +19,7 @@ use std::ops::Range;
 
 /// Length of a file's header.
 pub const HEADER_BYTES: usize = 24;
-/// Length of what stands before a payload.
+/// Length of the head before a payload.
 pub const FRAME_BYTES: usize = 20;
 /// Longest payload.
 pub const PAYLOAD_BYTES_MAX: usize = 1 << 20;
@@ -37,7 +37,7 @@ pub fn header(first: u64) -> [u8; HEADER_BYTES] {
     bytes
 }
 
-/// Number of the first frame as the header tells it; `None` where it is damaged.
+/// Number of the first frame, from the header; `None` where it is damaged.
 #[must_use]
 pub fn first_number(bytes: &[u8]) -> Option<u64> {
     let whole = bytes.get(..HEADER_BYTES)?;
@@ -67,7 +67,7 @@ pub fn push(out: &mut Vec<u8>, number: u64, payload: &[u8]) {
     out.extend_from_slice(payload);
 }
 
-/// What stands at a place.
+/// Content of a place in a file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Found {
     /// A sound frame: its number and where its payload is.
@@ -235,7 +235,7 @@ mod tests {
             let (good, bad) = read(&bytes[..cut]);
             prop_assert_eq!(good.len(), whole);
             prop_assert!(bad.iter().all(|(_, torn)| *torn), "{:?}", bad);
-            // Blocks that were never filled, behind what is whole.
+            // Unwritten blocks behind the last whole frame.
             let end = frames.get(whole.wrapping_sub(1)).map_or(HEADER_BYTES, |f| f.end);
             let mut unfilled = bytes[..end].to_vec();
             unfilled.resize(end + zeros, 0);

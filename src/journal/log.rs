@@ -14,7 +14,7 @@ use super::{format, numbers};
 use crate::wire::JournalRecord;
 use crate::wire::journal_record::What;
 
-/// A file that is longer is closed, and the next begun.
+/// Longest file; the next is started beyond.
 pub(super) const FILE_BYTES: u64 = 4 << 20;
 /// Bytes in which a file's first frame is looked for.
 const HEAD_BYTES: u64 = 64 << 10;
@@ -32,7 +32,7 @@ pub(super) struct Log<S: Storage> {
 }
 
 impl<S: Storage> Log<S> {
-    /// Looks at what is there. Nothing of it is ever changed; what comes next goes into a new file.
+    /// Reads what exists, without changing it; new records go into a new file.
     ///
     /// # Errors
     /// The storage's.
@@ -50,7 +50,7 @@ impl<S: Storage> Log<S> {
         }
         let kept = numbers::find(&storage)?;
         damage.extend(kept.damaged.iter().map(|slot| format!("file numbers.{slot}")));
-        // They are written before any file with a timeline is begun.
+        // The numbers are written before any file with a timeline is created.
         let expected = parts.iter().any(|p| p.head.as_ref().is_some_and(|h| h.0.timeline_ns != 0));
         if expected && kept.newest.is_none() && kept.damaged.is_empty() {
             damage.push("files numbers.0 and numbers.1 are gone".into());
@@ -96,12 +96,10 @@ impl<S: Storage> Log<S> {
         self.out.is_none() || self.bytes >= FILE_BYTES
     }
 
-    /// Writes frames, without a sync. `bounds` heads a file where one is begun:
-    /// [`Self::begins_file`].
+    /// Writes frames, without a sync. `bounds` heads a new file; see [`Self::begins_file`].
     ///
     /// # Errors
-    /// The storage's. What was written is then given up, and is to be written again: into another
-    /// file.
+    /// The storage's. The frames must then be written again: into another file.
     pub(super) fn write(
         &mut self,
         frames: &[(u64, Bytes)],
@@ -223,7 +221,7 @@ mod tests {
             if self.fails_at > 0 && fails { Err(io::ErrorKind::StorageFull.into()) } else { Ok(()) }
         }
 
-        /// What is left after the power was lost: of what was not synced, any part may be there.
+        /// A disk after a power loss: any part of the unsynced bytes may be there.
         fn after_power_loss(&self, rng: &mut ChaCha8Rng) -> Self {
             let mut files = self.files.lock().expect("no panic").clone();
             for file in files.values_mut() {
@@ -362,7 +360,7 @@ mod tests {
             );
             let numbers = readable(&after);
             assert!((1..=safe).all(|n| numbers.contains(&n)), "{numbers:?}, {safe} were safe");
-            // And it goes on.
+            // The log continues.
             let (last, whole) = fill(&mut log, recovery.last + 1, 5);
             assert!(whole);
             let numbers = readable(&after);

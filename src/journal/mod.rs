@@ -1,5 +1,5 @@
-//! The journal: what happened, on disk before anybody is told. docs/journal.md has the format and
-//! what is promised.
+//! The journal: events and faults on disk, before they are announced. docs/journal.md specifies the
+//! format and the promises.
 
 pub mod format;
 mod log;
@@ -42,14 +42,14 @@ pub(crate) use settings::{Settings, Sync, WhenDiskFails};
 pub use snapshot::Snapshot;
 pub(crate) use snapshot::SnapshotError;
 
-/// Bytes of records that wait for a disk that fails; beyond, what comes is dropped and counted.
+/// Most bytes of records that wait for a failing disk; beyond, new records are dropped and counted.
 const WAITING_BYTES_MAX: usize = 64 << 20;
 
 /// A place in the journal's order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Ticket(u64);
 
-/// A journal that is kept. Everything but reading is done by a thread of its own.
+/// An open journal. All writing is done by its own thread.
 pub struct Journal {
     shared: Arc<Shared>,
     thread: Mutex<Option<JoinHandle<()>>>,
@@ -80,8 +80,8 @@ impl Journal {
     /// Opens or begins a journal.
     ///
     /// # Errors
-    /// When the folder cannot be made or read, or another process has it. A disk on which nothing
-    /// can be written does not count: that is told by [`Self::failing`], and records wait.
+    /// When the folder cannot be made or read, or another process has it. A disk that takes no
+    /// writes is no error here: [`Self::failing`] reports it, and records wait.
     pub fn open(settings: Settings) -> Result<(Self, Recovery)> {
         Self::open_at(settings, wall_ns())
     }
@@ -184,8 +184,8 @@ impl Journal {
         Some(Ticket(number))
     }
 
-    /// Resolves when what was taken may be announced: true when it is kept, false where the disk
-    /// fails and it is not to be waited for.
+    /// Resolves when a record may be announced: true once it is kept; false where the disk fails
+    /// and the setting is not to wait.
     pub(crate) async fn announceable(&self, ticket: Ticket) -> bool {
         let mut kept = self.shared.kept.subscribe();
         let mut failing = self.shared.failing.subscribe();
@@ -201,8 +201,8 @@ impl Journal {
         }
     }
 
-    /// Events of a session after a number, at most so many; for a number that the disk has lost,
-    /// one that says so.
+    /// At most `most` events of a session after a number. A number that the disk has lost is
+    /// represented by an event with `lost` set.
     ///
     /// # Errors
     /// The oldest number after which nothing would be skipped, where that is later.
@@ -262,7 +262,7 @@ mod tests {
             assert_eq!(found.damage, Vec::<String>::new(), "run {run}");
             assert_eq!(found.events, announced, "run {run}");
             for i in 0..32 {
-                // One that is not heard of again, and two that are.
+                // One session that ends with its run, and two that continue.
                 let session = if run == 0 { "first" } else { ["a", "b"][i % 2] };
                 let mut event = Event { session: session.into(), ..Event::default() };
                 journal.add_event(&mut event).expect("taken");
@@ -280,7 +280,7 @@ mod tests {
         files
     }
 
-    /// Changes one file in some way; what was done.
+    /// Changes one file in a random way; describes the change.
     fn damage(files: &[PathBuf], rng: &mut ChaCha8Rng) -> String {
         let file = &files[rng.random_range(0..files.len())];
         let mut bytes = std::fs::read(file).expect("bytes");
@@ -331,8 +331,8 @@ mod tests {
             }
             let mut all = files(folder.path());
             if trial % 3 == 0 {
-                // As if the first had been removed for its age: what it held stands in the others'
-                // heads alone.
+                // As if the first file had been removed for its age: only the others' heads
+                // represent it.
                 let gone = oldest.as_ref().and_then(|f| f.file_name()).expect("a name");
                 std::fs::remove_file(folder.path().join(gone)).expect("removed");
                 all.retain(|f| f.file_name() != Some(gone));
@@ -351,11 +351,11 @@ mod tests {
                 journal.add_event(&mut event).expect("taken");
                 assert!(event.event_sequence > *last, "{what}");
             }
-            let told = !found.damage.is_empty()
+            let is_reported = !found.damage.is_empty()
                 || reading.lost_untold > 0
                 || !reading.numbers.is_empty()
                 || reading.troubles.iter().any(|t| !t.torn);
-            assert!(told || may_go, "{what}: nothing is told: {found:?}, {reading:?}");
+            assert!(is_reported || may_go, "{what}: nothing is told: {found:?}, {reading:?}");
         }
     }
 
@@ -381,7 +381,7 @@ mod tests {
             assert_eq!(log.retain(u64::MAX, older).expect("done"), 0, "{years} years");
             assert!(before.iter().all(|f| f.exists()), "{years} years");
         }
-        // What is old by the time that passed goes.
+        // Old by the journal's own timeline.
         let (mut log, found) =
             Log::open(Folder::open(folder.path()).expect("a folder")).expect("a log");
         let later = Timeline::after(&found, wall_ns()).now_ns();

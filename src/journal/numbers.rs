@@ -1,6 +1,6 @@
-//! The second place of the journal's numbers. Whatever becomes of the log, the newest record and
-//! event numbers stand here as well, written before anybody is told of them: a log that is damaged,
-//! cut short or gone is known by it, and no number is given again.
+//! A second copy of the journal's numbers. The newest record and event numbers are written here
+//! before anything is announced: a log that is damaged, cut short or gone is noticed by them, and
+//! no number is given again.
 //!
 //! Two files, `numbers.0` and `numbers.1`, are written in turn, each with one frame (`format.rs`)
 //! whose number counts the writes and whose payload is a `JournalRecord` with `Bounds`. They are
@@ -18,10 +18,10 @@ use crate::wire::{Bounds, JournalRecord};
 /// Files that are written in turn.
 pub(super) const SLOTS: usize = 2;
 
-/// What the system writes as a whole, or not at all, whoever is killed.
+/// Size of a write that is atomic with respect to a kill of the process.
 const PAGE_BYTES: usize = 4096;
 
-/// What was found there.
+/// The copies as found.
 #[derive(Debug, Default)]
 pub(super) struct Kept {
     /// Writes so far.
@@ -59,8 +59,8 @@ pub(super) fn find(storage: &impl Storage) -> io::Result<Kept> {
             None => damaged.push((slot, bytes.len())),
         }
     }
-    // A write of more than a page is broken off by a kill; then the other place holds what was
-    // told.
+    // A kill can interrupt a write of more than a page; the other copy then holds the announced
+    // numbers.
     damaged.retain(|(_, bytes)| kept.newest.is_none() || *bytes <= PAGE_BYTES);
     kept.damaged = damaged.into_iter().map(|(slot, _)| slot).collect();
     Ok(kept)

@@ -1,4 +1,4 @@
-//! One file of a log, and what stands at its head.
+//! One file of a log, and its head.
 
 use std::sync::{Arc, RwLock};
 
@@ -15,12 +15,12 @@ pub(super) struct Part {
     pub first: u64,
     /// Its length.
     pub bytes: u64,
-    /// What came before it, and when it was begun, ns since the Unix epoch; `None` where that is
-    /// damaged.
+    /// Bounds before this file, and its time of creation, ns since the Unix epoch; `None` where
+    /// that is damaged.
     pub head: Option<(Bounds, i64)>,
 }
 
-/// The files, for whoever reads them while they are written.
+/// The files, shared with readers while they are written.
 pub(super) type Parts = Arc<RwLock<Vec<Part>>>;
 
 /// A file's name.
@@ -28,7 +28,7 @@ pub(super) fn name(first: u64) -> String {
     format!("{first:020}.rgj")
 }
 
-/// What stands at the head of a file.
+/// Reads the head of a file.
 pub(super) fn head(bytes: &[u8], first: u64) -> Option<(Bounds, i64)> {
     if format::first_number(bytes) != Some(first) {
         return None;
@@ -45,7 +45,7 @@ pub(super) fn head(bytes: &[u8], first: u64) -> Option<(Bounds, i64)> {
     }
 }
 
-/// Whether a head that cannot be read is what a crash leaves of a file that was being begun.
+/// Whether an unreadable head is what a crash leaves of a file during its creation.
 pub(super) fn is_begun(bytes: &[u8]) -> bool {
     match bytes.get(..HEADER_BYTES) {
         None => true,

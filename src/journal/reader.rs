@@ -1,4 +1,4 @@
-//! Reading a journal, beside whoever writes it.
+//! Reads a journal, also while it is written.
 
 use std::path::Path;
 
@@ -10,7 +10,7 @@ use super::{format, numbers};
 use crate::wire::journal_record::What;
 use crate::wire::{Event, JournalRecord};
 
-/// What is written while it is read is whole after so long.
+/// A record that is being written is whole after this time.
 const READ_AGAIN: std::time::Duration = std::time::Duration::from_millis(50);
 
 /// Records of every file, in order and each once.
@@ -20,7 +20,7 @@ struct Records {
     last: u64,
 }
 
-/// What is wrong with a file.
+/// A damaged file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Trouble {
     /// First number of the file.
@@ -33,7 +33,7 @@ pub struct Trouble {
     pub torn: bool,
 }
 
-/// What was read of a journal.
+/// Result of reading a journal.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Reading {
     /// Files.
@@ -42,9 +42,9 @@ pub struct Reading {
     pub records: u64,
     /// Numbers of which there is no sound record, from the first to the last that is known of.
     pub lost: u64,
-    /// Of these, such as no `lost` record stands for.
+    /// Lost numbers that no `lost` record covers.
     pub lost_untold: u64,
-    /// What is wrong with the second place of the numbers.
+    /// Damage of the second copy of the numbers.
     pub numbers: Vec<String>,
     /// Damage.
     pub troubles: Vec<Trouble>,
@@ -65,8 +65,8 @@ impl Records {
         for found in Frames::new(&bytes, HEADER_BYTES) {
             match found {
                 Found::Frame { number, payload } => {
-                    // Number 0 heads a file; what was written again after a failure of the disk
-                    // comes once.
+                    // Number 0 heads a file; a group that was written again after a disk failure
+                    // counts once.
                     if number <= self.last {
                         continue;
                     }
@@ -89,7 +89,7 @@ impl Records {
     }
 }
 
-/// Every record of a journal in a folder, oldest first, and what is damaged. The daemon may be
+/// Reads every record of a journal's folder, oldest first, and reports damage. The daemon may be
 /// writing it.
 ///
 /// # Errors
@@ -134,7 +134,7 @@ pub fn read(folder: &Path, mut take: impl FnMut(JournalRecord)) -> std::io::Resu
         kept = numbers::find(&records.folder)?;
     }
     reading.numbers.extend(kept.damaged.iter().map(|slot| format!("numbers.{slot} is damaged")));
-    // Beside a daemon that writes they may be of records behind those that were read here.
+    // While a daemon writes, the numbers may be ahead of the records that were read.
     reading.lost = oldest.map_or(0, |oldest| records.last - oldest + 1 - seen);
     reading.lost_untold = reading.lost.saturating_sub(told);
     Ok(reading)
@@ -200,8 +200,7 @@ pub(super) fn events_after(
             Ok(true) => {}
             Ok(false) => break,
             Err(e) => {
-                // Removed for its age meanwhile, or a disk that cannot be read: the next attempt
-                // tells.
+                // Removed for its age meanwhile, or the disk fails: the next attempt shows which.
                 tracing::warn!("the journal cannot be read: {e}");
                 break;
             }

@@ -4,7 +4,7 @@ use prost::Message;
 
 use crate::wire::JournalRecord;
 
-/// A record's payload as it stands in a file.
+/// Encodes a record as the payload of a frame.
 #[must_use]
 pub(super) fn payload(record: &JournalRecord) -> Vec<u8> {
     record.encode_to_vec()

@@ -15,7 +15,7 @@ use crate::wire::journal_record::What;
 /// An event's frame is not shorter.
 const EVENT_FRAME_BYTES: usize = FRAME_BYTES + 20;
 
-/// What was found when a log was opened.
+/// What a log holds when it is opened.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Recovery {
     /// Number of the newest frame; 0 where there is none.
@@ -26,20 +26,20 @@ pub struct Recovery {
     pub id: String,
     /// Newest time in it, ns since the Unix epoch.
     pub time_ns: i64,
-    /// It ended with a record that said so, or is new.
+    /// The last record is the daemon's stop, or the log is new.
     pub ended: bool,
     /// Bytes at the end that a crash left; nothing in them was announced.
     pub torn_bytes: u64,
     /// Numbers that are damaged, first and last.
     pub lost: Option<(u64, u64)>,
-    /// What is damaged, for people.
+    /// Descriptions of damage, to show.
     pub damage: Vec<String>,
     /// Time by which records are removed for their age, as it was when the journal was written
     /// last, and what the wall clock showed then, ns; `None` where neither is known.
     pub timeline: Option<(i64, i64)>,
 }
 
-/// Reads the last files, from the newest one whose head says what came before it.
+/// Reads the last files, from the newest one whose head gives the bounds before it.
 pub(super) fn recover<S: Storage>(
     storage: &S,
     parts: &[Part],
@@ -59,7 +59,7 @@ pub(super) fn recover<S: Storage>(
         let bytes = storage.read(part.first, u64::MAX)?;
         let damaged = scan.frames(&bytes, i + 1 == parts.len());
         if damaged > 0 {
-            // The next file says where it begins.
+            // The next file's head gives its first number.
             let next = parts.get(i + 1).map_or(u64::MAX, |p| p.first.saturating_sub(1));
             scan.damaged_end(damaged, part.first, next);
         }
@@ -80,15 +80,15 @@ pub(super) fn recover<S: Storage>(
 /// A log as it is read after a start.
 struct Scan {
     found: Recovery,
-    /// Lost records that the second place of the numbers does not account for: every session's next
-    /// event number is raised by so many.
+    /// Number of lost records that the second copy of the numbers does not cover: every session's
+    /// next event number is raised by it.
     suspect: u64,
     /// Newest record that the second place of the numbers knows.
     known: u64,
 }
 
 impl Scan {
-    /// What a file says of those before it.
+    /// Takes over the bounds in a file's head.
     fn head(&mut self, part: &Part) {
         let found = &mut self.found;
         if let Some((bounds, time_ns)) = &part.head {
@@ -166,7 +166,7 @@ impl Scan {
 }
 
 impl Recovery {
-    /// What the log holds against what is known to have been written.
+    /// Compares the log with the second copy of the numbers.
     fn hold_against(&mut self, (kept, time_ns): &(Bounds, i64), parts: &[Part]) {
         self.timeline = Some((kept.timeline_ns, *time_ns));
         if self.id.is_empty() {

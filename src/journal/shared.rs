@@ -10,7 +10,7 @@ use super::part::Parts;
 use super::settings::Settings;
 use crate::telemetry::JournalMetrics;
 
-/// What keeping a record costs beside its bytes, about.
+/// Approximate memory of keeping a record, in addition to its bytes.
 pub(super) const RECORD_COST: usize = 64;
 
 pub(super) struct Waiting {

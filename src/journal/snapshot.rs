@@ -65,7 +65,7 @@ impl Snapshot {
     /// Reads it.
     ///
     /// # Errors
-    /// The file system's; what is damaged.
+    /// The file system's; names the damage.
     pub fn read(folder: &Path, session: &str) -> Result<Self, SnapshotError> {
         let place = path(folder, session);
         Self::decode_file(&files::read(&place, BYTES_MAX)?)
@@ -74,7 +74,7 @@ impl Snapshot {
     /// Of a file's bytes.
     ///
     /// # Errors
-    /// What is damaged.
+    /// Names the damage.
     pub fn decode_file(bytes: &[u8]) -> Result<Self, SnapshotError> {
         let Some(rest) = bytes.strip_prefix(MAGIC) else {
             return Err(SnapshotError::Damaged("another kind of file"));

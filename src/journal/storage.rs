@@ -33,7 +33,7 @@ pub(super) trait Storage: Send {
     /// A new file, in place of one of that number.
     fn create(&mut self, first: u64) -> io::Result<Self::Out>;
 
-    /// Writes behind what was written.
+    /// Appends to a file.
     fn append(&mut self, out: &mut Self::Out, bytes: &[u8]) -> io::Result<()>;
 
     /// Returns when everything appended would survive the loss of power.
@@ -143,7 +143,7 @@ impl Storage for Folder {
         let is_new = !path.exists();
         let file =
             File::options().write(true).create(true).truncate(false).mode(0o600).open(path)?;
-        // Over what is there: at no moment is it empty.
+        // Overwrites in place: the file is never empty.
         file.write_all_at(bytes, 0)?;
         file.set_len(bytes.len() as u64)?;
         // Once: an empty one after a loss of power would be a damaged one.

@@ -27,10 +27,10 @@ const NUMBERS_EVERY: Duration = Duration::from_secs(600);
 /// Time between two runs that counts at most for the age of records, ns.
 const AWAY_MAX_NS: i64 = 7 * 86_400 * 1_000_000_000;
 
-/// The time by which records are removed for their age. The wall clock is not believed: it may be
-/// years off at a start, or be set while the daemon runs. What is counted is the time that passed
-/// on the steady clock, and between two runs no more than [`AWAY_MAX_NS`]: a record is never taken
-/// for older than it is by more than that for each start.
+/// The time by which records expire. The wall clock may be years off at a start, or be set while
+/// the daemon runs, so it is not used: what counts is time on the steady clock, plus at most
+/// [`AWAY_MAX_NS`] between two runs. A record is therefore never taken for older than it is by more
+/// than that for each start.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Timeline {
     from_ns: i64,
@@ -62,7 +62,7 @@ impl Timeline {
 pub(super) struct Writer {
     pub(super) shared: Arc<Shared>,
     pub(super) log: Log<Folder>,
-    /// Newest event number per session among what was written.
+    /// Newest written event number per session.
     pub(super) bounds: BTreeMap<String, u64>,
     /// Number of the newest record that was written.
     pub(super) last: u64,
@@ -126,7 +126,7 @@ impl Writer {
     }
 
     fn keep(&mut self, group: &[(u64, Bytes)]) -> std::io::Result<()> {
-        // What came before a file stands at its head, where one is begun.
+        // The head of a new file holds the bounds before it.
         let bounds =
             if self.log.begins_file() { self.numbers(0) } else { JournalRecord::default() };
         self.log.write(group, || bounds)?;
@@ -166,7 +166,8 @@ impl Writer {
         let record = self.numbers(self.log.file());
         let failed = self.log.keep_numbers(&record).err();
         self.numbers_kept = Some(Instant::now());
-        // The log has them: nothing waits for this. Told once, until it works again.
+        // The records are in the log already, so nothing waits for this. Logged once, until it
+        // works again.
         if let Some(e) = &failed
             && !self.numbers_failing
         {
@@ -184,7 +185,7 @@ impl Writer {
             }
         }
         self.last = *last;
-        // Before anybody is told.
+        // Before anything is announced.
         self.keep_numbers();
         let mut waiting = locked(&self.shared.waiting);
         let bytes: usize = group.iter().map(|(_, p)| p.len() + RECORD_COST).sum();
@@ -208,19 +209,19 @@ impl Writer {
     }
 
     fn failed(&mut self, error: &std::io::Error) {
-        // What was not synced is written again.
+        // The next group writes unsynced records again.
         self.unsynced = None;
         self.shared.metrics.failures.increment(1);
-        let told = error.to_string();
+        let reason = error.to_string();
         self.shared.failing.send_if_modified(|failing| {
-            if failing.as_ref() == Some(&told) {
+            if failing.as_ref() == Some(&reason) {
                 return false;
             }
             self.shared.metrics.failing.set(1.0);
             tracing::error!(
-                "the journal cannot be written: {told}; it is tried again until it can"
+                "the journal cannot be written: {reason}; it is tried again until it can"
             );
-            *failing = Some(told.clone());
+            *failing = Some(reason.clone());
             true
         });
     }

@@ -39,9 +39,9 @@ pub struct BinWidthError {
 
 impl Model {
     /// The model for bins of another width, with `r` their ratio: the leak over a bin becomes
-    /// `1 - (1-a)^r` (exact where the drive stands still within a bin), process noise what the leak
-    /// alone makes of it, `(1 - (1-a)^(2r)) / (1 - (1-a)^2)`; rates, hazards and the embedding's
-    /// drift are multiplied by `r`, dispersions divided (counts of neighbouring bins independent).
+    /// `1 - (1-a)^r` (exact for a drive that is constant within a bin), process noise follows from
+    /// the leak, `(1 - (1-a)^(2r)) / (1 - (1-a)^2)`; rates, hazards and the embedding's drift are
+    /// multiplied by `r`, dispersions divided (counts of neighbouring bins independent).
     ///
     /// # Errors
     /// Where one width is more than [`BIN_RATIO_MAX`] times the other.
@@ -115,7 +115,7 @@ mod tests {
 
     #[test]
     fn too_far_is_refused_in_words() {
-        let said = example_model().at_bin_width(0.2).expect_err("too wide").to_string();
-        assert!(said.contains("1 to 100 ms") && said.contains("found 200 ms"), "{said}");
+        let error = example_model().at_bin_width(0.2).expect_err("too wide").to_string();
+        assert!(error.contains("1 to 100 ms") && error.contains("found 200 ms"), "{error}");
     }
 }

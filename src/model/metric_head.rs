@@ -1,5 +1,5 @@
-//! What simulated truth says beyond the fitted network: a linear map, per regime, from what a
-//! session shows to its largest Lyapunov exponents, with intervals from tasks held out.
+//! What simulated truth adds to the fitted network: a linear map, per regime, from a session's
+//! features to its largest Lyapunov exponents, with intervals from held-out tasks.
 
 use serde::{Deserialize, Serialize};
 
@@ -29,7 +29,7 @@ impl RegimeHead {
         [0, 1].map(|which| {
             let weights = &self.weights[which];
             let scaled = features.iter().zip(&self.centre).zip(&self.scale);
-            // No further than training went, by a margin.
+            // Clamped to the range of training, with a margin.
             let scaled = scaled.map(|((x, c), s)| ((x - c) / s).clamp(-4.0, 4.0));
             weights[0] + scaled.zip(&weights[1..]).map(|(x, w)| x * w).sum::<f64>()
         })
@@ -71,10 +71,10 @@ impl MetricHead {
         }))
     }
 
-    /// Whether the regressions are of so many features, and finite.
+    /// Checks the number of features of the regressions, and that they are finite.
     ///
     /// # Errors
-    /// What is wrong.
+    /// Names the fault.
     pub(crate) fn check(&self, regimes: usize, features: usize) -> Result<(), MetricHeadError> {
         if self.regimes.len() != regimes {
             let found = self.regimes.len();

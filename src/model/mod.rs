@@ -27,8 +27,8 @@ pub use prior::{Component, RegimePrior};
 use ndarray::{Array1, Array2, ArrayRef, Dimension};
 use serde::{Deserialize, Serialize};
 
-/// Largest count of a channel in a bin; larger ones are refused where they come in. Log factorials
-/// are tabulated up to it.
+/// Largest count of a channel in a bin; intake refuses larger ones. Log factorials are tabulated up
+/// to it.
 pub(crate) const COUNT_MAX: u16 = 4096;
 /// Largest number of regimes a model may name.
 pub(crate) const REGIMES_MAX: usize = 16;
@@ -115,8 +115,8 @@ pub struct Readout {
     pub loading: Array2<f32>,
     /// `d`, `[n_channels]`: log of counts per bin at `kappa = 0`.
     pub baseline: Array1<f32>,
-    /// Names of the channels, `[n_channels]`, where the recordings had them: what is served is put
-    /// in their order.
+    /// Names of the channels, `[n_channels]`, where the recordings had them; a rig's channels are
+    /// put in this order.
     pub channels: Option<Vec<String>>,
     /// `alpha`, `[n_channels]`, where counts are negative binomial: variance = rate + alpha rate^2.
     /// `None`: Poisson.
@@ -235,7 +235,7 @@ pub struct Model {
     pub prior: RegimePrior,
     /// Online settings.
     pub online: OnlineSettings,
-    /// Largest exponents as simulated truth taught them; `None` where recordings told none.
+    /// Largest exponents as learned from simulated truth; `None` where no recording held them.
     pub metric_head: Option<MetricHead>,
 }
 
@@ -311,8 +311,8 @@ impl Model {
             .map(move |(m, b)| m.iter().zip(kappa).map(|(m, k)| m * k).sum::<f32>() + b)
     }
 
-    /// Largest count of a bin that it can tell from larger ones: the largest rate, and four
-    /// deviations of a Poisson variable of that rate.
+    /// Largest count that the model distinguishes from larger ones: its largest rate plus four
+    /// standard deviations of a Poisson variable.
     #[must_use]
     pub(crate) fn count_max(&self) -> f32 {
         let rate = self.online.log_rate_bounds[1].exp();

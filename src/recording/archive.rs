@@ -75,7 +75,7 @@ impl<'a> Archive<'a> {
         self.add(key, |w| npy::write_i64(w, &[values.len()], values))
     }
 
-    /// Adds values as they stand in a file, little-endian and row by row.
+    /// Appends values as they are stored in a file: little-endian, row by row.
     ///
     /// # Errors
     /// The file system's.
@@ -154,9 +154,9 @@ pub fn write(recording: &Recording, path: &Path) -> Result<(), RecordingError> {
         archive.strings("regime_names", &recording.regime_names)?;
     }
     for (key, absent, place) in TRUTH_KEYS {
-        let told: Vec<Option<f64>> = trials.iter().map(|t| *place(&mut { t.truth })).collect();
-        let values: Option<Vec<f64>> = told.iter().map(|v| v.or(absent)).collect();
-        if let Some(values) = values.filter(|_| told.iter().any(Option::is_some)) {
+        let known: Vec<Option<f64>> = trials.iter().map(|t| *place(&mut { t.truth })).collect();
+        let values: Option<Vec<f64>> = known.iter().map(|v| v.or(absent)).collect();
+        if let Some(values) = values.filter(|_| known.iter().any(Option::is_some)) {
             archive.f64(key, &[values.len()], &values)?;
         }
     }

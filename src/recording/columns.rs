@@ -1,5 +1,4 @@
-//! Arrays of a length that is not known before: gathered in files beside the archive, then copied
-//! into it.
+//! Arrays of unknown length: gathered in files next to the archive, then copied into it.
 
 use std::fs::File;
 use std::io::{self, BufReader, BufWriter, Seek, Write};

@@ -56,7 +56,7 @@ impl Counts {
         self.bins
     }
 
-    /// Leaves out what is behind the first `bins` bins.
+    /// Drops everything after the first `bins` bins.
     pub fn truncate(&mut self, bins: usize) {
         self.bins = self.bins.min(bins);
         if let Kept::Memory(counts) = &mut self.kept {
@@ -70,7 +70,7 @@ impl Counts {
     /// Where the file cannot be read.
     ///
     /// # Panics
-    /// Where there are not so many.
+    /// Where the stream has fewer bins.
     pub fn read(&self, from: usize, bins: usize) -> io::Result<Vec<f32>> {
         let mut buffer = CountsBuffer::default();
         self.read_into(from, bins, &mut buffer)?;
@@ -83,7 +83,7 @@ impl Counts {
     /// Where the file cannot be read.
     ///
     /// # Panics
-    /// Where there are not so many.
+    /// Where the stream has fewer bins.
     pub(crate) fn read_into<'b>(
         &self,
         from: usize,
@@ -142,7 +142,7 @@ impl Spool {
         Ok(Self { file: Arc::new(file), end: 0 })
     }
 
-    /// Puts counts `[bins, channels]` behind what is there.
+    /// Appends counts `[bins, channels]`.
     ///
     /// # Errors
     /// Where they cannot be written, a full disk above all.

@@ -60,7 +60,7 @@ impl Grid {
     }
 }
 
-/// A time in whole nanoseconds; one beyond what any clock tells is as far as can be doubled.
+/// A time in whole nanoseconds, clamped so that it can be doubled.
 fn nanoseconds(time_s: f64) -> i128 {
     const MOST: i128 = 1 << 100;
     ((time_s * 1e9).round() as i128).clamp(-MOST, MOST)
@@ -81,7 +81,7 @@ mod tests {
             let grid = Grid::new(width_ms / 1e3);
             let mut divided_wrong = 0;
             for i in 0..1000i64 {
-                // As a file has it: the nearest number to so many decimals.
+                // As a file has it: rounded to a number of decimals.
                 let edge: f64 =
                     format!("{:.decimals$}", i as f64 * width_ms / 1e3).parse().expect("a number");
                 assert_eq!(grid.bin(edge), i, "{edge} s in bins of {width_ms} ms");

@@ -18,8 +18,7 @@ const READ_BYTES_MAX: usize = 1 << 30;
 const TEXT_BYTES_MAX: usize = 64 << 20;
 /// Most that compression makes of a byte (deflate's 1032, and some)...
 const EXPANSION_MAX: u64 = 1040;
-/// ...beside what a short file may declare: what an array is filled with where nothing of it is
-/// stored.
+/// ...in addition to what a short file may declare: the fill value of an array that stores nothing.
 const FILL_BYTES_MAX: u64 = 16 << 20;
 /// Layout of a dataset that is put together from others.
 const VIRTUAL_LAYOUT: u8 = 3;
@@ -58,7 +57,7 @@ fn options() -> OpenOptions {
         .with_external_file_resolver(Arc::new(Refuse))
 }
 
-/// The error beneath what says where it was met.
+/// The innermost error.
 fn cause(e: &Error) -> &Error {
     match e {
         Error::Context { source, .. } => cause(source),
@@ -88,7 +87,7 @@ fn reason(e: &Error) -> Option<String> {
     })
 }
 
-/// A type in words.
+/// A type's name, to show.
 fn kind(of: &Datatype) -> String {
     match of {
         Datatype::FixedPoint { size, signed, .. } => {
@@ -107,7 +106,7 @@ impl<'a> File<'a> {
     /// Opens a file.
     ///
     /// # Errors
-    /// The system's; what is no HDF5 file.
+    /// The system's; or the file is not HDF5.
     pub(super) fn open(path: &'a Path) -> Result<Self, RecordingError> {
         let io = |reason| RecordingError::Io { path: path.to_owned(), reason };
         if super::is_zarr(path) {
@@ -121,7 +120,7 @@ impl<'a> File<'a> {
     /// Takes a file's bytes; `path` is for messages.
     ///
     /// # Errors
-    /// What is no HDF5 file.
+    /// The bytes are not HDF5.
     pub(super) fn of(bytes: &[u8], path: &'a Path) -> Result<Self, RecordingError> {
         let file =
             Hdf5File::from_bytes_with_options(bytes, options()).map_err(|e| no_hdf5(path, &e))?;
@@ -172,7 +171,7 @@ impl<'a> File<'a> {
         // A declared length is believed as far as the file can hold it; values become doubles.
         let held = self.length.saturating_mul(EXPANSION_MAX).max(FILL_BYTES_MAX);
         let most = held.min(READ_BYTES_MAX as u64) / 8;
-        // Lengths of 0 count as 1: the others are to be believable beside them as well.
+        // Lengths of 0 count as 1: the other lengths must be plausible as well.
         let declared = dataset.shape().iter().fold(1u64, |n, &d| n.saturating_mul(d.max(1)));
         if declared > most {
             let expected = format!("at most {most} values in this file");
@@ -261,8 +260,8 @@ impl<'a> File<'a> {
         Ok(rows.collect())
     }
 
-    /// Names of an enumerated column (hdmf's `EnumData`): they stand in a dataset that its
-    /// attribute points to.
+    /// Names of an enumerated column (hdmf's `EnumData`), from the dataset that its attribute
+    /// refers to.
     fn elements(&self, table: &str, column: &str) -> Result<Option<Vec<String>>, RecordingError> {
         let key = format!("{table}/{column}");
         let dataset = self.dataset(&key, "a column")?;
@@ -355,7 +354,7 @@ fn without_end(bytes: &[u8], fill: u8) -> &[u8] {
     &bytes[..end]
 }
 
-/// A label, unless it is one of the ways to say that there is none.
+/// A label; `None` for the usual spellings of no label.
 pub(super) fn labelled(text: String) -> Option<String> {
     let plain = text.trim();
     let none =
@@ -380,8 +379,8 @@ mod tests {
             (elsewhere::<()>("a.h5").expect_err("refused"), ["'a.h5'", "export"]),
             (Error::InvalidMagic, ["unreadable", "magic"]),
         ] {
-            let told = reason(&nested(e)).expect("a reason");
-            assert!(words.iter().all(|w| told.contains(w)), "{told}");
+            let error = reason(&nested(e)).expect("a reason");
+            assert!(words.iter().all(|w| error.contains(w)), "{error}");
         }
         assert_eq!(reason(&nested(Error::DatasetNotFound("x".into()))), None);
     }

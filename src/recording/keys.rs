@@ -37,7 +37,7 @@ impl Keys<'_> {
         self.arrays.get(key).ok_or_else(|| self.wrong(key, expected, self.keys_found()))
     }
 
-    /// The keys that are there, for people.
+    /// The file's keys, to show.
     pub(super) fn keys_found(&self) -> String {
         match self.found.as_slice() {
             [] => "no such key, and no other".into(),

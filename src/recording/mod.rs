@@ -23,7 +23,7 @@ pub use npy::{Array, Values};
 pub use npz::{read, read_from};
 pub use nwb::{NwbSettings, read_nwb, read_nwb_from};
 
-/// What is wrong with a recording file.
+/// A fault of a recording file.
 #[derive(Debug, thiserror::Error)]
 pub enum RecordingError {
     /// The file could not be read or written.
@@ -49,9 +49,9 @@ pub enum RecordingError {
         path: PathBuf,
         /// The key.
         key: String,
-        /// What was expected.
+        /// Expected.
         expected: String,
-        /// What was found.
+        /// Found.
         found: String,
     },
     /// A bin width that does not divide into the one asked for.
@@ -88,11 +88,11 @@ pub struct Trial {
     pub task: Vec<i64>,
     /// Regime per bin, index into the recording's names; `None` is unlabelled.
     pub regime: Vec<Option<usize>>,
-    /// What is true of the dynamics, where the file tells it.
+    /// True dynamics, where the file holds them.
     pub truth: DynamicsTruth,
 }
 
-/// True dynamics of a simulated trial's task; `None` where a file does not tell.
+/// True dynamics of a simulated trial's task; `None` where the file does not hold them.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct DynamicsTruth {
     /// Largest Lyapunov exponent along a noise-driven trajectory, 1/s.
@@ -107,8 +107,8 @@ pub struct DynamicsTruth {
     pub unstable_points: Option<f64>,
 }
 
-/// A key of [`DynamicsTruth`]: its name in a file, what stands there where it is not known (if that
-/// can be said), and its place.
+/// A key of [`DynamicsTruth`]: its name in a file, the value for unknown (where there is one), and
+/// its field.
 type TruthKey = (&'static str, Option<f64>, fn(&mut DynamicsTruth) -> &mut Option<f64>);
 
 /// Keys of [`DynamicsTruth`] in a file.
@@ -156,7 +156,7 @@ pub struct Recording {
     pub regime_names: Vec<String>,
     /// Trials in order.
     pub trials: Vec<Trial>,
-    /// True where the trials are pieces of one stream, false where each stands alone.
+    /// True where the trials are pieces of one stream, false where they are separate.
     pub continuous: bool,
 }
 
@@ -174,7 +174,7 @@ fn are_names(names: &[String], n: usize) -> bool {
     names.len() == n && all.len() == n && names.iter().all(fit)
 }
 
-/// Name of a session whose recording does not say: the file's.
+/// Name of a session whose recording has none: the file's.
 #[must_use]
 pub(crate) fn name_of(path: &Path) -> String {
     let name = path.file_stem().map(|name| name.to_string_lossy().into_owned());
@@ -313,8 +313,7 @@ impl Recording {
     }
 }
 
-/// Counts, one bin after the other, as `[bins, n_channels]`; what is left of a bin at the end is
-/// dropped.
+/// Counts, bin after bin, as `[bins, n_channels]`; an incomplete bin at the end is dropped.
 #[must_use]
 pub fn in_bins(mut counts: Vec<u16>, n_channels: usize) -> Array2<u16> {
     let bins = counts.len() / n_channels.max(1);
@@ -348,8 +347,8 @@ mod tests {
             (values(&recording.trials[0].counts), recording.n_channels),
             (&[3, 1, 6, 4][..], 2)
         );
-        let said = recording.arrange(&names(&["a", "x"])).expect_err("no x").to_string();
-        assert!(said.contains("no channel x of 2"), "{said}");
+        let error = recording.arrange(&names(&["a", "x"])).expect_err("no x").to_string();
+        assert!(error.contains("no channel x of 2"), "{error}");
         assert!(!are_names(&names(&["a", "a"]), 2) && !are_names(&names(&["a", ""]), 2));
     }
 }

@@ -58,7 +58,7 @@ impl Array {
     /// Reads one array.
     ///
     /// # Errors
-    /// On anything that is not numpy's format, with what was expected and found.
+    /// On anything that is not numpy's format; names what was expected and found.
     pub fn read(reader: &mut impl Read) -> io::Result<Self> {
         let mut magic = [0u8; 8];
         reader.read_exact(&mut magic)?;

@@ -31,7 +31,7 @@ const KEYS: [&str; 10] = [
 /// Reads a recording.
 ///
 /// # Errors
-/// Names the file, the key, what was expected and what was found.
+/// Names the file and the key, with what was expected and what was found.
 pub fn read(path: &Path) -> Result<Recording, RecordingError> {
     let io = |reason| RecordingError::Io { path: path.to_owned(), reason };
     if super::is_zarr(path) {
@@ -103,7 +103,7 @@ fn build(keys: &Keys<'_>) -> Result<Recording, RecordingError> {
     })
 }
 
-/// Trials of so many bins each, from the counts of all of them, `[bins, channels]`; and the
+/// Trials of `sizes` bins each, from the counts of all of them, `[bins, channels]`; and the
 /// regimes' names.
 fn trials(
     keys: &Keys<'_>,
@@ -172,7 +172,7 @@ fn check_axes(keys: &Keys<'_>, counts: &Array, n_channels: usize) -> Result<(), 
     Ok(())
 }
 
-/// What is true of each trial's dynamics, where the file holds it.
+/// True dynamics of each trial, where the file holds them.
 fn truths(
     keys: &Keys<'_>,
     task: Option<&[Vec<i64>]>,
@@ -260,7 +260,7 @@ fn trial_sizes(keys: &Keys<'_>, shape: &[usize]) -> Result<Vec<usize>, Recording
     Ok(starts.iter().zip(ends).map(|(&s, e)| e - s as usize).collect())
 }
 
-/// A shape, for people.
+/// A shape, to show.
 fn shown(shape: &[usize]) -> String {
     let sizes: Vec<String> = shape.iter().map(ToString::to_string).collect();
     format!("shape [{}]", sizes.join(", "))

@@ -18,7 +18,7 @@ const COUNTS_MAX: usize = 1 << 31;
 const BINS_MAX: usize = 1 << 26;
 /// Spike times that are all whole numbers, and further apart than this, are no seconds.
 const WHOLE_SPAN_S: f64 = 10_000.0;
-/// So many of them at least.
+/// At least this many of them.
 const WHOLE_TIMES: usize = 20;
 
 /// How to take an NWB file.
@@ -100,7 +100,7 @@ const ELECTRODES: &str = "/general/extracellular_ephys/electrodes";
 const ELECTRODE_NAMES: [&str; 3] = ["channel_name", "electrode_name", "label"];
 
 /// Names of the units, where the file has any: `unit_name`, else those of the electrodes where each
-/// unit has one of its own. (Their ids are numbers of rows, and tell nothing of another file.)
+/// unit has its own. (Unit ids are row numbers and mean nothing in another file.)
 fn unit_names(file: &File<'_>, n: usize) -> Option<Vec<String>> {
     let unread = |e: &RecordingError| tracing::warn!("units go by their order, not by names: {e}");
     let named = if file.has("/units/unit_name") {
@@ -122,8 +122,8 @@ fn span(times: impl Iterator<Item = f64>) -> (f64, f64) {
     times.fold((f64::INFINITY, f64::NEG_INFINITY), |(a, b), t| (a.min(t), b.max(t)))
 }
 
-/// Times in which every unit was observed, in order and apart, seconds; `None` where the file does
-/// not tell.
+/// Times in which every unit was observed, in order and disjoint, seconds; `None` where the file
+/// does not hold them.
 fn observed(file: &File<'_>, n_units: usize) -> Result<Option<Vec<(f64, f64)>>, RecordingError> {
     let key = "/units/obs_intervals";
     if !file.has(key) {
@@ -143,7 +143,7 @@ fn observed(file: &File<'_>, n_units: usize) -> Result<Option<Vec<(f64, f64)>>, 
         from = to;
         own.retain(|(a, b)| a < b);
         own.sort_by(|x, y| x.0.total_cmp(&y.0));
-        // A unit of which nothing is said is taken for observed.
+        // A unit without observation intervals counts as observed.
         if own.is_empty() {
             continue;
         }
@@ -193,7 +193,7 @@ fn session(file: &File<'_>) -> Option<String> {
 /// observed.
 ///
 /// # Errors
-/// Says which part of the file, what was expected and what was found.
+/// Names the part of the file, with what was expected and what was found.
 pub fn read_nwb(path: &Path, how: &NwbSettings) -> Result<Recording, RecordingError> {
     bins(&File::open(path)?, how)
 }
@@ -286,7 +286,7 @@ impl Bins {
     }
 }
 
-/// The first that is free at `from` or behind; what was passed points there from now on.
+/// The first free place at `from` or after it; shortens the path of those that it passed.
 fn next_free(free: &mut [usize], from: usize) -> usize {
     let mut at = from;
     while free[at] != at {

@@ -11,15 +11,15 @@ pub struct DecisionRule {
     pub probability_min: f32,
     /// ...for this many bins in a row.
     pub dwell_bins: u32,
-    /// Whether `unknown` may be said.
+    /// Whether the label may be `unknown`.
     pub unknown: bool,
-    /// Bins from the start before `unknown` may be said for novelty above 1: it is a smoothed
+    /// Bins from the start before novelty above 1 may make the label `unknown`: it is a smoothed
     /// score.
     pub novelty_warm_up_bins: u64,
 }
 
 impl DecisionRule {
-    /// Posterior probability where the model does not say how often a probability errs.
+    /// Posterior probability for a model without operating points.
     pub const PROBABILITY_MIN: f32 = 0.9;
     /// False changes that the default rule allows, for each change that the model's hazard rates
     /// expect: 1 a minute where regimes last 3 s.
@@ -31,12 +31,12 @@ impl DecisionRule {
     pub const DWELL_S: f64 = 0.03;
     /// ...but at most this fraction of the time that the model's shortest regime lasts.
     pub const DWELL_FRACTION: f64 = 0.05;
-    /// Time before `unknown` may be said, seconds.
+    /// Time before novelty may make the label `unknown`, seconds.
     pub const NOVELTY_WARM_UP_S: f64 = 1.0;
 
-    /// The rule for a model that allows so many false changes per minute (`None`:
-    /// [`Self::FALSE_SHARE`], within [`Self::LATE_SHARE`]), as the model's operating points have
-    /// it: measured on what its training held out.
+    /// The rule for a model at an allowed rate of false changes per minute (`None`:
+    /// [`Self::FALSE_SHARE`], within [`Self::LATE_SHARE`]), from the model's operating points,
+    /// which were measured on held-out data.
     #[must_use]
     pub fn of(model: &Model, false_changes_per_min: Option<f64>) -> Self {
         let bins = |seconds: f64| (seconds / model.bin_width_s).round().max(1.0);
@@ -65,7 +65,7 @@ impl DecisionRule {
     }
 }
 
-/// What the population is said to do.
+/// A label of the population's dynamics.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Label {
     /// Index into the model's regime names.
@@ -159,9 +159,8 @@ impl Tracker {
         self.confident_bins = 0;
     }
 
-    /// Goes on where another tracker of the session stands: with its label, where that is known
-    /// here, and its bins. `regimes` gives this model's regime for each of the other's; `None`
-    /// where they are the same.
+    /// Continues another tracker of the session: its bins, and its label where this model knows it.
+    /// `regimes` maps the other's regimes to this model's; `None` where they are the same.
     pub(crate) fn succeed(&mut self, before: &Self, regimes: Option<&[Option<usize>]>) {
         let known = |label: Label| match (label, regimes) {
             (Label::Regime(r), Some(regimes)) => {
@@ -173,7 +172,8 @@ impl Tracker {
         self.restart();
     }
 
-    /// Takes down, or up, where it stands; the history behind onsets is not part of it.
+    /// Writes its state to the tape, or reads it from there. The history that dates onsets is not
+    /// part of it.
     pub(crate) fn state(&mut self, tape: &mut Tape) {
         // None, unknown, then the regimes.
         let mut label = |label: &mut Option<Label>| {
@@ -194,7 +194,7 @@ impl Tracker {
         tape.word(&mut self.confident_bins);
     }
 
-    /// Goes on from a state that was taken down, with `label` in force.
+    /// Continues from a saved state, with `label` in force.
     pub(crate) fn resume(&mut self, tape: &mut Tape, label: Option<Label>, regimes: usize) {
         self.state(tape);
         let known = |label: &Label| label.regime().is_none_or(|r| r < regimes);
@@ -234,7 +234,7 @@ impl Tracker {
             self.leading = Some(leading);
             self.confident_bins = 0;
         }
-        // What was unknown is known again as soon as one regime is more probable than all else.
+        // An unknown label ends as soon as one regime is more probable than everything else.
         let needed = match self.current {
             Some(Label::Unknown) => self.rule.probability_min.min(Self::KNOWN_AGAIN),
             _ => self.rule.probability_min,

@@ -41,7 +41,7 @@ impl Engine {
         self.tracker.push(&estimate.posterior, unlabelled, estimate.novelty)
     }
 
-    /// A bin that nobody is told of: prediction without a decision.
+    /// A bin that is not published: prediction without a decision.
     pub fn pass(&mut self) {
         self.bank.predict();
     }
@@ -53,22 +53,21 @@ impl Engine {
         self.tracker.restart();
     }
 
-    /// Goes on where another engine of the session stands: its label stays in force, its bins are
-    /// counted on. `regimes` gives this model's regime for each of the other's; `None` where they
-    /// are the same.
+    /// Continues another engine of the session: its label stays in force, its bins are counted on.
+    /// `regimes` maps the other's regimes to this model's; `None` where they are the same.
     pub fn succeed(&mut self, before: &Self, regimes: Option<&[Option<usize>]>) {
         self.tracker.succeed(&before.tracker, regimes);
     }
 
-    /// Takes down, or up, where it stands; see [`Self::resume`].
+    /// Writes its state to the tape, or reads it from there; see [`Self::resume`].
     pub fn state(&mut self, tape: &mut Tape) {
         self.bank.state(tape);
         self.tracker.state(tape);
     }
 
-    /// Goes on from what an engine of the same model, readout and rule has taken down, with `label`
-    /// in force; the next change's onset does not reach back before it. `false` where the words are
-    /// not such: nothing has changed then but that the bank is at its prior.
+    /// Restores a state of an engine with the same model, readout and rule, with `label` in force;
+    /// the next change's onset does not reach back before it. `false` where the words are no such
+    /// state; then only the bank has changed, and is at its prior.
     pub fn resume(&mut self, words: &[u32], label: Option<Label>) -> bool {
         let mut own = Tape::default();
         own.begin();
@@ -119,7 +118,7 @@ impl Engine {
         &self.rule
     }
 
-    /// Largest count of a bin that its model can tell from larger ones.
+    /// Largest count that its model distinguishes from larger ones.
     #[must_use]
     pub(crate) fn count_max(&self) -> f32 {
         self.count_max
@@ -200,17 +199,17 @@ mod tests {
             let readout = Readout { trusted, ..model.readouts[0].clone() };
             let mut engine =
                 Engine::new(&model, &readout, rule, Adaptation::default()).expect("an engine");
-            let mut said = Vec::new();
+            let mut labels = Vec::new();
             for t in 0..800 {
                 let counts: Vec<f32> = (0..engine.n_channels())
                     .map(|i| f32::from(u8::from((t * (i + 2)) % 5 == 0)))
                     .collect();
                 engine.push(Some(&counts));
-                said.extend(engine.label());
+                labels.extend(engine.label());
             }
-            let known = said.iter().filter(|l| l.regime().is_some()).count();
-            assert_eq!(known > 0, trusted, "{known} of {} labels name a regime", said.len());
-            assert!(trusted || said.last() == Some(&Label::Unknown), "{:?}", said.last());
+            let known = labels.iter().filter(|l| l.regime().is_some()).count();
+            assert_eq!(known > 0, trusted, "{known} of {} labels name a regime", labels.len());
+            assert!(trusted || labels.last() == Some(&Label::Unknown), "{:?}", labels.last());
         }
     }
 }

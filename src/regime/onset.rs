@@ -79,7 +79,8 @@ impl OnsetFinder {
         self.seen += 1;
     }
 
-    /// Onset of what is said to hold in `bin`, the newest: a regime, or behind them none of them.
+    /// Onset of what holds in `bin`, the newest: a regime, or for the index after the last one, no
+    /// regime.
     pub(super) fn of_regime(&self, regime: usize, bin: u64) -> Onset {
         let n = self.states;
         let reach = self.seen.min(self.bins_max as u64) - 1;

@@ -8,7 +8,7 @@ use super::decision::Change;
 #[derive(Debug, Clone)]
 pub struct Score {
     bin_width_s: f64,
-    /// `[truth, said]` over labelled bins.
+    /// `[truth, label]` over labelled bins.
     confusion: Vec<u64>,
     n_regimes: usize,
     /// Bins since the truth last changed, as `(right, all)`, up to [`LAG_MAX_S`].
@@ -44,8 +44,8 @@ pub struct Verdict {
     pub accuracy_after_2s: Option<f64>,
     /// Mean negative log posterior of the true label, nats.
     pub log_loss: f64,
-    /// Expected calibration error: mean over bins of |right - said|, between the fraction right and
-    /// the mean largest probability in 20 classes of that probability (Guo et al. 2017).
+    /// Expected calibration error: mean over bins of |accuracy - confidence|, in 20 classes of the
+    /// largest probability (Guo et al. 2017).
     pub calibration_error: f64,
 }
 
@@ -94,7 +94,7 @@ impl Score {
             self.running = None;
             return;
         };
-        let said = (0..posterior.len())
+        let most_probable = (0..posterior.len())
             .max_by(|&a, &b| posterior[a].total_cmp(&posterior[b]))
             .unwrap_or(0);
         let lag = match self.running {
@@ -103,30 +103,30 @@ impl Score {
         };
         self.running = Some((truth, lag));
         if let Some((right, all)) = self.by_lag.get_mut(lag) {
-            *right += u64::from(said == truth);
+            *right += u64::from(most_probable == truth);
             *all += 1;
         }
-        self.confusion[truth * self.n_regimes + said] += 1;
+        self.confusion[truth * self.n_regimes + most_probable] += 1;
         self.negative_log_likelihood -= f64::from(posterior[truth].max(1e-12)).ln();
-        let largest = f64::from(posterior[said]);
+        let largest = f64::from(posterior[most_probable]);
         let class = (largest * RELIABILITY_BINS as f64) as usize;
         let (bins, sum, right) = &mut self.reliability[class.min(RELIABILITY_BINS - 1)];
         *bins += 1;
         *sum += largest;
-        *right += u64::from(said == truth);
+        *right += u64::from(most_probable == truth);
     }
 
     /// `(mean largest probability, fraction right, bins)` of each class of probabilities that
     /// occurred.
     #[must_use]
     pub(crate) fn reliability(&self) -> Vec<(f64, f64, u64)> {
-        let told = |&(bins, sum, right): &(u64, f64, u64)| {
+        let row = |&(bins, sum, right): &(u64, f64, u64)| {
             (bins > 0).then(|| (sum / bins as f64, right as f64 / bins as f64, bins))
         };
-        self.reliability.iter().filter_map(told).collect()
+        self.reliability.iter().filter_map(row).collect()
     }
 
-    /// `[truth, said]` counts of bins.
+    /// `[truth, label]` counts of bins.
     #[must_use]
     pub fn confusion(&self) -> &[u64] {
         &self.confusion
@@ -164,7 +164,7 @@ impl Score {
             calibration_error: self
                 .reliability()
                 .iter()
-                .map(|(said, right, bins)| (said - right).abs() * *bins as f64 / n)
+                .map(|(stated, right, bins)| (stated - right).abs() * *bins as f64 / n)
                 .sum(),
         }
     }
@@ -174,7 +174,7 @@ impl Score {
 #[derive(Debug, Clone, Default)]
 pub struct ChangeScore {
     truth: Option<usize>,
-    said: Option<usize>,
+    label: Option<usize>,
     /// A true change not yet found: new label, bins since.
     pending: Option<(usize, u64)>,
     delays_bins: Vec<u64>,
@@ -198,7 +198,7 @@ pub struct ChangeVerdict {
     pub median_delay_s: Option<f64>,
     /// 90th percentile of the same.
     pub p90_delay_s: Option<f64>,
-    /// Median distance of the onset told from the true one, seconds, over changes found.
+    /// Median distance of the reported onset from the true one, seconds, over changes found.
     pub median_onset_error_s: Option<f64>,
     /// Fraction of the onsets' 90 % intervals that hold the true onset.
     pub onset_coverage: Option<f64>,
@@ -213,7 +213,7 @@ impl ChangeScore {
     pub(crate) fn start_stream(&mut self) {
         self.settle();
         self.truth = None;
-        self.said = None;
+        self.label = None;
     }
 
     fn settle(&mut self) {
@@ -222,7 +222,7 @@ impl ChangeScore {
 
     /// The next bin: truth, the label in force (`None`: none, or `unknown`), and the change to it,
     /// if it was decided here.
-    pub fn push(&mut self, truth: Option<usize>, said: Option<usize>, change: Option<&Change>) {
+    pub fn push(&mut self, truth: Option<usize>, label: Option<usize>, change: Option<&Change>) {
         if let (Some(before), Some(now)) = (self.truth, truth)
             && before != now
         {
@@ -233,9 +233,9 @@ impl ChangeScore {
             self.settle();
         }
         self.truth = truth;
-        if let Some((label, bins)) = &mut self.pending {
+        if let Some((to, bins)) = &mut self.pending {
             *bins += 1;
-            if said == Some(*label) {
+            if label == Some(*to) {
                 self.delays_bins.push(*bins);
                 if let Some(change) = change {
                     let true_onset = (change.bin + 1).saturating_sub(*bins);
@@ -248,9 +248,9 @@ impl ChangeScore {
             }
         }
         self.labelled_bins += u64::from(truth.is_some());
-        let changed = said.is_some() && said != self.said;
-        self.false_changes += u64::from(changed && truth.is_some() && said != truth);
-        self.said = said;
+        let changed = label.is_some() && label != self.label;
+        self.false_changes += u64::from(changed && truth.is_some() && label != truth);
+        self.label = label;
     }
 
     /// The score in numbers.
@@ -307,7 +307,7 @@ mod tests {
         let verdict = score.verdict();
         assert_eq!(verdict.n_bins, 5);
         assert!((verdict.accuracy - 0.8).abs() < 1e-12);
-        // Said 0.9, right once of two; said 0.8, right always.
+        // 0.9 is right once of twice; 0.8 is always right.
         let expected = (0.9f64 - 2.0 / 3.0) * 0.6 + (1.0 - 0.8) * 0.4;
         assert!((verdict.calibration_error - expected).abs() < 1e-6, "{verdict:?}");
         assert!((verdict.balanced_accuracy - (1.0 + 2.0 / 3.0) / 2.0).abs() < 1e-12);
@@ -321,19 +321,19 @@ mod tests {
         let mut score = ChangeScore::default();
         score.start_stream();
         for bin in 0..40u64 {
-            // The truth changes in bins 10 and 30, said in bins 14 and 33.
+            // The truth changes in bins 10 and 30, the label in bins 14 and 33.
             let truth = usize::from((10..30).contains(&bin));
-            let said = usize::from((14..33).contains(&bin));
+            let label = usize::from((14..33).contains(&bin));
             let onset = |bin| Onset { bin, low_bin: bin - 1, high_bin: bin + 1 };
             let change = [(14, 11), (33, 27)].iter().find(|c| c.0 == bin).map(|c| Change {
                 from: None,
-                to: Label::Regime(said),
+                to: Label::Regime(label),
                 onset: onset(c.1),
                 bin,
                 probability: 0.9,
                 from_probability: 0.1,
             });
-            score.push(Some(truth), Some(said), change.as_ref());
+            score.push(Some(truth), Some(label), change.as_ref());
         }
         let verdict = score.verdict(1.0);
         assert_eq!((verdict.changes, verdict.found), (2, 2));
@@ -354,8 +354,8 @@ mod tests {
             (0, 1), // never found before
             (1, 1), // this change, found at once
         ];
-        for (truth, said) in pairs {
-            score.push(Some(truth), Some(said), None);
+        for (truth, label) in pairs {
+            score.push(Some(truth), Some(label), None);
         }
         let verdict = score.verdict(0.5);
         assert_eq!((verdict.changes, verdict.found), (3, 2));

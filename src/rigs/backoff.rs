@@ -24,7 +24,7 @@ impl Backoff {
         self.wait = (self.wait * 2).min(Self::MOST);
     }
 
-    /// It went well: the shortest wait is next.
+    /// Success: the next wait is the shortest.
     pub(crate) fn reset(&mut self) {
         self.wait = Self::LEAST;
     }

@@ -11,7 +11,7 @@ use tokio::net::UdpSocket;
 use super::backoff::Backoff;
 use super::electrodes::Electrodes;
 use crate::clock::Received;
-use crate::intake::{Assembly, Event, Heard, LossAccounting, Status, Ticks};
+use crate::intake::{Assembly, Event, LossAccounting, Place, Status, Ticks};
 use crate::wire::RejectReason;
 
 /// Packets of the system, not of a channel, have this bit.
@@ -43,9 +43,9 @@ pub struct Settings {
     pub protocol: Protocol,
     /// Ticks of its clock a second.
     pub ticks_per_s: f64,
-    /// Spikes may come so long after later ones, milliseconds.
+    /// Spikes may come this long after later ones, milliseconds.
     pub reorder_ms: f64,
-    /// Each unit of a channel is a channel of its own.
+    /// Each unit of a channel is a channel.
     pub split_sorted: bool,
     /// Channels by number, `12` or `12:UNIT`, in order; empty: channel 1 is the first, whatever its
     /// unit.
@@ -68,7 +68,7 @@ impl Default for Settings {
     }
 }
 
-/// How the session stands with the processor.
+/// Connection state of the processor.
 #[must_use]
 pub(crate) fn status(session: &str, settings: &Settings) -> Status {
     Status::new(session, format!("blackrock {}", settings.listen), LossAccounting::Estimated)
@@ -176,7 +176,7 @@ impl Reader {
 
     /// Takes one datagram.
     pub fn datagram(&mut self, mut bytes: &[u8], received: Received) {
-        let mut heard = false;
+        let mut any = false;
         while !bytes.is_empty() {
             let packet = Packet::of(self.settings.protocol, bytes);
             let Some(packet) = packet.filter(|p| p.bytes <= bytes.len()) else {
@@ -184,16 +184,16 @@ impl Reader {
                 break;
             };
             bytes = &bytes[packet.bytes..];
-            heard |= self.packet(&packet, received);
+            any |= self.packet(&packet, received);
         }
-        if heard {
+        if any {
             self.hand_over(received);
         }
     }
 
     fn hand_over(&mut self, received: Received) {
         if let Some(newest) = self.ticks.newest() {
-            self.assembly.port().heard(self.ticks.ns(newest), received);
+            self.assembly.port().note_contact(self.ticks.ns(newest), received);
         }
         // Accounted for there.
         let _ = self.assembly.take("", &self.events, self.ticks.complete(), received);
@@ -204,15 +204,15 @@ impl Reader {
     fn packet(&mut self, p: &Packet, received: Received) -> bool {
         let is_spike = p.channel != 0 && p.channel & CONFIGURATION == 0;
         let counts = is_spike && (p.kind != NOISE || self.settings.noise);
-        // One that says nothing of any channel still says how far the clock is.
+        // A packet without spikes still carries the clock.
         let tick = match self.settings.protocol {
             Protocol::V4 => i64::try_from(p.tick).unwrap_or(-1),
             Protocol::V3 => self.ticks.unwrapped(p.tick as u32),
         };
-        let bin = match self.ticks.hear(tick, received.steady_ns()) {
-            Heard::In(bin) => Some(bin),
-            Heard::Stray => None,
-            Heard::Restarted(bin) => {
+        let bin = match self.ticks.place(tick, received.steady_ns()) {
+            Place::In(bin) => Some(bin),
+            Place::Stray => None,
+            Place::Restarted(bin) => {
                 // What came before is of the recording before.
                 let events = std::mem::take(&mut self.events);
                 let _ = self.assembly.take("", &events, 0, received);

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 /// Longer names are of no electrode.
 const NAME_BYTES_MAX: usize = 256;
 
-/// Electrodes and sorted ids to channels: by a list, or in the order in which they are first heard.
+/// Electrodes and sorted ids to channels: by a list, or in order of their first spikes.
 #[derive(Debug)]
 pub(crate) struct Electrodes {
     /// By electrode: sorted id (`None`: any) and channel.
@@ -73,8 +73,8 @@ mod tests {
         assert_eq!(at(&mut listed, "a:b", 0), Some(3));
         assert_eq!(at(&mut listed, "Electrode 9", 0), None);
         let mut learned = Electrodes::new(&[], true, 3);
-        let heard = [("b", 0), ("a", 0), ("b", 1), ("b", 0), ("c", 0)];
-        let channels = heard.map(|(name, id)| learned.channel(name, id));
+        let spikes = [("b", 0), ("a", 0), ("b", 1), ("b", 0), ("c", 0)];
+        let channels = spikes.map(|(name, id)| learned.channel(name, id));
         assert_eq!(channels, [Some(0), Some(1), Some(2), Some(0), None]);
     }
 }

@@ -11,7 +11,7 @@ use tokio::net::TcpStream;
 use super::backoff::Backoff;
 use super::electrodes::Electrodes;
 use crate::clock::Received;
-use crate::intake::{Assembly, Event, Heard, LossAccounting, Status, Ticks};
+use crate::intake::{Assembly, Event, LossAccounting, Place, Status, Ticks};
 use crate::wire::RejectReason;
 
 /// First bytes of a spike.
@@ -31,11 +31,11 @@ pub struct Settings {
     pub address: String,
     /// Sample rate, Hz.
     pub sample_rate_hz: f64,
-    /// Spikes may come so long after later ones, milliseconds.
+    /// Spikes may come this long after later ones, milliseconds.
     pub reorder_ms: f64,
-    /// Each id of a channel is a channel of its own.
+    /// Each id of a channel is a channel.
     pub split_sorted: bool,
-    /// Channels by name, `A-010` or `A-010:ID`, in order; empty: in the order they are first heard.
+    /// Channels by name, `A-010` or `A-010:ID`, in order; empty: in order of their first spikes.
     pub electrodes: Vec<String>,
 }
 
@@ -51,22 +51,22 @@ impl Default for Settings {
     }
 }
 
-/// How the session stands with the software.
+/// Connection state of the software.
 #[must_use]
 pub(crate) fn status(session: &str, settings: &Settings) -> Status {
     Status::new(session, format!("intan {}", settings.address), LossAccounting::Estimated)
 }
 
-/// Connects and reads, for ever.
+/// Connects and reads, until aborted.
 pub(crate) async fn run(settings: Settings, assembly: Arc<Assembly>, status: Arc<Status>) {
     let mut backoff = Backoff::new();
-    let mut told = false;
+    let mut reported = false;
     loop {
         let connecting = tokio::time::timeout(PATIENCE, TcpStream::connect(&settings.address));
         match connecting.await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())) {
             Ok(stream) => {
                 backoff.reset();
-                told = false;
+                reported = false;
                 status.connected(true);
                 // Another connection may be another recording.
                 let mut reader = Reader::new(&settings, assembly.clone(), status.clone());
@@ -75,7 +75,7 @@ pub(crate) async fn run(settings: Settings, assembly: Arc<Assembly>, status: Arc
                 tracing::debug!("Intan: {end:?}");
             }
             Err(e) => {
-                if !std::mem::replace(&mut told, true) {
+                if !std::mem::replace(&mut reported, true) {
                     tracing::warn!(address = settings.address, "Intan: not connected: {e}");
                 }
             }
@@ -146,7 +146,7 @@ impl Reader {
             return;
         }
         if let Some(newest) = self.ticks.newest() {
-            self.assembly.port().heard(self.ticks.ns(newest), received);
+            self.assembly.port().note_contact(self.ticks.ns(newest), received);
         }
         // Accounted for there.
         let _ = self.assembly.take("", &self.events, self.ticks.complete(), received);
@@ -160,10 +160,10 @@ impl Reader {
             return self.assembly.refused(RejectReason::UnknownChannel);
         };
         let sent = u32::from_le_bytes([b[9], b[10], b[11], b[12]]);
-        let bin = match self.ticks.hear(self.ticks.unwrapped(sent), received.steady_ns()) {
-            Heard::In(bin) => bin,
-            Heard::Stray => return self.assembly.refused(RejectReason::TooFarAhead),
-            Heard::Restarted(bin) => {
+        let bin = match self.ticks.place(self.ticks.unwrapped(sent), received.steady_ns()) {
+            Place::In(bin) => bin,
+            Place::Stray => return self.assembly.refused(RejectReason::TooFarAhead),
+            Place::Restarted(bin) => {
                 // What came before is of the recording before.
                 let events = std::mem::take(&mut self.events);
                 let _ = self.assembly.take("", &events, 0, received);
@@ -227,8 +227,7 @@ mod tests {
         let starts = seen.iter().filter(|k| **k == Kind::Start).count();
         let bins = seen.iter().filter(|k| **k == Kind::Bin).count();
         assert_eq!(starts, 4, "one recording for each run");
-        // Of each run begun anew the first two samples are not believed, and the last bins are
-        // open.
+        // The first two samples of each restarted run are not believed, and the last bins are open.
         assert!((3985..=4000).contains(&bins), "{bins} bins");
         assert!(!seen.iter().any(|k| matches!(k, Kind::Missing(_))), "{seen:?}");
     }

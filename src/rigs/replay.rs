@@ -1,5 +1,5 @@
-//! A recording as a rig, with a clock of its own: at its speed, faster, or as fast as the session
-//! takes it; once or over and over; and from any place.
+//! A recording as a rig, with its own clock: at its speed, faster, or as fast as the session takes
+//! it; once or in a loop; from any position.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -12,13 +12,13 @@ use crate::model::{nearly_equal, values};
 use crate::recording;
 use crate::recording::{NwbSettings, Recording, RecordingError, Trial};
 
-/// Where there is no room, or nothing to do: looked again after so long.
+/// Interval of retries where there is no room or nothing to do.
 const LOOK_EVERY: Duration = Duration::from_millis(1);
 
 /// Slowest that a recording is played, times its own speed.
 pub(crate) const SPEED_MIN: f64 = 0.001;
 
-/// What is played, and how.
+/// What to replay, and how.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Settings {
     /// The recording: `.npz`, or `.nwb`.
@@ -42,7 +42,7 @@ impl Settings {
 /// Reads a recording in bins of `bin_width_s`; an `.nwb` file's spikes are binned so.
 ///
 /// # Errors
-/// Says what of the file is not as it should be.
+/// Names the fault of the file.
 pub(crate) fn load(file: &Path, bin_width_s: f64) -> Result<Recording, RecordingError> {
     let bin_ms = bin_width_s * 1e3;
     if file.extension().is_some_and(|e| e.eq_ignore_ascii_case("nwb")) {
@@ -56,7 +56,7 @@ pub(crate) fn load(file: &Path, bin_width_s: f64) -> Result<Recording, Recording
     Ok(recording)
 }
 
-/// How the session stands with its recording.
+/// Connection state of the recording.
 #[must_use]
 pub(crate) fn status(session: &str, settings: &Settings) -> Status {
     let what = format!("replay {}", settings.file.display());
@@ -65,7 +65,7 @@ pub(crate) fn status(session: &str, settings: &Settings) -> Status {
 
 /// A recording that is played to a session.
 pub(crate) struct Player {
-    /// What is played, in the session's bins and channels.
+    /// The recording, in the session's bins and channels.
     pub recording: Recording,
     /// How.
     pub settings: Settings,
@@ -73,12 +73,12 @@ pub(crate) struct Player {
     pub port: Arc<Port>,
     /// Who seeks.
     pub seek: Arc<Seek>,
-    /// How it stands.
+    /// Its connection state.
     pub status: Arc<Status>,
 }
 
 impl Player {
-    /// Plays to the end, and waits there for whoever seeks.
+    /// Plays to the end, and waits there for a seek.
     pub(crate) async fn run(self) {
         let streams = self.recording.streams();
         let total: usize = streams.iter().map(Trial::n_bins).sum();

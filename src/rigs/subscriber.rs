@@ -1,5 +1,5 @@
-//! A ZeroMQ SUB socket that connects to a rig, and connects again when the rig went away. (The
-//! library's own reconnection waits up to half a minute.)
+//! A ZeroMQ SUB socket that connects to a rig, and reconnects when the rig has gone. (The library's
+//! own reconnection waits up to half a minute.)
 
 use futures_util::StreamExt;
 use futures_util::stream::BoxStream;
@@ -18,14 +18,14 @@ pub(crate) struct Subscriber {
     endpoint: String,
     connection: Option<Connection>,
     backoff: Backoff,
-    told: bool,
+    reported: bool,
 }
 
 impl Subscriber {
     /// Not connected yet.
     #[must_use]
     pub(crate) fn new(endpoint: String) -> Self {
-        Self { endpoint, connection: None, backoff: Backoff::new(), told: false }
+        Self { endpoint, connection: None, backoff: Backoff::new(), reported: false }
     }
 
     async fn connect(endpoint: &str) -> ZmqResult<Connection> {
@@ -36,7 +36,7 @@ impl Subscriber {
         Ok(Connection { socket, events })
     }
 
-    /// The next message; `connected` is told when the connection comes or goes.
+    /// The next message; calls `connected` when the connection opens or closes.
     pub(crate) async fn next(&mut self, connected: impl Fn(bool)) -> ZmqMessage {
         loop {
             let Some(connection) = &mut self.connection else {
@@ -44,11 +44,11 @@ impl Subscriber {
                     Ok(connection) => {
                         self.connection = Some(connection);
                         self.backoff.reset();
-                        self.told = false;
+                        self.reported = false;
                         connected(true);
                     }
                     Err(e) => {
-                        if !std::mem::replace(&mut self.told, true) {
+                        if !std::mem::replace(&mut self.reported, true) {
                             let endpoint = &self.endpoint;
                             tracing::warn!(endpoint, "not connected, trying again: {e}");
                         }

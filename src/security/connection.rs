@@ -11,15 +11,15 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use futures_util::task::AtomicWaker;
 
-/// A connection's first request is whole after so long...
+/// Time for a connection's first whole request...
 pub(super) const FIRST_REQUEST: Duration = Duration::from_secs(10);
 /// ...and between two requests there is no more than this.
 pub(super) const IDLE: Duration = Duration::from_secs(300);
-/// One that has done nothing for so long may lose its place to a newcomer.
+/// A connection that has been idle for this long may lose its place to a newcomer.
 const GIVES_WAY: Duration = Duration::from_secs(1);
-/// A request whose answer is not taken for so long keeps its connection's place no more...
+/// A request whose answer is not read for this long no longer keeps its connection's place...
 const NOT_TAKEN: Duration = Duration::from_secs(10);
-/// ...and a connection that takes nothing of what is sent to it for so long is cut.
+/// ...and a connection that reads nothing for this long is cut.
 const TAKES_NOTHING: Duration = Duration::from_secs(60);
 /// Bytes sent to one connection that it has not taken, at most...
 const UNTAKEN_MAX: usize = 4 << 20;
@@ -81,7 +81,7 @@ struct State {
 pub(super) struct Connection {
     /// Its number: no other has it.
     pub(super) number: u64,
-    /// Its address; `None` on a Unix socket, whose file says who may come.
+    /// Its address; `None` on a Unix socket, whose file permissions control access.
     pub(super) address: Option<SocketAddr>,
     state: Mutex<State>,
     given_up: AtomicBool,
@@ -94,15 +94,15 @@ pub(super) struct Connection {
 pub(crate) struct Peer(pub(super) Arc<Connection>);
 
 impl Peer {
-    /// Its address; `None` on a Unix socket, whose file says who may come.
+    /// Its address; `None` on a Unix socket, whose file permissions control access.
     #[must_use]
     pub(crate) fn address(&self) -> Option<SocketAddr> {
         self.0.address
     }
 
-    /// A request has come whole; it is being answered until what is returned is dropped. Until then
-    /// no newcomer is given the connection's place, where the request `keeps_place`: one that
-    /// anybody may make does not.
+    /// A whole request has come; it is in progress until the returned guard is dropped. Until then
+    /// no newcomer takes the connection's place, where `keeps_place` is set: requests that need no
+    /// token do not set it.
     #[must_use]
     pub(crate) fn request(&self, keeps_place: bool) -> OpenRequest {
         let mut state = self.0.locked();
@@ -129,8 +129,8 @@ pub(crate) struct OpenRequest {
 }
 
 impl OpenRequest {
-    /// Ready when the connection may be given more bytes. That it is asked says that what was given
-    /// is on its way.
+    /// Ready when more bytes may be written to the connection. A call implies that earlier bytes
+    /// are on their way.
     pub(super) fn poll_room(&self, context: &mut Context<'_>) -> Poll<()> {
         self.peer.0.poll_room(self.number, context)
     }
@@ -382,7 +382,7 @@ mod tests {
         // A part of them is not the whole.
         drop(held.split_to(UNTAKEN_MAX / 2));
         assert!(answer.poll_room(&mut context).is_pending());
-        // Whoever lets go of them, whoever waits is woken.
+        // Dropping the bytes wakes those that wait for room.
         drop(held);
         assert!(woken.0.load(Ordering::Relaxed) && answer.poll_room(&mut context).is_ready());
         drop(small);
@@ -430,7 +430,7 @@ mod tests {
         drop(other);
         let rare = peer.request(true);
         assert!(peer.0.overdue(late()).is_ok());
-        // What is broken off will not be taken, and is not waited for.
+        // An aborted answer is not waited for.
         assert!(rare.poll_room(&mut context).is_pending());
         drop((request, second));
         assert!(rare.poll_room(&mut context).is_ready());

@@ -1,6 +1,5 @@
-//! What stands before a gRPC service: its token is asked for before anything of the call is read,
-//! messages that do not become whole are bounded in bytes and time, and answers that nobody takes
-//! are not made.
+//! A guard before a gRPC service: checks the token before it reads anything of the call, bounds
+//! incomplete messages in bytes and time, and stops making answers that are not read.
 
 use std::convert::Infallible;
 use std::future::Future;
@@ -19,7 +18,7 @@ use super::connection::{OpenRequest, Peer};
 use super::in_flight::{Account, GivenUp, InFlight};
 use super::tokens::{Denied, Role, Tokens};
 
-/// What stands before a gRPC message: a flag and its length.
+/// Head of a gRPC message: a flag and a length.
 const HEAD: usize = 5;
 
 /// What a call needs.
@@ -36,9 +35,8 @@ pub(crate) struct Guarded<S> {
 }
 
 impl<S> Guarded<S> {
-    /// Lets calls through that have a token of every role that `needs` names. On a Unix socket its
-    /// file has said already who may come. Messages of the service are at most `message_bytes_max`
-    /// long: longer ones it refuses.
+    /// Passes calls whose token has every role that `needs` names. On a Unix socket the file
+    /// permissions decide. Refuses messages longer than `message_bytes_max`.
     pub(crate) fn new(
         inner: S,
         tokens: Arc<Tokens>,
@@ -113,7 +111,7 @@ where
     }
 }
 
-/// Where a stream of gRPC messages stands.
+/// Position in a stream of gRPC messages.
 #[derive(Debug, Default)]
 struct Messages {
     head: [u8; HEAD],
@@ -122,7 +120,7 @@ struct Messages {
     /// Length of the message that is coming, and how much of it is still to come.
     length: u64,
     left: u64,
-    /// Messages that have begun.
+    /// Messages started.
     begun: u64,
 }
 

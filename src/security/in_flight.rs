@@ -1,7 +1,6 @@
-//! Messages that have begun to come and are not whole: how many bytes they may claim together.
-//! Where there is no room for one more, the one of which nothing has come for longest is given up.
-//! A message that comes at once is never that one, so that those who send slowly, or never end,
-//! hold up each other and nobody else.
+//! Incomplete messages: a bound on the bytes that they claim together. Where a new one does not
+//! fit, the one that has been without new bytes for longest is given up. A message that arrives at
+//! once never is, so slow or endless senders only hinder each other.
 
 use std::collections::{BTreeMap, HashMap};
 use std::future::Future;
@@ -21,12 +20,12 @@ const ALL_BYTES: usize = 32 << 20;
 /// Least room for one connection, bytes.
 const CONNECTION_BYTES: usize = 4 << 20;
 
-/// A message goes on where so many bytes of it come, or more: a packet.
+/// A message makes progress when this many bytes of it come: a packet.
 const GOES_ON_BYTES: usize = 1000;
-/// A message that has begun is whole after so long.
+/// Time for a message to become whole.
 const WHOLE_AFTER: Duration = Duration::from_secs(10);
 
-/// Told when a message is given up.
+/// Signal that a message was given up.
 #[derive(Debug, Default)]
 struct Cut {
     given_up: AtomicBool,
@@ -161,7 +160,7 @@ pub(crate) struct Account {
     connection: u64,
     /// Its number and its claim, where there is one.
     held: Option<(u64, usize, Incomplete)>,
-    /// Bytes since it went on.
+    /// Bytes since the last progress.
     came: usize,
     deadline: Option<Pin<Box<Sleep>>>,
 }
@@ -173,8 +172,8 @@ impl Account {
         Self { room, connection, held: None, came: 0, deadline: None }
     }
 
-    /// Where the stream stands now, of which so many bytes `came`: number and claim, in bytes, of
-    /// the message that is not whole.
+    /// Position in the stream, after `came` more bytes: number and claimed bytes of the incomplete
+    /// message.
     pub(crate) fn set(&mut self, incomplete: Option<(u64, usize)>, came: usize) {
         let Some((number, bytes)) = incomplete else {
             (self.held, self.deadline) = (None, None);
@@ -216,7 +215,7 @@ impl Account {
     }
 }
 
-/// Why a message was given up.
+/// Reason for giving a message up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum GivenUp {
     /// Others that began later needed its room.

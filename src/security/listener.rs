@@ -1,5 +1,5 @@
-//! Connections as they are let in: so many in all and from one address, each with its TLS, none
-//! that only waits.
+//! Accepted connections: bounded in all and per address, each with its TLS, none of which may idle
+//! without a request.
 
 use std::collections::HashMap;
 use std::io;
@@ -22,7 +22,7 @@ use super::connection::{Connection, FIRST_REQUEST, Peer, Untaken};
 use super::tls::Tls;
 use crate::telemetry;
 
-/// Whoever says nothing for so long after connecting is cut off.
+/// A connection without a byte for this long after connecting is cut.
 const FIRST_WORD: Duration = Duration::from_secs(10);
 /// Connections that wait to be served.
 const WAITING: usize = 64;
@@ -136,7 +136,7 @@ impl Place {
         Peer(self.connection.clone())
     }
 
-    /// What is sent to the connections of this port and not taken.
+    /// Sent bytes that the connections of this port have not read.
     #[must_use]
     pub(crate) fn untaken(&self) -> &Untaken {
         &self.untaken
@@ -161,7 +161,7 @@ impl<T: AsyncRead + AsyncWrite + Send + Unpin> Io for T {}
 /// How HTTP/2 begins.
 const HTTP2: &[u8] = b"PRI ";
 
-/// A connection that was let in. It ends where it makes no request, sends what is none, or takes
+/// An accepted connection. It is closed when it makes no request, sends something else, or reads
 /// nothing.
 pub(crate) struct Stream {
     io: Box<dyn Io>,
@@ -174,9 +174,8 @@ pub(crate) struct Stream {
     ends: Option<&'static str>,
 }
 
-/// What is asked of a connection on which HTTP/1 is spoken, whose requests are read whole. HTTP/2
-/// has bounds of its own, and sends what follows a request at once: where it is not expected it is
-/// refused.
+/// Requirements on an HTTP/1 connection, whose requests are read whole. HTTP/2 has its own bounds:
+/// it refuses unexpected frames.
 struct Http1 {
     /// Bytes that have come and are as HTTP/2 begins; `None` once one was not.
     as_http2: Option<usize>,
@@ -350,7 +349,7 @@ impl axum::serve::Listener for Incoming {
     }
 }
 
-/// What is spoken at a port, and who is let in.
+/// Protocol and access control of a port.
 pub(crate) struct Listening {
     /// Who is let in.
     pub admission: Admission,
@@ -420,7 +419,7 @@ async fn begin(stream: TcpStream, tls: Option<Arc<Tls>>) -> io::Result<Box<dyn I
     }
 }
 
-/// The same for a Unix socket, whose file says who may come: neither TLS nor tokens.
+/// The same for a Unix socket, whose file permissions control access: no TLS, no tokens.
 #[must_use]
 pub(crate) fn admit_unix(listener: UnixListener, admission: Admission) -> Incoming {
     let (sender, streams) = mpsc::channel(WAITING);
@@ -483,7 +482,7 @@ mod tests {
         let newcomer = admission.place(address).expect("room is made");
         idle.taken().await;
         assert!(admission.place(address).is_err(), "the newcomer is new");
-        // Its own end gives nobody's place back.
+        // The client's own close frees nobody else's place.
         drop(idle);
         assert!(admission.place(address).is_err());
         drop((request, newcomer));

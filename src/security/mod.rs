@@ -1,5 +1,5 @@
-//! Who may come in: TLS, tokens and their roles, and how many connections there are.
-//! docs/security.md has the threats that this is for.
+//! Access control: TLS, tokens and their roles, bounds on connections. docs/security.md lists the
+//! threats.
 
 mod connection;
 mod guard;

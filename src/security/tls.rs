@@ -29,7 +29,7 @@ pub struct TlsFiles {
 }
 
 impl TlsFiles {
-    /// What the files say.
+    /// Loads the files.
     fn load(&self, protocol: &[u8]) -> Result<ServerConfig> {
         let certs = |path: &PathBuf, key: &str| -> Result<Vec<CertificateDer<'static>>> {
             let read = || {
@@ -94,10 +94,10 @@ pub(crate) struct Tls {
 }
 
 impl Tls {
-    /// Reads the files; `protocol` is what is spoken inside (ALPN).
+    /// Reads the files; `protocol` is the protocol inside TLS (ALPN).
     ///
     /// # Errors
-    /// Which file, and what was expected there.
+    /// Names the file, and what was expected there.
     pub(crate) fn open(files: TlsFiles, protocol: &'static [u8]) -> Result<Self> {
         let changed = files.changed();
         let acceptor = TlsAcceptor::from(Arc::new(files.load(protocol)?));

@@ -143,8 +143,8 @@ impl Tokens {
         !self.files.is_empty()
     }
 
-    /// Judges an `authorization` header. Whatever is wrong is counted, and logged at a limited
-    /// rate, without what was presented.
+    /// Checks an `authorization` header. Every failure is counted, and logged at a limited rate,
+    /// without the presented token.
     ///
     /// # Errors
     /// Why not.
@@ -222,7 +222,7 @@ mod tests {
         tokens.reread(1).expect("read");
         assert_eq!(check("cccccccccccccccc", Role::Control), Err(Denied::Unknown));
         assert_eq!(check("dddddddddddddddd", Role::Control), Ok(()));
-        // A bad file changes nothing of its own, and holds up no other.
+        // A bad file keeps its former tokens, and does not affect the others.
         std::fs::write(path("all"), "short").expect("written");
         std::fs::write(path("read"), "eeeeeeeeeeeeeeee").expect("written");
         let why = format!("{:#}", tokens.reread(1).expect_err("too short"));

@@ -1,4 +1,4 @@
-//! One animal: its network's shared structure, what is recorded of it, and its tasks.
+//! One animal: its network's shared structure, its recorded channels, and its tasks.
 
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -64,7 +64,7 @@ const UNITS_LOST_PER_DAY: f64 = 0.3;
 const RATE_DRIFT: f64 = 0.2;
 const GAIN_DRIFT: f64 = 0.1;
 
-/// What is recorded, and how large the network is.
+/// Size of the network and of the recording.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct AnimalSettings {
     /// Units of the network.

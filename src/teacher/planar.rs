@@ -143,7 +143,7 @@ impl PlanarTask {
     }
 }
 
-/// What is recorded of planar systems.
+/// How planar systems are recorded.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct PlanarReadout {
     /// `[channels][2]`.

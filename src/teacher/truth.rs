@@ -1,4 +1,4 @@
-//! What is true of a task, measured on the full network itself.
+//! The truth of a task, measured on the full network.
 
 use nalgebra::{DMatrix, DVector};
 
@@ -10,11 +10,11 @@ const TRANSIENT_S: f64 = 3.0;
 /// Time measured, seconds.
 const MEASURED_S: f64 = 20.0;
 
-/// Fixed points are sought from the ends of so many noise-free runs...
+/// Fixed points are searched from the ends of this many noise-free runs...
 const RUNS: u64 = 8;
 /// ...of this length, seconds...
 const RUN_S: f64 = 4.0;
-/// ...and from their means, the origin, and so many random states near it.
+/// ...and from their means, the origin, and this many random states near it.
 const NEAR_ORIGIN: u64 = 3;
 /// Newton's steps at most.
 const NEWTON_STEPS: usize = 25;

@@ -21,7 +21,7 @@ pub struct Metric {
     pub kind: Kind,
     /// Its labels' names, separated by spaces.
     pub labels: &'static str,
-    /// What it tells.
+    /// Its meaning.
     pub help: &'static str,
 }
 
@@ -30,7 +30,7 @@ pub struct Metric {
 pub struct Group {
     /// Heading.
     pub title: &'static str,
-    /// What is common to them.
+    /// What its metrics have in common.
     pub about: &'static str,
     /// The metrics.
     pub metrics: &'static [Metric],

@@ -75,7 +75,7 @@ pub(crate) fn lost_by_subscriber(session: &str, n: u64) {
     counter!(LOST, "session" => session.to_owned()).increment(n);
 }
 
-/// A session's calibration stands at `state`, one of `states`.
+/// A session's calibration is in `state`, one of `states`.
 pub(crate) fn calibration(session: &str, states: &[&'static str], state: &str) {
     for &of in states {
         gauge!(CALIBRATION, "session" => session.to_owned(), "state" => of)
@@ -93,7 +93,7 @@ pub(crate) fn connection_cut(reason: &'static str) {
     counter!(CONNECTIONS_CUT, "reason" => reason).increment(1);
 }
 
-/// Counts a message that had begun and was given up.
+/// Counts a message that was given up before it was whole.
 pub(crate) fn message_given_up(reason: &'static str) {
     counter!(GIVEN_UP, "reason" => reason).increment(1);
 }
@@ -299,7 +299,7 @@ pub(crate) struct IntakeMetrics {
     pub messages: Counter,
     /// Messages rejected.
     pub messages_rejected: Counter,
-    /// Recordings begun.
+    /// Recordings started.
     pub starts: Counter,
 }
 
@@ -347,7 +347,7 @@ impl IntakeMetrics {
     }
 }
 
-/// Whether a session's rig is heard, and what its clock shows.
+/// Contact with a session's rig, and its clock.
 pub(crate) struct ContactMetrics {
     offset: Gauge,
     drift: Gauge,
@@ -377,8 +377,8 @@ impl ContactMetrics {
         metrics
     }
 
-    /// What is known of the rig's clock: offset and drift where they are, whether it jumped, a
-    /// message's delay.
+    /// The rig's clock: offset and drift where they are known, whether it jumped, a message's
+    /// delay.
     pub(crate) fn clock(
         &self,
         offset_s: Option<f64>,
@@ -421,9 +421,9 @@ pub(crate) struct SessionMetrics {
     pub artefacts: Counter,
     /// Width of the embedding's posterior.
     pub embedding_sd: Gauge,
-    /// What a reading of the dynamics tells.
+    /// Gauges of the dynamics.
     pub readings: Readings,
-    /// Hypotheses begun anew.
+    /// Restarted hypotheses.
     pub resets: Counter,
     /// Bins done that were not predicted through.
     pub processed: Counter,

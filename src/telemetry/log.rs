@@ -1,6 +1,6 @@
-//! The log: lines go through a bounded queue to a thread of their own, which writes them to
-//! standard error. Whoever reads there may be gone, slow or out of space: no thread that works
-//! waits for that, and what is lost is counted.
+//! The log: lines go through a bounded queue to a thread that writes them to standard error. Its
+//! reader may be gone, slow or out of space: no working thread waits for that, and lost lines are
+//! counted.
 
 use std::collections::VecDeque;
 use std::io::{self, Write};
@@ -15,7 +15,7 @@ use tracing_subscriber::fmt::MakeWriter;
 const WAITING_BYTES_MAX: usize = 1 << 20;
 /// Longer lines are cut.
 const LINE_BYTES_MAX: usize = 16 << 10;
-/// At the end of the program its last lines are waited for so long.
+/// At its end the program waits this long for its last lines.
 const LAST_LINES: Duration = Duration::from_millis(500);
 
 #[derive(Default)]
@@ -58,7 +58,7 @@ impl Queue {
         loop {
             let mut waiting = self.locked();
             waiting.busy = false;
-            // For whoever waits for the last lines.
+            // Wakes a drain.
             self.0.1.notify_all();
             while waiting.lines.is_empty() {
                 waiting = self.0.1.wait(waiting).unwrap_or_else(PoisonError::into_inner);
@@ -82,7 +82,7 @@ impl Queue {
         }
     }
 
-    /// Waits for what is not written yet, at most so long.
+    /// Waits until everything is written, for at most `patience`.
     fn drain(&self, patience: Duration) {
         let waiting = self.locked();
         let going = |w: &mut Waiting| w.busy || !w.lines.is_empty();
@@ -132,7 +132,8 @@ fn queue() -> Queue {
     let writing = queue.clone();
     let thread = std::thread::Builder::new().name("log".into());
     if thread.spawn(move || writing.write(io::stderr())).is_err() {
-        // Lines are counted as lost then: the machine has no thread left, which others will say.
+        // Without a writer's thread, lines count as lost; other parts will report the machine's
+        // want of threads.
         super::log_lines_lost(0);
     }
     queue
@@ -168,7 +169,7 @@ pub(crate) fn log_to_stderr() -> Result<()> {
     Ok(())
 }
 
-/// A last word of the program's on standard error, behind the log's lines; waited for only so long.
+/// Writes a last line to standard error, after the log's lines; waits for only a bounded time.
 pub fn last_word(text: &str) {
     let queue = LOG.get_or_init(queue);
     queue.push(format!("{text}\n").as_bytes());

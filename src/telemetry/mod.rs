@@ -28,7 +28,7 @@ const BUCKETS_S: [f64; 14] = [
     100e-3,
 ];
 
-/// Readings of the dynamics stand behind so many groups.
+/// Readings of the dynamics come after this many groups.
 const READINGS_AT: usize = 4;
 
 /// Every metric of the daemon's own, by group, as on `/metrics`.

@@ -13,7 +13,7 @@ enum Value {
     WithEnds(fn(&Metrics) -> Option<Estimate>),
 }
 
-/// A quantity: the name without its unit, the unit with its underscore, what it tells, its value.
+/// A quantity: the name without its unit, the unit with its underscore, its meaning, its value.
 struct Quantity(&'static str, &'static str, &'static str, Value);
 
 fn with(mean: f32, ends: Option<Interval>) -> Option<Estimate> {

@@ -12,7 +12,7 @@ use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusRecorder
 use super::BUCKETS_S;
 use super::declared::{GROUPS, Kind};
 
-/// Series of a session that has ended stay so long: several scrapes see how it ended.
+/// Series of an ended session are kept for this long: several scrapes see its end.
 pub(super) const KEPT_AFTER_END: Duration = Duration::from_secs(120);
 
 /// Label by which series are a session's.
@@ -27,11 +27,11 @@ struct OfSession {
 struct Registries {
     own: PrometheusRecorder,
     sessions: RwLock<HashMap<String, OfSession>>,
-    /// What each metric tells, by name.
+    /// Each metric's meaning, by name.
     help: HashMap<String, String>,
 }
 
-/// All series, for whoever writes them out.
+/// All series, to be exported.
 #[derive(Clone)]
 pub(crate) struct Series(Arc<Registries>);
 
@@ -47,7 +47,7 @@ fn recorder() -> PrometheusRecorder {
 }
 
 impl Series {
-    /// None yet; `help` says what each metric tells.
+    /// Empty; `help` holds each metric's meaning.
     pub(super) fn new(help: HashMap<String, String>) -> Self {
         Self(Arc::new(Registries { own: recorder(), sessions: RwLock::default(), help }))
     }
@@ -65,7 +65,7 @@ impl Series {
         }
     }
 
-    /// To be called every few seconds: takes what was recorded together, and drops what has ended.
+    /// To be called every few seconds: folds recorded samples together, and drops ended sessions.
     pub(crate) fn upkeep(&self, now: Instant) {
         self.0.own.handle().run_upkeep();
         let mut sessions = self.sessions();
@@ -169,8 +169,9 @@ impl Merged {
     fn text(self, help: &HashMap<String, String>) -> String {
         let mut text = String::new();
         for (name, lines) in self.metrics {
-            let told = lines.help.or_else(|| Some(format!("# HELP {name} {}", help.get(&name)?)));
-            for line in told.iter().chain([&lines.kind]) {
+            let help_line =
+                lines.help.or_else(|| Some(format!("# HELP {name} {}", help.get(&name)?)));
+            for line in help_line.iter().chain([&lines.kind]) {
                 text.push_str(line);
                 text.push('\n');
             }
@@ -190,7 +191,7 @@ mod tests {
         let series = Series::new(HashMap::from([("bins".to_owned(), "Bins.".to_owned())]));
         ["one", "two"].iter().for_each(|s| series.begin(s));
         metrics::with_local_recorder(&series, || {
-            // What comes late, of a session that is gone, keeps nothing.
+            // A late sample of an ended session keeps nothing alive.
             metrics::counter!("bins", "session" => "gone").increment(3);
             for session in ["one", "two", ""] {
                 metrics::counter!("bins", "session" => session).increment(3);
@@ -202,7 +203,7 @@ mod tests {
         let text = series.render();
         assert!(of(&text, "session=\"one\"") > 2 && of(&text, "session=\"two\"") > 2, "{text}");
         assert_eq!(of(&text, "session=\"gone\""), 0, "{text}");
-        // A metric's lines stand together, behind one head.
+        // A metric's lines are together, after one head.
         assert_eq!((of(&text, "# TYPE bins "), of(&text, "# HELP bins Bins.")), (1, 1), "{text}");
         let began = Instant::now();
         series.end("one", began);

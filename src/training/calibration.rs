@@ -34,8 +34,8 @@ pub struct Calibration {
     pub labelled: bool,
 }
 
-/// Learns the readout of `data`'s one session for `model`. `each` is told steps done and the newest
-/// one-step score after every step, and stops the work by returning `false`.
+/// Learns the readout of `data`'s one session for `model`. Calls `each` after every step with the
+/// steps done and the newest one-step score; `false` stops the work.
 ///
 /// # Errors
 /// As candle's; and when the result is not finite.

@@ -54,7 +54,7 @@ pub enum DatasetError {
         path: String,
         /// The session.
         session: String,
-        /// A channel that the others lack, or that stands elsewhere.
+        /// A channel that the others lack, or that has another place.
         found: String,
     },
     /// Too many regimes over all recordings.
@@ -119,7 +119,7 @@ pub struct HeldOut {
     /// Regime per bin.
     pub regime: Vec<Option<usize>>,
     /// True largest exponents of its task, without noise and with, 1/s; `None` where the recording
-    /// does not tell them, or it is of several tasks.
+    /// does not hold them, or it is of several tasks.
     pub exponents: [Option<f64>; 2],
 }
 
@@ -141,7 +141,7 @@ pub struct Dataset {
     pub(crate) streams: Vec<Stream>,
     pub(crate) labels: Vec<Label>,
     /// True largest exponents of each label's task, without noise and with, 1/s, where recordings
-    /// tell them.
+    /// hold them.
     pub(crate) exponents: Vec<[Option<f64>; 2]>,
     /// Whether all there is to each label's task is one stable fixed point.
     pub(crate) one_point: Vec<bool>,
@@ -175,9 +175,8 @@ impl StepCounts {
     }
 }
 
-/// Takes recordings for pretraining one by one, each apart into training and held-out streams: only
-/// those held out and what the recordings tell of their tasks stay in memory, where there is a
-/// [`Spool`] for the rest.
+/// Takes recordings for pretraining one by one and splits each into training and held-out streams.
+/// With a [`Spool`], only the held-out streams and the tasks' truth stay in memory.
 #[derive(Debug)]
 pub struct Gathering {
     data: Dataset,
@@ -194,7 +193,7 @@ impl Gathering {
     /// One more recording.
     ///
     /// # Errors
-    /// Says why it does not go with the others.
+    /// The reason why it does not fit the others.
     pub fn add(&mut self, recording: &Recording) -> Result<(), DatasetError> {
         self.data.held_out_tasks |= splits_by_task(recording);
         let (train, held) = split(recording);
@@ -206,7 +205,7 @@ impl Gathering {
     /// All of them. Every session must show every regime.
     ///
     /// # Errors
-    /// Says what is missing.
+    /// Names what is missing.
     pub fn finish(self) -> Result<Dataset, DatasetError> {
         if self.data.regime_names.is_empty() {
             return Err(DatasetError::Empty);
@@ -220,7 +219,7 @@ impl Dataset {
     /// For pretraining, from recordings in memory: see [`Gathering`].
     ///
     /// # Errors
-    /// Says which recording does not go with the others, and why.
+    /// Names the recording that does not fit the others, and why.
     pub fn for_pretraining(recordings: &[Recording]) -> Result<Self, DatasetError> {
         let mut gathering = Gathering::new(None);
         for recording in recordings {
@@ -340,7 +339,7 @@ impl Dataset {
             }
             let differs = match (&self.sessions[at].channels, &recording.channels) {
                 (Some(a), Some(b)) => b.iter().zip(a).find(|(b, a)| a != b).map(|(b, _)| b),
-                // Without names on one side nothing says that they are the same.
+                // Without names on one side, the channels cannot be matched.
                 _ => {
                     self.sessions[at].channels = None;
                     None
@@ -413,7 +412,7 @@ impl Dataset {
         let label_of = Runs::of(labels);
         self.exponents.resize(self.labels.len(), [None; 2]);
         self.one_point.resize(self.labels.len(), false);
-        // Of one task: what is true of it is true of each of its trials.
+        // Of one task: its truth holds for each of its trials.
         if let Some(label) = label_of.first() {
             self.exponents[label] = exponents(&trial);
             let points = (trial.truth.stable_points, trial.truth.unstable_points);
@@ -427,7 +426,7 @@ impl Dataset {
     }
 }
 
-/// What is true of a trial's one task.
+/// The truth of a trial of one task.
 fn exponents(trial: &Trial) -> [Option<f64>; 2] {
     let labels = || trial.task.iter().zip(&trial.regime);
     if labels().any(|l| Some(l) != labels().next()) {

@@ -18,7 +18,7 @@ const PER_REGIME: [usize; 4] = [2, 4, 6, 8];
 const COMPONENTS_MAX: usize = 32;
 /// ...and the held-out log loss falls by this fraction.
 const WORTH_MORE_COMPONENTS: f64 = 0.03;
-/// More Gaussians are tried where the held-out log loss is at most so many times the best before.
+/// More Gaussians are tried where the held-out log loss is at most this many times the best before.
 const WORTH_TRYING: f64 = 1.1;
 /// Added to the variance of an embedding within a component.
 pub(super) const COVARIANCE_FLOOR: f64 = 1e-3;
@@ -36,7 +36,7 @@ const PROCESS_NOISE: [f32; 2] = [2.0, 3.0];
 /// ...while the held-out log loss falls by this fraction.
 const WORTH_MORE_NOISE: f64 = 0.005;
 
-/// A finished model and how it did on what was held out.
+/// A finished model and its held-out scores.
 #[derive(Debug, Clone)]
 pub struct Finished {
     /// The model.
@@ -49,8 +49,8 @@ pub struct Finished {
 }
 
 /// Fits priors to the embeddings and settings to the held-out streams. With a held-out log loss
-/// `best` found before, further sizes of prior are only tried where the first comes near it, and
-/// what is no better gets no operating points.
+/// `best` found before, further sizes of prior are only tried where the first comes near it, and a
+/// model that is no better gets no operating points.
 ///
 /// # Errors
 /// When training diverged, or a session shows no bin of some regime.
@@ -90,7 +90,7 @@ pub fn finish(trainer: &Trainer, best_before: Option<f64>) -> Result<Finished, F
         best = found;
     }
     if best_before.is_some_and(|b| loss(&best) > b) {
-        // No better than what is there: the rest would be for nothing.
+        // No better than the kept model: skip the rest.
         return Ok(best);
     }
     best = with_process_noise(trainer, best)?;
@@ -101,7 +101,7 @@ pub fn finish(trainer: &Trainer, best_before: Option<f64>) -> Result<Finished, F
     Ok(best)
 }
 
-/// Log loss on what was held out; 0 where nothing labelled was.
+/// Held-out log loss; 0 where nothing labelled was held out.
 fn loss(of: &Finished) -> f64 {
     of.held_out.as_ref().map_or(0.0, |v| v.log_loss)
 }

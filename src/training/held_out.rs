@@ -1,4 +1,5 @@
-//! What held-out streams say of a model: temperature, novelty's limits, scores, operating points.
+//! What held-out streams decide of a model: temperature, novelty's limits, scores, operating
+//! points.
 
 use ndarray::Array1;
 use rand::{RngExt, SeedableRng};
@@ -15,8 +16,8 @@ use crate::regime::{ChangeScore, DecisionRule, Label, Score, Tracker, Verdict};
 const TEMPERATURES: [f32; 12] = [0.7, 1.0, 1.3, 1.6, 2.0, 2.5, 3.2, 4.0, 5.0, 7.0, 10.0, 15.0];
 /// Quantile of what known dynamics show of novelty's signs, over bins, that is their limit...
 const NOVELTY_QUANTILE: f64 = 0.998;
-/// ...times 1 + this over the root of the seconds heard: they are smoothed over 1 s, so a short
-/// recording has hardly shown how far they go.
+/// ...times 1 + this over the root of the streamed seconds: scores are smoothed over 1 s, so a
+/// short recording has hardly shown their range.
 const NOVELTY_MARGIN: f64 = 5.0;
 /// And times this where no task was held out: the end of a recording is too much like its beginning
 /// to show how far another day, or another task, goes.
@@ -31,39 +32,41 @@ const DISPERSION_PRIOR_COUNTS: f64 = 500.0;
 /// A rule that finds fewer of the changes is no rule.
 const FOUND_MIN: f64 = 0.5;
 
-/// What the bank said of one held-out stream at temperature 1.
-struct Heard {
+/// The bank's output on one held-out stream, at temperature 1.
+struct Streamed {
     /// `[bins, regimes]`.
     posterior: Vec<f32>,
     innovation_runs: Vec<f32>,
     embedding_distance: Vec<f32>,
 }
 
-fn hear(model: &Model, stream: &HeldOut) -> Result<Heard, FinishError> {
+fn stream_one(model: &Model, stream: &HeldOut) -> Result<Streamed, FinishError> {
     let mut bank = FilterBank::new(model, &model.readouts[stream.session], Adaptation::NONE)?;
-    let mut heard = Heard {
+    let mut streamed = Streamed {
         posterior: Vec::new(),
         innovation_runs: Vec::new(),
         embedding_distance: Vec::new(),
     };
     stream.counts.each(usize::MAX, |counts| {
         let estimate = bank.update(counts);
-        heard.posterior.extend(&estimate.posterior);
-        heard.innovation_runs.push(estimate.innovation_runs);
-        heard.embedding_distance.push(estimate.embedding_distance);
+        streamed.posterior.extend(&estimate.posterior);
+        streamed.innovation_runs.push(estimate.innovation_runs);
+        streamed.embedding_distance.push(estimate.embedding_distance);
     })?;
-    Ok(heard)
+    Ok(streamed)
 }
 
 /// All held-out streams, on several threads.
-fn hear_all(model: &Model, data: &Dataset, threads: usize) -> Result<Vec<Heard>, FinishError> {
+fn stream_all(model: &Model, data: &Dataset, threads: usize) -> Result<Vec<Streamed>, FinishError> {
     let chunk = data.held_out.len().div_ceil(threads.max(1)).max(1);
     std::thread::scope(|scope| {
         let workers: Vec<_> = data
             .held_out
             .chunks(chunk)
             .map(|part| {
-                scope.spawn(|| part.iter().map(|s| hear(model, s)).collect::<Result<Vec<_>, _>>())
+                scope.spawn(|| {
+                    part.iter().map(|s| stream_one(model, s)).collect::<Result<Vec<_>, _>>()
+                })
             })
             .collect();
         let mut all = Vec::new();
@@ -96,15 +99,15 @@ pub(super) fn tune(
 ) -> Result<Scored, FinishError> {
     model.online.temperature = 1.0;
     model.online.novelty_limits = NoveltyLimits::NONE;
-    let heard = hear_all(model, data, threads)?;
+    let streamed = stream_all(model, data, threads)?;
     let n = model.regime_names.len();
     let settled = (SETTLED_S / model.bin_width_s).ceil() as usize;
     let mut loss = [0.0f64; TEMPERATURES.len()];
     let mut out = vec![0.0f32; n];
-    for (stream, heard) in data.held_out.iter().zip(&heard) {
+    for (stream, streamed) in data.held_out.iter().zip(&streamed) {
         let mut same = 0usize;
         for (t, (posterior, truth)) in
-            heard.posterior.chunks_exact(n).zip(&stream.regime).enumerate()
+            streamed.posterior.chunks_exact(n).zip(&stream.regime).enumerate()
         {
             same = if t > 0 && stream.regime[t - 1] == *truth { same + 1 } else { 0 };
             let Some(truth) = truth else { continue };
@@ -120,9 +123,9 @@ pub(super) fn tune(
     let best = (0..loss.len()).min_by(|&a, &b| loss[a].total_cmp(&loss[b])).unwrap_or(1);
     model.online.temperature = if loss[best] > 0.0 { TEMPERATURES[best] } else { 1.0 };
     let bin_width_s = model.bin_width_s;
-    let limit = |of: fn(&Heard) -> &Vec<f32>| {
+    let limit = |of: fn(&Streamed) -> &Vec<f32>| {
         let mut seen: Vec<f32> =
-            heard.iter().flat_map(|h| of(h).iter().skip(2 * settled).copied()).collect();
+            streamed.iter().flat_map(|h| of(h).iter().skip(2 * settled).copied()).collect();
         seen.sort_by(f32::total_cmp);
         let last = seen.len().checked_sub(1)?;
         let seconds = (last + 1) as f64 * bin_width_s;
@@ -138,34 +141,34 @@ pub(super) fn tune(
             embedding_distance: embedding_distance.max(f32::MIN_POSITIVE),
         };
     }
-    Ok(score(model, data, &heard))
+    Ok(score(model, data, &streamed))
 }
 
 /// Scores of the held-out streams at the model's temperature.
-fn score(model: &Model, data: &Dataset, heard: &[Heard]) -> Scored {
+fn score(model: &Model, data: &Dataset, streamed: &[Streamed]) -> Scored {
     let n = model.regime_names.len();
     let fresh = || Score::new(n, model.bin_width_s);
     let mut all = fresh();
     let mut sessions = vec![fresh(); data.sessions.len()];
     let mut out = vec![0.0f32; n];
-    for (stream, heard) in data.held_out.iter().zip(heard) {
+    for (stream, streamed) in data.held_out.iter().zip(streamed) {
         let own = &mut sessions[stream.session];
         all.start_stream();
         own.start_stream();
-        for (posterior, &truth) in heard.posterior.chunks_exact(n).zip(&stream.regime) {
+        for (posterior, &truth) in streamed.posterior.chunks_exact(n).zip(&stream.regime) {
             tempered(posterior, model.online.temperature, &mut out);
             all.push(truth, &out);
             own.push(truth, &out);
         }
     }
-    let told = |s: &Score| Some(s.verdict()).filter(|v| v.n_bins > 0);
+    let verdict = |s: &Score| Some(s.verdict()).filter(|v| v.n_bins > 0);
     let by_session = data
         .sessions
         .iter()
         .zip(&sessions)
-        .filter_map(|(shape, s)| Some((shape.name.clone(), told(s)?)))
+        .filter_map(|(shape, s)| Some((shape.name.clone(), verdict(s)?)))
         .collect();
-    (told(&all), by_session)
+    (verdict(&all), by_session)
 }
 
 /// A decision rule under trial: what follows the posteriors, and how it does.
@@ -175,10 +178,10 @@ struct Trial {
     score: ChangeScore,
 }
 
-/// How decision rules do on held-out streams in which the regime changes. Where there are none,
-/// each session's streams are played one behind the other in a random order: where one ends and the
-/// next has another label, the regime changes. False changes come with true ones: their rate is
-/// told for as many changes as the model's hazard rates expect.
+/// Scores decision rules on held-out streams in which the regime changes. Where there are none,
+/// each session's streams are concatenated in a random order: the regime changes where one ends and
+/// the next has another label. Rates of false changes are scaled to as many changes as the model's
+/// hazard rates expect.
 pub(super) fn operating_points(
     model: &Model,
     data: &Dataset,
@@ -212,11 +215,11 @@ pub(super) fn operating_points(
                 let e = bank.update(counts);
                 for t in &mut trials {
                     let change = t.tracker.push(&e.posterior, e.unlabelled, e.novelty);
-                    let said = match t.tracker.current() {
+                    let label = match t.tracker.current() {
                         Some(Label::Regime(r)) => Some(r),
                         Some(Label::Unknown) | None => None,
                     };
-                    t.score.push(truth, said, change.as_ref());
+                    t.score.push(truth, label, change.as_ref());
                 }
             })?;
         }
@@ -240,9 +243,8 @@ pub(super) fn operating_points(
 }
 
 /// Dispersion of each channel's counts beyond Poisson, `alpha` in variance = rate + alpha rate^2,
-/// by moments of what the bank of a Poisson `readout` left unexplained in a stream:
-/// `sum (y - lambda)^2 - lambda` over `sum lambda^2`, shrunk towards the channels' pooled value by
-/// so many expected counts.
+/// by moments of the residuals of a Poisson `readout` on a stream: `sum (y - lambda)^2 - lambda`
+/// over `sum lambda^2`, shrunk towards the channels' pooled value by a number of expected counts.
 ///
 /// # Errors
 /// When the bank does not take the model, or counts cannot be read.

@@ -1,5 +1,5 @@
 //! The filter's loss as one candle operation: the filter and its adjoint run over a batch of
-//! windows on all cores, and candle's backward pass goes on from the gradients found.
+//! windows on all cores, and candle's backward pass continues from their gradients.
 
 use std::sync::Mutex;
 
@@ -39,17 +39,17 @@ impl ReadoutPlaces {
     }
 }
 
-/// How labels are told apart.
+/// Contrast between labels.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct Contrast {
-    /// Weight of a stretch's cross-entropy beside the scores, which are per bin and channel.
+    /// Weight of a stretch's cross-entropy, relative to the scores, which are per bin and channel.
     pub(crate) weight: f64,
     /// Log-likelihood ratios are divided by this: the model's bins are not as independent as it
     /// thinks.
     pub(crate) temperature: f64,
 }
 
-/// Weight of a run's squared distance from the one stable point there is, beside the exponents'.
+/// Weight of a run's squared distance from the only stable point, relative to the exponents'.
 const ATTRACTOR_WEIGHT: f32 = 0.05;
 /// Rivals less probable than this get no gradient.
 const RIVAL_MIN: f64 = 1e-3;
@@ -96,8 +96,8 @@ impl BatchScores {
 /// Sums over a group's windows.
 type GroupResult = (BatchScores, Gradient<f32>);
 
-/// Where the newest run of each label ended, without noise and with: the next one may go on from
-/// there, so that what is measured is the network's attractor and not only its way there.
+/// The end of the newest run of each label, without noise and with. The next one may continue from
+/// it, so that it measures the network's attractor and not only the way there.
 #[derive(Debug, Clone)]
 pub(crate) struct RunEnds {
     rank: usize,
@@ -346,7 +346,7 @@ fn add(to: &mut [f32], from: &[f32]) {
 }
 
 /// A [`BatchLoss`] already evaluated at its three arguments' values, placed into candle's graph:
-/// forward tells the loss, backward hands out the gradient.
+/// forward returns the loss, backward the gradient.
 pub(crate) struct BatchLossOp {
     loss: f32,
     gradient: Mutex<Option<Gradient<f32>>>,

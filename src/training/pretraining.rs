@@ -1,5 +1,4 @@
-//! Learning a model from beginning to end: steps, validated in between on what was held out, and
-//! the best model kept.
+//! A whole training: steps, validations on held-out data in between, and the best model.
 
 use super::data::Dataset;
 use super::error::FinishError;
@@ -7,13 +6,13 @@ use super::finish::{Finished, finish};
 use super::settings::TrainingSettings;
 use super::trainer::{StepReport, Trainer};
 
-/// A short recording is learned within tens of steps: the first validation comes after so many
-/// passes over the data, though not before so many steps.
+/// A short recording is learned within tens of steps: the first validation comes after this many
+/// passes over the data, though not before a least number of steps.
 const FIRST_VALIDATION_PASSES: f64 = 20.0;
 const FIRST_VALIDATION_STEP: usize = 8;
-/// Times that a training is validated on what was held out.
+/// Number of validations on held-out data.
 const VALIDATIONS: usize = 12;
-/// Where exponents are learned too, a later model is kept whose held-out log loss is at most so
+/// Where exponents are learned too, a later model is kept if its held-out log loss is at most this
 /// many times the least before: exponents are learned more slowly than labels.
 const LATER_IS_BETTER_WITHIN: f64 = 1.25;
 
@@ -21,7 +20,7 @@ const LATER_IS_BETTER_WITHIN: f64 = 1.25;
 pub(crate) struct Validation {
     /// Log loss of the held-out streams, nats per bin; `None` where nothing is labelled there.
     pub log_loss: Option<f64>,
-    /// The model as it stands, where it is to be kept in place of the one before.
+    /// The current model, where it replaces the one kept before.
     pub better: Option<Finished>,
 }
 
@@ -35,8 +34,8 @@ pub(crate) struct Pretraining {
 }
 
 impl Pretraining {
-    /// Of a training as it stands; `kept`: the held-out log loss of the model that was kept before
-    /// it was interrupted, where one was.
+    /// Starts from the trainer's state; `kept`: the held-out log loss of the model that was kept
+    /// before an interruption, where one was.
     #[must_use]
     pub(crate) fn new(trainer: Trainer, kept: Option<Option<f64>>) -> Self {
         Self { trainer, least: kept.flatten(), has_model: kept.is_some() }
@@ -75,7 +74,7 @@ impl Pretraining {
         if due || (stops && !self.has_model) { self.validate().map(Some) } else { Ok(None) }
     }
 
-    /// Fits priors to the training as it stands, and judges the model on what was held out.
+    /// Fits priors to the current parameters, and scores the model on held-out data.
     fn validate(&mut self) -> Result<Validation, FinishError> {
         let exponents = self.trainer.settings().exponent_weight > 0.0;
         let slack = if exponents { LATER_IS_BETTER_WITHIN } else { 1.0 };

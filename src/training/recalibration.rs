@@ -36,7 +36,7 @@ pub struct Recalibration {
     pub log_likelihood: [f64; 2],
 }
 
-/// What the bank says of all bins: moments of the latents.
+/// The bank's moments of the latents, over all bins.
 struct Expected {
     /// `[bins][rank]`.
     mean: Vec<Vec<f64>>,
@@ -46,8 +46,8 @@ struct Expected {
     log_likelihood: f64,
 }
 
-/// Learns the readout of `data`'s one session, a later day of the session that `before` reads.
-/// `each` is told rounds done and stops the work by returning `false`.
+/// Learns the readout of `data`'s one session, a later day of the session of `before`. Calls `each`
+/// with the rounds done; `false` stops the work.
 ///
 /// # Errors
 /// When the bank does not take the readout, or counts cannot be read.
@@ -64,8 +64,8 @@ pub fn recalibrate(
     let whole: Vec<Vec<f32>> = data.streams.iter().map(whole).collect::<std::io::Result<_>>()?;
     let counts: Vec<&[f32]> = whole.iter().flat_map(|s| s.chunks_exact(n)).collect();
     let mut readout = Readout { session: session.to_owned(), ..before.clone() };
-    // Units that were lost say nothing at first, and rates are those of today: either would be
-    // taken for latents.
+    // Lost units are silent at first, and rates have changed since: either would be taken for
+    // latents.
     let streams: Vec<&super::data::Stream> = data.streams.iter().collect();
     let (log_cov, mean) = super::readout::log_moments(&streams, n, model.bin_width_s)?;
     let (kept, latent) = sort_channels(&log_cov, before, rank);

@@ -26,9 +26,9 @@ pub struct TrainingSettings {
     pub horizon_bins: usize,
     /// Bins between forecasts.
     pub forecast_every_bins: usize,
-    /// Weight of the forecasts beside the one-step score.
+    /// Weight of the forecasts, relative to the one-step score.
     pub forecast_weight: f64,
-    /// Weight of the error of the network's own Lyapunov exponent, per bin, where recordings tell
+    /// Weight of the error of the network's own Lyapunov exponent, per bin, where recordings hold
     /// the true one; 0 leaves it out.
     pub exponent_weight: f64,
     /// Length of the noise-free runs that it is measured on, seconds.

@@ -6,7 +6,7 @@ use crate::recording::{Recording, Trial};
 
 /// Tasks of one session and regime from which whole tasks are held out; with fewer, trials are.
 const TASKS_FOR_HELD_OUT_TASKS: usize = 6;
-/// Every so many-th task of a session and regime is held out.
+/// One task in this many of a session and regime is held out.
 const HELD_OUT_EVERY: usize = 6;
 /// Last part of the trials (or bins of a single trial) held out where tasks are few.
 const HELD_OUT_TRIALS: f64 = 0.15;

@@ -412,8 +412,8 @@ impl Trainer {
             .collect())
     }
 
-    /// The model as it stands: readouts' priors, the pooled prior, temperature and novelty
-    /// threshold are yet to be fitted.
+    /// The current model; readouts' priors, the pooled prior, temperature and novelty limits are
+    /// yet to be fitted.
     ///
     /// # Errors
     /// As candle's.

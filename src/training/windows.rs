@@ -129,7 +129,7 @@ pub(crate) struct Draw {
 }
 
 impl Draw {
-    /// Calibration, whose embeddings say little yet, has no rivals and no runs.
+    /// Calibration has no rivals and no runs: its embeddings carry little information yet.
     pub(crate) fn of(settings: &TrainingSettings, bin_width_s: f64, calibrates: bool) -> Self {
         let bins = |weight: f64, seconds: f64| {
             let wanted = weight > 0.0 && !calibrates;

@@ -11,10 +11,10 @@ use tonic::Status;
 use tonic::codec::{self, DecodeBuf};
 use tonic_prost::{ProstCodec, ProstDecoder};
 
-/// From so many bytes on a message is long.
+/// A message of this many bytes or more is long.
 const LONG: usize = 32 << 10;
 
-/// Takes a message of so many bytes apart.
+/// Decodes a message of this many bytes.
 pub(crate) fn take_apart<T>(bytes: usize, work: impl FnOnce() -> T) -> T {
     let flavor = Handle::try_current().map(|runtime| runtime.runtime_flavor());
     if bytes >= LONG && matches!(flavor, Ok(RuntimeFlavor::MultiThread)) {
@@ -24,7 +24,7 @@ pub(crate) fn take_apart<T>(bytes: usize, work: impl FnOnce() -> T) -> T {
     }
 }
 
-/// The codec of the services: protobuf, long messages taken apart beside the others.
+/// The codec of the services: protobuf, long messages decoded on a thread that may block.
 pub struct Codec<T, U>(PhantomData<(T, U)>);
 
 impl<T, U> Default for Codec<T, U> {

@@ -9,8 +9,8 @@ use prost::{DecodeError, Message, encoding};
 
 use super::Decision;
 
-/// A message and, once somebody has asked for it, what it is on the wire. Where nobody subscribes,
-/// nothing is encoded.
+/// A message, and its encoding once a subscriber has asked for it. Without subscribers nothing is
+/// encoded.
 #[derive(Debug)]
 pub struct Encoded<M> {
     message: M,
@@ -23,7 +23,7 @@ impl<M: Message> Encoded<M> {
         Self { message, bytes: OnceLock::new() }
     }
 
-    /// The message on the wire. Whoever asks first encodes it; the others share its bytes.
+    /// The encoded message. The first caller encodes it; the others share its bytes.
     pub fn bytes(&self) -> Bytes {
         self.bytes.get_or_init(|| self.message.encode_to_vec().into()).clone()
     }
@@ -41,8 +41,8 @@ impl<M> Deref for Encoded<M> {
 const DECISION: u32 = 1;
 const LOST: u32 = 2;
 
-/// `regimed.v1.DecisionUpdate`, written by hand: what is sent holds the decision's shared bytes,
-/// what is received the decision. On the wire both are the message of `proto/`.
+/// `regimed.v1.DecisionUpdate`, written by hand: a sent one holds the decision's shared bytes, a
+/// received one the decision. Both are the message of `proto/` on the wire.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct DecisionUpdate {
     /// The decision, where it was received.

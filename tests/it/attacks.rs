@@ -155,10 +155,10 @@ fn a_log_filter_that_chooses_nothing_is_a_fault_at_the_start() {
         .env("REGIMED_LOG", "regimed=loud")
         .output()
         .expect("it runs");
-    let told = String::from_utf8_lossy(&out.stderr);
+    let stderr = String::from_utf8_lossy(&out.stderr);
     assert!(
-        !out.status.success() && told.contains("REGIMED_LOG") && told.contains("loud"),
-        "{told}"
+        !out.status.success() && stderr.contains("REGIMED_LOG") && stderr.contains("loud"),
+        "{stderr}"
     );
 }
 
@@ -274,14 +274,14 @@ async fn frames_and_subscriptions_without_end_are_cut_and_cost_others_nothing() 
 async fn connections_that_say_a_little_are_cut_and_newcomers_let_in() {
     let limits = "[limits]\nconnections_max = 20\nconnections_per_peer_max = 20\n";
     let daemon = Daemon::start(&config(limits, &["rig"]));
-    let said: [&[u8]; 4] =
+    let fragments: [&[u8]; 4] =
         [b"", b"G", b"GET /metrics HTTP/1.1\r\nHost: lo", b"PRI * HTTP/2.0\r\n\r\nSM"];
     let ports = [&daemon.grpc, &daemon.pull, &daemon.publish].map(|e| address(e));
     let mut held = Vec::new();
     for port in ports.iter().chain([&daemon.http]) {
         for i in 0..20 {
             let mut stream = TcpStream::connect(port).expect("the system takes it");
-            let _ = stream.write_all(said[i % said.len()]);
+            let _ = stream.write_all(fragments[i % fragments.len()]);
             held.push(stream);
         }
         // What is cut at once leaves room for those that say nothing at all.
@@ -441,8 +441,8 @@ async fn a_start_that_fails_leaves_nothing_and_holds_up_nobody() {
             (session("other", "[session.intan]\n"), "intan.electrodes"),
             (session("rig", ""), "'rig'"),
         ] {
-            let said = control.start_session(request).await.expect_err("refused");
-            assert!(said.message().contains(word), "expected {word}: {said}");
+            let refusal = control.start_session(request).await.expect_err("refused");
+            assert!(refusal.message().contains(word), "expected {word}: {refusal}");
         }
     }
     assert_eq!(named(&daemon, "session-other"), 0);
@@ -492,8 +492,8 @@ async fn what_a_client_asked_for_is_done_though_it_has_left() {
     asking.abort();
     // While it is warmed up, others are answered at once, and another swap is told to wait.
     let mut control = ControlClient::connect(daemon.grpc.clone()).await.expect("connected");
-    let said = control.swap_model(request).await.expect_err("one at a time");
-    assert!(said.message().contains("one swap at a time"), "{said}");
+    let refusal = control.swap_model(request).await.expect_err("one at a time");
+    assert!(refusal.message().contains("one swap at a time"), "{refusal}");
     let pause = regimed::internals::wire::PauseSessionRequest { session: "rig".into() };
     control.pause_session(pause).await.expect("paused");
     let began = Instant::now();

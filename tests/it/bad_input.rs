@@ -134,13 +134,13 @@ fn a_bad_config_tells_every_fault() {
     let file = folder.path().join("c.toml");
     std::fs::write(&file, "[grpc]\nlisten = 3\ncolour = 1\n[[session]]\nname = \"a\"\n")
         .expect("written");
-    let (good, _, told) = run(&["serve", "--config", arg(&file)]);
+    let (good, _, stderr) = run(&["serve", "--config", arg(&file)]);
     assert!(!good);
     for words in ["line 2: grpc.listen", "line 3: grpc.colour", "line 4: session[0].model"] {
-        assert!(told.contains(words), "{told}");
+        assert!(stderr.contains(words), "{stderr}");
     }
-    let (good, _, told) = run(&["serve", "--config", arg(&folder.path().join("none.toml"))]);
-    assert!(!good && told.contains("none.toml"), "{told}");
+    let (good, _, stderr) = run(&["serve", "--config", arg(&folder.path().join("none.toml"))]);
+    assert!(!good && stderr.contains("none.toml"), "{stderr}");
 }
 
 #[test]
@@ -157,16 +157,16 @@ fn a_model_that_does_not_fit_is_refused() {
         (session("").replace("builtin", "nowhere"), ["nowhere", "model.json"]),
     ] {
         std::fs::write(&file, text).expect("written");
-        let (good, _, told) = run(&["serve", "--config", arg(&file)]);
+        let (good, _, stderr) = run(&["serve", "--config", arg(&file)]);
         assert!(!good);
         for word in words {
-            assert!(told.contains(word), "'{word}' is not in: {told}");
+            assert!(stderr.contains(word), "'{word}' is not in: {stderr}");
         }
-        assert!(!told.contains("panicked"), "{told}");
+        assert!(!stderr.contains("panicked"), "{stderr}");
     }
     std::fs::write(&file, session("channels = 96\nbin_ms = 10")).expect("written");
-    let (good, said, told) = run(&["serve", "--check", "--config", arg(&file)]);
-    assert!(good && said.contains("good"), "{said}{told}");
+    let (good, stdout, stderr) = run(&["serve", "--check", "--config", arg(&file)]);
+    assert!(good && stdout.contains("good"), "{stdout}{stderr}");
 }
 
 #[test]
@@ -179,10 +179,10 @@ fn a_missing_file_is_named_once() {
         vec!["replay", arg(&none)],
         vec!["calibrate", arg(&none), "--model", arg(&none), "--session", "x"],
     ] {
-        let (good, _, told) = run(&command);
-        assert!(!good && told.contains("none.npz"), "{command:?}: {told}");
-        let reasons = told.matches("o such file").count();
-        assert_eq!((told.lines().count(), reasons), (1, 1), "{command:?}: {told}");
+        let (good, _, stderr) = run(&command);
+        assert!(!good && stderr.contains("none.npz"), "{command:?}: {stderr}");
+        let reasons = stderr.matches("o such file").count();
+        assert_eq!((stderr.lines().count(), reasons), (1, 1), "{command:?}: {stderr}");
     }
 }
 
@@ -198,9 +198,9 @@ fn a_port_that_is_taken_is_named() {
         assert!(text.contains(&there));
         std::fs::write(&file, text.replace(&there, &format!("{key} = \"{address}\"")))
             .expect("written");
-        let (good, _, told) = run(&["serve", "--config", arg(&file)]);
-        assert!(!good && told.contains(&address), "{told}");
-        assert_eq!(told.lines().filter(|l| l.starts_with("regimed:")).count(), 1, "{told}");
+        let (good, _, stderr) = run(&["serve", "--config", arg(&file)]);
+        assert!(!good && stderr.contains(&address), "{stderr}");
+        assert_eq!(stderr.lines().filter(|l| l.starts_with("regimed:")).count(), 1, "{stderr}");
     }
 }
 
@@ -229,8 +229,8 @@ fn a_damaged_model_is_refused_with_what_was_expected() {
     let other = text.replacen("\"rank\": 8", "\"rank\": 7", 1);
     assert!(refused(other.as_bytes(), &weights).contains("shape"));
     let other = text.replacen("\"n_channels\": 96", "\"n_channels\": 95", 1);
-    let said = refused(other.as_bytes(), &weights);
-    assert!(said.contains("[95, 8]") && said.contains("[96, 8]"), "{said}");
+    let error = refused(other.as_bytes(), &weights);
+    assert!(error.contains("[95, 8]") && error.contains("[96, 8]"), "{error}");
     let rates = "\"hazard_per_bin\": [";
     let at = text.find(rates).expect("hazard rates") + rates.len();
     let end = at + text[at..].find(',').expect("a first rate");
@@ -252,7 +252,7 @@ fn what_is_too_little_or_not_the_same_is_said_in_words() {
     let place = |name: &str| folder.path().join(name);
     let (few, model) = (place("few.npz"), place("model"));
     let made = |out: &std::path::Path, tasks: &str, seconds: &str| {
-        let (good, _, told) = run(&[
+        let (good, _, stderr) = run(&[
             "simulate",
             "--out",
             arg(out),
@@ -268,11 +268,11 @@ fn what_is_too_little_or_not_the_same_is_said_in_words() {
             "8",
             "--no-truth",
         ]);
-        assert!(good, "{told}");
+        assert!(good, "{stderr}");
     };
     made(&few, "1", "0.05");
-    let (good, _, told) = run(&["pretrain", arg(&few), "--out", arg(&model)]);
-    assert!(!good && told.contains("at least 100 bins to learn from, found"), "{told}");
+    let (good, _, stderr) = run(&["pretrain", arg(&few), "--out", arg(&model)]);
+    assert!(!good && stderr.contains("at least 100 bins to learn from, found"), "{stderr}");
     let some = place("some.npz");
     made(&some, "3", "0.5");
     let quick = [
@@ -287,8 +287,9 @@ fn what_is_too_little_or_not_the_same_is_said_in_words() {
         "--out",
         arg(&model),
     ];
-    let (good, _, told) = run(&[&quick[..], &["--steps", "6", "--checkpoint-every", "3"]].concat());
-    assert!(good && told.contains("s to learn from; expect little"), "{told}");
+    let (good, _, stderr) =
+        run(&[&quick[..], &["--steps", "6", "--checkpoint-every", "3"]].concat());
+    assert!(good && stderr.contains("s to learn from; expect little"), "{stderr}");
     // An interrupted training goes on with its own settings alone: what differs is named.
     let state = model.join("training.safetensors");
     let mut child = std::process::Command::new(crate::rig::binary())
@@ -304,17 +305,17 @@ fn what_is_too_little_or_not_the_same_is_said_in_words() {
     child.kill().expect("killed");
     let _ = child.wait();
     let other = ["--steps", "100000", "--batch", "7", "--resume"];
-    let (good, _, told) = run(&[&quick[..], &other[..]].concat());
-    assert!(!good && told.contains("found --batch 7, it was begun with --batch 96"), "{told}");
-    assert!(!told.contains("--seed") && !told.contains("Dimensions"), "{told}");
+    let (good, _, stderr) = run(&[&quick[..], &other[..]].concat());
+    assert!(!good && stderr.contains("found --batch 7, it was begun with --batch 96"), "{stderr}");
+    assert!(!stderr.contains("--seed") && !stderr.contains("Dimensions"), "{stderr}");
     // The model in the binary can be calibrated, to another place.
     let calibrate = ["calibrate", arg(&some), "--model", "builtin", "--session", "new"];
-    let (good, _, told) = run(&calibrate);
-    assert!(!good && told.contains("--out"), "{told}");
+    let (good, _, stderr) = run(&calibrate);
+    assert!(!good && stderr.contains("--out"), "{stderr}");
     let out = place("calibrated");
-    let (good, _, told) = run(&[&calibrate[..], &["--out", arg(&out), "--steps", "3"]].concat());
-    assert!(good && out.join("model.json").exists(), "{told}");
+    let (good, _, stderr) = run(&[&calibrate[..], &["--out", arg(&out), "--steps", "3"]].concat());
+    assert!(good && out.join("model.json").exists(), "{stderr}");
     // A file that is not there has no line.
-    let (good, _, told) = run(&["serve", "--config", arg(&place("none.toml"))]);
-    assert!(!good && told.contains("cannot be read") && !told.contains("line 0"), "{told}");
+    let (good, _, stderr) = run(&["serve", "--config", arg(&place("none.toml"))]);
+    assert!(!good && stderr.contains("cannot be read") && !stderr.contains("line 0"), "{stderr}");
 }

@@ -14,9 +14,9 @@ fn simulate_pretrain_calibrate_evaluate_replay() {
     let dir = tempfile::tempdir().expect("a folder");
     let path = |name: &str| dir.path().join(name);
     let (data, model) = (path("train.npz"), path("model"));
-    let (good, said, told) =
+    let (good, stdout, stderr) =
         run(&["simulate", "--out", arg(&data), "--animals", "1", "--tasks", "6", "--no-truth"]);
-    assert!(good && said.contains("60 trials"), "{said}{told}");
+    assert!(good && stdout.contains("60 trials"), "{stdout}{stderr}");
     let steps = ["--steps", "60", "--batch", "24"];
     let pretrain = |out: &str, more: &[&str]| {
         let args: Vec<&str> = ["pretrain", arg(&data), "--out", out]
@@ -26,9 +26,9 @@ fn simulate_pretrain_calibrate_evaluate_replay() {
             .collect();
         run(&args)
     };
-    let (good, said, told) = pretrain(arg(&model), &[]);
-    assert!(good && said.contains("held out: accuracy"), "{said}{told}");
-    assert!(told.contains("s left"), "progress in plain lines: {told}");
+    let (good, stdout, stderr) = pretrain(arg(&model), &[]);
+    assert!(good && stdout.contains("held out: accuracy"), "{stdout}{stderr}");
+    assert!(stderr.contains("s left"), "progress in plain lines: {stderr}");
     let trained = checkpoint::load(&model).expect("a model");
     let verdict = trained.provenance.held_out.as_ref().expect("scores");
     assert!(verdict.accuracy > 0.5, "chance is 0.2: {verdict:?}");
@@ -44,7 +44,7 @@ fn simulate_pretrain_calibrate_evaluate_replay() {
 
     // A new session on the frozen dynamics.
     let (fresh, both) = (path("fresh.npz"), path("both"));
-    let (good, _, told) = run(&[
+    let (good, _, stderr) = run(&[
         "simulate",
         "--out",
         arg(&fresh),
@@ -58,8 +58,8 @@ fn simulate_pretrain_calibrate_evaluate_replay() {
         "40",
         "--no-truth",
     ]);
-    assert!(good, "{told}");
-    let (good, said, told) = run(&[
+    assert!(good, "{stderr}");
+    let (good, stdout, stderr) = run(&[
         "calibrate",
         "--model",
         arg(&model),
@@ -71,14 +71,14 @@ fn simulate_pretrain_calibrate_evaluate_replay() {
         "--steps",
         "36",
     ]);
-    assert!(good && said.contains("2 sessions"), "{said}{told}");
+    assert!(good && stdout.contains("2 sessions"), "{stdout}{stderr}");
     let calibrated = checkpoint::load(&both).expect("a model");
     assert_eq!(calibrated.model.session_names(), ["0", "new"]);
     assert_eq!(calibrated.model.readouts[1].n_channels(), 40);
     assert_eq!(calibrated.model.hypernetwork, trained.model.hypernetwork);
 
     let report = path("report");
-    let (good, said, told) = run(&[
+    let (good, stdout, stderr) = run(&[
         "evaluate",
         arg(&data),
         "--model",
@@ -88,16 +88,16 @@ fn simulate_pretrain_calibrate_evaluate_replay() {
         "--last",
         "0.2",
     ]);
-    assert!(good && said.contains("overall"), "{said}{told}");
+    assert!(good && stdout.contains("overall"), "{stdout}{stderr}");
     let json = std::fs::read_to_string(report.join("report.json")).expect("a report");
     let json: serde_json::Value = serde_json::from_str(&json).expect("JSON");
     assert!(json["overall"]["accuracy"].as_f64().expect("a number") > 0.5);
     for name in ["report.html", "report.txt", "timeline.svg", "accuracy.svg", "confusion.svg"] {
         assert!(report.join(name).metadata().expect(name).len() > 500, "{name}");
     }
-    let (good, _, told) =
+    let (good, _, stderr) =
         run(&["evaluate", arg(&fresh), "--model", arg(&model), "--report", arg(&report)]);
-    assert!(!good && told.contains("expected sessions of the model (0), found '1'"), "{told}");
+    assert!(!good && stderr.contains("expected sessions of the model (0), found '1'"), "{stderr}");
 }
 
 #[test]
@@ -105,7 +105,7 @@ fn a_stopped_training_resumes_to_the_same_model() {
     let dir = tempfile::tempdir().expect("a folder");
     let path = |name: &str| dir.path().join(name);
     let data = path("train.npz");
-    let (good, _, told) = run(&[
+    let (good, _, stderr) = run(&[
         "simulate",
         "--out",
         arg(&data),
@@ -119,7 +119,7 @@ fn a_stopped_training_resumes_to_the_same_model() {
         "1",
         "--no-truth",
     ]);
-    assert!(good, "{told}");
+    assert!(good, "{stderr}");
     let (whole, parts) = (path("whole"), path("parts"));
     let args = |out: &str| {
         [
@@ -179,7 +179,7 @@ fn a_stopped_training_resumes_to_the_same_model() {
 fn replay_scores_the_live_decisions() {
     let dir = tempfile::tempdir().expect("a folder");
     let data = dir.path().join("live.npz");
-    let (good, _, told) = run(&[
+    let (good, _, stderr) = run(&[
         "simulate",
         "--out",
         arg(&data),
@@ -194,11 +194,11 @@ fn replay_scores_the_live_decisions() {
         "--seconds",
         "8",
     ]);
-    assert!(good, "{told}");
+    assert!(good, "{stderr}");
     let daemon = Daemon::start(&config("", &["rig"]));
     for (speed, to) in [("8", daemon.pull.clone()), ("8", daemon.grpc.clone())] {
         let csv = dir.path().join("live.csv");
-        let (good, said, told) = run(&[
+        let (good, stdout, stderr) = run(&[
             "replay",
             arg(&data),
             "--to",
@@ -212,15 +212,15 @@ fn replay_scores_the_live_decisions() {
             "--save",
             arg(&csv),
         ]);
-        assert!(good && said.contains("800 sent, 800 decided"), "{said}{told}");
+        assert!(good && stdout.contains("800 sent, 800 decided"), "{stdout}{stderr}");
         let text = std::fs::read_to_string(&csv).expect("a file");
         let rows: Vec<Vec<&str>> = text.lines().skip(1).map(|l| l.split(',').collect()).collect();
         assert_eq!(rows.len(), 800);
         let right = rows.iter().filter(|r| r[2] == r[3]).count();
-        assert!(right > 400, "{right} of 800 right: {said}");
+        assert!(right > 400, "{right} of 800 right: {stdout}");
     }
-    let (good, said, _) = run(&["watch", &daemon.grpc, "--for", "100ms", "--plain"]);
-    assert!(good && said.contains("regimed watch"), "{said}");
+    let (good, stdout, _) = run(&["watch", &daemon.grpc, "--for", "100ms", "--plain"]);
+    assert!(good && stdout.contains("regimed watch"), "{stdout}");
     let recording = recording::read(&data).expect("reads");
     assert!(recording.continuous && recording.trials.len() == 1);
 }
@@ -247,8 +247,8 @@ async fn watch_tells_scripts_of_every_session_and_leaves_when_nobody_reads() {
         let bins = spikes(400);
         let messages: Vec<_> =
             bins.iter().zip(0..).map(|(bin, s)| message(session, s, bin)).collect();
-        let (decisions, told) = exchange(&daemon, futures_util::stream::iter(messages)).await;
-        assert_eq!((decisions.len(), told.len() >= 2), (400, true));
+        let (decisions, stderr) = exchange(&daemon, futures_util::stream::iter(messages)).await;
+        assert_eq!((decisions.len(), stderr.len() >= 2), (400, true));
     }
     type Lines = std::io::BufReader<std::process::ChildStdout>;
     let read = |lines: &mut Lines, n: usize| {
@@ -256,10 +256,10 @@ async fn watch_tells_scripts_of_every_session_and_leaves_when_nobody_reads() {
             .map(|l| serde_json::from_str::<serde_json::Value>(&l.expect("text")).expect("JSON"));
         parsed.take(n).collect::<Vec<_>>()
     };
-    let heard = read(&mut all_lines, 804);
+    let received = read(&mut all_lines, 804);
     for session in ["a", "b"] {
         let of = |kind: &str, number: &str| -> Vec<u64> {
-            let of = heard.iter().map(|h| &h[kind]).filter(|h| h["session"] == session);
+            let of = received.iter().map(|h| &h[kind]).filter(|h| h["session"] == session);
             of.map(|h| h[number].as_u64().expect("a number")).collect()
         };
         assert_eq!(of("decision", "bin"), (0..400).collect::<Vec<_>>());
@@ -267,22 +267,23 @@ async fn watch_tells_scripts_of_every_session_and_leaves_when_nobody_reads() {
     }
     let more = spikes(400);
     let mut rest = more.iter().zip(400..).map(|(bin, s)| message("a", s, bin));
-    let told = exchange_until_metrics(&daemon, &mut rest).await;
-    let heard = std::iter::from_fn(|| read(&mut all_lines, 1).pop());
-    let mut decisions = heard.filter(|h| h["decision"].is_object());
-    let same = decisions.find(|h| h["decision"]["bin"] == told.bin).expect("it is shown as well");
+    let decision = exchange_until_metrics(&daemon, &mut rest).await;
+    let received = std::iter::from_fn(|| read(&mut all_lines, 1).pop());
+    let mut decisions = received.filter(|h| h["decision"].is_object());
+    let same =
+        decisions.find(|h| h["decision"]["bin"] == decision.bin).expect("it is shown as well");
     let signature = &same["decision"]["metrics"]["signature"];
     assert!(signature.as_str().is_some_and(|s| s.starts_with("SIGNATURE_")), "{same}");
-    let heard = read(&mut events_lines, 2);
-    assert!(heard.iter().all(|h| h["event"]["session"] == "a"), "{heard:?}");
+    let received = read(&mut events_lines, 2);
+    assert!(received.iter().all(|h| h["event"]["session"] == "a"), "{received:?}");
     // Nobody reads any more: the next line ends it, and without a complaint.
     drop((all_lines, events_lines));
     let rest: Vec<_> = rest.collect();
     exchange(&daemon, futures_util::stream::iter(rest)).await;
     assert!(all.wait().expect("it ends").success());
     assert!(events.wait().expect("it ends").success());
-    let (good, _, told) = run(&["watch", &daemon.grpc, "--session", "c"]);
-    assert!(!good && told.contains("expected one of the sessions a, b, found 'c'"), "{told}");
+    let (good, _, stderr) = run(&["watch", &daemon.grpc, "--session", "c"]);
+    assert!(!good && stderr.contains("expected one of the sessions a, b, found 'c'"), "{stderr}");
 }
 
 #[test]
@@ -302,8 +303,8 @@ fn a_reader_that_has_gone_is_no_bug() {
 
 #[test]
 fn demo_runs_the_whole_system_and_sums_up() {
-    let (good, said, told) = run(&["demo", "--for", "4s", "--plain"]);
-    assert!(good, "{said}{told}");
+    let (good, stdout, stderr) = run(&["demo", "--for", "4s", "--plain"]);
+    assert!(good, "{stdout}{stderr}");
     for words in [
         "gRPC http://127.0.0.1:",
         "ZeroMQ in tcp://",
@@ -312,11 +313,11 @@ fn demo_runs_the_whole_system_and_sums_up() {
         "changes",
         "latency",
     ] {
-        assert!(said.contains(words), "'{words}' is not in: {said}");
+        assert!(stdout.contains(words), "'{words}' is not in: {stdout}");
     }
     let decided =
-        said.split(" decided").next().and_then(|s| s.rsplit(' ').next()?.parse::<u32>().ok());
-    assert!(decided.is_some_and(|n| n > 300), "{said}");
+        stdout.split(" decided").next().and_then(|s| s.rsplit(' ').next()?.parse::<u32>().ok());
+    assert!(decided.is_some_and(|n| n > 300), "{stdout}");
 }
 
 #[test]
@@ -341,15 +342,18 @@ fn commands_say_what_was_expected() {
         (vec!["evaluate", "none.npz", "--model", "nowhere", "--report", "r"], "nowhere"),
         (vec!["pretrain", "none.npz", "--out", "m"], "none.npz"),
     ] {
-        let (good, _, told) = run(&args);
-        assert!(!good && told.contains(words) && !told.contains("panicked"), "{args:?}: {told}");
+        let (good, _, stderr) = run(&args);
+        assert!(
+            !good && stderr.contains(words) && !stderr.contains("panicked"),
+            "{args:?}: {stderr}"
+        );
     }
-    let (good, said, _) = run(&["--help"]);
+    let (good, stdout, _) = run(&["--help"]);
     assert!(good);
     for command in
         ["demo", "serve", "simulate", "pretrain", "calibrate", "evaluate", "replay", "watch"]
     {
-        assert!(said.contains(command), "{said}");
+        assert!(stdout.contains(command), "{stdout}");
     }
 }
 
@@ -362,11 +366,11 @@ fn sessions_of_different_channel_counts_are_learned_together() {
         let out = path(&format!("{animal}.npz"));
         let flags = ["--tasks", "6", "--animals", "1", "--seconds", "1", "--no-truth"];
         let args = ["simulate", "--out", arg(&out), "--first-animal", animal, "--channels", n];
-        let (good, _, told) = run(&[&args[..], &flags[..]].concat());
-        assert!(good, "{told}");
+        let (good, _, stderr) = run(&[&args[..], &flags[..]].concat());
+        assert!(good, "{stderr}");
     }
     let model = path("model");
-    let (good, said, told) = run(&[
+    let (good, stdout, stderr) = run(&[
         "pretrain",
         arg(&path("0.npz")),
         arg(&path("1.npz")),
@@ -377,7 +381,7 @@ fn sessions_of_different_channel_counts_are_learned_together() {
         "--batch",
         "24",
     ]);
-    assert!(good, "{said}{told}");
+    assert!(good, "{stdout}{stderr}");
     let trained = checkpoint::load(&model).expect("a model");
     let found: Vec<String> = (trained.model.readouts.iter())
         .map(|r| format!("{} {}", r.session, r.n_channels()))
@@ -399,9 +403,9 @@ fn the_proof_on_teachers_writes_one_report() {
     let dir = tempfile::tempdir().expect("a folder");
     let report = dir.path().join("report");
     let flags = ["--quick", "--steps", "4", "--model", "builtin", "--report"];
-    let (good, said, told) =
+    let (good, stdout, stderr) =
         run(&[&["evaluate", "--student-teacher"], &flags[..], &[arg(&report)]].concat());
-    assert!(good, "{said}{told}");
+    assert!(good, "{stdout}{stderr}");
     let text = |name: &str| std::fs::read_to_string(report.join(name)).expect(name);
     let page = text("report.html");
     let plots = ["few-shot", "eigenvalues", "hopf-frequency", "rank", "regimes-exponents"];
@@ -426,8 +430,8 @@ fn the_proof_on_teachers_writes_one_report() {
     for student in ["planar", "low-rank-6-of-64", "low-rank-16-of-16"] {
         checkpoint::load(&report.join("models").join(student)).expect(student);
     }
-    let (good, _, told) = run(&["evaluate", "--report", arg(&report)]);
-    assert!(!good && told.contains("--model") && told.contains("DATA"), "{told}");
-    let (good, _, told) = run(&["evaluate", "x.npz", "--student-teacher", "--report", "r"]);
-    assert!(!good && told.contains("--student-teacher"), "{told}");
+    let (good, _, stderr) = run(&["evaluate", "--report", arg(&report)]);
+    assert!(!good && stderr.contains("--model") && stderr.contains("DATA"), "{stderr}");
+    let (good, _, stderr) = run(&["evaluate", "x.npz", "--student-teacher", "--report", "r"]);
+    assert!(!good && stderr.contains("--student-teacher"), "{stderr}");
 }

@@ -64,16 +64,16 @@ async fn every_bin_is_decided_in_order_and_changes_are_events() {
     assert_eq!(daemon.metric("regimed_latency_seconds_count", "session=\"rig\""), 600.0);
 
     let mut more = bins[400..].iter().zip(700..).map(|(bin, s)| message("rig", s, bin));
-    let told = exchange_until_metrics(&daemon, &mut more).await;
-    let metrics = told.metrics.expect("metrics");
-    assert!(metrics.spectral_radius > 0.0 && metrics.bin <= told.bin, "{metrics:?}");
+    let decision = exchange_until_metrics(&daemon, &mut more).await;
+    let metrics = decision.metrics.expect("metrics");
+    assert!(metrics.spectral_radius > 0.0 && metrics.bin <= decision.bin, "{metrics:?}");
     let radius = metrics.spectral_radius_interval.expect("an interval");
     assert!(radius.low < radius.high && radius.high > 0.0, "{metrics:?}");
     assert!(metrics.leading_time_constant_s != 0.0 && metrics.participation_ratio >= 1.0);
     let free = metrics.lyapunov_max_noise_free_per_s.expect("an exponent");
     assert!(free.low <= free.mean && free.mean <= free.high, "{metrics:?}");
     assert_eq!(metrics.lyapunov_noise_free_per_s[0], free.mean);
-    assert_eq!(metrics.lyapunov_driven_per_s.len(), told.latent.len());
+    assert_eq!(metrics.lyapunov_driven_per_s.len(), decision.latent.len());
     assert!(metrics.bare_spectral_radius > 0.0 && metrics.fixed_points.is_some(), "{metrics:?}");
     // Half a minute of counts was not seen.
     assert_eq!(metrics.connectivity_radius, None);
@@ -91,12 +91,12 @@ async fn an_exchange_ends_at_once_where_all_is_decided_before_the_client_says_so
         from.recv().await.map(|message| (message, from))
     });
     let mut replies = client.exchange(inbound).await.expect("accepted").into_inner();
-    let (mut named, mut told, mut decided) = (0, 0, 0);
-    while (decided, told) < (200, named) {
+    let (mut named, mut announced, mut decided) = (0, 0, 0);
+    while (decided, announced) < (200, named) {
         let reply = tokio::time::timeout(PATIENCE, replies.message()).await.expect("in time");
         match reply.expect("no error").expect("the stream goes on").reply.expect("a reply") {
             Reply::Decision(d) => (decided, named) = (d.sequence + 1, named.max(d.event_sequence)),
-            Reply::Event(e) => told = e.event_sequence,
+            Reply::Event(e) => announced = e.event_sequence,
             Reply::Rejection(r) => panic!("rejected: {r:?}"),
         }
     }

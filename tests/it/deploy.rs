@@ -5,7 +5,7 @@ use std::process::{Command, Output};
 use crate::peer::python;
 use crate::rig::{arg, binary, checkout, run, skipped};
 
-fn told(output: &Output) -> String {
+fn text_of(output: &Output) -> String {
     String::from_utf8_lossy(&[&output.stdout[..], &output.stderr].concat()).into_owned()
 }
 
@@ -28,7 +28,7 @@ fn the_unit_is_one_that_systemd_takes_and_is_hardened() {
         return;
     };
     // The exposure is at most 2.0.
-    let shown = told(&security);
+    let shown = text_of(&security);
     assert!(security.status.success() && shown.contains("Overall exposure level"), "{shown}");
     println!("{}", shown.lines().rfind(|l| l.contains("Overall")).unwrap_or_default());
     let drop_in = folder.path().join("regimed.service.d");
@@ -36,7 +36,7 @@ fn the_unit_is_one_that_systemd_takes_and_is_hardened() {
     std::fs::copy(checkout("deploy/systemd/realtime.conf"), drop_in.join("realtime.conf"))
         .expect("copied");
     let verified = analyze(&["verify", arg(&unit)]).expect("it runs");
-    let shown = told(&verified);
+    let shown = text_of(&verified);
     let ours = shown.lines().any(|l| l.contains("regimed") || l.contains("realtime.conf"));
     assert!(!ours, "{shown}");
 }
@@ -53,7 +53,7 @@ fn compose_reads_its_file() {
         skipped("compose_reads_its_file", "neither docker compose nor docker-compose is here");
         return;
     };
-    let shown = told(&done);
+    let shown = text_of(&done);
     assert!(done.status.success(), "{shown}");
     for service in ["regimed:", "prometheus:", "grafana:"] {
         assert!(shown.contains(service), "{shown}");
@@ -73,9 +73,9 @@ fn kubernetes_manifests_keep_to_the_schemas() {
         .args([arg(&checkout("tests/interop/manifests.py")), arg(&manifests)])
         .output()
         .expect("python runs");
-    assert!(done.status.success(), "{}", told(&done));
+    assert!(done.status.success(), "{}", text_of(&done));
     let kinds = "ConfigMap Service StatefulSet NetworkPolicy PodMonitor";
-    assert_eq!(told(&done).trim(), kinds);
+    assert_eq!(text_of(&done).trim(), kinds);
 }
 
 #[test]

@@ -13,11 +13,11 @@ fn every_example_passes_serve_check() {
         let name = path.file_name().expect("a name").to_string_lossy().into_owned();
         let here = folder.path().join(&name);
         std::fs::copy(&path, &here).expect("copied");
-        let (good, told, error) = run(&["serve", "--check", "--config", arg(&here)]);
+        let (good, shown, error) = run(&["serve", "--check", "--config", arg(&here)]);
         if name == "lsl.toml" && !cfg!(feature = "lsl") {
-            assert!(!good && error.contains("--features lsl"), "{name}: {told}{error}");
+            assert!(!good && error.contains("--features lsl"), "{name}: {shown}{error}");
         } else {
-            assert!(good && told.contains("session 'rig'"), "{name}: {told}{error}");
+            assert!(good && shown.contains("session 'rig'"), "{name}: {shown}{error}");
         }
         // Its page is there, and leads back to it.
         let page = std::fs::read_to_string(&path).expect("text");
@@ -28,7 +28,7 @@ fn every_example_passes_serve_check() {
         seen += 1;
     }
     assert!(seen >= 8, "{seen} examples");
-    let (good, told, error) =
+    let (good, shown, error) =
         run(&["serve", "--check", "--config", arg(&checkout("deploy/regimed.toml"))]);
-    assert!(good, "{told}{error}");
+    assert!(good, "{shown}{error}");
 }

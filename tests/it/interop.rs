@@ -124,18 +124,18 @@ fn files_as_people_have_them_are_read_or_refused_with_the_reason() {
         ("linked", ["'other.nwb'", "export"]),
         ("virtual", ["virtual dataset", "h5repack"]),
     ] {
-        let said = read_nwb(&file(name), &NwbSettings::default()).expect_err(name).to_string();
-        assert!(parts.iter().all(|p| said.contains(p)), "{said}");
+        let error = read_nwb(&file(name), &NwbSettings::default()).expect_err(name).to_string();
+        assert!(parts.iter().all(|p| error.contains(p)), "{error}");
     }
     let labels = Some("trials/huge".to_owned());
-    let said = read_nwb(&file("texts"), &NwbSettings { labels, ..NwbSettings::default() });
-    let said = said.map(|_| ()).expect_err("too much").to_string();
-    assert!(said.contains("trials/huge") && said.contains("bytes of text"), "{said}");
+    let error = read_nwb(&file("texts"), &NwbSettings { labels, ..NwbSettings::default() });
+    let error = error.map(|_| ()).expect_err("too much").to_string();
+    assert!(error.contains("trials/huge") && error.contains("bytes of text"), "{error}");
     let zarr = dir.path().join("store.nwb.zarr");
     std::fs::create_dir(&zarr).expect("made");
     std::fs::write(zarr.join(".zgroup"), "{}").expect("written");
-    let (good, _, told) = crate::rig::run(&["inspect", arg(&zarr)]);
-    assert!(!good && told.contains("Zarr") && !told.contains("model.json"), "{told}");
+    let (good, _, stderr) = crate::rig::run(&["inspect", arg(&zarr)]);
+    assert!(!good && stderr.contains("Zarr") && !stderr.contains("model.json"), "{stderr}");
 }
 
 #[test]
@@ -165,8 +165,8 @@ fn pynwb_writes_what_we_read() {
         ("trials", vec!["a table and a column", "'trials'"]),
     ] {
         let how = NwbSettings { labels: Some(labels.into()), ..NwbSettings::default() };
-        let said = read_nwb(&file, &how).expect_err(labels).to_string();
-        assert!(parts.iter().all(|p| said.contains(p)), "{said}");
+        let error = read_nwb(&file, &how).expect_err(labels).to_string();
+        assert!(parts.iter().all(|p| error.contains(p)), "{error}");
     }
     // What was cut short is refused, not read.
     let bytes = std::fs::read(&file).expect("bytes");
@@ -254,8 +254,8 @@ fn octave_runs_the_example_of_the_manual() {
     }
     let _ = octave.kill();
     let out = octave.wait_with_output().expect("it ends");
-    let said = String::from_utf8_lossy(&out.stdout).into_owned();
-    let told = String::from_utf8_lossy(&out.stderr);
-    assert!(said.starts_with("event 1: "), "{said}{told}");
+    let stdout = String::from_utf8_lossy(&out.stdout).into_owned();
+    let stderr = String::from_utf8_lossy(&out.stderr);
+    assert!(stdout.starts_with("event 1: "), "{stdout}{stderr}");
     daemon.wait_metric("regimed_bins_processed_total", "rig", 20.0);
 }

@@ -285,8 +285,8 @@ async fn damage_is_named_and_costs_what_it_hits() {
     bytes[at + needle.len() / 2] ^= 0x40;
     bytes.extend(&bytes[24..60].to_vec());
     std::fs::write(&file, bytes).expect("written");
-    let (ok, shown, told) = run(&["journal", arg(folder.path())]);
-    assert!(!ok && told.contains("damaged") && told.contains("cut short"), "{told}");
+    let (ok, shown, stderr) = run(&["journal", arg(folder.path())]);
+    assert!(!ok && stderr.contains("damaged") && stderr.contains("cut short"), "{stderr}");
     assert!(shown.contains("event 4:") && !shown.contains("event 3:"), "{shown}");
     let daemon = Daemon::start(&text);
     let health = daemon.get("/health").1;
@@ -328,8 +328,8 @@ async fn what_happens_to_sessions_is_kept_and_decisions_become_arrays() {
     let second = tempfile::tempdir().expect("a folder");
     let file = second.path().join("second.toml");
     std::fs::write(&file, &text).expect("written");
-    let (ok, _, told) = run(&["serve", "--config", arg(&file)]);
-    assert!(!ok && told.contains("another regimed"), "{told}");
+    let (ok, _, stderr) = run(&["serve", "--config", arg(&file)]);
+    assert!(!ok && stderr.contains("another regimed"), "{stderr}");
     let mut messages = changing(100, 2, 0);
     messages.drain(150..153);
     let (decisions, events) = exchange(&daemon, futures_util::stream::iter(messages)).await;
@@ -360,17 +360,17 @@ async fn what_happens_to_sessions_is_kept_and_decisions_become_arrays() {
     assert_eq!(kinds, expected);
     let numbers: Vec<u64> = records.iter().map(|r| r.number).collect();
     assert_eq!(numbers, (1..=records.len() as u64).collect::<Vec<_>>());
-    let (ok, json, told) = run(&["journal", arg(folder.path()), "--json", "--session", "rig"]);
-    assert!(ok, "{told}");
+    let (ok, json, stderr) = run(&["journal", arg(folder.path()), "--json", "--session", "rig"]);
+    assert!(ok, "{stderr}");
     let lines: Vec<serde_json::Value> =
         json.lines().map(|l| serde_json::from_str(l).expect("JSON")).collect();
     let told_events = lines.iter().filter(|l| l["what"]["event"].is_object()).count();
     assert_eq!(told_events, events.len());
 
     let out = folder.path().join("session.npz");
-    let (ok, _, told) = run(&["export", arg(folder.path()), "--out", arg(&out)]);
-    assert!(ok, "{told}");
-    assert!(told.contains("400 decisions"), "{told}");
+    let (ok, _, stderr) = run(&["export", arg(folder.path()), "--out", arg(&out)]);
+    assert!(ok, "{stderr}");
+    assert!(stderr.contains("400 decisions"), "{stderr}");
     let array = |key: &str| {
         let mut zip =
             zip::ZipArchive::new(std::fs::File::open(&out).expect("a file")).expect("a zip");
@@ -391,6 +391,7 @@ async fn what_happens_to_sessions_is_kept_and_decisions_become_arrays() {
     let bins: Vec<f64> = events.iter().map(|e| e.bin as f64).collect();
     assert_eq!(numbers("event_bin"), bins);
     assert!(!numbers("metrics_bin").is_empty());
-    let (ok, _, told) = run(&["export", arg(folder.path()), "--out", arg(&out), "--session", "x"]);
-    assert!(!ok && told.contains("expected one of rig, found 'x'"), "{told}");
+    let (ok, _, stderr) =
+        run(&["export", arg(folder.path()), "--out", arg(&out), "--session", "x"]);
+    assert!(!ok && stderr.contains("expected one of rig, found 'x'"), "{stderr}");
 }

@@ -63,8 +63,8 @@ async fn counts_come_in_and_markers_and_metrics_go_out() {
     same(&heard, &truth);
     let got = rig.ask("heard", &json!({}));
     let markers = got["markers"]["samples"].as_array().expect("markers");
-    let said: Vec<_> = markers.iter().filter_map(|m| m[0].as_str()).collect();
-    assert_eq!(said, events.iter().map(|e| e.to.as_str()).collect::<Vec<_>>());
+    let texts: Vec<_> = markers.iter().filter_map(|m| m[0].as_str()).collect();
+    assert_eq!(texts, events.iter().map(|e| e.to.as_str()).collect::<Vec<_>>());
     let metrics = got["metrics"]["samples"].as_array().expect("metrics");
     assert_eq!(metrics.len(), 400);
     let at = labels.iter().position(|l| *l == "posterior limit_cycle").expect("a label");

@@ -197,7 +197,7 @@ fn rules_do_what_their_tests_say() {
         &["check", "config", "prometheus.yml"],
     ] {
         let done = promtool(args).expect("it runs");
-        let told = [done.stdout, done.stderr].concat();
-        assert!(done.status.success(), "{args:?}: {}", String::from_utf8_lossy(&told));
+        let output = [done.stdout, done.stderr].concat();
+        assert!(done.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output));
     }
 }

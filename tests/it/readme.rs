@@ -36,8 +36,8 @@ fn the_main_path_runs_as_printed_and_its_program_prints_events() {
             .current_dir(folder.path())
             .output()
             .expect("the binary runs");
-        let told = String::from_utf8_lossy(&out.stderr);
-        assert!(out.status.success(), "regimed {command}: {told}");
+        let stderr = String::from_utf8_lossy(&out.stderr);
+        assert!(out.status.success(), "regimed {command}: {stderr}");
     }
     assert!(folder.path().join("report/report.html").exists());
     // The daemon's ports are others than the printed ones: somebody may have those.
@@ -57,8 +57,8 @@ fn the_main_path_runs_as_printed_and_its_program_prints_events() {
             .current_dir(folder.path())
             .output()
             .expect("Python runs");
-        let told = String::from_utf8_lossy(&out.stderr).into_owned();
-        assert!(out.status.success(), "{told}");
+        let stderr = String::from_utf8_lossy(&out.stderr).into_owned();
+        assert!(out.status.success(), "{stderr}");
         String::from_utf8_lossy(&out.stdout).into_owned()
     };
     run(&protoc.split_whitespace().collect::<Vec<_>>());
@@ -66,6 +66,6 @@ fn the_main_path_runs_as_printed_and_its_program_prints_events() {
         .replace("tcp://127.0.0.1:7734", &daemon.pull)
         .replace("tcp://127.0.0.1:7735", &daemon.publish);
     assert!(program.contains(&daemon.pull) && program.contains(&daemon.publish));
-    let said = run(&["-c", &program]);
-    assert!(said.lines().filter(|l| l.starts_with("bin ")).count() >= 1, "no event: {said}");
+    let stdout = run(&["-c", &program]);
+    assert!(stdout.lines().filter(|l| l.starts_with("bin ")).count() >= 1, "no event: {stdout}");
 }

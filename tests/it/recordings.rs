@@ -119,10 +119,10 @@ fn labels_may_be_texts_channels_have_names_and_nothing_is_guessed() {
             ["axes swapped", "trial_start"],
         ),
     ] {
-        let said = read(&keys).expect_err("refused").to_string();
-        assert!(words.iter().all(|w| said.contains(w)), "{said}");
+        let error = read(&keys).expect_err("refused").to_string();
+        assert!(words.iter().all(|w| error.contains(w)), "{error}");
         for debug in ["Some(", "None", "Ok(", "Values", "\""] {
-            assert!(!said.contains(debug), "{said}");
+            assert!(!error.contains(debug), "{error}");
         }
     }
 }
@@ -196,17 +196,17 @@ fn every_fault_names_file_key_expected_and_found() {
     let dir = tempfile::tempdir().expect("a folder");
     for (keys, key, expected, found) in table {
         let path = file(dir.path(), &keys);
-        let said = recording::read(&path).expect_err(key).to_string();
+        let error = recording::read(&path).expect_err(key).to_string();
         for part in [arg(&path), &format!("key '{key}'"), expected, found] {
-            assert!(said.contains(part), "'{part}' is not in: {said}");
+            assert!(error.contains(part), "'{part}' is not in: {error}");
         }
     }
     let path = dir.path().join("text.npz");
     std::fs::write(&path, "no zip").expect("written");
-    let said = recording::read(&path).expect_err("no zip").to_string();
-    assert!(said.contains("text.npz") && said.contains("expected a .npz"), "{said}");
-    let said = recording::read(&dir.path().join("none.npz")).expect_err("missing").to_string();
-    assert!(said.contains("none.npz"), "{said}");
+    let error = recording::read(&path).expect_err("no zip").to_string();
+    assert!(error.contains("text.npz") && error.contains("expected a .npz"), "{error}");
+    let error = recording::read(&dir.path().join("none.npz")).expect_err("missing").to_string();
+    assert!(error.contains("none.npz"), "{error}");
 }
 
 #[test]
@@ -221,8 +221,8 @@ fn trials_of_unequal_length_are_found_by_their_starts() {
     let sizes: Vec<usize> = read.trials.iter().map(recording::Trial::n_bins).collect();
     assert_eq!(sizes, [2, 4]);
     for bad in [&[1i64, 3][..], &[0, 6], &[0, 3, 2]] {
-        let said = recording::read(&file(dir.path(), &starts(bad))).expect_err("bad").to_string();
-        assert!(said.contains("trial_start"), "{said}");
+        let error = recording::read(&file(dir.path(), &starts(bad))).expect_err("bad").to_string();
+        assert!(error.contains("trial_start"), "{error}");
     }
 }
 
@@ -233,8 +233,8 @@ fn rebinning_sums_counts_and_keeps_the_majority_label() {
     read.rebin(20.0).expect("a multiple");
     assert_eq!(read.trials[0].counts.flatten().to_vec(), [2, 4]);
     assert_eq!((read.n_bins(), read.bin_width_s), (2, 0.02));
-    let said = read.rebin(30.0).expect_err("no multiple").to_string();
-    assert!(said.contains("20 ms") && said.contains("30 ms"), "{said}");
+    let error = read.rebin(30.0).expect_err("no multiple").to_string();
+    assert!(error.contains("20 ms") && error.contains("30 ms"), "{error}");
 }
 
 proptest! {

@@ -251,30 +251,30 @@ async fn events_reach_a_consumer_group_once_and_in_order_over_a_restart_of_redis
         let messages: Vec<_> = (from..to).map(|i| message("rig", i as u64, &bins[i])).collect();
         exchange(&daemon, futures_util::stream::iter(messages))
     };
-    let mut told = send(0, 300).await.1;
+    let mut announced = send(0, 300).await.1;
     redis.end();
     // Events while Redis is away.
-    told.extend(send(300, 600).await.1);
+    announced.extend(send(300, 600).await.1);
     redis.begin_again();
-    told.extend(send(600, 900).await.1);
-    assert!(told.len() >= 3, "{} events", told.len());
+    announced.extend(send(600, 900).await.1);
+    assert!(announced.len() >= 3, "{} events", announced.len());
     let mut rig = Rig::start(&python, "brand", &json!({"url": redis.url()}));
     let read = |rig: &mut Rig, consumer: &str| {
-        let n = told.len();
+        let n = announced.len();
         let with = json!({"stream": events, "group": "fleet", "consumer": consumer, "count": n});
         rig.ask("read_group", &with).as_array().expect("entries").clone()
     };
     let entries = read(&mut rig, "one");
     let numbers: Vec<_> = entries.iter().map(|e| e["event_sequence"].as_str()).collect();
-    let expected: Vec<String> = told.iter().map(|e| e.event_sequence.to_string()).collect();
+    let expected: Vec<String> = announced.iter().map(|e| e.event_sequence.to_string()).collect();
     assert_eq!(numbers, expected.iter().map(|n| Some(n.as_str())).collect::<Vec<_>>());
-    for (entry, event) in entries.iter().zip(&told) {
+    for (entry, event) in entries.iter().zip(&announced) {
         assert_eq!(
             (entry["to"].as_str(), entry["from"].as_str()),
             (Some(event.to.as_str()), Some(event.from.as_str()))
         );
     }
-    daemon.wait_metric("regimed_bus_out_entries_total", "kind=\"event\"", told.len() as f64);
+    daemon.wait_metric("regimed_bus_out_entries_total", "kind=\"event\"", announced.len() as f64);
     // Decisions are trimmed, and those of the outage are counted as lost.
     daemon.wait_metric("regimed_bus_out_entries_total", "kind=\"decision\"", 300.0);
     let length = rig.ask("length", &json!({"stream": decisions})).as_u64().expect("a number");

@@ -82,8 +82,8 @@ fn the_page_of_metrics_is_what_is_declared() {
 #[test]
 fn the_page_of_commands_is_what_they_say() {
     let help = |args: &[&str]| {
-        let (ok, text, told) = run(args);
-        assert!(ok, "{args:?}: {told}");
+        let (ok, text, stderr) = run(args);
+        assert!(ok, "{args:?}: {stderr}");
         text.lines().map(str::trim_end).collect::<Vec<_>>().join("\n")
     };
     let mut page = String::from("# Commands\n\nAs `regimed help COMMAND` tells them.\n");
@@ -113,17 +113,17 @@ fn the_page_of_commands_is_what_they_say() {
 #[test]
 fn completions_and_man_pages_know_every_command() {
     let folder = tempfile::tempdir().expect("a folder");
-    let (ok, page, told) = run(&["man"]);
-    assert!(ok && page.contains(".TH regimed 1") && page.contains("regimed\\-serve"), "{told}");
-    let (ok, _, told) = run(&["man", "--out", folder.path().to_str().expect("a path")]);
-    assert!(ok, "{told}");
+    let (ok, page, stderr) = run(&["man"]);
+    assert!(ok && page.contains(".TH regimed 1") && page.contains("regimed\\-serve"), "{stderr}");
+    let (ok, _, stderr) = run(&["man", "--out", folder.path().to_str().expect("a path")]);
+    assert!(ok, "{stderr}");
     for name in ["regimed", "regimed-serve", "regimed-sessions-start"] {
         let text = std::fs::read_to_string(folder.path().join(format!("{name}.1")));
         assert!(text.is_ok_and(|t| t.contains(&format!(".TH {name} 1"))), "{name}");
     }
     for shell in ["bash", "zsh", "fish"] {
-        let (ok, script, told) = run(&["completions", shell]);
-        assert!(ok && script.contains("serve") && script.contains("watch"), "{shell}: {told}");
+        let (ok, script, stderr) = run(&["completions", shell]);
+        assert!(ok && script.contains("serve") && script.contains("watch"), "{shell}: {stderr}");
     }
     let (ok, ..) = run(&["completions", "tcl"]);
     assert!(!ok);
@@ -193,8 +193,8 @@ async fn what_is_scraped_is_declared_and_well_formed() {
     };
     promtool.stdin.take().expect("piped").write_all(text.as_bytes()).expect("taken");
     let found = promtool.wait_with_output().expect("it ends");
-    let told = String::from_utf8_lossy(&found.stderr).into_owned();
-    assert!(found.status.success() && told.trim().is_empty(), "{told}");
+    let stderr = String::from_utf8_lossy(&found.stderr).into_owned();
+    assert!(found.status.success() && stderr.trim().is_empty(), "{stderr}");
 }
 
 fn files(folder: &str, ending: &str, found: &mut Vec<std::path::PathBuf>) {

@@ -360,8 +360,8 @@ fn accounted(a: &Accounts, scrape: &str, name: &str) -> Result<(), String> {
     let equal = |what: &str, received: f64, known: f64| {
         if received == known { Ok(()) } else { Err(format!("{what}: {received} and {known}")) }
     };
-    let told = a.bins_accepted + a.bins_late + a.bins_rejected;
-    equal("bins as listed", a.bins_received as f64, told as f64)?;
+    let accounted = a.bins_accepted + a.bins_late + a.bins_rejected;
+    equal("bins as listed", a.bins_received as f64, accounted as f64)?;
     let events = ["binned", "late", "rejected"].map(|what| of(&format!("events_{what}")));
     equal("events", of("events_received"), events.iter().sum())?;
     let bins = ["bins_processed", "bins_late", "bins_rejected"].map(of);

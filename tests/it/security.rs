@@ -117,10 +117,11 @@ async fn tokens_open_what_their_roles_allow_and_nothing_else() {
     assert_eq!(codes(&channel, Some("another-token-0123456789")).await[0], Code::Ok);
     // The command line shows who it is.
     let control = folder.path().join("control");
-    let (ok, _, told) = run(&["sessions", "--at", &daemon.grpc]);
-    assert!(!ok && told.contains("Bearer TOKEN"), "{told}");
-    let (ok, shown, told) = run(&["sessions", "--at", &daemon.grpc, "--token-file", arg(&control)]);
-    assert!(ok && shown.contains("rig"), "{told}");
+    let (ok, _, stderr) = run(&["sessions", "--at", &daemon.grpc]);
+    assert!(!ok && stderr.contains("Bearer TOKEN"), "{stderr}");
+    let (ok, shown, stderr) =
+        run(&["sessions", "--at", &daemon.grpc, "--token-file", arg(&control)]);
+    assert!(ok && shown.contains("rig"), "{stderr}");
     let log = daemon.log();
     for secret in [READ, INGEST, CONTROL, "wrong-token", "another-token"] {
         assert!(!log.contains(secret), "{secret} is in the log: {log}");
@@ -189,7 +190,7 @@ async fn tls_shows_who_both_sides_are_and_certificates_are_exchanged_while_it_ru
     std::fs::write(place("own.pem"), &own.0).expect("written");
     std::fs::write(place("own.key"), &own.1).expect("written");
     let at = daemon.grpc.replace("http://127.0.0.1", "https://localhost");
-    let (ok, shown, told) = run(&[
+    let (ok, shown, stderr) = run(&[
         "sessions",
         "--at",
         &at,
@@ -202,7 +203,7 @@ async fn tls_shows_who_both_sides_are_and_certificates_are_exchanged_while_it_ru
         "--client-key",
         arg(&place("own.key")),
     ]);
-    assert!(ok && shown.contains("rig"), "{told}");
+    assert!(ok && shown.contains("rig"), "{stderr}");
     // A certificate of another authority takes over.
     put(&certificate(&theirs));
     let began = Instant::now();
@@ -238,8 +239,8 @@ fn beyond_loopback_nothing_is_served_without_tls_and_tokens_and_it_says_how() {
     ] {
         std::fs::write(&file, text + session).expect("written");
         for check in [&["--check"][..], &[]] {
-            let (ok, _, told) = run(&[&["serve", "--config", arg(&file)], check].concat());
-            assert!(!ok && told.contains(expected), "expected {expected}, found {told}");
+            let (ok, _, stderr) = run(&[&["serve", "--config", arg(&file)], check].concat());
+            assert!(!ok && stderr.contains(expected), "expected {expected}, found {stderr}");
         }
     }
 }

@@ -87,12 +87,12 @@ async fn another_day_is_unknown_until_the_session_has_calibrated_itself() {
     assert_eq!(daemon.metric("regimed_calibration_state", "state=\"gathering\""), 1.0);
     let bins = another_day(100 * SECONDS + 200 + 1500);
     let (first, rest) = bins.split_at(100 * SECONDS + 200);
-    let (before, told) = send(&daemon, 0, 0.01, first).await;
+    let (before, announced) = send(&daemon, 0, 0.01, first).await;
     // The fit may be done before the last of them.
     let early = &before[..100 * SECONDS];
     assert!(early.iter().all(|d| d.untrusted), "{:?}", early.iter().position(|d| !d.untrusted));
     assert!(early[100..].iter().all(|d| d.regime == "unknown"));
-    assert_eq!(told[0].to, "unknown");
+    assert_eq!(announced[0].to, "unknown");
     let found = ended(&daemon).await;
     assert_eq!(found.state(), CalibrationState::Done, "{found:?}");
     assert_eq!(found.seconds_seen, SECONDS as f64);
@@ -103,9 +103,9 @@ async fn another_day_is_unknown_until_the_session_has_calibrated_itself() {
     // Not a bin is missing, and numbers go on.
     let numbers: Vec<u64> = before.iter().chain(&after).map(|d| d.bin).collect();
     assert_eq!(numbers, (0..bins.len() as u64).collect::<Vec<_>>());
-    let sequences = told.iter().chain(&events).map(|e| e.event_sequence);
+    let sequences = announced.iter().chain(&events).map(|e| e.event_sequence);
     assert!(sequences.zip(1..).all(|(found, expected)| found == expected));
-    let all: Vec<&Event> = told.iter().chain(&events).collect();
+    let all: Vec<&Event> = announced.iter().chain(&events).collect();
     assert!(all.windows(2).all(|w| w[0].to == w[1].from), "{all:?}");
     assert!(events.iter().all(|e| e.bin >= first.len() as u64 && e.onset_bin <= e.bin));
     let settled: Vec<bool> = (after.iter().zip(rest).enumerate())

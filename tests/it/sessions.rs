@@ -32,8 +32,8 @@ async fn sessions_start_pause_and_stop_while_others_run() {
     let file = folder.path().join("s.toml");
     let table = "[[session]]\nname = \"second\"\nmodel = \"builtin\"\nreadout = \"0\"\n";
     std::fs::write(&file, table).expect("written");
-    let (good, told, error) = sessions(&daemon, &["start", arg(&file)]);
-    assert!(good && told.contains("second (running): 96 channels"), "{told}{error}");
+    let (good, shown, error) = sessions(&daemon, &["start", arg(&file)]);
+    assert!(good && shown.contains("second (running): 96 channels"), "{shown}{error}");
     // Once more, and with faults: said as `serve --check` would.
     let (good, _, error) = sessions(&daemon, &["start", arg(&file)]);
     assert!(!good && error.contains("'second'"), "{error}");
@@ -67,15 +67,18 @@ async fn sessions_start_pause_and_stop_while_others_run() {
         let mut events = events.into_inner();
         while let Ok(Some(_)) = events.message().await {}
     });
-    let (good, told, error) = sessions(&daemon, &["stop", "second"]);
-    assert!(good && told.contains("(stopped)") && told.contains("110 accepted"), "{told}{error}");
+    let (good, shown, error) = sessions(&daemon, &["stop", "second"]);
+    assert!(
+        good && shown.contains("(stopped)") && shown.contains("110 accepted"),
+        "{shown}{error}"
+    );
     assert!(heard.await.expect("joined").is_empty());
     tokio::time::timeout(crate::rig::PATIENCE, events).await.expect("events end").expect("joined");
     assert_eq!(send(&daemon, "second", &bins[..1], 200).await, 0);
     assert_eq!(send(&daemon, "first", &bins, 0).await, 100);
     assert_eq!(daemon.metric("regimed_session_state", "session=\"second\",state=\"stopped\""), 1.0);
-    let (good, told, _) = sessions(&daemon, &[]);
-    assert!(good && told.contains("first (running)") && !told.contains("second"), "{told}");
+    let (good, shown, _) = sessions(&daemon, &[]);
+    assert!(good && shown.contains("first (running)") && !shown.contains("second"), "{shown}");
     for absent in [["stop", "second"], ["pause", "nobody"]] {
         let (good, _, error) = sessions(&daemon, &absent);
         assert!(!good && error.contains("expected one of the sessions first"), "{error}");
@@ -131,12 +134,12 @@ async fn a_model_is_swapped_between_two_bins() {
         (swap("builtin", "nobody"), "'nobody'"),
         (SwapModelRequest { warm_up_s: -1.0, ..swap("builtin", "") }, "warm_up_s"),
     ] {
-        let said = control.swap_model(request).await.expect_err("refused");
-        assert!(said.message().contains(word), "{said}");
+        let refusal = control.swap_model(request).await.expect_err("refused");
+        assert!(refusal.message().contains(word), "{refusal}");
     }
-    let told =
+    let shown =
         control.swap_model(swap(arg(folder.path()), "")).await.expect("swapped").into_inner();
-    assert!(told.regime_names.contains(&"rhythm".to_owned()), "{told:?}");
+    assert!(shown.regime_names.contains(&"rhythm".to_owned()), "{shown:?}");
     feed.await.expect("joined");
     sent.await.expect("joined").expect("accepted");
     let heard = heard.await.expect("joined");
@@ -159,7 +162,7 @@ async fn a_model_is_swapped_between_two_bins() {
     let log = daemon.log();
     assert!(log.contains("model swapped"), "{log}");
     // A session to which nothing comes takes another model too.
-    let told = control.swap_model(swap("builtin", "")).await.expect("swapped").into_inner();
-    assert!(told.regime_names.contains(&"limit_cycle".to_owned()), "{told:?}");
+    let shown = control.swap_model(swap("builtin", "")).await.expect("swapped").into_inner();
+    assert!(shown.regime_names.contains(&"limit_cycle".to_owned()), "{shown:?}");
     daemon.check_accounts("rig").await;
 }

@@ -345,8 +345,8 @@ async fn a_recording_is_a_rig_with_its_own_clock() {
     assert!(heard.iter().map(label).eq(truth.iter().map(label)));
     assert!(seek("2.5").0);
     daemon.wait_metric("regimed_bins_total", "rig", 650.0);
-    let (good, _, told) = seek("-1");
-    assert!(!good && told.contains("from 0"), "{told}");
+    let (good, _, stderr) = seek("-1");
+    assert!(!good && stderr.contains("from 0"), "{stderr}");
     drop(daemon);
     // In a loop, twice as fast as it was: bins go on, each round is a recording of its own.
     let daemon = Daemon::start(&replay("speed = 20\nloop = true\nstart_s = 2.9"));
@@ -362,8 +362,11 @@ async fn a_recording_is_a_rig_with_its_own_clock() {
     recording(folder.path(), &narrow);
     let config_file = folder.path().join("c.toml");
     std::fs::write(&config_file, replay("")).expect("written");
-    let (good, _, told) = crate::rig::run(&["serve", "--config", arg(&config_file)]);
-    assert!(!good && told.contains("expected 96 channels") && told.contains("found 7"), "{told}");
+    let (good, _, stderr) = crate::rig::run(&["serve", "--config", arg(&config_file)]);
+    assert!(
+        !good && stderr.contains("expected 96 channels") && stderr.contains("found 7"),
+        "{stderr}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -20,7 +20,7 @@ use crate::wire::{
 
 /// Refusals that wait for one `Exchange` client before further ones go untold (they are counted).
 const REFUSALS_WAITING: usize = 256;
-/// After the last bin, decisions of an `Exchange` are waited for so long.
+/// After the last bin, an `Exchange` waits this long for decisions.
 const LAST_DECISIONS: Duration = Duration::from_secs(5);
 
 /// The service.
@@ -156,7 +156,7 @@ impl Ingest for IngestService {
     }
 }
 
-/// What an `Exchange`'s reader tells its replies.
+/// Messages from an `Exchange`'s reader to its writer.
 enum Note {
     Session(Subscription),
     Refused(Rejection),
@@ -225,8 +225,8 @@ struct Replies {
     subscription: Option<Subscription>,
     /// Sequence number of the last bin that was taken, once the client has sent its last message.
     last: Option<u64>,
-    /// Greatest sequence number of a decision that was given back: it may be the last bin's before
-    /// the client says that that was its last.
+    /// Greatest sequence number of a decision that was sent back. The last bin's decision may come
+    /// before the client half-closes its stream.
     decided_to: Option<u64>,
     /// Number of the newest event that a decision has named, and of the newest that was given back.
     event_named: u64,

@@ -42,7 +42,7 @@ fn updates(session: &Arc<SessionHandle>, every: u64) -> BoxStream<'static, Decis
     Box::pin(updates)
 }
 
-/// Updates of one session or, where `begun` tells of new ones, of all.
+/// Updates of one session, or of all of them; `begun` signals new sessions.
 struct All {
     merged: SelectAll<BoxStream<'static, DecisionUpdate>>,
     names: Vec<String>,
@@ -128,7 +128,7 @@ impl Regimes for RegimesService {
         let SubscribeEventsRequest { session, after_event_sequence } = request.into_inner();
         let session = self.find(&session)?;
         let out_of_range = |e: EventsError| Status::out_of_range(e.to_string());
-        // Said at once where it can be.
+        // Checked here, so that an unknown number is refused before the stream opens.
         let resumed = Resumed::after(&self.registry, session, after_event_sequence);
         let resumed = resumed.await.map_err(out_of_range)?;
         let stream = unfold(Some(resumed), |resumed| async {

@@ -1,4 +1,4 @@
-//! What viewers of the live page are sent: made once per session and frame, whoever looks.
+//! Frames of the live page: made once per session and frame, and shared by all viewers.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -85,7 +85,7 @@ struct Overview {
 }
 
 /// An event of the stream, by name.
-fn told(name: &str, data: &impl Serialize) -> Bytes {
+fn message(name: &str, data: &impl Serialize) -> Bytes {
     // Plain data: it cannot fail.
     let data = serde_json::to_string(data).unwrap_or_default();
     Bytes::from(format!("event: {name}\ndata: {data}\n\n"))
@@ -114,7 +114,7 @@ fn raster(bins: &[Option<Vec<u16>>], channels: usize) -> Raster {
     Raster { rows, bins_per_column, columns: columns.collect() }
 }
 
-/// What is gathered of a session.
+/// What a frame of one session is made of.
 struct Watched {
     session: Arc<SessionHandle>,
     subscription: Subscription,
@@ -124,7 +124,7 @@ struct Watched {
     predicted: u64,
     latency_ns: u64,
     counts: Vec<Option<Vec<u16>>>,
-    metrics_told: Option<u64>,
+    metrics_sent: Option<u64>,
     /// When decisions were made and how late they were, ns.
     recent: VecDeque<(Instant, u64)>,
 }
@@ -141,7 +141,7 @@ impl Watched {
             predicted: 0,
             latency_ns: 0,
             counts: Vec::new(),
-            metrics_told: None,
+            metrics_sent: None,
             recent: VecDeque::new(),
         }
     }
@@ -173,7 +173,7 @@ impl Watched {
             counts.push(Some(bin.to_vec()));
         });
         let d = self.newest.as_ref().filter(|_| self.bins > 0)?;
-        let metrics = d.metrics.as_ref().filter(|m| self.metrics_told != Some(m.bin));
+        let metrics = d.metrics.as_ref().filter(|m| self.metrics_sent != Some(m.bin));
         let frame = Frame {
             session: &facts.name,
             bin: d.bin,
@@ -194,10 +194,10 @@ impl Watched {
             raster: raster(&self.counts, facts.n_channels),
             metrics,
         };
-        let told = told("frame", &frame);
-        self.metrics_told = metrics.map(|m| m.bin).or(self.metrics_told);
+        let message = message("frame", &frame);
+        self.metrics_sent = metrics.map(|m| m.bin).or(self.metrics_sent);
         (self.bins, self.predicted, self.latency_ns) = (0, 0, 0);
-        Some(told)
+        Some(message)
     }
 
     fn line(&self, session: Session) -> Line {
@@ -235,9 +235,9 @@ pub(super) async fn make_frames(page: Arc<Page>) {
                 watched.entry(session.name().to_owned()).or_insert_with(|| Watched::new(session));
             w.gather();
             match page.viewers_of(session.name()) {
-                // An error says that nobody looks any more.
+                // Fails when the last viewer has left.
                 Some(viewers) => drop(w.frame().map(|frame| viewers.send(frame))),
-                // Whoever looks next is not shown what was before.
+                // The next viewer starts with new counts, not with those of before.
                 None => session.each_page_count(|_, _| {}),
             }
             if number.is_multiple_of(OVERVIEW_EVERY) {
@@ -245,7 +245,7 @@ pub(super) async fn make_frames(page: Arc<Page>) {
             }
         }
         if number.is_multiple_of(OVERVIEW_EVERY) {
-            let _ = page.overview.send(told("overview", &Overview { sessions: lines }));
+            let _ = page.overview.send(message("overview", &Overview { sessions: lines }));
         }
         number += 1;
     }
@@ -253,7 +253,7 @@ pub(super) async fn make_frames(page: Arc<Page>) {
 
 /// An event for a viewer.
 pub(super) fn change(event: &crate::wire::Event) -> Bytes {
-    told("change", event)
+    message("change", event)
 }
 
 #[cfg(test)]

@@ -41,7 +41,7 @@ const FILES: [(&str, &str, &str); 6] = [
     ("/page/uplot.js", "text/javascript", include_str!("assets/vendor/uplot-1.6.32.js")),
     ("/page/uplot.css", "text/css", include_str!("assets/vendor/uplot-1.6.32.css")),
 ];
-/// The page runs nothing and loads nothing but what comes from here, and is in no other page.
+/// The page runs and loads only what this server sends, and cannot be embedded in another page.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; \
                       img-src 'self' data:; base-uri 'none'; form-action 'none'; frame-ancestors \
                       'none'";

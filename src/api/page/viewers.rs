@@ -1,4 +1,5 @@
-//! Who looks at the live page: frames are made while somebody does, and for what is looked at.
+//! Viewers of the live page: frames are made only while somebody views, and only for the sessions
+//! that are viewed.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -17,7 +18,7 @@ pub(super) struct Looking {
     pub(super) overview: broadcast::Receiver<Bytes>,
     /// The one session it looks at.
     pub(super) frames: broadcast::Receiver<Bytes>,
-    /// Nobody looked before: whoever called starts the making of frames.
+    /// There was no viewer before: the caller starts the task that makes frames.
     pub(super) is_first: bool,
 }
 
@@ -37,14 +38,14 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Page {
-    /// Nobody looks yet.
+    /// Without viewers.
     #[must_use]
     pub(crate) fn new(registry: Arc<Registry>) -> Arc<Self> {
         let overview = broadcast::Sender::new(WAITING);
         Arc::new(Self { registry, overview, frames: Mutex::default(), busy: Mutex::default() })
     }
 
-    /// Whether anybody looks; where nobody does, the making of frames ends with this.
+    /// Whether there is a viewer; the task that makes frames ends on `false`.
     pub(super) fn is_looked_at(&self) -> bool {
         let mut busy = locked(&self.busy);
         *busy = self.overview.receiver_count() > 0;

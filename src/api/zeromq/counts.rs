@@ -28,7 +28,7 @@ pub(crate) async fn bind_pull(endpoint: &str) -> ZmqResult<zeromq::PullSocket> {
     Ok(socket)
 }
 
-/// Hands every message to the intake, for ever.
+/// Hands every message to the intake until aborted.
 pub(crate) async fn receive(
     mut socket: impl SocketRecv,
     intake: Arc<Intake>,
@@ -37,7 +37,7 @@ pub(crate) async fn receive(
     loop {
         match socket.recv().await {
             Ok(message) => take(&message, &intake, message_bytes_max),
-            // The peer's connection is over; the socket goes on with the others.
+            // One peer's connection has ended; the socket serves the others.
             Err(e) => tracing::debug!("ZeroMQ: {e}"),
         }
     }
@@ -46,9 +46,10 @@ pub(crate) async fn receive(
 /// Connects to a rig's PUB and receives; connects again when it is lost.
 pub(crate) async fn subscribe(endpoint: String, intake: Arc<Intake>, message_bytes_max: usize) {
     let mut subscriber = Subscriber::new(endpoint.clone());
-    let told = |connected: bool| tracing::info!(endpoint, connected, "rig that publishes counts");
+    let log_connection =
+        |connected: bool| tracing::info!(endpoint, connected, "rig that publishes counts");
     loop {
-        let message = subscriber.next(told).await;
+        let message = subscriber.next(log_connection).await;
         take(&message, &intake, message_bytes_max);
     }
 }

@@ -32,11 +32,11 @@ pub struct Frames {
     message_bytes_max: u64,
     side: Side,
     state: State,
-    /// The peer has said who it is.
+    /// The peer has sent READY.
     ready: bool,
     /// Frames, and bytes they claim, of the message that is coming.
     message: (u32, u64),
-    /// Messages that have begun.
+    /// Messages started.
     begun: u64,
     /// The frame that is coming, where it is looked at: with its head.
     frame: Vec<u8>,
@@ -74,7 +74,7 @@ impl Frames {
         self.ready
     }
 
-    /// Nothing need ever come from here: where nothing goes there either, nobody needs it.
+    /// A connection that carries nothing in either direction is of no use to anybody.
     pub(crate) fn is_silent(&self) -> bool {
         self.side == Side::In || self.subscriptions.is_empty()
     }
@@ -243,7 +243,7 @@ impl Frames {
                 self.ready = true;
                 Ok(true)
             }
-            // Those of ZMTP 3.1 say what 3.0 says by a message.
+            // ZMTP 3.1 sends as commands what 3.0 sends as messages.
             b"SUBSCRIBE" if self.side == Side::Out => {
                 let topic = rest.to_vec();
                 self.subscribe(topic)
@@ -271,12 +271,12 @@ impl Frames {
                 let topic = topic.to_vec();
                 Ok(self.cancel(&topic))
             }
-            // Says nothing to a publisher.
+            // Of no meaning to a publisher.
             _ => Ok(false),
         }
     }
 
-    /// True where it is new: the library would keep it as often as it is said.
+    /// True for a new topic: the library would store a topic as often as it is sent.
     fn subscribe(&mut self, topic: Vec<u8>) -> Result<bool, &'static str> {
         if let Some((_, times)) = self.subscriptions.iter_mut().find(|(t, _)| *t == topic) {
             *times = times.saturating_add(1);
@@ -396,22 +396,22 @@ mod tests {
 
     #[test]
     fn subscriptions_are_bounded_and_told_once() {
-        let say = |what: u8, topic: &[u8]| {
+        let subscription = |what: u8, topic: &[u8]| {
             let mut frame = vec![0, topic.len() as u8 + 1, what];
             frame.extend(topic);
             frame
         };
         let head = ready(b"");
         let once = |bytes: &[Vec<u8>]| [head.clone(), bytes.concat()].concat();
-        let (a, b) = (say(1, b"rig/event"), say(1, b"rig/decision"));
-        let stream = once(&[a.clone(), a.clone(), b.clone(), say(0, b"rig/event")]);
+        let (a, b) = (subscription(1, b"rig/event"), subscription(1, b"rig/decision"));
+        let stream = once(&[a.clone(), a.clone(), b.clone(), subscription(0, b"rig/event")]);
         assert_eq!(of(Side::Out, &stream, 7).1, Ok(once(&[a.clone(), b.clone()])));
-        let last = say(0, b"rig/event");
+        let last = subscription(0, b"rig/event");
         let stream = once(&[a.clone(), last.clone(), last.clone(), a.clone()]);
         let (frames, passed) = of(Side::Out, &stream, 7);
         assert_eq!(passed, Ok(once(&[a.clone(), last, a])));
         assert!(!frames.is_silent());
-        let many: Vec<_> = (0..300u32).map(|i| say(1, &i.to_be_bytes())).collect();
+        let many: Vec<_> = (0..300u32).map(|i| subscription(1, &i.to_be_bytes())).collect();
         assert_eq!(of(Side::Out, &once(&many), 64).1, Err("too_many_subscriptions"));
         // As ZMTP 3.1 has it.
         let mut command = head.clone();

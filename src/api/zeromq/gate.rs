@@ -18,21 +18,21 @@ use super::frames::{Frames, Side};
 use crate::security::{Account, Admission, InFlight, Place, Untaken};
 use crate::telemetry;
 
-/// A greeting, and what the peer says of itself, are whole after so long.
+/// Time for the greeting and the READY command.
 const HANDSHAKE_TIME: Duration = Duration::from_secs(10);
-/// A peer that sends nothing for so long, and is sent nothing, is cut off; peers of ZeroMQ connect
-/// again by themselves.
+/// A connection without traffic in either direction is cut after this time; ZeroMQ peers reconnect
+/// by themselves.
 const IDLE: Duration = Duration::from_secs(3600);
-/// A peer that takes nothing for so long is cut off.
+/// A peer that does not read for this long is cut.
 const STALLED: Duration = Duration::from_secs(5);
-/// Bytes that wait for one peer at most: beyond, it is cut off, and begins anew when it connects
-/// again.
+/// Most bytes that wait for one peer; beyond, the connection is cut and starts empty when the peer
+/// reconnects.
 pub(crate) const WAITING_BYTES_MAX: usize = 4 << 20;
 /// Bytes moved at a time.
 const CHUNK: usize = 64 << 10;
 /// The same, where all peers together leave so much that memory is in danger.
 const WAITING_BYTES_MAX_IN_NEED: usize = 256 << 10;
-/// What keeping a piece costs beside its bytes, about.
+/// Approximate cost of keeping a piece, in addition to its bytes.
 const CHUNK_COST: usize = 64;
 /// Frames that a subscriber may send at once; what it sends beyond is taken more slowly.
 const FREE_FRAMES: u64 = 2000;
@@ -85,7 +85,7 @@ impl Listener {
 type Peer = (Box<dyn AsyncRead + Send + Unpin>, Box<dyn AsyncWrite + Send + Unpin>);
 
 impl Gate {
-    /// Takes connections for ever and passes each to the socket behind.
+    /// Accepts connections until aborted, and connects each to the socket behind the gate.
     pub(crate) async fn serve(self, front: Listener) {
         loop {
             match front.accept().await {
@@ -143,7 +143,8 @@ impl Gate {
         let mut account = Account::new(self.in_flight.clone(), place.peer().number());
         let (mut buffer, mut pass) = (vec![0u8; CHUNK], Vec::new());
         let handshake_until = tokio::time::Instant::now() + HANDSHAKE_TIME;
-        // Whoever has not said who it is may lose its place; whoever has keeps it.
+        // A connection keeps its place once its handshake is complete; before, a newcomer may take
+        // it.
         let mut in_use = None;
         loop {
             let until = deadline(&frames, handshake_until);
@@ -194,7 +195,7 @@ struct Waiting<'a> {
 }
 
 impl Waiting<'_> {
-    /// So many more wait; false where they are too many.
+    /// Reserves room for more waiting bytes; false where there is none.
     fn has_room_for(&self, bytes: usize) -> bool {
         self.all.add(bytes);
         let own = self.own.fetch_add(bytes, Ordering::Relaxed) + bytes;
@@ -281,8 +282,7 @@ pub(crate) async fn bind(address: SocketAddr) -> io::Result<TcpListener> {
     TcpListener::bind(address).await
 }
 
-/// Binds a Unix socket, for this user and group alone. A socket file that nobody listens at any
-/// more is replaced.
+/// Binds a Unix socket for this user and group alone. A socket file without a listener is replaced.
 ///
 /// # Errors
 /// The system's; a socket at which somebody listens is taken.

@@ -41,8 +41,8 @@ impl Publisher {
         Ok(Arc::new(Self { socket: Mutex::new(socket) }))
     }
 
-    /// Sends an update to whoever subscribes. It only enters the socket's queues: a slow subscriber
-    /// holds up nobody.
+    /// Sends an update to its subscribers. This only fills the socket's queues, so a slow
+    /// subscriber delays nobody.
     pub(crate) async fn publish(&self, topics: &Topics, update: &Update) {
         let (topic, message) = match update {
             Update::Decision(decision) => (&topics.decision, decision.bytes()),

@@ -19,7 +19,7 @@ pub(crate) struct PrivateSocketDir {
 }
 
 impl PrivateSocketDir {
-    /// A new one, beside which those of daemons that are gone are removed.
+    /// A new folder; removes folders of daemons that no longer run.
     ///
     /// # Errors
     /// The file system's.
@@ -78,7 +78,7 @@ fn remove_left(parent: &Path, own: &Path) {
     }
 }
 
-/// Whether a folder is one of ours that nobody holds any more.
+/// Whether a folder is one of ours whose daemon no longer runs.
 fn is_left(path: &Path, us: u32) -> bool {
     let numbers = path.file_name().and_then(OsStr::to_str).and_then(|n| n.strip_prefix(PREFIX));
     let Some(numbers) = numbers.filter(|n| n.bytes().all(|b| b.is_ascii_digit() || b == b'-'))

@@ -1,4 +1,4 @@
-//! What was concluded from every bin, as arrays for analysis elsewhere.
+//! Every bin's conclusions, as arrays for analysis elsewhere.
 
 use std::path::Path;
 

@@ -1,4 +1,4 @@
-//! Dynamics found, by regime, and against what is true of simulated tasks.
+//! Estimated dynamics by regime, and against the truth of simulated tasks.
 
 use std::fmt::Write as _;
 
@@ -20,7 +20,7 @@ const UNLABELLED: &str = "(no label)";
 /// Standard normal quantile of a 90 % interval.
 const HALF_WIDTH: f64 = 1.645;
 
-/// One task: the truth and what was found.
+/// One task: truth and estimate.
 #[derive(Debug, Clone)]
 pub(super) struct Compared {
     pub(super) regime: usize,
@@ -90,7 +90,7 @@ struct Sums {
     of: [f64; 6],
 }
 
-/// What was found while each label was true.
+/// Estimates while each label was true.
 #[derive(Debug, Clone, Default)]
 pub(super) struct ByLabel {
     /// By stream, `(label, sums)`; `None`: without a label.
@@ -187,7 +187,7 @@ fn exponent(all: &[(f64, Estimate, bool)]) -> Option<ExponentRow> {
     })
 }
 
-/// Truth against what was found, by regime.
+/// Estimates against the truth, by regime.
 pub(super) fn truth_rows(compared: &[Compared], names: &[String]) -> Vec<TruthRow> {
     let row = |(regime, name): (usize, &String)| {
         let of: Vec<&Compared> = compared.iter().filter(|c| c.regime == regime).collect();

@@ -1,5 +1,5 @@
 //! `regimed evaluate`: streams recordings through the engine that serves, and scores them; with
-//! `--student-teacher`, proves the method on teachers of its own.
+//! `--student-teacher`, proves the method on simulated teachers.
 
 mod decisions;
 mod dynamics;
@@ -33,10 +33,10 @@ pub struct EvaluateArgs {
     /// Directory for report.json, report.txt, report.html and the plots (SVG)
     #[arg(long, value_name = "DIR")]
     pub report: PathBuf,
-    /// File for what was concluded from every bin (.npz; keys in docs/recordings.md)
+    /// File for every bin's conclusions (.npz; keys in docs/recordings.md)
     #[arg(long, value_name = "FILE")]
     pub decisions: Option<PathBuf>,
-    /// Decide with the rule that made at most so many false changes per minute in training
+    /// Decide with the rule that made at most this many false changes per minute in training
     /// (default: 5 % of the changes that the model expects)
     #[arg(long, value_name = "N")]
     pub false_changes_per_min: Option<f64>,

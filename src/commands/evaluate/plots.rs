@@ -49,7 +49,7 @@ pub(super) fn drawn(e: impl std::fmt::Display) -> DrawError {
     DrawError(e.to_string())
 }
 
-/// What stands around a chart.
+/// Caption and axis labels of a chart.
 pub(super) struct Axes<'a> {
     pub(super) caption: &'a str,
     pub(super) x: &'a str,
@@ -89,7 +89,7 @@ pub(super) fn range(values: impl Iterator<Item = f64>) -> Range<f64> {
     low - margin..high + margin
 }
 
-/// The regimes' names beside their colours.
+/// A legend: the regimes' names with their colours.
 pub(super) fn key(
     area: &DrawingArea<SVGBackend<'_>, Shift>,
     names: &[String],

@@ -13,7 +13,7 @@ use crate::checkpoint::{Checkpoint, write_whole};
 use crate::recording::Recording;
 use crate::regime::{ChangeVerdict, Score, Verdict};
 
-/// Times after a start or change at which accuracy is told, seconds.
+/// Times after a start or change at which accuracy is reported, seconds.
 const LAGS_S: [f64; 9] = [0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0, 1.5, 2.0];
 
 /// What streaming showed.
@@ -34,7 +34,7 @@ pub(super) struct Report {
     pub(super) streams: usize,
     pub(super) overall: Verdict,
     pub(super) by_session: Vec<(String, Verdict)>,
-    /// `[truth][said]` fractions of each truth's bins.
+    /// `[truth][label]`, fractions of each truth's bins.
     pub(super) confusion: Vec<Vec<f64>>,
     /// `(seconds after a start or change, fraction right)`.
     pub(super) accuracy_after_s: Vec<(f64, f64)>,
@@ -52,7 +52,7 @@ pub(super) struct Report {
 }
 
 impl Report {
-    /// From what was counted.
+    /// From the counters of all streams.
     pub(super) fn of(
         checkpoint: &Checkpoint,
         recordings: &[Recording],
@@ -175,7 +175,7 @@ pub(super) fn drawn(of: &Scored) -> Result<Vec<(&'static str, String)>> {
     Ok(plots)
 }
 
-/// Writes an evaluation's report and says it.
+/// Writes an evaluation's report and prints its table.
 pub(super) fn write(dir: &Path, of: &Scored) -> Result<()> {
     let text = table(&of.report);
     let plots = drawn(of)?;

@@ -1,4 +1,4 @@
-//! Recordings through the engine that serves, and what is scored on the way.
+//! Streams recordings through the engine that serves, and scores them.
 
 use anyhow::{Result, bail};
 

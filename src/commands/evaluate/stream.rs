@@ -1,4 +1,4 @@
-//! One stream through the engine, and what is counted on the way.
+//! Streams one trial through the engine, and counts what it shows.
 
 use std::time::Instant;
 
@@ -20,7 +20,7 @@ const METRICS_FROM_S: f64 = 0.1;
 /// Bins kept for the timeline's plot.
 pub(super) const TIMELINE_BINS: usize = 4000;
 
-/// The first bins of what was streamed.
+/// The first bins of the streams.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Timeline {
     pub(super) truth: Vec<Option<usize>>,
@@ -133,8 +133,8 @@ impl Tally {
         reading
     }
 
-    /// Holds the newest reading of a stream against what is true of it, where that is known and the
-    /// stream long enough.
+    /// Compares the newest reading of a stream with the truth, where that is known and the stream
+    /// long enough.
     fn compare(&mut self, model: &Model, trial: &Trial, newest: Option<(Reading, usize)>) {
         let long = trial.n_bins() as f64 * model.bin_width_s >= COMPARED_FROM_S;
         if let (true, true, Some(Some(regime)), Some((found, most))) =

@@ -24,7 +24,7 @@ const FRAME: Duration = Duration::from_millis(66);
 /// Between two plain lines of a session.
 const LINE: Duration = Duration::from_secs(1);
 
-/// What is known of one session.
+/// Last known state of one session.
 #[derive(Default)]
 struct Seen {
     newest: Option<Decision>,
@@ -36,7 +36,7 @@ struct Seen {
     exponent: VecDeque<f64>,
     /// Bin of the newest reading.
     read: Option<u64>,
-    told: Option<Instant>,
+    shown: Option<Instant>,
 }
 
 fn push<T>(to: &mut VecDeque<T>, value: T, most: usize) {
@@ -97,7 +97,7 @@ impl Seen {
     }
 }
 
-/// What is known and shown.
+/// The picture and its data.
 pub(crate) struct Picture {
     title: String,
     /// Lines above everything else, e.g. endpoints.
@@ -118,7 +118,7 @@ pub(crate) struct Picture {
     colour: bool,
     screen: Option<DefaultTerminal>,
     drawn: Instant,
-    /// Standard output is closed: nobody reads any more.
+    /// Standard output is closed: its reader has gone.
     unread: bool,
     ended: bool,
 }
@@ -134,7 +134,7 @@ impl Picture {
         if picture.screen.is_none() {
             let head: Vec<String> =
                 std::iter::once(&picture.title).chain(&picture.notes).cloned().collect();
-            head.iter().for_each(|line| picture.say(line));
+            head.iter().for_each(|line| picture.print(line));
         }
         picture
     }
@@ -160,15 +160,15 @@ impl Picture {
         }
     }
 
-    /// A line to whoever reads; none any more once that has gone.
-    fn say(&mut self, line: &str) {
+    /// Prints a line, until the reader has gone.
+    fn print(&mut self, line: &str) {
         let mut out = std::io::stdout().lock();
         if writeln!(out, "{line}").and_then(|()| out.flush()).is_err() {
             self.unread = true;
         }
     }
 
-    /// A session that there is, before anything was heard of it.
+    /// Adds a session before its first update.
     pub(crate) fn session(&mut self, name: &str) {
         self.sessions.entry(name.to_owned()).or_default();
         self.chosen.get_or_insert_with(|| name.to_owned());
@@ -179,7 +179,7 @@ impl Picture {
         if self.screen.is_none()
             && let Some(what) = &what
         {
-            self.say(&what.clone());
+            self.print(&what.clone());
         }
         self.trouble = what;
     }
@@ -210,13 +210,13 @@ impl Picture {
             e.onset_high_bin
         );
         if self.screen.is_none() {
-            self.say(&format!("event {} {line}", e.session));
+            self.print(&format!("event {} {line}", e.session));
         }
         push(&mut self.events, (e.session.clone(), line), EVENTS_KEPT);
     }
 
-    /// Draws when it is time; false when the user wants to leave (q, Esc or Ctrl-C in raw mode), or
-    /// nobody reads.
+    /// Draws when it is time; false when the user quits (q, Esc or Ctrl-C in raw mode) or the
+    /// reader has gone.
     pub(crate) fn refresh(&mut self) -> Result<bool> {
         if self.screen.is_some() {
             if self.drawn.elapsed() < FRAME {
@@ -233,16 +233,16 @@ impl Picture {
             self.draw()?;
         } else {
             let lost = self.lost;
-            let due = |seen: &Seen| seen.told.is_none_or(|at| at.elapsed() >= LINE);
+            let due = |seen: &Seen| seen.shown.is_none_or(|at| at.elapsed() >= LINE);
             let mut lines = Vec::new();
             for seen in self.sessions.values_mut().filter(|seen| due(seen) && seen.bins > 0) {
                 // The first line comes once there is a pace.
-                if seen.told.is_some() {
+                if seen.shown.is_some() {
                     lines.extend(seen.line(lost));
                 }
-                seen.told = Some(Instant::now());
+                seen.shown = Some(Instant::now());
             }
-            lines.iter().for_each(|line| self.say(line));
+            lines.iter().for_each(|line| self.print(line));
         }
         Ok(!self.unread)
     }
@@ -313,7 +313,7 @@ impl Drop for Picture {
     }
 }
 
-/// A label, or what stands for none yet.
+/// A label, or a placeholder.
 fn shown(regime: &str) -> &str {
     match regime {
         "" => "(no label yet)",
@@ -322,7 +322,7 @@ fn shown(regime: &str) -> &str {
     }
 }
 
-/// A line of JSON to standard output; false where nobody reads any more.
+/// Writes a line of JSON to standard output; false when the reader has gone.
 ///
 /// # Errors
 /// Standard output fails otherwise.

@@ -283,14 +283,14 @@ impl Picture {
 
 /// What the fitted network does when it runs by itself, and what simulated truth makes of it.
 fn free_running(m: &Metrics) -> String {
-    let told = |name: &str, e: Option<Estimate>, unit: &str| {
+    let row = |name: &str, e: Option<Estimate>, unit: &str| {
         e.map_or(String::new(), |e| {
             format!("   {name} {:+.2}{unit} ({:+.1} to {:+.1})", e.mean, e.low, e.high)
         })
     };
     let exponent = match m.lyapunov_max_driven_learned_per_s {
-        None => told("largest exponent", m.lyapunov_max_driven_per_s, " /s"),
-        learned => told("largest exponent (learned)", learned, " /s"),
+        None => row("largest exponent", m.lyapunov_max_driven_per_s, " /s"),
+        learned => row("largest exponent (learned)", learned, " /s"),
     };
     let points = m.fixed_points.map_or(String::new(), |p| {
         format!("   fixed points {} stable, {} unstable", p.stable, p.unstable)

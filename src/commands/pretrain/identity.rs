@@ -37,7 +37,7 @@ pub(super) fn identity(files: &[DataFile], s: &TrainingSettings, r: &RecordingAr
     lines.collect::<Vec<_>>().join("\n")
 }
 
-/// What of two identities differs, for people.
+/// Differences between two identities, to show.
 pub(super) fn differences(expected: &str, found: &str) -> String {
     let of = |identity: &str| -> BTreeMap<String, String> {
         let named = identity.lines().filter_map(|line| line.split_once(' '));

@@ -65,17 +65,17 @@ pub struct PretrainArgs {
     /// Bins of the open-loop forecasts
     #[arg(long, default_value_t = TrainingSettings::default().horizon_bins)]
     pub forecast_bins: usize,
-    /// Weight of the forecasts beside the one-step likelihood; 0 leaves them out
+    /// Weight of the forecasts, relative to the one-step likelihood; 0 leaves them out
     #[arg(long, default_value_t = TrainingSettings::default().forecast_weight)]
     pub forecast_weight: f64,
     /// Weight of the error of the network's own Lyapunov exponents (without noise and driven, per
-    /// bin), where the recordings tell the true ones; 0 leaves it out
+    /// bin), where recordings hold the true ones; 0 leaves it out
     #[arg(long, default_value_t = TrainingSettings::default().exponent_weight)]
     pub exponent_weight: f64,
     /// Weight of the mean process variance: what the network does not explain is left to noise
     #[arg(long, default_value_t = TrainingSettings::default().process_penalty)]
     pub process_penalty: f64,
-    /// Weight of telling regimes apart beside predicting the counts; 0 leaves it out
+    /// Weight of the contrast between regimes, relative to predicting the counts; 0 leaves it out
     #[arg(long, default_value_t = TrainingSettings::default().contrast_weight)]
     pub contrast_weight: f64,
     /// How counts scatter around their rates in the online fit
@@ -87,7 +87,7 @@ pub struct PretrainArgs {
     /// Seed of everything random
     #[arg(long, default_value_t = 0)]
     pub seed: u64,
-    /// Save the state of the training every so many steps
+    /// Save the state of the training every N steps
     #[arg(long, default_value_t = 200)]
     pub checkpoint_every: usize,
     /// Go on from the state saved in the model directory
@@ -235,7 +235,7 @@ fn gather(args: &PretrainArgs) -> Result<(Arc<Dataset>, Vec<DataFile>)> {
     for path in &args.data {
         let mut recording = args.recordings.read(path).context("cannot use this recording")?;
         if args.recordings.session.is_none() {
-            names.tell_apart(&mut recording);
+            names.make_distinct(&mut recording);
         }
         bins += recording.n_bins();
         gathering.add(&recording)?;
@@ -250,7 +250,7 @@ fn gather(args: &PretrainArgs) -> Result<(Arc<Dataset>, Vec<DataFile>)> {
     Ok((Arc::new(gathering.finish()?), files))
 }
 
-/// Fits the kept model's metric head to recordings that tell their tasks' exponents.
+/// Fits the kept model's metric head to recordings that hold their tasks' exponents.
 fn teach_exponents(args: &PretrainArgs, trainer: &Trainer) -> Result<()> {
     let mut kept = checkpoint::load(&args.out)?;
     let threads = trainer.settings().threads;
@@ -269,7 +269,7 @@ fn teach_exponents(args: &PretrainArgs, trainer: &Trainer) -> Result<()> {
     Ok(())
 }
 
-/// Where the best model is kept, and what is recorded of it.
+/// Keeps the best model, with its provenance.
 struct Keeper<'a> {
     args: &'a PretrainArgs,
     files: Vec<DataFile>,

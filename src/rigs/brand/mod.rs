@@ -1,5 +1,5 @@
-//! A BRAND graph's stream of binned counts in Redis: fields `samples`, `i`, `ts`, `sync`. What is
-//! lost shows in `i`.
+//! A BRAND graph's stream of binned counts in Redis: fields `samples`, `i`, `ts`, `sync`. Losses
+//! show in `i`.
 
 pub(crate) mod out;
 
@@ -18,7 +18,7 @@ use crate::wire::RejectReason;
 
 /// Entries read at a time.
 const ENTRIES: usize = 64;
-/// A read waits so long for entries, milliseconds.
+/// A read waits this long for entries, milliseconds.
 const BLOCK_MS: usize = 500;
 /// Bins whose upstream counters are remembered for the stream back.
 const SYNCS: usize = 4096;
@@ -126,7 +126,7 @@ impl Default for Settings {
     }
 }
 
-/// How the session stands with the graph.
+/// Connection state of the graph.
 #[must_use]
 pub(crate) fn status(session: &str, settings: &Settings) -> Status {
     let url = super::redis::without_password(&settings.url);
@@ -155,7 +155,8 @@ impl Syncs {
     }
 }
 
-/// Reads the stream from its newest entry on, for ever; after a lost connection from where it was.
+/// Reads the stream from its newest entry on, until aborted; after a lost connection from the last
+/// entry read.
 pub(crate) async fn run(
     settings: Settings,
     port: Arc<Port>,
@@ -237,7 +238,7 @@ impl Reader {
         let stream = self.settings.stream.as_str();
         let last = match &self.last {
             Some(last) => last.clone(),
-            // `$` would miss what comes between two reads.
+            // `$` would miss entries between two reads.
             None => newest_id(live, stream).await?,
         };
         let reply: Option<StreamReadReply> = redis::cmd("XREAD")
@@ -264,8 +265,8 @@ impl Reader {
         Ok(())
     }
 
-    /// Whether a stream to which nothing comes ends before what was read of it: it was deleted or
-    /// emptied, and what comes next may have smaller ids.
+    /// Whether a quiet stream ends before what was read of it: it was deleted or emptied, and new
+    /// entries may have smaller ids.
     async fn was_emptied(
         &self,
         live: &mut redis::aio::MultiplexedConnection,
@@ -275,7 +276,7 @@ impl Reader {
         Ok(id_order(&newest) < id_order(last))
     }
 
-    /// Takes an entry; one that is refused is counted as received and rejected, its reason told
+    /// Takes an entry. A refused one is counted as received and rejected; its reason is logged
     /// once.
     pub fn take(&mut self, entry: &StreamId, received: Received) {
         match self.entry(entry, received) {
@@ -334,12 +335,13 @@ impl Reader {
         }
         let rig_time_ns = i64::try_from(ts).unwrap_or(0);
         if let Some(held) = self.held.take() {
-            // It goes on from there: the graph was started again. Otherwise one entry went wrong.
+            // It continues from there: the graph was restarted. Otherwise one entry was damaged.
             let begins = held.i.checked_add(1) == Some(i);
             self.offer(&held, begins);
         }
         let bin = Bin { i, rig_time_ns, counts: std::mem::take(&mut self.flat), received };
-        // One writer, one order: a smaller number waits until the next one says what it is.
+        // There is one writer and one order: a smaller number waits until the next one shows what
+        // it is.
         if self.expected.is_some_and(|expected| i < expected) {
             self.held = Some(bin);
         } else {
@@ -349,7 +351,7 @@ impl Reader {
         Ok(())
     }
 
-    /// Hands a bin to the session; what is refused is accounted for there.
+    /// Offers a bin to the session, which counts a refusal.
     fn offer(&mut self, bin: &Bin, begins: bool) {
         let Bin { i, rig_time_ns, counts, received } = bin;
         let counts = BinCounts::Narrow(counts);
@@ -358,18 +360,17 @@ impl Reader {
             matches!(r.reason, RejectReason::DuplicateOrLate | RejectReason::TooFarAhead)
         };
         match self.port.offer(&bins, *received) {
-            // One that went wrong: nothing is lost before it, and the next is the one after the
-            // last.
+            // A damaged number: nothing is lost before it, and the next bin follows the last.
             Err(refusal) if out_of_order(&refusal) => {
                 self.complain("an entry is out of order", &refusal.detail);
             }
             _ => {
                 let lost = self.expected.filter(|_| !begins).map_or(0, |e| i.saturating_sub(e));
-                // Beyond what is predicted through, the writer numbers anew.
+                // Beyond what is predicted through, the writer has restarted its numbering.
                 let is_gap = lost <= self.port.settings().gap_bins_max as u64;
                 self.status.metrics.lost.increment(if is_gap { lost } else { 0 });
                 self.expected = Some(i.saturating_add(1));
-                self.port.heard(*rig_time_ns, *received);
+                self.port.note_contact(*rig_time_ns, *received);
             }
         }
     }
@@ -404,7 +405,7 @@ fn not_a_number(field: &str, bytes: &[u8]) -> Refusal {
     Refusal::new(RejectReason::Malformed, detail)
 }
 
-/// Names of an entry's fields, for people.
+/// Names of an entry's fields, to show.
 #[must_use]
 pub(crate) fn fields(entry: &StreamId) -> String {
     let mut names: Vec<&str> = entry.map.keys().map(String::as_str).take(FIELDS_TOLD).collect();

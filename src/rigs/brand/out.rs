@@ -1,5 +1,5 @@
-//! Labels and metrics back into a BRAND graph: a stream whose entries carry `samples`, `i`, `ts`
-//! and `sync` as every node's do, and the rest under names of its own.
+//! Writes labels and metrics into a BRAND graph: a stream whose entries carry `samples`, `i`, `ts`
+//! and `sync` as every node's do, and further fields.
 
 use std::sync::Arc;
 
@@ -16,7 +16,7 @@ const BATCH: usize = 128;
 /// Entries kept, about: half an hour of bins of 10 ms.
 const ENTRIES_MAX: usize = 180_000;
 
-/// Writes until the session ends; what comes while the server is away is left out.
+/// Writes until the session ends; leaves out what comes while the server is away.
 pub(crate) async fn run(
     session: Arc<SessionHandle>,
     url: String,
@@ -32,7 +32,7 @@ pub(crate) async fn run(
         let mut n = 0;
         while let Some(update) = next {
             if let Some(decision) = update.decision() {
-                // A bin that never came has no counters of its own.
+                // A missing bin has no counters.
                 upstream = syncs.take(decision.sequence).or(upstream);
                 add(&mut pipeline, &stream, decision, upstream.as_deref());
                 n += 1;

@@ -18,7 +18,7 @@ pub(crate) const SERVICE_PORTS: std::ops::Range<u16> = 16572..16604;
 /// Multicast groups of the scopes from machine to site.
 pub(crate) const GROUPS: [Ipv4Addr; 3] =
     [Ipv4Addr::new(224, 0, 0, 1), Ipv4Addr::new(224, 0, 0, 183), Ipv4Addr::new(239, 255, 172, 215)];
-/// Answers are waited for so long.
+/// Waits this long for answers.
 const ANSWERS: Duration = Duration::from_millis(500);
 /// Between probes of a wave, and between waves.
 const PROBE_EVERY: Duration = Duration::from_millis(64);
@@ -27,7 +27,7 @@ const WAVE_EVERY: Duration = Duration::from_secs(2);
 const PROBES: usize = 8;
 const DATAGRAM: usize = 65_536;
 
-/// Asks once for a stream; `None` where nobody answers.
+/// Queries a stream once; `None` without an answer.
 ///
 /// # Errors
 /// The system's.
@@ -55,7 +55,7 @@ pub(crate) async fn resolve(query: &str, known_peers: &[String]) -> io::Result<O
     loop {
         let received = tokio::time::timeout_at(until, socket.recv_from(&mut buffer)).await;
         let Ok(received) = received else { return Ok(None) };
-        // A port at which nobody listens answers with an error.
+        // A port without a listener answers with an error.
         let Ok((n, from)) = received else { continue };
         let text = String::from_utf8_lossy(&buffer[..n]);
         let Some((answered, xml)) = text.split_once("\r\n") else { continue };

@@ -1,4 +1,4 @@
-//! What a stream says of itself: the few fields that matter, as XML.
+//! A stream's description: the few fields that matter, as XML.
 
 /// Channels of a stream at most.
 const CHANNELS_MAX: usize = 1 << 16;
@@ -157,7 +157,7 @@ impl StreamInfo {
             self.uid,
             escaped(&self.session_id),
             escaped(&self.hostname),
-            // Served everywhere: whoever asks has an address for us.
+            // Bound to all addresses: the client knows one that works.
             if self.address.is_unspecified() { String::new() } else { self.address.to_string() },
             self.data_port,
             self.service_port,

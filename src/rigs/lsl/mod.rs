@@ -1,6 +1,6 @@
-//! Lab Streaming Layer, wire protocol 1.10, in plain Rust: an inlet of binned counts. (The outlets
-//! are in `publish::lsl`.) LSL numbers nothing: what is lost is estimated from time stamps and the
-//! stream's rate.
+//! Lab Streaming Layer, wire protocol 1.10, in plain Rust: an inlet of binned counts, and outlets
+//! of markers and metrics. LSL does not number samples: losses are estimated from time stamps and
+//! the stream's rate.
 
 mod discovery;
 mod feed;
@@ -25,7 +25,7 @@ use crate::wire::RejectReason;
 use feed::Feed;
 use pace::Pace;
 
-/// Without a sample for so long the stream is looked for anew: a killed outlet may leave its
+/// Without a sample for this long the stream is resolved again: a killed outlet may leave its
 /// connection open.
 const SILENCE: Duration = Duration::from_secs(5);
 
@@ -33,7 +33,7 @@ const SILENCE: Duration = Duration::from_secs(5);
 /// give rounded ones.
 const RATE_WITHIN: f64 = 1e-3;
 
-/// Which stream, and what is sent back.
+/// Which stream to read, and what to send back.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Settings {
     /// Stream name; empty: any.
@@ -44,7 +44,7 @@ pub struct Settings {
     pub source_id: String,
     /// LSL session.
     pub session_id: String,
-    /// Hosts that are asked beside the multicast groups.
+    /// Hosts that are queried in addition to the multicast groups.
     pub known_peers: Vec<String>,
     /// Whether regime markers and metrics are offered as streams.
     pub outlets: bool,
@@ -84,13 +84,13 @@ impl Settings {
     }
 }
 
-/// How the session stands with the stream.
+/// Connection state of the stream.
 #[must_use]
 pub(crate) fn status(session: &str, settings: &Settings) -> Status {
     Status::new(session, format!("lsl {}", settings.query()), LossAccounting::Estimated)
 }
 
-/// Finds the stream and reads it, for ever; finds it again when it is lost.
+/// Resolves the stream and reads it, until aborted; resolves it again when it is lost.
 pub(crate) async fn run(settings: Settings, port: Arc<Port>, status: Arc<Status>) {
     let mut backoff = Backoff::new();
     let mut inlet = Inlet {
@@ -107,7 +107,7 @@ pub(crate) async fn run(settings: Settings, port: Arc<Port>, status: Arc<Status>
                 Ok(()) => inlet.read(&info).await.map_err(StreamError::from),
                 Err(e) => Err(e),
             },
-            // Nobody answers: asked again.
+            // No answer: ask again.
             Ok(None) => continue,
             Err(e) => Err(StreamError::from(e)),
         };
@@ -212,7 +212,7 @@ impl Inlet {
         }
         // Our own clock's reading of the sample's time.
         let rig_time_ns = ((stamp + correction) * 1e9) as i64;
-        self.port.heard(rig_time_ns, received);
+        self.port.note_contact(rig_time_ns, received);
         let bins = Bins {
             sequence: placed.sequence,
             rig_time_ns,

@@ -23,7 +23,7 @@ use crate::wire::Decision;
 
 /// Samples that wait for one inlet before it loses the oldest.
 const WAITING: usize = 1024;
-/// A peer that says nothing, or takes nothing, is left after so long.
+/// A silent or stuck peer is dropped after this time.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// Longest request.
 const REQUEST_MAX: u64 = 8192;
@@ -114,10 +114,11 @@ pub(crate) async fn run(session: Arc<SessionHandle>, listen: IpAddr, lsl_session
     let mut stamps: VecDeque<(u64, f64)> = VecDeque::new();
     while let Some(update) = subscription.next().await {
         let mut sample = Vec::with_capacity(64);
-        // An error says that nobody listens.
+        // Fails without a consumer.
         match &*update {
             Update::Decision(d) => {
-                // On our clock, when the bin was received: what was spent since is known.
+                // On this machine's clock, as of when the bin was received: the time since is
+                // known.
                 let spent_ns = (d.publish_time_ns - d.receive_time_ns).max(0);
                 let stamp = monotonic_s() - spent_ns as f64 * 1e-9;
                 if d.event_sequence != 0 {
@@ -192,7 +193,7 @@ fn discovery_socket() -> io::Result<UdpSocket> {
     UdpSocket::from_std(socket.into())
 }
 
-/// Answers queries and time probes, for ever.
+/// Answers queries and time probes, until aborted.
 async fn answer(socket: UdpSocket, outlet: Arc<Outlet>) {
     let mut buffer = vec![0; DATAGRAM];
     loop {

@@ -1,24 +1,23 @@
 //! Numbers for samples that have none, from their time stamps and the stream's rate.
 
-/// A sample this many bins later than its place in the count says that some are lost.
+/// A sample this many bins later than its place in the count shows that some are lost.
 const LOST_BINS: f64 = 3.0;
 /// By so much of each sample's deviation the phase is corrected: a sender's clock and rate need not
 /// be exact.
 const FOLLOW: f64 = 0.01;
-/// Time stamps that go back by so many bins, or ahead by more than [`GAP_BINS_MAX`], are not
-/// believed by themselves: the sample is the next one. Where so many in a row agree, the clock
-/// began anew.
+/// Time stamps that go back by this many bins, or ahead by more than [`GAP_BINS_MAX`], are not
+/// believed alone: the sample is the next one. Where this many in a row agree, the clock restarted.
 const AGREE: u32 = 3;
 const BACK_BINS: f64 = 100.0;
 const GAP_BINS_MAX: f64 = 1e6;
 
-/// Where a sample stands.
+/// The place of a sample.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Placed {
     pub(crate) sequence: u64,
     /// Samples that seem to be lost before it.
     pub(crate) missing: u64,
-    /// The clock began anew.
+    /// The clock restarted.
     pub(crate) begins: bool,
 }
 
@@ -112,7 +111,7 @@ mod tests {
         pace.reconnected();
         assert_eq!(pace.place(0.5), Placed { sequence: 171, missing: 0, begins: true });
         assert_eq!(pace.place(0.51), Placed { sequence: 172, missing: 0, begins: false });
-        // One that went wrong is the next sample and nothing else; the clock goes on.
+        // A damaged one is the next sample and nothing else; the clock continues.
         let mut at = 173;
         for nonsense in [f64::NAN, f64::INFINITY, -1e300, 1e12] {
             assert_eq!(pace.place(nonsense), Placed { sequence: at, missing: 0, begins: false });

@@ -160,8 +160,8 @@ mod tests {
             (r#"{"type":"spike"}"#, "message_num"),
             (r#"{"message_num":1,"type":"data","content":{}}"#, "channel_num"),
         ] {
-            let said = Header::parse(bad.as_bytes()).expect_err(bad).to_string();
-            assert!(said.contains(word), "{said}");
+            let error = Header::parse(bad.as_bytes()).expect_err(bad).to_string();
+            assert!(error.contains(word), "{error}");
         }
     }
 

@@ -1,5 +1,4 @@
-//! Requests that may go unanswered: a REQ socket that is opened anew when no reply came ("lazy
-//! pirate").
+//! Requests that may go unanswered: the REQ socket is replaced when no reply comes ("lazy pirate").
 
 use std::time::Duration;
 
@@ -7,7 +6,7 @@ use zeromq::{ReqSocket, Socket, SocketRecv, SocketSend};
 
 /// Between heartbeats.
 const EVERY: Duration = Duration::from_secs(2);
-/// Without a reply for so long the socket is opened anew.
+/// Without a reply for this long the socket is replaced.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// A REQ socket to one peer.
@@ -63,7 +62,7 @@ pub(crate) enum RequestError {
     Unexpected(String),
 }
 
-/// Tells the GUI that we are here, for ever.
+/// Sends heartbeats to the GUI, until aborted.
 pub(crate) async fn keep(endpoint: String) {
     let uuid = format!("regimed-{}", std::process::id());
     let beat = format!(r#"{{"application":"regimed","uuid":"{uuid}","type":"heartbeat"}}"#);

@@ -15,7 +15,7 @@ use zeromq::ZmqMessage;
 use super::electrodes::Electrodes;
 use super::subscriber::Subscriber;
 use crate::clock::Received;
-use crate::intake::{Assembly, Event, Heard, LossAccounting, Status, Ticks};
+use crate::intake::{Assembly, Event, LossAccounting, Place, Status, Ticks};
 use crate::model::nearly_equal;
 use crate::telemetry::Throttle;
 use crate::wire::RejectReason;
@@ -37,21 +37,21 @@ pub struct Settings {
     pub endpoint: String,
     /// Its heartbeat port; `None`: the data port's number plus one.
     pub heartbeat: Option<String>,
-    /// Stream to listen to; `None`: the first that is heard.
+    /// Stream to read; `None`: the first that sends.
     pub stream: Option<String>,
-    /// Sample rate, Hz; needed where the plugin sends no continuous data, which says it.
+    /// Sample rate, Hz; needed without continuous data, which carries it.
     pub sample_rate_hz: Option<f64>,
-    /// Spikes may come so long after later ones, milliseconds: a block of the GUI's, at least.
+    /// Spikes may come this long after later ones, milliseconds: at least a block of the GUI's.
     pub reorder_ms: f64,
-    /// Each sorted unit of an electrode is a channel of its own.
+    /// Each sorted unit of an electrode is a channel.
     pub split_sorted: bool,
-    /// Electrodes in the order of channels, `NAME` or `NAME:SORTED_ID`; empty: in the order they
-    /// are first heard.
+    /// Electrodes in the order of channels, `NAME` or `NAME:SORTED_ID`; empty: in order of their
+    /// first spikes.
     pub electrodes: Vec<String>,
     /// While this TTL line (0-based) is high, bins are predicted through.
     pub blank_line: Option<u8>,
-    /// Spikes are crossings of continuous data below so many standard deviations of the noise, e.g.
-    /// -4.5.
+    /// Spikes are crossings of continuous data below this many standard deviations of the noise,
+    /// e.g. -4.5.
     pub threshold_sd: Option<f64>,
     /// Corner of the high-pass filter before that, Hz; 0: none.
     pub high_pass_hz: f64,
@@ -105,14 +105,14 @@ impl Default for NetworkEvents {
     }
 }
 
-/// How the session stands with the plugin.
+/// Connection state of the plugin.
 #[must_use]
 pub(crate) fn status(session: &str, settings: &Settings) -> Status {
     let what = format!("open_ephys {}", settings.endpoint);
     Status::new(session, what, LossAccounting::Exact)
 }
 
-/// Listens and keeps the heartbeat, for ever.
+/// Reads and keeps the heartbeat, until aborted.
 pub(crate) async fn run(settings: Settings, assembly: Arc<Assembly>, status: Arc<Status>) {
     let mut subscriber = Subscriber::new(settings.endpoint.clone());
     let heartbeat = settings.heartbeat_endpoint();
@@ -132,7 +132,7 @@ pub(crate) async fn run(settings: Settings, assembly: Arc<Assembly>, status: Arc
     tokio::join!(listening, beating);
 }
 
-/// What was understood of the messages so far.
+/// State of the messages so far.
 pub struct Reader {
     settings: Settings,
     assembly: Arc<Assembly>,
@@ -146,7 +146,7 @@ pub struct Reader {
     ticks: Option<Ticks>,
     /// Sample since when the blanking line is high.
     blank_since: Option<i64>,
-    /// Bin since when messages were lost; up to the next that is heard of.
+    /// First bin with lost messages; spoils bins up to the next message.
     lost_since: Option<u64>,
     throttle: Throttle,
     events: Vec<Event>,
@@ -208,7 +208,7 @@ impl Reader {
         self.status.metrics.taken.increment(1);
     }
 
-    /// Accounts for a message's number: all types share one count, which begins anew with an
+    /// Accounts for a message's number: all types share one count, which restarts with an
     /// acquisition.
     fn number(&mut self, number: u64, received: Received) {
         match self.expected {
@@ -258,21 +258,21 @@ impl Reader {
         self.ticks.as_ref()?.bin(sample)
     }
 
-    /// The rig's clock has come to `sample`: its bin, where that is believed.
+    /// Advances the rig's clock to `sample`; returns its bin, where that is believed.
     fn advance(&mut self, sample: i64, received: Received) -> Option<u64> {
         let ticks = self.ticks.as_mut()?;
         let before = ticks.newest();
-        let bin = match ticks.hear(sample, received.steady_ns()) {
-            Heard::Stray => return None,
-            Heard::In(bin) => bin,
-            Heard::Restarted(bin) => {
+        let bin = match ticks.place(sample, received.steady_ns()) {
+            Place::Stray => return None,
+            Place::In(bin) => bin,
+            Place::Restarted(bin) => {
                 tracing::info!(
                     session = self.assembly.port().settings().session,
                     sample,
                     "Open Ephys: the sample numbers began anew"
                 );
                 self.assembly.begin(received);
-                // The line is as it was; where it went up is of the recording before.
+                // The line keeps its level; its rise belongs to the recording before.
                 self.blank_since = self.blank_since.map(|_| sample);
                 self.lost_since = None;
                 bin
@@ -282,7 +282,7 @@ impl Reader {
         if ticks.newest() == before {
             return Some(bin);
         }
-        self.assembly.port().heard(ticks.ns(sample), received);
+        self.assembly.port().note_contact(ticks.ns(sample), received);
         if let Some(since) = self.blank_since {
             self.assembly.spoil(ticks.bin(since).unwrap_or(bin), bin);
         }
@@ -336,7 +336,7 @@ impl Reader {
             return self.complain("continuous data was refused", &detail);
         }
         let end = data.sample_num.saturating_add(data.num_samples);
-        // What is not yet heard of the other channels' block is no older than this one's begin.
+        // The other channels of the block are not older than this one's start.
         let to = if self.threshold.is_some() { data.sample_num } else { end };
         if self.advance(to, received).is_none() {
             let detail = format!("sample number {} is far from the others", data.sample_num);

@@ -8,7 +8,7 @@ use super::heartbeat::RequestError;
 use super::{NetworkEvents, Request};
 use crate::bus::{NewestEvent, SessionHandle};
 
-/// A request is given up after so long.
+/// A request fails after this time.
 const PATIENCE: Duration = Duration::from_secs(2);
 
 /// Marks every change from now on until the session ends.
@@ -34,7 +34,7 @@ pub(crate) async fn run(session: Arc<SessionHandle>, settings: NetworkEvents) {
             let handled = reply.starts_with("TTLHandled");
             if handled { Ok(()) } else { Err(RequestError::Unexpected(reply)) }
         });
-        // Told once, until it works again.
+        // Logged once, until it works again.
         match (result, failing) {
             (Err(e), false) => {
                 let endpoint = &settings.endpoint;

@@ -8,7 +8,7 @@ use super::header::Data;
 
 /// Median of a normal variable's absolute value, standard deviations.
 const MEDIAN_PER_SD: f32 = 0.6745;
-/// Time over which the noise is averaged, seconds; crossings are told after a twentieth of it.
+/// Time constant of the noise, seconds; crossings are reported after a twentieth of it.
 const NOISE_S: f64 = 10.0;
 /// Dead time after a crossing, seconds.
 const DEAD_S: f64 = 0.001;
@@ -72,7 +72,7 @@ impl Threshold {
         Self { sd: sd as f32, high_pass_hz, channels, filtered, sorted }
     }
 
-    /// A channel's block; `found` is told each crossing's sample.
+    /// Processes a channel's block; calls `found` with each crossing's sample.
     pub(crate) fn block(
         &mut self,
         channel: usize,
@@ -94,7 +94,7 @@ impl Threshold {
         };
         let state = self.channels[channel].get_or_insert_with(fresh);
         if state.expected != data.sample_num {
-            // A block is missing: the filter begins anew, the noise is what it was.
+            // A block is missing: the filter restarts, the noise estimate stays.
             *state = Channel { noise: state.noise, seen: state.seen, ..fresh() };
         }
         state.expected = data.sample_num + data.num_samples;

@@ -48,15 +48,15 @@ pub(crate) struct Connection {
     url: String,
     live: Option<MultiplexedConnection>,
     backoff: Backoff,
-    /// What the server, or the attempt to reach it, said last.
-    told: Option<String>,
+    /// The last failure that was logged.
+    reported: Option<String>,
 }
 
 impl Connection {
     /// Not connected yet.
     #[must_use]
     pub(crate) fn new(url: &str) -> Self {
-        Self { url: url.to_owned(), live: None, backoff: Backoff::new(), told: None }
+        Self { url: url.to_owned(), live: None, backoff: Backoff::new(), reported: None }
     }
 
     /// One attempt to connect.
@@ -79,34 +79,34 @@ impl Connection {
             match Self::open(&self.url).await {
                 Ok(live) => self.live = Some(live),
                 Err(e) => {
-                    self.tell("not connected, trying again", &e);
+                    self.report("not connected, trying again", &e);
                     self.backoff.pause().await;
                 }
             }
         }
     }
 
-    /// What was asked for was answered: the next failure is news again, and the next wait is short.
+    /// A request has succeeded: the next failure is logged again, and the next wait is short.
     pub(crate) fn worked(&mut self) {
         self.backoff.reset();
-        self.told = None;
+        self.reported = None;
     }
 
     /// Something failed: the next [`Self::get`] connects again. A server that answers, but with a
     /// refusal, is waited for as one that is not there: longer each time.
     pub(crate) async fn failed(&mut self, e: &RedisError) {
         self.live = None;
-        self.tell("the server refuses, or the connection is lost; trying again", e);
+        self.report("the server refuses, or the connection is lost; trying again", e);
         self.backoff.pause().await;
     }
 
     /// Each problem in its own words, once.
-    fn tell(&mut self, what: &str, e: &RedisError) {
+    fn report(&mut self, what: &str, e: &RedisError) {
         let words = e.to_string();
-        if self.told.as_ref() != Some(&words) {
+        if self.reported.as_ref() != Some(&words) {
             let url = without_password(&self.url);
             tracing::warn!(url, "Redis: {what}: {words}");
-            self.told = Some(words);
+            self.reported = Some(words);
         }
     }
 }

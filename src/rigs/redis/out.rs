@@ -1,6 +1,6 @@
-//! A session's decisions and events to Redis streams, for whoever reads a fleet in one place:
+//! A session's decisions and events to Redis streams, for readers of several daemons in one place:
 //! `NAME:decisions` and `NAME:events`. Events are written in order and none is left out while the
-//! daemon or its journal holds them; decisions are not waited for when the server is away.
+//! daemon or its journal holds them; decisions are dropped while the server is away.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -57,12 +57,12 @@ async fn write_events(
                 if session.is_ended() {
                     return;
                 }
-                // An error says that the session has ended: one more round.
+                // Fails when the session has ended: one more round.
                 let _ = tokio::time::timeout(LOOK_EVERY, newest_event.changed()).await;
             }
             Err(e) => {
                 metrics.connected(false);
-                // What was written last is not known now.
+                // The last written event is not known now.
                 after = None;
                 connection.failed(&e).await;
                 if session.is_ended() {

@@ -10,8 +10,8 @@ use crate::inference::kernels::Real;
 /// The adjoint of a filtered state, and what a backward pass works in.
 #[derive(Debug)]
 pub(crate) struct Adjoint<T> {
-    /// Adjoint of the mean, `[rank]`, and of the covariance, `[rank, rank]`, of the state that the
-    /// pass has come to.
+    /// Adjoint of the mean, `[rank]`, and of the covariance, `[rank, rank]`, of the current state
+    /// of the pass.
     pub(super) mean_bar: Vec<T>,
     pub(super) cov_bar: Vec<T>,
     /// Adjoint of the products of loadings, `[pairs, channels]`: turned into the loadings' own
@@ -65,9 +65,9 @@ pub(crate) struct Pulls<'a, T> {
 }
 
 impl<T: Real> Pass<'_, T> {
-    /// Adds the gradient of `-(sum_t weight_t one_step_t)` and of what `pulls` says; the adjoint of
-    /// the state before the first bin is left in `adjoint`, which is where the state behind the
-    /// last bin's was.
+    /// Adds the gradient of `-(sum_t weight_t one_step_t)` and of `pulls`. `adjoint` holds the
+    /// adjoint of the state after the last bin on entry, and of the state before the first bin on
+    /// return.
     #[inline(always)]
     pub(crate) fn backward(
         &self,
@@ -199,8 +199,7 @@ impl<T: Real> Pass<'_, T> {
         adjoint.mean_bar.copy_from_slice(&adjoint.step.before_bar);
     }
 
-    /// Ends the backward passes of a window, the last of which has come to the prior of the latent
-    /// state.
+    /// Ends a window's backward passes, at the prior of the latent state.
     pub(crate) fn finish(&self, adjoint: &mut Adjoint<T>, g: &mut WindowGradient<'_, T>) {
         let (rank, units, channels) = (self.shape.rank, self.shape.units, self.readout.channels);
         let initial = rank * units + units + 1 + rank;

@@ -1,5 +1,5 @@
 //! The network's own Lyapunov exponent as a part of the loss: along a free run, with or without
-//! process noise, against what is known of the task.
+//! process noise, compared with the task's true one.
 
 use super::adjoint::StepScratch;
 use super::algebra::dot;

@@ -17,7 +17,7 @@ pub(crate) struct LossShape {
     pub(crate) horizon: usize,
     /// Bins between forecasts' starts.
     pub(crate) forecast_every: usize,
-    /// Weight of the forecast score beside the one-step score.
+    /// Weight of the forecast score, relative to the one-step score.
     pub(crate) forecast_weight: f64,
     pub(crate) log_rate_bounds: [f32; 2],
 }
@@ -98,7 +98,7 @@ pub(crate) struct Gradient<T> {
 }
 
 impl<T: Real> Gradient<T> {
-    /// Of so many values each.
+    /// Zeros of these lengths.
     pub(crate) fn zeros([factors, shared, readouts]: [usize; 3]) -> Self {
         let zeros = |n: usize| vec![T::zero(); n];
         Self { factors: zeros(factors), shared: zeros(shared), readouts: zeros(readouts) }

@@ -108,7 +108,7 @@ impl<T: Real> Default for Tapes<T> {
 }
 
 impl<T: Real> Tapes<T> {
-    /// Room for another window; what was written before is still there, and to be overwritten.
+    /// Makes room for another window; the old content is overwritten.
     pub(super) fn begin(&mut self, sizes: Sizes, bins: usize) {
         (self.sizes, self.bins) = (sizes, bins);
         let needed = (bins + 1) * sizes.stride();

@@ -84,8 +84,8 @@ impl<T: Real> Pass<'_, T> {
     /// the gradient of `-(sum_t weight_t one_step_t + forecast_weight * forecast)` and of the
     /// exponent's loss.
     ///
-    /// The rival's adjoint reaches the state at which its stretch begins, and goes on from there
-    /// within that of the window: the bins before are gone through once.
+    /// The rival's adjoint is pulled back to the state at which its stretch starts and joins the
+    /// window's there, so the bins before are passed once.
     #[inline(always)]
     pub(crate) fn descend(
         &self,

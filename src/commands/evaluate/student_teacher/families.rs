@@ -16,7 +16,7 @@ pub(super) const BIN_WIDTH_S: f64 = 0.01;
 pub(super) const AHEAD_BINS: usize = 30;
 /// ...from here on in a trial...
 const FORECAST_FROM_BIN: usize = 50;
-/// ...every so many bins.
+/// ...at this interval, bins.
 const FORECAST_EVERY_BINS: usize = 10;
 /// Length of a trial.
 const TRIAL_BINS: usize = 200;
@@ -68,7 +68,7 @@ pub(super) struct TestTask {
     pub(super) trials: Vec<TestTrial>,
 }
 
-/// Recordings to learn from and what is unseen.
+/// Recordings to learn from, and unseen tasks.
 #[derive(Debug)]
 pub(super) struct Family {
     pub(super) recording: Recording,

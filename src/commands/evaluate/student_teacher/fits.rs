@@ -1,4 +1,4 @@
-//! How well a student knows an unseen task: rates of its trials, and of what comes next.
+//! How well a student knows an unseen task: rates of its trials, and forecasts.
 
 use anyhow::{Context, Result};
 use ndarray::{Array1, Array2};
@@ -62,7 +62,7 @@ pub(super) fn pooled<'a>(of: impl Iterator<Item = &'a Determination>) -> Option<
     (total > 0.0).then(|| 1.0 - residual / total)
 }
 
-/// What was found about one group of tasks of one animal.
+/// Results of one group of tasks of one animal.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Fit {
     pub(super) session: String,
@@ -90,7 +90,7 @@ impl Fit {
     }
 }
 
-/// What is known of a task after some trials.
+/// Knowledge of a task after some trials.
 #[derive(Debug, Clone)]
 pub(super) struct Known {
     /// The session's readout with that knowledge as its prior.
@@ -108,8 +108,8 @@ fn most_probable(of: &Estimate) -> Option<usize> {
     (0..of.posterior.len()).max_by(|&a, &b| of.posterior[a].total_cmp(&of.posterior[b]))
 }
 
-/// The posterior over the embedding after trials, each beginning anew: one trial's posterior is the
-/// next one's prior.
+/// The posterior over the embedding after trials. Latents restart with each trial; one trial's
+/// posterior is the next one's prior.
 pub(super) fn learn(model: &Model, readout: &Readout, trials: &[TestTrial]) -> Result<Known> {
     let d = model.dims.embedding;
     let mut known = Known { readout: readout.clone(), embedding: vec![0.0; d], regime: None };
@@ -144,7 +144,7 @@ fn rates(model: &Model, readout: &Readout, latent: &[f32]) -> Vec<f32> {
     model.rates(readout, latent).collect()
 }
 
-/// Scores trials under what is known of their task.
+/// Scores trials with the knowledge of their task.
 pub(super) fn score(
     fit: &mut Fit,
     model: &Model,
@@ -154,7 +154,7 @@ pub(super) fn score(
     let readout = &known.readout;
     let n = readout.n_channels();
     let mut rng = ChaCha8Rng::seed_from_u64(17);
-    let mut said = known.regime;
+    let mut label = known.regime;
     for trial in trials {
         let mut bank = bank(model, readout)?;
         let mut starts = trial.ahead.iter().peekable();
@@ -172,8 +172,8 @@ pub(super) fn score(
             }
         }
         let found = bank.estimate();
-        if said.is_none() {
-            said = most_probable(found);
+        if label.is_none() {
+            label = most_probable(found);
         }
         let latents = smooth(model, readout, &found.embedding_mean, &trial.counts)
             .context("smoothing failed")?;
@@ -183,7 +183,7 @@ pub(super) fn score(
         }
     }
     fit.tasks += 1;
-    fit.labelled_right += usize::from(said == Some(task.label));
+    fit.labelled_right += usize::from(label == Some(task.label));
     Ok(())
 }
 

@@ -19,7 +19,7 @@ const MODELS: &str = "models";
 /// One part of the report.
 pub(super) struct Section {
     pub(super) title: &'static str,
-    /// What was done, and how to read it.
+    /// Explanation of the section.
     pub(super) words: String,
     pub(super) table: String,
     pub(super) plots: Vec<(String, String)>,

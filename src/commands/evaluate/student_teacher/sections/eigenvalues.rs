@@ -17,7 +17,7 @@ use crate::inference::smooth;
 use crate::model::Model;
 use crate::teacher::{PLANAR_NAMES, PlanarKind, PlanarTask};
 
-/// What a student's fixed points say of one task.
+/// A student's fixed points for one task, compared with the teacher's.
 struct Recovered {
     label: usize,
     /// Growth per second and frequency in Hz: the teacher's, the student's.
@@ -135,7 +135,7 @@ fn plots(found: &[Recovered]) -> Result<Charts> {
     ])
 }
 
-/// What the students' fixed points tell of the teachers: table, figures, plots.
+/// Compares the students' fixed points with the teachers': table, figures, plots.
 pub(super) fn recovered(
     model: &Model,
     tasks: &[TestTask],

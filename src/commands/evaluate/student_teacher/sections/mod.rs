@@ -1,4 +1,4 @@
-//! The report's sections: which students learn from which teachers, and what is asked of them.
+//! The report's sections, one per family of teachers.
 
 mod eigenvalues;
 mod low_rank;

@@ -21,7 +21,8 @@ use crate::recording::{Recording, Trial};
 use crate::teacher::PLANAR_NAMES;
 use crate::training::{Dataset, TrainingSettings, calibrate};
 
-/// Trials of an unseen task that are given before it is scored, as far as there are so many.
+/// Numbers of trials of an unseen task that are given before it is scored; larger ones than the
+/// scale has are left out.
 const SHOTS: [usize; 4] = [0, 1, 8, 16];
 /// Steps of a new animal's calibration.
 const CALIBRATION_STEPS: usize = 300;

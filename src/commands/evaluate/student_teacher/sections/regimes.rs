@@ -28,7 +28,7 @@ const TRIAL_S: f64 = 2.0;
 /// First of the tasks that no student learns.
 const UNSEEN: u64 = 5_000;
 
-/// `n` animals from the `first` on, with so many tasks of so many seconds.
+/// `n` animals from the `first` on, with `tasks` tasks of `seconds` seconds.
 fn animals(
     school: &School,
     (first, n): (u64, u64),
