@@ -46,7 +46,6 @@ impl CalibrationState {
 /// A session's own calibration.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Calibration {
-    /// Its state.
     pub state: CalibrationState,
     /// Seconds of counts gathered so far.
     pub seconds_seen: f64,

@@ -91,10 +91,9 @@ impl Condition {
     }
 }
 
-/// One that holds.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Holding {
-    /// Which.
+    /// The condition that holds.
     pub condition: Condition,
     /// Session name; empty for the daemon.
     pub session: String,

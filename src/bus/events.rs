@@ -59,7 +59,6 @@ impl EventsError {
 
 /// An event that has its number, and its place in the journal where there is one.
 pub struct Numbered {
-    /// The event.
     pub event: Event,
     ticket: Option<Ticket>,
 }

@@ -105,7 +105,7 @@ struct Served {
     swaps: u32,
 }
 
-/// One session.
+/// One session: everything that the program holds of it, shared by all who use it.
 pub struct SessionHandle {
     name: String,
     facts: RwLock<Arc<SessionFacts>>,

@@ -43,9 +43,9 @@ pub struct Outcome {
     pub(crate) latent_sd: [f32; RANK_MAX],
     /// Predictive log-likelihood per channel, nats.
     pub log_likelihood: f32,
-    /// Novelty.
+    /// The larger of the innovation runs and the embedding's distance, each over its limit.
     pub novelty: f32,
-    /// Participation ratio.
+    /// `(tr S)^2 / tr S^2` of the latents' covariance over the last 2 s.
     pub participation_ratio: f32,
     /// The bin was taken for an artefact.
     pub artefact: bool,

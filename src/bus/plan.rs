@@ -40,7 +40,7 @@ pub struct SelfCalibration {
 /// The model that a session asks for, and how it is to decide.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ModelChoice {
-    /// Its model.
+    /// Where its model comes from.
     pub source: ModelSource,
     /// Session of the model whose readout is used.
     pub readout: String,
@@ -87,13 +87,12 @@ impl ModelChoice {
 /// What a session is.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct SessionFacts {
-    /// Name.
+    /// The session's name: a topic and a label.
     pub name: String,
-    /// Channels.
+    /// Number of channels, as in the readout.
     pub n_channels: usize,
     /// Bin width, seconds.
     pub bin_width_s: f64,
-    /// Regime names.
     pub regime_names: Vec<String>,
     /// The model's identity.
     pub model: String,
@@ -148,7 +147,7 @@ pub enum PlanError {
 /// A session with its model.
 #[derive(Debug, Clone)]
 pub struct Plan {
-    /// Name.
+    /// The session's name: a topic and a label.
     pub session: String,
     /// The model's checkpoint, shared among sessions that name the same.
     pub checkpoint: Arc<Checkpoint>,

@@ -24,7 +24,6 @@ pub enum NameError {
     /// A session has the name.
     #[error("expected a name that no session has, found '{name}'{doing}")]
     Taken {
-        /// The name.
         name: String,
         /// The operation that is in progress, as a clause.
         doing: &'static str,
@@ -43,7 +42,6 @@ pub enum NameError {
     /// No session has the name.
     #[error("expected one of the sessions {known}, found '{name}'")]
     Unknown {
-        /// The name.
         name: String,
         /// Sessions that there are.
         known: String,
@@ -51,7 +49,6 @@ pub enum NameError {
     /// The session is being started or stopped.
     #[error("'{name}' is being {doing}")]
     Busy {
-        /// The name.
         name: String,
         /// The operation that is in progress.
         doing: &'static str,
@@ -119,7 +116,6 @@ pub struct Reservation<'a> {
 }
 
 impl Reservation<'_> {
-    /// The name.
     #[must_use]
     pub fn name(&self) -> &str {
         &self.name
@@ -320,7 +316,6 @@ impl Registry {
 /// A session that is being stopped. Its name stays taken until [`Self::free`].
 pub struct Ending<'a> {
     registry: &'a Registry,
-    /// The session.
     pub session: Arc<SessionHandle>,
 }
 

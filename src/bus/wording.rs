@@ -10,7 +10,6 @@ use crate::wire;
 pub(crate) struct Wording {
     /// Session name.
     pub session: String,
-    /// Regime names.
     pub regime_names: Vec<String>,
     /// Embedding dimensions.
     pub embedding: usize,
@@ -53,7 +52,6 @@ impl Wording {
         }
     }
 
-    /// The decision.
     #[must_use]
     pub(crate) fn decision(
         &self,

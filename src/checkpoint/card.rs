@@ -31,7 +31,7 @@ pub struct Provenance {
     pub regimed_version: String,
     /// Git commit of that program, where known.
     pub git_commit: String,
-    /// Seed.
+    /// Seed of the training.
     pub seed: u64,
     /// Steps of Adam.
     pub steps: usize,

@@ -50,7 +50,6 @@ pub enum CheckpointError {
     Io {
         /// The file.
         path: PathBuf,
-        /// The reason.
         reason: std::io::Error,
     },
     /// Content that is not what it must be.
@@ -70,7 +69,6 @@ pub enum CheckpointError {
 /// A model with its origin.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Checkpoint {
-    /// The model.
     pub model: Model,
     /// Where it comes from.
     pub provenance: Provenance,

@@ -12,7 +12,6 @@ pub(crate) struct Supervision {
 }
 
 impl Supervision {
-    /// As the environment has it.
     #[must_use]
     pub(crate) fn from_environment() -> Self {
         let of = |name: &str| std::env::var(name).ok().filter(|v| !v.is_empty());

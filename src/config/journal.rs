@@ -32,7 +32,7 @@ pub struct JournalConfig {
     pub state_age_max_s: f64,
     /// Every n-th decision is recorded next to the journal; 0: none.
     pub decisions_every: usize,
-    /// How.
+    /// The log of decisions: folder, sync, bounds.
     pub decisions: Settings,
 }
 

@@ -56,7 +56,7 @@ pub struct Config {
     pub connections: Limits,
     /// gRPC calls that run at once on one connection.
     pub streams_per_connection_max: usize,
-    /// Sessions.
+    /// Most sessions at once.
     pub sessions_max: usize,
     /// Bins that wait for a session.
     pub queue_bins: usize,
@@ -70,7 +70,7 @@ pub struct Config {
     pub metrics_hz: f64,
     /// The journal, where one is kept.
     pub journal: Option<JournalConfig>,
-    /// Sessions.
+    /// Sessions that start with the daemon.
     pub sessions: Vec<SessionConfig>,
 }
 

@@ -16,8 +16,10 @@ const SOCKET_PATH_MAX: usize = 100;
 /// What it takes to listen beyond the machine.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Beyond {
-    /// TLS and tokens.
-    Guarded { tls: bool, tokens: bool },
+    Guarded {
+        tls: bool,
+        tokens: bool,
+    },
     /// Somebody's word for it: nothing can be encrypted there.
     Plaintext(bool),
 }

@@ -11,7 +11,6 @@ use crate::inference::Adaptation;
 use crate::intake::{AssemblySettings, FEEDS_MAX};
 use crate::rigs::redis;
 
-/// One session.
 #[derive(Debug, Clone, PartialEq)]
 pub struct SessionConfig {
     /// Name that messages carry.

@@ -13,7 +13,6 @@ use crate::wire::{
     StopSessionRequest, SwapModelRequest,
 };
 
-/// The service.
 pub(super) struct ControlService(pub(super) Arc<Sessions>);
 
 /// Runs a call to its end.

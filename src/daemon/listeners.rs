@@ -13,13 +13,13 @@ use crate::config::Config;
 /// Addresses that are served.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Endpoints {
-    /// gRPC.
+    /// Address of gRPC.
     pub grpc: Option<SocketAddr>,
     /// ZeroMQ counts in (PULL).
     pub zeromq_pull: Option<SocketAddr>,
     /// ZeroMQ out (PUB).
     pub zeromq_publish: Option<SocketAddr>,
-    /// HTTP.
+    /// Address of HTTP.
     pub http: Option<SocketAddr>,
 }
 

@@ -30,7 +30,6 @@ pub(super) struct Fetching<T> {
     link: Arc<Link>,
 }
 
-/// A ring with this room.
 pub(super) fn ring<T>(room: usize) -> (Sending<T>, Fetching<T>) {
     let (prod, cons) = HeapRb::new(room).split();
     let link = Arc::new(Link::default());

@@ -22,7 +22,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// How sessions' states are kept.
 #[derive(Debug, Clone)]
 pub(super) struct Keeping {
-    /// Where.
+    /// Folder of the saved states.
     pub(super) folder: PathBuf,
     /// Between two states of a session, seconds.
     pub(super) every_s: f64,

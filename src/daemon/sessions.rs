@@ -157,6 +157,7 @@ impl Sessions {
             bins: (warm_up_s / before.model.bin_width_s).round() as usize,
             patience: Duration::from_secs_f64(warm_up_s) + WARM_UP_PATIENCE,
         };
+        tracing::info!(session = name, seconds = warm_up_s, "warming up another model");
         let planned_name = name.to_owned();
         let (next, engine, warmed) = tokio::task::spawn_blocking(move || {
             let next = plan_one(&planned_name, choice)?;

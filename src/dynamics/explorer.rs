@@ -109,7 +109,6 @@ pub(super) struct Explorer {
 }
 
 impl Explorer {
-    /// For a model.
     #[must_use]
     pub(super) fn new(model: &Model) -> Self {
         let (d, rank) = (model.dims.embedding, model.dims.rank);

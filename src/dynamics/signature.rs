@@ -37,7 +37,6 @@ impl Signature {
         Self::Chaotic,
     ];
 
-    /// Its name.
     #[must_use]
     pub(crate) fn name(self) -> &'static str {
         match self {

@@ -35,7 +35,6 @@ impl Default for Adaptation {
 
 /// Pseudo-counts of a gain of 1, in addition to the observed spikes.
 const GAIN_PSEUDO_COUNT: f32 = 20.0;
-/// Bounds of a gain.
 const GAIN_BOUNDS: [f32; 2] = [0.05, 20.0];
 /// Gains enter the baselines once in this many bins, because a logarithm is not cheap.
 const GAIN_EVERY: u32 = 16;

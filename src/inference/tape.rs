@@ -22,7 +22,7 @@ impl Tape {
         Self { words, at: Some(0) }
     }
 
-    /// The words.
+    /// The words in the order in which they were written.
     #[must_use]
     pub fn words(&self) -> &[u32] {
         &self.words
@@ -56,7 +56,7 @@ impl Tape {
         *value = f32::from_bits(bits);
     }
 
-    /// Floats.
+    /// Floats, bit for bit.
     pub fn floats(&mut self, values: &mut [f32]) {
         values.iter_mut().for_each(|v| self.float(v));
     }

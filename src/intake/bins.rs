@@ -6,7 +6,7 @@ pub(crate) const MASKED: u16 = u16::MAX;
 /// A session's shape and limits.
 #[derive(Debug, Clone, PartialEq)]
 pub struct PortSettings {
-    /// Name.
+    /// The session's name.
     pub session: String,
     /// Channels per bin.
     pub n_channels: usize,
@@ -33,7 +33,6 @@ pub struct Bins<'a> {
     pub sequence: u64,
     /// The rig's clock at the end of the first, ns; 0: unknown.
     pub rig_time_ns: i64,
-    /// The counts.
     pub counts: BinCounts<'a>,
     /// Another recording begins with them, whatever their number.
     pub begins: bool,

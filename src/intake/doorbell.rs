@@ -9,7 +9,7 @@ use crate::sync::{AtomicBool, Ordering, Thread, park};
 /// What a thread finds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Answer<T> {
-    /// Something.
+    /// A value that was waiting.
     Found(T),
     /// Nothing yet.
     Nothing,

@@ -16,7 +16,6 @@ pub(crate) fn claimed(message: &Counts) -> u64 {
 /// A message that fits its session.
 pub(super) struct Checked<'a> {
     message: &'a Counts,
-    /// Bins in it.
     pub(super) n_bins: usize,
     /// Which of its channels are masked; empty where none is.
     masked: Vec<bool>,

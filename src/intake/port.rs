@@ -54,7 +54,7 @@ impl Port {
         (Arc::new(port), outlet)
     }
 
-    /// The settings.
+    /// Shape that offered bins must have, and the ring's bounds.
     #[must_use]
     pub fn settings(&self) -> &PortSettings {
         &self.settings

@@ -16,7 +16,7 @@ pub struct Accepted {
 /// A message that was not taken.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Refusal {
-    /// Why.
+    /// Reason, as on the wire.
     pub reason: RejectReason,
     /// Expected and found.
     pub detail: String,

@@ -24,9 +24,7 @@ pub struct SpikesTaken {
 /// An event in terms of bins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Event {
-    /// Its bin.
     pub bin: u64,
-    /// Its channel.
     pub channel: usize,
     /// Number of spikes; [`super::MASKED`]: the channel has no information in this bin.
     pub count: u16,

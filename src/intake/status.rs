@@ -16,7 +16,7 @@ pub enum LossAccounting {
 }
 
 impl LossAccounting {
-    /// Its name.
+    /// Its value of the metrics' label.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -50,7 +50,6 @@ impl Status {
         }
     }
 
-    /// Whether it is connected.
     #[must_use]
     pub(crate) fn is_connected(&self) -> bool {
         self.connected.load(Ordering::Relaxed)

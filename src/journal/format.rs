@@ -72,14 +72,14 @@ pub fn push(out: &mut Vec<u8>, number: u64, payload: &[u8]) {
 pub enum Found {
     /// A sound frame: its number and where its payload is.
     Frame {
-        /// Number.
+        /// Number of the record.
         number: u64,
-        /// Payload.
+        /// Place of the payload in the bytes.
         payload: Range<usize>,
     },
     /// Bytes in which there is none, up to the next sound frame or the end.
     Damage {
-        /// The bytes.
+        /// Their place in the file.
         bytes: Range<usize>,
         /// They may be what a crash leaves of frames that were being written: a frame cut short by
         /// the end of the file, or blocks that were never filled. Otherwise frames that were whole

@@ -36,7 +36,7 @@ pub struct Trouble {
 /// Result of reading a journal.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Reading {
-    /// Files.
+    /// Number of files read.
     pub files: usize,
     /// Sound records.
     pub records: u64,
@@ -46,7 +46,7 @@ pub struct Reading {
     pub lost_untold: u64,
     /// Damage of the second copy of the numbers.
     pub numbers: Vec<String>,
-    /// Damage.
+    /// Damaged files, in order.
     pub troubles: Vec<Trouble>,
 }
 

@@ -28,7 +28,7 @@ pub enum WhenDiskFails {
 pub struct Settings {
     /// Its name in metrics.
     pub name: &'static str,
-    /// Where.
+    /// Folder of the files.
     pub folder: PathBuf,
     /// When a record counts as kept.
     pub sync: Sync,

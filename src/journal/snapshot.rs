@@ -35,7 +35,6 @@ pub enum SnapshotError {
     /// It cannot be read.
     #[error("{0}")]
     Io(#[from] io::Error),
-    /// It is damaged.
     #[error("expected a saved state, found {0}")]
     Damaged(&'static str),
 }

@@ -26,7 +26,7 @@ pub(crate) struct Cluster {
     pub regime: Option<usize>,
     /// Prior weight.
     pub weight: f32,
-    /// Mean.
+    /// Mean of the regime's components, projected.
     pub at: [f32; 2],
     /// Covariance `xx`, `xy`, `yy`.
     pub covariance: [f32; 3],

@@ -219,7 +219,7 @@ impl OnlineSettings {
 /// A trained model: everything that the online fit needs.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Model {
-    /// Sizes.
+    /// Sizes of all arrays.
     pub dims: Dimensions,
     /// Width of the bins it was trained on, seconds.
     pub bin_width_s: f64,
@@ -233,7 +233,7 @@ pub struct Model {
     pub readouts: Vec<Readout>,
     /// Mixture over all sessions' embeddings: the prior of a session yet to be calibrated.
     pub prior: RegimePrior,
-    /// Online settings.
+    /// What the online fit and the decision rule need beyond the network.
     pub online: OnlineSettings,
     /// Largest exponents as learned from simulated truth; `None` where no recording held them.
     pub metric_head: Option<MetricHead>,

@@ -19,7 +19,7 @@ pub struct Component {
     pub covariance: Array2<f32>,
 }
 
-/// The regime prior.
+/// Gaussian mixture over the task embedding, components per regime.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RegimePrior {

@@ -27,7 +27,7 @@ const VIRTUAL_LAYOUT: u8 = 3;
 pub(super) struct File<'a> {
     pub(super) path: &'a Path,
     pub(super) file: Hdf5File,
-    /// Bytes.
+    /// Length, bytes.
     pub(super) length: u64,
 }
 

@@ -47,11 +47,10 @@ pub enum RecordingError {
     Key {
         /// The file.
         path: PathBuf,
-        /// The key.
         key: String,
-        /// Expected.
+        /// Expected value.
         expected: String,
-        /// Found.
+        /// Found value.
         found: String,
     },
     /// A bin width that does not divide into the one asked for.
@@ -141,7 +140,7 @@ impl Trial {
     }
 }
 
-/// A recording.
+/// Labelled spike counts of one or more sessions, as read from one file.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Recording {
     /// Where it came from, for messages.
@@ -152,7 +151,7 @@ pub struct Recording {
     pub channels: Option<Vec<String>>,
     /// Width of a bin, seconds.
     pub bin_width_s: f64,
-    /// Names of the regimes.
+    /// Distinct names; labels index into them.
     pub regime_names: Vec<String>,
     /// Trials in order.
     pub trials: Vec<Trial>,

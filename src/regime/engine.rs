@@ -112,7 +112,7 @@ impl Engine {
         self.tracker.current()
     }
 
-    /// The rule.
+    /// The decision rule that it runs by.
     #[must_use]
     pub fn rule(&self) -> &DecisionRule {
         &self.rule

@@ -39,7 +39,7 @@ impl Protocol {
 pub struct Settings {
     /// Address that the processor sends to.
     pub listen: SocketAddr,
-    /// Headers.
+    /// Version of the packets' headers.
     pub protocol: Protocol,
     /// Ticks of its clock a second.
     pub ticks_per_s: f64,

@@ -29,7 +29,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 pub struct Settings {
     /// Its spike output, `HOST:PORT`.
     pub address: String,
-    /// Sample rate, Hz.
+    /// Rate of the sample counter, Hz.
     pub sample_rate_hz: f64,
     /// Spikes may come this long after later ones, milliseconds.
     pub reorder_ms: f64,

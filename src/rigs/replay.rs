@@ -67,7 +67,7 @@ pub(crate) fn status(session: &str, settings: &Settings) -> Status {
 pub(crate) struct Player {
     /// The recording, in the session's bins and channels.
     pub recording: Recording,
-    /// How.
+    /// How it is replayed.
     pub settings: Settings,
     /// To whom.
     pub port: Arc<Port>,

@@ -7,7 +7,6 @@ use zeromq::{Socket, SocketEvent, SocketRecv, SubSocket, ZmqMessage, ZmqResult};
 
 use super::backoff::Backoff;
 
-/// One connection.
 struct Connection {
     socket: SubSocket,
     events: BoxStream<'static, SocketEvent>,

@@ -76,7 +76,6 @@ struct State {
     blocked_since: Option<Instant>,
 }
 
-/// One connection.
 #[derive(Debug)]
 pub(super) struct Connection {
     /// Its number: no other has it.

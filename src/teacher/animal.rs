@@ -7,11 +7,11 @@ use rand_distr::{Distribution, StandardNormal};
 /// The regimes, in the order of recordings' `regime_names`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Regime {
-    /// One stable fixed point.
+    /// Every state decays to the same point.
     StableFixedPoint,
     /// Two stable fixed points.
     Bistable,
-    /// A limit cycle.
+    /// A planar oscillation, 1 to several Hz.
     LimitCycle,
     /// A ring of marginally stable points.
     RingAttractor,
@@ -83,7 +83,7 @@ impl Default for AnimalSettings {
     }
 }
 
-/// An animal.
+/// One animal: its network's shared structure and its recorded channels.
 #[derive(Debug, Clone)]
 pub struct Animal {
     pub(super) settings: AnimalSettings,
@@ -107,7 +107,6 @@ pub struct Animal {
 /// A task: one network of an animal.
 #[derive(Debug, Clone)]
 pub struct Task {
-    /// Its regime.
     pub regime: Regime,
     /// Number of the task: unique over an animal's regimes.
     pub number: i64,
@@ -228,7 +227,7 @@ impl Animal {
         self.observed.len()
     }
 
-    /// The settings.
+    /// The settings that it was made with.
     #[must_use]
     pub fn settings(&self) -> &AnimalSettings {
         &self.settings

@@ -55,7 +55,6 @@ impl PlanarKind {
 /// One system of a family.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct PlanarTask {
-    /// Its kind.
     pub kind: PlanarKind,
     /// Number, unique over kinds.
     pub number: i64,

@@ -18,9 +18,9 @@ const SIMULATED_COUNT_MAX: f64 = 255.0;
 /// How long a regime lasts in a switching simulation, seconds: drawn evenly between the two.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Dwell {
-    /// Shortest.
+    /// Shortest, seconds.
     pub from_s: f64,
-    /// Longest.
+    /// Longest, seconds.
     pub to_s: f64,
 }
 
@@ -59,7 +59,7 @@ impl Simulation {
         &self.task
     }
 
-    /// The animal.
+    /// The animal whose network runs.
     #[must_use]
     pub fn animal(&self) -> &Animal {
         &self.animal

@@ -12,12 +12,11 @@ pub enum Kind {
     Histogram,
 }
 
-/// One metric.
 #[derive(Debug, Clone, Copy)]
 pub struct Metric {
-    /// Name.
+    /// Full name, as scraped.
     pub name: &'static str,
-    /// Kind.
+    /// Counter, gauge or histogram.
     pub kind: Kind,
     /// Its labels' names, separated by spaces.
     pub labels: &'static str,
@@ -28,11 +27,10 @@ pub struct Metric {
 /// Metrics that belong together.
 #[derive(Debug, Clone, Copy)]
 pub struct Group {
-    /// Heading.
+    /// Heading in docs/metrics.md.
     pub title: &'static str,
     /// What its metrics have in common.
     pub about: &'static str,
-    /// The metrics.
     pub metrics: &'static [Metric],
 }
 

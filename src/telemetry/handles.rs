@@ -55,7 +55,6 @@ impl Drop for Counted {
     }
 }
 
-/// Subscribers to a session.
 pub(crate) fn subscribers(session: &str) -> Gauge {
     gauge!(SUBSCRIBERS, "session" => session.to_owned())
 }
@@ -117,7 +116,6 @@ pub(crate) fn condition(session: &str, name: &'static str, holds: bool) {
         .set(f64::from(u8::from(holds)));
 }
 
-/// The journal.
 pub(crate) struct JournalMetrics {
     /// Records kept.
     pub records: Counter,
@@ -127,7 +125,7 @@ pub(crate) struct JournalMetrics {
     pub failures: Counter,
     /// Records that wait.
     pub waiting: Gauge,
-    /// Bytes.
+    /// Bytes on disk.
     pub bytes: Gauge,
     /// 1 while the disk fails.
     pub failing: Gauge,
@@ -248,7 +246,7 @@ impl BusOutMetrics {
 /// A session's accounting of spike events, and of parts of bins.
 pub(crate) struct AssemblyMetrics {
     session: String,
-    /// Received.
+    /// Events received.
     pub received: Counter,
     /// Counted into bins.
     pub binned: Counter,
@@ -297,7 +295,6 @@ pub(crate) struct IntakeMetrics {
     pub late: Counter,
     /// Messages accepted.
     pub messages: Counter,
-    /// Messages rejected.
     pub messages_rejected: Counter,
     /// Recordings started.
     pub starts: Counter,
@@ -407,7 +404,6 @@ pub(crate) struct SessionMetrics {
     pub stages: [Histogram; 3],
     /// Bins that wait.
     pub queue: Gauge,
-    /// Novelty.
     pub novelty: Gauge,
     /// Probability of none of the regimes.
     pub unlabelled: Gauge,

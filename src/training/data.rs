@@ -37,7 +37,6 @@ pub enum DatasetError {
     Channels {
         /// The file that differs.
         path: String,
-        /// The session.
         session: String,
         /// Channels seen first.
         expected: usize,
@@ -52,7 +51,6 @@ pub enum DatasetError {
     ChannelNames {
         /// The file that differs.
         path: String,
-        /// The session.
         session: String,
         /// A channel that the others lack, or that has another place.
         found: String,
@@ -74,7 +72,6 @@ pub enum DatasetError {
          '{regime}'"
     )]
     RegimeMissing {
-        /// The session.
         session: String,
         /// The regime without bins.
         regime: String,
@@ -101,7 +98,7 @@ pub(crate) struct Stream {
 /// A session's name and size.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SessionShape {
-    /// Name.
+    /// The session's name.
     pub name: String,
     /// Channels per bin.
     pub n_channels: usize,
@@ -114,7 +111,6 @@ pub struct SessionShape {
 pub struct HeldOut {
     /// Index of its session.
     pub session: usize,
-    /// Its counts.
     pub counts: Counts,
     /// Regime per bin.
     pub regime: Vec<Option<usize>>,
@@ -130,7 +126,7 @@ pub struct Dataset {
     pub bin_width_s: f64,
     /// Regimes over all recordings, in order of appearance.
     pub regime_names: Vec<String>,
-    /// Sessions.
+    /// Sessions in the order of their first recordings.
     pub sessions: Vec<SessionShape>,
     /// Largest count of a bin.
     pub count_max: u16,

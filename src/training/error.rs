@@ -6,7 +6,6 @@ use crate::inference::BankError;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum FinishError {
-    /// Candle's.
     #[error(transparent)]
     Tensor(#[from] candle_core::Error),
     /// The parameters are not finite.
@@ -28,7 +27,6 @@ pub enum FinishError {
 /// Why a saved state cannot be restored.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum RestoreError {
-    /// Candle's.
     #[error(transparent)]
     Tensor(#[from] candle_core::Error),
     /// An array is not there.

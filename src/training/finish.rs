@@ -39,7 +39,6 @@ const WORTH_MORE_NOISE: f64 = 0.005;
 /// A finished model and its held-out scores.
 #[derive(Debug, Clone)]
 pub struct Finished {
-    /// The model.
     pub model: Model,
     /// Scores on held-out streams, per session and over all; `None` where nothing is labelled
     /// there.

@@ -225,19 +225,18 @@ impl Trainer {
         })
     }
 
-    /// Steps done.
     #[must_use]
     pub(crate) fn steps_done(&self) -> usize {
         self.step
     }
 
-    /// The settings.
+    /// The settings of the training.
     #[must_use]
     pub fn settings(&self) -> &TrainingSettings {
         &self.settings
     }
 
-    /// The data.
+    /// The settings of the training.
     #[must_use]
     pub fn data(&self) -> &Dataset {
         &self.data

@@ -11,6 +11,7 @@ use regimed::internals::recording::{Trial, in_bins};
 use regimed::internals::wire::control_client::ControlClient;
 use regimed::internals::wire::ingest_client::IngestClient;
 use regimed::internals::wire::journal_record::What;
+use regimed::internals::wire::regimes_client::RegimesClient;
 use regimed::internals::wire::{
     Counts, ListSessionsRequest, StartSessionRequest, StopSessionRequest, SwapModelRequest,
 };
@@ -21,6 +22,7 @@ use crate::attack::{EMPTY_FRAMES, METHODS, address, parts, peer, pour, subscript
 use crate::rig::{
     Daemon, PATIENCE, arg, binary, checkout, config, exchange, message, scraped, spikes,
 };
+use crate::wait;
 
 /// Memory that an attack may take, MiB.
 const MIB_MAX: f64 = 100.0;
@@ -30,6 +32,22 @@ async fn is_well(daemon: &Daemon, sequence: u64) {
     let one = message("rig", sequence, &spikes(1)[0]);
     let (decisions, _) = exchange(daemon, futures_util::stream::iter([one])).await;
     assert_eq!(decisions.len(), 1);
+}
+
+/// Waits until a newcomer is let in over gRPC and HTTP.
+async fn is_let_in(daemon: &Daemon) {
+    let began = Instant::now();
+    loop {
+        let grpc = match RegimesClient::connect(daemon.grpc.clone()).await {
+            Ok(mut client) => client.list_sessions(ListSessionsRequest {}).await.is_ok(),
+            Err(_) => false,
+        };
+        if grpc && daemon.try_get("/metrics").is_ok_and(|(code, _)| code == 200) {
+            return;
+        }
+        assert!(began.elapsed() < PATIENCE, "no newcomer is let in: {}", daemon.log());
+        wait::look_again().await;
+    }
 }
 
 /// A process that nobody listens to: its log goes where it is told to.
@@ -73,7 +91,7 @@ impl Unheard {
                 Ok(client) => break client,
                 Err(e) => assert!(began.elapsed() < PATIENCE, "{e}"),
             }
-            tokio::time::sleep(Duration::from_millis(50)).await;
+            wait::look_again().await;
         };
         let counts = spikes(1);
         let all: Vec<Counts> = (0..bins).map(|i| message("rig", i, &counts[0])).collect();
@@ -108,7 +126,7 @@ impl Unheard {
         let began = Instant::now();
         while self.child.try_wait().expect("waiting").is_none() {
             assert!(began.elapsed() < PATIENCE, "it does not end");
-            std::thread::sleep(Duration::from_millis(20));
+            wait::look_again_here();
         }
         let status = self.child.wait().expect("ended");
         assert!(status.success(), "{status}");
@@ -178,7 +196,7 @@ async fn messages_that_never_become_whole_take_little_memory_and_no_place_for_lo
     let mut most = idle;
     while began.elapsed() < Duration::from_secs(3) {
         most = most.max(daemon.resident_mib());
-        tokio::time::sleep(Duration::from_millis(50)).await;
+        wait::pace(Duration::from_millis(50)).await;
     }
     assert!(most - idle < MIB_MAX, "{idle} MiB idle, {most} under attack");
     // Beside all that a rig's own bins are taken.
@@ -255,12 +273,23 @@ async fn frames_and_subscriptions_without_end_are_cut_and_cost_others_nothing() 
     let mut healthy = zeromq::SubSocket::new();
     healthy.connect(&daemon.publish).await.expect("connected");
     healthy.subscribe("rig/decision").await.expect("subscribed");
-    tokio::time::sleep(Duration::from_millis(500)).await;
     let counts = spikes(1);
-    let bins: Vec<Counts> = (1..=500).map(|i| message("rig", i, &counts[0])).collect();
-    let (decisions, _) = exchange(&daemon, futures_util::stream::iter(bins)).await;
+    let some = |from: u64, n: u64| {
+        let bins: Vec<Counts> = (from..from + n).map(|i| message("rig", i, &counts[0])).collect();
+        futures_util::stream::iter(bins)
+    };
+    // A subscription takes effect some time after it was made: bins are sent until one is received.
+    let mut first = 1;
+    let look = Duration::from_millis(100);
+    while tokio::time::timeout(look, healthy.recv()).await.is_err() {
+        exchange(&daemon, some(first, 1)).await;
+        first += 1;
+        assert!(first < 300, "nothing is received: {}", daemon.log());
+    }
+    while tokio::time::timeout(look, healthy.recv()).await.is_ok() {}
+    let (decisions, _) = exchange(&daemon, some(first, 500)).await;
     assert_eq!(decisions.len(), 500);
-    for i in 1..=500 {
+    for i in first..first + 500 {
         let heard = tokio::time::timeout(PATIENCE, healthy.recv()).await.expect("in time");
         let heard = heard.expect("a message");
         let decision =
@@ -285,15 +314,14 @@ async fn connections_that_say_a_little_are_cut_and_newcomers_let_in() {
             held.push(stream);
         }
         // What is cut at once leaves room for those that say nothing at all.
-        tokio::time::sleep(Duration::from_millis(300)).await;
+        wait::pace(Duration::from_millis(300)).await;
         for _ in 0..20 {
             held.push(TcpStream::connect(port).expect("the system takes it"));
         }
     }
-    // A moment later whoever has something to say is let in on every port.
-    tokio::time::sleep(Duration::from_millis(1500)).await;
+    // Whoever has something to say is let in on every port before long.
+    is_let_in(&daemon).await;
     is_well(&daemon, 0).await;
-    assert_eq!(daemon.get("/metrics").0, 200);
     let mut push = zeromq::PushSocket::new();
     push.connect(&daemon.pull).await.expect("connected");
     let one = message("rig", 1, &spikes(1)[0]).encode_to_vec();
@@ -344,9 +372,8 @@ async fn connections_that_take_nothing_end_when_their_place_is_given_away() {
             held.push(flood(&grpc, HTTP2, PING));
             held.push(flood(&http, b"", page));
         }
-        tokio::time::sleep(Duration::from_millis(1500)).await;
+        is_let_in(&daemon).await;
         is_well(&daemon, round).await;
-        assert_eq!(daemon.get("/metrics").0, 200);
         std::mem::forget(held);
     }
     // Those whose place was given away have ended: what is open has the bound that it should have.
@@ -374,7 +401,7 @@ async fn calls_that_anybody_may_make_keep_no_place() {
         assert!(stream.message().await.expect("an answer").is_some());
         watching.push((health, stream));
     }
-    tokio::time::sleep(Duration::from_millis(1500)).await;
+    is_let_in(&daemon).await;
     is_well(&daemon, 0).await;
     assert!(daemon.metric("regimed_connections_cut_total", "made_room") >= 1.0);
 }
@@ -488,7 +515,7 @@ async fn what_a_client_asked_for_is_done_though_it_has_left() {
         let mut control = ControlClient::connect(grpc).await.expect("connected");
         let _ = control.swap_model(asked).await;
     });
-    tokio::time::sleep(Duration::from_millis(500)).await;
+    wait::until(|| daemon.log().contains("warming up another model"), || daemon.log());
     asking.abort();
     // While it is warmed up, others are answered at once, and another swap is told to wait.
     let mut control = ControlClient::connect(daemon.grpc.clone()).await.expect("connected");
@@ -499,12 +526,13 @@ async fn what_a_client_asked_for_is_done_though_it_has_left() {
     let began = Instant::now();
     while !daemon.session("rig").await.regime_names.contains(&"rhythm".to_owned()) {
         assert!(began.elapsed() < PATIENCE, "{}", daemon.log());
-        tokio::time::sleep(Duration::from_millis(50)).await;
+        wait::look_again().await;
     }
     // One that would be warmed up for longer than the test waits does not hold up the end.
     let long = SwapModelRequest { session: "rig".into(), warm_up_s: 60.0, ..Default::default() };
     let swapping = tokio::spawn(async move { control.swap_model(long).await });
-    tokio::time::sleep(Duration::from_millis(300)).await;
+    let begun = |daemon: &Daemon| daemon.log().matches("warming up another model").count();
+    wait::until(|| begun(&daemon) == 2, || daemon.log());
     let mut daemon = daemon;
     assert!(daemon.terminate().success(), "{}", daemon.log());
     assert!(swapping.await.expect("joined").is_err());
@@ -570,7 +598,7 @@ async fn sighup_reads_tokens_again_and_one_bad_file_holds_up_no_other() {
             Ok(listed) => break listed.sessions,
             Err(e) => assert!(began.elapsed() < PATIENCE, "{e}"),
         }
-        tokio::time::sleep(Duration::from_millis(50)).await;
+        wait::look_again().await;
     };
     assert_eq!(sessions.len(), 1);
     assert!(list("good-token-0123456789").await.is_err());
@@ -578,7 +606,7 @@ async fn sighup_reads_tokens_again_and_one_bad_file_holds_up_no_other() {
     let began = Instant::now();
     while !daemon.log().contains("credentials_unreadable") {
         assert!(began.elapsed() < PATIENCE, "{}", daemon.log());
-        tokio::time::sleep(Duration::from_millis(50)).await;
+        wait::look_again().await;
     }
     assert!(list("first-token-0123456789").await.is_ok());
     assert!(daemon.log().contains("SIGHUP") && daemon.log().contains("token[0].file"));

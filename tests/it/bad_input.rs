@@ -8,6 +8,7 @@ use regimed::internals::wire::{Counts, RejectReason};
 use zeromq::{Socket, SocketSend};
 
 use crate::rig::{Daemon, arg, config, message, run, spikes};
+use crate::wait;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn bad_messages_are_named_counted_and_the_session_goes_on() {
@@ -300,7 +301,7 @@ fn what_is_too_little_or_not_the_same_is_said_in_words() {
     let began = std::time::Instant::now();
     while !state.exists() {
         assert!(began.elapsed() < crate::rig::PATIENCE, "no state");
-        std::thread::sleep(std::time::Duration::from_millis(20));
+        wait::look_again_here();
     }
     child.kill().expect("killed");
     let _ = child.wait();

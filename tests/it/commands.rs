@@ -8,6 +8,7 @@ use regimed::internals::recording;
 use crate::rig::{
     Daemon, arg, binary, config, exchange, exchange_until_metrics, message, run, spikes,
 };
+use crate::wait;
 
 #[test]
 fn simulate_pretrain_calibrate_evaluate_replay() {
@@ -147,7 +148,7 @@ fn a_stopped_training_resumes_to_the_same_model() {
         .expect("runs");
     let state = parts.join("training.safetensors");
     while !state.exists() && child.try_wait().expect("waiting").is_none() {
-        std::thread::sleep(std::time::Duration::from_millis(2));
+        wait::look_again_here();
     }
     let pid = child.id().to_string();
     let _ = Command::new("kill").args(["-INT", &pid]).status();

@@ -12,6 +12,7 @@ use zeromq::{Socket, SocketRecv, SocketSend};
 use prost::Message;
 
 use crate::rig::{Daemon, PATIENCE, config, exchange_until_metrics, message, spikes};
+use crate::wait;
 
 /// Sends bins over `Exchange` and gathers everything that comes back.
 async fn exchange(
@@ -218,7 +219,7 @@ async fn zeromq_in_and_out_with_topics_per_session() {
             let payload = message(session, start + i as u64, counts).encode_to_vec();
             push.send(bytes::Bytes::from(payload).into()).await.expect("sent");
         }
-        tokio::time::sleep(std::time::Duration::from_micros(300)).await;
+        wait::pace(std::time::Duration::from_micros(300)).await;
     }
     let (mut decisions, mut events) = (0, 0);
     let mut newest = 0;

@@ -13,6 +13,7 @@ use regimed::internals::wire::ingest_client::IngestClient;
 use regimed::internals::wire::{Counts, SubscribeDecisionsRequest};
 
 use crate::rig::{Daemon, PATIENCE, binary, checkout, config, exchange, message, spikes};
+use crate::wait;
 
 /// Resident memory that a small overload may take, MiB.
 const MIB_MAX: f64 = 300.0;
@@ -37,7 +38,7 @@ async fn an_overload_is_bounded_counted_and_passes() {
                     let _ =
                         tokio::time::timeout(Duration::from_millis(100), stream.message()).await;
                 } else {
-                    tokio::time::sleep(Duration::from_millis(50)).await;
+                    wait::pace(Duration::from_millis(50)).await;
                 }
             }
         }));
@@ -75,20 +76,20 @@ async fn an_overload_is_bounded_counted_and_passes() {
                     let _ = stream.write_all(&bytes);
                 }
             }
-            std::thread::sleep(Duration::from_millis(10));
+            wait::pace_here(Duration::from_millis(10));
         }
     });
     let began = Instant::now();
     while !daemon.get("/health").1.contains("falling_behind") {
         assert!(began.elapsed() < PATIENCE, "{}", daemon.get("/health").1);
-        tokio::time::sleep(Duration::from_millis(50)).await;
+        wait::look_again().await;
     }
     // Beside all that a healthy session has each of its bins decided.
     let bins = spikes(200);
     let paced = futures_util::stream::unfold(0, move |i| {
         let one = bins.get(i).map(|c| message("healthy", i as u64, c));
         async move {
-            tokio::time::sleep(Duration::from_millis(5)).await;
+            wait::pace(Duration::from_millis(5)).await;
             one.map(|m| (m, i + 1))
         }
     });
@@ -108,7 +109,7 @@ async fn an_overload_is_bounded_counted_and_passes() {
     let began = Instant::now();
     while daemon.get("/health").1.contains("falling_behind") {
         assert!(began.elapsed() < PATIENCE, "{}", daemon.get("/health").1);
-        tokio::time::sleep(Duration::from_millis(100)).await;
+        wait::look_again().await;
     }
     assert_eq!(daemon.metric("regimed_condition", "falling_behind"), 0.0);
 }
@@ -131,7 +132,7 @@ async fn dynamics_that_the_model_does_not_know_for_long_are_a_mismatch() {
             break;
         }
         assert!(began.elapsed() < PATIENCE, "{conditions:?}");
-        tokio::time::sleep(Duration::from_millis(50)).await;
+        wait::look_again().await;
     }
     assert!(daemon.log().contains("model_mismatch"), "{}", daemon.log());
     assert_eq!(daemon.metric("regimed_condition", "model_mismatch"), 1.0);
@@ -150,7 +151,7 @@ async fn a_rig_that_falls_silent_is_a_condition_until_it_is_heard_again() {
         let began = Instant::now();
         while daemon.get("/health").1.contains("source_stalled") != holds {
             assert!(began.elapsed() < PATIENCE, "{}", daemon.get("/health").1);
-            tokio::time::sleep(Duration::from_millis(50)).await;
+            wait::look_again().await;
         }
     };
     exchange(&daemon, part(0)).await;

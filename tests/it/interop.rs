@@ -3,12 +3,13 @@
 
 use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use regimed::internals::recording::{NwbSettings, read_nwb};
 
 use crate::peer::python;
 use crate::rig::{Daemon, PATIENCE, arg, checkout, config, exchange, message, skipped, spikes};
+use crate::wait;
 
 fn run(python: &str, script: &str, args: &[&str]) {
     let out = Command::new(python)
@@ -250,7 +251,7 @@ fn octave_runs_the_example_of_the_manual() {
     // It goes on until there is an event.
     let began = Instant::now();
     while octave.try_wait().expect("waiting").is_none() && began.elapsed() < PATIENCE {
-        std::thread::sleep(Duration::from_millis(20));
+        wait::look_again_here();
     }
     let _ = octave.kill();
     let out = octave.wait_with_output().expect("it ends");

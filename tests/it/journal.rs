@@ -13,6 +13,7 @@ use regimed::internals::wire::regimes_client::RegimesClient;
 use regimed::internals::wire::{Counts, Event, JournalRecord, SubscribeEventsRequest};
 
 use crate::rig::{Daemon, PATIENCE, arg, binary, config, exchange, message, run, skipped, spikes};
+use crate::wait;
 
 /// Times that the daemon is killed, and events that are heard at least.
 const KILLS: usize = 200;
@@ -124,7 +125,7 @@ async fn killed_at_any_moment_no_announced_event_is_missing_or_comes_twice() {
                 }
             }
         });
-        tokio::time::sleep(after).await;
+        wait::pace(after).await;
         daemon.kill();
         heard.extend(hearing.await.expect("heard"));
         feeding.await.expect("fed");
@@ -159,8 +160,10 @@ async fn a_session_goes_on_from_its_saved_state_with_a_label_at_once() {
     let daemon = Daemon::start(&text);
     let (before, _) = exchange(&daemon, part(0, 300)).await;
     assert_eq!(before[299].regime, "limit_cycle");
-    // The last state is at most 0.2 s of stream old, and on disk within 0.1 s.
-    tokio::time::sleep(Duration::from_millis(400)).await;
+    // The last state is at most 0.2 s of stream old.
+    let state = folder.path().join("state");
+    let saved = || journal::Snapshot::read(&state, "rig").is_ok_and(|state| state.sequence >= 279);
+    wait::until(saved, || daemon.log());
     daemon.kill();
     let daemon = Daemon::start(&text);
     assert!(daemon.log().contains("goes on from its saved state"), "{}", daemon.log());
@@ -218,7 +221,7 @@ async fn a_full_disk_holds_events_back_and_nothing_else_and_loses_none() {
         assert!(decisions.iter().filter(|d| d.event_sequence != 0).count() >= 6);
         while !daemon.get("/health").1.contains("journal_failing") {
             assert!(began.elapsed() < PATIENCE, "{}", daemon.get("/health").1);
-            tokio::time::sleep(Duration::from_millis(20)).await;
+            wait::look_again().await;
         }
         assert_eq!(daemon.get("/readyz").0, 200);
         assert_eq!(daemon.metric("regimed_journal_failing", "journal"), 1.0);
@@ -232,7 +235,7 @@ async fn a_full_disk_holds_events_back_and_nothing_else_and_loses_none() {
     let began = Instant::now();
     while daemon.get("/health").1.contains("journal_failing") {
         assert!(began.elapsed() < PATIENCE, "{}", daemon.get("/health").1);
-        tokio::time::sleep(Duration::from_millis(20)).await;
+        wait::look_again().await;
     }
     daemon.kill();
     let (records, reading) = records(folder.path());

@@ -1,7 +1,7 @@
 //! Lab Streaming Layer: the plain-Rust inlet and outlets against liblsl (pylsl). Built with
 //! `--features lsl`.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use serde_json::json;
 
@@ -9,6 +9,7 @@ use crate::peer::{Rig, python};
 use crate::rig::{
     Daemon, PATIENCE, arg, config, decisions_until, exchange, message, recording, same, spikes,
 };
+use crate::wait;
 
 /// A session of LSL's own for each test, so that streams of others are not found.
 fn stage(test: &str) -> Option<(String, String, tempfile::TempDir)> {
@@ -121,7 +122,7 @@ async fn a_lost_stream_is_found_again_and_a_gap_is_estimated() {
     let began = Instant::now();
     while !daemon.log().contains("expected a stream of 96 channels, found 'bins' with 5") {
         assert!(began.elapsed() < PATIENCE, "{}", daemon.log());
-        std::thread::sleep(Duration::from_millis(20));
+        wait::look_again_here();
     }
     drop(narrow);
     let with = json!({"name": "bins", "channels": 96, "dtype": "double64"});

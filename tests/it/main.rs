@@ -35,3 +35,4 @@ mod sources;
 mod spike_sockets;
 mod tidy;
 mod unlabelled;
+mod wait;

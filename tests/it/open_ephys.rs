@@ -6,6 +6,7 @@ use crate::peer::{Rig, either_side_restarts, python, two_ports};
 use crate::rig::{
     Daemon, PATIENCE, arg, config, decisions_until, exchange, message, recording, same, spikes,
 };
+use crate::wait;
 
 /// A session that listens to the plugin; `deadline_ms` is long where the test's peer may be slow.
 fn session(name: &str, port: u16, more: &str, deadline_ms: u64) -> String {
@@ -71,7 +72,7 @@ async fn spikes_by_sample_number_give_the_decisions_of_their_bins() {
             break;
         }
         assert!(began.elapsed() < PATIENCE, "{ttl:?} for {} events", events.len());
-        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+        wait::look_again().await;
     }
 }
 

@@ -10,6 +10,7 @@ use regimed::internals::wire::ingest_client::IngestClient;
 use serde_json::Value;
 
 use crate::rig::{Daemon, PATIENCE, checkout, config, message, skipped, spikes};
+use crate::wait;
 
 struct Prometheus {
     child: Child,
@@ -136,9 +137,8 @@ async fn every_panel_and_rule_has_something_to_show() {
             break;
         }
         assert!(began.elapsed() < 2 * PATIENCE, "{:?}", prometheus.query("up"));
-        tokio::time::sleep(Duration::from_millis(500)).await;
+        wait::pace(Duration::from_millis(500)).await;
     }
-    tokio::time::sleep(Duration::from_secs(2)).await;
     let mut asked = Vec::new();
     for board in ["overview", "operations"] {
         let path = checkout(&format!("deploy/grafana/dashboards/{board}.json"));
@@ -161,25 +161,36 @@ async fn every_panel_and_rule_has_something_to_show() {
         let name = rule["name"].as_str().expect("a name").to_owned();
         asked.push((name, figure(rule["query"].as_str().expect("text"))));
     }
-    let mut faults = Vec::new();
-    for (place, expression) in &asked {
-        let there = expression
-            .replace("$session", ".*")
-            .replace("$__rate_interval", "10s")
-            .replace("$__interval", "10s");
-        assert!(!there.contains('$'), "{there}");
-        match prometheus.query(&there) {
-            Ok(series) if series.is_empty() => faults.push(format!("{place}: {there} is empty")),
-            Ok(_) => {}
-            Err(e) => faults.push(format!("{place}: {there}: {e}")),
+    // Rates need several scrapes.
+    let began = Instant::now();
+    loop {
+        let faults: Vec<String> =
+            asked.iter().filter_map(|(place, e)| fault(&prometheus, place, e)).collect();
+        if faults.is_empty() {
+            break;
         }
+        assert!(began.elapsed() < PATIENCE, "{}", faults.join("\n"));
+        wait::look_again().await;
     }
-    assert!(faults.is_empty(), "{}", faults.join("\n"));
     println!("{} expressions", asked.len());
     // What was sent is what is seen.
     let seen = prometheus.query("regimed_bins_processed_total{session=\"rig\"}").expect("ok");
     let value = seen[0]["value"][1].as_str().expect("text").parse::<f64>().expect("a number");
     assert!(value > 1000.0 && value <= sequence as f64, "{value}");
+}
+
+/// Why an expression shows nothing, where it does.
+fn fault(prometheus: &Prometheus, place: &str, expression: &str) -> Option<String> {
+    let there = expression
+        .replace("$session", ".*")
+        .replace("$__rate_interval", "10s")
+        .replace("$__interval", "10s");
+    assert!(!there.contains('$'), "{there}");
+    match prometheus.query(&there) {
+        Ok(series) if series.is_empty() => Some(format!("{place}: {there} is empty")),
+        Ok(_) => None,
+        Err(e) => Some(format!("{place}: {there}: {e}")),
+    }
 }
 
 #[test]

@@ -2,7 +2,7 @@
 //! publisher.
 
 use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use serde_json::{Value, json};
 
@@ -11,8 +11,16 @@ use crate::rig::{
     Daemon, PATIENCE, arg, binary, config, decisions_until, exchange, message, recording, same,
     skipped, spikes,
 };
+use crate::wait;
 
 /// A server of its own.
+/// How a server's start went.
+enum Started {
+    Running(Child),
+    Ended,
+    Absent,
+}
+
 struct Redis {
     child: Child,
     port: u16,
@@ -22,29 +30,40 @@ struct Redis {
 impl Redis {
     fn start(test: &str) -> Option<Self> {
         let folder = tempfile::tempdir().expect("a folder");
-        let port = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
-        let port = port.local_addr().expect("bound").port();
-        let redis = Self::run(port, folder.path());
-        let Some(child) = redis else {
-            skipped(test, "redis-server is not here");
-            return None;
-        };
-        Some(Self { child, port, folder })
+        // Another process may take a port that was free a moment ago: then the next one.
+        for _ in 0..10 {
+            let port = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+            let port = port.local_addr().expect("bound").port();
+            match Self::run(port, folder.path()) {
+                Started::Running(child) => return Some(Self { child, port, folder }),
+                Started::Ended => {}
+                Started::Absent => {
+                    skipped(test, "redis-server is not here");
+                    return None;
+                }
+            }
+        }
+        panic!("redis-server finds no port");
     }
 
-    fn run(port: u16, folder: &std::path::Path) -> Option<Child> {
+    /// Starts a server and waits until it answers over its own Unix socket, which it opens after
+    /// the port.
+    fn run(port: u16, folder: &std::path::Path) -> Started {
         let child = Command::new("redis-server")
             .args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--appendonly", "yes"])
             .args(["--unixsocket", arg(&folder.join("r.sock")), "--dir", arg(folder)])
             .stdout(Stdio::null())
-            .spawn()
-            .ok()?;
+            .spawn();
+        let Ok(mut child) = child else { return Started::Absent };
         let began = Instant::now();
-        while std::net::TcpStream::connect(("127.0.0.1", port)).is_err() {
+        while std::os::unix::net::UnixStream::connect(folder.join("r.sock")).is_err() {
+            if child.try_wait().expect("waiting").is_some() {
+                return Started::Ended;
+            }
             assert!(began.elapsed() < PATIENCE, "redis-server does not answer");
-            std::thread::sleep(Duration::from_millis(20));
+            wait::look_again_here();
         }
-        Some(child)
+        Started::Running(child)
     }
 
     fn url(&self) -> String {
@@ -58,7 +77,19 @@ impl Redis {
     }
 
     fn begin_again(&mut self) {
-        self.child = Self::run(self.port, self.folder.path()).expect("it ran before");
+        let Started::Running(child) = Self::run(self.port, self.folder.path()) else {
+            panic!("it ran before");
+        };
+        self.child = child;
+    }
+}
+
+impl Redis {
+    /// What the server answers to a command, over its Unix socket.
+    fn ask(&self, command: &[&str]) -> String {
+        let socket = self.folder.path().join("r.sock");
+        let out = Command::new("redis-cli").args(["-s", arg(&socket)]).args(command).output();
+        String::from_utf8_lossy(&out.expect("redis-cli").stdout).into_owned()
     }
 }
 
@@ -209,7 +240,7 @@ fn a_node_takes_its_parameters_from_the_graph_and_reports_its_state() {
                 return states;
             }
             assert!(began.elapsed() < PATIENCE, "{name}: {states}, not {state}");
-            std::thread::sleep(Duration::from_millis(20));
+            wait::look_again_here();
         }
     };
     let mut good = start("regime");
@@ -220,8 +251,9 @@ fn a_node_takes_its_parameters_from_the_graph_and_reports_its_state() {
     let folder = tempfile::tempdir().expect("a folder");
     let file = recording(folder.path(), &spikes(100));
     let mut other = Rig::start(&python, "brand", &json!({"url": redis.url()}));
-    // The node reads from the newest entry on, as soon as it is ready.
-    std::thread::sleep(Duration::from_millis(300));
+    // The node reads from the newest entry on.
+    let reads = || redis.ask(&["CLIENT", "LIST"]).contains("cmd=xread");
+    wait::until(reads, || redis.ask(&["CLIENT", "LIST"]));
     other.ask("play", &json!({"file": arg(&file), "speed": 4}));
     let back = other.ask("read_back", &json!({"stream": "regimes", "count": 100}));
     assert_eq!(back.as_array().expect("entries").len(), 100);
@@ -307,7 +339,7 @@ async fn a_server_that_refuses_or_was_emptied_is_told_once_and_read_on() {
             // Not quite there yet.
             Err(e) => assert!(began.elapsed() < PATIENCE, "{e}"),
         }
-        tokio::time::sleep(Duration::from_millis(50)).await;
+        wait::look_again().await;
     };
     // Something else under the stream's name.
     let () = ::redis::cmd("SET")
@@ -320,9 +352,16 @@ async fn a_server_that_refuses_or_was_emptied_is_told_once_and_read_on() {
     let began = Instant::now();
     while !daemon.log().contains("WRONGTYPE") {
         assert!(began.elapsed() < PATIENCE, "{}", daemon.log());
-        tokio::time::sleep(Duration::from_millis(50)).await;
+        wait::look_again().await;
     }
-    tokio::time::sleep(Duration::from_secs(3)).await;
+    // It is asked again, and again it refuses.
+    let refusals = |stats: &str| -> u64 {
+        let stream = stats.lines().filter(|line| line.starts_with("cmdstat_x"));
+        let failed = stream.filter_map(|line| line.split("failed_calls=").nth(1));
+        failed.filter_map(|n| n.trim().parse::<u64>().ok()).sum()
+    };
+    let stats = || server.ask(&["INFO", "commandstats"]);
+    wait::until(|| refusals(&stats()) >= 3, stats);
     assert_eq!(daemon.log().matches("WRONGTYPE").count(), 1, "{}", daemon.log());
     let () =
         ::redis::cmd("DEL").arg("binned_spikes").query_async(&mut redis).await.expect("deleted");
@@ -334,7 +373,7 @@ async fn a_server_that_refuses_or_was_emptied_is_told_once_and_read_on() {
         assert!(began.elapsed() < PATIENCE, "{}", daemon.log());
         bin(&mut redis, "*", i, &[("samples", &counts)]).await;
         i += 1;
-        tokio::time::sleep(Duration::from_millis(20)).await;
+        wait::look_again().await;
     }
     // Emptied, and filled again under smaller ids.
     let heard = daemon.metric("regimed_bins_total", "rig");
@@ -343,7 +382,7 @@ async fn a_server_that_refuses_or_was_emptied_is_told_once_and_read_on() {
     let began = Instant::now();
     while !daemon.log().contains("was emptied") {
         assert!(began.elapsed() < PATIENCE, "{}", daemon.log());
-        tokio::time::sleep(Duration::from_millis(50)).await;
+        wait::look_again().await;
     }
     for n in 0..20 {
         bin(&mut redis, &format!("1-{}", n + 1), i + n, &[("samples", &counts)]).await;
@@ -372,7 +411,7 @@ async fn a_server_that_refuses_or_was_emptied_is_told_once_and_read_on() {
         let id = format!("3-{}", n + 1);
         bin(&mut redis, &id, i + 20 + n, &[("samples", &counts), ("sync", &huge)]).await;
         n += 1;
-        tokio::time::sleep(Duration::from_millis(50)).await;
+        wait::look_again().await;
     }
     // The bins themselves are taken.
     daemon.wait_metric("regimed_bins_total", "rig", heard + 20.0 + n as f64);

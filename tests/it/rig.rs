@@ -15,6 +15,8 @@ use regimed::internals::wire::{
     Accounts, Counts, Decision, Event, ListSessionsRequest, Session, SubscribeDecisionsRequest,
 };
 
+use crate::wait;
+
 /// Longest wait for anything.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -65,7 +67,7 @@ impl Daemon {
     pub(crate) fn start_and_kill(config: &str, after: Duration) {
         let folder = tempfile::tempdir().expect("a folder");
         let mut child = Self::spawn(config, folder.path(), Command::new(binary()));
-        std::thread::sleep(after);
+        wait::pace_here(after);
         let _ = child.kill();
         let _ = child.wait();
     }
@@ -146,7 +148,7 @@ impl Daemon {
                 return status;
             }
             assert!(began.elapsed() < PATIENCE, "still running: {}", self.log());
-            std::thread::sleep(Duration::from_millis(10));
+            wait::look_again_here();
         }
     }
 
@@ -183,7 +185,7 @@ impl Daemon {
                 self.metric(name, label),
                 self.log()
             );
-            std::thread::sleep(Duration::from_millis(20));
+            wait::look_again_here();
         }
     }
 }
@@ -283,7 +285,7 @@ pub(crate) async fn exchange_until_metrics(
         if decision.metrics.is_some() {
             return decision;
         }
-        tokio::time::sleep(Duration::from_millis(50)).await;
+        wait::look_again().await;
     }
 }
 
@@ -313,7 +315,7 @@ impl Daemon {
         let began = Instant::now();
         while self.metric("regimed_source_connected", session) != 0.0 {
             assert!(began.elapsed() < PATIENCE, "still connected: {}", self.log());
-            std::thread::sleep(Duration::from_millis(20));
+            wait::look_again_here();
         }
     }
 
@@ -348,7 +350,7 @@ impl Daemon {
                     "not accounted for: {account:?}, {session:?}"
                 ),
             }
-            tokio::time::sleep(Duration::from_millis(20)).await;
+            wait::look_again().await;
         }
     }
 }

@@ -3,7 +3,7 @@
 use std::io::{ErrorKind, Read, Write};
 use std::net::TcpStream;
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use regimed::internals::wire::control_client::ControlClient;
@@ -14,6 +14,7 @@ use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity
 use tonic::{Code, Request};
 
 use crate::rig::{Daemon, PATIENCE, arg, config, run, scraped};
+use crate::wait;
 
 const READ: &str = "read-token-0123456789";
 const INGEST: &str = "ingest-token-0123456789";
@@ -112,7 +113,7 @@ async fn tokens_open_what_their_roles_allow_and_nothing_else() {
     let began = Instant::now();
     while codes(&channel, Some(READ)).await[0] != DENIED {
         assert!(began.elapsed() < PATIENCE);
-        tokio::time::sleep(Duration::from_millis(100)).await;
+        wait::look_again().await;
     }
     assert_eq!(codes(&channel, Some("another-token-0123456789")).await[0], Code::Ok);
     // The command line shows who it is.
@@ -215,7 +216,7 @@ async fn tls_shows_who_both_sides_are_and_certificates_are_exchanged_while_it_ru
             break;
         }
         assert!(began.elapsed() < PATIENCE, "{}", daemon.log());
-        tokio::time::sleep(Duration::from_millis(100)).await;
+        wait::look_again().await;
     }
     assert_eq!(codes(&known, Some(CONTROL)).await, [Code::Ok; 3], "who is connected stays so");
 }
@@ -255,13 +256,14 @@ async fn connections_are_bounded_and_who_says_nothing_takes_no_place_for_long() 
         (0..40).map(|_| TcpStream::connect(&address).expect("the system takes it")).collect();
     // Who was refused hears the end at once; a connection of before, which ends at its own pace,
     // may still hold a place.
-    tokio::time::sleep(Duration::from_secs(1)).await;
     let refused = |stream: &TcpStream| {
         stream.set_nonblocking(true).expect("set");
         let mut stream: &TcpStream = stream;
         !matches!(stream.read(&mut [0]), Err(e) if e.kind() == ErrorKind::WouldBlock)
     };
-    let inside = silent.iter().filter(|stream| !refused(stream)).count();
+    let inside = || silent.iter().filter(|stream| !refused(stream)).count();
+    wait::until(|| inside() <= 20, || format!("{} were let in", inside()));
+    let inside = inside();
     assert!((18..=20).contains(&inside), "{inside} were let in");
     // HTTP is refused as well while they are there; after a while those that say nothing are gone,
     // and counted.
@@ -274,7 +276,7 @@ async fn connections_are_bounded_and_who_says_nothing_takes_no_place_for_long() 
             break text;
         }
         assert!(began.elapsed() < PATIENCE, "{}", daemon.log());
-        tokio::time::sleep(Duration::from_millis(200)).await;
+        wait::look_again().await;
     };
     let cut = |reason| scraped(&metrics, "regimed_connections_cut_total", reason);
     assert_eq!(cut("said_nothing"), inside as f64);

@@ -10,6 +10,7 @@ use regimed::internals::wire::{
 };
 
 use crate::rig::{Daemon, PATIENCE, config, exchange, message};
+use crate::wait;
 
 const SECONDS: usize = 20;
 
@@ -49,7 +50,7 @@ async fn ended(daemon: &Daemon) -> Calibration {
         }
         // It gives way to all else that the machine does.
         assert!(began.elapsed() < 10 * PATIENCE, "still {found:?}: {}", daemon.log());
-        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        wait::look_again().await;
     }
 }
 
@@ -67,7 +68,7 @@ async fn send(
         .collect();
     // A rig's pace, or the ring between the session and its calibration overflows.
     let paced = futures_util::stream::iter(messages).then(|m| async move {
-        tokio::time::sleep(std::time::Duration::from_micros(200)).await;
+        wait::pace(std::time::Duration::from_micros(200)).await;
         m
     });
     exchange(daemon, paced).await

@@ -13,6 +13,7 @@ use crate::peer::{Rig, python, two_ports};
 use crate::rig::{
     Daemon, arg, checkout, config, decisions_until, exchange, message, recording, same, spikes,
 };
+use crate::wait;
 
 /// The events of a bin of 10 ms, at times in it that differ.
 fn events(
@@ -207,7 +208,9 @@ async fn a_silent_or_stalled_publisher_does_not_hold_bins_up() {
     // Nobody says anything: after the idle time the rig is gone, and its bins are not made up.
     daemon.wait_metric("regimed_source_stalled", "rig", 1.0);
     let bins_then = daemon.metric("regimed_bins_total", "rig");
-    tokio::time::sleep(Duration::from_millis(200)).await;
+    // The supervisor looks four times a second: more than enough bins of 10 ms to be made up.
+    let stalled = || daemon.get("/health").1.contains("source_stalled");
+    wait::until(stalled, || daemon.get("/health").1);
     assert_eq!(daemon.metric("regimed_bins_total", "rig"), bins_then);
     drop(sender);
     sent.await.expect("joined").expect("accepted");
@@ -257,7 +260,7 @@ async fn the_rigs_clock_is_followed() {
             .send(Counts { rig_time_ns, ..message("rig", b as u64, counts) })
             .await
             .expect("sent");
-        tokio::time::sleep(Duration::from_millis(5)).await;
+        wait::pace(Duration::from_millis(5)).await;
     }
     drop(sender);
     sent.await.expect("joined").expect("accepted");

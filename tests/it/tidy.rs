@@ -310,3 +310,15 @@ fn is_text(line: &str) -> bool {
     let quote = line.find('"').zip(line.rfind('"'));
     quote.is_some_and(|(from, to)| to - from > line.len() / 2)
 }
+
+#[test]
+fn tests_wait_for_conditions() {
+    let mut paths = Vec::new();
+    files(&checkout("tests/it"), "rs", &mut paths);
+    let sleeps = |path: &&PathBuf| {
+        let own = path.ends_with("wait.rs") || path.ends_with("tidy.rs");
+        !own && std::fs::read_to_string(path).expect("text").contains("sleep(")
+    };
+    let found: Vec<_> = paths.iter().filter(sleeps).collect();
+    assert!(found.is_empty(), "sleep, where `wait.rs` has what waits: {found:?}");
+}

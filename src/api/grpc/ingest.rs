@@ -23,7 +23,6 @@ const REFUSALS_WAITING: usize = 256;
 /// After the last bin, an `Exchange` waits this long for decisions.
 const LAST_DECISIONS: Duration = Duration::from_secs(5);
 
-/// The service.
 pub(crate) struct IngestService {
     /// Where counts go.
     pub intake: Arc<Intake>,

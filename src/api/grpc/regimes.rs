@@ -16,7 +16,6 @@ use crate::wire::{
     SubscribeEventsRequest,
 };
 
-/// The service.
 pub(crate) struct RegimesService {
     /// Where decisions come from.
     pub registry: Arc<Registry>,
@@ -28,7 +27,6 @@ impl RegimesService {
     }
 }
 
-/// Updates of one session.
 fn updates(session: &Arc<SessionHandle>, every: u64) -> BoxStream<'static, DecisionUpdate> {
     let updates = unfold(session.subscribe(every), move |mut subscription| async move {
         loop {

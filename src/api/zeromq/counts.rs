@@ -21,7 +21,7 @@ const SPIKES_TOPIC: &[u8] = b"regimed.v1.Spikes";
 /// A PULL socket bound to `endpoint`.
 ///
 /// # Errors
-/// ZeroMQ's.
+/// The library's.
 pub(crate) async fn bind_pull(endpoint: &str) -> ZmqResult<zeromq::PullSocket> {
     let mut socket = zeromq::PullSocket::new();
     socket.bind(endpoint).await?;

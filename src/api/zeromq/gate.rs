@@ -39,7 +39,6 @@ const FREE_FRAMES: u64 = 2000;
 /// Time for each frame beyond.
 const FRAME_TIME: Duration = Duration::from_micros(100);
 
-/// A gate.
 #[derive(Clone)]
 pub(crate) struct Gate {
     /// The socket behind.

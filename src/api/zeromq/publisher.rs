@@ -22,7 +22,6 @@ pub(crate) struct Topics {
 }
 
 impl Topics {
-    /// Of a session.
     #[must_use]
     pub(crate) fn new(session: &str) -> Self {
         let topic = |kind: &str| Bytes::from(format!("{session}/{kind}"));
@@ -34,7 +33,7 @@ impl Publisher {
     /// A PUB socket bound to `endpoint`.
     ///
     /// # Errors
-    /// ZeroMQ's.
+    /// The library's.
     pub(crate) async fn bind(endpoint: &str) -> ZmqResult<Arc<Self>> {
         let mut socket = PubSocket::new();
         socket.bind(endpoint).await?;

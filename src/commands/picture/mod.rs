@@ -13,7 +13,6 @@ use ratatui::crossterm::event::{self, KeyCode, KeyModifiers};
 use crate::regime::Label;
 use crate::wire::{Decision, Event};
 
-/// Events kept.
 const EVENTS_KEPT: usize = 500;
 /// Bins over which rate and latency are shown.
 const RECENT: usize = 512;

@@ -52,20 +52,18 @@ impl Format {
     }
 }
 
-/// A stream.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct StreamInfo {
-    /// Name.
+    /// Name in LSL's lookup.
     pub name: String,
-    /// Type.
+    /// Type in LSL's lookup, such as `EEG` or `Markers`.
     pub kind: String,
-    /// Channels.
+    /// Number of channels.
     pub channel_count: usize,
-    /// Values.
+    /// Type of the values.
     pub format: Format,
     /// Rate, Hz; 0 where irregular.
     pub nominal_srate: f64,
-    /// Source id.
     pub source_id: String,
     /// This outlet's own id.
     pub uid: String,

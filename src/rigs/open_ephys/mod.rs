@@ -78,7 +78,6 @@ impl Default for Settings {
 }
 
 impl Settings {
-    /// Endpoint of the heartbeat.
     #[must_use]
     pub(crate) fn heartbeat_endpoint(&self) -> Option<String> {
         self.heartbeat.clone().or_else(|| {
@@ -181,7 +180,7 @@ impl Reader {
         }
     }
 
-    /// Takes one message.
+    /// Handles one message of the data socket.
     pub fn take(&mut self, message: &ZmqMessage, received: Received) {
         let header = match Header::of(message) {
             Ok(header) => header,
