@@ -1,4 +1,12 @@
-//! Another engine for a session that runs: made and warmed elsewhere, taken over between two bins.
+//! Hand-over of another engine to a running session: it is made and warmed up elsewhere, and taken
+//! over between two bins.
+//!
+//! The session's thread owns its engine without a lock, so nobody else can replace it. A successor
+//! waits here instead, and the thread takes it when it looks between two bins: an atomic flag,
+//! which costs nothing while nobody offers, then `try_lock`, which never makes the thread wait: if
+//! the offering side holds the lock at that moment, the next bin will do. Taking swaps the two
+//! engines, so that the former one is freed by the next offer, on a thread that may spend the time.
+//! `tests/models` tries every order of these steps with loom.
 
 use crate::regime::Engine;
 use crate::sync::{AtomicBool, Mutex, Ordering, PoisonError};

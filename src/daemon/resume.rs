@@ -1,5 +1,12 @@
 //! A session's state across a restart: saved about once a second and at every change, restored at
 //! the start.
+//!
+//! Two things must agree after a restart: the engine's state, and what subscribers have seen. The
+//! state is up to a second old, while events are on disk before they are announced. So the label in
+//! force comes from the journal's newest event, not from the state; the bins that came between the
+//! state and the restart are predicted through, by the rig's numbers; and a state that is too old,
+//! or of another model, readout or rule (its fingerprint), is not used: a wrong prior would be
+//! worse than none.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

@@ -300,9 +300,15 @@ impl FilterBank {
         }
     }
 
-    /// Interacting multiple models: with a probability that depends on the regime left and the one
-    /// entered, a fresh component starts from the pooled latent state; each hypothesis is
-    /// moment-matched to the mixture of going on and starting here.
+    /// Interacting multiple models (Blom & Bar-Shalom 1988): every hypothesis passes weight to the
+    /// others at the hazard rates, and takes over the moments of what enters it. The latents that
+    /// enter are those of the whole bank, because the population's state does not jump when its
+    /// dynamics change; the embedding that enters is the prior component's.
+    ///
+    /// Where less than `fresh_share_min` (0.5 %) of a weight is new, the moments stay as they are.
+    /// A leading hypothesis is otherwise blurred in every bin by the prior of a change that has not
+    /// happened, and never refines its embedding; the exact mixture would be the same within that
+    /// share (docs/decisions/0005).
     #[inline(always)]
     pub(super) fn mix(&mut self) {
         let (rank, d, stride) = (self.layout.rank, self.layout.embedding, self.layout.stride);

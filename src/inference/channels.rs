@@ -255,6 +255,11 @@ impl Channels {
     /// A gamma posterior of each channel's gain whose evidence fades (power steady model, Smith
     /// 1979): `gain = (pseudo + sum y) / (pseudo + sum lambda)`, sums discounted, `lambda` at
     /// gain 1.
+    ///
+    /// The time constant is long compared with regimes, so gains follow drift (electrodes that
+    /// move, units that are lost) and not the dynamics. `lambda` is taken at gain 1, or a gain
+    /// would be measured against itself and could run away; pseudo-counts keep rarely firing
+    /// channels at 1.
     fn follow_gains(&mut self) {
         for i in 0..self.n {
             self.observed[i] = self.keep * self.observed[i] + self.counts[i];

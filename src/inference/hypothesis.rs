@@ -228,9 +228,14 @@ impl Hypothesis {
     }
 
     /// Mean and covariance given score and information; returns the evidence. The mean is one step
-    /// of Newton's method towards the mode. Where far more was counted than expected such a step
-    /// overshoots, in log rates by as much as the counts are too many: it is halved until the
-    /// density does not fall.
+    /// of Newton's method from the prediction towards the mode, with the Fisher information in
+    /// place of the Hessian.
+    ///
+    /// A Poisson log-likelihood falls off exponentially, so where far more was counted than
+    /// expected a full step overshoots, in log rates by as much as the counts are too many, and
+    /// throws the filter. The step is therefore halved until the log density of latents and counts
+    /// does not fall. A halving costs one evaluation of the rates, and ordinary bins need none;
+    /// iterating Newton's method to the mode in every bin would cost as much in all of them.
     #[inline(always)]
     pub(super) fn correct<S: Simd>(
         &mut self,

@@ -1,6 +1,12 @@
 //! Spike events to bins. Bin `b` holds events from `b` to `b + 1` bin widths on the rig's clock, so
-//! that its number is its time. A bin closes when everyone who feeds it has passed its end, or when
-//! its time is up. Pure: no clock, no I/O.
+//! that its number is its time. Pure: no clock, no I/O.
+//!
+//! Events of several publishers arrive interleaved and late, so a bin cannot close when the next
+//! one starts. Each feed carries a watermark instead: the first bin that it has not completed. A
+//! bin closes when the lowest watermark of the feeds that are present has passed it, or at its
+//! deadline, which bounds the wait for a feed that has stopped. An event behind the closed bins is
+//! late. One far ahead may be a damaged packet or a clock that was set: only a run of events that
+//! agree, from more than one message, makes the second be believed.
 
 use std::collections::VecDeque;
 

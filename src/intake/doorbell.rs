@@ -1,6 +1,10 @@
-//! How a session's thread sleeps, is woken and is told to end. A producer rings after it has put
-//! something where the thread looks, and the thread looks once more before it sleeps, so no ring is
-//! missed.
+//! How a session's thread sleeps, is woken and is told to end.
+//!
+//! The ring between the port and the thread has no lock and no waiting of its own, so a wake-up
+//! could get lost between the thread's last look and its sleep. It cannot: a producer rings after
+//! it has pushed, and an `unpark` that comes before `park` makes that `park` return at once, so the
+//! thread either finds what was pushed or does not sleep. `closed` is read before the look, so that
+//! everything pushed before the close is still handled. `tests/models` tries every order with loom.
 
 use std::sync::OnceLock;
 

@@ -1,4 +1,11 @@
 //! The thread that writes records in groups, and keeps the files within their bounds.
+//!
+//! Group commit: a sync of the disk takes milliseconds and covers everything written before it. So
+//! records that come while one sync runs wait, and the next group takes all of them at once: under
+//! load there are fewer syncs per record, and a single record never waits for company. Records
+//! leave the queue only after their group is kept; one that fails is written again, into a new
+//! file, because what a failed write has left in the old one is not known. Readers drop the copy by
+//! its number.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError};

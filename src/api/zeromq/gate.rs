@@ -1,7 +1,14 @@
-//! A gate before a ZeroMQ socket: the library reserves memory for whatever length a frame claims,
-//! keeps every frame of a message until its last, keeps every subscription of a peer, and queues
-//! without a small bound for a subscriber that has stopped reading. Connections pass through here,
-//! where frames (ZMTP 3, RFC 23) are read and all of these are bounded.
+//! A gate before a ZeroMQ socket, which bounds what the library does not: it reserves memory for
+//! whatever length a frame claims, keeps every frame of a message until the last, keeps every
+//! subscription of a peer, and queues without a small bound for a subscriber that has stopped
+//! reading.
+//!
+//! The gate accepts the connections, reads the frames' headers (ZMTP 3, RFC 23) as bytes pass, and
+//! forwards the bytes to the library's socket over a private Unix socket, because the library takes
+//! no connection that it has not opened itself (docs/decisions/0003). On the way out it takes
+//! whatever the library has at once, so that the library's own queue stays empty and everything
+//! that waits for a slow peer waits here, under a bound. A peer that exceeds a bound is cut: ZeroMQ
+//! peers reconnect by themselves, while an error message has no place in the protocol.
 
 use std::io;
 use std::net::SocketAddr;
