@@ -301,7 +301,7 @@ fn endure(n: u64) {
             let sum: f32 = estimate.posterior.iter().sum();
             println!(
                 "{:>12} bins, {:.0} s: posterior sums to {sum}, embedding sd {:.4} to {:.4}, \
-                 hypotheses begun anew {}",
+                 hypotheses restarted {}",
                 bin + 1,
                 began.elapsed().as_secs_f64(),
                 estimate.embedding_sd.iter().copied().fold(f32::MAX, f32::min),

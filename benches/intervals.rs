@@ -189,7 +189,7 @@ fn main() {
     fixed.online.embedding_drift = 0.0;
     for (title, model) in [
         ("recordings of the model's own making, regimes said to last as in training", &model),
-        ("the same, regimes said to last an hour (as they do)", &stationary),
+        ("the same, a configured dwell of an hour (as they do)", &stationary),
         ("the same, regimes said to last for ever and the embedding not to drift", &fixed),
     ] {
         let mut rng = ChaCha8Rng::seed_from_u64(5);
@@ -214,7 +214,8 @@ fn main() {
         }
     }
     tell(
-        "teachers' unseen tasks, against the estimate after a minute, regimes said to last an hour",
+        "teachers' unseen tasks, against the estimate after a minute, a configured dwell of an \
+         hour",
         &found,
     );
 }

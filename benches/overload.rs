@@ -228,7 +228,7 @@ async fn costly(grpc: String, going: Arc<AtomicBool>) -> u64 {
     sent
 }
 
-/// Frames and subscriptions without end, and connections that say nothing or a little.
+/// Frames and subscriptions without end, and silent or nearly silent connections.
 fn peers_without_end(ports: &[String], going: &AtomicBool) -> u64 {
     let (frames, topics) = (attack::EMPTY_FRAMES.repeat(1 << 19), attack::subscriptions(200_000));
     let fragments: [&[u8]; 4] =

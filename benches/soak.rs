@@ -275,7 +275,7 @@ fn main() {
     println!("accounts   {received:.0} bins received, {known:.0} processed, late or rejected");
     println!("events     {heard} announced, {kept} in the journal, {} records lost", reading.lost);
     println!(
-        "besides    {lost:.0} decisions lost by subscribers, {resets:.0} hypotheses begun anew"
+        "besides    {lost:.0} decisions lost by subscribers, {resets:.0} hypotheses restarted"
     );
     println!("the curve is in target/soak.csv and target/soak.svg");
     assert_eq!(received, known, "every bin is accounted for");

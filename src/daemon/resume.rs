@@ -133,16 +133,19 @@ fn take_up(
     let age_s = (wall_ns() - snapshot.time_ns) as f64 * 1e-9;
     // A clock that was set back a little does not invalidate a state.
     if !(-1.0..=keeping.age_max_s).contains(&age_s) {
-        tracing::info!(session, age_s, "its saved state is too old: it begins anew");
+        tracing::info!(session, age_s, "the saved state is too old: starts at the prior");
         return None;
     }
     if snapshot.fingerprint != fingerprint {
-        tracing::info!(session, "its saved state is of another model or readout: it begins anew");
+        tracing::info!(
+            session,
+            "the saved state is of another model or readout: starts at the prior"
+        );
         return None;
     }
     let label = newest_label(journal, plan);
     if !engine.resume(&snapshot.words, label) {
-        tracing::warn!(session, "its saved state does not fit: it begins anew");
+        tracing::warn!(session, "the saved state does not fit: starts at the prior");
         return None;
     }
     tracing::info!(session, age_s, sequence = snapshot.sequence, "goes on from its saved state");

@@ -350,7 +350,7 @@ mod tests {
         offer(&port, &message(next, 1)).expect("taken");
         assert_eq!(kinds(&mut outlet), [(Kind::Start, 20), (Kind::Bin, next)]);
         let later = Received { instant: Instant::now() + 2 * FLOWING, ..Received::now() };
-        message::offer(&port, &message(1 << 55, 1), later).expect("a stream that begins anew");
+        message::offer(&port, &message(1 << 55, 1), later).expect("a stream that restarts");
     }
 
     #[test]

@@ -28,10 +28,10 @@ pub struct Onset {
 /// `P(r in all of t..T | y_1..T) = prod_(u = t..T-1) p_u(r) A(r, r) / p_(u+1|u)(r)` (backward pass
 /// of a hidden Markov model; Kim 1994). That is the distribution function of the onset.
 ///
-/// A label comes into force late, because the rule waits until it is certain; an experiment needs to
-/// know since when it has held. Filtered posteriors alone would date it late as well: they do not
-/// know what came after. The backward pass does, needs no smoother over the states of the filters,
-/// and costs one product per bin traced back, which is only done at a change.
+/// A label comes into force late, because the rule waits until it is certain; an experiment needs
+/// to know since when it has held. Filtered posteriors alone would date it late as well: they do
+/// not know what came after. The backward pass does, needs no smoother over the states of the
+/// filters, and costs one product per bin traced back, which is only done at a change.
 #[derive(Debug, Clone)]
 pub(super) struct OnsetFinder {
     states: usize,

@@ -73,7 +73,7 @@ declared! {
         Gauge QUEUE_MAX "regimed_queue_max_bins" ["session"]
             "Room for bins that wait: beyond it they are rejected."
         Counter STARTS "regimed_recording_starts_total" ["session"]
-            "Recordings begun: a gap too long to predict through, or numbering begun anew."
+            "Recordings begun: a gap too long to predict through, or numbering restarted."
         Counter MESSAGES "regimed_messages_total" ["session outcome"]
             "Messages of counts or spikes over gRPC and ZeroMQ, by outcome: accepted or rejected."
         Counter REJECTED "regimed_messages_rejected_total" ["session reason"]
@@ -106,7 +106,7 @@ declared! {
             "Seconds per second that the offset grows: positive where the rig's clock is slow; NaN \
              where not known."
         Counter CLOCK_JUMPS "regimed_clock_jumps_total" ["session"]
-            "Times that the rig's clock was found set or begun anew."
+            "Times that the rig's clock was found set or restarted."
         Histogram TRANSPORT_DELAY "regimed_transport_delay_seconds" ["session"]
             "Rig's time of a message to receiving it, beyond the least such delay of late."
     }
@@ -135,7 +135,7 @@ declared! {
         Gauge LOG_LIKELIHOOD "regimed_log_likelihood" ["session"]
             "One-step predictive log-likelihood, nats per channel and bin."
         Counter RESETS "regimed_filter_resets_total" ["session"]
-            "Hypotheses that lost their numbers and began anew."
+            "Hypotheses that lost their numbers and restarted."
         Gauge PARTICIPATION "regimed_participation_ratio" ["session"]
             "Participation ratio of the log rates' covariance over the last seconds."
     }

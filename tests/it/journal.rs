@@ -188,7 +188,7 @@ async fn a_session_goes_on_from_its_saved_state_with_a_label_at_once() {
     let daemon = Daemon::start(&text);
     assert!(daemon.log().contains("its saved state is of no use"), "{}", daemon.log());
     let (fresh, _) = exchange(&daemon, part(600, 900)).await;
-    assert!(fresh[0].regime.is_empty(), "it begins anew: {:?}", fresh[0]);
+    assert!(fresh[0].regime.is_empty(), "it restarts: {:?}", fresh[0]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -13,7 +13,7 @@ fn session(table: &str) -> String {
 }
 
 /// What both have in common: the decisions of their bins, garbage, strangers, ten times the rate, a
-/// clock that jumps and one that begins anew, silence; every event accounted for.
+/// clock that jumps and one that restarts, silence; every event accounted for.
 async fn common(daemon: &Daemon, rig: &mut Rig) {
     let folder = tempfile::tempdir().expect("a folder");
     let bins = spikes(300);

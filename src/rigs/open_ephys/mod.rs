@@ -214,7 +214,7 @@ impl Reader {
             Some(expected) if number < expected => {
                 tracing::info!(
                     session = self.assembly.port().settings().session,
-                    "Open Ephys: acquisition began anew"
+                    "Open Ephys: acquisition restarted"
                 );
                 self.assembly.begin(received);
                 if let Some(ticks) = &mut self.ticks {
@@ -268,7 +268,7 @@ impl Reader {
                 tracing::info!(
                     session = self.assembly.port().settings().session,
                     sample,
-                    "Open Ephys: the sample numbers began anew"
+                    "Open Ephys: the sample numbers restarted"
                 );
                 self.assembly.begin(received);
                 // The line keeps its level; its rise belongs to the recording before.
