@@ -68,7 +68,8 @@ fn heading(of: &Checkpoint) -> String {
     let noise: f32 = m.network.process_variance.iter().sum::<f32>() / d.rank as f32;
     format!(
         "# Model {}\n\n\
-         Regimes: {}. Bins of {} ms. Embedding {}, rank {}, {} units, hidden layers {} and {}.\n\
+         Regimes: {}.\n\
+         Bins of {} ms. Embedding {}, rank {}, {} units, hidden layers {} and {}.\n\
          Time constant {tau_ms:.0} ms, mean process variance {noise:.4} per bin; a regime lasts \
          {:.1} s on average.\n\n\
          Made by regimed {} (commit {}), seed {}, {} steps.\n",

@@ -48,7 +48,7 @@ impl Contact {
         let observed = clock.observe(rig_time_ns, received.steady_ns());
         let offset_s = clock.offset_ns().map(|ns| ns as f64 * 1e-9);
         let delay_s = observed.delay_ns as f64 * 1e-9;
-        self.metrics.clock(offset_s, clock.drift(), observed.jumped, delay_s);
+        self.metrics.clock((offset_s, clock.drift()), observed.jumped, delay_s);
     }
 
     /// Declares the rig stalled after `idle` without contact. A loss at the end of a stream leaves

@@ -378,16 +378,14 @@ impl ContactMetrics {
     /// delay.
     pub(crate) fn clock(
         &self,
-        offset_s: Option<f64>,
-        drift: Option<f64>,
+        (offset_s, drift): (Option<f64>, Option<f64>),
         jumped: bool,
         delay_s: f64,
     ) {
-        if let Some(offset) = offset_s {
-            self.offset.set(offset);
-        }
-        if let Some(drift) = drift {
-            self.drift.set(drift);
+        for (gauge, value) in [(&self.offset, offset_s), (&self.drift, drift)] {
+            if let Some(value) = value {
+                gauge.set(value);
+            }
         }
         self.jumps.increment(u64::from(jumped));
         self.delay.record(delay_s);

@@ -32,8 +32,9 @@ impl Redis {
         let folder = tempfile::tempdir().expect("a folder");
         // Another process may take a port that was free a moment ago: then the next one.
         for _ in 0..10 {
-            let port = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
-            let port = port.local_addr().expect("bound").port();
+            let free = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+            let port = free.local_addr().expect("bound").port();
+            drop(free);
             match Self::run(port, folder.path()) {
                 Started::Running(child) => return Some(Self { child, port, folder }),
                 Started::Ended => {}

@@ -97,12 +97,9 @@ pub(crate) async fn run(session: Arc<SessionHandle>, listen: IpAddr, lsl_session
     let markers = stream("regimes", "Markers", Format::Text, 1, 0.0);
     let rate = 1.0 / facts.bin_width_s;
     let metrics = stream("metrics", "Metrics", Format::Float32, labels.len(), rate);
-    let offered = async {
-        io::Result::Ok((
-            offer(markers, vec!["regime".into()]).await?,
-            offer(metrics, labels).await?,
-        ))
-    };
+    let regime = vec!["regime".into()];
+    let offered =
+        async { io::Result::Ok((offer(markers, regime).await?, offer(metrics, labels).await?)) };
     let (markers, metrics) = match offered.await {
         Ok(both) => both,
         Err(e) => {

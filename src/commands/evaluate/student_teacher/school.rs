@@ -78,19 +78,14 @@ impl School {
                 format!("{name}: one step {:.5}, forecast {:.5}", report.one_step, report.forecast)
             });
             if self.interrupt.raised() {
-                bail!(
-                    "stopped; students that are finished are in {}, and the same command goes on \
-                     from them",
-                    self.dir.join(MODELS).display()
-                );
+                let models = self.dir.join(MODELS);
+                bail!("stopped; finished students are kept in {}", models.display());
             }
             let validation = training.validate_if_due(false)?;
             kept = validation.and_then(|v| v.better).map(|found| (found, done)).or(kept);
         }
         progress.finish();
-        let Some((mut found, learned)) = kept else {
-            bail!("expected a step at least, found none")
-        };
+        let (mut found, learned) = kept.context("expected a step at least, found none")?;
         if settings.exponent_weight > 0.0 {
             let data = training.trainer().data();
             found.model.metric_head = fit_metric_head(&found.model, data, settings.threads)?;
