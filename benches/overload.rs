@@ -277,6 +277,18 @@ fn attacked(
     (times, summary)
 }
 
+/// Most resident memory of a process while `going`, MiB.
+fn watch_memory(pid: u32, going: Arc<AtomicBool>) -> std::thread::JoinHandle<f64> {
+    std::thread::spawn(move || {
+        let mut most: f64 = 0.0;
+        while going.load(Ordering::Relaxed) {
+            most = most.max(resident_mib(pid));
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        most
+    })
+}
+
 fn main() {
     let folder = tempfile::tempdir().expect("a folder");
     let session = |name: &str| {
@@ -337,17 +349,7 @@ fn main() {
             })
         });
         std::thread::sleep(Duration::from_secs(2));
-        let watching = {
-            let going = going.clone();
-            std::thread::spawn(move || {
-                let mut most: f64 = 0.0;
-                while going.load(Ordering::Relaxed) {
-                    most = most.max(resident_mib(pid));
-                    std::thread::sleep(Duration::from_millis(50));
-                }
-                most
-            })
-        };
+        let watching = watch_memory(pid, going.clone());
         let times = healthy(grpc.clone(), from, SECONDS);
         from += 1_000_000;
         going.store(false, Ordering::Relaxed);
@@ -367,17 +369,7 @@ fn main() {
         );
     }
     let watched = Arc::new(AtomicBool::new(true));
-    let watching = {
-        let going = watched.clone();
-        std::thread::spawn(move || {
-            let mut most: f64 = 0.0;
-            while going.load(Ordering::Relaxed) {
-                most = most.max(resident_mib(pid));
-                std::thread::sleep(Duration::from_millis(50));
-            }
-            most
-        })
-    };
+    let watching = watch_memory(pid, watched.clone());
     let before_mib = resident_mib(pid);
     let measured = || healthy(grpc.clone(), from, SECONDS);
     let (times, summary) = attacked(&runtime, (&grpc, &ports), measured);

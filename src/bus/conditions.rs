@@ -106,6 +106,8 @@ pub(crate) struct Holding {
 /// Those that hold.
 #[derive(Default)]
 pub struct Conditions {
+    /// Ordered, so that `/health` lists them alike each time. Setting a condition is rare and
+    /// short, so one lock serves all sessions.
     holding: Mutex<BTreeMap<(String, Condition), Holding>>,
     journal: Option<Arc<Journal>>,
 }

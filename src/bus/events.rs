@@ -75,8 +75,6 @@ pub struct EventLog {
     journal: Option<Arc<Journal>>,
     /// Number of the newest event where there is no journal.
     numbered: AtomicU64,
-    /// Events that were dropped because too many waited for a disk that fails.
-    dropped: AtomicU64,
 }
 
 impl EventLog {
@@ -90,7 +88,6 @@ impl EventLog {
             newest: watch::Sender::new(newest),
             journal,
             numbered: AtomicU64::new(0),
-            dropped: AtomicU64::new(0),
         }
     }
 
@@ -99,18 +96,15 @@ impl EventLog {
     }
 
     /// Numbers an event, and hands it to the journal where there is one; `None` where that takes no
-    /// more: the number is not used then, and the event is counted as dropped. For the session's
-    /// publishing task alone.
+    /// more: the number is not used then, and the journal's metrics count the event as dropped. For
+    /// the session's publishing task alone.
     pub fn number(&self, mut event: Event) -> Option<Numbered> {
         let Some(journal) = &self.journal else {
             event.event_sequence = self.numbered.fetch_add(1, Ordering::Relaxed) + 1;
             return Some(Numbered { event, ticket: None });
         };
-        let ticket = journal.add_event(&mut event);
-        if ticket.is_none() {
-            self.dropped.fetch_add(1, Ordering::Relaxed);
-        }
-        Some(Numbered { event, ticket: Some(ticket?) })
+        let ticket = journal.add_event(&mut event)?;
+        Some(Numbered { event, ticket: Some(ticket) })
     }
 
     /// The event, once the journal has kept it or has failed to (`not_durable`).
@@ -149,18 +143,12 @@ impl EventLog {
         self.newest.subscribe()
     }
 
-    /// Who waits for events.
+    /// Number of subscribers that wait for events.
     pub(super) fn waiting(&self) -> usize {
         self.newest.receiver_count()
     }
 
-    /// Events dropped because too many waited for a disk that fails.
-    #[must_use]
-    pub fn dropped(&self) -> u64 {
-        self.dropped.load(Ordering::Relaxed)
-    }
-
-    /// Whose numbers events have: the journal's, or without one this run's.
+    /// Identity of the numbering: the journal's, or without one this run's.
     #[must_use]
     pub fn numbering(&self) -> &str {
         static RUN: LazyLock<String> = LazyLock::new(new_id);

@@ -44,7 +44,9 @@ pub struct Vitals {
 /// Requests to a replayed recording to continue at another position.
 #[derive(Default)]
 pub struct Seek {
+    /// The newest request; an older one that was not read yet is replaced.
     to: Mutex<Option<f64>>,
+    /// Wakes a replay that waits at its end.
     changed: tokio::sync::Notify,
 }
 
@@ -108,6 +110,7 @@ struct Served {
 /// One session: everything that the program holds of it, shared by all who use it.
 pub struct SessionHandle {
     name: String,
+    /// Replaced when another model takes over; readers keep the one that they have.
     facts: RwLock<Arc<SessionFacts>>,
     /// Entrance of whole bins.
     pub port: Arc<Port>,
@@ -122,8 +125,11 @@ pub struct SessionHandle {
     pub events: EventLog,
     /// How well it does.
     pub vitals: Vitals,
+    /// Published bins. A counter of its own, because the metrics' counters cannot be read.
     bins: AtomicU64,
+    /// Set once, after the last outcome was published; then woken subscribers find it.
     ended: AtomicBool,
+    /// Written ten times a second by the publishing task, cloned by the page and by `ListSessions`.
     metrics: Mutex<Option<Metrics>>,
     /// Newest covariance of the embedding's posterior, the lower triangle row by row.
     covariance: Mutex<Vec<f32>>,
@@ -132,7 +138,11 @@ pub struct SessionHandle {
     /// Counts for a calibration or for warming up another engine. The lock is held while one of
     /// them reads: there is one reader at a time.
     fit_counts: Mutex<CountsReader>,
+    /// Changed by the calibrator's thread, cloned by everybody else.
     calibration: Mutex<Calibration>,
+    /// The plan that published decisions are worded by. Changes with the first outcome of another
+    /// model's engine, not when that model is offered: decisions in between still belong to the
+    /// former.
     served: Mutex<Served>,
     /// Where another engine waits for the thread. Not under `served`: the thread must never wait.
     pub(crate) handoff: Handoff,

@@ -24,7 +24,9 @@ pub(crate) struct Successor {
 /// The place where one waits.
 #[derive(Default)]
 pub(crate) struct Handoff {
+    /// Looked at before every bin, so that a bin without an offer costs one load and no lock.
     waiting: AtomicBool,
+    /// Holds the offer, and after it was taken the former engine, which the next offer frees.
     successor: Mutex<Option<Successor>>,
 }
 

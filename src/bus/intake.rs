@@ -14,6 +14,8 @@ use crate::wire::{Counts, RejectReason, Spikes};
 /// All sessions' entrances.
 pub struct Intake {
     registry: Arc<Registry>,
+    /// Bounds the log lines of refusals: one peer could otherwise fill the log. Locked for a
+    /// refusal only.
     throttle: Mutex<Throttle>,
 }
 

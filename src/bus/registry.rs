@@ -97,6 +97,8 @@ impl Names {
 
 /// All sessions.
 pub struct Registry {
+    /// Read for every message, written when a session starts or stops. A guard is never held over a
+    /// wait: handles are cloned out.
     names: RwLock<Names>,
     /// Counts sessions that began.
     begun: watch::Sender<u64>,

@@ -111,6 +111,7 @@ pub(crate) struct Feeds {
     session: String,
     /// The first is of every decision; none once the session has ended.
     feeds: Mutex<Vec<Feed>>,
+    /// Hands out places in the crowd; a place that wraps around is only a place.
     turns: AtomicU32,
     subscribers: Gauge,
 }

@@ -85,6 +85,7 @@ impl Access {
 /// Files that cannot be read.
 struct Problems {
     registry: Arc<Registry>,
+    /// The condition lists all bad files; it ends when the last one is good again.
     by_file: Mutex<BTreeMap<usize, String>>,
 }
 

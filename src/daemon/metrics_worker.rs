@@ -57,6 +57,8 @@ impl Probe {
 pub(super) struct Request {
     pub(super) session: Arc<SessionHandle>,
     pub(super) wording: Arc<Wording>,
+    /// Locked by the worker for a refresh, and by the publishing task only where another model
+    /// takes over, which may then wait for one refresh.
     pub(super) probe: Arc<Mutex<Probe>>,
     pub(super) outcome: Outcome,
     /// Filtered latents since the request before, `[bins, rank]`.

@@ -14,6 +14,7 @@ const LOOK_EVERY: Duration = Duration::from_micros(500);
 
 #[derive(Default)]
 struct Link {
+    /// Wakes the publishing task from a thread that must not take a lock.
     waker: AtomicWaker,
     finished: AtomicBool,
 }

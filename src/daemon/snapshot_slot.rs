@@ -24,6 +24,8 @@ pub(super) struct Found {
 
 /// One state, the newest.
 pub(super) struct SnapshotSlot {
+    /// The session's thread uses `try_lock`: while the newest state is being fetched it keeps its
+    /// own and tries with the next bin.
     held: Mutex<Held>,
     /// Between two states, bins.
     every: u64,

@@ -42,6 +42,7 @@ struct Inner {
 pub struct Assembly {
     port: Arc<Port>,
     settings: AssemblySettings,
+    /// Held for a whole message, so that its events are placed together, and while bins close.
     inner: Mutex<Inner>,
     metrics: AssemblyMetrics,
     /// Wakes the closing task when bins are open.

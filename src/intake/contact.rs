@@ -11,9 +11,11 @@ use crate::telemetry::ContactMetrics;
 /// One session's.
 pub(super) struct Contact {
     session: String,
+    /// Updated once per message, not per bin.
     clock: Mutex<Clock>,
     /// Steady time of the last contact, ns; 0: never.
     last_ns: AtomicI64,
+    /// Kept apart from the time, so that the stall is logged and counted once.
     stalled: AtomicBool,
     metrics: ContactMetrics,
 }

@@ -24,6 +24,7 @@ pub enum Answer<T> {
 /// One thread's.
 #[derive(Default)]
 pub(crate) struct Doorbell {
+    /// Known only after the thread has started; nothing is pushed before.
     thread: OnceLock<Thread>,
     closed: AtomicBool,
 }

@@ -29,6 +29,7 @@ pub struct Port {
     /// message is checked.
     entrance: Mutex<Entrance>,
     doorbell: Arc<Doorbell>,
+    /// Read for every offer, without the entrance's lock.
     paused: AtomicBool,
     accounts: Accounts,
     contact: Contact,

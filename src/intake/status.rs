@@ -35,6 +35,7 @@ pub struct Status {
     pub loss: LossAccounting,
     /// Its counters.
     pub metrics: SourceMetrics,
+    /// Read by `ListSessions`; the gauge of the same name cannot be read.
     connected: AtomicBool,
 }
 

@@ -52,6 +52,7 @@ pub struct Ticket(u64);
 /// An open journal. All writing is done by its own thread.
 pub struct Journal {
     shared: Arc<Shared>,
+    /// Taken by the first `close`, which waits for the thread; later ones find nothing to wait for.
     thread: Mutex<Option<JoinHandle<()>>>,
     /// Held while the journal is open.
     _lock: File,

@@ -24,7 +24,10 @@ pub(super) struct Waiting {
 
 pub(super) struct Shared {
     pub(super) settings: Settings,
+    /// The queue to the writer, and the numbers: a record gets its number under the same lock under
+    /// which it is queued, so that the queue is in the order of the numbers. Never held over I/O.
     pub(super) waiting: Mutex<Waiting>,
+    /// Wakes the writer when something was queued.
     pub(super) wake: Condvar,
     /// All records up to this one are kept.
     pub(super) kept: watch::Sender<u64>,

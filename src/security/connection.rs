@@ -82,6 +82,7 @@ pub(super) struct Connection {
     pub(super) number: u64,
     /// Its address; `None` on a Unix socket, whose file permissions control access.
     pub(super) address: Option<SocketAddr>,
+    /// Requests and bytes of one connection; uncontended but for a newcomer that looks for a place.
     state: Mutex<State>,
     given_up: AtomicBool,
     waker: AtomicWaker,

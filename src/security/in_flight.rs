@@ -89,6 +89,8 @@ impl Held {
 /// Room for messages that are not whole.
 #[derive(Debug)]
 pub(crate) struct InFlight {
+    /// Order and sizes of all incomplete messages of a port: which to give up is decided under the
+    /// lock that admits the new one.
     held: Mutex<Held>,
     all_max: usize,
     connection_max: usize,

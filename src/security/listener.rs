@@ -81,6 +81,8 @@ impl Open {
 #[derive(Clone)]
 pub(crate) struct Admission {
     limits: Limits,
+    /// Connections in all and per address under one lock, so that both bounds are checked and taken
+    /// together.
     open: Arc<Mutex<Open>>,
     untaken: Arc<Untaken>,
 }

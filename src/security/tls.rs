@@ -90,6 +90,7 @@ struct Now {
 pub(crate) struct Tls {
     files: TlsFiles,
     protocol: &'static [u8],
+    /// Read for every handshake, replaced when the files have changed; connections keep their own.
     now: RwLock<Now>,
 }
 

@@ -69,6 +69,7 @@ pub(crate) struct Tokens {
     files: Vec<TokenFile>,
     /// Of each file.
     known: RwLock<Vec<Vec<Fingerprint>>>,
+    /// Bounds the log lines of failed attempts. Locked for a failure only.
     throttle: Mutex<Throttle>,
 }
 

@@ -26,6 +26,8 @@ struct OfSession {
 
 struct Registries {
     own: PrometheusRecorder,
+    /// Read for every new handle, written when a session comes or is forgotten; a registered handle
+    /// needs no lock.
     sessions: RwLock<HashMap<String, OfSession>>,
     /// Each metric's meaning, by name.
     help: HashMap<String, String>,

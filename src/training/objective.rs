@@ -349,6 +349,7 @@ fn add(to: &mut [f32], from: &[f32]) {
 /// forward returns the loss, backward the gradient.
 pub(crate) struct BatchLossOp {
     loss: f32,
+    /// Taken by the one backward pass; candle passes the operation by shared reference.
     gradient: Mutex<Option<Gradient<f32>>>,
 }
 

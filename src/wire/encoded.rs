@@ -14,6 +14,8 @@ use super::Decision;
 #[derive(Debug)]
 pub struct Encoded<M> {
     message: M,
+    /// Filled by the first subscriber that asks; concurrent ones wait for it instead of encoding
+    /// again.
     bytes: OnceLock<Bytes>,
 }
 

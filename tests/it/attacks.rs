@@ -1,8 +1,8 @@
 //! What nobody should do to a daemon, done to it: nothing outside stops, freezes or bloats it.
 
 use std::io::{Read, Write};
-use std::net::{TcpListener, TcpStream};
-use std::process::{Child, Command, Stdio};
+use std::net::TcpStream;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -19,9 +19,7 @@ use tonic::transport::Endpoint;
 use zeromq::{Socket, SocketRecv};
 
 use crate::attack::{EMPTY_FRAMES, METHODS, address, parts, peer, pour, subscriptions};
-use crate::rig::{
-    Daemon, PATIENCE, arg, binary, checkout, config, exchange, message, scraped, spikes,
-};
+use crate::rig::{Daemon, PATIENCE, arg, checkout, config, exchange, message, spikes};
 use crate::wait;
 
 /// Memory that an attack may take, MiB.
@@ -48,136 +46,6 @@ async fn is_let_in(daemon: &Daemon) {
         assert!(began.elapsed() < PATIENCE, "no newcomer is let in: {}", daemon.log());
         wait::look_again().await;
     }
-}
-
-/// A process that nobody listens to: its log goes where it is told to.
-struct Unheard {
-    child: Child,
-    grpc: String,
-    http: String,
-    _folder: tempfile::TempDir,
-}
-
-impl Unheard {
-    fn start(log: Stdio) -> Self {
-        let folder = tempfile::tempdir().expect("a folder");
-        let port = || {
-            let free = TcpListener::bind("127.0.0.1:0").expect("a port");
-            free.local_addr().expect("bound").to_string()
-        };
-        let (grpc, http) = (port(), port());
-        let text = format!(
-            "[grpc]\nlisten = \"{grpc}\"\n[http]\nlisten = \"{http}\"\n[zeromq]\npull = \
-             \"\"\npublish = \"\"\n\
-             [limits]\nqueue_bins = 8192\n[[session]]\nname = \"rig\"\nmodel = \
-             \"builtin\"\nreadout = \"0\"\n"
-        );
-        let file = folder.path().join("c.toml");
-        std::fs::write(&file, text).expect("written");
-        let child = Command::new(binary())
-            .args(["serve", "--config", arg(&file)])
-            // Every frame of every call is a line.
-            .env("REGIMED_LOG", "trace")
-            .stderr(log)
-            .spawn()
-            .expect("the daemon starts");
-        Self { child, grpc: format!("http://{grpc}"), http, _folder: folder }
-    }
-
-    async fn decide(&self, bins: u64) {
-        let began = Instant::now();
-        let mut client = loop {
-            match IngestClient::connect(self.grpc.clone()).await {
-                Ok(client) => break client,
-                Err(e) => assert!(began.elapsed() < PATIENCE, "{e}"),
-            }
-            wait::look_again().await;
-        };
-        let counts = spikes(1);
-        let all: Vec<Counts> = (0..bins).map(|i| message("rig", i, &counts[0])).collect();
-        let mut replies =
-            client.exchange(futures_util::stream::iter(all)).await.expect("accepted").into_inner();
-        let mut n = 0;
-        while let Some(reply) = tokio::time::timeout(PATIENCE, replies.message())
-            .await
-            .expect("in time")
-            .expect("no error")
-        {
-            n += u64::from(matches!(
-                reply.reply,
-                Some(regimed::internals::wire::exchange_reply::Reply::Decision(_))
-            ));
-        }
-        assert_eq!(n, bins);
-    }
-
-    fn lost_lines(&self) -> f64 {
-        let mut stream = TcpStream::connect(&self.http).expect("HTTP answers");
-        let head = "GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
-        stream.write_all(head.as_bytes()).expect("sent");
-        let mut text = String::new();
-        stream.read_to_string(&mut text).expect("an answer");
-        scraped(&text, "regimed_log_lines_lost_total", "")
-    }
-
-    fn terminate(&mut self) {
-        let pid = self.child.id().to_string();
-        assert!(Command::new("kill").args(["-TERM", &pid]).status().expect("kill").success());
-        let began = Instant::now();
-        while self.child.try_wait().expect("waiting").is_none() {
-            assert!(began.elapsed() < PATIENCE, "it does not end");
-            wait::look_again_here();
-        }
-        let status = self.child.wait().expect("ended");
-        assert!(status.success(), "{status}");
-    }
-}
-
-impl Drop for Unheard {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn whoever_reads_the_log_stops_delays_and_ends_nothing() {
-    // A pipe that nobody reads.
-    let mut unread = Unheard::start(Stdio::piped());
-    let pipe = unread.child.stderr.take();
-    unread.decide(2000).await;
-    assert!(unread.lost_lines() > 0.0, "the pipe is full");
-    unread.terminate();
-    drop(pipe);
-    // A reader that goes away.
-    let mut gone = Unheard::start(Stdio::piped());
-    drop(gone.child.stderr.take());
-    gone.decide(500).await;
-    assert!(gone.lost_lines() > 0.0);
-    gone.terminate();
-    // A disk that is full.
-    let full = std::fs::File::options().write(true).open("/dev/full").expect("there");
-    let mut full = Unheard::start(Stdio::from(full));
-    full.decide(500).await;
-    assert!(full.lost_lines() > 0.0);
-    full.terminate();
-}
-
-#[test]
-fn a_log_filter_that_chooses_nothing_is_a_fault_at_the_start() {
-    let folder = tempfile::tempdir().expect("a folder");
-    let file = folder.path().join("c.toml");
-    std::fs::write(&file, config("", &["rig"])).expect("written");
-    let out = Command::new(binary())
-        .args(["serve", "--config", arg(&file)])
-        .env("REGIMED_LOG", "regimed=loud")
-        .output()
-        .expect("it runs");
-    let stderr = String::from_utf8_lossy(&out.stderr);
-    assert!(
-        !out.status.success() && stderr.contains("REGIMED_LOG") && stderr.contains("loud"),
-        "{stderr}"
-    );
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -4,6 +4,7 @@
 #[path = "../../benches/support/attack.rs"]
 mod attack;
 mod attacks;
+mod attacks_on_the_log;
 mod bad_input;
 mod commands;
 mod daemon;

@@ -29,7 +29,8 @@ pub(crate) struct Page {
     pub(super) overview: broadcast::Sender<Bytes>,
     /// One session each.
     frames: Mutex<HashMap<String, broadcast::Sender<Bytes>>>,
-    /// Whether frames are made.
+    /// Whether frames are made. Locked while viewers are counted or added, so that exactly one task
+    /// makes frames and none is left out between its last look and its end.
     busy: Mutex<bool>,
 }
 

@@ -11,6 +11,8 @@ use crate::bus::Update;
 
 /// The socket that all sessions share.
 pub(crate) struct Publisher {
+    /// An asynchronous lock: the library's `send` needs `&mut`, and several sessions publish. It
+    /// only fills queues, so it is held for microseconds.
     socket: Mutex<PubSocket>,
 }
 
