@@ -9,43 +9,53 @@
 //!
 //! In reading order, from the numbers up:
 //!
-//! 1. [`model`]: what is assumed of the population: hypernetwork, low-rank network, readouts,
-//!    prior.
-//! 2. [`inference`]: the online fit, a bank of filters over latent state and embedding.
-//! 3. [`dynamics`]: what a fitted network does near a state.
-//! 4. [`regime`]: from posteriors to labels, change events and scores.
-//! 5. [`training`]: learning a model, and calibrating it to a new session.
-//! 6. [`teacher`]: simulated networks with known truth.
-//! 7. [`recording`], [`checkpoint`], [`config`], [`journal`]: files.
-//! 8. [`wire`], [`security`], [`source`], [`publish`], [`telemetry`]: what goes in and out.
-//! 9. [`daemon`], [`commands`]: all of it put together.
+//! 1. `model`: the generative model: hypernetwork, low-rank network, readouts, prior.
+//! 2. `inference`: the online fit, a bank of filters over latent state and embedding.
+//! 3. `dynamics`: what a fitted network does near a state, and in the long run.
+//! 4. `regime`: from posteriors to labels, change events and scores.
+//! 5. `teacher`: simulated networks with known truth.
+//! 6. `clock`, `files`, `sync`, `wire`, `telemetry`, `security`, `journal`: ground services.
+//! 7. `recording`, `checkpoint`, `training`: learning from files.
+//! 8. `intake`, `bus`, `rigs`, `api`: what comes in, what is held of a session, what rigs speak,
+//!    what others call.
+//! 9. `config`, `daemon`, `commands`: all of it put together.
 //!
-//! Modules 1 to 6 are pure: no clock, no I/O, no global state; random generators are passed in.
+//! Rooms 1 to 5 are pure: no clock, no I/O, no global state; random generators are passed in.
 
+// Numbers.
+pub(crate) mod dynamics;
+pub(crate) mod inference;
+pub(crate) mod model;
+pub(crate) mod regime;
+pub(crate) mod teacher;
+
+// Ground services.
+pub(crate) mod clock;
+mod files;
+pub(crate) mod journal;
+pub(crate) mod security;
+mod sync;
+pub(crate) mod telemetry;
+pub(crate) mod wire;
+
+// Learning from files.
+pub(crate) mod checkpoint;
+pub(crate) mod recording;
+pub(crate) mod training;
+
+// The outside world.
 pub(crate) mod api;
 pub(crate) mod bus;
-pub(crate) mod checkpoint;
-pub(crate) mod clock;
+pub(crate) mod intake;
+pub(crate) mod rigs;
+
+// Composition.
 pub mod commands;
 pub(crate) mod config;
 pub(crate) mod daemon;
-pub(crate) mod dynamics;
-mod files;
-pub(crate) mod inference;
-pub(crate) mod intake;
+
 #[doc(hidden)]
 #[allow(missing_docs)]
 pub mod internals;
-pub(crate) mod journal;
-pub(crate) mod model;
-pub(crate) mod recording;
-pub(crate) mod regime;
-pub(crate) mod rigs;
-pub(crate) mod security;
-mod sync;
-pub(crate) mod teacher;
-pub(crate) mod telemetry;
-pub(crate) mod training;
-pub(crate) mod wire;
 
 pub use telemetry::{drain_log, last_word};

@@ -295,7 +295,7 @@ impl Plan {
         SessionMetrics::new(&self.session, &labels)
     }
 
-    /// An engine that reads by a readout found on [`Self::calibration_model`], and its fingerprint.
+    /// An engine that reads by a readout found on `Self::calibration_model`, and its fingerprint.
     ///
     /// # Errors
     /// When the bank does not take it.

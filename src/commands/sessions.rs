@@ -33,7 +33,7 @@ pub struct SessionsArgs {
 pub enum Action {
     /// The sessions, their rigs, their accounts and clocks
     List,
-    /// Start a session from a file with one [[session]] table; paths in it are the daemon's
+    /// Start a session from a file with one `[[session]]` table; paths in it are the daemon's
     Start {
         /// TOML file
         #[arg(value_name = "FILE")]

@@ -98,7 +98,7 @@ impl Inlet {
 }
 
 impl Outlet {
-    /// The next header; for [`Kind::Bin`] fills `counts [n_channels]`. Never blocks or allocates.
+    /// The next header; for `Kind::Bin` fills `counts [n_channels]`. Never blocks or allocates.
     pub fn pop(&mut self, counts: &mut [u16]) -> Option<Header> {
         let header = self.headers.try_pop()?;
         if header.kind == Kind::Bin {

@@ -69,7 +69,7 @@ impl<S: Storage> Log<S> {
         Ok((log, recovery))
     }
 
-    /// Keeps the newest numbers in their second place; `record` holds [`Bounds`].
+    /// Keeps the newest numbers in their second place; `record` holds `Bounds`.
     ///
     /// # Errors
     /// The storage's.

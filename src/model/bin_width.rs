@@ -44,7 +44,7 @@ impl Model {
     /// multiplied by `r`, dispersions divided (counts of neighbouring bins independent).
     ///
     /// # Errors
-    /// Where one width is more than [`BIN_RATIO_MAX`] times the other.
+    /// Where one width is more than `BIN_RATIO_MAX` times the other.
     pub fn at_bin_width(&self, bin_width_s: f64) -> Result<Self, BinWidthError> {
         let r = bin_width_s / self.bin_width_s;
         if nearly_equal(bin_width_s, self.bin_width_s) {

@@ -1,4 +1,4 @@
-//! Gauges of a reading of the dynamics: each a value of [`wire::Metrics`], with its 90 % interval
+//! Gauges of a reading of the dynamics: each a value of `wire::Metrics`, with its 90 % interval
 //! where it has one.
 
 use metrics::{Gauge, gauge};
