@@ -18,7 +18,8 @@ const LATER_IS_BETTER_WITHIN: f64 = 1.25;
 
 /// What a validation showed.
 pub(crate) struct Validation {
-    /// Log loss of the held-out streams, nats per bin; `None` where nothing is labelled there.
+    /// Log loss of the held-out streams, nats per bin; `None` where nothing is labelled there, or
+    /// all of it alike.
     pub log_loss: Option<f64>,
     /// The current model, where it replaces the one kept before.
     pub better: Option<Finished>,
@@ -80,7 +81,9 @@ impl Pretraining {
         let slack = if exponents { LATER_IS_BETTER_WITHIN } else { 1.0 };
         let limit = self.least.map(|least| slack * least);
         let found = finish(&self.trainer, limit)?;
-        let log_loss = found.held_out.as_ref().map(|v| v.log_loss);
+        // With one label there is nothing to tell apart: its log loss is 0 from the first step on.
+        let tells = self.trainer.data().regime_names.len() > 1;
+        let log_loss = found.held_out.as_ref().filter(|_| tells).map(|v| v.log_loss);
         let is_better = log_loss.zip(limit).is_none_or(|(now, limit)| now < limit);
         self.least = self.least.into_iter().chain(log_loss).reduce(f64::min);
         self.has_model |= is_better;
@@ -98,4 +101,56 @@ fn is_due(done: usize, settings: &TrainingSettings, data: &Dataset) -> bool {
     }
     let every = settings.steps.div_ceil(VALIDATIONS);
     done == settings.steps || done.is_multiple_of(every) || (done == early && done < every)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use rand::{RngExt, SeedableRng};
+    use rand_chacha::ChaCha8Rng;
+
+    use super::*;
+    use crate::model::Dimensions;
+    use crate::recording::{DynamicsTruth, Recording, Trial, in_bins};
+
+    #[test]
+    fn with_one_label_the_last_model_is_kept() {
+        let mut rng = ChaCha8Rng::seed_from_u64(1);
+        let trial = |task: i64| Trial {
+            session: "a".into(),
+            counts: in_bins((0..800).map(|_| rng.random_range(0..3u16)).collect(), 4),
+            task: vec![task; 200],
+            regime: vec![Some(0); 200],
+            truth: DynamicsTruth::default(),
+        };
+        let recording = Recording {
+            path: "one.npz".into(),
+            n_channels: 4,
+            channels: None,
+            bin_width_s: 0.01,
+            regime_names: vec!["only".into()],
+            trials: (0..12).map(trial).collect(),
+            continuous: false,
+        };
+        let data = Arc::new(Dataset::for_pretraining(&[recording]).expect("data"));
+        let settings = TrainingSettings {
+            steps: 24,
+            batch: 4,
+            window_bins: 50,
+            dims: Dimensions { rank: 2, units: 8, embedding: 2, hidden: [8, 8] },
+            ..TrainingSettings::default()
+        };
+        let mut training = Pretraining::new(Trainer::new(data, settings).expect("a trainer"), None);
+        let (mut kept, mut validations) = (0, 0);
+        while !training.is_complete() {
+            training.step().expect("a step");
+            let found = training.validate_if_due(false).expect("a validation");
+            validations += usize::from(found.is_some());
+            if found.is_some_and(|v| v.better.is_some()) {
+                kept = training.trainer().steps_done();
+            }
+        }
+        assert!(validations > 2 && kept == 24, "step {kept} of {validations} validations");
+    }
 }
