@@ -74,7 +74,7 @@ fn scaled(count: f32, gain: f64, rng: &mut ChaCha8Rng) -> f32 {
     }
 }
 
-type Trouble = fn(&mut Recorded, &mut ChaCha8Rng);
+type FileDamage = fn(&mut Recorded, &mut ChaCha8Rng);
 
 /// `log gain` per channel and bin, from the trouble's start on.
 fn gains(r: &mut Recorded, rng: &mut ChaCha8Rng, log_gain: impl Fn(usize, f64) -> f64) {
@@ -97,7 +97,7 @@ fn channels(r: &Recorded) -> usize {
     r.bins.iter().flatten().next().map_or(0, Vec::len)
 }
 
-const TROUBLES: [(&str, Trouble); 15] = [
+const TROUBLES: [(&str, FileDamage); 15] = [
     ("none", |_, _| {}),
     ("rates drift apart, log sd 0.5 over 200 s", |r, rng| {
         let slope = normals(channels(r), rng);

@@ -26,7 +26,7 @@ pub enum EventsError {
         "expected to resume after event {oldest_resumable} or later, found {asked}: older events \
          are no longer held"
     )]
-    Gone {
+    NotRetained {
         /// Oldest number after which nothing would be skipped.
         oldest_resumable: u64,
         /// Number asked for.
@@ -51,7 +51,7 @@ impl EventsError {
     #[must_use]
     pub fn nearest(&self) -> u64 {
         match self {
-            Self::Gone { oldest_resumable, .. } => *oldest_resumable,
+            Self::NotRetained { oldest_resumable, .. } => *oldest_resumable,
             Self::NotYet { newest, .. } => *newest,
         }
     }
@@ -180,7 +180,7 @@ impl EventLog {
             }
             Ok(Err(gone)) => {
                 let oldest_resumable = gone.oldest_resumable;
-                Err(EventsError::Gone { oldest_resumable, asked: number })
+                Err(EventsError::NotRetained { oldest_resumable, asked: number })
             }
             // The reader was cancelled: the daemon ends.
             Err(_) => Ok(Vec::new()),
@@ -195,7 +195,7 @@ impl EventLog {
         };
         // Zero asks for all that are held.
         if number != 0 && number < oldest_resumable {
-            return Err(EventsError::Gone { oldest_resumable, asked: number });
+            return Err(EventsError::NotRetained { oldest_resumable, asked: number });
         }
         let from = (number.max(oldest_resumable) - oldest_resumable) as usize;
         Ok(kept.iter().skip(from).take(EVENTS_AT_ONCE).cloned().collect())
@@ -226,7 +226,10 @@ mod tests {
         assert_eq!(numbers(2).await, Ok(vec![3, 4, 5]));
         assert_eq!(numbers(4).await, Ok(vec![5]));
         assert_eq!(numbers(5).await, Ok(vec![]));
-        assert_eq!(numbers(1).await, Err(EventsError::Gone { oldest_resumable: 2, asked: 1 }));
+        assert_eq!(
+            numbers(1).await,
+            Err(EventsError::NotRetained { oldest_resumable: 2, asked: 1 })
+        );
         assert_eq!(numbers(6).await, Err(EventsError::NotYet { newest: 5, asked: 6 }));
     }
 

@@ -46,7 +46,7 @@ pub fn run(args: &JournalArgs) -> Result<()> {
         format!("expected a journal in {}, which cannot be read", args.folder.display())
     })?;
     eprintln!("{} records in {} files", reading.records, reading.files);
-    for trouble in &reading.troubles {
+    for trouble in &reading.damaged_files {
         let what = if trouble.torn {
             "cut short by a crash, nothing in it was announced"
         } else {
@@ -58,7 +58,7 @@ pub fn run(args: &JournalArgs) -> Result<()> {
     for what in &reading.numbers {
         eprintln!("{what}: the newest numbers stand there a second time");
     }
-    let damaged = reading.troubles.iter().any(|t| !t.torn) || !reading.numbers.is_empty();
+    let damaged = reading.damaged_files.iter().any(|t| !t.torn) || !reading.numbers.is_empty();
     if reading.lost > 0 || damaged {
         bail!("expected every record to be sound, found {} lost", reading.lost);
     }

@@ -108,11 +108,11 @@ struct Listener {
 }
 
 /// The consumer has gone.
-struct Unwanted;
+struct ConsumerGone;
 
 impl Listener {
-    async fn send(&self, what: Received) -> Result<(), Unwanted> {
-        self.received.send(what).await.map_err(|_| Unwanted)
+    async fn send(&self, what: Received) -> Result<(), ConsumerGone> {
+        self.received.send(what).await.map_err(|_| ConsumerGone)
     }
 
     /// Lists the sessions and subscribes to their events from now on; returns their names.
@@ -134,7 +134,7 @@ impl Listener {
     }
 
     /// Decisions until the stream ends, and why it did.
-    async fn decisions(&mut self) -> Result<String, Unwanted> {
+    async fn decisions(&mut self) -> Result<String, ConsumerGone> {
         let session = self.session.clone().unwrap_or_default();
         let request = SubscribeDecisionsRequest { session, every: self.every };
         let mut stream = match self.client.subscribe_decisions(request).await {
@@ -159,7 +159,7 @@ impl Listener {
         }
     }
 
-    async fn listen(mut self) -> Result<(), Unwanted> {
+    async fn listen(mut self) -> Result<(), ConsumerGone> {
         loop {
             let why = match self.learn().await {
                 Ok(_) => self.decisions().await?,

@@ -100,7 +100,7 @@ pub(super) fn check_journal(folder: PathBuf, registry: Arc<Registry>) -> Result<
 }
 
 fn report_damage(reading: &journal::Reading, registry: &Registry) {
-    let places = reading.troubles.iter().filter(|t| !t.torn);
+    let places = reading.damaged_files.iter().filter(|t| !t.torn);
     let mut damage: Vec<String> = places
         .map(|t| format!("{} bytes at {} of file {:020}.rgj", t.bytes, t.at, t.file))
         .collect();

@@ -96,7 +96,7 @@ pub(super) fn begin(
     let mut beginning = Beginning { engine, fingerprint, resumed_after: None, own_readout: None };
     let (Some(keeping), Some(journal)) = (keeping, journal) else { return Ok(beginning) };
     if let Some((mut engine, fingerprint, trusted)) = calibrated(plan, &keeping.folder) {
-        let resumed_after = take_up(&mut engine, plan, &fingerprint, keeping, journal);
+        let resumed_after = restore(&mut engine, plan, &fingerprint, keeping, journal);
         if resumed_after.is_some() {
             return Ok(Beginning {
                 engine,
@@ -107,14 +107,14 @@ pub(super) fn begin(
         }
     }
     let Beginning { engine, fingerprint, resumed_after, .. } = &mut beginning;
-    *resumed_after = take_up(engine, plan, fingerprint, keeping, journal);
+    *resumed_after = restore(engine, plan, fingerprint, keeping, journal);
     Ok(beginning)
 }
 
 /// Restores a session's state into its engine, where one exists that is fresh and of this model.
 /// The newest announced event's label is put in force, because subscribers have seen it. Returns
 /// the number of the newest bin in the state.
-fn take_up(
+fn restore(
     engine: &mut Engine,
     plan: &Plan,
     fingerprint: &str,

@@ -4,7 +4,7 @@ use crate::inference::Tape;
 use crate::regime::Engine;
 use crate::sync::{Mutex, PoisonError};
 
-struct Held {
+struct Slot {
     tape: Tape,
     sequence: u64,
     fingerprint: String,
@@ -26,7 +26,7 @@ pub(super) struct Found {
 pub(super) struct SnapshotSlot {
     /// The session's thread uses `try_lock`: while the newest state is being fetched it keeps its
     /// own and tries with the next bin.
-    held: Mutex<Held>,
+    held: Mutex<Slot>,
     /// Between two states, bins.
     every: u64,
 }
@@ -36,7 +36,7 @@ impl SnapshotSlot {
     pub(super) fn new(engine: &mut Engine, every: u64) -> Self {
         let mut tape = Tape::default();
         engine.state(&mut tape);
-        let held = Held { tape, sequence: 0, fingerprint: "0".repeat(64), fresh: false };
+        let held = Slot { tape, sequence: 0, fingerprint: "0".repeat(64), fresh: false };
         Self { held: Mutex::new(held), every: every.max(1) }
     }
 

@@ -319,12 +319,12 @@ impl FilterBank {
         }
         let n = self.hypotheses.len();
         for (k, h) in self.hypotheses.iter_mut().enumerate() {
-            let born: f32 =
+            let entering: f32 =
                 self.regime_weight.iter().enumerate().map(|(r, w)| w * self.entry[r * n + k]).sum();
-            let going_on = (1.0 - self.leave[self.regime_of[k]]) * self.weights[k];
-            let weight = (going_on + born).max(f32::MIN_POSITIVE);
+            let staying = (1.0 - self.leave[self.regime_of[k]]) * self.weights[k];
+            let weight = (staying + entering).max(f32::MIN_POSITIVE);
             h.log_weight = weight.ln();
-            let fresh = born / weight;
+            let fresh = entering / weight;
             if fresh < self.fresh_share_min {
                 continue;
             }

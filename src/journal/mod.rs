@@ -35,7 +35,7 @@ use shared::{RECORD_COST, Shared, Waiting, locked};
 use storage::Folder;
 use writer::{Timeline, Writer};
 
-pub(crate) use reader::Gone;
+pub(crate) use reader::NotRetained;
 pub use reader::{Reading, read};
 pub(crate) use recovery::Recovery;
 pub(crate) use settings::{Settings, Sync, WhenDiskFails};
@@ -212,7 +212,7 @@ impl Journal {
         session: &str,
         after: u64,
         max: usize,
-    ) -> Result<Vec<Event>, Gone> {
+    ) -> Result<Vec<Event>, NotRetained> {
         let parts = self.shared.parts.read().unwrap_or_else(PoisonError::into_inner).clone();
         let kept = *self.shared.kept.borrow();
         reader::events_after(&self.shared.settings.folder, &parts, kept, (session, after), max)
@@ -355,7 +355,7 @@ mod tests {
             let is_reported = !found.damage.is_empty()
                 || reading.lost_untold > 0
                 || !reading.numbers.is_empty()
-                || reading.troubles.iter().any(|t| !t.torn);
+                || reading.damaged_files.iter().any(|t| !t.torn);
             assert!(is_reported || may_go, "{what}: nothing is told: {found:?}, {reading:?}");
         }
     }

@@ -22,7 +22,7 @@ struct Records {
 
 /// A damaged file.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Trouble {
+pub struct FileDamage {
     /// First number of the file.
     pub file: u64,
     /// Where in it, bytes from its begin.
@@ -47,7 +47,7 @@ pub struct Reading {
     /// Damage of the second copy of the numbers.
     pub numbers: Vec<String>,
     /// Damaged files, in order.
-    pub troubles: Vec<Trouble>,
+    pub damaged_files: Vec<FileDamage>,
 }
 
 impl Records {
@@ -55,12 +55,12 @@ impl Records {
         &mut self,
         first: u64,
         mut take: impl FnMut(JournalRecord) -> bool,
-        mut damage: impl FnMut(Trouble),
+        mut damage: impl FnMut(FileDamage),
     ) -> std::io::Result<bool> {
         let bytes = self.folder.read(first, u64::MAX)?;
         if format::first_number(&bytes) != Some(first) && !bytes.is_empty() {
             let (length, torn) = (bytes.len().min(HEADER_BYTES), bytes.len() < HEADER_BYTES);
-            damage(Trouble { file: first, at: 0, bytes: length as u64, torn });
+            damage(FileDamage { file: first, at: 0, bytes: length as u64, torn });
         }
         for found in Frames::new(&bytes, HEADER_BYTES) {
             match found {
@@ -77,7 +77,7 @@ impl Records {
                         return Ok(false);
                     }
                 }
-                Found::Damage { bytes, torn } => damage(Trouble {
+                Found::Damage { bytes, torn } => damage(FileDamage {
                     file: first,
                     at: bytes.start as u64,
                     bytes: bytes.len() as u64,
@@ -100,7 +100,7 @@ pub fn read(folder: &Path, mut take: impl FnMut(JournalRecord)) -> std::io::Resu
     let mut seen = 0u64;
     let (mut oldest, mut told) = (None, 0u64);
     for first in records.folder.list()? {
-        let mut troubles = Vec::new();
+        let mut damaged_files = Vec::new();
         let result = records.each(
             first,
             |record| {
@@ -112,7 +112,7 @@ pub fn read(folder: &Path, mut take: impl FnMut(JournalRecord)) -> std::io::Resu
                 take(record);
                 true
             },
-            |trouble| troubles.push(trouble),
+            |trouble| damaged_files.push(trouble),
         );
         match result {
             Ok(_) => {}
@@ -124,7 +124,7 @@ pub fn read(folder: &Path, mut take: impl FnMut(JournalRecord)) -> std::io::Resu
             Err(e) => return Err(e),
         }
         reading.files += 1;
-        reading.troubles.append(&mut troubles);
+        reading.damaged_files.append(&mut damaged_files);
     }
     reading.records = seen;
     let mut kept = numbers::find(&records.folder)?;
@@ -147,7 +147,7 @@ fn lost(session: &str, event_sequence: u64) -> Event {
 /// Events after a number are not held any more.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("events up to {oldest_resumable} are no longer held")]
-pub(crate) struct Gone {
+pub(crate) struct NotRetained {
     /// Oldest number after which nothing would be skipped.
     pub(crate) oldest_resumable: u64,
 }
@@ -160,14 +160,14 @@ pub(super) fn events_after(
     kept: u64,
     (session, after): (&str, u64),
     max: usize,
-) -> Result<Vec<Event>, Gone> {
+) -> Result<Vec<Event>, NotRetained> {
     let before = |part: &Part| {
         part.head.as_ref().map(|(b, _)| b.last_event_sequence.get(session).copied().unwrap_or(0))
     };
     // Whatever came before the oldest file is not held any more.
     let gone = parts.first().and_then(before).unwrap_or(0);
     if after != 0 && after < gone {
-        return Err(Gone { oldest_resumable: gone });
+        return Err(NotRetained { oldest_resumable: gone });
     }
     let mut after = after.max(gone);
     let from = parts.iter().rposition(|p| before(p).is_some_and(|b| b <= after)).unwrap_or(0);

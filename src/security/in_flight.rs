@@ -27,7 +27,7 @@ const WHOLE_AFTER: Duration = Duration::from_secs(10);
 
 /// Signal that a message was given up.
 #[derive(Debug, Default)]
-struct Cut {
+struct GiveUpSignal {
     given_up: AtomicBool,
     waker: AtomicWaker,
 }
@@ -36,11 +36,11 @@ struct Cut {
 struct Entry {
     bytes: usize,
     connection: u64,
-    cut: Arc<Cut>,
+    signal: Arc<GiveUpSignal>,
 }
 
 #[derive(Debug, Default)]
-struct Held {
+struct Order {
     next: u64,
     bytes: usize,
     /// In the order in which something of them came last.
@@ -48,7 +48,7 @@ struct Held {
     by_connection: HashMap<u64, usize>,
 }
 
-impl Held {
+impl Order {
     fn remove(&mut self, number: u64) -> Option<Entry> {
         let entry = self.messages.remove(&number)?;
         self.bytes -= entry.bytes;
@@ -64,8 +64,8 @@ impl Held {
     fn give_up(&mut self, number: u64) {
         let Some(entry) = self.remove(number) else { return };
         telemetry::message_given_up("no_room");
-        entry.cut.given_up.store(true, Ordering::Release);
-        entry.cut.waker.wake();
+        entry.signal.given_up.store(true, Ordering::Release);
+        entry.signal.waker.wake();
     }
 
     /// Something more of a message came; its number from now on.
@@ -91,7 +91,7 @@ impl Held {
 pub(crate) struct InFlight {
     /// Order and sizes of all incomplete messages of a port: which to give up is decided under the
     /// lock that admits the new one.
-    held: Mutex<Held>,
+    held: Mutex<Order>,
     all_max: usize,
     connection_max: usize,
 }
@@ -101,7 +101,7 @@ pub(crate) struct InFlight {
 pub(crate) struct Incomplete {
     room: Arc<InFlight>,
     number: u64,
-    cut: Arc<Cut>,
+    signal: Arc<GiveUpSignal>,
 }
 
 impl InFlight {
@@ -115,14 +115,14 @@ impl InFlight {
         })
     }
 
-    fn locked(&self) -> MutexGuard<'_, Held> {
+    fn locked(&self) -> MutexGuard<'_, Order> {
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Room for a message of a connection that claims `bytes`.
     #[must_use]
     pub(crate) fn begin(self: &Arc<Self>, connection: u64, bytes: usize) -> Incomplete {
-        let cut = Arc::new(Cut::default());
+        let signal = Arc::new(GiveUpSignal::default());
         let mut held = self.locked();
         while held.of(connection) > 0 && held.of(connection) + bytes > self.connection_max {
             let oldest = held.messages.iter().find(|(_, e)| e.connection == connection);
@@ -136,9 +136,9 @@ impl InFlight {
         }
         held.bytes += bytes;
         *held.by_connection.entry(connection).or_default() += bytes;
-        let number = held.add(Entry { bytes, connection, cut: cut.clone() });
+        let number = held.add(Entry { bytes, connection, signal: signal.clone() });
         drop(held);
-        Incomplete { room: self.clone(), number, cut }
+        Incomplete { room: self.clone(), number, signal }
     }
 }
 
@@ -150,8 +150,8 @@ impl Incomplete {
 
     /// Ready once the message is given up.
     pub(crate) fn poll_given_up(&self, context: &mut Context<'_>) -> Poll<()> {
-        self.cut.waker.register(context.waker());
-        if self.cut.given_up.load(Ordering::Acquire) { Poll::Ready(()) } else { Poll::Pending }
+        self.signal.waker.register(context.waker());
+        if self.signal.given_up.load(Ordering::Acquire) { Poll::Ready(()) } else { Poll::Pending }
     }
 }
 

@@ -136,7 +136,7 @@ async fn killed_at_any_moment_no_announced_event_is_missing_or_comes_twice() {
     assert!(heard.len() > KILLS, "only {} events", heard.len());
     let (records, reading) = records(folder.path());
     assert_eq!(reading.lost, 0, "{reading:?}");
-    assert!(reading.troubles.iter().all(|t| t.torn), "{reading:?}");
+    assert!(reading.damaged_files.iter().all(|t| t.torn), "{reading:?}");
     let kept = events(&records);
     assert_eq!(kept[..heard.len()], heard[..], "what was heard is what is kept");
     assert!(slowest_ms < 1000, "the journal took {slowest_ms} ms to open");
@@ -338,7 +338,7 @@ async fn what_happens_to_sessions_is_kept_and_decisions_become_arrays() {
     let (decisions, events) = exchange(&daemon, futures_util::stream::iter(messages)).await;
     assert!(daemon.terminate().success(), "{}", daemon.log());
     let (records, reading) = records(folder.path());
-    assert_eq!((reading.lost, reading.troubles.len()), (0, 0), "{reading:?}");
+    assert_eq!((reading.lost, reading.damaged_files.len()), (0, 0), "{reading:?}");
     let kinds: Vec<&str> = records
         .iter()
         .map(|r| match r.what.as_ref().expect("something") {

@@ -19,8 +19,8 @@ use serde::Deserialize;
 use serde_json::json;
 use tokio::sync::{broadcast, mpsc};
 
-use viewers::Looking;
 pub(crate) use viewers::Page;
+use viewers::Viewing;
 
 use super::describe;
 use crate::bus::{EventsError, Resumed, SessionHandle};
@@ -139,7 +139,7 @@ async fn events(
 
 /// What a viewer looks at.
 #[derive(Debug, Deserialize)]
-struct Look {
+struct View {
     session: Option<String>,
     /// Resume after this event number; absent: the newest ones.
     after: Option<u64>,
@@ -147,9 +147,9 @@ struct Look {
 
 /// Server-sent events: `overview` of all sessions, `frame` of one, `change` for each of its regime
 /// events.
-async fn stream(State(page): State<Arc<Page>>, Query(look): Query<Look>) -> Response {
+async fn stream(State(page): State<Arc<Page>>, Query(view): Query<View>) -> Response {
     let first = || page.registry.sessions().first().map(|s| s.name().to_owned());
-    let session = match look.session.or_else(first) {
+    let session = match view.session.or_else(first) {
         None => return refused(StatusCode::NOT_FOUND, "there is no session yet"),
         Some(name) => match find(&page, &name) {
             Ok(session) => session,
@@ -157,7 +157,7 @@ async fn stream(State(page): State<Arc<Page>>, Query(look): Query<Look>) -> Resp
         },
     };
     let (sender, receiver) = mpsc::channel(2);
-    tokio::spawn(show(page, session, look.after, sender));
+    tokio::spawn(show(page, session, view.after, sender));
     let body = unfold(receiver, |mut receiver| async {
         let chunk = receiver.recv().await?;
         Some((Ok::<Bytes, std::convert::Infallible>(chunk), receiver))
@@ -175,7 +175,9 @@ async fn begin(page: &Page, session: Arc<SessionHandle>, after: Option<u64>) -> 
     for _ in 0..8 {
         match Resumed::after(&page.registry, session.clone(), from).await {
             Ok(resumed) => return Some(resumed),
-            Err(e @ (EventsError::Gone { .. } | EventsError::NotYet { .. })) => from = e.nearest(),
+            Err(e @ (EventsError::NotRetained { .. } | EventsError::NotYet { .. })) => {
+                from = e.nearest()
+            }
         }
     }
     None
@@ -188,7 +190,7 @@ async fn show(
     sender: mpsc::Sender<Bytes>,
 ) {
     let _counted = telemetry::Counted::new(&telemetry::page_viewers());
-    let Looking { mut overview, mut frames, is_first } = page.look(session.name());
+    let Viewing { mut overview, mut frames, is_first } = page.view(session.name());
     if is_first {
         tokio::spawn(feed::make_frames(page.clone()));
     }

@@ -13,7 +13,7 @@ use crate::bus::Registry;
 const WAITING: usize = 8;
 
 /// What a new viewer is sent.
-pub(super) struct Looking {
+pub(super) struct Viewing {
     /// All sessions in a line each.
     pub(super) overview: broadcast::Receiver<Bytes>,
     /// The one session it looks at.
@@ -61,7 +61,7 @@ impl Page {
     }
 
     /// One that looks at all sessions, and at one of them.
-    pub(super) fn look(&self, session: &str) -> Looking {
+    pub(super) fn view(&self, session: &str) -> Viewing {
         let mut busy = locked(&self.busy);
         let overview = self.overview.subscribe();
         let frames = locked(&self.frames)
@@ -69,6 +69,6 @@ impl Page {
             .or_insert_with(|| broadcast::Sender::new(WAITING))
             .subscribe();
         let is_first = !std::mem::replace(&mut *busy, true);
-        Looking { overview, frames, is_first }
+        Viewing { overview, frames, is_first }
     }
 }

@@ -92,9 +92,9 @@ type Peer = (Box<dyn AsyncRead + Send + Unpin>, Box<dyn AsyncWrite + Send + Unpi
 
 impl Gate {
     /// Accepts connections until aborted, and connects each to the socket behind the gate.
-    pub(crate) async fn serve(self, front: Listener) {
+    pub(crate) async fn serve(self, listener: Listener) {
         loop {
-            match front.accept().await {
+            match listener.accept().await {
                 Ok((peer, from)) => {
                     // A refused one is dropped here, and counted there.
                     let Ok(place) = self.admission.place(from) else { continue };
