@@ -176,7 +176,7 @@ async fn begin(page: &Page, session: Arc<SessionHandle>, after: Option<u64>) -> 
         match Resumed::after(&page.registry, session.clone(), from).await {
             Ok(resumed) => return Some(resumed),
             Err(e @ (EventsError::NotRetained { .. } | EventsError::NotYet { .. })) => {
-                from = e.nearest()
+                from = e.nearest();
             }
         }
     }
