@@ -74,7 +74,7 @@ impl Connected<IncomingStream<'_, Incoming>> for Peer {
     }
 }
 
-/// A connection has something to do for as long as it is answered.
+/// Marks a connection as busy while a request on it is answered.
 async fn counted(ConnectInfo(peer): ConnectInfo<Peer>, request: Request, next: Next) -> Response {
     let open = peer.request(true);
     next.run(request).await.map(|body| Body::new(Answer::new(body, open)))

@@ -13,13 +13,13 @@ use crate::{clock, telemetry};
 pub enum Condition {
     /// The rig was connected and sends nothing.
     SourceStalled,
-    /// Bins come faster than they are done.
+    /// Bins come faster than they are processed.
     FallingBehind,
     /// Hypotheses of the filter lost their numbers.
     FilterDegenerate,
     /// The dynamics have long been none that the model knows.
     ModelMismatch,
-    /// Bins wait and none is done.
+    /// Bins wait and none is processed.
     SessionStuck,
     /// The journal's disk cannot be written.
     JournalFailing,

@@ -47,7 +47,8 @@ impl CountsTap {
 }
 
 impl CountsReader {
-    /// What has come since: whether there is a gap before a bin, and its counts.
+    /// Takes what has come since the last call: whether there is a gap before a bin, and its
+    /// counts.
     pub fn each(&mut self, mut take: impl FnMut(bool, &[u16])) {
         while self.fetching.occupied_len() >= self.bin.len() {
             self.fetching.pop_slice(&mut self.bin);

@@ -15,7 +15,7 @@ use crate::wire::Event;
 
 /// Events read from the journal at once: a whole file of it is gone through for them.
 const JOURNAL_EVENTS_AT_ONCE: usize = 4096;
-/// Events looked up at once for one subscriber.
+/// Most events read at once for one subscriber.
 const EVENTS_AT_ONCE: usize = 256;
 
 /// Why events cannot be resumed.
@@ -57,7 +57,7 @@ impl EventsError {
     }
 }
 
-/// An event that has its number, and its place in the journal where there is one.
+/// A numbered event, with its place in the journal where there is one.
 pub struct Numbered {
     pub event: Event,
     ticket: Option<Ticket>,
@@ -95,9 +95,9 @@ impl EventLog {
         self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Numbers an event, and hands it to the journal where there is one; `None` where that takes no
-    /// more: the number is not used then, and the journal's metrics count the event as dropped. For
-    /// the session's publishing task alone.
+    /// Numbers an event and hands it to the journal, where there is one. `None` where the journal
+    /// takes no more: the number is not used then, and the journal's metrics count the event as
+    /// dropped. Only the session's publishing task calls this.
     pub fn number(&self, mut event: Event) -> Option<Numbered> {
         let Some(journal) = &self.journal else {
             event.event_sequence = self.numbered.fetch_add(1, Ordering::Relaxed) + 1;

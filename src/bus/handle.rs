@@ -1,4 +1,4 @@
-//! What there is of a session: one handle, which everything else borrows.
+//! What is held of a session: one handle, which everything else borrows.
 //!
 //! The session's thread owns its numbers and is reached through rings and the [`Handoff`] alone.
 //! Everybody else, from the sources that bring counts to the viewers of the live page, holds the
@@ -25,7 +25,7 @@ use crate::wire::Metrics;
 
 /// A session's thread takes another engine over within this, or is stuck.
 const HANDOVER_PATIENCE: Duration = Duration::from_secs(2);
-/// Between looks whether it has.
+/// Interval of checks whether it has.
 const LOOK_EVERY: Duration = Duration::from_millis(2);
 /// Tasks that write results elsewhere get this long for the last of them.
 const OUTS_PATIENCE: Duration = Duration::from_secs(2);
@@ -35,7 +35,7 @@ const OUTS_PATIENCE: Duration = Duration::from_secs(2);
 pub struct Vitals {
     /// Hypotheses that lost their numbers so far.
     pub filter_resets: AtomicU64,
-    /// Bins in a row, up to the newest, whose dynamics were none that the model knows.
+    /// Consecutive bins, up to the newest, with dynamics unknown to the model.
     pub strange_bins: AtomicU64,
     /// Bins with counts beyond the model's range.
     pub bins_beyond: AtomicU64,
@@ -62,7 +62,7 @@ impl Seek {
         locked(&self.to).take()
     }
 
-    /// Resolves when somebody has asked.
+    /// Resolves at the next request.
     pub async fn asked(&self) {
         self.changed.notified().await;
     }
@@ -219,7 +219,7 @@ impl SessionHandle {
         self.bins.load(Ordering::Relaxed)
     }
 
-    /// True once everything it had is published, and nothing more comes.
+    /// True once everything is published and nothing more comes.
     #[must_use]
     pub(crate) fn is_ended(&self) -> bool {
         self.ended.load(Ordering::SeqCst)
@@ -313,16 +313,16 @@ impl SessionHandle {
         self.port.wake();
     }
 
-    /// Begins to give the session another model; `None` while somebody else does.
+    /// Starts to give the session another model; `None` while another swap is in progress.
     #[must_use]
     pub(crate) fn begin_swap(self: &Arc<Self>) -> Option<Swap> {
         let alone = !self.swapping.swap(true, Ordering::AcqRel);
         alone.then(|| Swap { session: self.clone(), before: self.plan() })
     }
 
-    /// For the publishing task, when the first outcome of model number `swaps` has come: hands its
-    /// plan to `take_up`, and only then forgets the metrics of the former model, so that whatever
-    /// still made some is done with them.
+    /// For the publishing task, at the first outcome of model number `swaps`: hands its plan to
+    /// `take_up`, and only then forgets the former model's metrics, so that everything that still
+    /// records them is done.
     pub fn rename(&self, swaps: u32, take_up: impl FnOnce(&Plan)) {
         let waiting = locked(&self.renaming).take_if(|(number, _)| *number == swaps);
         let Some((_, plan)) = waiting else { return };
@@ -369,8 +369,8 @@ impl SessionHandle {
     }
 }
 
-/// Another model on its way into a session; dropped without [`Self::finish`], the session stays as
-/// it is.
+/// Another model on its way into a session. Dropped without [`Self::finish`], the session keeps its
+/// model.
 pub(crate) struct Swap {
     session: Arc<SessionHandle>,
     /// What the session runs on.
@@ -388,9 +388,9 @@ pub(crate) struct SwapError {
 impl Swap {
     /// Gives the session the warm engine of `next`, and waits until it has taken it.
     ///
-    /// The publishing task must know the new words before the thread can have the new engine, whose
-    /// first outcome is worded by them; and they are withdrawn only after the engine was, which the
-    /// thread may be taking meanwhile.
+    /// The publishing task must know the new names before the thread can have the new engine, whose
+    /// first outcome is worded by them. They are withdrawn only after the engine was, because the
+    /// thread may be taking it in between.
     ///
     /// # Errors
     /// When the session ends, or its thread does not respond: the session keeps its engine.

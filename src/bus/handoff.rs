@@ -56,9 +56,9 @@ impl Handoff {
         self.waiting.load(Ordering::Acquire)
     }
 
-    /// Between two bins: takes what waits in place of `current`, whose label stays in force; true
-    /// where something did. `swaps` becomes the number of models before. Never blocks, never frees:
-    /// the engine before is left in the place.
+    /// Between two bins: puts the waiting engine in place of `current`, whose label stays in force;
+    /// true where one was waiting. Sets `swaps` to the number of models before. Never blocks and
+    /// never frees: the former engine stays in the slot.
     pub(crate) fn take(
         &self,
         current: &mut Engine,

@@ -31,7 +31,7 @@ impl Intake {
         self.registry.find(session).map_err(unknown)
     }
 
-    /// Another stream of a session's counts begins, whose numbering may be its own.
+    /// Another stream of a session's counts starts, possibly with its own numbering.
     pub(crate) fn stream_begins(&self, session: &str) {
         if let Some(session) = self.registry.session(session) {
             session.port.stream_begins();

@@ -42,7 +42,7 @@ pub struct SelfCalibration {
 pub struct ModelChoice {
     /// Where its model comes from.
     pub source: ModelSource,
-    /// Session of the model whose readout is used.
+    /// Session of the model that the readout is taken from.
     pub readout: String,
     /// How the session calibrates itself on its first counts, where it does.
     pub calibration: Option<SelfCalibration>,
@@ -65,7 +65,7 @@ pub struct ModelChoice {
 }
 
 impl ModelChoice {
-    /// A readout of a model, with everything else as it is by default.
+    /// A readout of a model, everything else by default.
     #[must_use]
     pub fn new(source: ModelSource, readout: &str) -> Self {
         Self {

@@ -1,8 +1,8 @@
 //! The one registry of sessions: every lookup by name goes through it.
 //!
-//! A name is taken from the moment that a start is asked for until a stop is done, so that no two
-//! of these meet. The lock is held for as long as it takes to look at the names: whatever reads
-//! files, fits or waits does so without it.
+//! A name is reserved from the request of a start until the end of the stop, so that no two of
+//! these meet. The lock is held only to look at the names; reading files, fitting and waiting
+//! happen without it.
 
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
@@ -12,7 +12,7 @@ use super::conditions::Conditions;
 use super::handle::SessionHandle;
 use crate::telemetry;
 
-/// Sessions that are being started at once: each may hold a thread for as long as its files take.
+/// Most sessions that start at once: each may hold a thread while it reads its files.
 const STARTING_MAX: usize = 8;
 
 /// Why a name cannot be taken, or a session not be found.
@@ -43,7 +43,7 @@ pub enum NameError {
     #[error("expected one of the sessions {known}, found '{name}'")]
     Unknown {
         name: String,
-        /// Sessions that there are.
+        /// Names of the sessions that exist.
         known: String,
     },
     /// The session is being started or stopped.
@@ -179,7 +179,7 @@ impl Registry {
     /// Takes a name for a session that is to start, of at most `sessions_max`.
     ///
     /// # Errors
-    /// When it is another's, or there are too many.
+    /// When another session has it, or there are too many.
     pub fn reserve(&self, name: &str, sessions_max: usize) -> Result<Reservation<'_>, NameError> {
         let mut names = self.write();
         if names.closed {
@@ -222,7 +222,7 @@ impl Registry {
     /// A session by name, to read from.
     ///
     /// # Errors
-    /// Which sessions there are.
+    /// Names the sessions that exist.
     pub fn find(&self, name: &str) -> Result<Arc<SessionHandle>, NameError> {
         self.session(name).ok_or_else(|| self.unknown(name))
     }
@@ -335,13 +335,12 @@ impl Ending<'_> {
         self.registry.conditions.forget(self.session.name());
     }
 
-    /// The stop is done: the name is another's to take.
+    /// The stop is complete: the name is free.
     pub fn free(self) {
         self.registry.write().free(self.session.name());
     }
 
-    /// The stop is done and the daemon ends: the session is found by readers until the process
-    /// ends.
+    /// The stop is complete and the daemon ends: readers find the session until the process ends.
     pub fn keep(self) {
         let last = State::Last(self.session.clone());
         self.set(last);

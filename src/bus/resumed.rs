@@ -30,9 +30,8 @@ impl NewestEvent {
         *self.newest.borrow_and_update()
     }
 
-    /// Resolves when there are newer events than were seen, or the session has ended; where a crowd
-    /// waits for them, a little later for each, so that not all are served at once. False when the
-    /// session is gone.
+    /// Resolves when there are newer events, or the session has ended; in a crowd a little later
+    /// for each subscriber, so that not all are served at once. False when the session is gone.
     pub(crate) async fn changed(&mut self) -> bool {
         let changed = self.newest.changed().await.is_ok();
         let place = self.turn.place(self.session.events.waiting());

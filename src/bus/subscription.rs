@@ -75,7 +75,7 @@ impl Turn {
         Self { number, began: false, _counted: counted }
     }
 
-    /// Its place in the round of a crowd: nothing where there is none.
+    /// Its place in the round of a crowd; zero without a crowd.
     pub(crate) fn place(&self, crowd: usize) -> Duration {
         let crowd = u32::try_from(crowd).unwrap_or(u32::MAX);
         if crowd as usize > CROWD { TURN * (self.number % crowd) } else { Duration::ZERO }
@@ -196,9 +196,9 @@ impl Subscription {
         }
     }
 
-    /// The next update, as [`Self::next`]. Where a crowd listens to the session, each of it looks
-    /// once in a round, the longer the larger the crowd, and takes all that waits: to wake a
-    /// thousand for every bin would take the time of everybody else.
+    /// The next update, as [`Self::next`]. In a crowd each subscriber wakes once per round, which
+    /// is longer the larger the crowd, and takes everything that waits: waking a thousand for every
+    /// bin would starve everything else.
     pub(crate) async fn next_in_turn(&mut self) -> Option<Arc<Update>> {
         loop {
             match self.looked() {

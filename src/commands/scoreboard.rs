@@ -6,7 +6,7 @@ use std::time::Instant;
 use crate::regime::{ChangeScore, ChangeVerdict, Score, Verdict, quantile};
 use crate::wire::Decision;
 
-/// Bins sent whose decisions are still waited for, at most.
+/// Most sent bins that wait for their decisions.
 const WAITING_MAX: usize = 1 << 20;
 
 /// A bin that was sent.

@@ -66,7 +66,7 @@ impl Faults<'_> {
     }
 }
 
-/// A table that is read key by key; keys that nobody has read are faults at the end.
+/// A table that is read key by key; unread keys are faults at the end.
 pub(super) struct Section<'a, 'b> {
     pub(super) table: &'a DeTable<'a>,
     pub(super) span: Range<usize>,
@@ -240,7 +240,7 @@ impl<'a> Section<'a, '_> {
         Some(Some(address))
     }
 
-    /// Path of a Unix socket; `""` is none.
+    /// Path of a Unix socket; `""` is off.
     pub(super) fn socket_path(&mut self, key: &'static str) -> Option<PathBuf> {
         let (text, span) = self.string(key)?;
         let bare = ["ipc://", "unix://", "unix:"].iter().find_map(|s| text.strip_prefix(s));

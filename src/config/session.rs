@@ -26,7 +26,7 @@ pub struct SessionConfig {
 }
 
 impl SessionConfig {
-    /// A session of the built-in model with every other setting as it is by default.
+    /// A session of the built-in model, everything else by default.
     #[must_use]
     pub fn new(name: &str, model: ModelSource, readout: &str) -> Self {
         Self {

@@ -17,7 +17,7 @@ use crate::model::{Model, Readout};
 use crate::recording::{Recording, Trial, in_bins};
 use crate::training::{Dataset, TrainingSettings, calibrate, recalibrate};
 
-/// Time between looks at what has come.
+/// Interval of checks for new counts.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 /// Shorter pieces between two gaps are left out, seconds.
 const PIECE_MIN_S: f64 = 1.0;

@@ -25,7 +25,7 @@ pub(crate) struct Access {
 /// Reads certificates and tokens.
 ///
 /// # Errors
-/// A file that cannot be read or is none of the kind.
+/// A file that cannot be read, or is of another kind.
 pub(crate) fn access(config: &Config) -> Result<Access> {
     let tls = |protocol: &'static [u8]| {
         let open = |files: &TlsFiles| Tls::open(files.clone(), protocol).map(Arc::new);
@@ -41,8 +41,8 @@ pub(crate) fn access(config: &Config) -> Result<Access> {
 type Reread = Arc<dyn Fn() -> Result<()> + Send + Sync>;
 
 impl Access {
-    /// Files, each to be read again by itself: one that hangs, or that cannot be read, holds up no
-    /// other.
+    /// Files, each reread independently: one that hangs or cannot be read does not affect the
+    /// others.
     fn files(&self) -> Vec<Reread> {
         let mut files: Vec<Reread> = Vec::new();
         for file in 0..self.tokens.n_files() {

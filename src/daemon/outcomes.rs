@@ -9,7 +9,7 @@ use futures_util::task::AtomicWaker;
 use ringbuf::HeapRb;
 use ringbuf::traits::{Consumer, Observer, Producer, Split};
 
-/// Time between looks for room in a full ring.
+/// Interval of retries while the ring is full.
 const LOOK_EVERY: Duration = Duration::from_micros(500);
 
 #[derive(Default)]

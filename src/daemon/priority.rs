@@ -1,4 +1,4 @@
-//! Threads whose work can wait.
+//! Priority of threads that can wait.
 
 /// Lowers this thread's priority, so that threads that decide and publish run first.
 pub(super) fn give_way() {

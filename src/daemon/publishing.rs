@@ -94,7 +94,7 @@ impl PublishingTask {
         self.record_gap();
     }
 
-    /// The first outcome of another model has come.
+    /// Switches to another model, at its first outcome.
     fn rename(&mut self, o: &Outcome) {
         let session = self.session.clone();
         session.rename(o.swaps, |plan| {
@@ -196,7 +196,7 @@ impl PublishingTask {
         if let Some(change) = &o.change {
             m.change(self.wording.label_index(change.to));
         }
-        // The rest is looked at once a second or so: as often as there are readings.
+        // The rest is checked about once a second, as often as there are readings.
         if !o.bin.is_multiple_of(self.metrics_every) {
             return;
         }

@@ -23,7 +23,7 @@ use crate::journal::{Journal, Snapshot, SnapshotError};
 use crate::model::{Model, Readout};
 use crate::regime::{Engine, Label};
 
-/// Between looks for something new to write.
+/// Interval of checks for a new state.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 
 /// How sessions' states are kept.
@@ -180,8 +180,8 @@ pub(super) fn save_calibrated(
     Ok(checkpoint::save(&calibrated_folder(folder, session), &model, &provenance)?)
 }
 
-/// The engine that a session had calibrated for itself before the restart, its fingerprint, and
-/// whether its labels are to be believed; `None` where it had not, or on another model.
+/// The engine from the session's own calibration before the restart, its fingerprint, and whether
+/// its labels are to be trusted; `None` where there was none, or on another model.
 fn calibrated(plan: &Plan, folder: &Path) -> Option<(Engine, String, bool)> {
     plan.choice.calibration.as_ref()?;
     let saved = checkpoint::load(&calibrated_folder(folder, &plan.session)).ok()?.model;

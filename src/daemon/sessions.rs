@@ -23,7 +23,7 @@ use crate::{telemetry, wire};
 const WARM_UP_S: f64 = 2.0;
 /// Where counts do not come as fast as they should, a model takes over with what it has.
 const WARM_UP_PATIENCE: Duration = Duration::from_secs(2);
-/// Between looks at what has come.
+/// Interval of checks for new counts.
 const LOOK_EVERY: Duration = Duration::from_millis(2);
 
 /// All of them.

@@ -12,7 +12,7 @@ use crate::clock::wall_ns;
 use crate::config::Supervision;
 use crate::journal::Journal;
 
-/// Between two looks.
+/// Interval of the checks.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
 /// A session counts as fallen behind for this long after bins were refused for want of room.
 const CALM: Duration = Duration::from_secs(5);
@@ -26,12 +26,12 @@ const BEYOND_BINS: u64 = 100;
 const BEYOND_SHARE: f64 = 0.01;
 /// A session is stuck when bins wait and none is processed for this long.
 const STUCK: Duration = Duration::from_secs(5);
-/// A wall clock that strays from the steady one by more between two looks was set, seconds.
+/// A wall clock that strays from the steady one by more between two checks was set, seconds.
 const JUMP_S: f64 = 1.0;
 /// A clock that was set is reported for this long.
 const JUMP_SHOWN: Duration = Duration::from_secs(600);
 
-/// A session's counts at one look.
+/// A session's counts at one check.
 struct Counts {
     bins: u64,
     waiting: u64,
@@ -93,7 +93,7 @@ struct Seen {
     overload: Option<Instant>,
     resets: u64,
     reset: Option<Instant>,
-    /// Bins done, and those beyond the model, at the last look at which enough were done.
+    /// Bins processed, and those beyond the model, at the last check with enough bins in between.
     counted: (u64, u64),
     beyond: bool,
 }
@@ -279,7 +279,7 @@ mod tests {
         let quarter = Duration::from_millis(250);
         let within = |from, to| strayed_s(from, to, quarter).abs() <= JUMP_S;
         assert!(within(5 * second, 5 * second + second / 4));
-        // A look that came late is late on both clocks; slewing is slow.
+        // A check that is late is late on both clocks; slewing is slow.
         assert!(strayed_s(0, 60 * second, Duration::from_secs(60)).abs() < 1e-6);
         assert!(within(5 * second, 5 * second + second / 4 + second / 1000));
         assert!(!within(5 * second, 8 * second));

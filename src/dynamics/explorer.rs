@@ -103,7 +103,7 @@ pub(super) struct Explorer {
     starts: Vec<Vec<f32>>,
     /// Bins run since the start or restart.
     run_bins: usize,
-    /// Draw whose fixed points are sought next.
+    /// The draw whose fixed points are searched next.
     next: usize,
     label: Option<usize>,
 }

@@ -13,7 +13,7 @@ const BLOCK_S: f64 = 5.0;
 const BLOCKS: usize = 24;
 /// Blocks that an interval is made from at least.
 const BLOCKS_MIN: usize = 4;
-/// Timescales that are looked for, seconds.
+/// Range of the fitted timescales, seconds.
 const TIMESCALE_S: [f64; 2] = [0.002, 20.0];
 /// Width of the windows whose counts' covariances are taken, seconds.
 const WINDOW_S: f64 = 1.0;

@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::{RegimePrior, values};
 
-/// The plane in which the regimes' Gaussians differ most, and the Gaussians as they look in it.
+/// The plane in which the regimes' Gaussians differ most, and the Gaussians projected onto it.
 #[derive(Debug, Clone, PartialEq, Default, Serialize)]
 pub(crate) struct EmbeddingMap {
     /// The regimes' Gaussians.

@@ -96,13 +96,13 @@ impl MetricHead {
     }
 }
 
-/// Why regressions are none of a model's.
+/// Why regressions do not fit a model.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum MetricHeadError {
     /// Of another number of regimes.
     #[error("{expected} regimes, found {found}")]
     Regimes { expected: usize, found: usize },
-    /// One of another number of features, or with numbers that are none.
+    /// Another number of features, or numbers that are not finite.
     #[error(
         "{features} features with finite numbers, found {sizes:?}, weights {weights:?} for regime \
          {regime}"

@@ -20,7 +20,7 @@ const CONFIGURATION: u16 = 0x8000;
 const NOISE: u16 = 255;
 const DATAGRAM: usize = 65_536;
 
-/// How packets look.
+/// Layout of the packets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Protocol {
     /// 4.1 and later: headers of 16 bytes.

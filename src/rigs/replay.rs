@@ -69,7 +69,7 @@ pub(crate) struct Player {
     pub recording: Recording,
     /// How it is replayed.
     pub settings: Settings,
-    /// To whom.
+    /// The session's entrance.
     pub port: Arc<Port>,
     /// Who seeks.
     pub seek: Arc<Seek>,

@@ -135,7 +135,7 @@ impl OpenRequest {
         self.peer.0.poll_room(self.number, context)
     }
 
-    /// Bytes that the connection is given to send: they count for as long as anybody holds them.
+    /// Bytes handed to the connection to send; they count until everybody has dropped them.
     pub(super) fn given(&self, bytes: Bytes) -> Bytes {
         let connection = &self.peer.0;
         let mut state = connection.locked();
@@ -167,8 +167,8 @@ impl Drop for OpenRequest {
     }
 }
 
-/// Bytes on their way. The layers below may keep them for as long as the other end's window is
-/// full, or drop them where it breaks the call off.
+/// Bytes on their way. The layers below keep them while the other end's window is full, or drop
+/// them when the call is aborted.
 struct Given {
     bytes: Bytes,
     connection: Arc<Connection>,
@@ -237,7 +237,7 @@ impl Connection {
         if until <= now { Err(reason) } else { Ok(until.min(look)) }
     }
 
-    /// Bytes were read; how many there are now of which no request was made.
+    /// Bytes were read; `bytes` is the number that belongs to no request yet.
     pub(super) fn read(&self, bytes: usize) -> usize {
         let mut state = self.locked();
         state.unread += bytes;
@@ -294,8 +294,8 @@ impl Connection {
         Poll::Pending
     }
 
-    /// Since when it has had nothing to do, where that is long enough for another to take its
-    /// place. Requests whose answers are not taken are nothing to do.
+    /// Since when the connection has been idle, where that is long enough for another to take its
+    /// place. A request whose answer is not read counts as idle.
     pub(super) fn gives_way(&self, now: Instant) -> Option<Instant> {
         let state = self.locked();
         let keeps = |r: &Request| {
@@ -343,7 +343,7 @@ mod tests {
         assert!(peer.0.overdue(now + 10 * IDLE).is_ok());
         assert!(peer.0.gives_way(now + 2 * GIVES_WAY).is_none());
         drop(request);
-        // A request that anybody may make ends nothing, and keeps no place.
+        // A request that needs no token keeps no place.
         let request = peer.request(false);
         assert!(peer.0.overdue(now + 10 * IDLE).is_ok());
         assert!(peer.0.gives_way(now + 3 * GIVES_WAY).is_some());

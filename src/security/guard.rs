@@ -115,7 +115,7 @@ where
 #[derive(Debug, Default)]
 struct Messages {
     head: [u8; HEAD],
-    /// Bytes of the head that have come.
+    /// Bytes of the head received.
     seen: usize,
     /// Length of the message that is coming, and how much of it is still to come.
     length: u64,
@@ -198,7 +198,7 @@ impl HttpBody for Metered {
     }
 }
 
-/// An answer on its way: made as it is taken.
+/// An answer in progress: it is produced as the peer reads.
 pub(crate) struct Answer<B> {
     inner: B,
     open: OpenRequest,

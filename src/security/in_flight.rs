@@ -96,7 +96,7 @@ pub(crate) struct InFlight {
     connection_max: usize,
 }
 
-/// A message's part of the room, for as long as it lives.
+/// A message's share of the room, until dropped.
 #[derive(Debug)]
 pub(crate) struct Incomplete {
     room: Arc<InFlight>,
@@ -160,7 +160,7 @@ impl Incomplete {
 pub(crate) struct Account {
     room: Arc<InFlight>,
     connection: u64,
-    /// Its number and its claim, where there is one.
+    /// Number and claim of the incomplete message, where there is one.
     held: Option<(u64, usize, Incomplete)>,
     /// Bytes since the last progress.
     came: usize,
@@ -168,7 +168,7 @@ pub(crate) struct Account {
 }
 
 impl Account {
-    /// Of a connection's stream, of which nothing has come.
+    /// For a connection's stream, before its first byte.
     #[must_use]
     pub(crate) fn new(room: Arc<InFlight>, connection: u64) -> Self {
         Self { room, connection, held: None, came: 0, deadline: None }
@@ -252,7 +252,7 @@ mod tests {
         let mib = 1 << 20;
         let mut slow: Vec<_> = (0..32).map(|c| room.begin(c, mib)).collect();
         assert!(!slow.iter().any(is_given_up));
-        // One more than there is room for: the first gives way.
+        // One more than fits: the first is given up.
         let healthy = room.begin(100, 1000);
         assert!(is_given_up(&slow[0]) && !is_given_up(&slow[1]) && !is_given_up(&healthy));
         drop(healthy);

@@ -61,8 +61,8 @@ impl Open {
         Some(connection)
     }
 
-    /// Ends the connection that has had nothing to do for longest, where there is one; of `peer`
-    /// alone, where that is given.
+    /// Closes the connection that has been idle for longest, where there is one; among those of
+    /// `peer` alone, where that is given.
     fn make_room(&mut self, peer: Option<IpAddr>) -> bool {
         let now = Instant::now();
         let of_peer = |c: &Connection| peer.is_none() || c.address.map(|a| a.ip()) == peer;
@@ -105,7 +105,7 @@ impl Admission {
     /// that has nothing to do makes room.
     ///
     /// # Errors
-    /// Why there is none; counted.
+    /// Counted; names the bound.
     pub(crate) fn place(&self, address: Option<SocketAddr>) -> Result<Place, &'static str> {
         let refused = |reason| {
             telemetry::connection_cut(reason);
@@ -168,7 +168,7 @@ const HTTP2: &[u8] = b"PRI ";
 pub(crate) struct Stream {
     io: Box<dyn Io>,
     place: Place,
-    /// When it is looked at whether it has outstayed.
+    /// Next check whether the connection has outstayed its bounds.
     look: Pin<Box<Sleep>>,
     /// HTTP/1 alone.
     http1: Option<Http1>,
@@ -179,7 +179,7 @@ pub(crate) struct Stream {
 /// Requirements on an HTTP/1 connection, whose requests are read whole. HTTP/2 has its own bounds:
 /// it refuses unexpected frames.
 struct Http1 {
-    /// Bytes that have come and are as HTTP/2 begins; `None` once one was not.
+    /// Bytes received that match HTTP/2's preface; `None` once one did not.
     as_http2: Option<usize>,
 }
 
@@ -341,7 +341,7 @@ impl axum::serve::Listener for Incoming {
                 let address = stream.place.connection.address.unwrap_or(self.address);
                 (stream, address)
             }
-            // What lets in lives as long as the daemon.
+            // The source of admissions lives as long as the daemon.
             None => std::future::pending().await,
         }
     }
@@ -361,7 +361,7 @@ pub(crate) struct Listening {
     pub http1: bool,
 }
 
-/// Lets connections in, for as long as somebody takes them.
+/// Admits connections as long as the server takes them.
 ///
 /// # Errors
 /// The system's, where the listener has no address.

@@ -110,8 +110,8 @@ impl Tls {
         self.now.read().unwrap_or_else(PoisonError::into_inner).acceptor.clone()
     }
 
-    /// Reads the files again where they have changed. Blocks for as long as they do: no connection
-    /// waits for it.
+    /// Reads the files again where they have changed. Blocks while reading; no connection waits for
+    /// it.
     ///
     /// # Errors
     /// Why they cannot be read: all stays as it was.

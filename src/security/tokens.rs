@@ -51,7 +51,7 @@ pub struct TokenFile {
     pub roles: Roles,
 }
 
-/// Why somebody is not let in.
+/// Why a request is denied.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Denied {
     /// No token, or none that is known.
@@ -120,8 +120,8 @@ impl Tokens {
         self.files.len()
     }
 
-    /// Reads one file again, so that a token is taken from, or given to, somebody without a
-    /// restart. Blocks for as long as the file does: no caller of [`Self::check`] waits for it.
+    /// Reads one file again, so that tokens are added or revoked without a restart. Blocks while
+    /// reading; no caller of [`Self::check`] waits for it.
     ///
     /// # Errors
     /// Why it cannot be read: its tokens stay as they were.
@@ -174,7 +174,7 @@ impl Tokens {
             return Err(Denied::Unknown);
         }
         let presented = fingerprint(token.trim());
-        // All are looked at, whichever fits.
+        // Compares with all of them, whichever matches, so that the time reveals nothing.
         let (mut found, mut allowed) = (false, false);
         let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
         for (tokens, TokenFile { roles, .. }) in known.iter().zip(&self.files) {

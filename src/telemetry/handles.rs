@@ -37,7 +37,7 @@ pub(crate) fn log_lines_lost(n: u64) {
     counter!(LOG_LOST).increment(n);
 }
 
-/// Counted in a gauge for as long as it lives.
+/// Counts in a gauge until dropped.
 pub(crate) struct Counted(Gauge);
 
 impl Counted {

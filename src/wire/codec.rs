@@ -1,6 +1,6 @@
-//! Messages off the wire. Taking a long one apart keeps its thread for milliseconds (a million
-//! numbers: about ten). Where that is a thread of the runtime, which may be the one that waits for
-//! all sockets, another takes its place meanwhile.
+//! Decoding of messages. A long one takes milliseconds of its thread (a million numbers: about
+//! ten). On a thread of the runtime, which may be the one that polls all sockets, another thread
+//! takes over its work in the meantime.
 
 use std::marker::PhantomData;
 
@@ -88,7 +88,7 @@ mod tests {
             assert!(began.elapsed() < held / 2, "it waited for a long message");
             long.await.expect("done");
         });
-        // Where there is one thread alone, or none, it is done there.
+        // On a runtime with one thread, or without a runtime, it is decoded in place.
         assert_eq!(take_apart(LONG, || 1), 1);
         let alone = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
         assert_eq!(alone.block_on(async { take_apart(LONG, || 2) }), 2);

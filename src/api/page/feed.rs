@@ -15,7 +15,7 @@ use crate::intake::MASKED;
 use crate::regime::quantile;
 use crate::wire::{Decision, Metrics, Session};
 
-/// Between two frames of a session that is looked at: 30 a second.
+/// Interval of frames of a session with viewers: 30 a second.
 const FRAME: Duration = Duration::from_micros(33_333);
 /// Frames for each overview of all sessions.
 const OVERVIEW_EVERY: u64 = 3;
@@ -29,7 +29,7 @@ const LATENCIES: usize = 512;
 /// A count is a digit: 0 to 9 and a to z, all above is z.
 const DIGITS: &[u8; 36] = b"0123456789abcdefghijklmnopqrstuvwxyz";
 
-/// A frame of a session that is looked at.
+/// A frame of a session with viewers.
 #[derive(Serialize)]
 struct Frame<'a> {
     session: &'a str,
@@ -219,7 +219,7 @@ impl Watched {
     }
 }
 
-/// Makes frames for as long as somebody looks.
+/// Makes frames until the last viewer has left.
 pub(super) async fn make_frames(page: Arc<Page>) {
     let mut watched: HashMap<String, Watched> = HashMap::new();
     let mut ticks = interval(FRAME);

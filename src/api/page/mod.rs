@@ -46,7 +46,7 @@ const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; c
                       img-src 'self' data:; base-uri 'none'; form-action 'none'; frame-ancestors \
                       'none'";
 
-/// The page's files: they hold nothing that is anybody's.
+/// The page's files, which contain no data.
 pub(super) fn files() -> Router {
     FILES.iter().fold(Router::new(), |routes, &(path, kind, text)| {
         let answer = move || async move {
@@ -78,7 +78,7 @@ fn refused(code: StatusCode, why: &str) -> Response {
     (code, Json(json!({ "error": why }))).into_response()
 }
 
-/// A session by name, or which there are.
+/// A session by name; otherwise names the sessions that exist.
 fn find(page: &Page, name: &str) -> Result<Arc<SessionHandle>, Box<Response>> {
     page.registry
         .find(name)
@@ -137,7 +137,7 @@ async fn events(
     }
 }
 
-/// What a viewer looks at.
+/// What a viewer asks to see.
 #[derive(Debug, Deserialize)]
 struct View {
     session: Option<String>,
@@ -167,11 +167,11 @@ async fn stream(State(page): State<Arc<Page>>, Query(view): Query<View>) -> Resp
     (headers, Body::from_stream(body)).into_response()
 }
 
-/// Where a viewer's events begin: after those it has seen, or as near as they are held.
+/// Position at which a viewer's events begin: after those it has seen, or as near as they are held.
 async fn begin(page: &Page, session: Arc<SessionHandle>, after: Option<u64>) -> Option<Resumed> {
     let newest = session.events.newest();
     let mut from = after.unwrap_or_else(|| newest.saturating_sub(EVENTS_SHOWN));
-    // Numbers may pass while it is looked.
+    // Numbers may advance between the two calls.
     for _ in 0..8 {
         match Resumed::after(&page.registry, session.clone(), from).await {
             Ok(resumed) => return Some(resumed),

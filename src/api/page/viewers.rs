@@ -16,7 +16,7 @@ const WAITING: usize = 8;
 pub(super) struct Viewing {
     /// All sessions in a line each.
     pub(super) overview: broadcast::Receiver<Bytes>,
-    /// The one session it looks at.
+    /// Frames of the one session that it shows.
     pub(super) frames: broadcast::Receiver<Bytes>,
     /// There was no viewer before: the caller starts the task that makes frames.
     pub(super) is_first: bool,
@@ -53,14 +53,14 @@ impl Page {
         *busy
     }
 
-    /// Those that look at a session, where somebody does.
+    /// Subscribers to a session's frames, where there are any.
     pub(super) fn viewers_of(&self, session: &str) -> Option<broadcast::Sender<Bytes>> {
         let mut frames = locked(&self.frames);
         frames.retain(|_, viewers| viewers.receiver_count() > 0);
         frames.get(session).cloned()
     }
 
-    /// One that looks at all sessions, and at one of them.
+    /// A viewer of the overview and of one session.
     pub(super) fn view(&self, session: &str) -> Viewing {
         let mut busy = locked(&self.busy);
         let overview = self.overview.subscribe();

@@ -38,7 +38,7 @@ pub struct Frames {
     message: (u32, u64),
     /// Messages started.
     begun: u64,
-    /// The frame that is coming, where it is looked at: with its head.
+    /// The current frame with its head, where it is inspected.
     frame: Vec<u8>,
     /// Topics, each with how often it is subscribed to.
     subscriptions: Vec<(Vec<u8>, u32)>,
@@ -79,7 +79,7 @@ impl Frames {
         self.side == Side::In || self.subscriptions.is_empty()
     }
 
-    /// Frames that have come.
+    /// Frames received.
     pub(crate) fn seen(&self) -> u64 {
         self.seen
     }
@@ -100,7 +100,7 @@ impl Frames {
         Some((self.begun, usize::try_from(self.message.1).unwrap_or(usize::MAX)))
     }
 
-    /// Frames of subscribers are looked at whole; messages of rigs pass as they come.
+    /// Subscribers' frames are inspected whole; messages of rigs pass as they come.
     fn is_kept(&self, flags: u8) -> bool {
         self.side == Side::Out || flags & COMMAND != 0
     }

@@ -291,7 +291,7 @@ pub(crate) async fn bind(address: SocketAddr) -> io::Result<TcpListener> {
 /// Binds a Unix socket for this user and group alone. A socket file without a listener is replaced.
 ///
 /// # Errors
-/// The system's; a socket at which somebody listens is taken.
+/// The system's; a socket with a listener is in use.
 pub(crate) fn bind_unix(path: &Path) -> io::Result<UnixListener> {
     use std::os::unix::fs::{FileTypeExt, PermissionsExt};
     if let Ok(found) = std::fs::symlink_metadata(path) {

@@ -14,7 +14,7 @@ const PREFIX: &str = "regimed-";
 #[derive(Debug)]
 pub(crate) struct PrivateSocketDir {
     folder: PathBuf,
-    /// Held for as long as the folder is in use, by which the next daemon knows that it is.
+    /// Locked while the folder is in use, which tells the next daemon not to remove it.
     _lock: File,
 }
 
@@ -87,7 +87,7 @@ fn is_left(path: &Path, us: u32) -> bool {
     };
     let ours = fs::symlink_metadata(path)
         .is_ok_and(|m| m.is_dir() && m.uid() == us && m.mode() & 0o777 == 0o700);
-    // Daemons of before this was locked are known by their process alone.
+    // Folders of earlier versions, which did not lock them, are known by their process number.
     let process = numbers.split('-').next().and_then(|p| p.parse::<i32>().ok());
     let lives = process.is_some_and(|p| {
         let own = u32::try_from(p).is_ok_and(|p| p == std::process::id());

@@ -16,7 +16,7 @@ use crate::wire::{Decision, Event};
 
 /// Entries of one round trip at most.
 const BATCH: usize = 128;
-/// Events are looked for so often where none was announced: a server that came back.
+/// Interval of checks for events where none was announced: the server may be back.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 
 /// Names of a session's streams: decisions, events.
