@@ -347,7 +347,9 @@ impl SessionHandle {
     /// waits, then gives the tasks that write elsewhere time for the last results. True where
     /// `drain` was too short.
     pub async fn stop(&self, drain: Duration) -> bool {
+        // Taken, so that a second stop finds nothing to do.
         let Some(mut tasks) = locked(&self.tasks).take() else { return false };
+        // Sources first: nothing new is to come in behind the close.
         for task in &tasks.sources {
             task.abort();
         }
@@ -357,6 +359,7 @@ impl SessionHandle {
         for task in &mut tasks.sources {
             let _ = tokio::time::timeout_at(patience, task).await;
         }
+        // The thread ends when its ring is empty, and the publishing task after it.
         let late = tokio::time::timeout(drain, &mut tasks.publishing).await.is_err();
         self.end();
         let patience = tokio::time::Instant::now() + OUTS_PATIENCE.min(drain);
@@ -401,8 +404,10 @@ impl Swap {
         let known = |name: &String| names.iter().position(|n| n == name);
         let regimes = self.before.model.regime_names.iter().map(known).collect();
         let fingerprint = next.fingerprint(&next.readout);
+        // Names before the engine: see above.
         *locked(&session.renaming) = Some((swaps, next.clone()));
         session.handoff.offer(Successor { engine, fingerprint, swap: Some((swaps, regimes)) });
+        // A session without bins takes the engine too.
         session.port.wake();
         let began = Instant::now();
         while session.handoff.is_waiting() {

@@ -114,6 +114,7 @@ impl PublishingTask {
     }
 
     async fn publish(&mut self, o: &Outcome) {
+        // An outcome is worded by the model that made it.
         if o.swaps != self.swaps {
             self.rename(o);
         }
@@ -128,6 +129,8 @@ impl PublishingTask {
             });
         }
         let newest = self.session.metrics();
+        // Numbered before the decision is published, because the decision carries the number of its
+        // event.
         let event =
             o.change.as_ref().and_then(|c| self.session.events.number(self.wording.event(o, c)));
         let number = event.as_ref().map_or(0, |numbered| numbered.event.event_sequence);

@@ -86,6 +86,8 @@ impl SessionThread {
                 Answer::Found(header) => self.handle(&header),
                 Answer::Ended => break,
                 Answer::Nothing => {
+                    // A session without bins takes an engine over as well: whoever offered it
+                    // waits.
                     self.take_over();
                     self.outlet.sleep();
                 }
@@ -163,6 +165,7 @@ impl SessionThread {
 
     fn bin(&mut self, header: &Header, seen: bool) {
         let began = Instant::now();
+        // Before the bin, so that its estimate and its label are of one engine.
         self.take_over();
         let change = self.engine.push(seen.then_some(self.counts.as_slice()));
         let done = Instant::now();
@@ -186,6 +189,7 @@ impl SessionThread {
             ..Outcome::of(self.engine.estimate())
         };
         self.bin += 1;
+        // The decision first; everything below can wait.
         self.sending.send(outcome);
         if let Some(slot) = &self.slot {
             let (engine, since) = (&mut self.engine, &mut self.since_state);

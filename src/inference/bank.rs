@@ -177,6 +177,7 @@ impl FilterBank {
     /// bit as that one would have. `false` where the numbers are not sound; the bank is then at its
     /// prior.
     pub fn resume(&mut self, tape: &mut Tape) -> bool {
+        // Words from a disk may be anything.
         self.state(tape);
         let sound = self.hypotheses.iter().all(|h| h.is_sound(&self.layout))
             && self.hypotheses.iter().any(|h| h.log_weight.is_finite())
@@ -225,6 +226,7 @@ impl FilterBank {
             let Channels { counts, weight, baseline, expected, .. } = &mut self.channels;
             expected.fill(0.0);
             let bin = Bin { counts, weight, baseline };
+            // The same for all hypotheses: added once, and left out of their evidence.
             let constant = self.layout.count_constant(counts, &self.log_factorial);
             for h in &mut self.hypotheses {
                 let evidence = h.update(simd, &self.layout, &mut self.scratch, bin, expected);
@@ -236,6 +238,8 @@ impl FilterBank {
             self.channels.learn();
             self.estimate.silent_channels = self.channels.n_silent() as u32;
         }
+        // Checked in every bin: one number that is not finite spreads to all hypotheses with the
+        // next mixing.
         for k in 0..self.hypotheses.len() {
             if !self.hypotheses[k].is_sound(&self.layout) {
                 self.restart(k);
@@ -267,6 +271,8 @@ impl FilterBank {
     /// Subtracts the log total from all log weights and returns it.
     #[inline(always)]
     pub(super) fn normalise(&mut self) -> f32 {
+        // A hypothesis that has lost its numbers must not spoil the others' weights; it is
+        // restarted after this.
         let finite = |h: &Hypothesis| if h.log_weight.is_finite() { h.log_weight } else { -1e30 };
         let top = self.hypotheses.iter().map(finite).fold(f32::NEG_INFINITY, f32::max);
         let sum: f32 = self.hypotheses.iter().map(|h| exp(finite(h) - top)).sum();

@@ -184,6 +184,7 @@ impl Port {
         offer: impl FnOnce() -> Result<Accepted, Refusal>,
     ) -> Result<Accepted, Refusal> {
         self.accounts.received(n);
+        // Received is counted before anything is decided, so that every bin is in the accounts.
         let result = if self.is_closed() {
             Err(Refusal::new(RejectReason::Overload, "the session is ending"))
         } else if self.is_paused() {
@@ -208,6 +209,8 @@ impl Port {
         let last = first.saturating_add(n as u64).saturating_sub(1);
         let mut entrance = self.enter();
         let Entrance { inlet, sequence } = &mut *entrance;
+        // All or nothing: a message that does not fit as a whole leaves numbering and ring as they
+        // were, so that it can be sent again.
         let place = sequence.place((first, last), offered.begins, received)?;
         let bins = n - place.skip;
         if !inlet.has_room(bins, place.before.is_some()) {
@@ -244,6 +247,7 @@ impl Port {
             inlet.push_bin(header, &offered.counts, i);
         }
         sequence.taken(last, received);
+        // Counted and woken outside the lock: another source may go on.
         drop(entrance);
         self.accounts.taken(bins as u64, place.skip as u64, missing);
         self.wake();

@@ -74,12 +74,14 @@ impl Sequence {
         begins: bool,
         received: Received,
     ) -> Result<Place, Refusal> {
+        // The session's first message, or a source that announces another recording.
         let Some(expected) = self.expected.filter(|_| !begins) else {
             return Ok(Place { skip: 0, before: Some(Kind::Start) });
         };
         if last < expected {
             return self.late(expected, first, last);
         }
+        // Overlaps what was taken: a sender that repeats itself after a lost reply.
         if first <= expected {
             return Ok(Place { skip: (expected - first) as usize, before: None });
         }
@@ -95,12 +97,15 @@ impl Sequence {
                 ),
             ));
         }
+        // A short gap keeps the fit; after a long one the state is worth nothing.
         let through = usize::try_from(gap).is_ok_and(|gap| gap <= self.gap_bins_max);
         let before = if through { Kind::Missing(gap as u32) } else { Kind::Start };
         Ok(Place { skip: 0, before: Some(before) })
     }
 
     fn late(&mut self, expected: u64, first: u64, last: u64) -> Result<Place, Refusal> {
+        // A single late message is a straggler. Several that continue each other come from a sender
+        // that has started again and counts from its own beginning.
         let (next, run) = self.late_run;
         let run = if next == first { run + 1 } else { 1 };
         self.late_run = (last + 1, run);

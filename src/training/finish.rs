@@ -67,7 +67,11 @@ pub fn finish(trainer: &Trainer, best_before: Option<f64>) -> Result<Finished, F
         let (held_out, by_session) = tune(&mut model, data, trainer.settings().threads)?;
         Ok(Finished { model: model.clone(), held_out, by_session })
     };
+    // From the simplest model up, each larger one only where the held-out log loss is worth its
+    // cost in every bin.
     let mut best = fitted(PER_REGIME[0], false)?;
+    // Hypotheses for unlabelled stretches may take probability from the regimes: kept where they do
+    // not hurt.
     let mut unlabelled = false;
     if data.unlabelled_share() >= UNLABELLED_SHARE {
         let found = fitted(PER_REGIME[0], true)?;

@@ -103,6 +103,8 @@ impl Trainer {
             log_process: vec![-3.0; rank],
             log_initial: vec![0.0; rank],
         };
+        // The output layer starts small and its bias larger: every embedding first has the same
+        // network, and differences are learned.
         let values = [
             draw(data.labels.len() * d, 0.1),
             draw(d * h1, over(d)),
@@ -155,6 +157,8 @@ impl Trainer {
             moments.iter().flat_map(|m| m.1.iter().map(|&v| (1.0 / v) as f32)).collect();
         let h = &model.hypernetwork;
         let gain = GAIN as f32;
+        // A readout from the data's own moments is only known up to a rotation of the latents,
+        // which the frozen dynamics fix.
         let mut readouts = readout::from_data(&data, rank)?;
         let places = places(&data, rank);
         for s in 0..places.channels.len() {
@@ -236,7 +240,7 @@ impl Trainer {
         &self.settings
     }
 
-    /// The settings of the training.
+    /// What it learns from.
     #[must_use]
     pub fn data(&self) -> &Dataset {
         &self.data
@@ -305,6 +309,8 @@ impl Trainer {
             threads: self.settings.threads,
         };
         let factors = self.factors()?;
+        // Scores and gradients come from our own adjoint, on plain arrays; candle's graph only
+        // carries them on, through an operation that was already evaluated.
         let found = batch.evaluate(
             &factors.flatten_all()?.to_vec1::<f32>()?,
             &self.values("shared")?,
