@@ -86,7 +86,16 @@ fn hex(digest: &[u8]) -> String {
     digest.iter().map(|b| format!("{b:02x}")).collect()
 }
 
-/// Name and hash of a data file for a model's card.
+/// Name and hash of a data file whose bytes are at hand, for a model's card.
+pub(crate) fn data_file_of(path: &Path, bytes: &[u8]) -> DataFile {
+    DataFile { file: file_name(path), sha256: sha256_hex(bytes) }
+}
+
+fn file_name(path: &Path) -> String {
+    path.file_name().map_or(Cow::Borrowed("?"), |n| n.to_string_lossy()).into_owned()
+}
+
+/// Name and hash of a data file, for a model's card.
 ///
 /// # Errors
 /// When it cannot be read.
@@ -103,8 +112,7 @@ pub(crate) fn data_file(path: &Path) -> Result<DataFile, CheckpointError> {
         }
         hasher.update(&piece[..n]);
     }
-    let file = path.file_name().map_or(Cow::Borrowed("?"), |n| n.to_string_lossy()).into_owned();
-    Ok(DataFile { file, sha256: hex(&hasher.finalize()) })
+    Ok(DataFile { file: file_name(path), sha256: hex(&hasher.finalize()) })
 }
 
 /// Reads and verifies a model directory.

@@ -9,7 +9,7 @@ use super::card;
 use super::progress::{Interrupt, Progress};
 use super::recordings::RecordingArgs;
 use crate::checkpoint;
-use crate::checkpoint::Checkpoint;
+use crate::checkpoint::{Checkpoint, DataFile};
 use crate::config::BUILTIN_MODEL;
 use crate::model::{Model, Readout, nearly_equal};
 use crate::recording::Recording;
@@ -60,7 +60,7 @@ pub fn run(args: &CalibrateArgs) -> Result<()> {
         bail!("--steps, --batch, --window-bins: expected at least 1 each, found a 0");
     }
     let checkpoint = model(args)?;
-    let recording = recording(args, &checkpoint.model)?;
+    let (recording, file) = recording(args, &checkpoint.model)?;
     let data = Arc::new(Dataset::for_calibration(&recording)?);
     let [session] = data.sessions.as_slice() else {
         bail!("{}: expected one session, found {}", args.data.display(), data.sessions.len());
@@ -76,7 +76,7 @@ pub fn run(args: &CalibrateArgs) -> Result<()> {
         Some(from) => another_day(&checkpoint.model, from, &data, &name)?,
         None => new_animal(args, &checkpoint.model, &data, &name)?,
     };
-    keep(args, checkpoint, readout)
+    keep(args, checkpoint, readout, file)
 }
 
 fn model(args: &CalibrateArgs) -> Result<Checkpoint> {
@@ -93,8 +93,8 @@ fn model(args: &CalibrateArgs) -> Result<Checkpoint> {
 }
 
 /// The recording, with its channels in the order of the readout that is calibrated again.
-fn recording(args: &CalibrateArgs, model: &Model) -> Result<Recording> {
-    let mut recording = args.recordings.read(&args.data)?;
+fn recording(args: &CalibrateArgs, model: &Model) -> Result<(Recording, DataFile)> {
+    let (mut recording, file) = args.recordings.read_with_hash(&args.data)?;
     let before = args.from.as_ref().and_then(|from| model.readout(from));
     if let Some(names) = before.and_then(|r| r.channels.as_ref()) {
         recording.arrange(names)?;
@@ -106,7 +106,7 @@ fn recording(args: &CalibrateArgs, model: &Model) -> Result<Recording> {
             args.data.display()
         );
     }
-    Ok(recording)
+    Ok((recording, file))
 }
 
 fn new_animal(
@@ -185,14 +185,19 @@ fn another_day(model: &Model, from: &str, data: &Dataset, name: &str) -> Result<
 }
 
 /// Writes the model with a session's new readout.
-fn keep(args: &CalibrateArgs, mut checkpoint: Checkpoint, readout: Readout) -> Result<()> {
+fn keep(
+    args: &CalibrateArgs,
+    mut checkpoint: Checkpoint,
+    readout: Readout,
+    file: DataFile,
+) -> Result<()> {
     let model = &mut checkpoint.model;
     match model.readouts.iter_mut().find(|r| r.session == readout.session) {
         Some(place) => *place = readout,
         None => model.readouts.push(readout),
     }
     let out = args.out.as_ref().unwrap_or(&args.model);
-    checkpoint.provenance.data.push(checkpoint::data_file(&args.data)?);
+    checkpoint.provenance.data.push(file);
     checkpoint::save(out, &checkpoint.model, &checkpoint.provenance)
         .context("cannot write the calibrated model")?;
     card::write(out, &checkpoint::load(out)?)?;

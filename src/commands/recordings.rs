@@ -4,8 +4,9 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 
-use crate::recording;
+use crate::checkpoint::DataFile;
 use crate::recording::{NwbSettings, Recording};
+use crate::{checkpoint, recording};
 
 /// How to take recordings.
 #[derive(Debug, Clone, Default, clap::Args)]
@@ -60,23 +61,44 @@ impl Names {
     }
 }
 
+fn is_nwb(path: &Path) -> bool {
+    path.extension().is_some_and(|e| e.eq_ignore_ascii_case("nwb"))
+}
+
 impl RecordingArgs {
     /// Reads a recording and takes the part and bins asked for.
     ///
     /// # Errors
     /// Names the file or flag, with what was expected and what was found.
     pub fn read(&self, path: &Path) -> Result<Recording> {
-        let is_nwb = path.extension().is_some_and(|e| e.eq_ignore_ascii_case("nwb"));
-        let mut recording = if is_nwb {
-            let how = NwbSettings {
-                bin_ms: self.bin_ms,
-                labels: self.labels.clone(),
-                tasks: self.tasks.clone(),
-            };
-            recording::read_nwb(path, &how)?
+        let recording = if is_nwb(path) {
+            recording::read_nwb(path, &self.nwb())?
         } else {
             recording::read(path)?
         };
+        self.part(recording, path)
+    }
+
+    /// The same, with the file's name and hash for a model's card. An archive is read once. An NWB
+    /// file may hold far more than its spikes: it is read by seeking, and again for its hash.
+    ///
+    /// # Errors
+    /// As [`Self::read`].
+    pub(super) fn read_with_hash(&self, path: &Path) -> Result<(Recording, DataFile)> {
+        if is_nwb(path) {
+            return Ok((self.read(path)?, checkpoint::data_file(path)?));
+        }
+        let hash = |bytes: &[u8]| checkpoint::data_file_of(path, bytes);
+        let (recording, file) = recording::read_seen(path, hash)?;
+        Ok((self.part(recording, path)?, file))
+    }
+
+    fn nwb(&self) -> NwbSettings {
+        NwbSettings { bin_ms: self.bin_ms, labels: self.labels.clone(), tasks: self.tasks.clone() }
+    }
+
+    /// The part and bins asked for.
+    fn part(&self, mut recording: Recording, path: &Path) -> Result<Recording> {
         for (flag, value) in [("--first", self.first), ("--last", self.last)] {
             if let Some(f) = value.filter(|f| !(*f > 0.0 && *f <= 1.0)) {
                 bail!("{flag}: expected a fraction above 0 and at most 1, found {f}");
@@ -88,7 +110,7 @@ impl RecordingArgs {
         if let Some(last) = self.last {
             recording.keep(1.0 - last, 1.0);
         }
-        if let Some(bin_ms) = self.bin_ms.filter(|_| !is_nwb) {
+        if let Some(bin_ms) = self.bin_ms.filter(|_| !is_nwb(path)) {
             recording.rebin(bin_ms)?;
         }
         if let Some(name) = &self.session {

@@ -20,6 +20,7 @@ pub(crate) use columns::Column;
 pub(crate) use counts::CountsBuffer;
 pub use counts::{Counts, Spool};
 pub use npy::{Array, Values};
+pub(crate) use npz::read_seen;
 pub use npz::{read, read_from};
 pub use nwb::{NwbSettings, read_nwb, read_nwb_from};
 

@@ -1,7 +1,7 @@
 //! Reading `.npz`: see docs/recordings.md for the keys; `archive.rs` writes them.
 
 use std::collections::HashMap;
-use std::io::{BufReader, Read, Seek};
+use std::io::{BufReader, Cursor, Read, Seek};
 use std::path::Path;
 
 use zip::ZipArchive;
@@ -38,6 +38,24 @@ pub fn read(path: &Path) -> Result<Recording, RecordingError> {
         return Err(super::zarr(path));
     }
     read_from(BufReader::new(crate::files::open(path).map_err(io)?), path)
+}
+
+/// Reads a recording, and whatever `see` makes of the file's bytes: for a file that is read once.
+///
+/// # Errors
+/// As [`read`].
+pub(crate) fn read_seen<T>(
+    path: &Path,
+    see: impl FnOnce(&[u8]) -> T,
+) -> Result<(Recording, T), RecordingError> {
+    let io = |reason| RecordingError::Io { path: path.to_owned(), reason };
+    if super::is_zarr(path) {
+        return Err(super::zarr(path));
+    }
+    let mut bytes = Vec::new();
+    crate::files::open(path).map_err(io)?.read_to_end(&mut bytes).map_err(io)?;
+    let seen = see(&bytes);
+    Ok((read_from(Cursor::new(bytes), path)?, seen))
 }
 
 /// Reads a recording from an open file's bytes; `path` is for messages.

@@ -233,13 +233,14 @@ fn gather(args: &PretrainArgs) -> Result<(Arc<Dataset>, Vec<DataFile>)> {
     let mut names = Names::default();
     let mut bins = 0;
     for path in &args.data {
-        let mut recording = args.recordings.read(path).context("cannot use this recording")?;
+        let (mut recording, file) =
+            args.recordings.read_with_hash(path).context("cannot use this recording")?;
         if args.recordings.session.is_none() {
             names.make_distinct(&mut recording);
         }
         bins += recording.n_bins();
         gathering.add(&recording)?;
-        files.push(checkpoint::data_file(path)?);
+        files.push(file);
     }
     if bins < BINS_MIN {
         bail!(
