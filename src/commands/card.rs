@@ -6,12 +6,11 @@ use std::path::Path;
 use anyhow::{Context, Result};
 
 use crate::checkpoint::{Checkpoint, write_whole};
+use crate::dynamics::NORMAL_HALF_WIDTH;
 use crate::regime::Verdict;
 
 /// File of the card in a model directory.
 const CARD_FILE: &str = "model.md";
-/// Standard normal quantile of a 90 % interval.
-const HALF_WIDTH: f64 = 1.645;
 
 /// Writes a model's card into its directory.
 ///
@@ -25,10 +24,10 @@ pub(super) fn write(dir: &Path, of: &Checkpoint) -> Result<()> {
 
 /// A share with Wilson's 90 % interval over `n` independent cases.
 fn share(p: f64, n: f64) -> String {
-    let z2 = HALF_WIDTH * HALF_WIDTH;
+    let z2 = NORMAL_HALF_WIDTH * NORMAL_HALF_WIDTH;
     let centre = (p + z2 / (2.0 * n)) / (1.0 + z2 / n);
-    let half =
-        HALF_WIDTH * (p * (1.0 - p) / n + z2 / (4.0 * n * n)).max(0.0).sqrt() / (1.0 + z2 / n);
+    let half = NORMAL_HALF_WIDTH * (p * (1.0 - p) / n + z2 / (4.0 * n * n)).max(0.0).sqrt()
+        / (1.0 + z2 / n);
     format!("{p:.3} ({:.3} to {:.3})", (centre - half).max(0.0), (centre + half).min(1.0))
 }
 

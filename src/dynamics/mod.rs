@@ -12,11 +12,11 @@ mod population;
 mod signature;
 mod spectrum;
 
-pub(crate) use estimate::Estimate;
+pub(crate) use estimate::{Estimate, NORMAL_HALF_WIDTH};
 pub(crate) use fixed_points::{FixedPoint, fixed_points};
 pub(crate) use forecast::forecast;
 pub(crate) use monitor::{Monitor, Position, Reading, feature_count};
-pub(crate) use signature::Signature;
+pub(crate) use signature::{Signature, ZERO_WITHIN_PER_S};
 pub use spectrum::{StatePosterior, spectrum, spectrum_interval};
 
 /// A network of two units whose feedback is `N^T M = [[a, b], [c, d]]` at rest, with `tau` 0.1 s in

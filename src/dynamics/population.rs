@@ -2,7 +2,7 @@
 //! activity (multistep regression, Wilting & Priesemann 2018) and the effective connectivity radius
 //! from covariances (Dahmen, Gruen, Diesmann & Helias 2019).
 
-use super::estimate::Estimate;
+use super::estimate::{Estimate, NORMAL_HALF_WIDTH};
 
 /// Longest lag of the regression, seconds, and most lags.
 const LAG_MAX_S: f64 = 0.5;
@@ -23,8 +23,6 @@ const WINDOWS: usize = 240;
 const WINDOWS_MIN: usize = 30;
 /// Groups of channels that the radius' interval is made from, each left out in turn.
 const GROUPS: usize = 10;
-/// Standard normal quantile of a 90 % interval.
-const HALF_WIDTH: f64 = 1.645;
 
 /// Sums of one block: of `x_t`, and for each lag of `x_t`, `x_t+k`, `x_t x_t+k`, `x_t^2`.
 #[derive(Debug, Clone)]
@@ -215,7 +213,7 @@ impl Population {
                 self.fit(&rest).map(f64::ln)
             })
             .collect();
-        let half = HALF_WIDTH * jackknife_sd(&left_out)?;
+        let half = NORMAL_HALF_WIDTH * jackknife_sd(&left_out)?;
         let timescale_s =
             Estimate { mean: best, low: best * (-half).exp(), high: best * half.exp() };
         let ratio = |timescale: f64| (-self.bin_width_s / timescale).exp();
@@ -320,7 +318,7 @@ impl Population {
         };
         let mean = radius(None);
         let left_out: Vec<f64> = (0..GROUPS).map(|g| radius(Some(g))).collect();
-        let half = HALF_WIDTH * jackknife_sd(&left_out)?;
+        let half = NORMAL_HALF_WIDTH * jackknife_sd(&left_out)?;
         mean.is_finite().then_some(Estimate {
             mean,
             low: (mean - half).max(0.0),

@@ -3,7 +3,7 @@
 use super::estimate::Estimate;
 
 /// An exponent within this of 0 is taken for 0, 1/s: the resolution of runs of about ten seconds.
-pub(super) const ZERO_WITHIN_PER_S: f64 = 0.25;
+pub(crate) const ZERO_WITHIN_PER_S: f64 = 0.25;
 
 /// Dynamical signature.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

@@ -11,6 +11,7 @@ use rand_chacha::ChaCha8Rng;
 use rand_distr::StandardNormal;
 
 use super::eigenvalues::eigenvalues;
+use super::estimate::NORMAL_HALF_WIDTH;
 use crate::model::{Model, values};
 
 /// Local dynamics at one state under one embedding.
@@ -72,8 +73,6 @@ fn map_eigenvalues(model: &Model, e: &[f32], kappa: &[f32]) -> Option<Vec<[f64; 
 
 /// Draws of a posterior that an interval is made from.
 const DRAWS: usize = 24;
-/// Standard normal quantile of a 90 % interval.
-const HALF_WIDTH: f64 = 1.645;
 
 /// A spectrum with 90 % credible intervals `[low, high]`.
 #[derive(Debug, Clone, PartialEq)]
@@ -156,7 +155,7 @@ pub fn spectrum_interval(model: &Model, of: StatePosterior<'_>) -> Option<Spectr
         let n = drawn.len().max(1) as f64;
         let mean = drawn.iter().map(of).sum::<f64>() / n;
         let square = drawn.iter().map(|s| (of(s) - mean).powi(2)).sum::<f64>();
-        let half = HALF_WIDTH * (square / (n - 1.0).max(1.0)).sqrt();
+        let half = NORMAL_HALF_WIDTH * (square / (n - 1.0).max(1.0)).sqrt();
         [mean - half, mean + half]
     };
     Some(SpectrumInterval {

@@ -45,8 +45,8 @@ const SILENCE: f32 = 14.0;
 const ARTEFACT: [f32; 2] = [2.5, 6.0];
 /// Artefacts in a row, seconds: what lasts longer is how the population fires now.
 const ARTEFACT_S_MAX: f64 = 0.5;
-/// Time constant of the signs of unknown dynamics, seconds.
-pub(super) const NOVELTY_WINDOW_S: f64 = 1.0;
+/// Time constant of the signs of unknown dynamics, seconds: novelty rises that late at most.
+pub(crate) const NOVELTY_WINDOW_S: f64 = 1.0;
 /// Time over which the expected counts of a bin are averaged for that, seconds.
 const TOTAL_WINDOW_S: f64 = 0.1;
 

@@ -24,6 +24,9 @@ pub(crate) use npz::read_seen;
 pub use npz::{read, read_from};
 pub use nwb::{NwbSettings, read_nwb, read_nwb_from};
 
+/// Most bins of a recording: more than a week of 10 ms.
+const BINS_MAX: usize = 1 << 26;
+
 /// A fault of a recording file.
 #[derive(Debug, thiserror::Error)]
 pub enum RecordingError {

@@ -8,11 +8,9 @@ use zip::ZipArchive;
 
 use super::keys::{Keys, check_names};
 use super::npy::{Array, Values};
-use super::{DynamicsTruth, Recording, RecordingError, TRUTH_KEYS, Trial, in_bins};
+use super::{BINS_MAX, DynamicsTruth, Recording, RecordingError, TRUTH_KEYS, Trial, in_bins};
 use crate::model::{CHANNELS_MAX, COUNT_MAX, REGIMES_MAX};
 
-/// Most bins of a recording: more than a week of 10 ms.
-const BINS_MAX: usize = 1 << 26;
 /// Most trials of a recording.
 const TRIALS_MAX: usize = 1 << 20;
 const KEYS: [&str; 10] = [

@@ -6,16 +6,13 @@ use std::path::Path;
 
 use super::grid::Grid;
 use super::hdf5::File;
-use super::{DynamicsTruth, Recording, RecordingError, Trial, in_bins};
-use crate::model::COUNT_MAX;
-use crate::model::{CHANNELS_MAX, REGIMES_MAX};
+use super::{BINS_MAX, DynamicsTruth, Recording, RecordingError, Trial, in_bins};
+use crate::model::{CHANNELS_MAX, COUNT_MAX, REGIMES_MAX};
 
 /// Width of a bin where none is asked for, milliseconds.
 pub(super) const BIN_MS_DEFAULT: f64 = 10.0;
 /// Largest number of counts of a recording, bins times channels.
 const COUNTS_MAX: usize = 1 << 31;
-/// Most bins: more than a week of 10 ms.
-const BINS_MAX: usize = 1 << 26;
 /// Spike times that are all whole numbers, and further apart than this, are no seconds.
 const WHOLE_SPAN_S: f64 = 10_000.0;
 /// At least this many of them.

@@ -1,5 +1,6 @@
 //! Since when: the time of a change, found backwards from its decision.
 
+use crate::inference::NOVELTY_WINDOW_S;
 use crate::model::{Model, values};
 
 /// Longest time that a change is traced back, seconds and bins.
@@ -7,8 +8,6 @@ const HISTORY_S: f64 = 10.0;
 const HISTORY_BINS_MAX: usize = 4096;
 /// An onset's credible interval.
 const QUANTILES: [f64; 3] = [0.05, 0.5, 0.95];
-/// Novelty is smoothed over this time: it rises that late at most, seconds.
-const NOVELTY_WINDOW_S: f64 = 1.0;
 
 /// First bin of a label, with its 90 % credible interval.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

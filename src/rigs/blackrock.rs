@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use tokio::net::UdpSocket;
 
+use super::DATAGRAM_BYTES;
 use super::backoff::Backoff;
 use super::electrodes::Electrodes;
 use crate::clock::Received;
@@ -18,7 +19,6 @@ use crate::wire::RejectReason;
 const CONFIGURATION: u16 = 0x8000;
 /// Unit of what the sorter takes for noise.
 const NOISE: u16 = 255;
-const DATAGRAM: usize = 65_536;
 
 /// Layout of the packets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -109,7 +109,7 @@ pub(crate) async fn run(
         backoff.pause().await;
     };
     let mut reader = Reader::new(settings, assembly, status);
-    let mut buffer = vec![0; DATAGRAM];
+    let mut buffer = vec![0; DATAGRAM_BYTES];
     loop {
         match socket.recv_from(&mut buffer).await {
             Ok((n, _)) => {

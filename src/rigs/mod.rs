@@ -13,3 +13,6 @@ pub(crate) mod replay;
 mod subscriber;
 
 pub(crate) use subscriber::Subscriber;
+
+/// No UDP datagram is longer.
+const DATAGRAM_BYTES: usize = 65_536;

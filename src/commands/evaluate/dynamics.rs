@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use serde::Serialize;
 
-use crate::dynamics::{Estimate, Reading, Signature};
+use crate::dynamics::{Estimate, NORMAL_HALF_WIDTH, Reading, Signature, ZERO_WITHIN_PER_S};
 use crate::recording::DynamicsTruth;
 
 /// Time of a stream after which a task's dynamics are compared, seconds...
@@ -13,12 +13,8 @@ pub(super) const COMPARED_AFTER_S: f64 = 4.0;
 pub(super) const COMPARED_FROM_S: f64 = 2.0;
 /// Frequencies within this share of the true one are right.
 const FREQUENCY_WITHIN: f64 = 0.05;
-/// An exponent within this of 0 counts for 0 where signs are compared, 1/s.
-const ZERO_WITHIN_PER_S: f64 = 0.25;
 /// Row of what has no label.
 const UNLABELLED: &str = "(no label)";
-/// Standard normal quantile of a 90 % interval.
-const HALF_WIDTH: f64 = 1.645;
 
 /// One task: truth and estimate.
 #[derive(Debug, Clone)]
@@ -135,7 +131,7 @@ impl ByLabel {
                 let mean = of.iter().map(|s| s.of[i]).sum::<f64>() / total;
                 let n = values.len() as f64;
                 let square: f64 = values.iter().map(|v| (v - mean).powi(2)).sum();
-                let half = HALF_WIDTH * (square / (n - 1.0).max(1.0) / n).sqrt();
+                let half = NORMAL_HALF_WIDTH * (square / (n - 1.0).max(1.0) / n).sqrt();
                 [mean, mean - half, mean + half]
             };
             (!of.is_empty()).then(|| LabelRow {

@@ -10,6 +10,7 @@ use tokio::net::{UdpSocket, lookup_host};
 
 use super::info::StreamInfo;
 use crate::clock::monotonic_s;
+use crate::rigs::DATAGRAM_BYTES;
 
 /// Port of the multicast groups.
 pub(crate) const DISCOVERY_PORT: u16 = 16571;
@@ -25,7 +26,6 @@ const PROBE_EVERY: Duration = Duration::from_millis(64);
 const WAVE_EVERY: Duration = Duration::from_secs(2);
 /// Probes of a wave; the one with the shortest round trip is believed.
 const PROBES: usize = 8;
-const DATAGRAM: usize = 65_536;
 
 /// Queries a stream once; `None` without an answer.
 ///
@@ -50,7 +50,7 @@ pub(crate) async fn resolve(query: &str, known_peers: &[String]) -> io::Result<O
             }
         }
     }
-    let mut buffer = vec![0; DATAGRAM];
+    let mut buffer = vec![0; DATAGRAM_BYTES];
     let until = tokio::time::Instant::now() + ANSWERS;
     loop {
         let received = tokio::time::timeout_at(until, socket.recv_from(&mut buffer)).await;

@@ -19,6 +19,7 @@ use super::{
 };
 use crate::bus::{SessionFacts, SessionHandle, Update};
 use crate::clock::monotonic_s;
+use crate::rigs::DATAGRAM_BYTES;
 use crate::wire::Decision;
 
 /// Samples that wait for one inlet before it loses the oldest.
@@ -27,7 +28,6 @@ const WAITING: usize = 1024;
 const PATIENCE: Duration = Duration::from_secs(5);
 /// Longest request.
 const REQUEST_MAX: u64 = 8192;
-const DATAGRAM: usize = 65_536;
 
 /// A stream that is offered.
 struct Outlet {
@@ -192,7 +192,7 @@ fn discovery_socket() -> io::Result<UdpSocket> {
 
 /// Answers queries and time probes, until aborted.
 async fn answer(socket: UdpSocket, outlet: Arc<Outlet>) {
-    let mut buffer = vec![0; DATAGRAM];
+    let mut buffer = vec![0; DATAGRAM_BYTES];
     loop {
         let Ok((n, from)) = socket.recv_from(&mut buffer).await else { continue };
         let received = monotonic_s();

@@ -25,8 +25,8 @@ const RATE_HZ: f64 = 14.0;
 const PLANAR_CHANNELS: usize = 96;
 /// Trials of a task that is learned.
 const TRIALS: u64 = 3;
-/// Numbers of tasks from here on are unseen.
-const UNSEEN: u64 = 5_000;
+/// First of the tasks that no student learns.
+pub(super) const UNSEEN: u64 = 5_000;
 /// Units of random networks of low rank, as in the paper.
 const LOW_RANK_UNITS: usize = 200;
 

@@ -12,7 +12,7 @@ use super::{Charts, cell, examine, known_readout, of_group};
 use crate::checkpoint::Checkpoint;
 use crate::commands::evaluate::report::Report;
 use crate::commands::evaluate::scoring::score;
-use crate::commands::evaluate::student_teacher::families::{self, BIN_WIDTH_S, Scale};
+use crate::commands::evaluate::student_teacher::families::{self, BIN_WIDTH_S, Scale, UNSEEN};
 use crate::commands::evaluate::student_teacher::school::{School, Section};
 use crate::commands::evaluate::{plots, report};
 use crate::commands::progress::Progress;
@@ -25,8 +25,6 @@ use crate::training::{Dataset, TrainingSettings, calibrate};
 const NEW_ANIMAL_S: f64 = 60.0;
 /// Trials of it, seconds.
 const TRIAL_S: f64 = 2.0;
-/// First of the tasks that no student learns.
-const UNSEEN: u64 = 5_000;
 
 /// `n` animals from the `first` on, with `tasks` tasks of `seconds` seconds.
 fn animals(
