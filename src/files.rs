@@ -8,7 +8,7 @@ use std::path::Path;
 /// Opens a file to read it.
 ///
 /// # Errors
-/// The system's; or the path is no regular file.
+/// Errors of the system, and a path that is no regular file.
 pub(crate) fn open(path: &Path) -> io::Result<File> {
     use std::os::unix::fs::FileTypeExt;
     // Before it is opened: a pipe is only open once somebody writes.
@@ -28,7 +28,7 @@ pub(crate) fn open(path: &Path) -> io::Result<File> {
 /// Reads a whole file of at most `bytes_max`.
 ///
 /// # Errors
-/// The system's; or the path is no regular file, or a longer one.
+/// Errors of the system, and a path that is no regular file, or a longer one.
 pub(crate) fn read(path: &Path, bytes_max: u64) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     open(path)?.take(bytes_max + 1).read_to_end(&mut bytes)?;
@@ -52,7 +52,7 @@ pub(crate) fn read_text(path: &Path, bytes_max: u64) -> io::Result<String> {
 /// Makes a folder, and those above it, that only this user can enter.
 ///
 /// # Errors
-/// The system's.
+/// Errors of the system.
 pub(crate) fn own_folder(path: &Path) -> io::Result<()> {
     use std::os::unix::fs::DirBuilderExt;
     std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path)
@@ -61,7 +61,7 @@ pub(crate) fn own_folder(path: &Path) -> io::Result<()> {
 /// A new file that only this user can read, in place of one of that name.
 ///
 /// # Errors
-/// The system's.
+/// Errors of the system.
 pub(crate) fn own_file(path: &Path) -> io::Result<File> {
     use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
     let file = File::options().write(true).create(true).truncate(true).mode(0o600).open(path)?;

@@ -3,7 +3,7 @@
 /// State of a session's self-calibration.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum CalibrationState {
-    /// It came calibrated.
+    /// Its readout is part of its model.
     #[default]
     Given,
     /// It gathers counts.

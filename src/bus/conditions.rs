@@ -34,7 +34,7 @@ pub enum Condition {
 }
 
 impl Condition {
-    /// All of them.
+    /// Every condition, in the order in which the metrics list them.
     pub const ALL: [Self; 10] = [
         Self::SourceStalled,
         Self::FallingBehind,
@@ -103,7 +103,7 @@ pub(crate) struct Holding {
     pub since_ns: i64,
 }
 
-/// Those that hold.
+/// The conditions of all sessions and of the daemon that hold at present.
 #[derive(Default)]
 pub struct Conditions {
     /// Ordered, so that `/health` lists them alike each time. Setting a condition is rare and
@@ -113,7 +113,7 @@ pub struct Conditions {
 }
 
 impl Conditions {
-    /// All is well.
+    /// No condition holds yet.
     #[must_use]
     pub fn new(journal: Option<Arc<Journal>>) -> Self {
         let conditions = Self { holding: Mutex::default(), journal };
@@ -167,7 +167,7 @@ impl Conditions {
         }
     }
 
-    /// Those that hold.
+    /// The conditions that hold at present, by session.
     #[must_use]
     pub(crate) fn holding(&self) -> Vec<Holding> {
         let holding = self.holding.lock().unwrap_or_else(PoisonError::into_inner);

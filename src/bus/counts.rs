@@ -14,7 +14,7 @@ pub struct CountsTap {
     gap: bool,
 }
 
-/// The other end.
+/// The reading end of a session's counts.
 pub struct CountsReader {
     fetching: <HeapRb<u16> as Split>::Cons,
     bin: Vec<u16>,

@@ -140,9 +140,9 @@ pub struct SessionHandle {
     fit_counts: Mutex<CountsReader>,
     /// Changed by the calibrator's thread, cloned by everybody else.
     calibration: Mutex<Calibration>,
-    /// The plan that published decisions are worded by. Changes with the first outcome of another
-    /// model's engine, not when that model is offered: decisions in between still belong to the
-    /// former.
+    /// What the session runs on. Replaced once the thread has taken another model's engine, not
+    /// when that model is offered: a swap that fails leaves no trace. Decisions are worded by the
+    /// publishing task, which changes at the first outcome of the new engine (`renaming`).
     served: Mutex<Served>,
     /// Where another engine waits for the thread. Not under `served`: the thread must never wait.
     pub(crate) handoff: Handoff,
@@ -159,7 +159,7 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl SessionHandle {
-    /// Without subscribers.
+    /// A session that has just been made: nobody is subscribed, no bin is done.
     #[must_use]
     pub fn new(parts: Parts) -> Self {
         let facts = parts.plan.facts();
@@ -231,7 +231,6 @@ impl SessionHandle {
         locked(&self.metrics).clone()
     }
 
-    /// Newer metrics.
     pub(crate) fn set_metrics(&self, metrics: Metrics) {
         *locked(&self.metrics) = Some(metrics);
     }
@@ -242,7 +241,6 @@ impl SessionHandle {
         locked(&self.covariance).clone()
     }
 
-    /// A newer estimate's.
     pub(crate) fn set_covariance(&self, covariance: &[f32]) {
         let mut kept = locked(&self.covariance);
         kept.clear();

@@ -11,7 +11,7 @@
 use crate::regime::Engine;
 use crate::sync::{AtomicBool, Mutex, Ordering, PoisonError};
 
-/// What takes over.
+/// An engine that takes over from the current one, with what belongs to it.
 pub(crate) struct Successor {
     pub(crate) engine: Engine,
     /// What its numbers belong to.
@@ -21,7 +21,7 @@ pub(crate) struct Successor {
     pub(crate) swap: Option<(u32, Vec<Option<usize>>)>,
 }
 
-/// The place where one waits.
+/// The place where a [`Successor`] waits for the session's thread.
 #[derive(Default)]
 pub(crate) struct Handoff {
     /// Looked at before every bin, so that a bin without an offer costs one load and no lock.

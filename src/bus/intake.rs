@@ -11,7 +11,7 @@ use crate::telemetry;
 use crate::telemetry::Throttle;
 use crate::wire::{Counts, RejectReason, Spikes};
 
-/// All sessions' entrances.
+/// Finds the session that a message is for, and offers the message to its port.
 pub struct Intake {
     registry: Arc<Registry>,
     /// Bounds the log lines of refusals: one peer could otherwise fill the log. Locked for a

@@ -16,7 +16,8 @@ use crate::wire::{ModelChanged, SessionStarted};
 
 /// Counts that a session gathers to calibrate itself at most.
 const COUNTS_GATHERED_MAX: f64 = 1e8;
-/// Rate of a channel that is not known yet, Hz.
+/// Rate of a channel that is not known yet, Hz. No decision depends on it: the loadings are 0, and
+/// the posterior stays at the prior until the session is calibrated.
 const BLANK_RATE_HZ: f64 = 5.0;
 
 /// Where a session's model comes from.
@@ -287,7 +288,7 @@ impl Plan {
         }
     }
 
-    /// Its gauges.
+    /// Registers the gauges of the session.
     #[must_use]
     pub(crate) fn session_metrics(&self) -> SessionMetrics {
         let names = self.model.regime_names.iter().map(String::as_str);
@@ -314,6 +315,7 @@ impl Plan {
     /// What numbers belong to: they are of use to the same model, readout and rule alone.
     #[must_use]
     pub fn fingerprint(&self, readout: &Readout) -> String {
+        // Every bit counts: a saved state continues exactly, or is not used.
         let mut bytes = self.checkpoint.weights_sha256.clone().into_bytes();
         bytes.extend(self.model.bin_width_s.to_bits().to_le_bytes());
         bytes.extend(

@@ -95,7 +95,7 @@ impl Names {
     }
 }
 
-/// All sessions.
+/// The one registry of sessions: which run, which start, which end.
 pub struct Registry {
     /// Read for every message, written when a session starts or stops. A guard is never held over a
     /// wait: handles are cloned out.

@@ -117,7 +117,7 @@ pub(crate) struct Feeds {
 }
 
 impl Feeds {
-    /// Without subscribers.
+    /// Feeds that nobody is subscribed to yet.
     pub(crate) fn new(session: &str) -> Self {
         Self {
             session: session.to_owned(),

@@ -39,7 +39,7 @@ const FILE_BYTES_MAX: u64 = 1 << 30;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum CheckpointError {
-    /// No model there.
+    /// There is no model at this place.
     #[error(
         "{0}: no such file (a model directory holds {WEIGHTS_FILE} and {CARD_FILE}; `regimed \
          pretrain` makes one)"
@@ -190,7 +190,7 @@ pub fn from_bytes(dir: &Path, card: &[u8], weights: &[u8]) -> Result<Checkpoint,
 /// its name.
 ///
 /// # Errors
-/// The file system's.
+/// Errors of the file system.
 pub fn save(dir: &Path, model: &Model, provenance: &Provenance) -> Result<(), CheckpointError> {
     let arrays = named_arrays(model);
     let bytes: Vec<Vec<u8>> = arrays
@@ -253,7 +253,7 @@ pub fn save(dir: &Path, model: &Model, provenance: &Provenance) -> Result<(), Ch
 /// or the new one, never a part.
 ///
 /// # Errors
-/// The file system's.
+/// Errors of the file system.
 pub(crate) fn write_whole(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
     let mut partial = path.as_os_str().to_owned();
     partial.push(".partial");

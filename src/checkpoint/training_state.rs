@@ -28,7 +28,7 @@ pub(crate) struct TrainingState {
 /// Why a training's state cannot be read.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum TrainingStateError {
-    /// The system's.
+    /// An error of the system.
     #[error(transparent)]
     Io(#[from] std::io::Error),
     /// The file holds something else.
@@ -40,7 +40,7 @@ impl TrainingState {
     /// Writes it, as a whole or not at all.
     ///
     /// # Errors
-    /// The system's.
+    /// Errors of the system.
     pub(crate) fn write(&self, path: &Path) -> std::io::Result<()> {
         let bytes: Vec<(&str, Vec<u8>)> = self
             .arrays
@@ -60,10 +60,10 @@ impl TrainingState {
         write_whole(path, &file)
     }
 
-    /// Reads one.
+    /// Reads a saved state of a training.
     ///
     /// # Errors
-    /// The system's, or a file that holds something else.
+    /// Errors of the system, and a file that holds something else.
     pub(crate) fn read(path: &Path) -> Result<Self, TrainingStateError> {
         let format = |e: safetensors::SafeTensorError| TrainingStateError::Format(e.to_string());
         let bytes = files::read(path, BYTES_MAX)?;

@@ -15,7 +15,7 @@ const CARD_FILE: &str = "model.md";
 /// Writes a model's card into its directory.
 ///
 /// # Errors
-/// The file system's.
+/// Errors of the file system.
 pub(super) fn write(dir: &Path, of: &Checkpoint) -> Result<()> {
     let path = dir.join(CARD_FILE);
     write_whole(&path, card(of).as_bytes())

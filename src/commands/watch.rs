@@ -66,7 +66,7 @@ pub(crate) struct DurationError(String);
 /// `20s`, `500ms`, `2m`, or seconds.
 ///
 /// # Errors
-/// Anything else.
+/// Any other text.
 pub(crate) fn duration(text: &str) -> Result<Duration, DurationError> {
     let expected = || DurationError(text.to_owned());
     let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());

@@ -22,7 +22,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(50);
 /// Shorter pieces between two gaps are left out, seconds.
 const PIECE_MIN_S: f64 = 1.0;
 
-/// One session's.
+/// The self-calibration of one session.
 pub(super) struct Calibrator {
     pub(super) plan: Arc<Plan>,
     pub(super) how: SelfCalibration,

@@ -15,7 +15,7 @@ use crate::security::{Role, Tls, TlsFiles, Tokens};
 /// Files are read again so often.
 const REREAD_EVERY: Duration = Duration::from_secs(1);
 
-/// Certificates and tokens.
+/// Certificates and tokens, read again when their files change.
 pub(crate) struct Access {
     pub(super) tokens: Arc<Tokens>,
     pub(super) grpc_tls: Option<Arc<Tls>>,

@@ -85,7 +85,7 @@ impl Listeners {
         Ok(listeners)
     }
 
-    /// Where they are.
+    /// The addresses that were bound.
     pub(super) fn endpoints(&self) -> Endpoints {
         let address = |l: &Option<TcpListener>| l.as_ref().and_then(|l| l.local_addr().ok());
         let of = |listeners: &[Listener]| {

@@ -19,13 +19,13 @@ struct Link {
     finished: AtomicBool,
 }
 
-/// The thread's end; when it is dropped, nothing more comes.
+/// The sending end, for the session's thread. When it is dropped, nothing more comes.
 pub(super) struct Sending<T> {
     ring: <HeapRb<T> as Split>::Prod,
     link: Arc<Link>,
 }
 
-/// The task's end.
+/// The receiving end, for the publishing task.
 pub(super) struct Fetching<T> {
     ring: <HeapRb<T> as Split>::Cons,
     link: Arc<Link>,

@@ -26,7 +26,7 @@ const WARM_UP_PATIENCE: Duration = Duration::from_secs(2);
 /// Interval of checks for new counts.
 const LOOK_EVERY: Duration = Duration::from_millis(2);
 
-/// All of them.
+/// What can be done with the sessions of the daemon.
 pub(super) struct Sessions {
     registry: Arc<Registry>,
     shared: Shared,
@@ -35,7 +35,7 @@ pub(super) struct Sessions {
 }
 
 impl Sessions {
-    /// None yet.
+    /// A daemon without sessions.
     pub(super) fn new(config: Config, registry: Arc<Registry>, shared: Shared) -> Self {
         Self { registry, shared, config }
     }
@@ -254,7 +254,8 @@ impl WarmUp {
         let going = || began.elapsed() < self.patience && !self.session.port.is_closed();
         while seen < self.bins && going() {
             reader.each(|gap, bin| {
-                if gap && !std::mem::take(&mut first) {
+                // A gap before the first bin does not matter: the engine is at its prior.
+                if !std::mem::take(&mut first) && gap {
                     engine.push(None);
                 }
                 counts.clear();

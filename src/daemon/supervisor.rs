@@ -140,7 +140,7 @@ fn is_within(since: Option<Instant>, time: Duration, now: Instant) -> bool {
     since.is_some_and(|t| now.duration_since(t) < time)
 }
 
-/// Looks after everything.
+/// Supervises the sessions, the journal and the clock.
 pub(super) struct Supervisor {
     pub(super) registry: Arc<Registry>,
     pub(super) journal: Option<Arc<Journal>>,

@@ -3,7 +3,8 @@
 /// 95 % quantile of the standard normal distribution: half width of a 90 % interval, in standard
 /// deviations.
 pub(crate) const NORMAL_HALF_WIDTH: f64 = 1.645;
-/// Draws of the embedding's posterior over which quantities are estimated.
+/// Draws of the embedding's posterior over which quantities are estimated: each costs two runs of
+/// the network in every refresh.
 pub(super) const DRAWS: usize = 8;
 /// Student's t, `DRAWS - 1` degrees of freedom: half width of a 90 % interval over [`DRAWS`].
 const T_HALF_WIDTH: f64 = 1.895;

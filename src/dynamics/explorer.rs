@@ -83,7 +83,8 @@ struct Run {
 /// One draw of the posterior.
 #[derive(Debug, Clone)]
 struct Draw {
-    /// Standard normal variates of embedding and latents: the same all along.
+    /// Standard normal variates of embedding and latents: the same all along, so that readings
+    /// change with the posterior and not with the draws.
     variates: [Vec<f32>; 2],
     flow: Flow,
     noise_free: Run,
@@ -171,6 +172,7 @@ impl Explorer {
             }
         }
         self.run(model);
+        // One draw in turn, so that a refresh pays for one search of fixed points.
         let next = self.next % self.draws.len();
         self.next = next + 1;
         let draw = &mut self.draws[next];
@@ -193,6 +195,7 @@ impl Explorer {
             draw.driven.sum.forget(keep);
         }
         for b in 0..BINS_PER_REFRESH {
+            // All draws share the noise: what they differ by is the posterior alone.
             let now = self.run_bins + b + 1;
             let noise: Vec<f32> = self
                 .noise_sd

@@ -94,6 +94,7 @@ impl Population {
     /// For `channels` channels in bins of a width.
     #[must_use]
     pub(super) fn new(channels: usize, bin_width_s: f64) -> Self {
+        // With narrow bins, lags are spaced out: their number sets the cost of a bin.
         let longest = ((LAG_MAX_S / bin_width_s).round() as usize).max(3);
         let step = longest.div_ceil(LAGS_MAX);
         let lags: Vec<usize> = (1..=longest / step).map(|k| k * step).collect();
@@ -251,6 +252,7 @@ impl Population {
             (b, total - along * b)
         };
         let [low, high] = TIMESCALE_S.map(f64::ln);
+        // A grid first, because the sum of squares can have two minima; then a golden section.
         let grid = 64;
         let step = (high - low) / f64::from(grid);
         let at = (0..=grid)

@@ -66,7 +66,7 @@ pub(super) struct Signs {
     pub(super) oscillates: bool,
 }
 
-/// Reads the signs.
+/// The signature that the signs show.
 pub(super) fn signature(of: &Signs) -> Signature {
     let [Some(first), second, third] = of.noise_free else { return Signature::Undetermined };
     let zero = |e: Estimate| e.low <= ZERO_WITHIN_PER_S && e.high >= -ZERO_WITHIN_PER_S;

@@ -335,7 +335,7 @@ impl FilterBank {
                 continue;
             }
             let spread = fresh * (1.0 - fresh);
-            // innovation vector m - fresh mean, kept in place of scratch: [stride]
+            // Difference of what was there and what enters, `[rank + embedding]`.
             let mut delta = [0.0f32; crate::model::RANK_MAX + crate::model::EMBEDDING_MAX];
             for i in 0..rank {
                 delta[i] = h.mean[i] - self.latent_mean[i];

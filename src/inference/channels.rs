@@ -188,6 +188,7 @@ impl Channels {
 
     /// Takes a bin's counts, `[channels]`. `false` where it is an artefact and must not inform.
     pub(super) fn take(&mut self, counts: &[f32]) -> bool {
+        // One spike ends a silence, and the channel informs from this bin on.
         let mut back = false;
         for (i, &y) in counts.iter().enumerate() {
             if self.active[i] && y > 0.0 && self.silent[i] > 0.0 {
@@ -221,6 +222,7 @@ impl Channels {
         if self.adaptation.silence {
             let mut fell_silent = false;
             for (i, silent) in self.silent.iter_mut().enumerate() {
+                // Nothing is expected of a channel that does not inform: its silence does not grow.
                 if self.counts[i] == 0.0 && self.expected[i] > 0.0 {
                     *silent += self.expected[i];
                     fell_silent |= *silent > SILENCE;

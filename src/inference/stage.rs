@@ -27,7 +27,7 @@ pub enum Stage {
 }
 
 impl Stage {
-    /// In their order.
+    /// The stages in the order in which a bin passes them.
     pub const ALL: [Self; 7] = [
         Self::Mixing,
         Self::Factors,

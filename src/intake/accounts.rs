@@ -49,7 +49,7 @@ impl Count {
     }
 }
 
-/// One session's.
+/// What a session's port has received, taken and refused, in numbers.
 pub(super) struct Accounts {
     received: Count,
     accepted: Count,

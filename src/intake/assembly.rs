@@ -38,7 +38,7 @@ struct Inner {
     begins: bool,
 }
 
-/// One session's.
+/// Makes the bins of one session from events or parts, and offers them to its port.
 pub struct Assembly {
     port: Arc<Port>,
     settings: AssemblySettings,
@@ -50,7 +50,7 @@ pub struct Assembly {
 }
 
 impl Assembly {
-    /// Before a session's port.
+    /// An assembly without open bins, in front of a session's port.
     #[must_use]
     pub fn new(port: Arc<Port>, settings: AssemblySettings) -> Self {
         let shape = port.settings();
@@ -68,7 +68,7 @@ impl Assembly {
         }
     }
 
-    /// The port behind.
+    /// The port that whole bins are offered to.
     #[must_use]
     pub fn port(&self) -> &Arc<Port> {
         &self.port
@@ -120,6 +120,7 @@ impl Assembly {
             messages_lost: self.number(&mut inner, message),
             ..SpikesTaken::default()
         };
+        // Which bins the lost messages were of is not known: all that they can have touched.
         if taken.messages_lost > 0 {
             let earliest = message.time_ns.iter().copied().min().unwrap_or(until).max(0);
             let from = inner.binner.complete_of(feed);

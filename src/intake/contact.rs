@@ -8,7 +8,7 @@ use super::rig_clock::Clock;
 use crate::clock::Received;
 use crate::telemetry::ContactMetrics;
 
-/// One session's.
+/// When a session last heard from its rig, and how the rig's clock relates to ours.
 pub(super) struct Contact {
     session: String,
     /// Updated once per message, not per bin.

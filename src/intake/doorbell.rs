@@ -21,7 +21,7 @@ pub enum Answer<T> {
     Ended,
 }
 
-/// One thread's.
+/// Wakes the thread that a ring belongs to.
 #[derive(Default)]
 pub(crate) struct Doorbell {
     /// Known only after the thread has started; nothing is pushed before.
@@ -35,20 +35,19 @@ impl Doorbell {
         let _ = self.thread.set(thread);
     }
 
-    /// Something is there.
+    /// Wakes the thread: something was put where it looks.
     pub(crate) fn ring(&self) {
         if let Some(thread) = self.thread.get() {
             thread.unpark();
         }
     }
 
-    /// Nothing more will be there.
+    /// Nothing more will be put there.
     pub(crate) fn close(&self) {
         self.closed.store(true, Ordering::SeqCst);
         self.ring();
     }
 
-    /// True once closed.
     pub(crate) fn is_closed(&self) -> bool {
         self.closed.load(Ordering::SeqCst)
     }

@@ -22,7 +22,7 @@ struct Entrance {
     sequence: Sequence,
 }
 
-/// One session's entrance.
+/// The entrance of whole bins into one session.
 pub struct Port {
     settings: PortSettings,
     /// Held while bins are placed and pushed, so that two sources' bins do not mix; never while a

@@ -27,7 +27,7 @@ impl LossAccounting {
     }
 }
 
-/// One session's source.
+/// The connection of a session to the rig that it goes to.
 pub struct Status {
     /// Kind and address of the rig, to show.
     pub what: String,
@@ -40,7 +40,7 @@ pub struct Status {
 }
 
 impl Status {
-    /// Not connected yet.
+    /// A source that is not connected yet.
     #[must_use]
     pub fn new(session: &str, what: impl Into<String>, loss: LossAccounting) -> Self {
         Self {

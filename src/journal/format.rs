@@ -26,7 +26,7 @@ pub const PAYLOAD_BYTES_MAX: usize = 1 << 20;
 const MAGIC: &[u8; 8] = b"RGMDJRN1";
 const MARKER: &[u8; 4] = b"RGJ1";
 
-/// A file's header.
+/// The header of a file whose first record has the number `first`.
 #[must_use]
 pub fn header(first: u64) -> [u8; HEADER_BYTES] {
     let mut bytes = [0; HEADER_BYTES];

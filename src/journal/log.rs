@@ -35,7 +35,7 @@ impl<S: Storage> Log<S> {
     /// Reads what exists, without changing it; new records go into a new file.
     ///
     /// # Errors
-    /// The storage's.
+    /// Errors of the storage.
     pub(super) fn open(storage: S) -> io::Result<(Self, Recovery)> {
         let mut parts = Vec::new();
         let mut damage = Vec::new();
@@ -72,7 +72,7 @@ impl<S: Storage> Log<S> {
     /// Keeps the newest numbers in their second place; `record` holds `Bounds`.
     ///
     /// # Errors
-    /// The storage's.
+    /// Errors of the storage.
     pub(super) fn keep_numbers(&mut self, record: &JournalRecord) -> io::Result<()> {
         numbers::keep(&mut self.storage, &mut self.numbers_written, record)
     }
@@ -84,7 +84,7 @@ impl<S: Storage> Log<S> {
         parts.last().filter(|_| self.out.is_some()).map_or(0, |p| p.first)
     }
 
-    /// The files.
+    /// The files of the journal, oldest first.
     #[must_use]
     pub(super) fn parts(&self) -> Parts {
         self.parts.clone()
@@ -99,7 +99,7 @@ impl<S: Storage> Log<S> {
     /// Writes frames, without a sync. `bounds` heads a new file; see [`Self::begins_file`].
     ///
     /// # Errors
-    /// The storage's. The frames must then be written again: into another file.
+    /// Errors of the storage. The frames must then be written again: into another file.
     pub(super) fn write(
         &mut self,
         frames: &[(u64, Bytes)],
@@ -156,7 +156,7 @@ impl<S: Storage> Log<S> {
     /// timeline; how many. The file that is written stays.
     ///
     /// # Errors
-    /// The storage's.
+    /// Errors of the storage.
     pub(super) fn retain(&mut self, bytes_max: u64, older_ns: i64) -> io::Result<usize> {
         let mut removed = 0;
         loop {

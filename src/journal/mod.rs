@@ -162,6 +162,7 @@ impl Journal {
     }
 
     fn push(&self, session: &str, what: impl FnOnce(&mut Waiting) -> What) -> Option<Ticket> {
+        // Numbered under the lock that orders the queue: numbers are in the order of the file.
         let mut waiting = locked(&self.shared.waiting);
         if waiting.bytes >= WAITING_BYTES_MAX || waiting.closed {
             self.shared.metrics.dropped.increment(1);
@@ -196,6 +197,7 @@ impl Journal {
             return is_kept.await.is_ok();
         }
         tokio::select! {
+            // A record that is kept is announced as kept, also while the disk fails.
             biased;
             kept = is_kept => kept.is_ok(),
             _ = failing.wait_for(Option::is_some) => false,

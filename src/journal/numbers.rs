@@ -42,10 +42,10 @@ fn read(bytes: &[u8]) -> Option<(u64, Bounds, i64)> {
     }
 }
 
-/// Reads both.
+/// Reads both files of numbers: the newer one that is sound counts.
 ///
 /// # Errors
-/// The storage's.
+/// Errors of the storage.
 pub(super) fn find(storage: &impl Storage) -> io::Result<Kept> {
     let mut kept = Kept::default();
     let mut damaged = Vec::new();
@@ -69,7 +69,7 @@ pub(super) fn find(storage: &impl Storage) -> io::Result<Kept> {
 /// Writes the newest numbers, in place of those before the last.
 ///
 /// # Errors
-/// The storage's.
+/// Errors of the storage.
 pub(super) fn keep(
     storage: &mut impl Storage,
     writes: &mut u64,

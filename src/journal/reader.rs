@@ -93,7 +93,7 @@ impl Records {
 /// writing it.
 ///
 /// # Errors
-/// The file system's.
+/// Errors of the file system.
 pub fn read(folder: &Path, mut take: impl FnMut(JournalRecord)) -> std::io::Result<Reading> {
     let mut records = Records { folder: Folder::existing(folder), last: 0 };
     let mut reading = Reading::default();

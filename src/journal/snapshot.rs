@@ -49,7 +49,7 @@ impl Snapshot {
     /// none.
     ///
     /// # Errors
-    /// The file system's.
+    /// Errors of the file system.
     pub fn write(&self, folder: &Path, session: &str) -> io::Result<()> {
         let body = self.encode_to_vec();
         let mut bytes = MAGIC.to_vec();
@@ -61,16 +61,16 @@ impl Snapshot {
         std::fs::rename(partial, place)
     }
 
-    /// Reads it.
+    /// Reads the saved state of a session.
     ///
     /// # Errors
-    /// The file system's; names the damage.
+    /// Errors of the file system; damage is named.
     pub fn read(folder: &Path, session: &str) -> Result<Self, SnapshotError> {
         let place = path(folder, session);
         Self::decode_file(&files::read(&place, BYTES_MAX)?)
     }
 
-    /// Of a file's bytes.
+    /// Decodes the bytes of a file.
     ///
     /// # Errors
     /// Names the damage.

@@ -21,7 +21,7 @@ pub(super) trait Storage: Send {
     /// First numbers of all files, in order.
     ///
     /// # Errors
-    /// The system's, as with all others.
+    /// Errors of the system, as with all others.
     fn list(&self) -> io::Result<Vec<u64>>;
 
     /// A file's bytes, or its first `limit`.
@@ -57,7 +57,7 @@ impl Folder {
     /// A folder, made where there is none.
     ///
     /// # Errors
-    /// The file system's.
+    /// Errors of the file system.
     pub(super) fn open(path: &Path) -> io::Result<Self> {
         files::own_folder(path)?;
         Ok(Self(path.to_owned()))

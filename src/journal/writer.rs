@@ -123,6 +123,7 @@ impl Writer {
             .records
             .iter()
             .take_while(|(_, payload)| {
+                // At least one record, however long it is.
                 let before = bytes;
                 bytes += payload.len();
                 before < GROUP_BYTES_MAX

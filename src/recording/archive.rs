@@ -18,7 +18,7 @@ impl<'a> Archive<'a> {
     /// Creates the file.
     ///
     /// # Errors
-    /// The file system's.
+    /// Errors of the file system.
     pub(crate) fn create(path: &'a Path) -> Result<Self, RecordingError> {
         let io = |reason| RecordingError::Io { path: path.to_owned(), reason };
         let zip = ZipWriter::new(BufWriter::new(File::create(path).map_err(io)?));
@@ -44,7 +44,7 @@ impl<'a> Archive<'a> {
     /// Adds 32-bit floats.
     ///
     /// # Errors
-    /// The file system's.
+    /// Errors of the file system.
     pub(crate) fn f32(
         &mut self,
         key: &str,
@@ -57,7 +57,7 @@ impl<'a> Archive<'a> {
     /// Adds 64-bit floats.
     ///
     /// # Errors
-    /// The file system's.
+    /// Errors of the file system.
     pub(crate) fn f64(
         &mut self,
         key: &str,
@@ -70,7 +70,7 @@ impl<'a> Archive<'a> {
     /// Adds signed 64-bit integers.
     ///
     /// # Errors
-    /// The file system's.
+    /// Errors of the file system.
     pub(crate) fn i64(&mut self, key: &str, values: &[i64]) -> Result<(), RecordingError> {
         self.add(key, |w| npy::write_i64(w, &[values.len()], values))
     }
@@ -78,7 +78,7 @@ impl<'a> Archive<'a> {
     /// Appends values as they are stored in a file: little-endian, row by row.
     ///
     /// # Errors
-    /// The file system's.
+    /// Errors of the file system.
     pub(super) fn raw(
         &mut self,
         key: &str,
@@ -97,7 +97,7 @@ impl<'a> Archive<'a> {
     /// Adds strings.
     ///
     /// # Errors
-    /// The file system's.
+    /// Errors of the file system.
     pub(crate) fn strings(&mut self, key: &str, values: &[String]) -> Result<(), RecordingError> {
         self.add(key, |w| npy::write_strings(w, values))
     }
@@ -105,7 +105,7 @@ impl<'a> Archive<'a> {
     /// Completes the file.
     ///
     /// # Errors
-    /// The file system's.
+    /// Errors of the file system.
     pub(crate) fn finish(self) -> Result<(), RecordingError> {
         let path = self.path;
         let io = |reason| RecordingError::Io { path: path.to_owned(), reason };

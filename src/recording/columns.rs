@@ -35,7 +35,7 @@ impl Column {
     /// Of 32-bit floats.
     ///
     /// # Errors
-    /// The file system's, as with all others.
+    /// Errors of the file system, as with all others.
     pub(crate) fn f32(folder: &Path, key: &str, width: Option<usize>) -> io::Result<Self> {
         Self::create(folder, key, ("<f4", 4), width)
     }
@@ -43,7 +43,7 @@ impl Column {
     /// Of signed 64-bit integers.
     ///
     /// # Errors
-    /// The file system's.
+    /// Errors of the file system.
     pub(crate) fn i64(folder: &Path, key: &str) -> io::Result<Self> {
         Self::create(folder, key, ("<i8", 8), None)
     }
@@ -57,7 +57,7 @@ impl Column {
     /// Adds a row of floats; as many as the width is, or one.
     ///
     /// # Errors
-    /// The file system's.
+    /// Errors of the file system.
     pub(crate) fn floats(&mut self, row: &[f32]) -> io::Result<()> {
         row.iter().try_for_each(|v| self.push(&v.to_le_bytes()))
     }
@@ -65,7 +65,7 @@ impl Column {
     /// Adds a whole number.
     ///
     /// # Errors
-    /// The file system's.
+    /// Errors of the file system.
     pub(crate) fn whole(&mut self, value: i64) -> io::Result<()> {
         self.push(&value.to_le_bytes())
     }
@@ -73,7 +73,7 @@ impl Column {
     /// Copies it into an archive, and removes its file.
     ///
     /// # Errors
-    /// The file system's.
+    /// Errors of the file system.
     pub(crate) fn finish(self, archive: &mut Archive<'_>) -> Result<(), RecordingError> {
         let io = |reason| RecordingError::Io { path: self.path.clone(), reason };
         let mut file = self.file.into_inner().map_err(|e| io(e.into_error()))?;

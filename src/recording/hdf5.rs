@@ -106,7 +106,7 @@ impl<'a> File<'a> {
     /// Opens a file.
     ///
     /// # Errors
-    /// The system's; or the file is not HDF5.
+    /// Errors of the system, and a file that is not HDF5.
     pub(super) fn open(path: &'a Path) -> Result<Self, RecordingError> {
         let io = |reason| RecordingError::Io { path: path.to_owned(), reason };
         if super::is_zarr(path) {

@@ -239,6 +239,7 @@ impl Tracker {
             Some(Label::Unknown) => self.rule.probability_min.min(Self::KNOWN_AGAIN),
             _ => self.rule.probability_min,
         };
+        // Novelty decides alone: none of the regimes has to be probable.
         let confident = strange || probability >= needed;
         self.confident_bins = if confident { self.confident_bins + 1 } else { 0 };
         if self.current == Some(leading) || self.confident_bins < self.rule.dwell_bins {

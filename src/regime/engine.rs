@@ -4,7 +4,7 @@ use super::decision::{Change, DecisionRule, Label, Tracker};
 use crate::inference::{Adaptation, BankError, Estimate, FilterBank, Tape};
 use crate::model::{Model, Readout};
 
-/// One session's numbers.
+/// The fit and the decisions of one session: counts in, estimates and changes out.
 #[derive(Debug)]
 pub struct Engine {
     bank: FilterBank,
@@ -15,7 +15,7 @@ pub struct Engine {
 }
 
 impl Engine {
-    /// At the prior.
+    /// An engine at the prior: nothing seen yet.
     ///
     /// # Errors
     /// When the bank does not take the model.

@@ -91,6 +91,7 @@ impl Score {
     /// The next bin.
     pub fn push(&mut self, truth: Option<usize>, posterior: &[f32]) {
         let Some(truth) = truth else {
+            // When the next label began is not known: its lag is counted from where it is seen.
             self.running = None;
             return;
         };
@@ -107,6 +108,7 @@ impl Score {
             *all += 1;
         }
         self.confusion[truth * self.n_regimes + most_probable] += 1;
+        // One sure error must not make the mean infinite.
         self.negative_log_likelihood -= f64::from(posterior[truth].max(1e-12)).ln();
         let largest = f64::from(posterior[most_probable]);
         let class = (largest * RELIABILITY_BINS as f64) as usize;
@@ -229,6 +231,7 @@ impl ChangeScore {
             self.settle();
             self.pending = Some((now, 0));
         }
+        // A change whose label ends unfound is missed.
         if truth.is_none() {
             self.settle();
         }

@@ -30,7 +30,7 @@ pub enum Protocol {
 }
 
 impl Protocol {
-    /// By its number.
+    /// The number of each protocol.
     pub const WORDS: [(&'static str, Self); 2] = [("4.1", Self::V4), ("3.11", Self::V3)];
 }
 

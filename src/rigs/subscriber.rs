@@ -21,7 +21,7 @@ pub(crate) struct Subscriber {
 }
 
 impl Subscriber {
-    /// Not connected yet.
+    /// A subscriber that connects when it is first read.
     #[must_use]
     pub(crate) fn new(endpoint: String) -> Self {
         Self { endpoint, connection: None, backoff: Backoff::new(), reported: false }

@@ -95,7 +95,7 @@ pub(crate) struct Place {
 }
 
 impl Admission {
-    /// None is open.
+    /// Limits, with no connection open.
     #[must_use]
     pub(crate) fn new(limits: Limits) -> Self {
         Self { limits, open: Arc::default(), untaken: Arc::default() }
@@ -132,7 +132,7 @@ impl Admission {
 }
 
 impl Place {
-    /// Who has it.
+    /// The connection that has this place.
     #[must_use]
     pub(crate) fn peer(&self) -> Peer {
         Peer(self.connection.clone())
@@ -364,7 +364,7 @@ pub(crate) struct Listening {
 /// Admits connections as long as the server takes them.
 ///
 /// # Errors
-/// The system's, where the listener has no address.
+/// Errors of the system, where the listener has no address.
 pub(crate) fn admit(listener: TcpListener, how: Listening) -> io::Result<Incoming> {
     let address = listener.local_addr()?;
     let (sender, streams) = mpsc::channel(WAITING);

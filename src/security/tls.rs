@@ -29,7 +29,6 @@ pub struct TlsFiles {
 }
 
 impl TlsFiles {
-    /// Loads the files.
     fn load(&self, protocol: &[u8]) -> Result<ServerConfig> {
         let certs = |path: &PathBuf, key: &str| -> Result<Vec<CertificateDer<'static>>> {
             let read = || {

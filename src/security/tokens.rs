@@ -67,7 +67,7 @@ type Fingerprint = [u8; 32];
 /// Tokens that are known, as the files had them when they were read last.
 pub(crate) struct Tokens {
     files: Vec<TokenFile>,
-    /// Of each file.
+    /// Fingerprints of the tokens in each file, in the order of `files`.
     known: RwLock<Vec<Vec<Fingerprint>>>,
     /// Bounds the log lines of failed attempts. Locked for a failure only.
     throttle: Mutex<Throttle>,
@@ -148,7 +148,7 @@ impl Tokens {
     /// without the presented token.
     ///
     /// # Errors
-    /// Why not.
+    /// The reason for which the call is denied.
     pub(crate) fn check(&self, authorization: Option<&str>, role: Role) -> Result<(), Denied> {
         if !self.are_needed() {
             return Ok(());

@@ -39,7 +39,7 @@ macro_rules! declared {
         $($kind:ident $constant:ident $name:literal [$labels:literal] $help:literal)*
     })*) => {
         $($(pub(super) const $constant: &str = $name;)*)*
-        /// All of them, but for the readings of the dynamics (`super::readings`).
+        /// All metrics, except the readings of the dynamics (`super::readings`).
         pub(crate) const GROUPS: &[Group] = &[$(Group {
             title: $title,
             about: $about,

@@ -41,7 +41,7 @@ pub(crate) fn log_lines_lost(n: u64) {
 pub(crate) struct Counted(Gauge);
 
 impl Counted {
-    /// One more.
+    /// Adds one to the gauge.
     #[must_use]
     pub(crate) fn new(gauge: &Gauge) -> Self {
         gauge.increment(1.0);

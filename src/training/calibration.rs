@@ -38,7 +38,7 @@ pub struct Calibration {
 /// steps done and the newest one-step score; `false` stops the work.
 ///
 /// # Errors
-/// As candle's; and when the result is not finite.
+/// Errors of candle, and a result that is not finite.
 pub fn calibrate(
     model: &Model,
     data: &Arc<Dataset>,
@@ -60,6 +60,7 @@ pub fn calibrate(
                 break;
             }
             let report = trainer.step()?;
+            // Forecasts count too: they show whether the frozen dynamics fit these axes.
             score = report.one_step + report.forecast;
             done += 1;
             going = each(done, report.one_step);

@@ -111,6 +111,7 @@ pub(super) fn tune(
         {
             same = if t > 0 && stream.regime[t - 1] == *truth { same + 1 } else { 0 };
             let Some(truth) = truth else { continue };
+            // In the first bins after a change, the counts are still those of before.
             if same < settled.min(3) {
                 continue;
             }
@@ -196,6 +197,8 @@ pub(super) fn operating_points(
         .collect();
     let mut rng = ChaCha8Rng::seed_from_u64(0);
     let changes = |s: &&HeldOut| s.regime.windows(2).any(|w| w[0] != w[1]);
+    // Where no stream changes by itself, streams are put one after another at random, so that no
+    // label always follows the same other.
     let changing = data.held_out.iter().any(|s| changes(&s));
     for (session, readout) in model.readouts.iter().enumerate() {
         let mut streams: Vec<&HeldOut> = data

@@ -51,7 +51,8 @@ pub(crate) struct Contrast {
 
 /// Weight of a run's squared distance from the only stable point, relative to the exponents'.
 const ATTRACTOR_WEIGHT: f32 = 0.05;
-/// Rivals less probable than this get no gradient.
+/// Rivals less probable than this get no gradient: it would be a thousandth of what a confusion
+/// gives, for a backward pass that costs as much.
 const RIVAL_MIN: f64 = 1e-3;
 
 /// Mean loss over a batch of windows as a function of
@@ -155,6 +156,7 @@ impl BatchLoss<'_> {
         let mut results: Vec<Option<std::io::Result<GroupResult>>> =
             (0..GROUPS).map(|_| None).collect();
         let per_thread = GROUPS.div_ceil(self.threads.clamp(1, GROUPS));
+        // Starting threads takes microseconds, a step takes tens of milliseconds: no pool is kept.
         std::thread::scope(|scope| {
             for (t, chunk) in results.chunks_mut(per_thread).enumerate() {
                 let group = &group;
@@ -235,6 +237,7 @@ impl BatchLoss<'_> {
         let window = Stretch { counts, factor_of: &drawn.labels };
         let share = 1.0 / ((bins - burn_in).max(1) * channels) as f32;
         let mut weight = vec![share; bins];
+        // The first bins only find the state: scored, they would teach the prior of the start.
         weight[..burn_in].fill(0.0);
         let one_step = pass.filter(&window, burn_in, workspace);
         let mean_score = f64::from(share) * one_step.iter().sum::<f64>();
@@ -247,6 +250,7 @@ impl BatchLoss<'_> {
             let rival: f64 = pass.filter_rival(from, &stretch, workspace).iter().sum();
             let ratio = (truth - rival) / self.contrast.temperature;
             let rival_probability = 1.0 / (1.0 + ratio.exp());
+            // log(1 + exp(-ratio)) in a form that neither overflows nor loses small values.
             contrast = (-ratio).max(0.0) + (-ratio.abs()).exp().ln_1p();
             if rival_probability > RIVAL_MIN {
                 let pull = self.contrast.weight * rival_probability / self.contrast.temperature;
@@ -287,6 +291,8 @@ impl BatchLoss<'_> {
                 RunStart::Filtered => None,
                 RunStart::GoesOn => self.run_ends.of(run),
                 RunStart::Elsewhere(label) => self.run_ends.of(&Run { label, ..*run }),
+                // Without starts on the other side, a network with one stable point grew a second
+                // one that faced the first, where no data had been (docs/decisions/0006).
                 RunStart::Opposite => {
                     let end = self.run_ends.of(run);
                     end.map(|end| end.into_iter().map(|x| -x).collect())

@@ -51,7 +51,7 @@ impl Pretraining {
     /// One step of [`Trainer::step`].
     ///
     /// # Errors
-    /// As candle's.
+    /// Errors of candle.
     pub(crate) fn step(&mut self) -> candle_core::Result<StepReport> {
         self.trainer.step()
     }

@@ -98,6 +98,7 @@ fn mixture(
     let mut log_likelihood = f64::NEG_INFINITY;
     let everything = DMatrix::from_element(n, 1, 1.0);
     let spread = &maximise(points, &everything, &DMatrix::zeros(d, d), floor)[0].2;
+    // Drawn to the spread of all points, without its correlations.
     let target = DMatrix::from_diagonal(&spread.diagonal());
     for _ in 0..EM_ITERATIONS {
         gaussians = maximise(points, &resp, &target, floor);

@@ -122,6 +122,7 @@ fn sort_channels(
         for i in 0..n {
             for j in 0..i {
                 let w = weight[i] * weight[j];
+                // Pairs with a channel that was given up cost time and change nothing.
                 if w < 1e-3 {
                     continue;
                 }
@@ -200,6 +201,7 @@ fn baseline(expected: &Expected, counts: impl Fn(usize) -> f64, c: &[f64], from:
     for _ in 0..NEWTON_STEPS {
         let rate = scale * d.exp();
         let step = (total - rate - precision * (d - from)) / (rate + precision);
+        // From far below the optimum, a full Newton step overshoots the exponential.
         d += step.clamp(-2.0, 2.0);
     }
     d

@@ -87,7 +87,7 @@ impl Trainer {
     /// A fresh start: random hypernetwork, readouts from the data's moments.
     ///
     /// # Errors
-    /// As candle's.
+    /// Errors of candle.
     pub fn new(data: Arc<Dataset>, settings: TrainingSettings) -> Result<Self> {
         let mut rng = ChaCha8Rng::seed_from_u64(settings.seed);
         let normal = Normal::new(0.0f64, 1.0).map_err(candle_core::Error::wrap)?;
@@ -126,7 +126,7 @@ impl Trainer {
     /// data's moments suggest.
     ///
     /// # Errors
-    /// As candle's.
+    /// Errors of candle.
     pub(crate) fn calibrating(
         model: &Model,
         data: Arc<Dataset>,
@@ -289,8 +289,10 @@ impl Trainer {
     /// One step: draws a batch, runs the filter and its adjoint, moves the parameters.
     ///
     /// # Errors
-    /// As candle's.
+    /// Errors of candle.
     pub fn step(&mut self) -> Result<StepReport> {
+        // A stream of random numbers for each step: a training that is resumed draws what it would
+        // have drawn without the interruption.
         let mut rng = ChaCha8Rng::seed_from_u64(self.settings.seed);
         rng.set_stream(self.step as u64 + 1);
         let calibrates = self.prior_of_label.is_some();
@@ -321,9 +323,11 @@ impl Trainer {
         let op = BatchLossOp::new(found);
         let loss = factors.apply_op3(self.tensor("shared"), self.tensor("readouts"), op)?;
         let gradients = (loss + self.penalty()?)?.backward()?;
+        // The learning rate falls to 0 along half a cosine (Loshchilov & Hutter 2017).
         let progress = self.step as f64 / self.settings.steps.max(1) as f64;
         let rate =
             self.settings.learning_rate * 0.5 * (1.0 + (std::f64::consts::PI * progress).cos());
+        // Frozen parameters stay out of the gradient's norm, by which steps are clipped.
         let (moving, still): (Vec<Parameter>, Vec<Parameter>) =
             std::mem::take(&mut self.parameters)
                 .into_iter()
@@ -344,7 +348,7 @@ impl Trainer {
     /// The whole state as named arrays, `name`, `name.first` and `name.second`.
     ///
     /// # Errors
-    /// As candle's.
+    /// Errors of candle.
     pub fn state(&self) -> Result<HashMap<String, Vec<f32>>> {
         let mut state = HashMap::new();
         for p in &self.parameters {
@@ -406,7 +410,7 @@ impl Trainer {
     /// label.
     ///
     /// # Errors
-    /// As candle's.
+    /// Errors of candle.
     pub fn embeddings(&self, session: usize) -> Result<Vec<(Option<usize>, Vec<f32>)>> {
         let d = self.settings.dims.embedding;
         let flat = self.values("embeddings")?;
@@ -421,7 +425,7 @@ impl Trainer {
     /// yet to be fitted.
     ///
     /// # Errors
-    /// As candle's.
+    /// Errors of candle.
     pub(crate) fn unfitted_model(&self) -> Result<Model> {
         let dims = self.settings.dims;
         let shape = self.settings.loss_shape();
@@ -472,6 +476,7 @@ fn loading_weight(data: &Dataset, places: &ReadoutPlaces) -> Result<Tensor> {
     let mut weights = Vec::with_capacity(places.len());
     for (s, &channels) in places.channels.iter().enumerate() {
         let of_session = data.streams.iter().filter(|x| x.session == s);
+        // The loss is a mean over bins and channels, so a prior weighs less the more there are.
         let bins: usize = of_session.map(|x| x.label_of.len()).sum();
         let weight = 0.5 / (LOADING_SD * LOADING_SD * (bins.max(1) * channels) as f64);
         weights.extend(std::iter::repeat_n(weight as f32, channels * places.rank));

@@ -20,7 +20,7 @@ pub struct Encoded<M> {
 }
 
 impl<M: Message> Encoded<M> {
-    /// Not encoded yet.
+    /// A message that is encoded when its bytes are first asked for.
     pub fn new(message: M) -> Self {
         Self { message, bytes: OnceLock::new() }
     }

@@ -108,7 +108,7 @@ async fn one_session(State(page): State<Arc<Page>>, Path(name): Path<String>) ->
     }
 }
 
-/// Which events.
+/// Query of `/api/events`: the events after a number.
 #[derive(Debug, Deserialize)]
 struct After {
     #[serde(default)]

@@ -27,7 +27,7 @@ pub(crate) struct Page {
     pub(super) registry: Arc<Registry>,
     /// All sessions in a line each.
     pub(super) overview: broadcast::Sender<Bytes>,
-    /// One session each.
+    /// Frames of the sessions that somebody looks at, by session name.
     frames: Mutex<HashMap<String, broadcast::Sender<Bytes>>>,
     /// Whether frames are made. Locked while viewers are counted or added, so that exactly one task
     /// makes frames and none is left out between its last look and its end.
@@ -39,7 +39,7 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Page {
-    /// Without viewers.
+    /// A page that nobody looks at yet.
     #[must_use]
     pub(crate) fn new(registry: Arc<Registry>) -> Arc<Self> {
         let overview = broadcast::Sender::new(WAITING);

@@ -21,7 +21,7 @@ const SPIKES_TOPIC: &[u8] = b"regimed.v1.Spikes";
 /// A PULL socket bound to `endpoint`.
 ///
 /// # Errors
-/// The library's.
+/// Errors of the ZeroMQ library.
 pub(crate) async fn bind_pull(endpoint: &str) -> ZmqResult<zeromq::PullSocket> {
     let mut socket = zeromq::PullSocket::new();
     socket.bind(endpoint).await?;

@@ -48,13 +48,13 @@ const FRAME_TIME: Duration = Duration::from_micros(100);
 
 #[derive(Clone)]
 pub(crate) struct Gate {
-    /// The socket behind.
+    /// Path of the private Unix socket that the library listens at.
     pub behind: PathBuf,
     /// Which way messages go.
     pub side: Side,
     /// Largest message, bytes.
     pub message_bytes_max: usize,
-    /// Who is let in.
+    /// How many connections may be open, in all and from one address.
     pub admission: Admission,
     /// Room for messages that are not whole.
     pub in_flight: Arc<InFlight>,
@@ -283,7 +283,7 @@ async fn outward(
 /// Binds a port.
 ///
 /// # Errors
-/// The system's.
+/// Errors of the system.
 pub(crate) async fn bind(address: SocketAddr) -> io::Result<TcpListener> {
     TcpListener::bind(address).await
 }
@@ -291,7 +291,7 @@ pub(crate) async fn bind(address: SocketAddr) -> io::Result<TcpListener> {
 /// Binds a Unix socket for this user and group alone. A socket file without a listener is replaced.
 ///
 /// # Errors
-/// The system's; a socket with a listener is in use.
+/// Errors of the system; a socket with a listener is in use.
 pub(crate) fn bind_unix(path: &Path) -> io::Result<UnixListener> {
     use std::os::unix::fs::{FileTypeExt, PermissionsExt};
     if let Ok(found) = std::fs::symlink_metadata(path) {

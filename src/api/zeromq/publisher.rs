@@ -35,7 +35,7 @@ impl Publisher {
     /// A PUB socket bound to `endpoint`.
     ///
     /// # Errors
-    /// The library's.
+    /// Errors of the ZeroMQ library.
     pub(crate) async fn bind(endpoint: &str) -> ZmqResult<Arc<Self>> {
         let mut socket = PubSocket::new();
         socket.bind(endpoint).await?;

@@ -22,7 +22,7 @@ impl PrivateSocketDir {
     /// A new folder; removes folders of daemons that no longer run.
     ///
     /// # Errors
-    /// The file system's.
+    /// Errors of the file system.
     pub(crate) fn new() -> io::Result<Self> {
         Self::within(&std::env::temp_dir())
     }

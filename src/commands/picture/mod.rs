@@ -195,7 +195,7 @@ impl Picture {
         }
     }
 
-    /// Another event.
+    /// Shows another event.
     pub(crate) fn event(&mut self, e: &Event) {
         let from = if e.from.is_empty() { "(start)" } else { &e.from };
         let line = format!(

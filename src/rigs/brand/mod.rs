@@ -45,7 +45,7 @@ pub enum Dtype {
 }
 
 impl Dtype {
-    /// By numpy's names.
+    /// Numpy's name of each type.
     pub const WORDS: [(&'static str, Self); 9] = [
         ("int8", Self::Int8),
         ("uint8", Self::Int8),

@@ -30,7 +30,7 @@ const PROBES: usize = 8;
 /// Queries a stream once; `None` without an answer.
 ///
 /// # Errors
-/// The system's.
+/// Errors of the system.
 pub(crate) async fn resolve(query: &str, known_peers: &[String]) -> io::Result<Option<StreamInfo>> {
     let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).await?;
     let _ = socket.set_multicast_loop_v4(true);

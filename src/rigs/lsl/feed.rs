@@ -39,6 +39,7 @@ pub(crate) fn write_numbers<V: Value>(to: &mut Vec<u8>, stamp: f64, values: &[V]
 pub(crate) fn write_text(to: &mut Vec<u8>, stamp: f64, text: &str) {
     to.push(TRANSMITTED);
     to.extend(stamp.to_le_bytes());
+    // The width of the length comes first, bytes.
     match u8::try_from(text.len()) {
         Ok(length) => to.extend([1, length]),
         Err(_) => {
@@ -131,6 +132,7 @@ impl Feed {
         let raw = vec![0; info.channel_count * info.format.bytes()];
         let (format, channels) = (info.format, info.channel_count);
         let mut feed = Self { reader, format, channels, big_endian, step_s, stamp: 0.0, raw };
+        // Two samples that both sides know show a wrong width or byte order before any data comes.
         for offset in [4, 2] {
             let (_, values) = feed.next().await?;
             if values != test_pattern(format, channels, offset) {
@@ -143,6 +145,7 @@ impl Feed {
     /// The next sample: time stamp, seconds of the sender's clock, and values.
     pub(crate) async fn next(&mut self) -> io::Result<(f64, Vec<f64>)> {
         match self.reader.read_u8().await? {
+            // A sender leaves out stamps that are a nominal step after the last.
             DEDUCED => self.stamp += self.step_s,
             TRANSMITTED => {
                 let mut bytes = [0; 8];

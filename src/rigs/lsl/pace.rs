@@ -17,11 +17,11 @@ pub(crate) struct Placed {
     pub(crate) sequence: u64,
     /// Samples that seem to be lost before it.
     pub(crate) missing: u64,
-    /// The clock restarted.
+    /// Whether the clock restarted, so that another recording begins.
     pub(crate) begins: bool,
 }
 
-/// Counts samples.
+/// Numbers samples by their time stamps, and finds how many were lost.
 #[derive(Debug)]
 pub(crate) struct Pace {
     width_s: f64,

@@ -62,7 +62,7 @@ impl Connection {
     /// One attempt to connect.
     ///
     /// # Errors
-    /// The server's, or the address's.
+    /// Errors of the server, and an address that is none.
     pub(crate) async fn open(url: &str) -> Result<MultiplexedConnection, RedisError> {
         let config = AsyncConnectionConfig::new()
             .set_connection_timeout(Some(PATIENCE))
@@ -121,7 +121,7 @@ pub(crate) fn id_order(id: &str) -> Option<(u64, u64)> {
 /// Id of a stream's newest entry; of one that is not there, the first possible.
 ///
 /// # Errors
-/// The server's.
+/// Errors of the Redis server.
 pub(crate) async fn newest_id(
     live: &mut MultiplexedConnection,
     stream: &str,
@@ -132,7 +132,7 @@ pub(crate) async fn newest_id(
 /// A stream's newest entry.
 ///
 /// # Errors
-/// The server's.
+/// Errors of the Redis server.
 pub(crate) async fn newest(
     live: &mut MultiplexedConnection,
     stream: &str,

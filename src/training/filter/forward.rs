@@ -157,6 +157,8 @@ impl<T: Real> Pass<'_, T> {
         let (rank, channels) = (self.shape.rank, self.readout.channels);
         let (bin, _, _) = tapes.bin_mut(t);
         let (var, eta) = (&mut scratch.var, &scratch.eta);
+        // Variance of each log rate, C P- C^T: the products of loadings are made once a step, and
+        // pairs off the diagonal stand for two.
         var.fill(T::zero());
         for (p, (r, q)) in pairs(rank).enumerate() {
             let scale = if r == q { T::one() } else { T::of(2.0) };
@@ -171,6 +173,7 @@ impl<T: Real> Pass<'_, T> {
             sum += y[i] * log_rho - rho;
             let surprise = y[i] - rho;
             bin.surprise[i] = surprise;
+            // Where the variance is clipped, the score does not depend on it.
             let free = var[i] > T::zero() && var[i] < T::of(VARIANCE_MAX);
             bin.free_surprise[i] = if free { T::of(0.5) * surprise } else { T::zero() };
         }
@@ -199,12 +202,15 @@ impl<T: Real> Pass<'_, T> {
             let row = &self.readout.loading[r * channels..(r + 1) * channels];
             bin.score[r] = dot(row, residual);
         }
+        // P = (I + P- L)^-1 P-: the covariance itself is never inverted, because it may be nearly
+        // singular.
         matmul(work, bin.cov_pred, information, rank);
         for r in 0..rank {
             work[r * rank + r] += T::one();
         }
         invert(work, bin.projection, rank);
         matmul(cov, bin.projection, bin.cov_pred, rank);
+        // Rounding would let the two halves drift apart over a window.
         for r in 0..rank {
             for q in 0..r {
                 let value = T::of(0.5) * (cov[r * rank + q] + cov[q * rank + r]);
