@@ -185,7 +185,7 @@ mod tests {
         conditions.set("rig", Condition::SourceStalled, Some("nothing".into()));
         let first = conditions.holding();
         conditions.set("rig", Condition::SourceStalled, Some("still nothing".into()));
-        assert_eq!(conditions.holding(), first, "it is told once");
+        assert_eq!(conditions.holding(), first, "it is reported once");
         assert_eq!(first[0].session, "rig");
         conditions.set("", Condition::ClockJumped, Some("set".into()));
         assert_eq!(conditions.holding().len(), 2);

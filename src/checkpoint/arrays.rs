@@ -69,7 +69,7 @@ pub(super) fn assemble(card: &Card, mut arrays: Arrays) -> Result<Model, Fault> 
     let network = network(&mut arrays, rank, units)?;
     let readouts = readouts(card, &mut arrays)?;
     if let Some(name) = arrays.0.keys().next() {
-        return fault("arrays", "only those of the model card", format!("'{name}' beside them"));
+        return fault("arrays", "only those of the model card", format!("'{name}' as well"));
     }
     Ok(Model {
         dims: card.dimensions,

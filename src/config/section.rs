@@ -35,9 +35,8 @@ impl Beyond {
     fn needed(self) -> &'static str {
         match self {
             Self::Guarded { .. } => {
-                "a loopback address, or beside it [tls] with cert and key and at least one \
-                 [[token]] with file and \
-                 roles (docs/security.md)"
+                "a loopback address, or [tls] with cert and key and at least one [[token]] with \
+                 file and roles as well (docs/security.md)"
             }
             Self::Plaintext(_) => {
                 "a loopback address: this protocol is neither encrypted nor authenticated (tunnel \

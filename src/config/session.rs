@@ -68,8 +68,8 @@ pub(super) fn one_session(
     let name = checked_name(s, name?, before)?;
     let (model, _) = model?;
     if model != BUILTIN_MODEL {
-        let beside = path.parent().unwrap_or(Path::new("."));
-        choice.source = ModelSource::Directory(beside.join(model));
+        let folder = path.parent().unwrap_or(Path::new("."));
+        choice.source = ModelSource::Directory(folder.join(model));
     }
     choice.readout = readout.map_or(name, |r| r.0).to_owned();
     choice.channels = channels;

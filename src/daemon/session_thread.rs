@@ -97,8 +97,11 @@ impl SessionThread {
 
     fn handle(&mut self, header: &Header) {
         match header.kind {
+            Kind::First => {
+                self.pass_downtime(header.sequence);
+                self.taps.iter_mut().for_each(CountsTap::skip);
+            }
             Kind::Start => {
-                self.resumed_after = None;
                 self.engine.restart();
                 self.taps.iter_mut().for_each(CountsTap::skip);
             }
@@ -117,7 +120,6 @@ impl SessionThread {
             }
             Kind::Bin => {
                 self.unmask();
-                self.pass_downtime(header.sequence);
                 self.bin(header, true);
             }
         }
@@ -141,13 +143,19 @@ impl SessionThread {
         }
     }
 
-    /// Predicts through the bins that were missed while the daemon was down, where the rig's
-    /// numbers reveal how many.
+    /// Before the session's first bin: a restored state is predicted through the bins that were
+    /// missed while the daemon was down, where the rig's numbers reveal how many, and given up
+    /// where those are more than any gap that is predicted through. Numbers that went back reveal
+    /// nothing: the state goes on as it stood.
     fn pass_downtime(&mut self, sequence: u64) {
-        let Some(last) = self.resumed_after.take() else { return };
-        let missed = sequence.saturating_sub(last).saturating_sub(1);
-        if missed <= self.gap_bins_max {
-            (0..missed).for_each(|_| self.engine.pass());
+        let missed = self
+            .resumed_after
+            .take()
+            .map(|last| sequence.saturating_sub(last).saturating_sub(1))
+            .filter(|missed| *missed <= self.gap_bins_max);
+        match missed {
+            Some(missed) => (0..missed).for_each(|_| self.engine.pass()),
+            None => self.engine.restart(),
         }
     }
 

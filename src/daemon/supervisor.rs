@@ -168,7 +168,7 @@ impl Notifier {
         if let Some((socket, address)) = &self.0
             && let Err(e) = socket.send_to_addr(state.as_bytes(), address)
         {
-            tracing::debug!("the system's supervisor cannot be told: {e}");
+            tracing::debug!("the system's supervisor cannot be notified: {e}");
         }
     }
 }

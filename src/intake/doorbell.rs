@@ -1,4 +1,4 @@
-//! How a session's thread sleeps, is woken and is told to end.
+//! How a session's thread sleeps, is woken and learns of its end.
 //!
 //! The ring between the port and the thread has no lock and no waiting of its own, so a wake-up
 //! could get lost between the thread's last look and its sleep. It cannot: a producer rings after

@@ -162,7 +162,8 @@ impl Port {
         self.counted(n, || self.enqueue(bins, received))
     }
 
-    /// Another stream of messages begins, whose numbering may be its own: its first is believed.
+    /// Another stream of messages begins, whose numbering may be its own: its first is believed
+    /// however far ahead it is.
     pub(crate) fn stream_begins(&self) {
         self.enter().sequence.stream_begins();
     }
@@ -310,7 +311,7 @@ mod tests {
         // Longer than the longest gap: another recording.
         assert_eq!(offer(&message(30, 1)), Ok(Accepted { bins: 1, missing: 0, last_sequence: 30 }));
         let expected = [
-            (Kind::Start, 10),
+            (Kind::First, 10),
             (Kind::Bin, 10),
             (Kind::Bin, 11),
             (Kind::Missing(3), 12),

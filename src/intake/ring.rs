@@ -20,6 +20,9 @@ pub enum Kind {
     Bin,
     /// A number of bins that never came.
     Missing(u32),
+    /// The session's first bin is next: the port knows of none before it. A state that was restored
+    /// may be of the bins before.
+    First,
     /// Another recording begins with the next bin.
     Start,
 }
@@ -51,16 +54,18 @@ pub(super) struct Inlet {
 pub struct Outlet {
     headers: Consuming<Header>,
     counts: Consuming<u16>,
+    n_channels: usize,
     doorbell: Arc<Doorbell>,
 }
 
 /// A ring of `settings.queue_bins` bins; `doorbell` wakes the thread at its outlet.
 pub(super) fn ring(settings: &PortSettings, doorbell: Arc<Doorbell>) -> (Inlet, Outlet) {
-    // Two headers more than bins: a gap and a start may come before a bin.
-    let (headers, headers_out) = HeapRb::new(settings.queue_bins + 2).split();
+    // Each bin may have a gap or a start before it: the counts alone decide what fits.
+    let (headers, headers_out) = HeapRb::new(2 * settings.queue_bins).split();
     let (counts, counts_out) = HeapRb::new(settings.queue_bins * settings.n_channels).split();
     let inlet = Inlet { headers, counts, n_channels: settings.n_channels };
-    (inlet, Outlet { headers: headers_out, counts: counts_out, doorbell })
+    let n_channels = settings.n_channels;
+    (inlet, Outlet { headers: headers_out, counts: counts_out, n_channels, doorbell })
 }
 
 impl Inlet {
@@ -72,12 +77,12 @@ impl Inlet {
 
     /// Bins that fit whatever comes before them.
     pub(super) fn room(&self) -> usize {
-        self.headers.vacant_len().saturating_sub(2)
+        self.counts.vacant_len() / self.n_channels
     }
 
-    /// Headers that wait.
+    /// Bins that wait.
     pub(super) fn waiting(&self) -> usize {
-        self.headers.occupied_len()
+        self.counts.occupied_len() / self.n_channels
     }
 
     /// A header without counts, for which there is room.
@@ -119,9 +124,9 @@ impl Outlet {
         self.doorbell.sleep();
     }
 
-    /// Headers that wait.
+    /// Bins that wait.
     #[must_use]
     pub fn waiting(&self) -> usize {
-        self.headers.occupied_len()
+        self.counts.occupied_len() / self.n_channels
     }
 }

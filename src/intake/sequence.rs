@@ -62,7 +62,8 @@ impl Sequence {
         self.expected
     }
 
-    /// Another stream of messages begins, whose numbering may be its own: its first is believed.
+    /// Another stream of messages begins, whose numbering may be its own: its first is believed
+    /// however far ahead it is.
     pub(super) fn stream_begins(&mut self) {
         self.taken = None;
     }
@@ -74,9 +75,12 @@ impl Sequence {
         begins: bool,
         received: Received,
     ) -> Result<Place, Refusal> {
-        // The session's first message, or a source that announces another recording.
-        let Some(expected) = self.expected.filter(|_| !begins) else {
+        // A source that announces another recording, or the session's first message.
+        if begins {
             return Ok(Place { skip: 0, before: Some(Kind::Start) });
+        }
+        let Some(expected) = self.expected else {
+            return Ok(Place { skip: 0, before: Some(Kind::First) });
         };
         if last < expected {
             return self.late(expected, first, last);

@@ -358,7 +358,7 @@ mod tests {
                 || reading.lost_untold > 0
                 || !reading.numbers.is_empty()
                 || reading.damaged_files.iter().any(|t| !t.torn);
-            assert!(is_reported || may_go, "{what}: nothing is told: {found:?}, {reading:?}");
+            assert!(is_reported || may_go, "{what}: nothing is reported: {found:?}, {reading:?}");
         }
     }
 

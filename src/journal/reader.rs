@@ -98,7 +98,7 @@ pub fn read(folder: &Path, mut take: impl FnMut(JournalRecord)) -> std::io::Resu
     let mut records = Records { folder: Folder::existing(folder), last: 0 };
     let mut reading = Reading::default();
     let mut seen = 0u64;
-    let (mut oldest, mut told) = (None, 0u64);
+    let (mut oldest, mut reported) = (None, 0u64);
     for first in records.folder.list()? {
         let mut damaged_files = Vec::new();
         let result = records.each(
@@ -107,7 +107,7 @@ pub fn read(folder: &Path, mut take: impl FnMut(JournalRecord)) -> std::io::Resu
                 oldest.get_or_insert(record.number);
                 seen += 1;
                 if let Some(What::Lost(lost)) = &record.what {
-                    told += (lost.last + 1).saturating_sub(lost.first);
+                    reported += (lost.last + 1).saturating_sub(lost.first);
                 }
                 take(record);
                 true
@@ -118,7 +118,7 @@ pub fn read(folder: &Path, mut take: impl FnMut(JournalRecord)) -> std::io::Resu
             Ok(_) => {}
             // Removed for its age meanwhile, as all before it were.
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
-                (oldest, seen, told) = (None, 0, 0);
+                (oldest, seen, reported) = (None, 0, 0);
                 continue;
             }
             Err(e) => return Err(e),
@@ -136,7 +136,7 @@ pub fn read(folder: &Path, mut take: impl FnMut(JournalRecord)) -> std::io::Resu
     reading.numbers.extend(kept.damaged.iter().map(|slot| format!("numbers.{slot} is damaged")));
     // While a daemon writes, the numbers may be ahead of the records that were read.
     reading.lost = oldest.map_or(0, |oldest| records.last - oldest + 1 - seen);
-    reading.lost_untold = reading.lost.saturating_sub(told);
+    reading.lost_untold = reading.lost.saturating_sub(reported);
     Ok(reading)
 }
 

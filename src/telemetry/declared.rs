@@ -150,7 +150,7 @@ declared! {
             "1 for what is wrong now, by condition and session (none: the daemon); \
              docs/operations.md has the cures."
     }
-    "Subscribers", "Who is told." {
+    "Subscribers", "Who receives decisions and events." {
         Gauge SUBSCRIBERS "regimed_subscribers" ["session"]
             "Subscribers to a session's decisions or events: gRPC, the page, Redis, and others \
              that the daemon serves from its bus."

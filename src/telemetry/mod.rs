@@ -37,7 +37,7 @@ pub fn declared() -> Vec<(Group, Vec<(String, String)>)> {
     let named = |m: &Metric| (m.name.to_owned(), m.help.to_owned());
     let mut groups: Vec<_> =
         GROUPS.iter().map(|g| (*g, g.metrics.iter().map(named).collect())).collect();
-    let about = "At the filtered state, refreshed beside the stream; NaN where not known (yet).";
+    let about = "At the filtered state, refreshed ten times a second; NaN where not known yet.";
     let group = Group { title: "Edge of chaos", about, metrics: &[READING] };
     groups.insert(READINGS_AT, (group, readings()));
     groups

@@ -6,7 +6,7 @@ use rand_chacha::ChaCha8Rng;
 
 use super::data::Dataset;
 use super::error::FinishError;
-use super::held_out::{dispersion, operating_points, tune};
+use super::held_out::{Scored, dispersion, operating_points, tune};
 use super::prior::{PriorFit, fit_prior};
 use super::trainer::Trainer;
 use crate::model::{Model, values};
@@ -45,6 +45,16 @@ pub struct Finished {
     pub held_out: Option<Verdict>,
     /// The same by session name.
     pub by_session: Vec<(String, Verdict)>,
+    /// Mean predictive log-likelihood of the held-out streams, nats per bin and channel; `None`
+    /// where nothing is held out.
+    pub log_likelihood: Option<f64>,
+}
+
+impl Finished {
+    fn new(model: Model, scored: Scored) -> Self {
+        let Scored { labels, by_session, log_likelihood } = scored;
+        Self { model, held_out: labels, by_session, log_likelihood }
+    }
 }
 
 /// Fits priors to the embeddings and settings to the held-out streams. With a held-out log loss
@@ -64,8 +74,8 @@ pub fn finish(trainer: &Trainer, best_before: Option<f64>) -> Result<Finished, F
             model = model.with_mean_dwell(seconds);
         }
         fit_priors(&mut model, trainer, per_regime, unlabelled)?;
-        let (held_out, by_session) = tune(&mut model, data, trainer.settings().threads)?;
-        Ok(Finished { model: model.clone(), held_out, by_session })
+        let scored = tune(&mut model, data, trainer.settings().threads)?;
+        Ok(Finished::new(model.clone(), scored))
     };
     // From the simplest model up, each larger one only where the held-out log loss is worth its
     // cost in every bin.
@@ -114,8 +124,8 @@ fn with_process_noise(trainer: &Trainer, mut best: Finished) -> Result<Finished,
     for process_noise in PROCESS_NOISE {
         let mut model = best.model.clone();
         model.online.process_noise = process_noise;
-        let (held_out, by_session) = tune(&mut model, trainer.data(), trainer.settings().threads)?;
-        let found = Finished { model, held_out, by_session };
+        let scored = tune(&mut model, trainer.data(), trainer.settings().threads)?;
+        let found = Finished::new(model, scored);
         if loss(&found) >= (1.0 - WORTH_MORE_NOISE) * loss(&best) {
             break;
         }
@@ -132,8 +142,8 @@ fn with_dispersion(trainer: &Trainer, best: Finished) -> Result<Finished, Finish
         let counts = streams.map(|t| &t.counts);
         model.readouts[s].dispersion = Some(dispersion(&model, &model.readouts[s], counts)?);
     }
-    let (held_out, by_session) = tune(&mut model, data, trainer.settings().threads)?;
-    Ok(Finished { model, held_out, by_session })
+    let scored = tune(&mut model, data, trainer.settings().threads)?;
+    Ok(Finished::new(model, scored))
 }
 
 /// Hazard rates from the labels' changes, with one pseudo-change out of each regime; the same for

@@ -38,6 +38,8 @@ struct Streamed {
     posterior: Vec<f32>,
     innovation_runs: Vec<f32>,
     embedding_distance: Vec<f32>,
+    /// Predictive log-likelihood, nats per channel, summed over bins.
+    log_likelihood: f64,
 }
 
 fn stream_one(model: &Model, stream: &HeldOut) -> Result<Streamed, FinishError> {
@@ -46,12 +48,14 @@ fn stream_one(model: &Model, stream: &HeldOut) -> Result<Streamed, FinishError> 
         posterior: Vec::new(),
         innovation_runs: Vec::new(),
         embedding_distance: Vec::new(),
+        log_likelihood: 0.0,
     };
     stream.counts.each(usize::MAX, |counts| {
         let estimate = bank.update(counts);
         streamed.posterior.extend(&estimate.posterior);
         streamed.innovation_runs.push(estimate.innovation_runs);
         streamed.embedding_distance.push(estimate.embedding_distance);
+        streamed.log_likelihood += f64::from(estimate.log_likelihood);
     })?;
     Ok(streamed)
 }
@@ -88,8 +92,15 @@ fn tempered(posterior: &[f32], temperature: f32, out: &mut [f32]) {
     out.iter_mut().for_each(|o| *o /= total);
 }
 
-/// Scores over all held-out streams, and by session.
-pub(super) type Scored = (Option<Verdict>, Vec<(String, Verdict)>);
+/// Scores of the held-out streams.
+pub(super) struct Scored {
+    /// Of all labelled bins; `None` where there is none.
+    pub(super) labels: Option<Verdict>,
+    /// The same by session name.
+    pub(super) by_session: Vec<(String, Verdict)>,
+    /// Mean predictive log-likelihood, nats per bin and channel; `None` where nothing is held out.
+    pub(super) log_likelihood: Option<f64>,
+}
 
 /// Temperature by the held-out log loss, novelty's limits by their quantiles, and the scores then.
 pub(super) fn tune(
@@ -169,7 +180,10 @@ fn score(model: &Model, data: &Dataset, streamed: &[Streamed]) -> Scored {
         .zip(&sessions)
         .filter_map(|(shape, s)| Some((shape.name.clone(), verdict(s)?)))
         .collect();
-    (verdict(&all), by_session)
+    let bins: usize = streamed.iter().map(|s| s.innovation_runs.len()).sum();
+    let sum: f64 = streamed.iter().map(|s| s.log_likelihood).sum();
+    let log_likelihood = (bins > 0).then(|| sum / bins as f64);
+    Scored { labels: verdict(&all), by_session, log_likelihood }
 }
 
 /// A decision rule under trial: what follows the posteriors, and how it does.

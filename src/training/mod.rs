@@ -30,5 +30,6 @@ pub(crate) use metric_head::fit_metric_head;
 pub(crate) use pretraining::Pretraining;
 pub(crate) use recalibration::RECALIBRATION_ROUNDS;
 pub use recalibration::recalibrate;
+pub(crate) use settings::KeptBy;
 pub use settings::TrainingSettings;
 pub use trainer::Trainer;

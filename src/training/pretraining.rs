@@ -3,7 +3,7 @@
 use super::data::Dataset;
 use super::error::FinishError;
 use super::finish::{Finished, finish};
-use super::settings::TrainingSettings;
+use super::settings::{KeptBy, TrainingSettings};
 use super::trainer::{StepReport, Trainer};
 
 /// A short recording is learned within tens of steps: the first validation comes after this many
@@ -28,15 +28,15 @@ pub(crate) struct Validation {
 /// A training under validation.
 pub(crate) struct Pretraining {
     trainer: Trainer,
-    /// Smallest held-out log loss so far.
+    /// Smallest held-out loss so far, by [`KeptBy`].
     least: Option<f64>,
     /// A model was kept.
     has_model: bool,
 }
 
 impl Pretraining {
-    /// Starts from the trainer's state; `kept`: the held-out log loss of the model that was kept
-    /// before an interruption, where one was.
+    /// Starts from the trainer's state; `kept`: the held-out loss of the model that was kept before
+    /// an interruption, where one was.
     #[must_use]
     pub(crate) fn new(trainer: Trainer, kept: Option<Option<f64>>) -> Self {
         Self { trainer, least: kept.flatten(), has_model: kept.is_some() }
@@ -77,15 +77,18 @@ impl Pretraining {
 
     /// Fits priors to the current parameters, and scores the model on held-out data.
     fn validate(&mut self) -> Result<Validation, FinishError> {
-        let exponents = self.trainer.settings().exponent_weight > 0.0;
-        let slack = if exponents { LATER_IS_BETTER_WITHIN } else { 1.0 };
+        let settings = self.trainer.settings();
+        let by_labels = settings.kept_by == KeptBy::Labels;
+        let exponents = settings.exponent_weight > 0.0;
+        let slack = if exponents && by_labels { LATER_IS_BETTER_WITHIN } else { 1.0 };
         let limit = self.least.map(|least| slack * least);
-        let found = finish(&self.trainer, limit)?;
+        let found = finish(&self.trainer, limit.filter(|_| by_labels))?;
         // With one label there is nothing to tell apart: its log loss is 0 from the first step on.
         let tells = self.trainer.data().regime_names.len() > 1;
         let log_loss = found.held_out.as_ref().filter(|_| tells).map(|v| v.log_loss);
-        let is_better = log_loss.zip(limit).is_none_or(|(now, limit)| now < limit);
-        self.least = self.least.into_iter().chain(log_loss).reduce(f64::min);
+        let loss = if by_labels { log_loss } else { found.log_likelihood.map(|l| -l) };
+        let is_better = loss.zip(limit).is_none_or(|(now, limit)| now < limit);
+        self.least = self.least.into_iter().chain(loss).reduce(f64::min);
         self.has_model |= is_better;
         Ok(Validation { log_loss, better: is_better.then_some(found) })
     }
@@ -115,7 +118,7 @@ mod tests {
     use crate::recording::{DynamicsTruth, Recording, Trial, in_bins};
 
     #[test]
-    fn with_one_label_the_last_model_is_kept() {
+    fn with_one_label_the_last_model_is_kept_or_the_one_that_predicts_best() {
         let mut rng = ChaCha8Rng::seed_from_u64(1);
         let trial = |task: i64| Trial {
             session: "a".into(),
@@ -134,23 +137,35 @@ mod tests {
             continuous: false,
         };
         let data = Arc::new(Dataset::for_pretraining(&[recording]).expect("data"));
-        let settings = TrainingSettings {
+        let settings = |kept_by| TrainingSettings {
+            kept_by,
             steps: 24,
             batch: 4,
             window_bins: 50,
             dims: Dimensions { rank: 2, units: 8, embedding: 2, hidden: [8, 8] },
             ..TrainingSettings::default()
         };
-        let mut training = Pretraining::new(Trainer::new(data, settings).expect("a trainer"), None);
-        let (mut kept, mut validations) = (0, 0);
-        while !training.is_complete() {
-            training.step().expect("a step");
-            let found = training.validate_if_due(false).expect("a validation");
-            validations += usize::from(found.is_some());
-            if found.is_some_and(|v| v.better.is_some()) {
-                kept = training.trainer().steps_done();
+        let train = |kept_by| {
+            let trainer = Trainer::new(data.clone(), settings(kept_by)).expect("a trainer");
+            let mut training = Pretraining::new(trainer, None);
+            let (mut kept, mut scores) = (Vec::new(), Vec::new());
+            while !training.is_complete() {
+                training.step().expect("a step");
+                let Some(found) = training.validate_if_due(false).expect("a validation") else {
+                    continue;
+                };
+                let now = finish(training.trainer(), None).expect("a model").log_likelihood;
+                scores.push(now.expect("streams were held out"));
+                if found.better.is_some() {
+                    kept.push(training.trainer().steps_done());
+                }
             }
-        }
-        assert!(validations > 2 && kept == 24, "step {kept} of {validations} validations");
+            (kept, scores)
+        };
+        let (kept, scores) = train(KeptBy::Labels);
+        assert!(scores.len() > 2 && kept.last() == Some(&24), "{kept:?} of {scores:?}");
+        let (kept, scores) = train(KeptBy::Counts);
+        let records = (0..scores.len()).filter(|&i| scores[..i].iter().all(|s| *s < scores[i]));
+        assert_eq!(kept.len(), records.count(), "{kept:?} of {scores:?}");
     }
 }

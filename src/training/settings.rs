@@ -3,6 +3,17 @@
 use super::filter::LossShape;
 use crate::model::Dimensions;
 
+/// Which score of the held-out streams decides which model of a training is kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum KeptBy {
+    /// The log loss of the labels: for a model that is to tell regimes apart. Where all labels are
+    /// alike, or none is held out, the last model is kept.
+    #[default]
+    Labels,
+    /// The predictive log-likelihood of the counts: for a model that is to forecast.
+    Counts,
+}
+
 /// How to train.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct TrainingSettings {
@@ -49,6 +60,8 @@ pub struct TrainingSettings {
     /// Time that a regime lasts on average where it will be served, seconds; `None`: as in the
     /// labels.
     pub mean_dwell_s: Option<f64>,
+    /// What decides which model is kept.
+    pub kept_by: KeptBy,
     /// Threads for the filter's passes.
     pub threads: usize,
 }
@@ -84,6 +97,7 @@ impl Default for TrainingSettings {
             log_rate_bounds: [-8.0, 4.0],
             negative_binomial: false,
             mean_dwell_s: None,
+            kept_by: KeptBy::Labels,
             threads: std::thread::available_parallelism().map_or(1, usize::from),
         }
     }

@@ -174,6 +174,9 @@ async fn a_session_goes_on_from_its_saved_state_with_a_label_at_once() {
         .position(|d| d.regime == "limit_cycle" && d.posterior.iter().any(|p| *p > 0.9));
     let sure_ms = sure.expect("a confident label") * 10;
     assert!(sure_ms <= 200, "a confident label after {sure_ms} ms of stream");
+    // One bin alone could not tell: the filter itself goes on, and not only its label.
+    let first = after[0].posterior.iter().copied().fold(0.0, f32::max);
+    assert!(first > 0.9, "the first bin's posterior is {:?}", after[0].posterior);
     assert!(events.is_empty(), "nothing has changed: {events:?}");
     let before_the_change = after.iter().filter(|d| d.sequence < 600);
     assert!(before_the_change.clone().count() > 200);

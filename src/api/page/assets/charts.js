@@ -54,7 +54,7 @@ function axes(colours, unit) {
   ];
 }
 
-/** A chart in an element, drawn anew where its size or its make changes. */
+/** A chart in an element, drawn again where its size or its make changes. */
 class Chart {
   constructor(place) {
     this.place = place;

@@ -83,7 +83,7 @@ async function follow() {
       facts = one.session;
       map = one.map;
       metrics = one.metrics || metrics;
-      // Without a journal, a daemon that began anew counts its events from 1.
+      // Without a journal, a daemon that was started again counts its events from 1.
       if (events.length && facts.last_event_sequence < events[0].event_sequence) events = [];
       const after = events.length ? `&after=${events[0].event_sequence}` : "";
       const answer = await ask(
@@ -159,15 +159,15 @@ const take = {
     h.regime.push(frame.regime || "none yet");
     h.latency.push(frame.latency_us);
     h.place.push(frame.embedding);
-    const told = (to, mean, ends) => {
+    const push = (to, mean, ends) => {
       to.mean.push(mean ?? null);
       to.low.push(ends?.low ?? null);
       to.high.push(ends?.high ?? null);
     };
-    told(h.radius, metrics?.spectral_radius, metrics?.spectral_radius_interval);
+    push(h.radius, metrics?.spectral_radius, metrics?.spectral_radius_interval);
     const exponent =
       metrics?.lyapunov_max_driven_learned_per_s || metrics?.lyapunov_max_driven_per_s;
-    told(h.exponent, exponent?.mean, exponent);
+    push(h.exponent, exponent?.mean, exponent);
     const old = h.time.findIndex((t) => t >= h.time[h.time.length - 1] - WINDOW_S);
     if (old > 0)
       for (const series of [
@@ -225,7 +225,7 @@ function element(name, text, set = {}) {
   return made;
 }
 
-/** Text of an element, changed only where it differs: screen readers are told of changes alone. */
+/** Text of an element, changed only where it differs: screen readers announce changes alone. */
 function put(of, text) {
   if (of.textContent !== text) of.textContent = text;
 }

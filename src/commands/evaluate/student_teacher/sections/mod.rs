@@ -11,7 +11,7 @@ use super::families::{AHEAD_BINS, TestTask};
 use super::fits;
 use super::fits::{Fit, Known};
 use crate::model::{Dimensions, Model, Readout};
-use crate::training::TrainingSettings;
+use crate::training::{KeptBy, TrainingSettings};
 
 pub(super) use low_rank::low_rank;
 pub(super) use planar::planar;
@@ -26,6 +26,8 @@ fn settings(rank: usize, units: usize) -> TrainingSettings {
         batch: 64,
         horizon_bins: AHEAD_BINS,
         forecast_every_bins: 15,
+        // They are judged by their forecasts.
+        kept_by: KeptBy::Counts,
         ..TrainingSettings::default()
     }
 }
