@@ -15,7 +15,7 @@ pub enum Condition {
     SourceStalled,
     /// Bins come faster than they are processed.
     FallingBehind,
-    /// Hypotheses of the filter lost their numbers.
+    /// Hypotheses of the filter became non-finite, and were restarted.
     FilterDegenerate,
     /// The dynamics have long been none that the model knows.
     ModelMismatch,

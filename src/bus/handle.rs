@@ -20,6 +20,7 @@ use super::subscription::{Feeds, Subscription, Turn, Update};
 use crate::intake::{Assembly, Port, Status};
 use crate::journal::Journal;
 use crate::regime::Engine;
+use crate::sync::locked;
 use crate::telemetry;
 use crate::wire::Metrics;
 
@@ -33,7 +34,7 @@ const OUTS_PATIENCE: Duration = Duration::from_secs(2);
 /// Counters of the session's thread and publishing task.
 #[derive(Debug, Default)]
 pub struct Vitals {
-    /// Hypotheses that lost their numbers so far.
+    /// Hypotheses that became non-finite and were restarted so far.
     pub filter_resets: AtomicU64,
     /// Consecutive bins, up to the newest, with dynamics unknown to the model.
     pub strange_bins: AtomicU64,
@@ -86,7 +87,7 @@ pub struct Parts {
     pub port: Arc<Port>,
     /// Entrance of spike events and of parts of bins.
     pub assembly: Arc<Assembly>,
-    /// The rig that the daemon goes to, where it does.
+    /// The rig that the daemon connects to, where it does.
     pub source: Option<Arc<Status>>,
     /// Where it replays a recording.
     pub seek: Option<Arc<Seek>>,
@@ -116,7 +117,7 @@ pub struct SessionHandle {
     pub port: Arc<Port>,
     /// Entrance of spike events and of parts of bins.
     pub assembly: Arc<Assembly>,
-    /// The rig that the daemon goes to, where it does.
+    /// The rig that the daemon connects to, where it does.
     pub source: Option<Arc<Status>>,
     /// Where it replays a recording.
     pub seek: Option<Arc<Seek>>,
@@ -129,7 +130,7 @@ pub struct SessionHandle {
     bins: AtomicU64,
     /// Set once, after the last outcome was published; then woken subscribers find it.
     ended: AtomicBool,
-    /// Written ten times a second by the publishing task, cloned by the page and by `ListSessions`.
+    /// Written ten times a second by the metrics worker, cloned by the page and by `ListSessions`.
     metrics: Mutex<Option<Metrics>>,
     /// Newest covariance of the embedding's posterior, the lower triangle row by row.
     covariance: Mutex<Vec<f32>>,
@@ -152,10 +153,6 @@ pub struct SessionHandle {
     swapping: AtomicBool,
     /// Until it is stopped.
     tasks: Mutex<Option<Tasks>>,
-}
-
-fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl SessionHandle {

@@ -14,7 +14,7 @@ use crate::sync::{AtomicBool, Mutex, Ordering, PoisonError};
 /// An engine that takes over from the current one, with what belongs to it.
 pub(crate) struct Successor {
     pub(crate) engine: Engine,
-    /// What its numbers belong to.
+    /// Fingerprint of model, readout and rule.
     pub(crate) fingerprint: String,
     /// Where it is of another model: how many the session had before it, and its regime for each of
     /// the former model's.

@@ -20,7 +20,7 @@ pub struct Intake {
 }
 
 impl Intake {
-    /// Of the sessions in a registry.
+    /// Finds sessions in a registry.
     #[must_use]
     pub fn new(registry: Arc<Registry>) -> Self {
         Self { registry, throttle: Mutex::default() }

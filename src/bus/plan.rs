@@ -312,14 +312,19 @@ impl Plan {
         Ok((engine, self.fingerprint(readout)))
     }
 
-    /// What numbers belong to: they are of use to the same model, readout and rule alone.
+    /// Fingerprint of model, readout and rule: a saved state is restored only where it is equal.
     #[must_use]
     pub fn fingerprint(&self, readout: &Readout) -> String {
-        // Every bit counts: a saved state continues exactly, or is not used.
+        // Every bit counts, and the settings of the filter: a saved state continues exactly, or is
+        // not used.
         let mut bytes = self.checkpoint.weights_sha256.clone().into_bytes();
         bytes.extend(self.model.bin_width_s.to_bits().to_le_bytes());
         bytes.extend(
-            format!("{:?} {:?} {}", self.rule, self.choice.adaptation, readout.trusted).bytes(),
+            format!(
+                "{:?} {:?} {:?} {}",
+                self.model.online, self.rule, self.choice.adaptation, readout.trusted
+            )
+            .bytes(),
         );
         let prior = &readout.prior.components;
         let floats = readout

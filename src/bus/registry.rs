@@ -211,7 +211,7 @@ impl Registry {
         self.read().taken.iter().filter_map(|(_, state)| state.found().cloned()).collect()
     }
 
-    /// A session by name, to read from.
+    /// A session by name, running or being stopped.
     #[must_use]
     pub fn session(&self, name: &str) -> Option<Arc<SessionHandle>> {
         let names = self.read();
@@ -219,7 +219,7 @@ impl Registry {
         state.found().cloned()
     }
 
-    /// A session by name, to read from.
+    /// As [`Self::session`], for a caller that named it.
     ///
     /// # Errors
     /// Names the sessions that exist.

@@ -22,9 +22,9 @@ const WAITING_THINNED: usize = 1024;
 /// rest.
 const FEEDS_MAX: usize = 8;
 
-/// More subscribers to one session are a crowd...
+/// More subscribers to one session are a crowd.
 const CROWD: usize = 32;
-/// ...in which each waits this long for every subscriber in the crowd.
+/// In a crowd, each subscriber waits this long for every other one.
 const TURN: Duration = Duration::from_micros(100);
 
 /// An update, shared by all subscribers.
@@ -146,7 +146,7 @@ impl Feeds {
         }
     }
 
-    /// Events and every `every`-th decision from now on (none of 0: that is as 1).
+    /// Events and every `every`-th decision from now on (0 counts as 1).
     pub(crate) fn subscribe(self: &Arc<Self>, every: u64) -> Subscription {
         let every = every.max(1);
         let mut feeds = self.locked();

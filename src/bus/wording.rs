@@ -43,7 +43,7 @@ impl Wording {
         (squares / self.embedding.max(1) as f64).sqrt()
     }
 
-    /// Index of a label among the regime names with `unknown` behind them.
+    /// Index of a label among the regime names with `unknown` after them.
     #[must_use]
     pub(crate) fn label_index(&self, label: Label) -> usize {
         match label {

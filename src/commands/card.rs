@@ -10,14 +10,14 @@ use crate::dynamics::NORMAL_HALF_WIDTH;
 use crate::regime::Verdict;
 
 /// File of the card in a model directory.
-const CARD_FILE: &str = "model.md";
+const MARKDOWN_FILE: &str = "model.md";
 
 /// Writes a model's card into its directory.
 ///
 /// # Errors
 /// Errors of the file system.
 pub(super) fn write(dir: &Path, of: &Checkpoint) -> Result<()> {
-    let path = dir.join(CARD_FILE);
+    let path = dir.join(MARKDOWN_FILE);
     write_whole(&path, card(of).as_bytes())
         .with_context(|| format!("cannot write {}", path.display()))
 }

@@ -53,7 +53,7 @@ pub fn run(args: &JournalArgs) -> Result<()> {
             "damaged"
         };
         let (bytes, file, at) = (trouble.bytes, trouble.file, trouble.at);
-        eprintln!("file {file:020}.rgj: {bytes} bytes at {at} are {what}");
+        eprintln!("file {}: {bytes} bytes at {at} are {what}", journal::file_name(file));
     }
     for what in &reading.numbers {
         eprintln!("{what}: the newest numbers stand there a second time");

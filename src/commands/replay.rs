@@ -208,8 +208,9 @@ impl Judge {
     async fn run(mut self) -> Result<String> {
         let mut sending = true;
         let mut lost = 0;
+        // Put off by decisions on what was played, and not by those of other sessions.
+        let mut quiet = tokio::time::Instant::now() + LAST_DECISIONS;
         loop {
-            let quiet = tokio::time::sleep(LAST_DECISIONS);
             tokio::select! {
                 biased;
                 note = self.noted.recv(), if sending => match note {
@@ -217,7 +218,10 @@ impl Judge {
                         sent.truth = sent.truth.and_then(|r| self.regimes[r]);
                         self.board.sent(sequence, sent);
                     }
-                    None => sending = false,
+                    None => {
+                        sending = false;
+                        quiet = tokio::time::Instant::now() + LAST_DECISIONS;
+                    }
                 },
                 update = self.decisions.message() => {
                     let Some(update) = update? else { break };
@@ -227,11 +231,12 @@ impl Judge {
                         continue;
                     }
                     let Some(truth) = self.board.judge(&decision, Instant::now()) else { continue };
+                    quiet = tokio::time::Instant::now() + LAST_DECISIONS;
                     if let Some(file) = &mut self.file {
                         save(file, &decision, truth.map_or("", |t| self.names[t].as_str()))?;
                     }
                 }
-                () = quiet, if !sending => break,
+                () = tokio::time::sleep_until(quiet), if !sending => break,
             }
             if !sending && self.board.waiting() == 0 {
                 break;

@@ -18,7 +18,7 @@ pub(crate) struct Sent {
     pub(crate) at: Instant,
 }
 
-/// Sorted durations in microseconds.
+/// Durations in microseconds.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Durations {
     microseconds: Vec<f64>,

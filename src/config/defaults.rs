@@ -6,13 +6,13 @@ pub(crate) const GRPC_LISTEN: &str = "127.0.0.1:7733";
 pub(crate) const ZEROMQ_PULL: &str = "127.0.0.1:7734";
 /// Default address of ZeroMQ decisions and events out (PUB).
 pub(crate) const ZEROMQ_PUBLISH: &str = "127.0.0.1:7735";
-/// Default address of `/metrics`, `/healthz`, `/readyz`.
+/// Default address of HTTP: metrics, health, the page and its data.
 pub(crate) const HTTP_LISTEN: &str = "127.0.0.1:9464";
 /// Default largest message, bytes.
 pub(crate) const MESSAGE_BYTES_MAX: usize = 4 << 20;
-/// Default number of connections to each port...
+/// Default number of connections to each port.
 pub(crate) const CONNECTIONS_MAX: usize = 4096;
-/// ...and of those from one address.
+/// Default number of connections to each port from one address.
 pub(crate) const CONNECTIONS_PER_PEER_MAX: usize = 2048;
 /// Default number of gRPC calls that run at once on one connection: the least that HTTP/2
 /// recommends (RFC 9113, 6.5.2).

@@ -10,7 +10,7 @@ use crate::journal::{Settings, Sync, WhenDiskFails};
 const SIZE_MAX_MIB: usize = 256;
 /// Default size of recorded decisions, MiB.
 const DECISIONS_SIZE_MAX_MIB: usize = 4096;
-/// Recorded decisions are synced so often: as much is lost when the power fails.
+/// Recorded decisions are synced this often: as much is lost when the power fails.
 const DECISIONS_SYNC: Duration = Duration::from_secs(1);
 /// Default age, days.
 const AGE_MAX_DAYS: f64 = 90.0;

@@ -7,7 +7,7 @@ use super::section::{Beyond, Section, set};
 use crate::rigs::lsl;
 use crate::rigs::{blackrock, brand, intan, open_ephys, redis, replay};
 
-/// A rig that the daemon goes to.
+/// A rig that the daemon connects to.
 #[derive(Debug, Clone, PartialEq)]
 pub enum SourceConfig {
     /// The Open Ephys GUI's ZMQ Interface.

@@ -141,7 +141,7 @@ pub(crate) fn check_source(session: &SessionConfig, plan: &Plan) -> Result<Optio
     })
 }
 
-/// What a session's rig needs before it can be gone to.
+/// What a session needs before its rig is connected to.
 #[derive(Default)]
 pub(super) struct Prepared {
     /// Connection state of the rig, where the daemon connects to one.
@@ -198,7 +198,7 @@ pub(super) fn prepare(
 /// Tasks that bring counts in, and those that carry results out.
 type SourcesAndOuts = (Vec<JoinHandle<()>>, Vec<JoinHandle<()>>);
 
-/// Starts what the session's table asks for, of which `prepared` was prepared.
+/// Starts what the session's table asks for.
 pub(super) fn attach(
     config: &SessionConfig,
     session: &Arc<SessionHandle>,

@@ -13,7 +13,7 @@ use super::resume;
 use crate::bus::{CalibrationState, Plan, SelfCalibration, SessionHandle};
 use crate::intake::MASKED;
 use crate::journal::Journal;
-use crate::model::{Model, Readout};
+use crate::model::{COUNT_MAX, Model, Readout};
 use crate::recording::{Recording, Trial, in_bins};
 use crate::training::{Dataset, TrainingSettings, calibrate, recalibrate};
 
@@ -58,7 +58,8 @@ impl Gathered {
         }
         for (sum, &count) in self.sum.iter_mut().zip(counts) {
             // A masked channel contributes nothing.
-            *sum = sum.saturating_add(if count == MASKED { 0 } else { count });
+            let count = if count == MASKED { 0 } else { count };
+            *sum = sum.saturating_add(count).min(COUNT_MAX);
         }
         self.filled += 1;
         if self.filled == self.factor {

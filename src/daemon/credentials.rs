@@ -12,7 +12,7 @@ use crate::bus::{Condition, Registry};
 use crate::config::Config;
 use crate::security::{Role, Tls, TlsFiles, Tokens};
 
-/// Files are read again so often.
+/// Interval at which files are read again.
 const REREAD_EVERY: Duration = Duration::from_secs(1);
 
 /// Certificates and tokens, read again when their files change.

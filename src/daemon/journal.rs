@@ -102,7 +102,7 @@ pub(super) fn check_journal(folder: PathBuf, registry: Arc<Registry>) -> Result<
 fn report_damage(reading: &journal::Reading, registry: &Registry) {
     let places = reading.damaged_files.iter().filter(|t| !t.torn);
     let mut damage: Vec<String> = places
-        .map(|t| format!("{} bytes at {} of file {:020}.rgj", t.bytes, t.at, t.file))
+        .map(|t| format!("{} bytes at {} of file {}", t.bytes, t.at, journal::file_name(t.file)))
         .collect();
     if reading.lost_untold > 0 {
         damage.push(format!("{} records are lost", reading.lost_untold));

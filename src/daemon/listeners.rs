@@ -41,7 +41,7 @@ fn listen_unix(key: &str, path: &Path) -> Result<UnixListener> {
     })
 }
 
-/// Everything that is listened at.
+/// All listening sockets.
 #[derive(Default)]
 pub(super) struct Listeners {
     pub(super) grpc: Option<TcpListener>,

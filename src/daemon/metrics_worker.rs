@@ -1,6 +1,6 @@
 //! Readings of the sessions' dynamics, on a thread of their own: they never delay a bin.
 
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::{Context, Result};
@@ -16,6 +16,8 @@ use crate::regime::Label;
 pub(super) struct Probe {
     monitor: Monitor,
     model: Arc<Model>,
+    /// Models that the session had before this one.
+    swaps: u32,
     reader: CountsReader,
     counts: Vec<f32>,
 }
@@ -27,16 +29,17 @@ impl Probe {
         let probe = Self {
             monitor: Monitor::new(&model, channels),
             model,
+            swaps: 0,
             reader,
             counts: vec![0.0; channels],
         };
         (Arc::new(Mutex::new(probe)), tap)
     }
 
-    /// The session has another model: forgets what the former one showed.
-    pub(super) fn swap(&mut self, model: Arc<Model>, channels: usize) {
+    /// The session has another model, after `swaps` others: forgets what the former one showed.
+    pub(super) fn swap(&mut self, model: Arc<Model>, channels: usize, swaps: u32) {
         self.monitor = Monitor::new(&model, channels);
-        self.model = model;
+        (self.model, self.swaps) = (model, swaps);
     }
 
     fn take_counts(&mut self) {
@@ -63,6 +66,8 @@ pub(super) struct Request {
     pub(super) outcome: Outcome,
     /// Filtered latents since the request before, `[bins, rank]`.
     pub(super) latents: Vec<f32>,
+    /// Latents before these were lost with a request that was passed over.
+    pub(super) after_loss: bool,
 }
 
 /// The way to the worker; it ends with the last of these.
@@ -82,10 +87,10 @@ impl MetricsWorker {
         Ok(Self(sender))
     }
 
-    /// Asks for a reading of a state. Where the worker is behind, the state is passed over: the
-    /// next one is newer.
-    pub(super) fn ask(&self, request: Request) {
-        let _ = self.0.try_send(request);
+    /// Asks for a reading of a state. Where the worker is behind, the state is passed over, because
+    /// the next one is newer, and its latents are lost: `false`.
+    pub(super) fn ask(&self, request: Request) -> bool {
+        !matches!(self.0.try_send(request), Err(TrySendError::Full(_)))
     }
 }
 
@@ -94,10 +99,13 @@ fn work(requests: &Receiver<Request>) {
         // A panic elsewhere has ended the program.
         let mut probe = r.probe.lock().unwrap_or_else(PoisonError::into_inner);
         probe.take_counts();
-        let Probe { monitor, model, .. } = &mut *probe;
+        let Probe { monitor, model, swaps, .. } = &mut *probe;
         // Asked for before the session had another model.
-        if r.wording.rank != model.dims.rank || r.wording.embedding != model.dims.embedding {
+        if r.outcome.swaps != *swaps {
             continue;
+        }
+        if r.after_loss {
+            monitor.skip_latents();
         }
         for latent in r.latents.chunks_exact(model.dims.rank) {
             monitor.push_latent(latent);

@@ -14,7 +14,7 @@ const LOOK_EVERY: Duration = Duration::from_micros(500);
 
 #[derive(Default)]
 struct Link {
-    /// Wakes the publishing task from a thread that must not take a lock.
+    /// Wakes the publishing task without a lock that anybody holds for long.
     waker: AtomicWaker,
     finished: AtomicBool,
 }

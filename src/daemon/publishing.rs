@@ -41,6 +41,8 @@ pub(super) struct PublishingTask {
     probe: Arc<Mutex<Probe>>,
     /// Filtered latents since the last reading was asked for, `[bins, rank]`.
     latents: Vec<f32>,
+    /// Some of them were lost with a request that was passed over.
+    latents_lost: bool,
     rank: usize,
     metrics_every: u64,
     resets_shown: u64,
@@ -56,7 +58,7 @@ pub(super) struct PublishingParts {
 }
 
 impl PublishingTask {
-    /// Of a session that runs on `plan`; its events go to `events`.
+    /// The task of a session that runs on `plan`; its events go to `events`.
     pub(super) fn new(
         session: Arc<SessionHandle>,
         plan: &Plan,
@@ -79,6 +81,7 @@ impl PublishingTask {
             requests: shared.worker.clone(),
             probe: parts.probe,
             latents: Vec::new(),
+            latents_lost: false,
             rank: plan.model.dims.rank,
             metrics_every: every.round().max(1.0) as u64,
             resets_shown: 0,
@@ -103,7 +106,7 @@ impl PublishingTask {
             self.rank = plan.model.dims.rank;
             self.latents.clear();
             let mut probe = self.probe.lock().unwrap_or_else(PoisonError::into_inner);
-            probe.swap(plan.model.clone(), plan.readout.n_channels());
+            probe.swap(plan.model.clone(), plan.readout.n_channels(), o.swaps);
             drop(probe);
             self.metrics.withdraw();
             self.metrics = plan.session_metrics();
@@ -120,12 +123,13 @@ impl PublishingTask {
         }
         self.latents.extend(&o.latent[..self.rank]);
         if o.bin.is_multiple_of(self.metrics_every) {
-            self.requests.ask(Request {
+            self.latents_lost = !self.requests.ask(Request {
                 session: self.session.clone(),
                 wording: self.wording.clone(),
                 probe: self.probe.clone(),
                 outcome: *o,
                 latents: std::mem::take(&mut self.latents),
+                after_loss: self.latents_lost,
             });
         }
         let newest = self.session.metrics();
@@ -199,7 +203,7 @@ impl PublishingTask {
         if let Some(change) = &o.change {
             m.change(self.wording.label_index(change.to));
         }
-        // The rest is checked about once a second, as often as there are readings.
+        // The rest is shown as often as there are readings.
         if !o.bin.is_multiple_of(self.metrics_every) {
             return;
         }

@@ -72,12 +72,12 @@ pub(super) async fn keep(slot: Arc<SnapshotSlot>, session: Arc<SessionHandle>, f
 /// What a session begins with.
 pub(super) struct Beginning {
     pub(super) engine: Engine,
-    /// What the engine's numbers belong to.
+    /// Fingerprint of model, readout and rule.
     pub(super) fingerprint: String,
     /// Number of the newest bin in the restored state.
     pub(super) resumed_after: Option<u64>,
-    /// It reads by the readout that the session had found for itself before a restart; whether its
-    /// labels are to be believed.
+    /// Where the engine uses the readout that the session had found for itself before a restart:
+    /// whether its labels are to be believed.
     pub(super) own_readout: Option<bool>,
 }
 

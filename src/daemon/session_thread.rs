@@ -1,4 +1,4 @@
-//! A session's thread: it owns the numbers.
+//! A session's thread: the only one that touches its engine.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -18,7 +18,8 @@ pub(super) struct Ends {
     pub(super) slot: Option<Arc<SnapshotSlot>>,
 }
 
-/// Owns the numbers. After the first bins it neither allocates nor awaits.
+/// Owns the engine. After the first bins it neither allocates nor waits, but for a full ring of
+/// outcomes and the first state of a larger model.
 pub(super) struct SessionThread {
     engine: Engine,
     /// For the metrics worker, for calibration or warm-up, and for the live page. The latter two
@@ -34,11 +35,11 @@ pub(super) struct SessionThread {
     counts: Vec<f32>,
     active: Vec<bool>,
     bin: u64,
-    /// Where its state is left for the next start.
+    /// Where its state is saved for the next start.
     slot: Option<Arc<SnapshotSlot>>,
-    /// What that state belongs to.
+    /// Fingerprint of model, readout and rule, saved with the state.
     fingerprint: String,
-    /// Bins since it was left.
+    /// Bins since it was saved.
     since_state: u64,
     session: Arc<SessionHandle>,
     /// Largest count that the model distinguishes from larger ones.
@@ -108,7 +109,7 @@ impl SessionThread {
             Kind::Missing(n) => {
                 let width = self.session.port.width_ns();
                 for i in 0..u64::from(n) {
-                    // The header's time is that of the bin behind the gap.
+                    // The header's time is that of the bin after the gap.
                     let before = width.saturating_mul((u64::from(n) - i) as i64);
                     let rig_time_ns = match header.rig_time_ns {
                         0 => 0,

@@ -8,14 +8,14 @@ struct Slot {
     tape: Tape,
     sequence: u64,
     fingerprint: String,
-    /// Left since it was found last.
+    /// Stored since it was taken last.
     fresh: bool,
 }
 
 /// A state as it was found.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Found {
-    /// What its numbers belong to.
+    /// Fingerprint of model, readout and rule.
     pub(super) fingerprint: String,
     /// The newest bin's number, as the rig sent it.
     pub(super) sequence: u64,
@@ -36,12 +36,14 @@ impl SnapshotSlot {
     pub(super) fn new(engine: &mut Engine, every: u64) -> Self {
         let mut tape = Tape::default();
         engine.state(&mut tape);
+        // Room for a SHA-256, so that writing one allocates nothing.
         let held = Slot { tape, sequence: 0, fingerprint: "0".repeat(64), fresh: false };
         Self { held: Mutex::new(held), every: every.max(1) }
     }
 
-    /// Between two bins: takes the state down where it is time. Neither blocks nor allocates; where
-    /// the place is being read, the next bin does it.
+    /// Between two bins: takes the state down where it is time. Never blocks: where the place is
+    /// being read, the next bin does it. Allocates only for the first state of a larger model that
+    /// took over.
     pub(super) fn store(
         &self,
         engine: &mut Engine,

@@ -3,8 +3,8 @@
 
 use std::collections::HashMap;
 use std::os::unix::net::UnixDatagram;
-use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use crate::bus::{Condition, Registry, SessionHandle};
@@ -20,9 +20,9 @@ const CALM: Duration = Duration::from_secs(5);
 const RESET_SHOWN: Duration = Duration::from_secs(10);
 /// Unknown dynamics are a mismatch from this time on, seconds.
 const MISMATCH_S: f64 = 30.0;
-/// In a window of this many bins...
+/// Counts beyond the model are looked at in windows of this many bins.
 const BEYOND_BINS: u64 = 100;
-/// ...more than this share with counts beyond the model is a condition.
+/// A larger share of a window's bins with counts beyond the model is a condition.
 const BEYOND_SHARE: f64 = 0.01;
 /// A session is stuck when bins wait and none is processed for this long.
 const STUCK: Duration = Duration::from_secs(5);
@@ -69,9 +69,9 @@ impl Counts {
                 "expected bins to be done as they come, found {waiting} that wait and \
                  {overloaded} refused for want of room"
             ),
-            Condition::FilterDegenerate => format!(
-                "expected hypotheses to keep their numbers, found {resets} restarted so far"
-            ),
+            Condition::FilterDegenerate => {
+                format!("expected hypotheses that stay finite, found {resets} restarted so far")
+            }
             Condition::ModelMismatch => {
                 format!("expected dynamics that the model knows, found others for {strange_s:.0} s")
             }
@@ -86,6 +86,7 @@ impl Counts {
 
 /// A session as seen by the checks so far.
 struct Seen {
+    session: Weak<SessionHandle>,
     bins: u64,
     /// When bins were last done, or none waited.
     progress: Instant,
@@ -99,8 +100,9 @@ struct Seen {
 }
 
 impl Seen {
-    fn at_first(counts: &Counts, now: Instant) -> Self {
+    fn at_first(session: &Arc<SessionHandle>, counts: &Counts, now: Instant) -> Self {
         Self {
+            session: Arc::downgrade(session),
             bins: counts.bins,
             progress: now,
             overloaded: 0,
@@ -113,10 +115,6 @@ impl Seen {
     }
 
     fn update(&mut self, counts: &Counts, now: Instant) {
-        // Another session has taken the name.
-        if counts.bins < self.counted.0 {
-            (self.counted, self.beyond) = ((counts.bins, 0), false);
-        }
         if counts.bins != self.bins || counts.waiting == 0 {
             (self.bins, self.progress) = (counts.bins, now);
         }
@@ -235,8 +233,12 @@ impl Supervisor {
         now: Instant,
     ) -> bool {
         let counts = Counts::of(session);
-        let seen =
-            seen.entry(session.name().to_owned()).or_insert_with(|| Seen::at_first(&counts, now));
+        let first = || Seen::at_first(session, &counts, now);
+        let seen = seen.entry(session.name().to_owned()).or_insert_with(first);
+        if !std::ptr::eq(seen.session.as_ptr(), Arc::as_ptr(session)) {
+            // Another session has taken the name.
+            *seen = first();
+        }
         seen.update(&counts, now);
         let stuck = now.duration_since(seen.progress) > STUCK;
         let holds = |condition| match condition {

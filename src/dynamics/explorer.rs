@@ -22,9 +22,9 @@ const RENORMALISE_EVERY: usize = 4;
 const TRANSIENT_BINS: usize = 96;
 /// Time of a run that its exponents remember, seconds.
 const MEMORY_S: f64 = 20.0;
-/// States of a run that its frequency is read from...
+/// States of a run that its frequency is read from.
 const TRACE: usize = 512;
-/// ...and the time between them, at least, seconds.
+/// Least time between two of these states, seconds.
 const TRACE_STEP_S: f64 = 0.01;
 /// Filtered states kept as starts in the search of fixed points, the newest first.
 const STARTS: usize = 5;

@@ -1,4 +1,5 @@
-//! What a model's low-rank network does: spectra of its linearisation, Lyapunov exponents.
+//! What a model's low-rank network does: spectra of its linearisation, Lyapunov exponents, fixed
+//! points, forecasts; and measures of the counts alone.
 
 mod eigenvalues;
 mod estimate;

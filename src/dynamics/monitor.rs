@@ -170,6 +170,11 @@ impl Monitor {
         self.latents.push(latent);
     }
 
+    /// Latents are missing here: what is measured over time starts over.
+    pub(crate) fn skip_latents(&mut self) {
+        self.latents.kept.clear();
+    }
+
     /// Everything, from the newest state; `None` where the spectrum is not finite.
     pub(crate) fn refresh(&mut self, model: &Model, at: &Position<'_>) -> Option<Reading> {
         if at.label != self.label {

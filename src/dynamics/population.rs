@@ -7,9 +7,9 @@ use super::estimate::{Estimate, NORMAL_HALF_WIDTH};
 /// Longest lag of the regression, seconds, and most lags.
 const LAG_MAX_S: f64 = 0.5;
 const LAGS_MAX: usize = 50;
-/// Sums are kept in blocks of this length, seconds...
+/// Sums are kept in blocks of this length, seconds.
 const BLOCK_S: f64 = 5.0;
-/// ...of which the newest this many count.
+/// Number of blocks that count, the newest ones.
 const BLOCKS: usize = 24;
 /// Blocks that an interval is made from at least.
 const BLOCKS_MIN: usize = 4;
@@ -17,9 +17,9 @@ const BLOCKS_MIN: usize = 4;
 const TIMESCALE_S: [f64; 2] = [0.002, 20.0];
 /// Width of the windows whose counts' covariances are taken, seconds.
 const WINDOW_S: f64 = 1.0;
-/// Windows that are kept...
+/// Windows that are kept.
 const WINDOWS: usize = 240;
-/// ...and the smallest usable number.
+/// Smallest number of windows that a radius is made from.
 const WINDOWS_MIN: usize = 30;
 /// Groups of channels that the radius' interval is made from, each left out in turn.
 const GROUPS: usize = 10;

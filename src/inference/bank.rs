@@ -134,7 +134,7 @@ impl FilterBank {
         &self.estimate
     }
 
-    /// How often a hypothesis lost its numbers and was restarted at its prior.
+    /// How often a hypothesis became non-finite and was restarted at its prior.
     #[must_use]
     pub fn resets(&self) -> u64 {
         self.resets
@@ -179,10 +179,11 @@ impl FilterBank {
     pub fn resume(&mut self, tape: &mut Tape) -> bool {
         // Words from a disk may be anything.
         self.state(tape);
+        let e = &self.estimate;
+        let signs = [e.novelty, e.innovation_runs, e.embedding_distance];
         let sound = self.hypotheses.iter().all(|h| h.is_sound(&self.layout))
-            && self.hypotheses.iter().any(|h| h.log_weight.is_finite())
             && self.channels.is_sound()
-            && [self.estimate.novelty, self.estimate.innovation_runs].iter().all(|v| v.is_finite());
+            && signs.iter().chain(&self.slow_mean).chain(&self.slow_cov).all(|v| v.is_finite());
         if sound {
             self.summarise();
         } else {
@@ -271,7 +272,7 @@ impl FilterBank {
     /// Subtracts the log total from all log weights and returns it.
     #[inline(always)]
     pub(super) fn normalise(&mut self) -> f32 {
-        // A hypothesis that has lost its numbers must not spoil the others' weights; it is
+        // A hypothesis that became non-finite must not spoil the others' weights; it is
         // restarted after this.
         let finite = |h: &Hypothesis| if h.log_weight.is_finite() { h.log_weight } else { -1e30 };
         let top = self.hypotheses.iter().map(finite).fold(f32::NEG_INFINITY, f32::max);

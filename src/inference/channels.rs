@@ -33,8 +33,10 @@ impl Default for Adaptation {
     }
 }
 
-/// Pseudo-counts of a gain of 1, in addition to the observed spikes.
+/// Pseudo-counts of a gain of 1, in addition to the observed spikes: the gain of a channel that
+/// fires at 1 Hz moves by its own spikes within about 20 s.
 const GAIN_PSEUDO_COUNT: f32 = 20.0;
+/// Beyond these a channel has another unit or none, which a gain does not describe.
 const GAIN_BOUNDS: [f32; 2] = [0.05, 20.0];
 /// Gains enter the baselines once in this many bins, because a logarithm is not cheap.
 const GAIN_EVERY: u32 = 16;
@@ -47,7 +49,8 @@ const ARTEFACT: [f32; 2] = [2.5, 6.0];
 const ARTEFACT_S_MAX: f64 = 0.5;
 /// Time constant of the signs of unknown dynamics, seconds: novelty rises that late at most.
 pub(crate) const NOVELTY_WINDOW_S: f64 = 1.0;
-/// Time over which the expected counts of a bin are averaged for that, seconds.
+/// Time over which the expected counts of a bin are averaged before they are compared with an
+/// artefact's, seconds.
 const TOTAL_WINDOW_S: f64 = 0.1;
 
 /// The channels of a session.
@@ -149,6 +152,7 @@ impl Channels {
         tape.float(&mut self.total);
         tape.word(&mut self.artefacts_in_a_row);
         tape.word(&mut self.bins_to_gains);
+        // A 0 from a disk would make the countdown underflow.
         self.bins_to_gains = self.bins_to_gains.clamp(1, GAIN_EVERY);
         self.weigh();
     }

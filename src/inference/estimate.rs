@@ -24,8 +24,8 @@ pub struct Estimate {
     pub log_likelihood: f32,
     /// The larger of the next two over its limit: above 1, the dynamics are none the model knows.
     pub novelty: f32,
-    /// Squared residuals smoothed over 1 s, over all channels, over what white innovations give: 1
-    /// by chance.
+    /// Squared residuals, smoothed over 1 s and summed over channels, divided by what white
+    /// innovations give: 1 by chance.
     pub innovation_runs: f32,
     /// Squared Mahalanobis distance of the embedding from the nearest component of the regime
     /// prior, over its dimensions, smoothed over 1 s.

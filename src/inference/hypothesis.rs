@@ -6,10 +6,10 @@ use super::kernels::{axpy, dot, exp, gemv_t, invert, ln_1p, tanh};
 use super::layout::{Bin, Layout, Scratch};
 use crate::model::RANK_MAX;
 
-/// A step that lowers the log density of latents and counts by more than this, nats, goes too far:
-/// it is halved...
+/// A step that lowers the log density of latents and counts by more than this, nats, goes too far,
+/// and is halved.
 pub(super) const STEP_LOSS_MAX: f32 = 0.01;
-/// ...this many times at most.
+/// A step that goes too far is halved this many times at most.
 pub(super) const HALVINGS: usize = 6;
 /// One Gaussian over `(kappa, e)`.
 #[derive(Debug, Clone)]
@@ -271,6 +271,8 @@ impl Hypothesis {
             if density >= self.predicted - STEP_LOSS_MAX {
                 break;
             }
+            // The mean goes back halfway. The covariance stays that of the whole step: it is the
+            // curvature at the prediction, which says as much about a shorter step.
             share *= 0.5;
             for r in 0..rank {
                 column[r] = -share * self.score[r];
@@ -312,6 +314,7 @@ impl Hypothesis {
     /// True while every number of the hypothesis is finite and every variance positive.
     #[inline(always)]
     pub(super) fn is_sound(&self, l: &Layout) -> bool {
+        // Infinity and NaN times 0 are NaN; unlike `is_finite`, a sum is vectorised.
         self.log_weight.is_finite()
             && self.mean.iter().chain(&self.cov).map(|v| v * 0.0).sum::<f32>() == 0.0
             && (0..l.state).all(|i| self.cov[i * l.stride + i] > 0.0)

@@ -58,7 +58,7 @@ pub(crate) fn padded_row(len: usize) -> usize {
     len.div_ceil(LANES) * LANES
 }
 
-/// `exp(x)` within 2 ulp for |x| < 87, clamped beyond; no branch, so loops over it vectorise.
+/// `exp(x)` within 3 ulp for |x| < 87, clamped beyond; no branch, so loops over it vectorise.
 #[inline(always)]
 pub(crate) fn exp(x: f32) -> f32 {
     const MAGIC: f32 = 12_582_912.0; // 1.5 * 2^23: adding it rounds to the nearest integer
@@ -228,11 +228,11 @@ mod tests {
             let x = i as f32 * 0.004;
             let expected = f64::from(x).exp();
             assert!(
-                ((f64::from(exp(x)) - expected) / expected).abs() < 4e-6,
+                ((f64::from(exp(x)) - expected) / expected).abs() < 3.6e-7,
                 "exp({x}) = {} expected {expected}",
                 exp(x)
             );
-            assert!((f64::from(tanh(x)) - f64::from(x).tanh()).abs() < 4e-7, "tanh({x})");
+            assert!((f64::from(tanh(x)) - f64::from(x).tanh()).abs() < 2e-7, "tanh({x})");
             let positive = exp(0.2 * x);
             let expected = f64::from(positive).ln_1p();
             let relative = (f64::from(ln_1p(positive)) - expected) / expected;

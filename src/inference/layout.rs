@@ -227,7 +227,8 @@ pub(super) fn gram(readout: &Readout, rank: usize) -> Vec<f32> {
     gram
 }
 
-/// Inverse of a component's covariance, `[embedding, embedding]`.
+/// Inverse of a component's covariance, `[embedding, embedding]`. The checkpoint's checks and the
+/// floor of a fitted prior exclude a singular one; its distance would be 0 everywhere.
 pub(super) fn precision(component: &Component) -> Vec<f32> {
     let d = component.mean.len();
     let cov = component.covariance.iter().map(|&x| f64::from(x));

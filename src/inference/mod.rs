@@ -1,5 +1,5 @@
-//! The online fit: a bank of extended Kalman filters over `(kappa, e)` with Poisson counts, mixed
-//! by a hazard rate (interacting multiple models). No clock, no I/O, no allocation after
+//! The online fit: a bank of extended Kalman filters over `(kappa, e)` with Poisson or negative
+//! binomial counts, mixed by hazard rates (interacting multiple models). No clock, no I/O, no allocation after
 //! construction.
 
 mod bank;

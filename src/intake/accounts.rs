@@ -40,12 +40,12 @@ impl Count {
     }
 
     fn add(&self, n: u64) {
-        self.total.fetch_add(n, Ordering::Relaxed);
+        self.total.fetch_add(n, Ordering::Release);
         self.shown.increment(n);
     }
 
     fn get(&self) -> u64 {
-        self.total.load(Ordering::Relaxed)
+        self.total.load(Ordering::Acquire)
     }
 }
 
@@ -85,10 +85,10 @@ impl Accounts {
             self.late.add(n);
             return;
         }
-        self.rejected.fetch_add(n, Ordering::Relaxed);
+        self.rejected.fetch_add(n, Ordering::Release);
         self.metrics.rejected(reason_name(refusal.reason), n);
         if refusal.reason == RejectReason::Overload {
-            self.overloaded.fetch_add(n, Ordering::Relaxed);
+            self.overloaded.fetch_add(n, Ordering::Release);
         }
     }
 
@@ -113,14 +113,13 @@ impl Accounts {
 
     /// Current totals, with `waiting` bins in the ring.
     pub(super) fn totals(&self, waiting: usize) -> Totals {
-        Totals {
-            received: self.received.get(),
-            accepted: self.accepted.get(),
-            missing: self.missing.get(),
-            late: self.late.get(),
-            rejected: self.rejected.load(Ordering::Relaxed),
-            overloaded: self.overloaded.load(Ordering::Relaxed),
-            waiting: waiting as u64,
-        }
+        // Received is read last and counted first: a bin between the two is seen as received with
+        // its fate to come, and never the other way round.
+        let (accepted, missing, late) = (self.accepted.get(), self.missing.get(), self.late.get());
+        let (overloaded, rejected) = (&self.overloaded, &self.rejected);
+        let overloaded = overloaded.load(Ordering::Acquire);
+        let rejected = rejected.load(Ordering::Acquire);
+        let received = self.received.get();
+        Totals { received, accepted, missing, late, rejected, overloaded, waiting: waiting as u64 }
     }
 }

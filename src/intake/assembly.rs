@@ -18,7 +18,8 @@ use crate::clock::Received;
 use crate::telemetry::AssemblyMetrics;
 use crate::wire::{Counts, RejectReason, Spikes};
 
-/// Most open bins: events further ahead are refused, unless several in a row agree.
+/// Most open bins, which bounds the memory of a session: events further ahead are refused, unless
+/// several in a row agree.
 const OPEN_BINS_MAX: usize = 512;
 /// Bin numbers from here on are nonsense, whatever the clock.
 const BIN_MAX: u64 = 1 << 60;
@@ -42,6 +43,8 @@ struct Inner {
 pub struct Assembly {
     port: Arc<Port>,
     settings: AssemblySettings,
+    /// Most open bins.
+    open_max: usize,
     /// Held for a whole message, so that its events are placed together, and while bins close.
     inner: Mutex<Inner>,
     metrics: AssemblyMetrics,
@@ -62,6 +65,7 @@ impl Assembly {
                 next_message: HashMap::new(),
                 begins: false,
             }),
+            open_max: open,
             port,
             settings,
             stirred: Notify::new(),
@@ -340,7 +344,7 @@ impl Assembly {
                 let first = inner.binner.first().unwrap_or(0);
                 format!(
                     "expected bins from {first} to {}, found {}",
-                    first + OPEN_BINS_MAX as u64,
+                    first + self.open_max as u64 - 1,
                     event.bin
                 )
             }),
@@ -350,8 +354,8 @@ impl Assembly {
     fn account(&self, taken: &SpikesTaken) {
         self.metrics.binned.increment(taken.binned);
         self.metrics.late.increment(taken.late);
-        if let Some(refusal) = &taken.refused {
-            self.metrics.rejected(reason_name(refusal.reason), taken.rejected);
+        for (reason, n) in &taken.reasons {
+            self.metrics.rejected(reason_name(*reason), *n);
         }
     }
 

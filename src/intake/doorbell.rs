@@ -54,7 +54,7 @@ impl Doorbell {
 
     /// On the thread: what `look` finds.
     pub(crate) fn answer<T>(&self, look: impl FnOnce() -> Option<T>) -> Answer<T> {
-        // Asked before there is found to be nothing: what came before closing is done.
+        // Read before looking: a push and a close after the look must not be taken for the end.
         let closed = self.is_closed();
         match look() {
             Some(found) => Answer::Found(found),

@@ -135,6 +135,8 @@ impl Port {
 
     /// Nothing more is taken; the thread ends when it has done what waits.
     pub fn close(&self) {
+        // Under the lock of offers: none is accepted after the thread may have seen the end.
+        let _entrance = self.enter();
         self.doorbell.close();
     }
 
@@ -186,9 +188,7 @@ impl Port {
     ) -> Result<Accepted, Refusal> {
         self.accounts.received(n);
         // Received is counted before anything is decided, so that every bin is in the accounts.
-        let result = if self.is_closed() {
-            Err(Refusal::new(RejectReason::Overload, "the session is ending"))
-        } else if self.is_paused() {
+        let result = if self.is_paused() {
             Err(Refusal::new(RejectReason::Paused, "the session is paused"))
         } else {
             offer()
@@ -209,6 +209,9 @@ impl Port {
         let first = offered.sequence;
         let last = first.saturating_add(n as u64).saturating_sub(1);
         let mut entrance = self.enter();
+        if self.is_closed() {
+            return Err(Refusal::new(RejectReason::Overload, "the session is ending"));
+        }
         let Entrance { inlet, sequence } = &mut *entrance;
         // All or nothing: a message that does not fit as a whole leaves numbering and ring as they
         // were, so that it can be sent again.
@@ -322,6 +325,21 @@ mod tests {
             (Kind::Bin, 30),
         ];
         assert_eq!(kinds(&mut outlet), expected);
+    }
+
+    #[test]
+    fn what_waits_is_counted_in_bins_whatever_comes_before_them() {
+        let (port, mut outlet) = open();
+        for i in 0..64 {
+            offer(&port, &message(3 * i, 1)).expect("a bin behind a gap is one bin");
+        }
+        assert_eq!((port.totals().waiting, port.room()), (64, 0));
+        assert_eq!(reason(&port, &message(192, 1)), RejectReason::Overload);
+        assert_eq!(kinds(&mut outlet).len(), 128);
+        assert_eq!((port.totals().waiting, port.room()), (0, 64));
+        port.close();
+        assert_eq!(reason(&port, &message(192, 1)), RejectReason::Overload);
+        assert_eq!(port.totals().accepted, 64);
     }
 
     #[test]

@@ -13,10 +13,10 @@ const WINDOWS: usize = 120;
 const NEWEST: usize = 5;
 /// Windows needed before a drift is reported.
 const DRIFT_WINDOWS_MIN: usize = 10;
-/// A difference this far from the offset is no delay...
+/// A difference this far from the offset is no delay, where [`JUMP_RUN`] in a row agree on it.
 const JUMP_NS: i64 = 500_000_000;
-/// ...when this many in a row agree among themselves to within [`AGREE_NS`]: a backlog that is
-/// worked off comes nearer with every message.
+/// Differences in a row that agree among themselves to within [`AGREE_NS`] when a clock was set; a
+/// backlog that is worked off comes nearer with every message.
 const JUMP_RUN: u32 = 20;
 /// The same for a rig's clock that jumped ahead, which no delay explains.
 const JUMP_AHEAD_RUN: u32 = 3;

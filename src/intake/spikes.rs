@@ -16,6 +16,8 @@ pub struct SpikesTaken {
     pub messages_lost: u64,
     /// The last refusal of an event.
     pub refused: Option<Refusal>,
+    /// How many events were refused for each reason.
+    pub(super) reasons: Vec<(RejectReason, u64)>,
     /// The rig's clock was found set: once in a message, so that what a message costs is bounded by
     /// its length.
     pub(super) jumped: bool,
@@ -33,6 +35,29 @@ pub struct Event {
 impl SpikesTaken {
     pub(super) fn refuse(&mut self, reason: RejectReason, detail: impl FnOnce() -> String) {
         self.rejected += 1;
+        match self.reasons.iter_mut().find(|(of, _)| *of == reason) {
+            Some((_, n)) => *n += 1,
+            None => self.reasons.push((reason, 1)),
+        }
         self.refused = Some(Refusal::new(reason, detail()));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn refused_events_are_counted_by_their_own_reasons() {
+        let mut taken = SpikesTaken::default();
+        for reason in [RejectReason::Malformed, RejectReason::UnknownChannel] {
+            taken.refuse(reason, String::new);
+            taken.refuse(RejectReason::UnknownChannel, String::new);
+        }
+        assert_eq!(
+            taken.reasons,
+            [(RejectReason::Malformed, 1), (RejectReason::UnknownChannel, 3)]
+        );
+        assert_eq!(taken.rejected, 4);
     }
 }

@@ -27,7 +27,7 @@ impl LossAccounting {
     }
 }
 
-/// The connection of a session to the rig that it goes to.
+/// The connection of a session to its rig.
 pub struct Status {
     /// Kind and address of the rig, to show.
     pub what: String,

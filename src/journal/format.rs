@@ -96,7 +96,7 @@ pub struct Frames<'a> {
 }
 
 impl<'a> Frames<'a> {
-    /// Of a file's bytes, from `at` on.
+    /// Finds the frames in a file's bytes, from `at` on.
     #[must_use]
     pub fn new(bytes: &'a [u8], at: usize) -> Self {
         Self { bytes, at: at.min(bytes.len()) }

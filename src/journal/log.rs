@@ -6,7 +6,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use bytes::Bytes;
 
-use super::part::{Part, Parts, head, is_begun, name};
+use super::part::{Part, Parts, file_name, head, is_begun};
 use super::record::payload;
 use super::recovery::{Recovery, recover};
 use super::storage::Storage;
@@ -44,7 +44,7 @@ impl<S: Storage> Log<S> {
             let bytes = storage.read(first, HEAD_BYTES)?;
             let head = head(&bytes, first);
             if head.is_none() && !(i + 1 == list.len() && is_begun(&bytes)) {
-                damage.push(format!("the head of file {}", name(first)));
+                damage.push(format!("the head of file {}", file_name(first)));
             }
             parts.push(Part { first, bytes: storage.len(first)?, head });
         }
@@ -99,7 +99,8 @@ impl<S: Storage> Log<S> {
     /// Writes frames, without a sync. `bounds` heads a new file; see [`Self::begins_file`].
     ///
     /// # Errors
-    /// Errors of the storage. The frames must then be written again: into another file.
+    /// Errors of the storage. The frames must then be written again: into another
+    /// file, or into this one where none of it was kept.
     pub(super) fn write(
         &mut self,
         frames: &[(u64, Bytes)],

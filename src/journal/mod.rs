@@ -26,15 +26,17 @@ use bytes::Bytes;
 use tokio::sync::watch;
 
 use crate::clock::wall_ns;
+use crate::sync::locked;
 use crate::telemetry::JournalMetrics;
 use crate::wire::journal_record::What;
 use crate::wire::{Event, JournalRecord};
 use log::Log;
 use record::payload;
-use shared::{RECORD_COST, Shared, Waiting, locked};
+use shared::{RECORD_COST, Shared, Waiting};
 use storage::Folder;
 use writer::{Timeline, Writer};
 
+pub(crate) use part::file_name;
 pub(crate) use reader::NotRetained;
 pub use reader::{Reading, read};
 pub(crate) use recovery::Recovery;
@@ -173,6 +175,12 @@ impl Journal {
             JournalRecord { number: 0, time_ns: wall_ns(), session: session.to_owned(), what };
         let payload = Bytes::from(payload(&record));
         if payload.len() > format::PAYLOAD_BYTES_MAX {
+            if let (Some(What::Event(_)), Some(newest)) =
+                (&record.what, waiting.events.get_mut(session))
+            {
+                // Its number was given under this lock, and goes to the next event.
+                *newest -= 1;
+            }
             self.shared.metrics.dropped.increment(1);
             return None;
         }
@@ -317,6 +325,19 @@ mod tests {
         };
         std::fs::write(file, bytes).expect("written");
         format!("{}: {what}", file.display())
+    }
+
+    #[test]
+    fn an_event_that_is_too_long_uses_no_number() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let (journal, _) = Journal::open(settings(folder.path())).expect("opened");
+        let event = |to: String| Event { session: "a".into(), to, ..Event::default() };
+        journal.add_event(&mut event("first".into())).expect("taken");
+        assert!(journal.add_event(&mut event("x".repeat(format::PAYLOAD_BYTES_MAX))).is_none());
+        let mut next = event("second".into());
+        journal.add_event(&mut next).expect("taken");
+        assert_eq!((next.event_sequence, journal.newest_event("a")), (2, 2));
+        assert!(journal.close());
     }
 
     #[test]

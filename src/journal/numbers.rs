@@ -33,7 +33,7 @@ pub(super) struct Kept {
 }
 
 fn read(bytes: &[u8]) -> Option<(u64, Bounds, i64)> {
-    // What follows is of a longer one before.
+    // Bytes after the frame are left from an earlier, longer record.
     let Some(Found::Frame { number, payload }) = Frames::new(bytes, 0).next() else { return None };
     let record = record(number, &bytes[payload])?;
     match record.what {

@@ -5,6 +5,7 @@ use std::sync::{Arc, RwLock};
 use super::format;
 use super::format::{Found, Frames, HEADER_BYTES};
 use super::record::record;
+use super::storage::ENDING;
 use crate::wire::Bounds;
 use crate::wire::journal_record::What;
 
@@ -23,9 +24,9 @@ pub(super) struct Part {
 /// The files, shared with readers while they are written.
 pub(super) type Parts = Arc<RwLock<Vec<Part>>>;
 
-/// A file's name.
-pub(super) fn name(first: u64) -> String {
-    format!("{first:020}.rgj")
+/// Name of the file whose first record has the number `first`.
+pub(crate) fn file_name(first: u64) -> String {
+    format!("{first:020}.{ENDING}")
 }
 
 /// Reads the head of a file.

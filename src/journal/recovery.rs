@@ -6,7 +6,7 @@ use std::io;
 
 use super::format::{FRAME_BYTES, Found, Frames, HEADER_BYTES};
 use super::numbers::Kept;
-use super::part::{Part, name};
+use super::part::{Part, file_name};
 use super::record::record;
 use super::storage::Storage;
 use crate::wire::Bounds;
@@ -156,7 +156,7 @@ impl Scan {
         let at_most = if by_number > 0 { by_number } else { by_size };
         let at_most = at_most.min(next.saturating_sub(last));
         if at_most == 0 {
-            let damage = format!("{damaged} bytes at the end of file {}", name(file));
+            let damage = format!("{damaged} bytes at the end of file {}", file_name(file));
             self.found.damage.push(damage);
             return;
         }
@@ -173,7 +173,7 @@ impl Recovery {
             self.id.clone_from(&kept.journal_id);
         }
         if kept.file > 0 && parts.iter().all(|p| p.first != kept.file) {
-            self.damage.push(format!("file {} is gone", name(kept.file)));
+            self.damage.push(format!("file {} is gone", file_name(kept.file)));
         }
         if kept.last_record > self.last {
             let first = self.lost.map_or(self.last + 1, |l| l.0);

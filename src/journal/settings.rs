@@ -10,7 +10,7 @@ pub enum Sync {
     /// come while a sync runs share the next.
     Commit,
     /// Once the system has it: nothing announced is lost when the process dies, up to this much
-    /// when the power fails.
+    /// when the power or a sync fails.
     Interval(Duration),
 }
 

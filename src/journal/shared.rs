@@ -1,7 +1,7 @@
 //! What those who add records share with the thread that writes them.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Condvar, Mutex};
 
 use bytes::Bytes;
 use tokio::sync::watch;
@@ -36,8 +36,4 @@ pub(super) struct Shared {
     pub(super) parts: Parts,
     pub(super) id: String,
     pub(super) metrics: JournalMetrics,
-}
-
-pub(super) fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -4,12 +4,13 @@ use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 
+use super::part::file_name;
 use crate::files;
 
 /// Longest file of numbers.
 const NUMBERS_BYTES_MAX: u64 = 4 << 20;
 /// Ending of a journal's files.
-const ENDING: &str = "rgj";
+pub(super) const ENDING: &str = "rgj";
 
 /// Files that are written from the front and never changed, each known by the number of its first
 /// frame.
@@ -70,7 +71,7 @@ impl Folder {
     }
 
     fn path(&self, first: u64) -> PathBuf {
-        self.0.join(format!("{first:020}.{ENDING}"))
+        self.0.join(file_name(first))
     }
 
     fn numbers_path(&self, slot: usize) -> PathBuf {

@@ -17,9 +17,10 @@ use super::log::Log;
 use super::record::record;
 use super::recovery::Recovery;
 use super::settings::Sync;
-use super::shared::{RECORD_COST, Shared, locked};
+use super::shared::{RECORD_COST, Shared};
 use super::storage::Folder;
 use crate::clock::wall_ns;
+use crate::sync::locked;
 use crate::wire::journal_record::What;
 use crate::wire::{Bounds, JournalRecord};
 
@@ -29,7 +30,7 @@ const GROUP_BYTES_MAX: usize = 4 << 20;
 const RETRY: Duration = Duration::from_millis(250);
 /// Between looks at size and age.
 const RETAIN_EVERY: Duration = Duration::from_secs(10);
-/// The numbers are written to their second place at least so often.
+/// The numbers are written to their second place at least this often.
 const NUMBERS_EVERY: Duration = Duration::from_secs(600);
 /// Time between two runs that counts at most for the age of records, ns.
 const AWAY_MAX_NS: i64 = 7 * 86_400 * 1_000_000_000;
@@ -217,7 +218,8 @@ impl Writer {
     }
 
     fn failed(&mut self, error: &std::io::Error) {
-        // The next group writes unsynced records again.
+        // With `Sync::Commit`, the next group writes unsynced records again. With an interval they
+        // were kept when the system had them, and are not written twice.
         self.unsynced = None;
         self.shared.metrics.failures.increment(1);
         let reason = error.to_string();

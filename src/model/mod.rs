@@ -42,6 +42,8 @@ pub(crate) const UNITS_MAX: usize = 4096;
 pub(crate) const HIDDEN_MAX: usize = 1024;
 /// Largest number of channels of a session.
 pub(crate) const CHANNELS_MAX: usize = 8192;
+/// Usual bounds of a log rate, natural log of counts per bin.
+pub(crate) const LOG_RATE_BOUNDS: [f32; 2] = [-8.0, 4.0];
 /// Largest number of mixture components over all regimes.
 pub(crate) const COMPONENTS_MAX: usize = 256;
 
@@ -211,7 +213,7 @@ impl OnlineSettings {
             temperature: 1.0,
             novelty_limits: NoveltyLimits::NONE,
             operating_points: Vec::new(),
-            log_rate_bounds: [-8.0, 4.0],
+            log_rate_bounds: LOG_RATE_BOUNDS,
         }
     }
 }

@@ -49,8 +49,8 @@ impl Grid {
         clamped(bin)
     }
 
-    /// The first bin that begins at a time or later, and the first that ends after it: those
-    /// between two times lie whole within them.
+    /// The first bin that begins at `from_s` or later, and the first that ends after `to_s`: the
+    /// bins from the one to before the other lie whole between the two times.
     pub(super) fn whole(self, from_s: f64, to_s: f64) -> (i64, i64) {
         let from = match self.width_ns {
             Some(width) => clamped(-(-(nanoseconds(from_s))).div_euclid(width)),

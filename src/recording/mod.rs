@@ -13,7 +13,7 @@ mod nwb;
 use ndarray::{Array2, Axis};
 use std::path::{Path, PathBuf};
 
-use crate::model::whole_ratio;
+use crate::model::{COUNT_MAX, whole_ratio};
 pub use archive::write;
 pub(crate) use archive::{Archive, numbered, trial_starts};
 pub(crate) use columns::Column;
@@ -239,7 +239,8 @@ impl Recording {
     }
 
     /// Sums bins into wider ones of `bin_ms` milliseconds, trial by trial; a trial's incomplete
-    /// last bin is dropped. A wide bin has the label that most of its bins have.
+    /// last bin is dropped. A wide bin has the label that most of its bins have, and a sum beyond
+    /// [`COUNT_MAX`] is that.
     ///
     /// # Errors
     /// When `bin_ms` is not a whole multiple of the recorded width.
@@ -260,7 +261,9 @@ impl Recording {
             let mut counts = Array2::<u16>::zeros((bins, n));
             for (i, narrow) in trial.counts.rows().into_iter().take(bins * factor).enumerate() {
                 let wide = counts.row_mut(i / factor);
-                wide.into_iter().zip(narrow).for_each(|(w, c)| *w = w.saturating_add(*c));
+                wide.into_iter()
+                    .zip(narrow)
+                    .for_each(|(w, c)| *w = w.saturating_add(*c).min(COUNT_MAX));
             }
             trial.counts = counts;
             trial.regime = trial.regime.chunks_exact(factor).map(majority).collect();

@@ -7,9 +7,9 @@ use crate::model::{Model, OperatingPoint};
 /// When the label in force gives way to another.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct DecisionRule {
-    /// Posterior probability that the new label must reach...
+    /// Posterior probability that the new label must reach, for `dwell_bins` bins in a row.
     pub probability_min: f32,
-    /// ...for this many bins in a row.
+    /// Bins in a row for which the new label must reach `probability_min`.
     pub dwell_bins: u32,
     /// Whether the label may be `unknown`.
     pub unknown: bool,
@@ -27,9 +27,9 @@ impl DecisionRule {
     /// Fraction of a regime's time by which the default rule may be later than the most lenient
     /// one: a label that comes too late is wrong as well.
     pub const LATE_SHARE: f64 = 0.1;
-    /// Default dwell, seconds...
+    /// Default dwell, seconds, but at most [`Self::DWELL_FRACTION`] of the shortest regime's time.
     pub const DWELL_S: f64 = 0.03;
-    /// ...but at most this fraction of the time that the model's shortest regime lasts.
+    /// Largest dwell as a fraction of the time that the model's shortest regime lasts.
     pub const DWELL_FRACTION: f64 = 0.05;
     /// Time before novelty may make the label `unknown`, seconds.
     pub const NOVELTY_WARM_UP_S: f64 = 1.0;
@@ -144,6 +144,12 @@ impl Tracker {
             confident_bins: 0,
             onset: OnsetFinder::new(model),
         }
+    }
+
+    /// The rule that it decides by.
+    #[must_use]
+    pub(crate) fn rule(&self) -> &DecisionRule {
+        &self.rule
     }
 
     /// The label in force; until the first decision, `None`.

@@ -89,7 +89,7 @@ impl Engine {
         self.trusted
     }
 
-    /// Which channels inform.
+    /// Sets which channels inform.
     pub fn set_active(&mut self, active: impl Iterator<Item = bool>) {
         self.bank.set_active(active);
     }
@@ -130,7 +130,7 @@ impl Engine {
         self.bank.n_channels()
     }
 
-    /// Hypotheses that lost their numbers so far.
+    /// Hypotheses that became non-finite and were restarted so far.
     #[must_use]
     pub(crate) fn filter_resets(&self) -> u64 {
         self.bank.resets()
@@ -188,6 +188,9 @@ mod tests {
             engine.push(Some(&counts(at, n)));
             let sum: f32 = engine.estimate().posterior.iter().sum();
             assert!((sum - 1.0).abs() < 1e-4, "word {at}: {sum}");
+            let e = engine.estimate();
+            let signs = [e.novelty, e.innovation_runs, e.embedding_distance, e.participation_ratio];
+            assert!(signs.iter().all(|v| v.is_finite()), "word {at}: {signs:?}");
         }
     }
 

@@ -89,7 +89,8 @@ impl OnsetFinder {
         let n = self.states;
         let reach = self.seen.min(self.bins_max as u64) - 1;
         let mut bins_ago = [0u64; 3];
-        let mut found = [false; 3];
+        // The lowest quantile is passed last: the search ends with it.
+        let mut lowest_passed = false;
         let mut since = 1.0f64;
         for ago in 0..=reach {
             // `since` is the probability that it holds since `ago` bins ago or longer.
@@ -97,10 +98,10 @@ impl OnsetFinder {
                 if since >= *q {
                     bins_ago[i] = ago;
                 } else {
-                    found[i] = true;
+                    lowest_passed |= i == 0;
                 }
             }
-            if found[0] || ago == reach {
+            if lowest_passed || ago == reach {
                 break;
             }
             let before = self.at(ago + 1);

@@ -11,20 +11,21 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use futures_util::task::AtomicWaker;
 
-/// Time for a connection's first whole request...
+/// Time for a connection's first whole request.
 pub(super) const FIRST_REQUEST: Duration = Duration::from_secs(10);
-/// ...and between two requests there is no more than this.
+/// Longest time between two requests.
 pub(super) const IDLE: Duration = Duration::from_secs(300);
 /// A connection that has been idle for this long may lose its place to a newcomer.
 const GIVES_WAY: Duration = Duration::from_secs(1);
-/// A request whose answer is not read for this long no longer keeps its connection's place...
+/// A request whose answer is not read for this long no longer keeps its connection's place.
 const NOT_TAKEN: Duration = Duration::from_secs(10);
-/// ...and a connection that reads nothing for this long is cut.
+/// A connection that reads nothing for this long is cut.
 const TAKES_NOTHING: Duration = Duration::from_secs(60);
-/// Bytes sent to one connection that it has not taken, at most...
+/// Bytes sent to one connection that it has not taken, at most.
 const UNTAKEN_MAX: usize = 4 << 20;
-/// ...and where those of all connections are more than this, the less.
+/// Where those of all connections are more than this, [`UNTAKEN_MAX_IN_NEED`] counts.
 const UNTAKEN_ALL_MAX: usize = 32 << 20;
+/// The same as [`UNTAKEN_MAX`], where all connections together leave too much.
 const UNTAKEN_MAX_IN_NEED: usize = 64 << 10;
 
 /// Bytes of all connections to one port that were not taken.
@@ -42,7 +43,7 @@ impl Untaken {
         self.0.fetch_sub(bytes, Ordering::Relaxed);
     }
 
-    /// There is so much that each connection may leave less.
+    /// Whether there is so much that each connection may leave only [`UNTAKEN_MAX_IN_NEED`].
     #[must_use]
     pub(crate) fn is_much(&self) -> bool {
         self.0.load(Ordering::Relaxed) > UNTAKEN_ALL_MAX
@@ -220,7 +221,7 @@ impl Connection {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Why it has outstayed at `now`, or when that is to be asked again.
+    /// `Err`: why the connection must be cut at `now`; `Ok`: when to ask next.
     pub(super) fn overdue(&self, now: Instant) -> Result<Instant, &'static str> {
         let state = self.locked();
         if state.stuck_since().is_some_and(|since| since + TAKES_NOTHING <= now) {
@@ -311,13 +312,13 @@ impl Connection {
         (now.saturating_duration_since(state.since) > GIVES_WAY).then_some(state.since)
     }
 
-    /// It is to end: its place is another's.
+    /// Ends the connection, because its place was given to another.
     pub(super) fn give_up(&self) {
         self.given_up.store(true, Ordering::Release);
         self.waker.wake();
     }
 
-    /// Ready when it is to end.
+    /// Ready when the connection is to end.
     pub(super) fn poll_given_up(&self, context: &mut Context<'_>) -> Poll<()> {
         self.waker.register(context.waker());
         if self.given_up.load(Ordering::Acquire) { Poll::Ready(()) } else { Poll::Pending }

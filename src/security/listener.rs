@@ -29,7 +29,7 @@ const WAITING: usize = 64;
 /// Bytes of a request of HTTP/1: a head.
 const REQUEST_BYTES_MAX: usize = 16 << 10;
 /// After an error of the system's, the next connection is taken so much later.
-const AFTER_ERROR: Duration = Duration::from_millis(100);
+pub(crate) const AFTER_ERROR: Duration = Duration::from_millis(100);
 
 /// How many connections there may be at one port.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -105,7 +105,7 @@ impl Admission {
     /// that has nothing to do makes room.
     ///
     /// # Errors
-    /// Counted; names the bound.
+    /// The bound that is reached; the refusal is counted.
     pub(crate) fn place(&self, address: Option<SocketAddr>) -> Result<Place, &'static str> {
         let refused = |reason| {
             telemetry::connection_cut(reason);
@@ -383,7 +383,7 @@ pub(crate) fn admit(listener: TcpListener, how: Listening) -> io::Result<Incomin
                     continue;
                 }
             };
-            // A refused one is dropped here, and counted there.
+            // `place` has counted one that it refuses.
             let Ok(place) = how.admission.place(Some(from)) else { continue };
             let (sender, tls) = (sender.clone(), how.tls.clone());
             tokio::spawn(async move {

@@ -11,6 +11,8 @@ mod tokens;
 pub(crate) use connection::{Peer, Untaken};
 pub(crate) use guard::{Answer, Guarded};
 pub(crate) use in_flight::{Account, InFlight};
-pub(crate) use listener::{Admission, Incoming, Limits, Listening, Place, admit, admit_unix};
+pub(crate) use listener::{
+    AFTER_ERROR, Admission, Incoming, Limits, Listening, Place, admit, admit_unix,
+};
 pub(crate) use tls::{Tls, TlsFiles};
 pub(crate) use tokens::{Denied, Role, Roles, TokenFile, Tokens};

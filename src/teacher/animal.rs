@@ -51,11 +51,11 @@ const FREQUENCY_HZ: [f64; 2] = [0.7, 4.0];
 /// Angle by which tasks turn a regime's plane, radians (standard deviation).
 const PLANE_TURN: f64 = 0.25;
 
-/// Rank of random networks of low rank, the matrices that they are mixtures of, and their usual
-/// gain `g` (the scale of JEDI's synthetic teachers, arXiv 2603.10489).
+/// Rank of random networks of low rank (the scale of JEDI's synthetic teachers, arXiv 2603.10489).
 const LOW_RANK: usize = 5;
+/// Number of matrices that these networks are mixtures of.
 const LOW_RANK_PATTERNS: usize = 3;
-/// Gain of [`Regime::RandomLowRank`].
+/// Usual gain `g` of these networks, [`Regime::RandomLowRank`].
 const LOW_RANK_GAIN: f64 = 1.8;
 
 /// From one day to another: share of channels that record another unit, standard deviations of the

@@ -135,7 +135,7 @@ declared! {
         Gauge LOG_LIKELIHOOD "regimed_log_likelihood" ["session"]
             "One-step predictive log-likelihood, nats per channel and bin."
         Counter RESETS "regimed_filter_resets_total" ["session"]
-            "Hypotheses that lost their numbers and restarted."
+            "Hypotheses that became non-finite and were restarted."
         Gauge PARTICIPATION "regimed_participation_ratio" ["session"]
             "Participation ratio of the log rates' covariance over the last seconds."
     }

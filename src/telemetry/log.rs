@@ -147,7 +147,7 @@ pub(crate) fn log_to_stderr() -> Result<()> {
     let filter = match std::env::var("REGIMED_LOG") {
         Ok(text) => EnvFilter::try_new(&text).with_context(|| {
             format!(
-                "REGIMED_LOG: expected levels such as 'info' or 'regimed::source=debug,info', \
+                "REGIMED_LOG: expected levels such as 'info' or 'regimed::rigs=debug,info', \
                  found '{text}'"
             )
         })?,

@@ -133,9 +133,9 @@ const QUANTITIES: [Quantity; 18] = [
     ),
 ];
 
-/// Of names and helps of its gauges: the mean's, and those of the interval's ends where there is
-/// one.
 impl Quantity {
+    /// Names and helps of its gauges: the mean's, and those of the interval's ends where there is
+    /// one.
     fn gauges(&self) -> Vec<(String, String)> {
         let Self(stem, unit, help, value) = self;
         let mut gauges = vec![(format!("{stem}{unit}"), format!("{help}."))];
@@ -155,7 +155,7 @@ pub(crate) fn readings() -> Vec<(String, String)> {
     QUANTITIES.iter().flat_map(Quantity::gauges).collect()
 }
 
-/// As a [`Metric`] has it, of every one of [`readings`].
+/// What all of [`readings`] have in common as metrics.
 pub(super) const READING: Metric =
     Metric { name: "", kind: Kind::Gauge, labels: "session", help: "" };
 
@@ -163,7 +163,7 @@ pub(super) const READING: Metric =
 pub(crate) struct Readings(Vec<Gauge>);
 
 impl Readings {
-    /// Of a session: nothing was read yet.
+    /// The readings of a session, of which nothing is known yet.
     #[must_use]
     pub(crate) fn new(session: &str) -> Self {
         let gauge = |(name, _)| gauge!(name, "session" => session.to_owned());

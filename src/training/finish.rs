@@ -12,11 +12,11 @@ use super::trainer::Trainer;
 use crate::model::{Model, values};
 use crate::regime::Verdict;
 
-/// Gaussians per regime that are tried, the first one first...
+/// Gaussians per regime that are tried, in this order.
 const PER_REGIME: [usize; 4] = [2, 4, 6, 8];
-/// ...as long as there are no more of them in all, since each costs time in every bin...
+/// Most Gaussians in all: each costs time in every bin.
 const COMPONENTS_MAX: usize = 32;
-/// ...and the held-out log loss falls by this fraction.
+/// More Gaussians per regime must lower the held-out log loss by this fraction.
 const WORTH_MORE_COMPONENTS: f64 = 0.03;
 /// More Gaussians are tried where the held-out log loss is at most this many times the best before.
 const WORTH_TRYING: f64 = 1.1;
@@ -31,9 +31,9 @@ const REGIME_TIME_S: f64 = 3.0;
 const UNLABELLED_SHARE: f64 = 0.02;
 /// Variance that the embedding's random walk gains per second.
 const EMBEDDING_DRIFT_PER_S: f64 = 1e-5;
-/// Factors of the process noise that are tried in turn...
+/// Factors of the process noise that are tried in turn.
 const PROCESS_NOISE: [f32; 2] = [2.0, 3.0];
-/// ...while the held-out log loss falls by this fraction.
+/// More process noise must lower the held-out log loss by this fraction.
 const WORTH_MORE_NOISE: f64 = 0.005;
 
 /// A finished model and its held-out scores.

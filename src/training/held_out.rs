@@ -7,23 +7,28 @@ use rand_chacha::ChaCha8Rng;
 
 use super::data::{Dataset, HeldOut};
 use super::error::FinishError;
-use crate::inference::{Adaptation, FilterBank};
+use crate::inference::{Adaptation, FilterBank, NOVELTY_WINDOW_S};
 use crate::model::{Model, NoveltyLimits, OperatingPoint, Readout};
 use crate::recording::Counts;
 use crate::regime::{ChangeScore, DecisionRule, Label, Score, Tracker, Verdict};
 
 /// Temperatures tried on held-out streams.
 const TEMPERATURES: [f32; 12] = [0.7, 1.0, 1.3, 1.6, 2.0, 2.5, 3.2, 4.0, 5.0, 7.0, 10.0, 15.0];
-/// Quantile of what known dynamics show of novelty's signs, over bins, that is their limit...
+/// Quantile of novelty's signs over bins of known dynamics, which is their limit before its margin.
 const NOVELTY_QUANTILE: f64 = 0.998;
-/// ...times 1 + this over the root of the streamed seconds: scores are smoothed over 1 s, so a
-/// short recording has hardly shown their range.
+/// Limits are multiplied by 1 + this over the root of the streamed seconds: scores are smoothed
+/// over 1 s, so a short recording has hardly shown their range.
 const NOVELTY_MARGIN: f64 = 5.0;
-/// And times this where no task was held out: the end of a recording is too much like its beginning
+/// Limits are also multiplied by this where no task was held out: the end of a recording is too much like its beginning
 /// to show how far another day, or another task, goes.
 const NOVELTY_MARGIN_KNOWN_TASKS: f64 = 3.0;
-/// Bins before this many seconds do not count for temperature and novelty.
-const SETTLED_S: f64 = 0.5;
+/// The first bins after a change do not count for the temperature, because their counts are still
+/// those of the label before: this many, but no more than half a second.
+const LABEL_SETTLED_BINS: usize = 3;
+const LABEL_SETTLED_S: f64 = 0.5;
+/// Bins of a stream before this many seconds do not count for novelty, whose signs are smoothed
+/// over as long.
+const NOVELTY_SETTLED_S: f64 = NOVELTY_WINDOW_S;
 /// Probabilities a new label must reach that are tried as decision rules.
 const PROBABILITIES: [f32; 13] =
     [0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.93, 0.95, 0.97, 0.98, 0.99, 0.995, 0.998];
@@ -112,7 +117,9 @@ pub(super) fn tune(
     model.online.novelty_limits = NoveltyLimits::NONE;
     let streamed = stream_all(model, data, threads)?;
     let n = model.regime_names.len();
-    let settled = (SETTLED_S / model.bin_width_s).ceil() as usize;
+    let bins = |seconds: f64| (seconds / model.bin_width_s).ceil() as usize;
+    let settled = bins(NOVELTY_SETTLED_S);
+    let label_settled = LABEL_SETTLED_BINS.min(bins(LABEL_SETTLED_S));
     let mut loss = [0.0f64; TEMPERATURES.len()];
     let mut out = vec![0.0f32; n];
     for (stream, streamed) in data.held_out.iter().zip(&streamed) {
@@ -122,8 +129,7 @@ pub(super) fn tune(
         {
             same = if t > 0 && stream.regime[t - 1] == *truth { same + 1 } else { 0 };
             let Some(truth) = truth else { continue };
-            // In the first bins after a change, the counts are still those of before.
-            if same < settled.min(3) {
+            if same < label_settled {
                 continue;
             }
             for (loss, temperature) in loss.iter_mut().zip(TEMPERATURES) {
@@ -137,7 +143,7 @@ pub(super) fn tune(
     let bin_width_s = model.bin_width_s;
     let limit = |of: fn(&Streamed) -> &Vec<f32>| {
         let mut seen: Vec<f32> =
-            streamed.iter().flat_map(|h| of(h).iter().skip(2 * settled).copied()).collect();
+            streamed.iter().flat_map(|h| of(h).iter().skip(settled).copied()).collect();
         seen.sort_by(f32::total_cmp);
         let last = seen.len().checked_sub(1)?;
         let seconds = (last + 1) as f64 * bin_width_s;
@@ -224,7 +230,11 @@ pub(super) fn operating_points(
             streams.swap(i, rng.random_range(0..=i));
         }
         let mut bank = FilterBank::new(model, readout, Adaptation::default())?;
-        trials.iter_mut().for_each(|t| t.score.start_stream());
+        for t in &mut trials {
+            // As the bank is: a session's label and its warm-up are its own.
+            t.tracker = Tracker::new(model, *t.tracker.rule());
+            t.score.start_stream();
+        }
         for stream in streams {
             let mut truths = stream.regime.iter().copied();
             stream.counts.each(stream.regime.len(), |counts| {

@@ -144,7 +144,7 @@ fn maximise(
         .collect()
 }
 
-/// Log density of a normal distribution, up to nothing.
+/// Log density of a normal distribution, with all its constants.
 fn log_normal(x: &DVector<f64>, mean: &DVector<f64>, cov: &DMatrix<f64>) -> f64 {
     let Some(chol) = cov.clone().cholesky() else { return f64::NEG_INFINITY };
     let delta = x - mean;

@@ -5,7 +5,7 @@
 pub(crate) struct Runs(Vec<(usize, usize)>);
 
 impl Runs {
-    /// Of labels in order.
+    /// The runs of equal labels among labels in order.
     pub(crate) fn of(labels: impl Iterator<Item = usize>) -> Self {
         let mut runs: Vec<(usize, usize)> = Vec::new();
         for (bin, label) in labels.enumerate() {

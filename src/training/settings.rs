@@ -1,7 +1,7 @@
 //! How to train.
 
 use super::filter::LossShape;
-use crate::model::Dimensions;
+use crate::model::{Dimensions, LOG_RATE_BOUNDS};
 
 /// Which score of the held-out streams decides which model of a training is kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -42,7 +42,7 @@ pub struct TrainingSettings {
     /// Weight of the error of the network's own Lyapunov exponent, per bin, where recordings hold
     /// the true one; 0 leaves it out.
     pub exponent_weight: f64,
-    /// Length of the noise-free runs that it is measured on, seconds.
+    /// Length of the runs, without noise or driven by it, that it is measured on, seconds.
     pub exponent_s: f64,
     /// Weight of the mean process variance.
     pub process_penalty: f64,
@@ -67,7 +67,7 @@ pub struct TrainingSettings {
 }
 
 impl TrainingSettings {
-    /// Of a new animal's calibration, where the dynamics stay as they are.
+    /// Settings for the calibration of a new animal, where the dynamics stay as they are.
     #[must_use]
     pub fn for_calibration() -> Self {
         Self { steps: 600, batch: 16, learning_rate: 1e-2, ..Self::default() }
@@ -94,7 +94,7 @@ impl Default for TrainingSettings {
             contrast_weight: 0.03,
             contrast_s: 0.2,
             contrast_temperature: 3.0,
-            log_rate_bounds: [-8.0, 4.0],
+            log_rate_bounds: LOG_RATE_BOUNDS,
             negative_binomial: false,
             mean_dwell_s: None,
             kept_by: KeptBy::Labels,

@@ -276,8 +276,8 @@ impl Trainer {
             return loadings + (squared.mean_all()? * PRIOR_PENALTY)?;
         }
         let loadings = if self.settings.process_penalty > 0.0 {
-            let Dimensions { rank, units, .. } = self.settings.dims;
-            let log_process = self.tensor("shared").narrow(1, rank * units + units + 1, rank)?;
+            let at = Shared::<f32>::process_range(&self.settings.loss_shape());
+            let log_process = self.tensor("shared").narrow(1, at.start, at.len())?;
             (loadings + (log_process.exp()?.mean_all()? * self.settings.process_penalty)?)?
         } else {
             loadings

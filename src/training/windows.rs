@@ -8,7 +8,7 @@ use super::settings::TrainingSettings;
 
 impl Dataset {
     /// A batch of windows, streams drawn in proportion to the windows they hold. With
-    /// `contrast_bins` above 0, each window gets a stretch that long behind the burn-in and, for
+    /// `contrast_bins` above 0, each window gets a stretch that long after the burn-in and, for
     /// it, a rival label.
     pub(crate) fn draw(&self, of: &Draw, rng: &mut ChaCha8Rng) -> Vec<Drawn> {
         let share: Vec<usize> =
@@ -103,7 +103,7 @@ pub(crate) enum RunStart {
 /// A run of the network itself from one of a window's states.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct Run {
-    /// Bin of the window behind which it begins.
+    /// Bin of the window after which it begins.
     pub(crate) from: usize,
     /// Index of that bin's label.
     pub(crate) label: usize,
@@ -163,7 +163,7 @@ pub(crate) struct Drawn {
 pub(crate) struct Rival {
     /// First bin of the stretch in its window.
     pub(crate) from: usize,
-    /// Bin behind it.
+    /// The bin after its last.
     pub(crate) to: usize,
     /// Index into the dataset's labels.
     pub(crate) label: usize,

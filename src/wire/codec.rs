@@ -11,10 +11,12 @@ use tonic::Status;
 use tonic::codec::{self, DecodeBuf};
 use tonic_prost::{ProstCodec, ProstDecoder};
 
-/// A message of this many bytes or more is long.
+/// A message of this many bytes or more is long: decoding it takes longer than handing it to a
+/// blocking thread.
 const LONG: usize = 32 << 10;
 
-/// Decodes a message of this many bytes.
+/// Runs `work`, which decodes a message of `bytes` bytes; a long one as blocking work, so that it
+/// holds up no other connection.
 pub(crate) fn take_apart<T>(bytes: usize, work: impl FnOnce() -> T) -> T {
     let flavor = Handle::try_current().map(|runtime| runtime.runtime_flavor());
     if bytes >= LONG && matches!(flavor, Ok(RuntimeFlavor::MultiThread)) {
@@ -52,7 +54,7 @@ where
     }
 }
 
-/// Its half that reads.
+/// The decoding half of the codec.
 pub struct Decoder<U>(ProstDecoder<U>);
 
 impl<U: Message + Default> codec::Decoder for Decoder<U> {

@@ -181,7 +181,7 @@ fn a_million_bins_leave_the_numbers_sound() {
         smallest_sd = e.embedding_sd.iter().copied().fold(smallest_sd, f32::min);
     }
     assert!(smallest_sd > 0.0, "a variance that ran out: {smallest_sd}");
-    assert_eq!(bank.resets(), 0, "hypotheses that lost their numbers");
+    assert_eq!(bank.resets(), 0, "hypotheses that became non-finite");
 }
 
 #[test]

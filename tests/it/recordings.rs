@@ -235,6 +235,10 @@ fn rebinning_sums_counts_and_keeps_the_majority_label() {
     assert_eq!((read.n_bins(), read.bin_width_s), (2, 0.02));
     let error = read.rebin(30.0).expect_err("no multiple").to_string();
     assert!(error.contains("20 ms") && error.contains("30 ms"), "{error}");
+    // No wide bin holds more than a bin may.
+    read.trials[0].counts.fill(4096);
+    read.rebin(40.0).expect("a multiple");
+    assert_eq!(read.trials[0].counts.flatten().to_vec(), [4096]);
 }
 
 proptest! {

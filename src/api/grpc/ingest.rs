@@ -8,6 +8,7 @@ use std::time::Duration;
 use futures_util::Stream;
 use futures_util::stream::unfold;
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::bus::{Intake, Registry, Subscription, Update};
@@ -33,8 +34,8 @@ pub(crate) struct IngestService {
 /// A message as it came, or why it did not: what cannot be decoded is counted here.
 async fn next<T>(inbound: &mut Streaming<T>, intake: &Intake) -> Result<Option<T>, Status> {
     inbound.message().await.inspect_err(|status| {
-        // Of these, tonic makes undecodable and oversized messages; the rest is the connection's
-        // end.
+        // tonic uses these codes for messages that are undecodable or too long; any other is the
+        // end of the connection.
         if matches!(status.code(), tonic::Code::Internal | tonic::Code::OutOfRange) {
             intake.note("", &Refusal::new(RejectReason::Malformed, status.message()));
         }
@@ -146,6 +147,7 @@ impl Ingest for IngestService {
             decided_to: None,
             event_named: 0,
             event_told: 0,
+            until: None,
             registry: self.registry.clone(),
         };
         let stream = unfold(replies, |mut replies| async {
@@ -230,6 +232,8 @@ struct Replies {
     /// Number of the newest event that a decision has named, and of the newest that was given back.
     event_named: u64,
     event_told: u64,
+    /// When what is still missing is given up, once the client has sent its last message.
+    until: Option<Instant>,
     registry: Arc<Registry>,
 }
 
@@ -243,11 +247,15 @@ impl Replies {
                     return None;
                 }
                 let update = Self::update_of(&mut self.subscription);
-                let update = tokio::time::timeout(LAST_DECISIONS, update).await.ok()??;
+                let until = *self.until.get_or_insert_with(|| Instant::now() + LAST_DECISIONS);
+                let update = tokio::time::timeout_at(until, update).await.ok()??;
                 if decided && update.decision().is_some() {
-                    // Of bins that others send.
+                    // A decision on another sender's bin.
                     continue;
                 }
+                // Bins that still wait for their decision are progress; once all are decided, only
+                // an event may be missing, and others' bins must not put off the end.
+                self.until = None;
                 return reply(self.take(&update));
             }
             tokio::select! {

@@ -2,12 +2,13 @@
 //! that are viewed.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 use tokio::sync::broadcast;
 
 use crate::bus::Registry;
+use crate::sync::locked;
 
 /// Frames that wait for a slow viewer; it is shown the newest ones.
 const WAITING: usize = 8;
@@ -32,10 +33,6 @@ pub(crate) struct Page {
     /// Whether frames are made. Locked while viewers are counted or added, so that exactly one task
     /// makes frames and none is left out between its last look and its end.
     busy: Mutex<bool>,
-}
-
-fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Page {

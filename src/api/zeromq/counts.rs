@@ -1,5 +1,5 @@
 //! Counts over ZeroMQ: PULL (rigs connect) and SUB (the daemon connects to a rig that publishes).
-//! The last frame of a message is a `regimed.v1.Counts`, with any topic or none before it; behind
+//! The last frame of a message is a `regimed.v1.Counts`, with any topic or none before it; after
 //! the topic `regimed.v1.Spikes` it is a message of that name.
 
 use std::sync::Arc;
@@ -54,7 +54,7 @@ pub(crate) async fn subscribe(endpoint: String, intake: Arc<Intake>, message_byt
     }
 }
 
-/// Hands a message's counts or spikes to their session; what it is not is counted and logged.
+/// Hands a message's counts or spikes to their session; anything else is counted as malformed and logged.
 pub fn take(message: &ZmqMessage, intake: &Intake, message_bytes_max: usize) {
     let malformed = |detail: String| {
         intake.note("", &Refusal::new(RejectReason::Malformed, detail));

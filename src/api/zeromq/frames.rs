@@ -74,7 +74,8 @@ impl Frames {
         self.ready
     }
 
-    /// A connection that carries nothing in either direction is of no use to anybody.
+    /// Whether a connection on which nothing comes carries nothing at all: a rig's does, and that of
+    /// a subscriber without a subscription.
     pub(crate) fn is_silent(&self) -> bool {
         self.side == Side::In || self.subscriptions.is_empty()
     }

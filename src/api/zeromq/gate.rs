@@ -22,7 +22,7 @@ use tokio::net::{TcpListener, UnixListener, UnixStream};
 use tokio::sync::mpsc;
 
 use super::frames::{Frames, Side};
-use crate::security::{Account, Admission, InFlight, Place, Untaken};
+use crate::security::{AFTER_ERROR, Account, Admission, InFlight, Place, Untaken};
 use crate::telemetry;
 
 /// Time for the greeting and the READY command.
@@ -96,14 +96,14 @@ impl Gate {
         loop {
             match listener.accept().await {
                 Ok((peer, from)) => {
-                    // A refused one is dropped here, and counted there.
+                    // `place` has counted one that it refuses.
                     let Ok(place) = self.admission.place(from) else { continue };
                     let address = from.map_or("a Unix socket".into(), |a| a.to_string());
                     let gate = self.clone();
                     tokio::spawn(async move {
                         if let Some(reason) = gate.connection(peer, place).await {
                             telemetry::connection_cut(reason);
-                            // One that came to nothing is no news.
+                            // Port scans and health checks: not worth a warning.
                             if reason == "said_nothing" {
                                 tracing::debug!(address, reason, "ZeroMQ connection cut");
                             } else {
@@ -115,7 +115,7 @@ impl Gate {
                 Err(e) => {
                     // Out of descriptors, most likely: it passes, or nothing else works either.
                     tracing::warn!("ZeroMQ connection not accepted: {e}");
-                    tokio::time::sleep(Duration::from_millis(100)).await;
+                    tokio::time::sleep(AFTER_ERROR).await;
                 }
             }
         }
@@ -160,7 +160,8 @@ impl Gate {
                 reason
             };
             let given_up = std::future::poll_fn(|context| account.poll_given_up(context));
-            // One that never lets the reader wait is not asked below.
+            // A peer whose bytes are always ready wins the biased select: its deadline is checked
+            // here too.
             if let Some((at, reason)) = until
                 && at <= tokio::time::Instant::now()
             {
@@ -220,8 +221,8 @@ impl Drop for Waiting<'_> {
     }
 }
 
-/// When a peer that sends nothing more is cut off, and why; `None` while it may be as slow as it
-/// likes, which is in the midst of a message: those have their own bound.
+/// When a peer that sends nothing more is cut off, and why; `None` for a subscriber, which may be
+/// silent for ever.
 fn deadline(
     frames: &Frames,
     handshake_until: tokio::time::Instant,

@@ -261,7 +261,8 @@ pub(super) fn tables(by_label: &[LabelRow], truth: &[TruthRow], width: usize) ->
     out
 }
 
-fn cell(x: Option<f64>) -> String {
+/// A table's cell.
+pub(super) fn cell(x: Option<f64>) -> String {
     x.map_or("-".into(), |x| format!("{x:.2}"))
 }
 

@@ -42,7 +42,7 @@ impl Timeline {
     }
 }
 
-/// Everything counted.
+/// Everything that streaming adds up.
 pub(super) struct Tally {
     /// What the decision rule allows.
     pub(super) false_changes_per_min: Option<f64>,
@@ -56,7 +56,7 @@ pub(super) struct Tally {
     pub(super) compared: Vec<Compared>,
     /// True regime and embedding at each stream's end.
     pub(super) ends: Vec<(Option<usize>, Vec<f32>)>,
-    /// Time of a reading of the dynamics, ms.
+    /// Time of a reading of the dynamics, microseconds.
     pub(super) reading: Durations,
     /// Every bin's, where asked for.
     pub(super) decisions: Option<Decisions>,

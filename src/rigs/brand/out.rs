@@ -8,11 +8,9 @@ use redis::RedisError;
 use super::Syncs;
 use crate::bus::SessionHandle;
 use crate::clock::monotonic_ns;
-use crate::rigs::redis::Connection;
+use crate::rigs::redis::{BATCH, Connection};
 use crate::wire::Decision;
 
-/// Entries of one round trip at most.
-const BATCH: usize = 128;
 /// Entries kept, about: half an hour of bins of 10 ms.
 const ENTRIES_MAX: usize = 180_000;
 

@@ -16,23 +16,11 @@ const LINE_MAX: usize = 1024;
 const DEDUCED: u8 = 1;
 const TRANSMITTED: u8 = 2;
 
-/// A number of a stream's format.
-pub(crate) trait Value: Copy {
-    /// Its bytes.
-    fn push(self, to: &mut Vec<u8>);
-}
-
-impl Value for f32 {
-    fn push(self, to: &mut Vec<u8>) {
-        to.extend(self.to_le_bytes());
-    }
-}
-
 /// A sample of numbers as it goes over the wire; `stamp`: seconds.
-pub(crate) fn write_numbers<V: Value>(to: &mut Vec<u8>, stamp: f64, values: &[V]) {
+pub(crate) fn write_numbers(to: &mut Vec<u8>, stamp: f64, values: &[f32]) {
     to.push(TRANSMITTED);
     to.extend(stamp.to_le_bytes());
-    values.iter().for_each(|v| v.push(to));
+    values.iter().for_each(|v| to.extend(v.to_le_bytes()));
 }
 
 /// A sample of one text.

@@ -20,6 +20,7 @@ use super::{
 use crate::bus::{SessionFacts, SessionHandle, Update};
 use crate::clock::monotonic_s;
 use crate::rigs::DATAGRAM_BYTES;
+use crate::security::AFTER_ERROR;
 use crate::wire::Decision;
 
 /// Samples that wait for one inlet before it loses the oldest.
@@ -243,7 +244,7 @@ async fn accept(listener: TcpListener, outlet: Arc<Outlet>) {
                     }
                 });
             }
-            Err(_) => tokio::time::sleep(Duration::from_millis(100)).await,
+            Err(_) => tokio::time::sleep(AFTER_ERROR).await,
         }
     }
 }

@@ -5,11 +5,12 @@ const LOST_BINS: f64 = 3.0;
 /// By so much of each sample's deviation the phase is corrected: a sender's clock and rate need not
 /// be exact.
 const FOLLOW: f64 = 0.01;
-/// Time stamps that go back by this many bins, or ahead by more than [`GAP_BINS_MAX`], are not
-/// believed alone: the sample is the next one. Where this many in a row agree, the clock restarted.
-const AGREE: u32 = 3;
+/// A time stamp that goes back by this many bins is not believed alone: its sample is the next one.
 const BACK_BINS: f64 = 100.0;
+/// The same of one that is ahead by more than this.
 const GAP_BINS_MAX: f64 = 1e6;
+/// Where this many time stamps in a row agree that were not believed, the clock restarted.
+const AGREE: u32 = 3;
 
 /// The place of a sample.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -11,6 +11,8 @@ use redis::{AsyncConnectionConfig, Client, RedisError};
 
 use super::backoff::Backoff;
 
+/// Entries of one round trip at most.
+pub(crate) const BATCH: usize = 128;
 /// Default server.
 pub(crate) const URL: &str = "redis://127.0.0.1:6379";
 /// Longest wait for a connection, and for a reply.

@@ -9,13 +9,11 @@ use prost::Message;
 use redis::aio::MultiplexedConnection;
 use redis::{Pipeline, RedisError, Value};
 
-use super::{Connection, OutSettings, newest};
+use super::{BATCH, Connection, OutSettings, newest};
 use crate::bus::{NewestEvent, SessionHandle, Subscription};
 use crate::telemetry::BusOutMetrics;
 use crate::wire::{Decision, Event};
 
-/// Entries of one round trip at most.
-const BATCH: usize = 128;
 /// Interval of checks for events where none was announced: the server may be back.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 

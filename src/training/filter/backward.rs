@@ -3,7 +3,7 @@
 use super::adjoint::{StepRecord, StepScratch};
 use super::algebra::{axpy, dot, matmul, matmul_tn, pairs};
 use super::forward::Weighted;
-use super::pass::{Pass, WindowGradient};
+use super::pass::{Pass, Shared, WindowGradient};
 use super::tapes::{Bin, Sizes, Tapes};
 use crate::inference::kernels::Real;
 
@@ -58,7 +58,7 @@ impl<T: Real> Adjoint<T> {
 /// What else depends on the states of a tape than its own scores.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Pulls<'a, T> {
-    /// Gradient with respect to the filtered mean behind each bin, `[bins, rank]`; empty for none.
+    /// Gradient with respect to the filtered mean after each bin, `[bins, rank]`; empty for none.
     pub(super) means: &'a [T],
     /// Adjoint of the state before a bin: `(bin, [rank], [rank, rank])`.
     pub(super) state: Option<(usize, &'a [T], &'a [T])>,
@@ -176,11 +176,11 @@ impl<T: Real> Pass<'_, T> {
         adjoint: &mut Adjoint<T>,
         g: &mut WindowGradient<'_, T>,
     ) {
-        let (rank, units) = (self.shape.rank, self.shape.units);
+        let rank = self.shape.rank;
         let bin = tapes.bin(t);
         let Adjoint { pred_bar, work, more, cov_bar, .. } = adjoint;
         // P- = F P F^T + Q
-        let process = rank * units + units + 1;
+        let process = Shared::<T>::process_range(self.shape).start;
         for r in 0..rank {
             g.shared[process + r] += pred_bar[r * rank + r] * self.shared.log_process[r].exp();
         }
@@ -201,8 +201,8 @@ impl<T: Real> Pass<'_, T> {
 
     /// Ends a window's backward passes, at the prior of the latent state.
     pub(crate) fn finish(&self, adjoint: &mut Adjoint<T>, g: &mut WindowGradient<'_, T>) {
-        let (rank, units, channels) = (self.shape.rank, self.shape.units, self.readout.channels);
-        let initial = rank * units + units + 1 + rank;
+        let (rank, channels) = (self.shape.rank, self.readout.channels);
+        let initial = Shared::<T>::process_range(self.shape).end;
         for r in 0..rank {
             g.shared[initial + r] +=
                 adjoint.cov_bar[r * rank + r] * self.shared.log_initial[r].exp();

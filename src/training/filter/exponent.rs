@@ -3,7 +3,7 @@
 
 use super::adjoint::StepScratch;
 use super::algebra::dot;
-use super::pass::{Pass, WindowGradient};
+use super::pass::{Pass, Shared, WindowGradient};
 use super::run::Run;
 use crate::inference::kernels::Real;
 
@@ -17,9 +17,10 @@ const ADJOINT_KEPT: f32 = 0.98;
 /// A run whose exponent is known.
 #[derive(Debug, Clone)]
 pub(crate) struct Exponent<T> {
-    /// Bin of the window behind whose filtered state the run begins, under that bin's factors...
+    /// Bin of the window after whose filtered state the run begins, under that bin's factors...
     pub(crate) from: usize,
-    /// ...unless a state is given, `[rank]`: where an earlier run of the same task ended.
+    /// ...unless a state is given, `[rank]`: where an earlier run of this or of another task ended, or
+    /// its mirror image.
     pub(crate) start: Option<Vec<T>>,
     /// Standard normal variates of the process noise, `[bins, rank]`; empty for a noise-free run.
     pub(crate) noise: Vec<T>,
@@ -156,7 +157,7 @@ impl<T: Real> Pass<'_, T> {
         g: &mut WindowGradient<'_, T>,
         scratch: &mut StepScratch<T>,
     ) {
-        let (rank, units) = (self.shape.rank, self.shape.units);
+        let rank = self.shape.rank;
         let zeros = |n: usize| vec![T::zero(); n];
         let grown_bar = exponent_bar / T::of((of.bins - tangent.from) as f32);
         let kept = if of.damped { T::of(ADJOINT_KEPT) } else { T::one() };
@@ -184,7 +185,7 @@ impl<T: Real> Pass<'_, T> {
             }
             if !of.noise.is_empty() {
                 // The noise's size is learned too.
-                let process = rank * units + units + 1;
+                let process = Shared::<T>::process_range(self.shape).start;
                 for r in 0..rank {
                     g.shared[process + r] +=
                         state_bar[r] * T::of(0.5) * sd[r] * of.noise[h * rank + r];

@@ -180,7 +180,7 @@ impl<T: Real> Pass<'_, T> {
         sum.to_f64().unwrap_or(f64::NAN)
     }
 
-    /// Measurement update: the state behind the bin.
+    /// Measurement update: the state after the bin.
     #[inline(always)]
     fn update(&self, y: &[T], t: usize, tapes: &mut Tapes<T>, scratch: &mut ForwardScratch<T>) {
         let (rank, channels) = (self.shape.rank, self.readout.channels);

@@ -1,12 +1,12 @@
 //! The filter's predictive likelihood with its hand-derived adjoint, one window of counts at a
 //! time.
 //!
-//! Forward, per bin: time update, one-step score, measurement update, exactly as the filter bank
-//! does it for a known embedding (no `e` in the state):
+//! Forward, per bin: time update, one-step score, measurement update, as the filter bank does it for
+//! a known embedding (no `e` in the state) and Poisson counts, with whole Newton steps:
 //!
 //! ```text
 //! m- = (1-a) m + a (N^T tanh(M m + b) + c)       F = (1-a) I + a N^T D M      P- = F P F^T + Q
-//! score = mean_i (y_i log rho_i - rho_i)         rho_i = exp(eta_i + v_i / 2), v_i = C_i P- C_i^T
+//! score = sum_i (y_i log rho_i - rho_i)          rho_i = exp(eta_i + v_i / 2), v_i = C_i P- C_i^T
 //! W = (I + P- L)^-1,  P = W P-                   L = C^T diag(lambda) C, lambda = exp(eta)
 //! m = m- + P C^T (y - lambda)
 //! ```

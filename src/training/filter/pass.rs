@@ -42,6 +42,12 @@ impl<T: Real> Shared<T> {
         s.units * s.rank + s.units + 1 + 2 * s.rank
     }
 
+    /// Where `log_process` lies in the flat vector.
+    pub(crate) fn process_range(s: &LossShape) -> std::ops::Range<usize> {
+        let start = s.units * s.rank + s.units + 1;
+        start..start + s.rank
+    }
+
     pub(crate) fn unpack(s: &LossShape, flat: &[T]) -> Self {
         let (m, rest) = flat.split_at(s.units * s.rank);
         let (offset, rest) = rest.split_at(s.units);

@@ -152,7 +152,7 @@ impl<T: Real> Tapes<T> {
         }))
     }
 
-    /// Bin `t` to be written, and mean and covariance of the state behind it.
+    /// Bin `t` to be written, and mean and covariance of the state after it.
     pub(super) fn bin_mut(&mut self, t: usize) -> (Bin<&mut [T]>, &mut [T], &mut [T]) {
         let (rank, stride) = (self.sizes.rank, self.sizes.stride());
         let lengths = self.sizes.lengths();

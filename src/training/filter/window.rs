@@ -1,5 +1,5 @@
 //! One window: the filter over it, forecasts and a free run from its states, a rival label for a
-//! stretch of it, and the gradient of all of them in one backward pass.
+//! stretch of it, and the gradient of all of them; the window's bins are passed back once.
 
 use super::backward::{Adjoint, Pulls};
 use super::exponent::{Exponent, ExponentFound};
@@ -80,8 +80,8 @@ impl<T: Real> Pass<'_, T> {
         &rival.one_step
     }
 
-    /// Of a window that was filtered, and of the rival's stretch where one is given: adds to `g`
-    /// the gradient of `-(sum_t weight_t one_step_t + forecast_weight * forecast)` and of the
+    /// For a window that was filtered, and the rival's stretch where one is given: adds to `g` the
+    /// gradient of `-(sum_t weight_t one_step_t + forecast_weight * forecast)` and of the
     /// exponent's loss.
     ///
     /// The rival's adjoint is pulled back to the state at which its stretch starts and joins the

@@ -10,6 +10,7 @@ use anyhow::Result;
 use super::families::{AHEAD_BINS, TestTask};
 use super::fits;
 use super::fits::{Fit, Known};
+use crate::commands::evaluate::dynamics::cell;
 use crate::model::{Dimensions, Model, Readout};
 use crate::training::{KeptBy, TrainingSettings};
 
@@ -76,11 +77,6 @@ fn known_readout(model: &Model, task: &TestTask) -> Result<Readout> {
 /// Coefficient of determination over the fits of one group; `None` without any.
 fn of_group(fits: &[Fit], group: usize, which: fn(&Fit) -> &fits::Determination) -> Option<f64> {
     fits::pooled(fits.iter().filter(|f| f.group == group).map(which))
-}
-
-/// A table's cell.
-fn cell(x: Option<f64>) -> String {
-    x.map_or("-".into(), |x| format!("{x:.2}"))
 }
 
 /// Share of the tasks whose label is right.
