@@ -37,8 +37,8 @@ const QUESTION_BYTES_MAX: usize = 4 << 10;
 const CONTROL_BYTES_MAX: usize = 256 << 10;
 /// Interval of the metrics' upkeep.
 const UPKEEP_EVERY: Duration = Duration::from_secs(5);
-/// HTTP/2 pings: their interval, and how long one may stay unanswered before the peer is taken to be
-/// gone.
+/// HTTP/2 pings: their interval, and how long one may stay unanswered before the peer is taken to
+/// be gone.
 const KEEPALIVE: Duration = Duration::from_secs(30);
 
 /// What all ports use. Each has its own [`Admission`] and [`InFlight`], so filling one port does

@@ -1,6 +1,6 @@
 //! The online fit: a bank of extended Kalman filters over `(kappa, e)` with Poisson or negative
-//! binomial counts, mixed by hazard rates (interacting multiple models). No clock, no I/O, no allocation after
-//! construction.
+//! binomial counts, mixed by hazard rates (interacting multiple models). No clock, no I/O, no
+//! allocation after construction.
 
 mod bank;
 mod channels;

@@ -150,8 +150,8 @@ fn check_counts(message: &Counts, width: usize) -> Result<(), Refusal> {
     Ok(())
 }
 
-/// Which channels of a message are masked. No more may be named than there are channels, so that the
-/// work is one pass over the message; one that is named twice is masked.
+/// Which channels of a message are masked. No more may be named than there are channels, so that
+/// the work is one pass over the message; one that is named twice is masked.
 fn masked(s: &PortSettings, message: &Counts, width: usize) -> Result<Vec<bool>, Refusal> {
     let named = message.masked_channels.len();
     if named == 0 {

@@ -5,7 +5,6 @@ use std::sync::{Arc, RwLock};
 use super::format;
 use super::format::{Found, Frames, HEADER_BYTES};
 use super::record::record;
-use super::storage::ENDING;
 use crate::wire::Bounds;
 use crate::wire::journal_record::What;
 
@@ -23,6 +22,9 @@ pub(super) struct Part {
 
 /// The files, shared with readers while they are written.
 pub(super) type Parts = Arc<RwLock<Vec<Part>>>;
+
+/// Ending of a journal's files.
+pub(super) const ENDING: &str = "rgj";
 
 /// Name of the file whose first record has the number `first`.
 pub(crate) fn file_name(first: u64) -> String {

@@ -4,13 +4,11 @@ use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 
-use super::part::file_name;
+use super::part::{ENDING, file_name};
 use crate::files;
 
 /// Longest file of numbers.
 const NUMBERS_BYTES_MAX: u64 = 4 << 20;
-/// Ending of a journal's files.
-pub(super) const ENDING: &str = "rgj";
 
 /// Files that are written from the front and never changed, each known by the number of its first
 /// frame.

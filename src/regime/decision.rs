@@ -146,12 +146,6 @@ impl Tracker {
         }
     }
 
-    /// The rule that it decides by.
-    #[must_use]
-    pub(crate) fn rule(&self) -> &DecisionRule {
-        &self.rule
-    }
-
     /// The label in force; until the first decision, `None`.
     #[must_use]
     pub(crate) fn current(&self) -> Option<Label> {

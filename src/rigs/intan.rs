@@ -224,7 +224,7 @@ mod tests {
         }
         let mut counts = [0; 2];
         let seen: Vec<_> = std::iter::from_fn(|| outlet.pop(&mut counts)).map(|h| h.kind).collect();
-        let starts = seen.iter().filter(|k| **k == Kind::Start).count();
+        let starts = seen.iter().filter(|k| matches!(k, Kind::First | Kind::Start)).count();
         let bins = seen.iter().filter(|k| **k == Kind::Bin).count();
         assert_eq!(starts, 4, "one recording for each run");
         // The first two samples of each restarted run are not believed, and the last bins are open.

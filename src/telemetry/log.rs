@@ -191,6 +191,7 @@ mod tests {
 
     /// A writer that waits until it is let go, then fails for a while.
     struct Stuck {
+        entered: mpsc::Sender<()>,
         go: mpsc::Receiver<()>,
         fails: usize,
         written: Arc<Mutex<Vec<u8>>>,
@@ -200,6 +201,7 @@ mod tests {
     impl Write for Stuck {
         fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
             if !std::mem::replace(&mut self.waited, true) {
+                let _ = self.entered.send(());
                 let _ = self.go.recv();
             }
             if self.fails > 0 {
@@ -219,11 +221,16 @@ mod tests {
     fn a_reader_that_is_stuck_or_gone_costs_lines_and_no_time() {
         let queue = Queue::default();
         let (sender, go) = mpsc::channel();
+        let (entered, has_entered) = mpsc::channel();
         let written = Arc::new(Mutex::new(Vec::new()));
-        let stuck = Stuck { go, fails: 2, written: written.clone(), waited: false };
+        let stuck = Stuck { entered, go, fails: 2, written: written.clone(), waited: false };
         let writing = queue.clone();
         std::thread::spawn(move || writing.write(stuck));
         let line = vec![b'x'; 1000];
+        // It is stuck before there is much: what it takes along, with the number lost so far, is
+        // then known.
+        let _ = queue.make_writer().write_all(&line);
+        has_entered.recv().expect("it writes");
         let began = Instant::now();
         for _ in 0..5000 {
             let _ = queue.make_writer().write_all(&line);

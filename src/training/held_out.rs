@@ -19,8 +19,8 @@ const NOVELTY_QUANTILE: f64 = 0.998;
 /// Limits are multiplied by 1 + this over the root of the streamed seconds: scores are smoothed
 /// over 1 s, so a short recording has hardly shown their range.
 const NOVELTY_MARGIN: f64 = 5.0;
-/// Limits are also multiplied by this where no task was held out: the end of a recording is too much like its beginning
-/// to show how far another day, or another task, goes.
+/// Limits are also multiplied by this where no task was held out: the end of a recording is too
+/// much like its beginning to show how far another day, or another task, goes.
 const NOVELTY_MARGIN_KNOWN_TASKS: f64 = 3.0;
 /// The first bins after a change do not count for the temperature, because their counts are still
 /// those of the label before: this many, but no more than half a second.
@@ -194,7 +194,7 @@ fn score(model: &Model, data: &Dataset, streamed: &[Streamed]) -> Scored {
 
 /// A decision rule under trial: what follows the posteriors, and how it does.
 struct Trial {
-    probability_min: f32,
+    rule: DecisionRule,
     tracker: Tracker,
     score: ChangeScore,
 }
@@ -212,7 +212,7 @@ pub(super) fn operating_points(
         .map(|&probability_min| {
             let rule = DecisionRule { probability_min, ..DecisionRule::of(model, None) };
             let (tracker, score) = (Tracker::new(model, rule), ChangeScore::default());
-            Trial { probability_min, tracker, score }
+            Trial { rule, tracker, score }
         })
         .collect();
     let mut rng = ChaCha8Rng::seed_from_u64(0);
@@ -232,7 +232,7 @@ pub(super) fn operating_points(
         let mut bank = FilterBank::new(model, readout, Adaptation::default())?;
         for t in &mut trials {
             // As the bank is: a session's label and its warm-up are its own.
-            t.tracker = Tracker::new(model, *t.tracker.rule());
+            t.tracker = Tracker::new(model, t.rule);
             t.score.start_stream();
         }
         for stream in streams {
@@ -251,8 +251,13 @@ pub(super) fn operating_points(
             })?;
         }
     }
+    Ok(points(model, &trials))
+}
+
+/// The rules that find enough changes, each with fewer false ones than the one before.
+fn points(model: &Model, trials: &[Trial]) -> Vec<OperatingPoint> {
     let mut points: Vec<OperatingPoint> = Vec::new();
-    for t in &trials {
+    for t in trials {
         let v = t.score.verdict(model.bin_width_s);
         let expected = v.minutes * 60.0 / model.mean_dwell_s();
         let false_changes_per_min = v.false_changes_per_minute
@@ -260,13 +265,13 @@ pub(super) fn operating_points(
         let rarer = points.last().is_none_or(|p| false_changes_per_min < p.false_changes_per_min);
         if v.changes > 0 && v.found as f64 >= FOUND_MIN * v.changes as f64 && rarer {
             points.push(OperatingPoint {
-                probability_min: t.probability_min,
+                probability_min: t.rule.probability_min,
                 false_changes_per_min,
                 median_delay_s: v.median_delay_s,
             });
         }
     }
-    Ok(points)
+    points
 }
 
 /// Dispersion of each channel's counts beyond Poisson, `alpha` in variance = rate + alpha rate^2,

@@ -10,7 +10,7 @@ use regimed::internals::journal;
 use regimed::internals::wire::ingest_client::IngestClient;
 use regimed::internals::wire::journal_record::What;
 use regimed::internals::wire::regimes_client::RegimesClient;
-use regimed::internals::wire::{Counts, Event, JournalRecord, SubscribeEventsRequest};
+use regimed::internals::wire::{Counts, Decision, Event, JournalRecord, SubscribeEventsRequest};
 
 use crate::rig::{Daemon, PATIENCE, arg, binary, config, exchange, message, run, skipped, spikes};
 use crate::wait;
@@ -174,9 +174,9 @@ async fn a_session_goes_on_from_its_saved_state_with_a_label_at_once() {
         .position(|d| d.regime == "limit_cycle" && d.posterior.iter().any(|p| *p > 0.9));
     let sure_ms = sure.expect("a confident label") * 10;
     assert!(sure_ms <= 200, "a confident label after {sure_ms} ms of stream");
-    // One bin alone could not tell: the filter itself goes on, and not only its label.
-    let first = after[0].posterior.iter().copied().fold(0.0, f32::max);
-    assert!(first > 0.9, "the first bin's posterior is {:?}", after[0].posterior);
+    // The filter itself goes on, and not only its label: one bin alone could not tell.
+    let surest = |d: &Decision| d.posterior.iter().copied().fold(0.0, f32::max);
+    assert!(surest(&after[0]) > 0.7, "the first bin's posterior is {:?}", after[0].posterior);
     assert!(events.is_empty(), "nothing has changed: {events:?}");
     let before_the_change = after.iter().filter(|d| d.sequence < 600);
     assert!(before_the_change.clone().count() > 200);
@@ -192,6 +192,17 @@ async fn a_session_goes_on_from_its_saved_state_with_a_label_at_once() {
     assert!(daemon.log().contains("its saved state is of no use"), "{}", daemon.log());
     let (fresh, _) = exchange(&daemon, part(600, 900)).await;
     assert!(fresh[0].regime.is_empty(), "it restarts: {:?}", fresh[0]);
+    assert!(surest(&fresh[0]) < 0.7, "from its prior: {:?}", fresh[0].posterior);
+}
+
+/// Of the journal's faults of its own disk: whether each began or was cleared.
+fn cleared(folder: &Path) -> Vec<bool> {
+    let (records, _) = records(folder);
+    let faults = records.iter().filter_map(|r| match &r.what {
+        Some(What::Fault(f)) if f.condition == "journal_failing" => Some(f.cleared),
+        _ => None,
+    });
+    faults.collect()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -235,23 +246,17 @@ async fn a_full_disk_holds_events_back_and_nothing_else_and_loses_none() {
     let ((heard, _), ()) = tokio::join!(heard, fed);
     let numbers: Vec<u64> = heard.iter().map(|e| e.event_sequence).collect();
     assert_eq!(numbers, (1..=8).collect::<Vec<_>>());
+    // The fault's end is a record too, and comes to the disk a little after it shows.
     let began = Instant::now();
-    while daemon.get("/health").1.contains("journal_failing") {
-        assert!(began.elapsed() < PATIENCE, "{}", daemon.get("/health").1);
+    while cleared(folder.path()) != [false, true] {
+        assert!(began.elapsed() < PATIENCE, "{:?}", cleared(folder.path()));
         wait::look_again().await;
     }
+    assert!(!daemon.get("/health").1.contains("journal_failing"));
     daemon.kill();
     let (records, reading) = records(folder.path());
     assert_eq!(reading.lost, 0, "{reading:?}");
     assert_eq!(events(&records)[..8], heard[..8]);
-    let faults: Vec<_> = records
-        .iter()
-        .filter_map(|r| match &r.what {
-            Some(What::Fault(f)) if f.condition == "journal_failing" => Some(f.cleared),
-            _ => None,
-        })
-        .collect();
-    assert_eq!(faults, [false, true], "kept once it could be");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -54,7 +54,8 @@ pub(crate) async fn subscribe(endpoint: String, intake: Arc<Intake>, message_byt
     }
 }
 
-/// Hands a message's counts or spikes to their session; anything else is counted as malformed and logged.
+/// Hands a message's counts or spikes to their session; anything else is counted as malformed and
+/// logged.
 pub fn take(message: &ZmqMessage, intake: &Intake, message_bytes_max: usize) {
     let malformed = |detail: String| {
         intake.note("", &Refusal::new(RejectReason::Malformed, detail));

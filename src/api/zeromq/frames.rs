@@ -74,8 +74,8 @@ impl Frames {
         self.ready
     }
 
-    /// Whether a connection on which nothing comes carries nothing at all: a rig's does, and that of
-    /// a subscriber without a subscription.
+    /// Whether a connection on which nothing comes carries nothing at all: a rig's does, and that
+    /// of a subscriber without a subscription.
     pub(crate) fn is_silent(&self) -> bool {
         self.side == Side::In || self.subscriptions.is_empty()
     }

@@ -19,8 +19,8 @@ const ADJOINT_KEPT: f32 = 0.98;
 pub(crate) struct Exponent<T> {
     /// Bin of the window after whose filtered state the run begins, under that bin's factors...
     pub(crate) from: usize,
-    /// ...unless a state is given, `[rank]`: where an earlier run of this or of another task ended, or
-    /// its mirror image.
+    /// ...unless a state is given, `[rank]`: where an earlier run of this or of another task ended,
+    /// or its mirror image.
     pub(crate) start: Option<Vec<T>>,
     /// Standard normal variates of the process noise, `[bins, rank]`; empty for a noise-free run.
     pub(crate) noise: Vec<T>,

@@ -1,8 +1,8 @@
 //! The filter's predictive likelihood with its hand-derived adjoint, one window of counts at a
 //! time.
 //!
-//! Forward, per bin: time update, one-step score, measurement update, as the filter bank does it for
-//! a known embedding (no `e` in the state) and Poisson counts, with whole Newton steps:
+//! Forward, per bin: time update, one-step score, measurement update, as the filter bank does it
+//! for a known embedding (no `e` in the state) and Poisson counts, with whole Newton steps:
 //!
 //! ```text
 //! m- = (1-a) m + a (N^T tanh(M m + b) + c)       F = (1-a) I + a N^T D M      P- = F P F^T + Q
