@@ -415,6 +415,9 @@ impl Swap {
             tokio::time::sleep(LOOK_EVERY).await;
         }
         session.set_facts(&next);
+        // The former model's readings are not shown under the new one's name, also where no bin
+        // comes. One that is on its way is forgotten with the first outcome of the new engine.
+        *locked(&session.metrics) = None;
         *locked(&session.served) = Served { plan: next, swaps };
         Ok(())
     }

@@ -67,8 +67,8 @@ impl Intake {
             session.port.count_message(result.is_ok());
             result
         });
-        if let Ok(SpikesTaken { refused: Some(refusal), .. }) = &result {
-            self.note(&message.session, refusal);
+        if let Ok(taken) = &result {
+            taken.refused.iter().for_each(|(refusal, _)| self.note(&message.session, refusal));
         }
         self.noted(&message.session, result)
     }

@@ -27,12 +27,15 @@ pub struct Outcome {
     pub change: Option<Change>,
     /// The bin was missing.
     pub predicted: bool,
-    /// Headers that waited when it was done.
+    /// Bins that waited when it was done.
     pub waiting: u32,
     /// Restarted hypotheses so far.
     pub filter_resets: u64,
     /// Models that the session had before this one.
     pub swaps: u32,
+    /// The filter's state does not follow from that of the bin before: another recording or another
+    /// engine begins here.
+    pub restarted: bool,
     pub(crate) posterior: [f32; REGIMES_MAX],
     /// Probability of none of the regimes.
     pub unlabelled: f32,
@@ -77,6 +80,7 @@ impl Outcome {
             waiting: 0,
             filter_resets: 0,
             swaps: 0,
+            restarted: false,
             posterior: filled(&estimate.posterior),
             unlabelled: estimate.unlabelled,
             embedding_mean: filled(&estimate.embedding_mean),

@@ -16,8 +16,8 @@ use crate::wire::{ModelChanged, SessionStarted};
 
 /// Counts that a session gathers to calibrate itself at most.
 const COUNTS_GATHERED_MAX: f64 = 1e8;
-/// Rate of a channel that is not known yet, Hz. No decision depends on it: the loadings are 0, and
-/// the posterior stays at the prior until the session is calibrated.
+/// Rate of a channel that is not known yet, Hz. No label depends on it: the loadings are 0, and the
+/// posterior stays at the prior until the session is calibrated.
 const BLANK_RATE_HZ: f64 = 5.0;
 
 /// Where a session's model comes from.

@@ -210,7 +210,8 @@ impl Judge {
         let mut lost = 0;
         // Put off by decisions on what was played, and not by those of other sessions.
         let mut quiet = tokio::time::Instant::now() + LAST_DECISIONS;
-        loop {
+        // Asked here too: updates that are always ready would win over the timer.
+        while sending || tokio::time::Instant::now() < quiet {
             tokio::select! {
                 biased;
                 note = self.noted.recv(), if sending => match note {

@@ -203,4 +203,11 @@ mod tests {
         assert_eq!(recording.trials[0].n_bins(), 200);
         assert!(recording.trials[0].counts.rows().into_iter().all(|c| c.to_vec() == [2, 3]));
     }
+
+    #[test]
+    fn a_sum_is_at_most_what_a_bin_may_hold() {
+        let mut gathered = Gathered::new(1, 20);
+        (0..20).for_each(|_| gathered.push(false, &[COUNT_MAX]));
+        assert_eq!(gathered.pieces, [[COUNT_MAX]]);
+    }
 }

@@ -66,8 +66,8 @@ pub(super) struct Request {
     pub(super) outcome: Outcome,
     /// Filtered latents since the request before, `[bins, rank]`.
     pub(super) latents: Vec<f32>,
-    /// Latents before these were lost with a request that was passed over.
-    pub(super) after_loss: bool,
+    /// Latents before these are of another recording or another engine.
+    pub(super) restarted: bool,
 }
 
 /// The way to the worker; it ends with the last of these.
@@ -88,9 +88,12 @@ impl MetricsWorker {
     }
 
     /// Asks for a reading of a state. Where the worker is behind, the state is passed over, because
-    /// the next one is newer, and its latents are lost: `false`.
-    pub(super) fn ask(&self, request: Request) -> bool {
-        !matches!(self.0.try_send(request), Err(TrySendError::Full(_)))
+    /// the next one is newer; the request is given back for its latents.
+    pub(super) fn ask(&self, request: Request) -> Option<Request> {
+        match self.0.try_send(request) {
+            Err(TrySendError::Full(request)) => Some(request),
+            Ok(()) | Err(TrySendError::Disconnected(_)) => None,
+        }
     }
 }
 
@@ -104,7 +107,7 @@ fn work(requests: &Receiver<Request>) {
         if r.outcome.swaps != *swaps {
             continue;
         }
-        if r.after_loss {
+        if r.restarted {
             monitor.skip_latents();
         }
         for latent in r.latents.chunks_exact(model.dims.rank) {

@@ -11,6 +11,7 @@ use super::shared::Shared;
 use crate::api::zeromq::publisher::{Publisher, Topics};
 use crate::bus::{Numbered, Outcome, Plan, SessionHandle, Update, Wording};
 use crate::clock::wall_ns;
+use crate::dynamics::LATENT_WINDOW_S;
 use crate::journal::Journal;
 use crate::telemetry::SessionMetrics;
 use crate::wire::journal_record::What;
@@ -41,8 +42,10 @@ pub(super) struct PublishingTask {
     probe: Arc<Mutex<Probe>>,
     /// Filtered latents since the last reading was asked for, `[bins, rank]`.
     latents: Vec<f32>,
-    /// Some of them were lost with a request that was passed over.
-    latents_lost: bool,
+    /// Latents before these are of another recording or another engine.
+    restarted: bool,
+    /// Bins of the window that readings look at: latents wait for one no longer.
+    window_bins: usize,
     rank: usize,
     metrics_every: u64,
     resets_shown: u64,
@@ -81,7 +84,8 @@ impl PublishingTask {
             requests: shared.worker.clone(),
             probe: parts.probe,
             latents: Vec::new(),
-            latents_lost: false,
+            restarted: false,
+            window_bins: (LATENT_WINDOW_S / plan.model.bin_width_s).ceil() as usize,
             rank: plan.model.dims.rank,
             metrics_every: every.round().max(1.0) as u64,
             resets_shown: 0,
@@ -121,16 +125,26 @@ impl PublishingTask {
         if o.swaps != self.swaps {
             self.rename(o);
         }
+        if o.restarted {
+            self.latents.clear();
+            self.restarted = true;
+        }
         self.latents.extend(&o.latent[..self.rank]);
         if o.bin.is_multiple_of(self.metrics_every) {
-            self.latents_lost = !self.requests.ask(Request {
+            let passed_over = self.requests.ask(Request {
                 session: self.session.clone(),
                 wording: self.wording.clone(),
                 probe: self.probe.clone(),
                 outcome: *o,
                 latents: std::mem::take(&mut self.latents),
-                after_loss: self.latents_lost,
+                restarted: std::mem::take(&mut self.restarted),
             });
+            if let Some(Request { latents, restarted, .. }) = passed_over {
+                // They wait for the next request; what is older than the window is of no use.
+                let beyond = (latents.len() / self.rank).saturating_sub(self.window_bins);
+                self.latents = latents[beyond * self.rank..].to_vec();
+                self.restarted = restarted;
+            }
         }
         let newest = self.session.metrics();
         // Numbered before the decision is published, because the decision carries the number of its

@@ -3,10 +3,10 @@
 //!
 //! Two things must agree after a restart: the engine's state, and what subscribers have seen. The
 //! state is up to a second old, while events are on disk before they are announced. So the label in
-//! force comes from the journal's newest event, not from the state; the bins that came between the
-//! state and the restart are predicted through, by the rig's numbers; and a state that is too old,
-//! or of another model, readout or rule (its fingerprint), is not used: a wrong prior would be
-//! worse than none.
+//! force comes from the journal's newest event, not from the state; the state is predicted through
+//! the bins that were missed before the session's first ([`Restored`]); and a state that is too
+//! old, or of another model, readout, rule or setting (its fingerprint), is not used: a wrong prior
+//! would be worse than none.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -69,13 +69,42 @@ pub(super) async fn keep(slot: Arc<SnapshotSlot>, session: Arc<SessionHandle>, f
     }
 }
 
+/// A restored state, as the session's first bin finds it.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) struct Restored {
+    /// Number of its newest bin.
+    pub(super) last: u64,
+    /// Wall clock when it was saved, ns since the Unix epoch.
+    pub(super) saved_ns: i64,
+    /// A first bin that comes later than this finds the state too old, seconds.
+    pub(super) age_max_s: f64,
+}
+
+impl Restored {
+    /// Bins to predict through before the session's first bin, which has number `first` and came at
+    /// `now_ns`; `None` where the state is too old by then.
+    ///
+    /// The rig's number tells how many were missed. Where it is not beyond the state's, the rig or
+    /// what numbers for it began again, and the time that has passed is what is known.
+    pub(super) fn missed(&self, first: u64, now_ns: i64, bin_width_s: f64) -> Option<u64> {
+        let passed_s = now_ns.saturating_sub(self.saved_ns).max(0) as f64 * 1e-9;
+        let missed = if first > self.last {
+            first - self.last - 1
+        } else {
+            (passed_s / bin_width_s).round() as u64
+        };
+        let in_time = |seconds: f64| seconds <= self.age_max_s;
+        (in_time(passed_s) && in_time(missed as f64 * bin_width_s)).then_some(missed)
+    }
+}
+
 /// What a session begins with.
 pub(super) struct Beginning {
     pub(super) engine: Engine,
     /// Fingerprint of model, readout and rule.
     pub(super) fingerprint: String,
-    /// Number of the newest bin in the restored state.
-    pub(super) resumed_after: Option<u64>,
+    /// The state that was restored, where one was.
+    pub(super) restored: Option<Restored>,
     /// Where the engine uses the readout that the session had found for itself before a restart:
     /// whether its labels are to be believed.
     pub(super) own_readout: Option<bool>,
@@ -93,34 +122,28 @@ pub(super) fn begin(
 ) -> Result<Beginning> {
     let fingerprint = plan.fingerprint(&plan.readout);
     let engine = Engine::new(&plan.model, &plan.readout, plan.rule, plan.choice.adaptation)?;
-    let mut beginning = Beginning { engine, fingerprint, resumed_after: None, own_readout: None };
+    let mut beginning = Beginning { engine, fingerprint, restored: None, own_readout: None };
     let (Some(keeping), Some(journal)) = (keeping, journal) else { return Ok(beginning) };
     if let Some((mut engine, fingerprint, trusted)) = calibrated(plan, &keeping.folder) {
-        let resumed_after = restore(&mut engine, plan, &fingerprint, keeping, journal);
-        if resumed_after.is_some() {
-            return Ok(Beginning {
-                engine,
-                fingerprint,
-                resumed_after,
-                own_readout: Some(trusted),
-            });
+        let restored = restore(&mut engine, plan, &fingerprint, keeping, journal);
+        if restored.is_some() {
+            return Ok(Beginning { engine, fingerprint, restored, own_readout: Some(trusted) });
         }
     }
-    let Beginning { engine, fingerprint, resumed_after, .. } = &mut beginning;
-    *resumed_after = restore(engine, plan, fingerprint, keeping, journal);
+    let Beginning { engine, fingerprint, restored, .. } = &mut beginning;
+    *restored = restore(engine, plan, fingerprint, keeping, journal);
     Ok(beginning)
 }
 
 /// Restores a session's state into its engine, where one exists that is fresh and of this model.
-/// The newest announced event's label is put in force, because subscribers have seen it. Returns
-/// the number of the newest bin in the state.
+/// The newest announced event's label is put in force, because subscribers have seen it.
 fn restore(
     engine: &mut Engine,
     plan: &Plan,
     fingerprint: &str,
     keeping: &Keeping,
     journal: &Journal,
-) -> Option<u64> {
+) -> Option<Restored> {
     let session = plan.session.as_str();
     let snapshot = match Snapshot::read(&keeping.folder, session) {
         Ok(snapshot) => snapshot,
@@ -139,7 +162,7 @@ fn restore(
     if snapshot.fingerprint != fingerprint {
         tracing::info!(
             session,
-            "the saved state is of another model or readout: starts at the prior"
+            "the saved state is of another model, readout, rule or setting: starts at the prior"
         );
         return None;
     }
@@ -149,7 +172,8 @@ fn restore(
         return None;
     }
     tracing::info!(session, age_s, sequence = snapshot.sequence, "goes on from its saved state");
-    Some(snapshot.sequence)
+    let (last, saved_ns) = (snapshot.sequence, snapshot.time_ns);
+    Some(Restored { last, saved_ns, age_max_s: keeping.age_max_s })
 }
 
 /// Label of the newest event in the journal.
@@ -194,4 +218,28 @@ fn calibrated(plan: &Plan, folder: &Path) -> Option<(Engine, String, bool)> {
     let trusted = readout.trusted;
     let (engine, fingerprint) = plan.engine(own, readout).ok()?;
     Some((engine, fingerprint, trusted))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_restored_state_is_predicted_through_what_was_missed_unless_that_was_too_long() {
+        let second = 1_000_000_000;
+        let of = Restored { last: 500, saved_ns: 7 * second, age_max_s: 60.0 };
+        let missed = |first, after_s: i64| of.missed(first, 7 * second + after_s * second, 0.01);
+        assert_eq!(missed(501, 0), Some(0));
+        // By number, though the messages came late.
+        assert_eq!(missed(700, 5), Some(199));
+        // Numbers that are not beyond the state's say nothing; the time does.
+        assert_eq!(missed(0, 5), Some(500));
+        assert_eq!(missed(500, 0), Some(0));
+        // Too late, or too far ahead.
+        assert_eq!(missed(501, 61), None);
+        assert_eq!(missed(0, 61), None);
+        assert_eq!(missed(501 + 6001, 1), None);
+        // A clock that was set back.
+        assert_eq!(missed(501, -3), Some(0));
+    }
 }

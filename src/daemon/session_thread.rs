@@ -5,10 +5,15 @@ use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use super::outcomes::Sending;
+use super::resume::Restored;
 use super::snapshot_slot::SnapshotSlot;
 use crate::bus::{CountsTap, Outcome, SessionHandle};
 use crate::intake::{Answer, Header, Kind, MASKED, Outlet};
 use crate::regime::Engine;
+
+/// Predicting a restored state further than this changes nothing more: the posterior is the prior
+/// of the regimes by then.
+const PREDICTED_MAX_S: f64 = 10.0;
 
 /// The thread's ends of what connects it with everybody else.
 pub(super) struct Ends {
@@ -44,26 +49,27 @@ pub(super) struct SessionThread {
     session: Arc<SessionHandle>,
     /// Largest count that the model distinguishes from larger ones.
     count_max: f32,
-    /// Number of the newest bin of the restored state, until a bin has come.
-    resumed_after: Option<u64>,
-    gap_bins_max: u64,
+    /// The restored state, until the session's first bin has come.
+    restored: Option<Restored>,
+    /// The filter's state does not follow from that of the bin before.
+    restarted: bool,
 }
 
 impl SessionThread {
-    /// For a session's start; `resumed_after`: number of the newest bin of the restored state.
+    /// For a session's start; `restored`: the state that the engine was restored to.
     pub(super) fn new(
         session: Arc<SessionHandle>,
         ends: Ends,
         (engine, fingerprint): (Engine, String),
-        resumed_after: Option<u64>,
+        restored: Option<Restored>,
     ) -> Self {
-        let settings = session.port.settings();
-        let (n_channels, gap_bins_max) = (settings.n_channels, settings.gap_bins_max as u64);
+        let n_channels = session.port.settings().n_channels;
         Self {
             count_max: engine.count_max(),
             engine,
             fingerprint,
-            resumed_after,
+            restored,
+            restarted: true,
             taps: ends.taps,
             outlet: ends.outlet,
             sending: ends.sending,
@@ -76,7 +82,6 @@ impl SessionThread {
             active: vec![true; n_channels],
             bin: 0,
             since_state: 0,
-            gap_bins_max,
         }
     }
 
@@ -99,11 +104,13 @@ impl SessionThread {
     fn handle(&mut self, header: &Header) {
         match header.kind {
             Kind::First => {
-                self.pass_downtime(header.sequence);
+                self.pass_downtime(header);
                 self.taps.iter_mut().for_each(CountsTap::skip);
             }
             Kind::Start => {
-                self.engine.restart();
+                // Another recording: what a state was restored for is over.
+                self.restored = None;
+                self.restart();
                 self.taps.iter_mut().for_each(CountsTap::skip);
             }
             Kind::Missing(n) => {
@@ -144,19 +151,26 @@ impl SessionThread {
         }
     }
 
-    /// Before the session's first bin: a restored state is predicted through the bins that were
-    /// missed while the daemon was down, where the rig's numbers reveal how many, and given up
-    /// where those are more than any gap that is predicted through. Numbers that went back reveal
-    /// nothing: the state goes on as it stood.
-    fn pass_downtime(&mut self, sequence: u64) {
-        let missed = self
-            .resumed_after
-            .take()
-            .map(|last| sequence.saturating_sub(last).saturating_sub(1))
-            .filter(|missed| *missed <= self.gap_bins_max);
-        match missed {
-            Some(missed) => (0..missed).for_each(|_| self.engine.pass()),
-            None => self.engine.restart(),
+    fn restart(&mut self) {
+        self.engine.restart();
+        self.restarted = true;
+    }
+
+    /// Before the session's first bin: a restored state is predicted through what was missed while
+    /// the daemon was down, and given up where that was too long.
+    fn pass_downtime(&mut self, header: &Header) {
+        let Some(restored) = self.restored.take() else { return self.restart() };
+        let width_s = self.session.facts().bin_width_s;
+        match restored.missed(header.sequence, header.received.wall_ns, width_s) {
+            Some(missed) => {
+                let most = (PREDICTED_MAX_S / width_s).ceil() as u64;
+                (0..missed.min(most)).for_each(|_| self.engine.pass());
+            }
+            None => {
+                let session = self.session.name();
+                tracing::info!(session, "the restored state was too old for the first bin");
+                self.restart();
+            }
         }
     }
 
@@ -168,6 +182,7 @@ impl SessionThread {
         if taken {
             self.resets_before += resets;
             self.count_max = self.engine.count_max();
+            self.restarted = true;
             self.engine.set_active(self.active.iter().copied());
         }
     }
@@ -195,6 +210,7 @@ impl SessionThread {
             waiting: u32::try_from(self.outlet.waiting()).unwrap_or(u32::MAX),
             filter_resets: self.resets_before + self.engine.filter_resets(),
             swaps: self.swaps,
+            restarted: std::mem::take(&mut self.restarted),
             ..Outcome::of(self.engine.estimate())
         };
         self.bin += 1;

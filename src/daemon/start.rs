@@ -74,7 +74,7 @@ pub(super) fn start(
         events_kept: config.events_kept,
         journal: shared.journal.clone(),
     }));
-    let (resumed, own_readout) = (beginning.resumed_after.is_some(), beginning.own_readout);
+    let (resumed, own_readout) = (beginning.restored.is_some(), beginning.own_readout);
     let taps = [metrics_tap, fit_tap, page_tap];
     let (slot, fetching) = run_thread(&session, beginning, outlet, taps, keeping.as_ref())?;
     match own_readout {
@@ -130,14 +130,14 @@ fn run_thread(
     taps: [CountsTap; 3],
     keeping: Option<&Keeping>,
 ) -> Result<(Option<Arc<SnapshotSlot>>, Fetching<Outcome>)> {
-    let Beginning { mut engine, fingerprint, resumed_after, .. } = beginning;
+    let Beginning { mut engine, fingerprint, restored, .. } = beginning;
     let slot = keeping.map(|keeping| {
         let every = (keeping.every_s / session.plan().model.bin_width_s).round() as u64;
         Arc::new(SnapshotSlot::new(&mut engine, every))
     });
     let (sending, fetching) = outcomes::ring(OUTCOMES_WAITING);
     let ends = Ends { outlet, sending, taps, slot: slot.clone() };
-    let owner = SessionThread::new(session.clone(), ends, (engine, fingerprint), resumed_after);
+    let owner = SessionThread::new(session.clone(), ends, (engine, fingerprint), restored);
     let thread = std::thread::Builder::new()
         .name(format!("session-{}", session.name()))
         .spawn(move || owner.run())

@@ -100,16 +100,16 @@ struct Seen {
 }
 
 impl Seen {
-    fn at_first(session: &Arc<SessionHandle>, counts: &Counts, now: Instant) -> Self {
+    fn at_first(session: Weak<SessionHandle>, counts: &Counts, now: Instant) -> Self {
         Self {
-            session: Arc::downgrade(session),
+            session,
             bins: counts.bins,
             progress: now,
             overloaded: 0,
             overload: None,
             resets: counts.resets,
             reset: None,
-            counted: (counts.bins, 0),
+            counted: (counts.bins, counts.beyond),
             beyond: false,
         }
     }
@@ -233,7 +233,7 @@ impl Supervisor {
         now: Instant,
     ) -> bool {
         let counts = Counts::of(session);
-        let first = || Seen::at_first(session, &counts, now);
+        let first = || Seen::at_first(Arc::downgrade(session), &counts, now);
         let seen = seen.entry(session.name().to_owned()).or_insert_with(first);
         if !std::ptr::eq(seen.session.as_ptr(), Arc::as_ptr(session)) {
             // Another session has taken the name.
@@ -274,6 +274,24 @@ const WATCHED: [Condition; 6] = [
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn counts_beyond_the_model_are_judged_over_what_was_seen_of_them() {
+        let counts = |bins, beyond| Counts {
+            bins,
+            waiting: 0,
+            overloaded: 0,
+            resets: 0,
+            beyond,
+            strange_s: 0.0,
+        };
+        let now = Instant::now();
+        let mut seen = Seen::at_first(Weak::new(), &counts(250, 10), now);
+        seen.update(&counts(350, 10), now);
+        assert!(!seen.beyond, "none of the hundred since");
+        seen.update(&counts(450, 15), now);
+        assert!(seen.beyond, "five of a hundred");
+    }
 
     #[test]
     fn a_clock_that_was_set_is_told_from_one_that_runs() {

@@ -16,7 +16,7 @@ mod spectrum;
 pub(crate) use estimate::{Estimate, NORMAL_HALF_WIDTH};
 pub(crate) use fixed_points::{FixedPoint, fixed_points};
 pub(crate) use forecast::forecast;
-pub(crate) use monitor::{Monitor, Position, Reading, feature_count};
+pub(crate) use monitor::{LATENT_WINDOW_S, Monitor, Position, Reading, feature_count};
 pub(crate) use signature::{Signature, ZERO_WITHIN_PER_S};
 pub use spectrum::{StatePosterior, spectrum, spectrum_interval};
 

@@ -12,7 +12,7 @@ use super::spectrum::{SpectrumInterval, StatePosterior, spectrum_interval};
 use crate::model::{Dimensions, Model};
 
 /// Length of the window of latents that describes the session, seconds.
-const WINDOW_S: f64 = 4.0;
+pub(crate) const LATENT_WINDOW_S: f64 = 4.0;
 /// Shortest usable window, seconds.
 const WINDOW_MIN_S: f64 = 1.0;
 /// Latents are kept at this interval at least, seconds.
@@ -54,7 +54,7 @@ impl LatentWindow {
 
     fn push(&mut self, latent: &[f32]) {
         if self.seen.is_multiple_of(self.every) {
-            let most = (WINDOW_S / self.step_s).round() as usize * self.rank;
+            let most = (LATENT_WINDOW_S / self.step_s).round() as usize * self.rank;
             while self.kept.len() + self.rank > most {
                 self.kept.drain(..self.rank);
             }
@@ -170,7 +170,7 @@ impl Monitor {
         self.latents.push(latent);
     }
 
-    /// Latents are missing here: what is measured over time starts over.
+    /// The next latent does not follow from the last: what is measured over time starts over.
     pub(crate) fn skip_latents(&mut self) {
         self.latents.kept.clear();
     }

@@ -314,7 +314,8 @@ impl Hypothesis {
     /// True while every number of the hypothesis is finite and every variance positive.
     #[inline(always)]
     pub(super) fn is_sound(&self, l: &Layout) -> bool {
-        // Infinity and NaN times 0 are NaN; unlike `is_finite`, a sum is vectorised.
+        // Infinity and NaN times 0 are NaN: one comparison for all numbers, and no branch in
+        // between.
         self.log_weight.is_finite()
             && self.mean.iter().chain(&self.cov).map(|v| v * 0.0).sum::<f32>() == 0.0
             && (0..l.state).all(|i| self.cov[i * l.stride + i] > 0.0)

@@ -204,7 +204,7 @@ impl Assembly {
                 self.place(inner, Event { bin, channel, count }, received, &mut taken);
             }
         }
-        if let Some(refusal) = taken.refused {
+        if let Some((refusal, _)) = taken.refused.into_iter().next() {
             return Err(refusal);
         }
         if taken.late > 0 {
@@ -354,8 +354,8 @@ impl Assembly {
     fn account(&self, taken: &SpikesTaken) {
         self.metrics.binned.increment(taken.binned);
         self.metrics.late.increment(taken.late);
-        for (reason, n) in &taken.reasons {
-            self.metrics.rejected(reason_name(*reason), *n);
+        for (refusal, n) in &taken.refused {
+            self.metrics.rejected(reason_name(refusal.reason), *n);
         }
     }
 
@@ -431,7 +431,7 @@ impl Assembly {
             return;
         }
         let first = until;
-        while until - first < OPEN_BINS_MAX as u64
+        while until - first < self.open_max as u64
             && self.due_ns(until).is_some_and(|due| due <= now)
         {
             until += 1;

@@ -251,9 +251,9 @@ impl Port {
             inlet.push_bin(header, &offered.counts, i);
         }
         sequence.taken(last, received);
-        // Counted and woken outside the lock: another source may go on.
-        drop(entrance);
+        // Under the lock, so that totals never show a bin that waits and was not accepted.
         self.accounts.taken(bins as u64, place.skip as u64, missing);
+        drop(entrance);
         self.wake();
         Ok(Accepted { bins: bins as u64, missing, last_sequence: last })
     }

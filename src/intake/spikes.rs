@@ -14,10 +14,8 @@ pub struct SpikesTaken {
     pub rejected: u64,
     /// Messages found missing before this one.
     pub messages_lost: u64,
-    /// The last refusal of an event.
-    pub refused: Option<Refusal>,
-    /// How many events were refused for each reason.
-    pub(super) reasons: Vec<(RejectReason, u64)>,
+    /// The first refusal for each reason, and how many events were refused for it.
+    pub refused: Vec<(Refusal, u64)>,
     /// The rig's clock was found set: once in a message, so that what a message costs is bounded by
     /// its length.
     pub(super) jumped: bool,
@@ -35,11 +33,10 @@ pub struct Event {
 impl SpikesTaken {
     pub(super) fn refuse(&mut self, reason: RejectReason, detail: impl FnOnce() -> String) {
         self.rejected += 1;
-        match self.reasons.iter_mut().find(|(of, _)| *of == reason) {
+        match self.refused.iter_mut().find(|(refusal, _)| refusal.reason == reason) {
             Some((_, n)) => *n += 1,
-            None => self.reasons.push((reason, 1)),
+            None => self.refused.push((Refusal::new(reason, detail()), 1)),
         }
-        self.refused = Some(Refusal::new(reason, detail()));
     }
 }
 
@@ -54,10 +51,8 @@ mod tests {
             taken.refuse(reason, String::new);
             taken.refuse(RejectReason::UnknownChannel, String::new);
         }
-        assert_eq!(
-            taken.reasons,
-            [(RejectReason::Malformed, 1), (RejectReason::UnknownChannel, 3)]
-        );
+        let counted: Vec<_> = taken.refused.iter().map(|(r, n)| (r.reason, *n)).collect();
+        assert_eq!(counted, [(RejectReason::Malformed, 1), (RejectReason::UnknownChannel, 3)]);
         assert_eq!(taken.rejected, 4);
     }
 }

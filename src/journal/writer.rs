@@ -218,8 +218,9 @@ impl Writer {
     }
 
     fn failed(&mut self, error: &std::io::Error) {
-        // With `Sync::Commit`, the next group writes unsynced records again. With an interval they
-        // were kept when the system had them, and are not written twice.
+        // The group that failed stays in the queue and is written again. With `Sync::Interval`,
+        // groups before it that were not synced yet had left the queue when the system had them,
+        // and are not.
         self.unsynced = None;
         self.shared.metrics.failures.increment(1);
         let reason = error.to_string();

@@ -117,8 +117,8 @@ impl Ingest for IngestService {
                     summary.events_late += taken.late;
                     summary.events_rejected += taken.rejected;
                     summary.messages_lost += taken.messages_lost;
-                    if let Some(refusal) = taken.refused {
-                        refused.add(refusal, taken.rejected);
+                    for (refusal, n) in taken.refused {
+                        refused.add(refusal, n);
                     }
                 }
                 Err(refusal) => {
@@ -248,6 +248,10 @@ impl Replies {
                 }
                 let update = Self::update_of(&mut self.subscription);
                 let until = *self.until.get_or_insert_with(|| Instant::now() + LAST_DECISIONS);
+                // Asked here too: updates that are always ready would win over the timer.
+                if Instant::now() >= until {
+                    return None;
+                }
                 let update = tokio::time::timeout_at(until, update).await.ok()??;
                 if decided && update.decision().is_some() {
                     // A decision on another sender's bin.

@@ -15,6 +15,8 @@ use crate::training::{Dataset, Pretraining, Trainer, TrainingSettings, fit_metri
 
 /// Folder of the students in the report's.
 const MODELS: &str = "models";
+/// File in a student's folder that says how it was trained.
+const SETTINGS_FILE: &str = "settings.txt";
 
 /// One part of the report.
 pub(super) struct Section {
@@ -55,11 +57,12 @@ impl School {
         let data =
             vec![DataFile { file: recording.path.display().to_string(), sha256: hash(recording) }];
         let dir = self.dir.join(MODELS).join(name);
+        // The number of threads makes no difference to a student.
+        let how = format!("{:?}\n", TrainingSettings { threads: 0, ..settings });
+        let settings_file = dir.join(SETTINGS_FILE);
         if let Ok(checkpoint) = checkpoint::load(&dir) {
-            let p = &checkpoint.provenance;
-            if (p.seed, p.steps, &p.data) == (self.seed, steps, &data)
-                && checkpoint.model.dims == settings.dims
-            {
+            let same = std::fs::read_to_string(&settings_file).is_ok_and(|found| found == how);
+            if same && checkpoint.provenance.data == data {
                 eprintln!("student '{name}': from {}", dir.display());
                 return Ok(Student { checkpoint, step_s: None });
             }
@@ -97,6 +100,8 @@ impl School {
         std::fs::create_dir_all(&dir)
             .with_context(|| format!("cannot create {}", dir.display()))?;
         checkpoint::save(&dir, &found.model, &provenance)?;
+        std::fs::write(&settings_file, how)
+            .with_context(|| format!("cannot write {}", settings_file.display()))?;
         Ok(Student { checkpoint: checkpoint::load(&dir)?, step_s: Some(step_s) })
     }
 }
