@@ -352,3 +352,38 @@ fn blank(model: &Model, channels: usize) -> Readout {
         prior: model.prior.clone(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::checkpoint::Provenance;
+    use crate::inference::example_model;
+
+    #[test]
+    fn a_state_is_of_one_model_readout_rule_and_setting() {
+        let fingerprint = |model: Model| {
+            let session = model.readouts[0].session.clone();
+            let checkpoint = Checkpoint {
+                model,
+                provenance: Provenance::default(),
+                weights_sha256: "0".repeat(64),
+            };
+            let choice = ModelChoice::new(ModelSource::Builtin, &session);
+            let plan = Plan::fit("rig", choice, Arc::new(checkpoint)).expect("a plan");
+            plan.fingerprint(&plan.readout)
+        };
+        let own = fingerprint(example_model());
+        assert_eq!(own, fingerprint(example_model()));
+        let changes: [fn(&mut Model); 4] = [
+            |m| m.readouts[0].baseline[0] += 1e-6,
+            |m| m.online.temperature *= 1.5,
+            |m| m.online.process_noise *= 2.0,
+            |m| m.online.hazard_per_bin *= 0.5,
+        ];
+        for (i, change) in changes.into_iter().enumerate() {
+            let mut model = example_model();
+            change(&mut model);
+            assert_ne!(own, fingerprint(model), "change {i}");
+        }
+    }
+}
