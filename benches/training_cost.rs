@@ -95,9 +95,15 @@ fn draw(path: &str, curves: &[Curve]) {
             .margin(12)
             .x_label_area_size(36)
             .y_label_area_size(50)
-            .build_cartesian_2d((low * 0.9..high * 1.1).log_scale(), 0.0..top)
+            .build_cartesian_2d(
+                (low * 0.9..high * 1.1)
+                    .log_scale()
+                    .with_key_points(points.iter().map(|p| p.0).collect()),
+                0.0..top,
+            )
             .expect("drawn");
         let mesh = &mut chart.configure_mesh();
+        mesh.x_label_formatter(&|x| format!("{x:.0}")).y_label_formatter(&|y| format!("{y:.0}"));
         mesh.light_line_style(WHITE).x_desc(*name).y_desc("ms per step").draw().expect("drawn");
         let line = LineSeries::new(points.iter().copied(), BLUE.stroke_width(2));
         chart.draw_series(line).expect("drawn");
