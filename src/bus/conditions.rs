@@ -34,7 +34,7 @@ pub enum Condition {
 }
 
 impl Condition {
-    /// Every condition, in the order in which the metrics list them.
+    /// Every condition.
     pub const ALL: [Self; 10] = [
         Self::SourceStalled,
         Self::FallingBehind,

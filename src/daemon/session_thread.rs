@@ -11,9 +11,10 @@ use crate::bus::{CountsTap, Outcome, SessionHandle};
 use crate::intake::{Answer, Header, Kind, MASKED, Outlet};
 use crate::regime::Engine;
 
-/// Predicting a restored state further than this changes nothing more: the posterior is the prior
-/// of the regimes by then.
-const PREDICTED_MAX_S: f64 = 10.0;
+/// Most bins that a restored state is predicted through: a minute of 6 ms bins. Each costs most of
+/// a bin's compute, and the session's first bin waits for all of them, while new ones fill the
+/// ring.
+const PREDICTED_BINS_MAX: u64 = 10_000;
 
 /// The thread's ends of what connects it with everybody else.
 pub(super) struct Ends {
@@ -163,8 +164,7 @@ impl SessionThread {
         let width_s = self.session.facts().bin_width_s;
         match restored.missed(header.sequence, header.received.wall_ns, width_s) {
             Some(missed) => {
-                let most = (PREDICTED_MAX_S / width_s).ceil() as u64;
-                (0..missed.min(most)).for_each(|_| self.engine.pass());
+                (0..missed.min(PREDICTED_BINS_MAX)).for_each(|_| self.engine.pass());
             }
             None => {
                 let session = self.session.name();

@@ -15,8 +15,7 @@ use crate::model::COUNT_MAX;
 
 /// Feeds of one session at most.
 pub(crate) const FEEDS_MAX: usize = 64;
-/// A feed without a message for this long gives its place to another: long compared with any pause
-/// of a rig that runs, short compared with the time in which somebody starts another.
+/// A feed without a message for this long gives its place to another.
 const GONE_NS: u64 = 10_000_000_000;
 /// Events in a row, near each other but far from the open bins, after which the rig's clock is
 /// taken to have been set.

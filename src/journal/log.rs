@@ -99,8 +99,8 @@ impl<S: Storage> Log<S> {
     /// Writes frames, without a sync. `bounds` heads a new file; see [`Self::begins_file`].
     ///
     /// # Errors
-    /// Errors of the storage. The frames must then be written again: into another
-    /// file, or into this one where none of it was kept.
+    /// Errors of the storage. The frames must then be written again: into another file, or into
+    /// this one where none of it was kept.
     pub(super) fn write(
         &mut self,
         frames: &[(u64, Bytes)],

@@ -11,8 +11,7 @@ use tonic::Status;
 use tonic::codec::{self, DecodeBuf};
 use tonic_prost::{ProstCodec, ProstDecoder};
 
-/// A message of this many bytes or more is long: decoding it takes longer than handing it to a
-/// blocking thread.
+/// A message of this many bytes or more is long: other connections would wait for its decoding.
 const LONG: usize = 32 << 10;
 
 /// Runs `work`, which decodes a message of `bytes` bytes; a long one as blocking work, so that it
