@@ -13,7 +13,7 @@ const PROTOS: [&str; 6] = [
 ];
 
 /// Messages that are told as JSON too, with the fields' names as they are here.
-const AS_JSON: [&str; 13] = [
+const AS_JSON: [&str; 14] = [
     "regimed.v1.Accounts",
     "regimed.v1.Calibration",
     "regimed.v1.Clock",
@@ -22,6 +22,7 @@ const AS_JSON: [&str; 13] = [
     "regimed.v1.Eigenvalue",
     "regimed.v1.Estimate",
     "regimed.v1.Event",
+    "regimed.v1.Expert",
     "regimed.v1.FixedPoints",
     "regimed.v1.Interval",
     "regimed.v1.Metrics",

@@ -54,6 +54,7 @@ fn model(dims: Dimensions, channels: usize, hypotheses: usize, rng: &mut ChaCha8
         channels: None,
         dispersion: None,
         trusted: true,
+        experts: None,
         prior: prior.clone(),
     };
     Model {

@@ -9,7 +9,6 @@
 //! `cargo bench --bench training_cost [-- PLOT.svg]` prints tables and, with a path, draws them.
 
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::time::Instant;
 
 use ndarray::Array2;
@@ -68,7 +67,7 @@ fn step_ms(recordings: &[Recording], rank: usize) -> f64 {
     let spool = Spool::in_folder(folder.path()).expect("a spool");
     let mut gathering = Gathering::new(Some(spool));
     recordings.iter().for_each(|r| gathering.add(r).expect("recordings that go together"));
-    let data = Arc::new(gathering.finish().expect("a dataset"));
+    let data = gathering.finish().expect("a dataset").serving().clone();
     let mut trainer = Trainer::new(data, settings(rank)).expect("a trainer");
     let mut times: Vec<f64> = (0..STEPS)
         .map(|_| {
@@ -152,7 +151,7 @@ fn main() {
             let name = format!("s{i}");
             gathering.add(&recording(&name, 10, 5_000, 96, i as u64)).expect("a recording");
         }
-        let data = Arc::new(gathering.finish().expect("a dataset"));
+        let data = gathering.finish().expect("a dataset").serving().clone();
         let mut trainer = Trainer::new(data, settings(6)).expect("a trainer");
         for _ in 0..4 {
             trainer.step().expect("a step");

@@ -37,7 +37,8 @@ pub mod journal {
 }
 pub mod model {
     pub use crate::model::{
-        Component, Dimensions, Hypernetwork, Model, Network, OnlineSettings, Readout, RegimePrior,
+        AveragesHead, Component, Dimensions, Experts, Hypernetwork, Model, Network, OnlineSettings,
+        Pool, RateStates, Readout, RecurrentHead, RegimePrior,
     };
 }
 pub mod recording {
@@ -71,7 +72,8 @@ pub mod telemetry {
 }
 pub mod training {
     pub use crate::training::{
-        Dataset, Gathering, Trainer, TrainingSettings, calibrate, dispersion, finish, recalibrate,
+        Dataset, Gathering, Member, Trainer, TrainingSettings, calibrate, dispersion, finish,
+        recalibrate,
     };
 }
 pub mod wire {

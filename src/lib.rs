@@ -11,19 +11,21 @@
 //!
 //! 1. `model`: the generative model: hypernetwork, low-rank network, readouts, prior.
 //! 2. `inference`: the online fit, a bank of filters over latent state and embedding.
-//! 3. `dynamics`: what a fitted network does near a state, and in the long run.
-//! 4. `regime`: from posteriors to labels, change events and scores.
-//! 5. `teacher`: simulated networks with known truth.
-//! 6. `clock`, `files`, `sync`, `wire`, `telemetry`, `security`, `journal`: ground services.
-//! 7. `recording`, `checkpoint`, `training`: learning from files.
-//! 8. `intake`, `bus`, `rigs`, `api`: what comes in, what is held of a session, what rigs speak,
+//! 3. `experts`: other experts on the regime beside the bank, and one posterior of them all.
+//! 4. `dynamics`: what a fitted network does near a state, and in the long run.
+//! 5. `regime`: from posteriors to labels, change events and scores.
+//! 6. `teacher`: simulated networks with known truth.
+//! 7. `clock`, `files`, `sync`, `wire`, `telemetry`, `security`, `journal`: ground services.
+//! 8. `recording`, `checkpoint`, `training`: learning from files.
+//! 9. `intake`, `bus`, `rigs`, `api`: what comes in, what is held of a session, what rigs speak,
 //!    what others call.
-//! 9. `config`, `daemon`, `commands`: all of it put together.
+//! 10. `config`, `daemon`, `commands`: all of it put together.
 //!
-//! Rooms 1 to 5 are pure: no clock, no I/O, no global state; random generators are passed in.
+//! Rooms 1 to 6 are pure: no clock, no I/O, no global state; random generators are passed in.
 
 // Numbers.
 pub(crate) mod dynamics;
+pub(crate) mod experts;
 pub(crate) mod inference;
 pub(crate) mod model;
 pub(crate) mod regime;

@@ -1,7 +1,7 @@
 //! What a session's thread makes of a bin, in fixed size.
 
 use crate::inference::Estimate;
-use crate::model::{EMBEDDING_MAX, RANK_MAX, REGIMES_MAX};
+use crate::model::{EMBEDDING_MAX, EXPERTS, RANK_MAX, REGIMES_MAX};
 use crate::regime::{Change, Label};
 
 /// One bin's outcome: plain data that crosses a ring without an allocation.
@@ -37,6 +37,8 @@ pub struct Outcome {
     /// engine begins here.
     pub restarted: bool,
     pub(crate) posterior: [f32; REGIMES_MAX],
+    /// The experts' own posteriors; `None` where the session has the dynamics alone.
+    pub(crate) experts: Option<[[f32; REGIMES_MAX]; EXPERTS]>,
     /// Probability of none of the regimes.
     pub unlabelled: f32,
     pub(crate) embedding_mean: [f32; EMBEDDING_MAX],
@@ -63,9 +65,11 @@ fn filled<const N: usize>(values: &[f32]) -> [f32; N] {
 }
 
 impl Outcome {
-    /// With an estimate's numbers, everything else at zero.
+    /// With an estimate's numbers and the experts' own posteriors, `[experts, n_regimes]`;
+    /// everything else at zero.
     #[must_use]
-    pub fn of(estimate: &Estimate) -> Self {
+    pub fn of(estimate: &Estimate, experts: Option<&[f32]>) -> Self {
+        let n = estimate.posterior.len();
         Self {
             sequence: 0,
             bin: 0,
@@ -82,6 +86,7 @@ impl Outcome {
             swaps: 0,
             restarted: false,
             posterior: filled(&estimate.posterior),
+            experts: experts.map(|e| std::array::from_fn(|i| filled(&e[i * n..(i + 1) * n]))),
             unlabelled: estimate.unlabelled,
             embedding_mean: filled(&estimate.embedding_mean),
             embedding_sd: filled(&estimate.embedding_sd),

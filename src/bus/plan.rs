@@ -8,7 +8,7 @@ use std::sync::Arc;
 use super::wording::Wording;
 use crate::checkpoint::{Checkpoint, sha256_hex};
 use crate::inference::{Adaptation, BankError};
-use crate::model::{BinWidthError, EmbeddingMap, Model, Readout, whole_ratio};
+use crate::model::{BinWidthError, EXPERT_NAMES, EmbeddingMap, Model, Readout, whole_ratio};
 use crate::regime::{DecisionRule, Engine, Label};
 use crate::telemetry::SessionMetrics;
 use crate::wire::journal_record::What;
@@ -195,6 +195,7 @@ impl Plan {
         };
         let mut rule = DecisionRule::of(&model, choice.false_changes_per_min);
         rule.unknown = choice.unknown;
+        rule.unlabelled &= choice.unknown;
         if let Some(p) = choice.probability_min {
             rule.probability_min = p as f32;
         }
@@ -285,6 +286,7 @@ impl Plan {
             regime_names: self.model.regime_names.clone(),
             embedding: self.model.dims.embedding,
             rank: self.model.dims.rank,
+            weights: self.model.online.pool.weights,
         }
     }
 
@@ -293,7 +295,8 @@ impl Plan {
     pub(crate) fn session_metrics(&self) -> SessionMetrics {
         let names = self.model.regime_names.iter().map(String::as_str);
         let labels: Vec<&str> = names.chain([Label::UNKNOWN]).collect();
-        SessionMetrics::new(&self.session, &labels)
+        let experts: &[&str] = if self.readout.experts.is_some() { &EXPERT_NAMES } else { &[] };
+        SessionMetrics::new(&self.session, &labels, experts)
     }
 
     /// An engine that reads by a readout found on `Self::calibration_model`, and its fingerprint.
@@ -350,6 +353,7 @@ fn blank(model: &Model, channels: usize) -> Readout {
         dispersion: None,
         trusted: false,
         prior: model.prior.clone(),
+        experts: None,
     }
 }
 

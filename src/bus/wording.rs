@@ -2,6 +2,7 @@
 
 use super::outcome::Outcome;
 use crate::dynamics::StatePosterior;
+use crate::model::{EXPERT_NAMES, EXPERTS};
 use crate::regime::{Change, Label};
 use crate::wire;
 
@@ -15,6 +16,8 @@ pub(crate) struct Wording {
     pub embedding: usize,
     /// Latent dimensions.
     pub rank: usize,
+    /// Weights of the experts in the pool.
+    pub weights: [f32; EXPERTS],
 }
 
 impl Wording {
@@ -22,6 +25,17 @@ impl Wording {
     #[must_use]
     pub(crate) fn posterior<'a>(&self, outcome: &'a Outcome) -> &'a [f32] {
         &outcome.posterior[..self.regime_names.len()]
+    }
+
+    /// The experts of an outcome: name, weight and own posterior, `[n_regimes]`.
+    pub(crate) fn experts<'a>(
+        &self,
+        outcome: &'a Outcome,
+    ) -> impl Iterator<Item = (&'static str, f32, &'a [f32])> {
+        let n = self.regime_names.len();
+        let named = EXPERT_NAMES.into_iter().zip(self.weights);
+        let own = outcome.experts.iter().flatten();
+        named.zip(own).map(move |((name, weight), own)| (name, weight, &own[..n]))
     }
 
     /// Means and standard deviations of embedding and latents.
@@ -72,6 +86,14 @@ impl Wording {
             regime: o.label.map_or_else(String::new, |l| l.name(&self.regime_names).to_owned()),
             posterior: self.posterior(o).to_vec(),
             regime_names: self.regime_names.clone(),
+            experts: self
+                .experts(o)
+                .map(|(name, weight, posterior)| wire::Expert {
+                    name: name.to_owned(),
+                    weight,
+                    posterior: posterior.to_vec(),
+                })
+                .collect(),
             embedding_mean: state.embedding.to_vec(),
             embedding_sd: o.embedding_sd[..self.embedding].to_vec(),
             latent: state.latent[0].to_vec(),

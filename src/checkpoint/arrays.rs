@@ -6,9 +6,12 @@ use std::collections::HashMap;
 use ndarray::{Array, Dimension, IntoDimension};
 use safetensors::tensor::{Dtype, SafeTensors};
 
-use super::card::Card;
+use super::card::{Card, SessionCard};
 use super::fault::{Fault, fault};
-use crate::model::{Dimensions, Hypernetwork, Model, Network, Readout, values};
+use crate::model::{
+    AveragesHead, Dimensions, Experts, Hypernetwork, Model, Network, RateStates, Readout,
+    RecurrentHead, values,
+};
 
 /// Arrays of the weights file by name, `f32`.
 pub(super) struct Arrays(HashMap<String, (Vec<usize>, Vec<f32>)>);
@@ -127,9 +130,56 @@ fn readouts(card: &Card, arrays: &mut Arrays) -> Result<Vec<Readout>, Fault> {
             dispersion,
             trusted: session.trusted,
             prior: session.prior.clone(),
+            experts: experts(card, session, i, arrays)?,
         });
     }
     Ok(readouts)
+}
+
+fn experts(
+    card: &Card,
+    session: &SessionCard,
+    at: usize,
+    arrays: &mut Arrays,
+) -> Result<Option<Experts>, Fault> {
+    let Some(of) = &session.experts else { return Ok(None) };
+    let (n, states, hidden) = (session.n_channels, of.state_regime.len(), of.hidden);
+    let regimes = card.regime_names.len();
+    let name = |array: &str| format!("experts.{at}.{array}");
+    let rates = RateStates {
+        rates: arrays.take(&name("rates.rates"), [states, n])?,
+        transition: arrays.take(&name("rates.transition"), [states, states])?,
+        regime: of.state_regime.clone(),
+        power: of.power,
+    };
+    if let Some(rate) = rates.rates.iter().find(|r| **r <= 0.0) {
+        return fault(name("rates.rates"), "rates above 0", rate);
+    }
+    for row in rates.transition.rows() {
+        let sum: f32 = row.iter().sum();
+        if row.iter().any(|p| *p < 0.0) || (sum - 1.0).abs() > 1e-3 {
+            let found = format!("a sum of {sum}");
+            return fault(name("rates.transition"), "rows of 0 or more with a sum of 1", found);
+        }
+    }
+    let averages = AveragesHead {
+        mean: arrays.take(&name("averages.mean"), [n])?,
+        shares: arrays.take(&name("averages.shares"), [of.averages])?.to_vec(),
+        weights: arrays.take(&name("averages.weights"), [of.averages, n, regimes])?,
+        bias: arrays.take(&name("averages.bias"), [regimes])?,
+    };
+    if let Some(share) = averages.shares.iter().find(|s| !(**s > 0.0 && **s <= 1.0)) {
+        return fault(name("averages.shares"), "shares above 0 and at most 1", share);
+    }
+    let recurrent = RecurrentHead {
+        mean: arrays.take(&name("recurrent.mean"), [n])?,
+        input: arrays.take(&name("recurrent.input"), [n, 3 * hidden])?,
+        bias: arrays.take(&name("recurrent.bias"), [3 * hidden])?,
+        recurrent: arrays.take(&name("recurrent.recurrent"), [hidden, 3 * hidden])?,
+        output: arrays.take(&name("recurrent.output"), [hidden, regimes])?,
+        output_bias: arrays.take(&name("recurrent.output_bias"), [regimes])?,
+    };
+    Ok(Some(Experts { rates, averages, recurrent }))
 }
 
 pub(super) type NamedArray<'a> = (String, Vec<usize>, Cow<'a, [f32]>);
@@ -155,6 +205,27 @@ pub(super) fn named_arrays(model: &Model) -> Vec<NamedArray<'_>> {
         arrays.push(named(&format!("readout.{i}.baseline"), &r.baseline));
         if let Some(alpha) = &r.dispersion {
             arrays.push(named(&format!("readout.{i}.dispersion"), alpha));
+        }
+        if let Some(Experts { rates, averages, recurrent: head }) = &r.experts {
+            let name = |array: &str| format!("experts.{i}.{array}");
+            arrays.extend([
+                named(&name("rates.rates"), &rates.rates),
+                named(&name("rates.transition"), &rates.transition),
+                named(&name("averages.mean"), &averages.mean),
+                (
+                    name("averages.shares"),
+                    vec![averages.shares.len()],
+                    Cow::Borrowed(averages.shares.as_slice()),
+                ),
+                named(&name("averages.weights"), &averages.weights),
+                named(&name("averages.bias"), &averages.bias),
+                named(&name("recurrent.mean"), &head.mean),
+                named(&name("recurrent.input"), &head.input),
+                named(&name("recurrent.bias"), &head.bias),
+                named(&name("recurrent.recurrent"), &head.recurrent),
+                named(&name("recurrent.output"), &head.output),
+                named(&name("recurrent.output_bias"), &head.output_bias),
+            ]);
         }
     }
     arrays

@@ -4,15 +4,20 @@ use serde::{Deserialize, Serialize};
 
 use super::fault::{Fault, fault};
 use crate::model::{
-    CHANNELS_MAX, COMPONENTS_MAX, Dimensions, MetricHead, OnlineSettings, REGIMES_MAX, RegimePrior,
+    CHANNELS_MAX, COMPONENTS_MAX, Dimensions, Experts, HIDDEN_MAX, MetricHead, OnlineSettings,
+    REGIMES_MAX, RegimePrior,
 };
 use crate::regime::Verdict;
 
 /// Version of the directory's format.
-pub(crate) const FORMAT_VERSION: u32 = 3;
+pub(crate) const FORMAT_VERSION: u32 = 4;
 /// Oldest version that is read.
 pub(super) const FORMAT_VERSION_MIN: u32 = 2;
 pub(super) const FORMAT: &str = "regimed-model";
+/// Largest number of states of a session's rates.
+const RATE_STATES_MAX: usize = 1024;
+/// Largest number of exponential averages.
+const AVERAGES_MAX: usize = 64;
 /// A recording that a model was trained on.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -73,6 +78,34 @@ pub(super) struct SessionCard {
     #[serde(default = "yes")]
     pub(super) trusted: bool,
     pub(super) prior: RegimePrior,
+    /// Where it has experts beside the dynamics; their arrays are among the others.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) experts: Option<ExpertsCard>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct ExpertsCard {
+    /// Regime of each state of the rates; the index after the last is bins without a label.
+    pub(super) state_regime: Vec<usize>,
+    /// Power of their evidence.
+    pub(super) power: f32,
+    /// Exponential averages of the root counts.
+    pub(super) averages: usize,
+    /// Units of the recurrent head.
+    pub(super) hidden: usize,
+}
+
+impl ExpertsCard {
+    pub(super) fn of(experts: &Experts) -> Self {
+        let Experts { rates, averages, recurrent } = experts;
+        Self {
+            state_regime: rates.regime.clone(),
+            power: rates.power,
+            averages: averages.shares.len(),
+            hidden: recurrent.recurrent.nrows(),
+        }
+    }
 }
 
 fn yes() -> bool {
@@ -131,6 +164,60 @@ fn check_sessions(card: &Card) -> Result<(), Fault> {
             return fault(format!("session '{}' channels", session.name), expected, names.len());
         }
         check_prior(&format!("session '{}' prior", session.name), &session.prior, card)?;
+        check_experts(session, card.regime_names.len())?;
+    }
+    Ok(())
+}
+
+fn check_experts(session: &SessionCard, regimes: usize) -> Result<(), Fault> {
+    let Some(ExpertsCard { state_regime, power, averages, hidden }) = &session.experts else {
+        return Ok(());
+    };
+    let what = |key: &str| format!("session '{}' experts.{key}", session.name);
+    if !(1..=RATE_STATES_MAX).contains(&state_regime.len()) {
+        let expected = format!("1 to {RATE_STATES_MAX} states");
+        return fault(what("state_regime"), expected, state_regime.len());
+    }
+    if let Some(found) = state_regime.iter().find(|r| **r > regimes) {
+        return fault(what("state_regime"), format!("regimes of 0 to {regimes}"), found);
+    }
+    if !(*power > 0.0 && *power <= 1.0) {
+        return fault(what("power"), "above 0 and at most 1", power);
+    }
+    if !(1..=AVERAGES_MAX).contains(averages) {
+        return fault(what("averages"), format!("1 to {AVERAGES_MAX}"), averages);
+    }
+    if !(1..=HIDDEN_MAX).contains(hidden) {
+        return fault(what("hidden"), format!("1 to {HIDDEN_MAX}"), hidden);
+    }
+    Ok(())
+}
+
+fn check_pool(o: &OnlineSettings) -> Result<(), Fault> {
+    let (weights, temperature) = (&o.pool.weights, o.pool.temperature);
+    let total: f32 = weights.iter().sum();
+    if weights.iter().any(|w| *w < 0.0) || (total - 1.0).abs() > 1e-3 {
+        let expected = "weights of 0 or more with a sum of 1";
+        return fault("online.pool.weights", expected, format!("{weights:?}"));
+    }
+    if !(temperature > 0.0 && temperature.is_finite()) {
+        return fault("online.pool.temperature", "above 0", temperature);
+    }
+    if !(0.0..=1.0).contains(&o.pool.evenness) {
+        return fault("online.pool.evenness", "from 0 to 1", o.pool.evenness);
+    }
+    if let Some(found) = o.base_rates.iter().find(|r| !(0.0..=1.0).contains(*r)) {
+        return fault("online.base_rates", "shares from 0 to 1", found);
+    }
+    let Some(rule) = o.rule else { return Ok(()) };
+    if !(0.0..=1.0).contains(&rule.evenness) {
+        return fault("online.rule.evenness", "from 0 to 1", rule.evenness);
+    }
+    if !(0.0..=1.0).contains(&rule.probability_min) {
+        return fault("online.rule.probability_min", "from 0 to 1", rule.probability_min);
+    }
+    if rule.dwell_bins == 0 {
+        return fault("online.rule.dwell_bins", "1 or more", 0);
     }
     Ok(())
 }
@@ -147,6 +234,7 @@ fn check_online(o: &OnlineSettings, states: usize) -> Result<(), Fault> {
             return fault(format!("online.hazard_per_bin row {r}"), expected, found);
         }
     }
+    check_pool(o)?;
     if !(o.process_noise > 0.0 && o.process_noise.is_finite()) {
         return fault("online.process_noise", "above 0", o.process_noise);
     }

@@ -21,7 +21,7 @@ pub(crate) use card::{DataFile, FORMAT_VERSION, Provenance};
 pub(crate) use training_state::{TRAINING_FILE, TrainingState, TrainingStateError};
 
 use arrays::{Arrays, assemble, named_arrays};
-use card::{Card, FORMAT, FORMAT_VERSION_MIN, SessionCard, check_card};
+use card::{Card, ExpertsCard, FORMAT, FORMAT_VERSION_MIN, SessionCard, check_card};
 
 use crate::dynamics::feature_count;
 use crate::files;
@@ -222,6 +222,7 @@ pub fn save(dir: &Path, model: &Model, provenance: &Provenance) -> Result<(), Ch
             negative_binomial: r.dispersion.is_some(),
             trusted: r.trusted,
             prior: r.prior.clone(),
+            experts: r.experts.as_ref().map(ExpertsCard::of),
         })
         .collect();
     let card = Card {

@@ -7,6 +7,7 @@ use anyhow::{Context, Result};
 
 use crate::checkpoint::{Checkpoint, write_whole};
 use crate::dynamics::NORMAL_HALF_WIDTH;
+use crate::model::EXPERT_NAMES;
 use crate::regime::Verdict;
 
 /// File of the card in a model directory.
@@ -52,6 +53,7 @@ pub(super) fn card(of: &Checkpoint) -> String {
         heading(of),
         data(of),
         sessions(of),
+        published(of),
         held_out(of),
         operating_points(of),
         exponents(of),
@@ -106,6 +108,36 @@ fn sessions(of: &Checkpoint) -> String {
         let trust = if r.trusted { "" } else { ", not trusted" };
         let n = r.prior.components.len();
         let _ = writeln!(out, "| {} | {} | {counts}{trust} | {n} |", r.session, r.n_channels());
+    }
+    out
+}
+
+/// The pool and the rule, in words.
+fn published(of: &Checkpoint) -> String {
+    let online = &of.model.online;
+    let mut out = "\n## What is published\n\n".to_owned();
+    if of.model.readouts.iter().any(|r| r.experts.is_some()) {
+        let weights = EXPERT_NAMES.iter().zip(online.pool.weights);
+        let weights: Vec<String> = weights.map(|(name, w)| format!("{name} {w:.2}")).collect();
+        let _ = writeln!(
+            out,
+            "The posterior pools experts by weight, {}, at temperature {:.2}, with base rates \
+             divided out to the power {:.2}.",
+            weights.join(", "),
+            online.pool.temperature,
+            online.pool.evenness
+        );
+    } else {
+        out.push_str("The posterior is that of the dynamics alone.\n");
+    }
+    if let Some(rule) = online.rule {
+        let unlabelled = if rule.unlabelled { "may" } else { "does not" };
+        let _ = writeln!(
+            out,
+            "A label comes into force with probability {} for {} bins in a row; dynamics that had \
+             no label {unlabelled} make it `unknown`.",
+            rule.probability_min, rule.dwell_bins
+        );
     }
     out
 }

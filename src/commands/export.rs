@@ -157,8 +157,9 @@ const WHOLE: [Whole; 11] = [
 ];
 /// Floats of a decision; `None`: one alone.
 type Floats = (&'static str, bool, fn(&Decision) -> Vec<f32>);
-const FLOATS: [Floats; 8] = [
+const FLOATS: [Floats; 9] = [
     ("posterior", true, |d| d.posterior.clone()),
+    ("experts", true, |d| d.experts.iter().flat_map(|e| e.posterior.iter().copied()).collect()),
     ("embedding_mean", true, |d| d.embedding_mean.clone()),
     ("embedding_sd", true, |d| d.embedding_sd.clone()),
     ("latent", true, |d| d.latent.clone()),

@@ -7,7 +7,7 @@ use super::rigs;
 use super::rigs::SourceConfig;
 use super::section::{Section, set};
 use crate::bus::{ModelChoice, ModelSource, SelfCalibration};
-use crate::inference::Adaptation;
+use crate::inference::{Adaptation, Gains};
 use crate::intake::{AssemblySettings, FEEDS_MAX};
 use crate::rigs::redis;
 
@@ -93,7 +93,11 @@ fn rule(s: &mut Section<'_, '_>, choice: &mut ModelChoice) {
     let default = Adaptation::default();
     let gain_s = s.number("gain_time_constant_s", 0.0..1e6, "seconds, 0 for fixed gains");
     choice.adaptation = Adaptation {
-        gain_time_constant_s: gain_s.or(default.gain_time_constant_s).filter(|s| *s > 0.0),
+        gains: match gain_s {
+            None => default.gains,
+            Some(0.0) => Gains::Fixed,
+            Some(seconds) => Gains::Over(seconds),
+        },
         silence: s.boolean("silent_channels").unwrap_or(default.silence),
         artefacts: s.boolean("artefacts").unwrap_or(default.artefacts),
     };

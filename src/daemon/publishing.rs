@@ -228,6 +228,7 @@ impl PublishingTask {
         m.embedding_sd.set(self.wording.embedding_width(o));
         m.silent.set(f64::from(o.silent_channels));
         m.posterior(self.wording.posterior(o));
+        m.experts(self.wording.experts(o).map(|(.., posterior)| posterior));
         if let Some(s) = newest {
             m.readings.set(s);
         }

@@ -211,7 +211,7 @@ impl SessionThread {
             filter_resets: self.resets_before + self.engine.filter_resets(),
             swaps: self.swaps,
             restarted: std::mem::take(&mut self.restarted),
-            ..Outcome::of(self.engine.estimate())
+            ..Outcome::of(self.engine.estimate(), self.engine.experts())
         };
         self.bin += 1;
         // The decision first; everything below can wait.

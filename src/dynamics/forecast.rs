@@ -67,6 +67,7 @@ mod tests {
             channels: None,
             dispersion: None,
             trusted: true,
+            experts: None,
             prior: crate::model::RegimePrior::default(),
         };
         let mut still = model.clone();

@@ -3,7 +3,7 @@
 use pulp::{Simd, WithSimd};
 
 use super::BankError;
-use super::channels::{Adaptation, Channels, NOVELTY_WINDOW_S};
+use super::channels::{Adaptation, Channels, NOVELTY_WINDOW_S, Seen};
 use super::estimate::Estimate;
 use super::hypothesis::Hypothesis;
 use super::kernels::exp;
@@ -97,7 +97,7 @@ impl FilterBank {
             fresh_share_min: model.online.fresh_share_min,
             novelty_rate: smoothing(NOVELTY_WINDOW_S),
             participation_rate: smoothing(PARTICIPATION_WINDOW_S),
-            channels: Channels::new(readout, model.bin_width_s, adaptation),
+            channels: Channels::new(model, readout, adaptation),
             log_factorial: log_factorials(),
             weights: vec![0.0; k],
             latent_mean: vec![0.0; rank],
@@ -132,6 +132,16 @@ impl FilterBank {
     #[must_use]
     pub fn estimate(&self) -> &Estimate {
         &self.estimate
+    }
+
+    /// The newest estimate, for what pools its posterior with others'.
+    pub(crate) fn estimate_mut(&mut self) -> &mut Estimate {
+        &mut self.estimate
+    }
+
+    /// The newest bin's counts as they informed.
+    pub(crate) fn seen(&self) -> Seen<'_> {
+        self.channels.seen()
     }
 
     /// How often a hypothesis became non-finite and was restarted at its prior.

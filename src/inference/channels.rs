@@ -2,14 +2,44 @@
 
 use super::kernels::{padded, padded_row};
 use super::tape::Tape;
-use crate::model::{Readout, values};
+use crate::model::{Model, Readout, values};
+
+/// How channels' gains are followed.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub enum Gains {
+    /// Not at all: the readout stays as it was trained.
+    Fixed,
+    /// With a time constant that is long compared with the model's regimes:
+    /// [`Self::REGIMES`] times as long as they last, and [`Self::TIME_CONSTANT_S`] at least.
+    #[default]
+    Usual,
+    /// With this time constant, seconds.
+    Over(f64),
+}
+
+impl Gains {
+    /// Shortest usual time constant, seconds.
+    pub const TIME_CONSTANT_S: f64 = 60.0;
+    /// Usual time constant in regimes' mean times. Shorter ones follow the regimes themselves:
+    /// sleep states that last minutes were lost in gains that changed within one.
+    pub const REGIMES: f64 = 20.0;
+
+    /// The time constant where a regime lasts `mean_dwell_s`, seconds.
+    fn time_constant_s(self, mean_dwell_s: f64) -> Option<f64> {
+        match self {
+            Self::Fixed => None,
+            Self::Usual => Some(Self::TIME_CONSTANT_S.max(Self::REGIMES * mean_dwell_s)),
+            Self::Over(seconds) => Some(seconds),
+        }
+    }
+}
 
 /// What the fit tracks in addition to the dynamics, so that a rig's troubles are not taken for
 /// dynamics.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Adaptation {
-    /// Time constant of the channels' gains, seconds; `None` leaves the readout as it was trained.
-    pub gain_time_constant_s: Option<f64>,
+    /// How the channels' gains are followed.
+    pub gains: Gains,
     /// Channels that fell silent stop informing until they fire again.
     pub silence: bool,
     /// A bin in which far more was counted than expected is taken for missing.
@@ -18,18 +48,12 @@ pub struct Adaptation {
 
 impl Adaptation {
     /// Nothing is followed.
-    pub const NONE: Self = Self { gain_time_constant_s: None, silence: false, artefacts: false };
-    /// Default time constant of gains, seconds: long compared with regimes.
-    pub const GAIN_TIME_CONSTANT_S: f64 = 60.0;
+    pub const NONE: Self = Self { gains: Gains::Fixed, silence: false, artefacts: false };
 }
 
 impl Default for Adaptation {
     fn default() -> Self {
-        Self {
-            gain_time_constant_s: Some(Self::GAIN_TIME_CONSTANT_S),
-            silence: true,
-            artefacts: true,
-        }
+        Self { gains: Gains::Usual, silence: true, artefacts: true }
     }
 }
 
@@ -53,6 +77,30 @@ pub(crate) const NOVELTY_WINDOW_S: f64 = 1.0;
 /// artefact's, seconds.
 const TOTAL_WINDOW_S: f64 = 0.1;
 
+/// A bin's counts as they inform, each `[n_channels]`.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Seen<'a> {
+    /// 0 where the channel does not inform.
+    pub(crate) counts: &'a [f32],
+    /// 1 for a channel that informs, else 0.
+    pub(crate) weight: &'a [f32],
+    /// The channel's rate over that in training.
+    pub(crate) gain: &'a [f32],
+}
+
+impl Seen<'_> {
+    /// A channel's root count at its rate in training; `None` where that is 0, and the mean where
+    /// the channel does not inform.
+    #[inline(always)]
+    pub(crate) fn root(&self, channel: usize, mean: f32) -> Option<f32> {
+        if self.weight[channel] == 0.0 {
+            return Some(mean);
+        }
+        let count = self.counts[channel];
+        (count > 0.0).then(|| (count / self.gain[channel]).sqrt())
+    }
+}
+
 /// The channels of a session.
 #[derive(Debug)]
 pub(super) struct Channels {
@@ -73,6 +121,7 @@ pub(super) struct Channels {
     /// Counts observed and expected at gain 1, discounted.
     observed: Vec<f32>,
     predicted: Vec<f32>,
+    follows_gains: bool,
     keep: f32,
     /// Spikes expected since the last one.
     silent: Vec<f32>,
@@ -90,7 +139,9 @@ pub(super) struct Channels {
 }
 
 impl Channels {
-    pub(super) fn new(readout: &Readout, bin_width_s: f64, adaptation: Adaptation) -> Self {
+    pub(super) fn new(model: &Model, readout: &Readout, adaptation: Adaptation) -> Self {
+        let bin_width_s = model.bin_width_s;
+        let gain_time_constant_s = adaptation.gains.time_constant_s(model.mean_dwell_s());
         let n = readout.n_channels();
         let zeros = || vec![0.0f32; padded(n)];
         let mut baseline = zeros();
@@ -108,7 +159,8 @@ impl Channels {
             gain: vec![1.0; padded_row(n)],
             observed: zeros(),
             predicted: zeros(),
-            keep: adaptation.gain_time_constant_s.map_or(1.0, keep),
+            follows_gains: gain_time_constant_s.is_some(),
+            keep: gain_time_constant_s.map_or(1.0, keep),
             silent: vec![0.0; n],
             total: 0.0,
             total_rate: 1.0 - keep(TOTAL_WINDOW_S),
@@ -167,6 +219,13 @@ impl Channels {
                 .iter()
                 .all(|values| finite(values))
             && finite(&self.run_variance)
+    }
+
+    /// The newest bin.
+    pub(super) fn seen(&self) -> Seen<'_> {
+        let n = self.n;
+        let Self { counts, weight, gain, .. } = self;
+        Seen { counts: &counts[..n], weight: &weight[..n], gain: &gain[..n] }
     }
 
     /// Channels that inform.
@@ -236,7 +295,7 @@ impl Channels {
                 self.weigh();
             }
         }
-        if self.adaptation.gain_time_constant_s.is_some() {
+        if self.follows_gains {
             self.follow_gains();
         }
     }

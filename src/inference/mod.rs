@@ -16,7 +16,7 @@ mod twin;
 
 pub use bank::FilterBank;
 pub use channels::Adaptation;
-pub(crate) use channels::NOVELTY_WINDOW_S;
+pub(crate) use channels::{Gains, NOVELTY_WINDOW_S, Seen};
 pub use estimate::Estimate;
 pub(crate) use smoother::smooth;
 pub use stage::Stage;

@@ -183,6 +183,7 @@ mod tests {
             channels: None,
             dispersion: None,
             trusted: true,
+            experts: None,
             prior: crate::model::RegimePrior::default(),
         };
         let noise = normal(400, 4e-3f32.sqrt());

@@ -324,6 +324,7 @@ pub(crate) fn example() -> Model {
             channels: None,
             dispersion: None,
             trusted: true,
+            experts: None,
             prior: prior.clone(),
         }],
         prior,

@@ -13,12 +13,15 @@
 
 mod bin_width;
 mod embedding_map;
+mod experts;
 mod hypernetwork;
 mod metric_head;
 mod prior;
 
 pub(crate) use bin_width::{BinWidthError, nearly_equal, whole_ratio};
 pub(crate) use embedding_map::EmbeddingMap;
+pub use experts::{AveragesHead, Experts, Pool, RateStates, RecurrentHead};
+pub(crate) use experts::{BASE_RATE_MIN, EXPERT_NAMES, EXPERTS};
 pub(crate) use hypernetwork::Factors;
 pub use hypernetwork::Hypernetwork;
 pub(crate) use metric_head::{MetricHead, RegimeHead};
@@ -128,6 +131,9 @@ pub struct Readout {
     pub trusted: bool,
     /// The regimes' embeddings as this session's tasks show them.
     pub prior: RegimePrior,
+    /// What tells its regimes apart beside the dynamics; `None` where nothing labelled was learned
+    /// of this session itself.
+    pub experts: Option<Experts>,
 }
 
 impl Readout {
@@ -151,6 +157,21 @@ pub struct NoveltyLimits {
 impl NoveltyLimits {
     /// Nothing is unknown.
     pub const NONE: Self = Self { innovation_runs: f32::MAX, embedding_distance: f32::MAX };
+}
+
+/// The decision rule with which the label in force was right most often on what training held out.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ChosenRule {
+    /// Posterior probability that a new label must reach.
+    pub probability_min: f32,
+    /// Bins in a row for which it must.
+    pub dwell_bins: u32,
+    /// Whether what training saw without a label makes the label `unknown`.
+    pub unlabelled: bool,
+    /// Power, 0 to 1, of the base rates that regimes' posteriors are divided by before they are
+    /// compared: 1 gives each regime an even chance, whatever its share of the time was.
+    pub evenness: f32,
 }
 
 /// How a decision rule did on what training held out.
@@ -186,6 +207,17 @@ pub struct OnlineSettings {
     pub temperature: f32,
     /// What known dynamics hardly ever exceed: novelty is measured against these.
     pub novelty_limits: NoveltyLimits,
+    /// Share of the labelled bins that each regime had in training, `[n_regimes]`; empty where it
+    /// is not known.
+    #[serde(default)]
+    pub base_rates: Vec<f32>,
+    /// How the posteriors of the experts are pooled, where a session has them.
+    #[serde(default = "Pool::dynamics")]
+    pub pool: Pool,
+    /// The decision rule that serves unless another rate of false changes is asked for; absent
+    /// where nothing labelled was held out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rule: Option<ChosenRule>,
     /// Decision rules from lenient to strict, each with fewer false changes than the one before;
     /// empty where nothing labelled was held out.
     pub operating_points: Vec<OperatingPoint>,
@@ -212,6 +244,9 @@ impl OnlineSettings {
             embedding_drift: 1e-7,
             temperature: 1.0,
             novelty_limits: NoveltyLimits::NONE,
+            base_rates: Vec::new(),
+            pool: Pool::DYNAMICS,
+            rule: None,
             operating_points: Vec::new(),
             log_rate_bounds: LOG_RATE_BOUNDS,
         }

@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io;
+use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::Arc;
@@ -23,7 +24,8 @@ pub struct Counts {
 
 #[derive(Debug, Clone)]
 enum Kept {
-    Memory(Vec<u16>),
+    /// From a place in the values on.
+    Memory(Arc<Vec<u16>>, usize),
     /// Little-endian, from a place in a file on.
     File(Arc<File>, u64),
 }
@@ -47,7 +49,7 @@ impl Counts {
         } else {
             counts.iter().copied().collect()
         };
-        Self { channels, bins, kept: Kept::Memory(kept) }
+        Self { channels, bins, kept: Kept::Memory(Arc::new(kept), 0) }
     }
 
     /// Number of bins.
@@ -59,9 +61,21 @@ impl Counts {
     /// Drops everything after the first `bins` bins.
     pub fn truncate(&mut self, bins: usize) {
         self.bins = self.bins.min(bins);
-        if let Kept::Memory(counts) = &mut self.kept {
-            counts.truncate(self.bins * self.channels);
-        }
+    }
+
+    /// The bins of a range, which are kept once for both.
+    ///
+    /// # Panics
+    /// Where the stream has fewer bins.
+    #[must_use]
+    pub(crate) fn slice(&self, bins: Range<usize>) -> Self {
+        assert!(bins.start <= bins.end && bins.end <= self.bins, "{bins:?} of {}", self.bins);
+        let before = bins.start * self.channels;
+        let kept = match &self.kept {
+            Kept::Memory(values, from) => Kept::Memory(values.clone(), from + before),
+            Kept::File(file, at) => Kept::File(file.clone(), at + 2 * before as u64),
+        };
+        Self { channels: self.channels, bins: bins.len(), kept }
     }
 
     /// `bins` bins from bin `from` on, `[bins, channels]`.
@@ -95,7 +109,10 @@ impl Counts {
         let CountsBuffer { bytes, counts } = buffer;
         counts.clear();
         match &self.kept {
-            Kept::Memory(kept) => counts.extend(kept[range].iter().map(|&c| f32::from(c))),
+            Kept::Memory(kept, at) => {
+                let range = at + range.start..at + range.end;
+                counts.extend(kept[range].iter().map(|&c| f32::from(c)));
+            }
             Kept::File(file, at) => {
                 bytes.resize(2 * range.len(), 0);
                 file.read_exact_at(bytes, at + 2 * range.start as u64)?;
@@ -182,6 +199,10 @@ mod tests {
                 let (a, b) = (counts.read(from, bins), memory.read(from, bins));
                 assert_eq!(a.expect("read"), b.expect("in memory"));
             }
+            let (middle, same) = (counts.slice(1..counts.bins()), memory.slice(1..memory.bins()));
+            let (a, b) = (middle.read(1, 1), same.read(1, 1));
+            assert_eq!(a.expect("read"), b.expect("in memory"));
+            assert_eq!(middle.read(0, 1).expect("read"), counts.read(1, 1).expect("read"));
             let mut all = Vec::new();
             counts.each(usize::MAX, |bin| all.extend(bin.iter().map(|&c| c as u16))).expect("read");
             assert_eq!(all, values(stream));

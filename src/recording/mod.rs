@@ -11,6 +11,7 @@ mod npz;
 mod nwb;
 
 use ndarray::{Array2, Axis};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use crate::model::{COUNT_MAX, whole_ratio};
@@ -303,19 +304,34 @@ impl Recording {
     /// trials of one session in a row, else each trial alone.
     #[must_use]
     pub fn streams(&self) -> Vec<Trial> {
-        let mut streams: Vec<Trial> = Vec::new();
-        for trial in &self.trials {
+        self.stream_trials().into_iter().map(|trials| self.joined(trials)).collect()
+    }
+
+    /// Indices of the trials that each of [`Self::streams`] is made of.
+    pub(crate) fn stream_trials(&self) -> Vec<Range<usize>> {
+        let mut streams: Vec<Range<usize>> = Vec::new();
+        for (i, trial) in self.trials.iter().enumerate() {
             match streams.last_mut() {
-                Some(last) if self.continuous && last.session == trial.session => {
-                    let one_width = "trials of a recording have its channels";
-                    last.counts.append(Axis(0), trial.counts.view()).expect(one_width);
-                    last.task.extend(&trial.task);
-                    last.regime.extend(&trial.regime);
+                Some(last)
+                    if self.continuous && self.trials[last.start].session == trial.session =>
+                {
+                    last.end = i + 1;
                 }
-                _ => streams.push(trial.clone()),
+                _ => streams.push(i..i + 1),
             }
         }
         streams
+    }
+
+    fn joined(&self, trials: Range<usize>) -> Trial {
+        let mut joined = self.trials[trials.start].clone();
+        for trial in &self.trials[trials.start + 1..trials.end] {
+            let one_width = "trials of a recording have its channels";
+            joined.counts.append(Axis(0), trial.counts.view()).expect(one_width);
+            joined.task.extend(&trial.task);
+            joined.regime.extend(&trial.regime);
+        }
+        joined
     }
 }
 

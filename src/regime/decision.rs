@@ -2,7 +2,7 @@
 
 use super::onset::{Onset, OnsetFinder};
 use crate::inference::Tape;
-use crate::model::{Model, OperatingPoint};
+use crate::model::{BASE_RATE_MIN, Model, OperatingPoint};
 
 /// When the label in force gives way to another.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -13,6 +13,12 @@ pub struct DecisionRule {
     pub dwell_bins: u32,
     /// Whether the label may be `unknown`.
     pub unknown: bool,
+    /// Whether it is `unknown` where what training saw without a label is more probable than any
+    /// regime.
+    pub unlabelled: bool,
+    /// Power of the regimes' base rates that their posteriors are divided by before they are
+    /// compared, see [`crate::model::ChosenRule`].
+    pub evenness: f32,
     /// Bins from the start before novelty above 1 may make the label `unknown`: it is a smoothed
     /// score.
     pub novelty_warm_up_bins: u64,
@@ -54,12 +60,16 @@ impl DecisionRule {
             }
         };
         let point = points.iter().find(|p| p.false_changes_per_min <= allowed);
+        let point = point.or(points.last()).map_or(Self::PROBABILITY_MIN, |p| p.probability_min);
+        // What was chosen for the model, but for its threshold where a rate was asked for.
+        let chosen = model.online.rule;
+        let own = chosen.filter(|_| false_changes_per_min.is_none());
         Self {
-            probability_min: point
-                .or(points.last())
-                .map_or(Self::PROBABILITY_MIN, |p| p.probability_min),
-            dwell_bins: bins(dwell_s) as u32,
+            probability_min: own.map_or(point, |r| r.probability_min),
+            dwell_bins: chosen.map_or(bins(dwell_s) as u32, |r| r.dwell_bins),
             unknown: true,
+            unlabelled: chosen.is_none_or(|r| r.unlabelled),
+            evenness: chosen.map_or(0.0, |r| r.evenness),
             novelty_warm_up_bins: bins(Self::NOVELTY_WARM_UP_S) as u64,
         }
     }
@@ -126,6 +136,9 @@ pub(crate) struct Tracker {
     strange_since: Option<u64>,
     confident_bins: u32,
     onset: OnsetFinder,
+    /// What each regime's posterior is multiplied by before they are compared; 1 where it is not
+    /// known.
+    multiplier: Vec<f32>,
 }
 
 impl Tracker {
@@ -143,6 +156,7 @@ impl Tracker {
             strange_since: None,
             confident_bins: 0,
             onset: OnsetFinder::new(model),
+            multiplier: multipliers(model, rule.evenness),
         }
     }
 
@@ -213,22 +227,18 @@ impl Tracker {
     ) -> Option<Change> {
         let bin = self.bin;
         self.bin += 1;
+        let unlabelled = if self.rule.unlabelled { unlabelled } else { 0.0 };
         self.onset.push(posterior, unlabelled);
-        let (best, mut probability) = posterior
-            .iter()
-            .copied()
-            .enumerate()
-            .fold((0, f32::MIN), |top, at| if at.1 > top.1 { at } else { top });
-        let mut leading = Label::Regime(best);
-        let mut strange = false;
-        if self.rule.unknown {
-            let labelled = (1.0 - unlabelled) * probability;
-            strange = bin >= self.rule.novelty_warm_up_bins && novelty > 1.0;
-            if strange || unlabelled > labelled {
-                leading = Label::Unknown;
-            }
-            probability = labelled.max(unlabelled);
-        }
+        let even = || posterior.iter().zip(&self.multiplier).map(|(p, m)| p * m);
+        let (best, top) =
+            even().enumerate().fold((0, f32::MIN), |top, at| if at.1 > top.1 { at } else { top });
+        let mut probability = top / even().sum::<f32>().max(f32::MIN_POSITIVE);
+        let warm = bin >= self.rule.novelty_warm_up_bins;
+        let strange = self.rule.unknown && warm && novelty > 1.0;
+        probability *= 1.0 - unlabelled;
+        let none = strange || unlabelled > probability;
+        let leading = if none { Label::Unknown } else { Label::Regime(best) };
+        probability = probability.max(unlabelled);
         self.strange_since = strange.then(|| self.strange_since.unwrap_or(bin));
         if self.leading != Some(leading) {
             self.leading = Some(leading);
@@ -260,12 +270,28 @@ impl Tracker {
     }
 }
 
+/// What divides posteriors by a power of the base rates.
+fn multipliers(model: &Model, evenness: f32) -> Vec<f32> {
+    let rates = &model.online.base_rates;
+    match rates.len() == model.regime_names.len() {
+        true => rates.iter().map(|r| r.max(BASE_RATE_MIN).powf(-evenness)).collect(),
+        false => vec![1.0; model.regime_names.len()],
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn rule() -> DecisionRule {
-        DecisionRule { probability_min: 0.7, dwell_bins: 3, unknown: true, novelty_warm_up_bins: 2 }
+        DecisionRule {
+            probability_min: 0.7,
+            dwell_bins: 3,
+            unknown: true,
+            unlabelled: true,
+            evenness: 0.0,
+            novelty_warm_up_bins: 2,
+        }
     }
 
     fn tracker(rule: DecisionRule) -> Tracker {
@@ -338,7 +364,7 @@ mod tests {
     #[test]
     fn dynamics_without_a_label_are_unknown_where_that_may_be_said() {
         for (unknown, expected) in [(true, Label::Unknown), (false, Label::Regime(1))] {
-            let mut tracker = tracker(DecisionRule { unknown, ..rule() });
+            let mut tracker = tracker(DecisionRule { unlabelled: unknown, ..rule() });
             for _ in 0..3 {
                 tracker.push(&[0.1, 0.9], 0.0, 0.5);
             }

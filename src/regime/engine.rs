@@ -1,13 +1,14 @@
-//! The filter bank with its decision rule: what runs for every bin, live and offline alike.
+//! The experts with their decision rule: what runs for every bin, live and offline alike.
 
 use super::decision::{Change, DecisionRule, Label, Tracker};
-use crate::inference::{Adaptation, BankError, Estimate, FilterBank, Tape};
+use crate::experts::Pooled;
+use crate::inference::{Adaptation, BankError, Estimate, Tape};
 use crate::model::{Model, Readout};
 
 /// The fit and the decisions of one session: counts in, estimates and changes out.
 #[derive(Debug)]
 pub struct Engine {
-    bank: FilterBank,
+    experts: Pooled,
     tracker: Tracker,
     rule: DecisionRule,
     trusted: bool,
@@ -25,31 +26,33 @@ impl Engine {
         rule: DecisionRule,
         adaptation: Adaptation,
     ) -> Result<Self, BankError> {
-        let bank = FilterBank::new(model, readout, adaptation)?;
-        let (tracker, trusted) = (Tracker::new(model, rule), readout.trusted);
-        Ok(Self { bank, tracker, rule, trusted, count_max: model.count_max() })
+        let experts = Pooled::new(model, readout, adaptation)?;
+        let trusted = readout.trusted;
+        // Of a session that is not to be trusted it is certain that no label is known.
+        let rule = DecisionRule { unlabelled: rule.unlabelled || !trusted && rule.unknown, ..rule };
+        let tracker = Tracker::new(model, rule);
+        Ok(Self { experts, tracker, rule, trusted, count_max: model.count_max() })
     }
 
     /// One bin: counts `[n_channels]`, or `None` where it is missing.
     pub fn push(&mut self, counts: Option<&[f32]>) -> Option<Change> {
         let estimate = match counts {
-            Some(counts) => self.bank.update(counts),
-            None => self.bank.predict(),
+            Some(counts) => self.experts.update(counts),
+            None => self.experts.predict(),
         };
-        // Of a session that is not to be trusted it is certain that no label is known.
         let unlabelled = if self.trusted { estimate.unlabelled } else { 1.0 };
         self.tracker.push(&estimate.posterior, unlabelled, estimate.novelty)
     }
 
     /// A bin that is not published: prediction without a decision.
     pub fn pass(&mut self) {
-        self.bank.predict();
+        self.experts.predict();
     }
 
     /// Back to the prior: another recording begins. The label in force stays until another is
     /// found.
     pub fn restart(&mut self) {
-        self.bank.reset();
+        self.experts.reset();
         self.tracker.restart();
     }
 
@@ -61,7 +64,7 @@ impl Engine {
 
     /// Writes its state to the tape, or reads it from there; see [`Self::resume`].
     pub fn state(&mut self, tape: &mut Tape) {
-        self.bank.state(tape);
+        self.experts.state(tape);
         self.tracker.state(tape);
     }
 
@@ -76,9 +79,9 @@ impl Engine {
             return false;
         }
         let mut tape = Tape::of(words.to_vec());
-        let sound = self.bank.resume(&mut tape);
+        let sound = self.experts.resume(&mut tape);
         if sound {
-            self.tracker.resume(&mut tape, label, self.bank.estimate().posterior.len());
+            self.tracker.resume(&mut tape, label, self.experts.estimate().posterior.len());
         }
         sound
     }
@@ -91,19 +94,26 @@ impl Engine {
 
     /// Sets which channels inform.
     pub fn set_active(&mut self, active: impl Iterator<Item = bool>) {
-        self.bank.set_active(active);
+        self.experts.set_active(active);
     }
 
     /// The newest estimate.
     #[must_use]
     pub fn estimate(&self) -> &Estimate {
-        self.bank.estimate()
+        self.experts.estimate()
+    }
+
+    /// The experts' own posteriors, `[experts, n_regimes]`, in the order of
+    /// [`crate::model::EXPERT_NAMES`]; `None` where the dynamics are the only one.
+    #[must_use]
+    pub fn experts(&self) -> Option<&[f32]> {
+        self.experts.experts()
     }
 
     /// Rates of the newest bin as they were predicted, counts per bin, `[n_channels]`.
     #[must_use]
     pub fn expected_counts(&self) -> &[f32] {
-        self.bank.expected_counts()
+        self.experts.bank().expected_counts()
     }
 
     /// The label in force.
@@ -127,20 +137,31 @@ impl Engine {
     /// Channels per bin.
     #[must_use]
     pub fn n_channels(&self) -> usize {
-        self.bank.n_channels()
+        self.experts.bank().n_channels()
     }
 
     /// Hypotheses that became non-finite and were restarted so far.
     #[must_use]
     pub(crate) fn filter_resets(&self) -> u64 {
-        self.bank.resets()
+        self.experts.bank().resets()
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::experts::example_experts;
     use crate::inference::example_model;
+
+    /// With and without experts beside the bank.
+    fn models() -> [Model; 2] {
+        let alone = example_model();
+        let mut pooled = alone.clone();
+        let n = alone.readouts[0].n_channels();
+        pooled.readouts[0].experts = Some(example_experts(n, alone.regime_names.len()));
+        pooled.online.pool.weights = [0.25; crate::model::EXPERTS];
+        [alone, pooled]
+    }
 
     fn counts(t: usize, n: usize) -> Vec<f32> {
         (0..n).map(|i| f32::from(u8::from((t * (i + 2)).is_multiple_of(5)))).collect()
@@ -148,9 +169,12 @@ mod tests {
 
     #[test]
     fn an_engine_goes_on_from_what_another_took_down_bit_for_bit() {
-        let model = example_model();
-        let rule = DecisionRule { probability_min: 0.4, ..DecisionRule::of(&model, None) };
-        let new = || Engine::new(&model, &model.readouts[0], rule, Adaptation::default());
+        models().iter().for_each(goes_on);
+    }
+
+    fn goes_on(model: &Model) {
+        let rule = DecisionRule { probability_min: 0.4, ..DecisionRule::of(model, None) };
+        let new = || Engine::new(model, &model.readouts[0], rule, Adaptation::default());
         let mut first = new().expect("an engine");
         let n = first.n_channels();
         for t in 0..500 {
@@ -172,10 +196,13 @@ mod tests {
 
     #[test]
     fn words_that_are_no_state_are_refused_and_harm_nothing() {
-        let model = example_model();
-        let rule = DecisionRule::of(&model, None);
-        let mut engine = Engine::new(&model, &model.readouts[0], rule, Adaptation::default())
-            .expect("an engine");
+        models().iter().for_each(refuses);
+    }
+
+    fn refuses(model: &Model) {
+        let rule = DecisionRule::of(model, None);
+        let mut engine =
+            Engine::new(model, &model.readouts[0], rule, Adaptation::default()).expect("an engine");
         let mut tape = Tape::default();
         engine.state(&mut tape);
         let good = tape.words().to_vec();

@@ -122,6 +122,8 @@ declared! {
     "Regimes", "What the session makes of the counts." {
         Gauge POSTERIOR "regimed_regime_posterior" ["session regime"]
             "Posterior probability per regime, given that it is one of them."
+        Gauge EXPERT_POSTERIOR "regimed_expert_posterior" ["session expert regime"]
+            "Posterior probability per regime by each of the experts that are pooled."
         Gauge UNLABELLED "regimed_unlabelled_posterior" ["session"]
             "Posterior probability of dynamics that training saw without a label."
         Gauge IN_FORCE "regimed_regime_in_force" ["session regime"]

@@ -5,6 +5,7 @@ mod handles;
 mod log;
 mod readings;
 mod series;
+mod session;
 
 use std::collections::HashMap;
 use std::sync::OnceLock;
@@ -21,6 +22,7 @@ pub use log::{drain_log, last_word};
 use readings::READING;
 pub(crate) use readings::readings;
 pub(crate) use series::Series;
+pub(crate) use session::SessionMetrics;
 
 /// Upper bounds of the latency histograms, seconds.
 const BUCKETS_S: [f64; 14] = [

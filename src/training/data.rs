@@ -1,9 +1,9 @@
 //! What training learns from: streams of counts with one embedding per session, task and regime.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 
 use super::runs::Runs;
-use super::split::{split, splits_by_task};
 use crate::model::REGIMES_MAX;
 use crate::recording::{Counts, Recording, Spool, Trial};
 
@@ -171,72 +171,19 @@ impl StepCounts {
     }
 }
 
-/// Takes recordings for pretraining one by one and splits each into training and held-out streams.
-/// With a [`Spool`], only the held-out streams and the tasks' truth stay in memory.
-#[derive(Debug)]
-pub struct Gathering {
-    data: Dataset,
-    spool: Option<Spool>,
-}
-
-impl Gathering {
-    /// Nothing yet; without a spool all counts stay in memory.
-    #[must_use]
-    pub fn new(spool: Option<Spool>) -> Self {
-        Self { data: Dataset::empty(), spool }
-    }
-
-    /// One more recording.
-    ///
-    /// # Errors
-    /// The reason why it does not fit the others.
-    pub fn add(&mut self, recording: &Recording) -> Result<(), DatasetError> {
-        self.data.held_out_tasks |= splits_by_task(recording);
-        let (train, held) = split(recording);
-        self.data.add(recording, (&train, &held), self.spool.as_mut())?;
-        self.data.limit_held_out();
-        Ok(())
-    }
-
-    /// All of them. Every session must show every regime.
-    ///
-    /// # Errors
-    /// Names what is missing.
-    pub fn finish(self) -> Result<Dataset, DatasetError> {
-        if self.data.regime_names.is_empty() {
-            return Err(DatasetError::Empty);
-        }
-        self.data.every_regime_shown()?;
-        Ok(self.data)
-    }
-}
-
 impl Dataset {
-    /// For pretraining, from recordings in memory: see [`Gathering`].
-    ///
-    /// # Errors
-    /// Names the recording that does not fit the others, and why.
-    pub fn for_pretraining(recordings: &[Recording]) -> Result<Self, DatasetError> {
-        let mut gathering = Gathering::new(None);
-        for recording in recordings {
-            gathering.add(recording)?;
-        }
-        gathering.finish()
-    }
-
     /// For calibration: all of a recording, labelled or not.
     ///
     /// # Errors
     /// As [`Self::for_pretraining`], but labels are not asked for.
     pub fn for_calibration(recording: &Recording) -> Result<Self, DatasetError> {
         let mut data = Self::empty();
-        data.held_out_tasks = splits_by_task(recording);
-        let nothing = Recording { trials: Vec::new(), ..recording.clone() };
-        data.add(recording, (recording, &nothing), None)?;
+        data.add(recording, None)?;
         Ok(data)
     }
 
-    fn empty() -> Self {
+    /// Nothing yet.
+    pub(super) fn empty() -> Self {
         Self {
             bin_width_s: 0.0,
             regime_names: Vec::new(),
@@ -253,11 +200,10 @@ impl Dataset {
         }
     }
 
-    /// Takes up a recording whose parts are `train` and `held`.
-    fn add(
+    /// Takes up a recording, all of it to be learned.
+    pub(super) fn add(
         &mut self,
         recording: &Recording,
-        (train, held): (&Recording, &Recording),
         mut spool: Option<&mut Spool>,
     ) -> Result<(), DatasetError> {
         if self.sessions.is_empty() {
@@ -271,34 +217,73 @@ impl Dataset {
         if self.regime_names.len() > REGIMES_MAX {
             return Err(DatasetError::Regimes(self.regime_names.len()));
         }
-        for trial in &recording.streams() {
+        for trial in recording.streams() {
             let label = |t: usize| (trial.regime[t].map(|r| regimes[r]), trial.task[t]);
             let labels = (0..trial.n_bins()).map(label);
             self.steps.add(labels.clone());
             self.labelled_steps.add(labels.filter(|l| l.0.is_some()));
-        }
-        for trial in train.streams() {
             let stream = self.stream(trial, &regimes, spool.as_deref_mut()).map_err(|e| {
                 let path = recording.path.display().to_string();
                 DatasetError::Spool { path, reason: e.to_string() }
             })?;
             self.streams.push(stream);
         }
-        for trial in held.streams() {
-            let session = self.session_index(&trial.session, recording.n_channels);
-            self.held_out.push(HeldOut {
-                session,
-                exponents: exponents(&trial),
-                regime: trial.regime.iter().map(|r| r.map(|r| regimes[r])).collect(),
-                counts: Counts::in_memory(trial.counts),
-            });
-        }
         Ok(())
+    }
+
+    /// The same with some blocks held out; `blocks` has each bin's, by stream.
+    pub(super) fn part(&self, blocks: &[Runs], is_held: impl Fn(usize) -> bool) -> Self {
+        let mut part = Self {
+            bin_width_s: self.bin_width_s,
+            regime_names: self.regime_names.clone(),
+            sessions: self.sessions.clone(),
+            count_max: self.count_max,
+            steps: self.steps.clone(),
+            labelled_steps: self.labelled_steps.clone(),
+            ..Self::empty()
+        };
+        for (stream, blocks) in self.streams.iter().zip(blocks) {
+            let held = blocks.each().flat_map(|(from, to, block)| {
+                std::iter::repeat_n(usize::from(is_held(block)), to - from)
+            });
+            for (from, to, held) in Runs::of(held).each() {
+                if held == 1 {
+                    part.hold_out(self, stream, from..to);
+                } else {
+                    part.learn(self, stream, from..to);
+                }
+            }
+        }
+        part
+    }
+
+    fn learn(&mut self, of: &Self, stream: &Stream, bins: Range<usize>) {
+        let label_of =
+            Runs::of(stream.label_of.read(bins.start, bins.len()).into_iter().map(|l| {
+                let label = of.labels[l];
+                let at = position_or_push(&mut self.labels, |x| *x == label, || label);
+                self.exponents.resize(self.labels.len(), of.exponents[l]);
+                self.one_point.resize(self.labels.len(), of.one_point[l]);
+                at
+            }));
+        let counts = stream.counts.slice(bins);
+        self.streams.push(Stream { session: stream.session, counts, label_of });
+    }
+
+    fn hold_out(&mut self, of: &Self, stream: &Stream, bins: Range<usize>) {
+        let labels = stream.label_of.read(bins.start, bins.len());
+        let exponents = stream.label_of.only().map_or([None; 2], |l| of.exponents[l]);
+        self.held_out.push(HeldOut {
+            session: stream.session,
+            counts: stream.counts.slice(bins),
+            regime: labels.into_iter().map(|l| of.labels[l].regime).collect(),
+            exponents,
+        });
     }
 
     /// Cuts the longest held-out streams so that all together are at most [`HELD_OUT_BINS_MAX`]:
     /// every validation plays them.
-    fn limit_held_out(&mut self) {
+    pub(super) fn limit_held_out(&mut self) {
         let mut lengths: Vec<usize> = self.held_out.iter().map(|s| s.regime.len()).collect();
         lengths.sort_unstable();
         let mut left = HELD_OUT_BINS_MAX;
@@ -370,7 +355,7 @@ impl Dataset {
         unlabelled as f64 / all.max(1) as f64
     }
 
-    fn every_regime_shown(&self) -> Result<(), DatasetError> {
+    pub(super) fn every_regime_shown(&self) -> Result<(), DatasetError> {
         for (s, session) in self.sessions.iter().enumerate() {
             for (r, regime) in self.regime_names.iter().enumerate() {
                 if !self.labels.iter().any(|l| l.session == s && l.regime == Some(r)) {

@@ -5,8 +5,10 @@ use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 
 use super::data::Dataset;
+use super::decide::decide;
 use super::error::FinishError;
-use super::held_out::{Scored, dispersion, operating_points, tune};
+use super::held_out::{Scored, dispersion, tune};
+use super::member::Member;
 use super::prior::{PriorFit, fit_prior};
 use super::trainer::Trainer;
 use crate::model::{Model, values};
@@ -40,42 +42,69 @@ const WORTH_MORE_NOISE: f64 = 0.005;
 #[derive(Debug, Clone)]
 pub struct Finished {
     pub model: Model,
-    /// Scores on held-out streams, per session and over all; `None` where nothing is labelled
-    /// there.
+    /// Scores of the published posterior on held-out streams, over all; `None` where nothing is
+    /// labelled there.
     pub held_out: Option<Verdict>,
     /// The same by session name.
     pub by_session: Vec<(String, Verdict)>,
+    /// Held-out log loss of the dynamics alone, nats per bin.
+    pub log_loss: Option<f64>,
     /// Mean predictive log-likelihood of the held-out streams, nats per bin and channel; `None`
     /// where nothing is held out.
     pub log_likelihood: Option<f64>,
 }
 
-impl Finished {
-    fn new(model: Model, scored: Scored) -> Self {
-        let Scored { labels, by_session, log_likelihood } = scored;
-        Self { model, held_out: labels, by_session, log_likelihood }
+/// Models of all members at the same settings, the serving one last.
+#[derive(Clone)]
+struct Candidate {
+    models: Vec<Model>,
+    scored: Scored,
+}
+
+impl Candidate {
+    /// Held-out log loss; 0 where nothing labelled was held out.
+    fn loss(&self) -> f64 {
+        self.scored.labels.as_ref().map_or(0.0, |v| v.log_loss)
+    }
+
+    fn tuned(mut models: Vec<Model>, members: &[Member<'_>]) -> Result<Self, FinishError> {
+        let scored = tune(&mut models, members)?;
+        Ok(Self { models, scored })
+    }
+
+    fn finished(self, published: Option<Scored>) -> Option<Finished> {
+        let Self { mut models, scored } = self;
+        let log_loss = scored.labels.as_ref().map(|v| v.log_loss);
+        let log_likelihood = scored.log_likelihood;
+        let Scored { labels, by_session, .. } = published.unwrap_or(scored);
+        let model = models.pop()?;
+        Some(Finished { model, held_out: labels, by_session, log_loss, log_likelihood })
     }
 }
 
-/// Fits priors to the embeddings and settings to the held-out streams. With a held-out log loss
-/// `best` found before, further sizes of prior are only tried where the first comes near it, and a
-/// model that is no better gets no operating points.
+/// Fits priors to the embeddings and settings to the held-out streams of all members; the last
+/// member's model serves. With a held-out log loss `best` found before, further sizes of prior are
+/// only tried where the first comes near it, and a model that is no better gets no decision rule.
 ///
 /// # Errors
 /// When training diverged, or a session shows no bin of some regime.
-pub fn finish(trainer: &Trainer, best_before: Option<f64>) -> Result<Finished, FinishError> {
-    let mut model = trainer.unfitted_model()?;
-    all_finite(&model)?;
+///
+/// # Panics
+/// Without members.
+pub fn finish(members: &[Member<'_>], best_before: Option<f64>) -> Result<Finished, FinishError> {
+    let trainer = members.last().expect("a member").trainer;
     let data = trainer.data();
-    model.online.embedding_drift = (EMBEDDING_DRIFT_PER_S * data.bin_width_s) as f32;
-    let mut fitted = |per_regime: usize, unlabelled: bool| -> Result<Finished, FinishError> {
-        model.online.hazard_per_bin = hazard(data, unlabelled);
-        if let Some(seconds) = trainer.settings().mean_dwell_s {
-            model = model.with_mean_dwell(seconds);
+    let unfitted = members.iter().map(unfitted).collect::<Result<Vec<Model>, FinishError>>()?;
+    let fitted = |per_regime: usize, unlabelled: bool| -> Result<Candidate, FinishError> {
+        let mut models = unfitted.clone();
+        for (model, member) in models.iter_mut().zip(members) {
+            model.online.hazard_per_bin = hazard(data, unlabelled);
+            if let Some(seconds) = trainer.settings().mean_dwell_s {
+                *model = model.with_mean_dwell(seconds);
+            }
+            fit_priors(model, member.trainer, per_regime, unlabelled)?;
         }
-        fit_priors(&mut model, trainer, per_regime, unlabelled)?;
-        let scored = tune(&mut model, data, trainer.settings().threads)?;
-        Ok(Finished::new(model.clone(), scored))
+        Candidate::tuned(models, members)
     };
     // From the simplest model up, each larger one only where the held-out log loss is worth its
     // cost in every bin.
@@ -83,50 +112,57 @@ pub fn finish(trainer: &Trainer, best_before: Option<f64>) -> Result<Finished, F
     // Hypotheses for unlabelled stretches may take probability from the regimes: kept where they do
     // not hurt.
     let mut unlabelled = false;
-    if data.unlabelled_share() >= UNLABELLED_SHARE {
+    let shown = |m: &Member<'_>| m.trainer.data().labels.iter().any(|l| l.regime.is_none());
+    if data.unlabelled_share() >= UNLABELLED_SHARE && members.iter().all(shown) {
         let found = fitted(PER_REGIME[0], true)?;
-        unlabelled = loss(&found) <= loss(&best);
+        unlabelled = found.loss() <= best.loss();
         if unlabelled {
             best = found;
         }
     }
     let regimes = data.regime_names.len() + usize::from(unlabelled);
     for per_regime in PER_REGIME.into_iter().skip(1) {
-        let far = best_before.is_some_and(|b| loss(&best) > WORTH_TRYING * b);
+        let far = best_before.is_some_and(|b| best.loss() > WORTH_TRYING * b);
         if far || per_regime * regimes > COMPONENTS_MAX {
             break;
         }
         let found = fitted(per_regime, unlabelled)?;
-        if loss(&found) >= (1.0 - WORTH_MORE_COMPONENTS) * loss(&best) {
+        if found.loss() >= (1.0 - WORTH_MORE_COMPONENTS) * best.loss() {
             break;
         }
         best = found;
     }
-    if best_before.is_some_and(|b| loss(&best) > b) {
+    let published = if best_before.is_some_and(|b| best.loss() > b) {
         // No better than the kept model: skip the rest.
-        return Ok(best);
-    }
-    best = with_process_noise(trainer, best)?;
-    if trainer.settings().negative_binomial {
-        best = with_dispersion(trainer, best)?;
-    }
-    best.model.online.operating_points = operating_points(&best.model, data)?;
-    Ok(best)
+        None
+    } else {
+        best = with_process_noise(members, best)?;
+        if trainer.settings().negative_binomial {
+            best = with_dispersion(members, best)?;
+        }
+        decide(&mut best.models, members)?
+    };
+    Ok(best.finished(published).expect("as many models as members"))
 }
 
-/// Held-out log loss; 0 where nothing labelled was held out.
-fn loss(of: &Finished) -> f64 {
-    of.held_out.as_ref().map_or(0.0, |v| v.log_loss)
+/// A member's model without priors.
+fn unfitted(member: &Member<'_>) -> Result<Model, FinishError> {
+    let mut model = member.trainer.unfitted_model()?;
+    all_finite(&model)?;
+    model.online.embedding_drift = (EMBEDDING_DRIFT_PER_S * model.bin_width_s) as f32;
+    Ok(model)
 }
 
 /// Tries more process noise than was learned, as long as the held-out log loss is worth it.
-fn with_process_noise(trainer: &Trainer, mut best: Finished) -> Result<Finished, FinishError> {
+fn with_process_noise(
+    members: &[Member<'_>],
+    mut best: Candidate,
+) -> Result<Candidate, FinishError> {
     for process_noise in PROCESS_NOISE {
-        let mut model = best.model.clone();
-        model.online.process_noise = process_noise;
-        let scored = tune(&mut model, trainer.data(), trainer.settings().threads)?;
-        let found = Finished::new(model, scored);
-        if loss(&found) >= (1.0 - WORTH_MORE_NOISE) * loss(&best) {
+        let mut models = best.models.clone();
+        models.iter_mut().for_each(|m| m.online.process_noise = process_noise);
+        let found = Candidate::tuned(models, members)?;
+        if found.loss() >= (1.0 - WORTH_MORE_NOISE) * best.loss() {
             break;
         }
         best = found;
@@ -135,20 +171,22 @@ fn with_process_noise(trainer: &Trainer, mut best: Finished) -> Result<Finished,
 }
 
 /// Fits every channel's dispersion.
-fn with_dispersion(trainer: &Trainer, best: Finished) -> Result<Finished, FinishError> {
-    let (data, mut model) = (trainer.data(), best.model);
-    for s in 0..data.sessions.len() {
-        let streams = data.streams.iter().filter(|t| t.session == s);
-        let counts = streams.map(|t| &t.counts);
-        model.readouts[s].dispersion = Some(dispersion(&model, &model.readouts[s], counts)?);
+fn with_dispersion(members: &[Member<'_>], best: Candidate) -> Result<Candidate, FinishError> {
+    let mut models = best.models;
+    for (model, member) in models.iter_mut().zip(members) {
+        let data = member.trainer.data();
+        for s in 0..data.sessions.len() {
+            let streams = data.streams.iter().filter(|t| t.session == s);
+            let counts = streams.map(|t| &t.counts);
+            model.readouts[s].dispersion = Some(dispersion(model, &model.readouts[s], counts)?);
+        }
     }
-    let scored = tune(&mut model, data, trainer.settings().threads)?;
-    Ok(Finished::new(model, scored))
+    Candidate::tuned(models, members)
 }
 
 /// Hazard rates from the labels' changes, with one pseudo-change out of each regime; the same for
 /// all where the labels never change.
-fn hazard(data: &Dataset, unlabelled: bool) -> Array2<f32> {
+pub(super) fn hazard(data: &Dataset, unlabelled: bool) -> Array2<f32> {
     let n = data.regime_names.len();
     let regimes: Vec<Option<usize>> = (0..n).map(Some).chain(unlabelled.then_some(None)).collect();
     let steps = if unlabelled { &data.steps } else { &data.labelled_steps };

@@ -1,8 +1,14 @@
 //! A whole training: steps, validations on held-out data in between, and the best model.
 
+use std::collections::HashMap;
+use std::sync::Arc;
+
 use super::data::Dataset;
-use super::error::FinishError;
+use super::error::{FinishError, RestoreError};
+use super::experts::SessionExperts;
 use super::finish::{Finished, finish};
+use super::folds::Folds;
+use super::member::Member;
 use super::settings::{KeptBy, TrainingSettings};
 use super::trainer::{StepReport, Trainer};
 
@@ -12,54 +18,126 @@ const FIRST_VALIDATION_PASSES: f64 = 20.0;
 const FIRST_VALIDATION_STEP: usize = 8;
 /// Number of validations on held-out data.
 const VALIDATIONS: usize = 12;
+/// Training ends where as many validations in a row did not keep their model, and the steps are at
+/// least as many times those of the kept one.
+const PATIENCE: usize = 4;
+const PATIENCE_STEPS: usize = 2;
 /// Where exponents are learned too, a later model is kept if its held-out log loss is at most this
 /// many times the least before: exponents are learned more slowly than labels.
 const LATER_IS_BETTER_WITHIN: f64 = 1.25;
 
+/// Name of what is known of the kept model in a saved state: nothing where there is none, else its
+/// steps, the validations since, and its held-out loss, where it has one.
+const KEPT: &str = "kept";
+
 /// What a validation showed.
 pub(crate) struct Validation {
-    /// Log loss of the held-out streams, nats per bin; `None` where nothing is labelled there, or
-    /// all of it alike.
+    /// Log loss of the held-out streams by the dynamics, nats per bin; `None` where nothing is
+    /// labelled there, or all of it alike.
     pub log_loss: Option<f64>,
     /// The current model, where it replaces the one kept before.
     pub better: Option<Finished>,
 }
 
-/// A training under validation.
+/// Trainings side by side, under validation.
 pub(crate) struct Pretraining {
-    trainer: Trainer,
+    /// The last one's model serves.
+    trainers: Vec<Trainer>,
+    /// Of each of them.
+    experts: Vec<SessionExperts>,
+    threads: usize,
     /// Smallest held-out loss so far, by [`KeptBy`].
     least: Option<f64>,
-    /// A model was kept.
-    has_model: bool,
+    /// Steps of the model that was kept.
+    kept_at: Option<usize>,
+    /// Validations since.
+    in_vain: usize,
 }
 
 impl Pretraining {
-    /// Starts from the trainer's state; `kept`: the held-out loss of the model that was kept before
-    /// an interruption, where one was.
-    #[must_use]
-    pub(crate) fn new(trainer: Trainer, kept: Option<Option<f64>>) -> Self {
-        Self { trainer, least: kept.flatten(), has_model: kept.is_some() }
+    /// Fresh trainings of all members, with the experts of each.
+    ///
+    /// # Errors
+    /// Errors of candle.
+    ///
+    /// # Panics
+    /// Where there are not as many experts as members.
+    pub(crate) fn new(
+        folds: &Folds,
+        settings: TrainingSettings,
+        experts: Vec<SessionExperts>,
+    ) -> candle_core::Result<Self> {
+        // All step side by side.
+        let each = settings.threads.div_ceil(folds.members().count());
+        let own = TrainingSettings { threads: each, ..settings };
+        let trainers = folds
+            .members()
+            .map(|data| Trainer::new(data.clone(), own))
+            .collect::<candle_core::Result<Vec<_>>>()?;
+        assert_eq!(trainers.len(), experts.len(), "experts of every member");
+        Ok(Self {
+            trainers,
+            experts,
+            threads: settings.threads,
+            least: None,
+            kept_at: None,
+            in_vain: 0,
+        })
     }
 
-    /// The training.
+    /// One training that holds out a part itself, by its dynamics alone.
+    ///
+    /// # Errors
+    /// Errors of candle.
+    pub(crate) fn alone(
+        data: Arc<Dataset>,
+        settings: TrainingSettings,
+    ) -> candle_core::Result<Self> {
+        Self::new(&Folds::one(data), settings, vec![Vec::new()])
+    }
+
+    /// The training whose model serves.
     #[must_use]
     pub(crate) fn trainer(&self) -> &Trainer {
-        &self.trainer
+        &self.trainers[self.trainers.len() - 1]
     }
 
-    /// One step of [`Trainer::step`].
+    /// One step of [`Trainer::step`] of each training; reports the serving one's.
     ///
     /// # Errors
     /// Errors of candle.
     pub(crate) fn step(&mut self) -> candle_core::Result<StepReport> {
-        self.trainer.step()
+        let share = self.trainers.len().div_ceil(self.threads.max(1)).max(1);
+        let reports = std::thread::scope(|scope| {
+            let workers: Vec<_> = self
+                .trainers
+                .chunks_mut(share)
+                .map(|part| {
+                    scope
+                        .spawn(|| part.iter_mut().map(Trainer::step).collect::<Result<Vec<_>, _>>())
+                })
+                .collect();
+            let mut all = Vec::new();
+            for worker in workers {
+                // A panic there has ended the program already.
+                all.extend(worker.join().unwrap_or(Ok(Vec::new()))?);
+            }
+            Ok::<_, candle_core::Error>(all)
+        })?;
+        Ok(reports[reports.len() - 1])
     }
 
-    /// Whether all steps are done.
+    /// Whether all steps are done, or more of them no longer gain anything.
     #[must_use]
     pub(crate) fn is_complete(&self) -> bool {
-        self.trainer.steps_done() >= self.trainer.settings().steps
+        self.trainer().steps_done() >= self.trainer().settings().steps || self.gains_nothing()
+    }
+
+    /// Whether the last validations did not keep their models, and many steps with them.
+    #[must_use]
+    pub(crate) fn gains_nothing(&self) -> bool {
+        let far = self.kept_at.is_some_and(|k| self.trainer().steps_done() >= PATIENCE_STEPS * k);
+        self.in_vain >= PATIENCE && far
     }
 
     /// Validates where it is time, or where the training stops here without a model.
@@ -70,37 +148,81 @@ impl Pretraining {
         &mut self,
         stops: bool,
     ) -> Result<Option<Validation>, FinishError> {
-        let trainer = &self.trainer;
+        let trainer = self.trainer();
         let due = is_due(trainer.steps_done(), trainer.settings(), trainer.data());
-        if due || (stops && !self.has_model) { self.validate().map(Some) } else { Ok(None) }
+        if due || (stops && self.kept_at.is_none()) { self.validate().map(Some) } else { Ok(None) }
     }
 
-    /// Fits priors to the current parameters, and scores the model on held-out data.
+    /// Fits priors to the current parameters, and scores the models on held-out data.
     fn validate(&mut self) -> Result<Validation, FinishError> {
-        let settings = self.trainer.settings();
+        let settings = self.trainer().settings();
         let by_labels = settings.kept_by == KeptBy::Labels;
         let exponents = settings.exponent_weight > 0.0;
         let slack = if exponents && by_labels { LATER_IS_BETTER_WITHIN } else { 1.0 };
         let limit = self.least.map(|least| slack * least);
-        let found = finish(&self.trainer, limit.filter(|_| by_labels))?;
+        let pairs = self.trainers.iter().zip(&self.experts);
+        let members: Vec<Member<'_>> =
+            pairs.map(|(trainer, experts)| Member { trainer, experts }).collect();
+        let found = finish(&members, limit.filter(|_| by_labels))?;
         // With one label there is nothing to tell apart: its log loss is 0 from the first step on.
-        let tells = self.trainer.data().regime_names.len() > 1;
-        let log_loss = found.held_out.as_ref().filter(|_| tells).map(|v| v.log_loss);
+        let tells = self.trainer().data().regime_names.len() > 1;
+        let log_loss = found.log_loss.filter(|_| tells);
         let loss = if by_labels { log_loss } else { found.log_likelihood.map(|l| -l) };
         let is_better = loss.zip(limit).is_none_or(|(now, limit)| now < limit);
         self.least = self.least.into_iter().chain(loss).reduce(f64::min);
-        self.has_model |= is_better;
+        self.in_vain = if is_better { 0 } else { self.in_vain + 1 };
+        if is_better {
+            self.kept_at = Some(self.trainer().steps_done());
+        }
         Ok(Validation { log_loss, better: is_better.then_some(found) })
+    }
+
+    /// The whole state as named arrays.
+    ///
+    /// # Errors
+    /// Errors of candle.
+    pub(crate) fn state(&self) -> candle_core::Result<HashMap<String, Vec<f32>>> {
+        let mut state = HashMap::new();
+        for (i, trainer) in self.trainers.iter().enumerate() {
+            state.extend(trainer.state()?.into_iter().map(|(name, v)| (format!("{i}.{name}"), v)));
+        }
+        let kept = self.kept_at.map(|steps| [steps as f32, self.in_vain as f32]);
+        let kept = kept.into_iter().flatten().chain(self.least.map(|l| l as f32));
+        state.insert(KEPT.to_owned(), kept.collect());
+        Ok(state)
+    }
+
+    /// Takes up a state saved after `step` steps.
+    ///
+    /// # Errors
+    /// Names the array that is missing or of another size.
+    pub(crate) fn restore(
+        &mut self,
+        step: usize,
+        mut state: HashMap<String, Vec<f32>>,
+    ) -> Result<(), RestoreError> {
+        let kept = state.remove(KEPT).ok_or_else(|| RestoreError::Missing(KEPT.to_owned()))?;
+        self.kept_at = kept.first().map(|steps| *steps as usize);
+        self.in_vain = kept.get(1).map_or(0, |n| *n as usize);
+        self.least = kept.get(2).map(|l| f64::from(*l));
+        for (i, trainer) in self.trainers.iter_mut().enumerate() {
+            let prefix = format!("{i}.");
+            let own = state.iter().filter_map(|(name, values)| {
+                Some((name.strip_prefix(&prefix)?.to_owned(), values.clone()))
+            });
+            trainer.restore(step, own.collect())?;
+        }
+        Ok(())
     }
 }
 
 /// Whether a training is validated after step `done`: in even intervals, and before the first of
-/// them at steps that grow by half.
+/// them at steps that double.
 fn is_due(done: usize, settings: &TrainingSettings, data: &Dataset) -> bool {
     let pass = data.training_bins() as f64 / (settings.batch * settings.window_bins) as f64;
     let mut early = ((FIRST_VALIDATION_PASSES * pass) as usize).max(FIRST_VALIDATION_STEP);
     while early < done {
-        early += early / 2;
+        early *= 2;
     }
     let every = settings.steps.div_ceil(VALIDATIONS);
     done == settings.steps || done.is_multiple_of(every) || (done == early && done < every)
@@ -108,8 +230,6 @@ fn is_due(done: usize, settings: &TrainingSettings, data: &Dataset) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use rand::{RngExt, SeedableRng};
     use rand_chacha::ChaCha8Rng;
 
@@ -146,15 +266,17 @@ mod tests {
             ..TrainingSettings::default()
         };
         let train = |kept_by| {
-            let trainer = Trainer::new(data.clone(), settings(kept_by)).expect("a trainer");
-            let mut training = Pretraining::new(trainer, None);
+            let training = Pretraining::alone(data.clone(), settings(kept_by));
+            let mut training = training.expect("a training");
             let (mut kept, mut scores) = (Vec::new(), Vec::new());
             while !training.is_complete() {
                 training.step().expect("a step");
                 let Some(found) = training.validate_if_due(false).expect("a validation") else {
                     continue;
                 };
-                let now = finish(training.trainer(), None).expect("a model").log_likelihood;
+                let now = finish(&[Member::alone(training.trainer())], None)
+                    .expect("a model")
+                    .log_likelihood;
                 let step = training.trainer().steps_done();
                 scores.push((step, now.expect("streams were held out")));
                 if found.better.is_some() {

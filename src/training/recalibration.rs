@@ -63,7 +63,8 @@ pub fn recalibrate(
     let whole = |s: &super::data::Stream| s.counts.read(0, s.counts.bins());
     let whole: Vec<Vec<f32>> = data.streams.iter().map(whole).collect::<std::io::Result<_>>()?;
     let counts: Vec<&[f32]> = whole.iter().flat_map(|s| s.chunks_exact(n)).collect();
-    let mut readout = Readout { session: session.to_owned(), ..before.clone() };
+    // What other experts learned of units that are gone would mislead.
+    let mut readout = Readout { session: session.to_owned(), experts: None, ..before.clone() };
     // Lost units are silent at first, and rates have changed since: either would be taken for
     // latents.
     let streams: Vec<&super::data::Stream> = data.streams.iter().collect();
@@ -247,6 +248,7 @@ mod tests {
             dispersion: None,
             trusted: true,
             prior: RegimePrior::default(),
+            experts: None,
         };
         let (kept, found) = sort_channels(&log_cov, &readout, rank);
         let right = (0..n).filter(|&i| kept[i] == (i % 4 != 0)).count();

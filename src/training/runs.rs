@@ -1,7 +1,7 @@
 //! Labels of a stream as runs of the same.
 
 /// Index of each bin's label, as runs of the same: a bin costs nothing.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Runs(Vec<(usize, usize)>);
 
 impl Runs {
@@ -15,6 +15,12 @@ impl Runs {
             }
         }
         Self(runs)
+    }
+
+    /// The runs in order: first bin, the bin after the last, and what they are of.
+    pub(crate) fn each(&self) -> impl Iterator<Item = (usize, usize, usize)> + '_ {
+        let mut from = 0;
+        self.0.iter().map(move |&(end, of)| (std::mem::replace(&mut from, end), end, of))
     }
 
     /// Number of bins.
@@ -62,6 +68,8 @@ mod tests {
                 assert_eq!(runs.read(from, to - from), labels[from..to], "{from} to {to}");
             }
         }
+        let each: Vec<(usize, usize, usize)> = runs.each().collect();
+        assert_eq!(each, [(0, 4, 3), (4, 5, 0), (5, 12, 3), (12, 14, 5)]);
         assert_eq!(Runs::of([4, 4, 4].into_iter()).only(), Some(4));
     }
 }

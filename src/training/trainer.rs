@@ -403,6 +403,7 @@ impl Trainer {
             dispersion: None,
             trusted: true,
             prior: RegimePrior::default(),
+            experts: None,
         })
     }
 

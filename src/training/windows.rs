@@ -6,6 +6,10 @@ use rand_chacha::ChaCha8Rng;
 use super::data::{Dataset, Stream};
 use super::settings::TrainingSettings;
 
+/// A step passes over short data at most this often, with at least this many windows.
+const PASSES_MAX: usize = 2;
+const BATCH_MIN: usize = 8;
+
 impl Dataset {
     /// A batch of windows, streams drawn in proportion to the windows they hold. With
     /// `contrast_bins` above 0, each window gets a stretch that long after the burn-in and, for
@@ -14,7 +18,8 @@ impl Dataset {
         let share: Vec<usize> =
             self.streams.iter().map(|s| s.label_of.len().div_ceil(of.window_bins)).collect();
         let total: usize = share.iter().sum();
-        (0..of.batch)
+        // More would only be the same bins again, at the same cost.
+        (0..of.batch.min((PASSES_MAX * total).max(BATCH_MIN)))
             .map(|_| {
                 let mut at = rng.random_range(0..total);
                 let stream = share

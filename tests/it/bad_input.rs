@@ -225,7 +225,7 @@ fn a_damaged_model_is_refused_with_what_was_expected() {
     let other = text.replace("\"format_version\": 3", "\"format_version\": 9");
     assert!(
         refused(other.as_bytes(), &weights)
-            .contains("expected regimed-model 2 to 3, found regimed-model 9")
+            .contains("expected regimed-model 2 to 4, found regimed-model 9")
     );
     let other = text.replacen("\"rank\": 8", "\"rank\": 7", 1);
     assert!(refused(other.as_bytes(), &weights).contains("shape"));

@@ -9,6 +9,8 @@ use regimed::internals::model::{Model, Readout};
 use regimed::internals::regime::{DecisionRule, Engine};
 use regimed::internals::teacher::{Animal, AnimalSettings, Dwell, Regime, Simulation};
 
+use crate::experts::with_experts;
+
 static MODEL: LazyLock<Model> =
     LazyLock::new(|| regimed::internals::checkpoint::builtin().expect("the built-in model").model);
 
@@ -34,9 +36,11 @@ fn switching(bins: usize, seed: u64) -> Vec<Vec<f32>> {
         .collect()
 }
 
-fn engine() -> Engine {
-    let rule = DecisionRule::of(&MODEL, None);
-    Engine::new(&MODEL, &MODEL.readouts[0], rule, Adaptation::default()).expect("an engine")
+static POOLED: LazyLock<Model> = LazyLock::new(|| with_experts(MODEL.clone()));
+
+fn engine(model: &Model) -> Engine {
+    let rule = DecisionRule::of(model, None);
+    Engine::new(model, &model.readouts[0], rule, Adaptation::default()).expect("an engine")
 }
 
 fn is_sound(e: &Estimate) -> bool {
@@ -52,8 +56,12 @@ fn is_sound(e: &Estimate) -> bool {
 
 #[test]
 fn a_bin_allocates_nothing() {
+    [&*MODEL, &*POOLED].into_iter().for_each(allocates_nothing);
+}
+
+fn allocates_nothing(model: &Model) {
     let bins = switching(400, 1);
-    let mut engine = engine();
+    let mut engine = engine(model);
     let mut changes = 0;
     // As the session's thread leaves its state for the next start.
     let mut tape = regimed::internals::inference::Tape::default();
@@ -63,7 +71,7 @@ fn a_bin_allocates_nothing() {
         }
         let seen = t % 13 != 5;
         changes += usize::from(engine.push(seen.then_some(bins[t].as_slice())).is_some());
-        let outcome = regimed::internals::bus::Outcome::of(engine.estimate());
+        let outcome = regimed::internals::bus::Outcome::of(engine.estimate(), engine.experts());
         assert!(outcome.novelty.is_finite());
         if t.is_multiple_of(25) {
             tape.begin();
@@ -83,9 +91,13 @@ fn a_bin_allocates_nothing() {
 
 #[test]
 fn the_same_bins_give_the_same_bits() {
+    [&*MODEL, &*POOLED].into_iter().for_each(gives_the_same_bits);
+}
+
+fn gives_the_same_bits(model: &Model) {
     let bins = switching(600, 2);
     let run = || {
-        let mut engine = engine();
+        let mut engine = engine(model);
         bins.iter()
             .enumerate()
             .map(|(t, bin)| {
@@ -211,7 +223,7 @@ proptest! {
         bins in prop::collection::vec(
             (prop::collection::vec(0u16..4097, 96), 0u8..8, any::<u128>()), 1..40),
     ) {
-        let mut engine = engine();
+        let mut engine = engine(&MODEL);
         for (counts, kind, mask) in &bins {
             // Mostly plausible counts.
             let counts: Vec<f32> =

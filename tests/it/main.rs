@@ -12,6 +12,7 @@ mod decoders;
 mod deploy;
 mod endurance;
 mod examples;
+mod experts;
 mod fit;
 #[path = "../../fuzz/decoders/mod.rs"]
 mod fuzz_decoders;

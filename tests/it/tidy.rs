@@ -6,10 +6,11 @@ use std::path::{Path, PathBuf};
 use crate::rig::checkout;
 
 /// Floors from the ground up; a room uses rooms of the floors below it alone.
-const FLOORS: [&[&str]; 16] = [
+const FLOORS: [&[&str]; 17] = [
     // Numbers: no clock, no I/O.
     &["model", "teacher"],
     &["inference"],
+    &["experts"],
     &["dynamics", "regime"],
     // Ground services.
     &["clock", "files", "sync", "wire"],
@@ -30,7 +31,7 @@ const FLOORS: [&[&str]; 16] = [
     &["main"],
 ];
 /// Rooms without a clock or I/O.
-const PURE: [&str; 5] = ["model", "teacher", "inference", "dynamics", "regime"];
+const PURE: [&str; 6] = ["model", "teacher", "inference", "experts", "dynamics", "regime"];
 const PURE_FORBIDDEN: [&str; 6] =
     ["tokio", "std::fs", "std::net", "Instant::now", "SystemTime", "std::env"];
 /// Lines of a file without its tests, at most.

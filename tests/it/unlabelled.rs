@@ -9,7 +9,7 @@ use rand_distr::{Distribution, Poisson};
 use regimed::internals::inference::Adaptation;
 use regimed::internals::recording::{DynamicsTruth, Recording, Trial, in_bins};
 use regimed::internals::regime::{DecisionRule, Engine, Label};
-use regimed::internals::training::{Dataset, Trainer, TrainingSettings, finish};
+use regimed::internals::training::{Dataset, Member, Trainer, TrainingSettings, finish};
 
 const CHANNELS: usize = 24;
 /// Bins of an epoch; epochs go round: regime 0, no label, regime 1.
@@ -54,7 +54,7 @@ fn a_stretch_without_a_label_is_unknown_and_what_follows_it_is_found() {
     for _ in 0..settings.steps {
         trainer.step().expect("a step");
     }
-    let model = finish(&trainer, None).expect("a model").model;
+    let model = finish(&[Member::alone(&trainer)], None).expect("a model").model;
     let components = &model.readouts[0].prior.components;
     assert!(components.iter().any(|c| c.regime.is_none()), "{components:?}");
     // Regime 0 is followed by no label, never by regime 1.
@@ -65,7 +65,8 @@ fn a_stretch_without_a_label_is_unknown_and_what_follows_it_is_found() {
     let mut all = [0usize; 3];
     let fresh = stream(10, 2);
     for unknown in [true, false] {
-        let rule = DecisionRule { unknown, probability_min: 0.7, ..DecisionRule::of(&model, None) };
+        let of_model = DecisionRule::of(&model, None);
+        let rule = DecisionRule { unknown, unlabelled: unknown, probability_min: 0.7, ..of_model };
         let mut engine =
             Engine::new(&model, &model.readouts[0], rule, Adaptation::NONE).expect("an engine");
         for (bin, row) in fresh.counts.rows().into_iter().enumerate() {

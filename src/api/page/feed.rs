@@ -13,7 +13,7 @@ use crate::api::describe;
 use crate::bus::{SessionHandle, Subscription};
 use crate::intake::MASKED;
 use crate::regime::quantile;
-use crate::wire::{Decision, Metrics, Session};
+use crate::wire::{Decision, Expert, Metrics, Session};
 
 /// Interval of frames of a session with viewers: 30 a second.
 const FRAME: Duration = Duration::from_micros(33_333);
@@ -40,6 +40,7 @@ struct Frame<'a> {
     predicted: u64,
     regime: &'a str,
     posterior: &'a [f32],
+    experts: &'a [Expert],
     unlabelled: f32,
     novelty: f32,
     log_likelihood: f32,
@@ -182,6 +183,7 @@ impl Watched {
             predicted: self.predicted,
             regime: &d.regime,
             posterior: &d.posterior,
+            experts: &d.experts,
             unlabelled: d.unlabelled,
             novelty: d.novelty,
             log_likelihood: d.log_likelihood,

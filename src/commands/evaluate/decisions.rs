@@ -4,10 +4,9 @@ use std::path::Path;
 
 use anyhow::Result;
 
-use crate::inference::Estimate;
-use crate::model::Model;
+use crate::model::{EXPERT_NAMES, EXPERTS, Model};
 use crate::recording::{Archive, Trial, numbered, trial_starts};
-use crate::regime::{Change, Label};
+use crate::regime::{Change, Engine, Label};
 
 /// Columns of all streams, one after another; rows are bins.
 #[derive(Debug, Default)]
@@ -16,6 +15,8 @@ pub(super) struct Decisions {
     bins: Vec<usize>,
     truth: Vec<i64>,
     posterior: Vec<f32>,
+    /// The experts' own posteriors, `[bins, experts, regimes]`; 0 where a session has none.
+    experts: Vec<f32>,
     unlabelled: Vec<f32>,
     label: Vec<Option<Label>>,
     /// Onset of the change decided in a bin with its interval, in the stream's bins; -1 where none
@@ -37,13 +38,16 @@ impl Decisions {
     }
 
     /// The next bin.
-    pub(super) fn push(
-        &mut self,
-        estimate: &Estimate,
-        label: Option<Label>,
-        change: Option<Change>,
-    ) {
+    pub(super) fn push(&mut self, engine: &Engine, change: Option<Change>) {
+        let (estimate, label) = (engine.estimate(), engine.label());
         self.posterior.extend(&estimate.posterior);
+        match engine.experts() {
+            Some(experts) => self.experts.extend(experts),
+            None => {
+                let none = std::iter::repeat_n(0.0, EXPERTS * estimate.posterior.len());
+                self.experts.extend(none);
+            }
+        }
         self.unlabelled.push(estimate.unlabelled);
         self.label.push(label);
         let onset = change.map(|c| [c.onset.bin, c.onset.low_bin, c.onset.high_bin]);
@@ -85,6 +89,9 @@ impl Decisions {
             archive.i64(key, column)?;
         }
         archive.f32("posterior", &[n, model.regime_names.len()], &self.posterior)?;
+        let names = EXPERT_NAMES.map(str::to_owned);
+        archive.strings("expert_names", &names)?;
+        archive.f32("experts", &[n, EXPERTS, model.regime_names.len()], &self.experts)?;
         archive.f32("unlabelled", &[n], &self.unlabelled)?;
         archive.f32("novelty", &[n], &self.novelty)?;
         archive.f32("log_likelihood", &[n], &self.log_likelihood)?;

@@ -95,7 +95,7 @@ impl Tally {
             self.compute.push(began.elapsed().as_secs_f64() * 1e6);
             let estimate = engine.estimate();
             if let Some(decisions) = &mut self.decisions {
-                decisions.push(estimate, engine.label(), change);
+                decisions.push(&engine, change);
             }
             self.score.push(truth, &estimate.posterior);
             own.push(truth, &estimate.posterior);

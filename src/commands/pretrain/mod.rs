@@ -3,7 +3,6 @@
 mod identity;
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
 
@@ -14,10 +13,13 @@ use crate::checkpoint;
 use crate::checkpoint::{DataFile, Provenance, TRAINING_FILE, TrainingState, TrainingStateError};
 use crate::recording::Spool;
 use crate::training::{
-    Dataset, Finished, Gathering, Pretraining, Trainer, TrainingSettings, fit_metric_head,
+    Dataset, Finished, Folds, Gathering, Pretraining, SessionExperts, Trainer, TrainingSettings,
+    fit_experts, fit_metric_head,
 };
 use identity::{differences, identity};
 
+/// Parts of the progress over experts.
+const EXPERT_PARTS: usize = 100;
 /// Fewer bins are refused...
 const BINS_MIN: usize = 100;
 /// ...and of less than this the user is warned.
@@ -104,23 +106,21 @@ pub struct PretrainArgs {
 /// Bad data, a state that does not fit, a training that diverges.
 pub fn run(args: &PretrainArgs) -> Result<()> {
     let mut settings = settings(args)?;
-    let (data, files) = gather(args)?;
-    describe(&data);
-    settings.bound_rates(f32::from(data.count_max));
-    let mut trainer = Trainer::new(data, settings)?;
+    let (folds, files) = gather(args)?;
+    describe(folds.serving());
+    settings.bound_rates(f32::from(folds.serving().count_max));
+    let interrupt = Interrupt::listen()?;
+    let experts = learn_experts(&folds, &settings, &interrupt)?;
+    let mut training = Pretraining::new(&folds, settings, experts)?;
     let identity = identity(&files, &settings, &args.recordings);
     let state_path = args.out.join(TRAINING_FILE);
-    if args.resume {
-        resume(&mut trainer, &state_path, &identity)?;
-        eprintln!("resumed after {} steps", trainer.steps_done());
-    }
     let mut keeper = Keeper { args, files, best: None };
     if args.resume {
+        resume(&mut training, &state_path, &identity)?;
+        eprintln!("resumed after {} steps", training.trainer().steps_done());
         keeper.best = checkpoint::load(&args.out).ok().map(|c| c.provenance);
     }
-    let kept = keeper.best.as_ref().map(|p| p.held_out.as_ref().map(|v| v.log_loss));
-    let mut training = Pretraining::new(trainer, kept);
-    let complete = train(&mut training, &mut keeper, (&state_path, &identity))?;
+    let complete = train(&mut training, &mut keeper, (&state_path, &identity), &interrupt)?;
     let trainer = training.trainer();
     teach_exponents(args, trainer)?;
     if let Some(best) = &keeper.best {
@@ -223,7 +223,7 @@ fn describe(data: &Dataset) {
 
 /// Reads recordings one after the other; counts to learn from are kept in a file and read back
 /// window by window.
-fn gather(args: &PretrainArgs) -> Result<(Arc<Dataset>, Vec<DataFile>)> {
+fn gather(args: &PretrainArgs) -> Result<(Folds, Vec<DataFile>)> {
     let out = &args.out;
     std::fs::create_dir_all(out).with_context(|| format!("cannot create {}", out.display()))?;
     let spool = Spool::in_folder(out)
@@ -248,7 +248,23 @@ fn gather(args: &PretrainArgs) -> Result<(Arc<Dataset>, Vec<DataFile>)> {
              of each regime)"
         );
     }
-    Ok((Arc::new(gathering.finish()?), files))
+    Ok((gathering.finish()?, files))
+}
+
+/// Learns what tells regimes apart beside the dynamics.
+fn learn_experts(
+    folds: &Folds,
+    settings: &TrainingSettings,
+    interrupt: &Interrupt,
+) -> Result<Vec<SessionExperts>> {
+    let mut progress = Progress::new("experts", EXPERT_PARTS, 0);
+    let experts = fit_experts(folds, settings, |done| {
+        let parts = (done * EXPERT_PARTS as f64) as usize;
+        progress.at(parts, || "mean rates and recurrent head".into());
+        !interrupt.raised()
+    })?;
+    progress.finish();
+    experts.context("stopped before there was a model")
 }
 
 /// Fits the kept model's metric head to recordings that hold their tasks' exponents.
@@ -294,9 +310,9 @@ fn train(
     training: &mut Pretraining,
     keeper: &mut Keeper<'_>,
     (state_path, identity): (&Path, &str),
+    interrupt: &Interrupt,
 ) -> Result<bool> {
     let args = keeper.args;
-    let interrupt = Interrupt::listen()?;
     let mut progress = Progress::new("pretrain", args.steps, training.trainer().steps_done());
     let mut skipped = 0;
     let mut held_out = None;
@@ -306,7 +322,7 @@ fn train(
         let done = training.trainer().steps_done();
         let stop = interrupt.raised();
         if stop || done.is_multiple_of(args.checkpoint_every) {
-            save_state(training.trainer(), state_path, identity)?;
+            save_state(training, state_path, identity)?;
         }
         if let Some(validation) = training.validate_if_due(stop)? {
             held_out = validation.log_loss;
@@ -334,19 +350,23 @@ fn train(
         }
     }
     progress.finish();
+    if training.gains_nothing() {
+        let (done, steps) = (training.trainer().steps_done(), args.steps);
+        println!("ended after {done} of {steps} steps: held-out data gained nothing any more");
+    }
     Ok(training.is_complete())
 }
 
-fn save_state(trainer: &Trainer, path: &Path, identity: &str) -> Result<()> {
+fn save_state(training: &Pretraining, path: &Path, identity: &str) -> Result<()> {
     let state = TrainingState {
-        steps: trainer.steps_done(),
+        steps: training.trainer().steps_done(),
         identity: identity.to_owned(),
-        arrays: trainer.state()?,
+        arrays: training.state()?,
     };
     state.write(path).with_context(|| format!("cannot write {}", path.display()))
 }
 
-fn resume(trainer: &mut Trainer, path: &Path, identity: &str) -> Result<()> {
+fn resume(training: &mut Pretraining, path: &Path, identity: &str) -> Result<()> {
     let state = TrainingState::read(path).map_err(|e| match e {
         TrainingStateError::Io(e) => anyhow::Error::new(e).context(format!(
             "--resume: cannot read {} (no interrupted training here)",
@@ -361,5 +381,5 @@ fn resume(trainer: &mut Trainer, path: &Path, identity: &str) -> Result<()> {
             differences(&state.identity, identity)
         );
     }
-    trainer.restore(state.steps, state.arrays).with_context(|| path.display().to_string())
+    training.restore(state.steps, state.arrays).with_context(|| path.display().to_string())
 }

@@ -42,6 +42,8 @@ def to_arrays(decisions: Iterable[decisions_pb2.Decision]) -> dict[str, np.ndarr
     -------
     dict
         ``regime`` [n], ``regime_names`` [n_regimes], ``posterior`` [n, n_regimes],
+        ``expert_names`` [n_experts] and ``experts`` [n, n_experts, n_regimes] (the experts' own
+        posteriors; without experts where the session has the dynamics alone),
         ``embedding_mean`` and ``embedding_sd`` [n, d], ``latent`` [n, R], plain fields [n], and
         metrics [n] (NaN before the first reading).
 
@@ -64,6 +66,10 @@ def to_arrays(decisions: Iterable[decisions_pb2.Decision]) -> dict[str, np.ndarr
         found[name] = np.array([list(getattr(d, name)) for d in rows], np.float32).reshape(
             len(rows), -1
         )
+    experts = [e.name for e in rows[0].experts] if rows else []
+    found["expert_names"] = np.array(experts, dtype=str)
+    own = [[list(e.posterior) for e in d.experts] for d in rows]
+    found["experts"] = np.array(own, np.float32).reshape(len(rows), len(experts), len(names))
     for name in _METRICS:
         found[name] = np.array(
             [getattr(d.metrics, name) if d.HasField("metrics") else np.nan for d in rows],
@@ -73,29 +79,37 @@ def to_arrays(decisions: Iterable[decisions_pb2.Decision]) -> dict[str, np.ndarr
 
 
 def to_dataframe(decisions: Iterable[decisions_pb2.Decision]) -> pandas.DataFrame:
-    """The same as a table: a row per decision, ``p_NAME`` for each regime's posterior. Needs
-    pandas."""
+    """The same as a table: a row per decision, ``p_NAME`` for each regime's posterior,
+    ``p_NAME_by_EXPERT`` for an expert's own. Needs pandas."""
     import pandas
 
     found = to_arrays(decisions)
     names, posterior = found.pop("regime_names"), found.pop("posterior")
+    experts, own = found.pop("expert_names"), found.pop("experts")
     table = {k: v for k, v in found.items() if v.ndim == 1}
     table |= {f"p_{name}": posterior[:, i] for i, name in enumerate(names)}
+    for e, expert in enumerate(experts):
+        table |= {f"p_{name}_by_{expert}": own[:, e, i] for i, name in enumerate(names)}
     return pandas.DataFrame(table).set_index("bin")
 
 
 def to_xarray(decisions: Iterable[decisions_pb2.Decision]) -> xarray.Dataset:
-    """The same as a labelled dataset over ``bin``, ``regime_name``, ``embedding`` and ``rank``.
-    Needs xarray."""
+    """The same as a labelled dataset over ``bin``, ``regime_name``, ``expert``, ``embedding`` and
+    ``rank``. Needs xarray."""
     import xarray
 
     found = to_arrays(decisions)
     second = {
-        "posterior": "regime_name",
-        "embedding_mean": "embedding",
-        "embedding_sd": "embedding",
-        "latent": "rank",
+        "posterior": ("regime_name",),
+        "experts": ("expert", "regime_name"),
+        "embedding_mean": ("embedding",),
+        "embedding_sd": ("embedding",),
+        "latent": ("rank",),
     }
-    coordinates = {"bin": found.pop("bin"), "regime_name": found.pop("regime_names")}
-    variables = {k: (("bin", second[k]) if k in second else ("bin",), v) for k, v in found.items()}
+    coordinates = {
+        "bin": found.pop("bin"),
+        "regime_name": found.pop("regime_names"),
+        "expert": found.pop("expert_names"),
+    }
+    variables = {k: (("bin", *second.get(k, ())), v) for k, v in found.items()}
     return xarray.Dataset(variables, coords=coordinates)

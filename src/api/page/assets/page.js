@@ -297,6 +297,10 @@ function showNow() {
       (m.signature || "\u2013").replace("SIGNATURE_", "").replace("_", "-").toLowerCase(),
     ],
     ["stable points", m.fixed_points ? String(m.fixed_points.stable) : "\u2013"],
+    ...newest.experts.map(({ name, posterior }) => {
+      const best = posterior.indexOf(Math.max(...posterior));
+      return [`by ${name}`, `${facts.regime_names[best]} ${posterior[best].toFixed(2)}`];
+    }),
     ["log-likelihood", `${fixed(newest.log_likelihood, 3)} nats`],
   ]);
 }

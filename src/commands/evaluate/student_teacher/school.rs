@@ -11,7 +11,7 @@ use crate::checkpoint;
 use crate::checkpoint::{Checkpoint, DataFile, Provenance, sha256_hex};
 use crate::commands::progress::{Interrupt, Progress};
 use crate::recording::Recording;
-use crate::training::{Dataset, Pretraining, Trainer, TrainingSettings, fit_metric_head};
+use crate::training::{Dataset, Pretraining, TrainingSettings, fit_metric_head};
 
 /// Folder of the students in the report's.
 const MODELS: &str = "models";
@@ -69,7 +69,7 @@ impl School {
         }
         eprintln!("student '{name}': rank {}, {} units", settings.dims.rank, settings.dims.units);
         let dataset = Arc::new(Dataset::for_pretraining(std::slice::from_ref(recording))?);
-        let mut training = Pretraining::new(Trainer::new(dataset, settings)?, None);
+        let mut training = Pretraining::alone(dataset, settings)?;
         let mut progress = Progress::new("pretrain", steps, 0);
         let (mut kept, mut step_s) = (None, 0.0);
         while !training.is_complete() {

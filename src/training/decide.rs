@@ -1,0 +1,278 @@
+//! What held-out streams decide of what is published: the pool's weights, and the decision rule.
+
+use rand::{RngExt, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+
+use super::data::HeldOut;
+use super::error::FinishError;
+use super::held_out::{Scored, score_published};
+use super::member::Member;
+use super::pool::{Example, fit_pool};
+use crate::experts::{Pooled, combine};
+use crate::inference::Adaptation;
+use crate::model::{ChosenRule, Model, OperatingPoint};
+use crate::regime::{ChangeScore, ChangeVerdict, DecisionRule, Label, Tracker};
+
+/// Probabilities a new label must reach that are tried.
+const PROBABILITIES: [f32; 15] =
+    [0.34, 0.42, 0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.93, 0.95, 0.97, 0.98, 0.99, 0.995, 0.998];
+/// Bins in a row for which it must that are tried.
+const DWELLS: [u32; 4] = [1, 2, 3, 5];
+/// Powers of the base rates that are tried.
+const EVENNESS: [f32; 3] = [0.0, 0.5, 1.0];
+/// A rule that finds fewer of the changes is no operating point.
+const FOUND_MIN: f64 = 0.5;
+/// Rules whose balanced accuracy is within this of the best are as good; of them, the one with the
+/// fewest false changes serves.
+const AS_GOOD_WITHIN: f64 = 0.01;
+
+/// What one session of one member showed on its held-out streams, played one after another.
+struct Heard {
+    truth: Vec<Option<usize>>,
+    /// `[bins, experts, regimes]`; with the dynamics alone `[bins, regimes]`.
+    experts: Vec<f32>,
+    /// The published posterior, `[bins, regimes]`.
+    posterior: Vec<f32>,
+    unlabelled: Vec<f32>,
+    novelty: Vec<f32>,
+    pooled: bool,
+}
+
+/// Attaches the sessions' experts, fits the pool and chooses the rule, the same for all `models`.
+/// `None` where nothing is held out.
+pub(super) fn decide(
+    models: &mut [Model],
+    members: &[Member<'_>],
+) -> Result<Option<Scored>, FinishError> {
+    for (model, member) in models.iter_mut().zip(members) {
+        for (readout, experts) in model.readouts.iter_mut().zip(member.experts) {
+            readout.experts.clone_from(experts);
+        }
+    }
+    let base_rates = base_rates(members);
+    models.iter_mut().for_each(|m| m.online.base_rates.clone_from(&base_rates));
+    let mut heard = hear_all(models, members)?;
+    let n = models[0].regime_names.len();
+    let pooled = || heard.iter().filter(|h| h.pooled);
+    let pool = fit_pool(&pooled().flat_map(|h| h.examples(n)).collect::<Vec<_>>(), &base_rates);
+    if let Some(pool) = pool {
+        models.iter_mut().for_each(|m| m.online.pool = pool);
+        for of in heard.iter_mut().filter(|h| h.pooled) {
+            let all = of.experts.chunks_exact(of.experts.len() / of.truth.len());
+            for (posteriors, out) in all.zip(of.posterior.chunks_exact_mut(n)) {
+                combine(&pool, &base_rates, posteriors, out);
+            }
+        }
+    }
+    let (rule, points) = choose_rule(&models[0], &heard);
+    for model in models.iter_mut() {
+        (model.online.rule, model.online.operating_points) = (rule, points.clone());
+    }
+    if heard.is_empty() { Ok(None) } else { score_published(models, members).map(Some) }
+}
+
+/// Share of each regime in the labelled bins of all recordings.
+fn base_rates(members: &[Member<'_>]) -> Vec<f32> {
+    let data = members[0].trainer.data();
+    let bins = |r: usize| data.steps.bins.get(&Some(r)).copied().unwrap_or(0) as f32;
+    let all: Vec<f32> = (0..data.regime_names.len()).map(bins).collect();
+    let total: f32 = all.iter().sum::<f32>().max(1.0);
+    all.into_iter().map(|bins| bins / total).collect()
+}
+
+impl Heard {
+    /// Labelled bins, an epoch being those of one label in a row.
+    fn examples(&self, n_regimes: usize) -> Vec<Example<'_>> {
+        let size = self.experts.len() / self.truth.len().max(1);
+        let mut epoch_begins = true;
+        let mut before = None;
+        let mut examples = Vec::new();
+        for (&truth, posteriors) in
+            self.truth.iter().zip(self.experts.chunks_exact(size.max(n_regimes)))
+        {
+            epoch_begins |= truth != before;
+            before = truth;
+            if let Some(truth) = truth {
+                examples.push(Example { truth, posteriors, epoch_begins });
+                epoch_begins = false;
+            }
+        }
+        examples
+    }
+}
+
+/// Every session of every member, on several threads.
+fn hear_all(models: &[Model], members: &[Member<'_>]) -> Result<Vec<Heard>, FinishError> {
+    let mut jobs: Vec<(&Model, usize, Vec<&HeldOut>)> = Vec::new();
+    for (model, member) in models.iter().zip(members) {
+        for session in 0..model.readouts.len() {
+            let streams = in_a_row(&member.trainer.data().held_out, session);
+            if !streams.is_empty() {
+                jobs.push((model, session, streams));
+            }
+        }
+    }
+    let threads = members.iter().map(|m| m.trainer.settings().threads).sum::<usize>();
+    let chunk = jobs.len().div_ceil(threads.max(1)).max(1);
+    std::thread::scope(|scope| {
+        let workers: Vec<_> = jobs
+            .chunks(chunk)
+            .map(|part| {
+                scope.spawn(|| {
+                    let heard = part.iter().map(|(m, s, streams)| hear(m, *s, streams));
+                    heard.collect::<Result<Vec<_>, _>>()
+                })
+            })
+            .collect();
+        let mut all = Vec::new();
+        for worker in workers {
+            // A panic there has ended the program already.
+            all.extend(worker.join().unwrap_or(Ok(Vec::new()))?);
+        }
+        Ok(all)
+    })
+}
+
+/// A session's held-out streams in the order in which they are played. Where regimes change within
+/// streams, those alone; else all in a random order, so that no label always follows the same
+/// other.
+fn in_a_row(held_out: &[HeldOut], session: usize) -> Vec<&HeldOut> {
+    let changes = |s: &&HeldOut| s.regime.windows(2).any(|w| w[0] != w[1]);
+    let changing = held_out.iter().any(|s| changes(&s));
+    let mut streams: Vec<&HeldOut> =
+        held_out.iter().filter(|s| s.session == session && (!changing || changes(s))).collect();
+    if !changing {
+        let mut rng = ChaCha8Rng::seed_from_u64(session as u64);
+        for i in (1..streams.len()).rev() {
+            streams.swap(i, rng.random_range(0..=i));
+        }
+    }
+    streams
+}
+
+fn hear(model: &Model, session: usize, streams: &[&HeldOut]) -> Result<Heard, FinishError> {
+    let mut experts = Pooled::new(model, &model.readouts[session], Adaptation::default())?;
+    let mut heard = Heard {
+        truth: Vec::new(),
+        experts: Vec::new(),
+        posterior: Vec::new(),
+        unlabelled: Vec::new(),
+        novelty: Vec::new(),
+        pooled: experts.experts().is_some(),
+    };
+    for stream in streams {
+        heard.truth.extend(&stream.regime);
+        stream.counts.each(stream.regime.len(), |counts| {
+            let e = experts.update(counts);
+            heard.posterior.extend(&e.posterior);
+            heard.unlabelled.push(e.unlabelled);
+            heard.novelty.push(e.novelty);
+            let own = experts.experts().unwrap_or(&experts.estimate().posterior);
+            heard.experts.extend(own);
+        })?;
+    }
+    Ok(heard)
+}
+
+/// A decision rule under trial.
+struct Trial {
+    rule: DecisionRule,
+    /// Labelled bins, and those whose label in force was right, by regime.
+    seen: Vec<u64>,
+    right: Vec<u64>,
+    changes: ChangeVerdict,
+}
+
+impl Trial {
+    fn of(rule: DecisionRule, model: &Model, heard: &[Heard]) -> Self {
+        let n = model.regime_names.len();
+        let (mut seen, mut right) = (vec![0u64; n], vec![0u64; n]);
+        let mut score = ChangeScore::default();
+        for of in heard {
+            let mut tracker = Tracker::new(model, rule);
+            score.start_stream();
+            for (t, posterior) in of.posterior.chunks_exact(n).enumerate() {
+                let change = tracker.push(posterior, of.unlabelled[t], of.novelty[t]);
+                let label = tracker.current().and_then(Label::regime);
+                if let Some(truth) = of.truth[t] {
+                    seen[truth] += 1;
+                    right[truth] += u64::from(label == Some(truth));
+                }
+                score.push(of.truth[t], label, change.as_ref());
+            }
+        }
+        Self { rule, seen, right, changes: score.verdict(model.bin_width_s) }
+    }
+
+    /// Mean over regimes of the fraction right.
+    fn balanced_accuracy(&self) -> f64 {
+        let shown = self.seen.iter().zip(&self.right).filter(|(seen, _)| **seen > 0);
+        let shares: Vec<f64> = shown.map(|(&seen, &right)| right as f64 / seen as f64).collect();
+        shares.iter().sum::<f64>() / shares.len().max(1) as f64
+    }
+
+    fn false_changes_per_min(&self) -> f64 {
+        self.changes.false_changes_per_minute
+    }
+}
+
+/// The rule that serves, and the operating points at its dwell.
+fn choose_rule(model: &Model, heard: &[Heard]) -> (Option<ChosenRule>, Vec<OperatingPoint>) {
+    if heard.iter().all(|h| h.truth.iter().all(Option::is_none)) {
+        return (None, Vec::new());
+    }
+    // Without hypotheses for unlabelled bins the two are the same.
+    let none = heard.iter().flat_map(|h| &h.unlabelled).all(|u| *u == 0.0);
+    let unlabelled: &[bool] = if none { &[true] } else { &[true, false] };
+    let usual = DecisionRule::of(model, None);
+    let mut trials = Vec::new();
+    for &unlabelled in unlabelled {
+        // On top of the pool's.
+        let rest = 1.0 - model.online.pool.evenness;
+        for evenness in EVENNESS.map(|e| e * rest) {
+            for dwell_bins in DWELLS {
+                for probability_min in PROBABILITIES {
+                    let rule =
+                        DecisionRule { probability_min, dwell_bins, unlabelled, evenness, ..usual };
+                    trials.push(Trial::of(rule, model, heard));
+                }
+            }
+        }
+    }
+    let best = trials.iter().map(Trial::balanced_accuracy).fold(0.0, f64::max);
+    // What costs nothing may be said.
+    let as_good = |t: &&Trial| t.balanced_accuracy() >= best - AS_GOOD_WITHIN;
+    let says_unknown = trials.iter().filter(as_good).any(|t| t.rule.unlabelled);
+    let chosen = trials
+        .iter()
+        .filter(as_good)
+        .filter(|t| t.rule.unlabelled == says_unknown)
+        .min_by(|a, b| a.false_changes_per_min().total_cmp(&b.false_changes_per_min()));
+    let Some(chosen) = chosen.map(|t| t.rule) else { return (None, Vec::new()) };
+    let same =
+        |t: &&Trial| DecisionRule { probability_min: t.rule.probability_min, ..chosen } == t.rule;
+    let points = points(model, trials.iter().filter(same));
+    let DecisionRule { probability_min, dwell_bins, unlabelled, evenness, .. } = chosen;
+    (Some(ChosenRule { probability_min, dwell_bins, unlabelled, evenness }), points)
+}
+
+/// The rules that find enough changes, each with fewer false ones than the one before. Rates of
+/// false changes are scaled to as many changes as the model's hazard rates expect.
+fn points<'a>(model: &Model, trials: impl Iterator<Item = &'a Trial>) -> Vec<OperatingPoint> {
+    let mut points: Vec<OperatingPoint> = Vec::new();
+    for t in trials {
+        let v = &t.changes;
+        let expected = v.minutes * 60.0 / model.mean_dwell_s();
+        let false_changes_per_min = v.false_changes_per_minute
+            * if v.changes > 0 { expected / v.changes as f64 } else { 1.0 };
+        let rarer = points.last().is_none_or(|p| false_changes_per_min < p.false_changes_per_min);
+        if v.changes > 0 && v.found as f64 >= FOUND_MIN * v.changes as f64 && rarer {
+            points.push(OperatingPoint {
+                probability_min: t.rule.probability_min,
+                false_changes_per_min,
+                median_delay_s: v.median_delay_s,
+            });
+        }
+    }
+    points
+}

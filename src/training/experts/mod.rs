@@ -1,0 +1,152 @@
+//! Experts beside the dynamics, learned from labels: for each session of each fold, with every
+//! choice made on what the folds hold out.
+
+mod averages;
+mod gated;
+mod labelled;
+mod rates;
+mod recurrent;
+
+use ndarray::Array2;
+
+use super::error::FinishError;
+use super::finish::hazard;
+use super::folds::Folds;
+use super::settings::TrainingSettings;
+use crate::model::Experts;
+use labelled::Session;
+
+/// Experts of a training's sessions; `None` where a session has none.
+pub(crate) type SessionExperts = Vec<Option<Experts>>;
+
+/// Learns the experts of every member of `folds`, `[members][sessions]`. Calls `each` with the
+/// share of the work done; `false` stops it, and nothing is returned.
+///
+/// # Errors
+/// Errors of candle, and counts that cannot be read back.
+pub(crate) fn fit_experts(
+    folds: &Folds,
+    settings: &TrainingSettings,
+    mut each: impl FnMut(f64) -> bool,
+) -> Result<Option<Vec<SessionExperts>>, FinishError> {
+    let data = folds.serving();
+    let members = folds.members().count();
+    let mut found: Vec<SessionExperts> = vec![Vec::new(); members];
+    let sessions = data.sessions.len();
+    // One label is nothing to tell apart.
+    let tells = data.regime_names.len() > 1;
+    for s in 0..sessions {
+        let session = tells.then(|| Session::of(folds, s)).transpose()?.flatten();
+        let Some(session) = session else {
+            found.iter_mut().for_each(|f| f.push(None));
+            continue;
+        };
+        let hazard: Array2<f32> = hazard(data, session.unlabelled);
+        let seed = settings.seed.wrapping_add(s as u64);
+        let rates = rates::fit(&session, &hazard, seed);
+        let share = |of: f64| (s as f64 + of) / sessions as f64;
+        if !each(share(0.1)) {
+            return Ok(None);
+        }
+        let averages = averages::fit(&session, data.bin_width_s, settings.threads);
+        if !each(share(0.3)) {
+            return Ok(None);
+        }
+        let going = |done: f64| each(share(0.3 + 0.7 * done));
+        let Some(heads) = recurrent::fit(&session, seed, settings.threads, going)? else {
+            return Ok(None);
+        };
+        let all = rates.into_iter().zip(averages).zip(heads);
+        for (found, ((rates, averages), recurrent)) in found.iter_mut().zip(all) {
+            found.push(Some(Experts { rates, averages, recurrent }));
+        }
+    }
+    Ok(Some(found))
+}
+
+#[cfg(test)]
+mod tests {
+    use rand::{RngExt, SeedableRng};
+    use rand_chacha::ChaCha8Rng;
+    use rand_distr::{Distribution, Poisson};
+
+    use super::*;
+    use crate::experts::{AveragesFilter, Expert, RateFilter, RecurrentFilter};
+    use crate::inference::Seen;
+    use crate::recording::{DynamicsTruth, Recording, Trial, in_bins};
+    use crate::training::folds::Gathering;
+
+    const CHANNELS: usize = 12;
+
+    /// Two regimes of 40 bins with the same mean rates: each goes to and fro between two states of
+    /// its own.
+    fn stream(epochs: usize, seed: u64) -> (Vec<u16>, Vec<Option<usize>>) {
+        let mut rng = ChaCha8Rng::seed_from_u64(seed);
+        let (mut counts, mut regime) = (Vec::new(), Vec::new());
+        for epoch in 0..epochs {
+            let of = epoch % 2;
+            let phase = rng.random_range(0..2);
+            for t in 0..40 {
+                let side = (t / 10 + phase) % 2;
+                for i in 0..CHANNELS {
+                    let high = (if of == 0 { i / 3 } else { i }) % 2 == side;
+                    let rate = if high { 1.5 } else { 0.3 };
+                    let count: f64 = Poisson::new(rate).expect("a rate").sample(&mut rng);
+                    counts.push(count as u16);
+                }
+                regime.push(Some(of));
+            }
+        }
+        (counts, regime)
+    }
+
+    #[test]
+    fn each_expert_tells_apart_what_is_in_its_reach() {
+        let (counts, regime) = stream(36, 1);
+        let recording = Recording {
+            path: "test".into(),
+            n_channels: CHANNELS,
+            channels: None,
+            bin_width_s: 0.05,
+            regime_names: vec!["a".into(), "b".into()],
+            trials: vec![Trial {
+                session: "s".into(),
+                task: vec![0; regime.len()],
+                regime,
+                counts: in_bins(counts, CHANNELS),
+                truth: DynamicsTruth::default(),
+            }],
+            continuous: true,
+        };
+        let mut gathering = Gathering::new(None);
+        gathering.add(&recording).expect("a recording");
+        let folds = gathering.finish().expect("data");
+        let settings = TrainingSettings::default();
+        let found = fit_experts(&folds, &settings, |_| true).expect("a fit").expect("experts");
+        assert_eq!(found.len(), folds.members().count());
+        let experts = found.last().and_then(|f| f[0].clone()).expect("experts of the session");
+        // One rate a label tells nothing here.
+        assert!(experts.rates.regime.len() > 2, "{:?}", experts.rates.regime);
+        let (counts, regime) = stream(40, 2);
+        let ones = [1.0f32; CHANNELS];
+        let right = |expert: &mut dyn Expert| {
+            let mut posterior = [0.0f32; 2];
+            let bins = counts.chunks_exact(CHANNELS).zip(&regime);
+            let right = bins.filter(|(counts, truth)| {
+                let counts: Vec<f32> = counts.iter().map(|&c| f32::from(c)).collect();
+                expert.update(Seen { counts: &counts, weight: &ones, gain: &ones });
+                expert.posterior(&mut posterior);
+                Some(usize::from(posterior[1] > 0.5)) == **truth
+            });
+            right.count() as f64 / regime.len() as f64
+        };
+        let rates = right(&mut RateFilter::new(&experts.rates));
+        let averages = right(&mut AveragesFilter::new(&experts.averages));
+        let recurrent = right(&mut RecurrentFilter::new(&experts.recurrent));
+        assert!(rates > 0.9 && recurrent > 0.8, "rates {rates}, recurrent {recurrent}");
+        // Means are the same: no linear decoder does it.
+        assert!(averages < 0.65, "averages {averages}");
+        let stopped = fit_experts(&folds, &settings, |_| false).expect("no error");
+        assert!(stopped.is_none());
+    }
+}
