@@ -166,7 +166,7 @@ pub(crate) fn combine(pool: &Pool, base_rates: &[f32], posteriors: &[f32], out: 
     softmax(out);
 }
 
-/// Experts of two channels' worth of structure, for tests.
+/// Experts that were not trained, for tests: their numbers are sound, and they disagree.
 #[cfg(test)]
 pub(crate) fn example_experts(channels: usize, regimes: usize) -> crate::model::Experts {
     use ndarray::{Array1, Array2, Array3};

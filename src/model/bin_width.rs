@@ -41,7 +41,8 @@ impl Model {
     /// The model for bins of another width, with `r` their ratio: the leak over a bin becomes
     /// `1 - (1-a)^r` (exact for a drive that is constant within a bin), process noise follows from
     /// the leak, `(1 - (1-a)^(2r)) / (1 - (1-a)^2)`; rates, hazards and the embedding's drift are
-    /// multiplied by `r`, dispersions divided (counts of neighbouring bins independent).
+    /// multiplied by `r`, dispersions divided (counts of neighbouring bins independent). Sessions
+    /// have the dynamics alone there: experts beside them hold for the bins they learned from.
     ///
     /// # Errors
     /// Where one width is more than `BIN_RATIO_MAX` times the other.
@@ -65,10 +66,15 @@ impl Model {
         for readout in &mut model.readouts {
             readout.baseline += shift;
             readout.dispersion.iter_mut().for_each(|alpha| *alpha /= r as f32);
+            // A recurrent network learned from bins of one width knows no other.
+            readout.experts = None;
         }
         let online = &mut model.online;
         online.log_rate_bounds.iter_mut().for_each(|b| *b += shift);
         online.embedding_drift *= r as f32;
+        if let Some(rule) = &mut online.rule {
+            rule.dwell_bins = (f64::from(rule.dwell_bins) / r).round().max(1.0) as u32;
+        }
         for mut row in online.hazard_per_bin.rows_mut() {
             let sum: f32 = row.iter().sum();
             // The probability of leaving at all within the bin, spread as before.
@@ -83,7 +89,11 @@ impl Model {
 
 #[cfg(test)]
 mod tests {
+    use ndarray::{Array1, Array2, Array3};
+
     use crate::inference::example_model;
+    use crate::model::ChosenRule;
+    use crate::model::experts::{AveragesHead, Experts, RateStates, RecurrentHead};
 
     #[test]
     fn two_short_steps_are_about_a_long_one() {
@@ -111,6 +121,40 @@ mod tests {
         for (x, y) in back.network.process_variance.iter().zip(&model.network.process_variance) {
             assert!((x - y).abs() < 1e-6);
         }
+    }
+
+    #[test]
+    fn what_holds_for_bins_of_one_width_does_not_go_with_another() {
+        let mut model = example_model();
+        model.readouts[0].experts = Some(Experts {
+            rates: RateStates {
+                rates: Array2::ones((1, 1)),
+                transition: Array2::ones((1, 1)),
+                regime: vec![0],
+                power: 1.0,
+            },
+            averages: AveragesHead {
+                mean: Array1::ones(1),
+                shares: vec![0.5],
+                weights: Array3::ones((1, 1, 2)),
+                bias: Array1::ones(2),
+            },
+            recurrent: RecurrentHead {
+                mean: Array1::ones(1),
+                input: Array2::ones((1, 3)),
+                bias: Array1::ones(3),
+                recurrent: Array2::ones((1, 3)),
+                output: Array2::ones((1, 2)),
+                output_bias: Array1::ones(2),
+            },
+        });
+        let rule =
+            ChosenRule { probability_min: 0.6, dwell_bins: 3, unlabelled: true, evenness: 0.0 };
+        model.online.rule = Some(rule);
+        assert!(model.at_bin_width(0.01).expect("the same").readouts[0].experts.is_some());
+        let half = model.at_bin_width(0.005).expect("half");
+        assert!(half.readouts[0].experts.is_none());
+        assert_eq!(half.online.rule, Some(ChosenRule { dwell_bins: 6, ..rule }));
     }
 
     #[test]

@@ -8,6 +8,7 @@ use super::error::FinishError;
 use super::held_out::{Scored, score_published};
 use super::member::Member;
 use super::pool::{Example, fit_pool};
+use super::threads::on_each;
 use crate::experts::{Pooled, combine};
 use crate::inference::Adaptation;
 use crate::model::{ChosenRule, Model, OperatingPoint};
@@ -113,24 +114,7 @@ fn hear_all(models: &[Model], members: &[Member<'_>]) -> Result<Vec<Heard>, Fini
         }
     }
     let threads = members.iter().map(|m| m.trainer.settings().threads).sum::<usize>();
-    let chunk = jobs.len().div_ceil(threads.max(1)).max(1);
-    std::thread::scope(|scope| {
-        let workers: Vec<_> = jobs
-            .chunks(chunk)
-            .map(|part| {
-                scope.spawn(|| {
-                    let heard = part.iter().map(|(m, s, streams)| hear(m, *s, streams));
-                    heard.collect::<Result<Vec<_>, _>>()
-                })
-            })
-            .collect();
-        let mut all = Vec::new();
-        for worker in workers {
-            // A panic there has ended the program already.
-            all.extend(worker.join().unwrap_or(Ok(Vec::new()))?);
-        }
-        Ok(all)
-    })
+    on_each(&mut jobs, threads, |(model, session, streams)| hear(model, *session, streams))
 }
 
 /// A session's held-out streams in the order in which they are played. Where regimes change within

@@ -5,6 +5,7 @@ use ndarray::Array1;
 use super::data::HeldOut;
 use super::error::FinishError;
 use super::member::Member;
+use super::threads::on_each;
 use crate::experts::Pooled;
 use crate::inference::{Adaptation, FilterBank, NOVELTY_WINDOW_S};
 use crate::model::{Model, NoveltyLimits, Readout};
@@ -66,24 +67,8 @@ fn judged<'a>(
 /// All held-out streams, on several threads.
 fn stream_all(models: &[Model], members: &[Member<'_>]) -> Result<Vec<Streamed>, FinishError> {
     let threads = members.iter().map(|m| m.trainer.settings().threads).sum::<usize>();
-    let streams: Vec<(&Model, &HeldOut)> = judged(models, members).collect();
-    let chunk = streams.len().div_ceil(threads.max(1)).max(1);
-    std::thread::scope(|scope| {
-        let workers: Vec<_> = streams
-            .chunks(chunk)
-            .map(|part| {
-                scope.spawn(|| {
-                    part.iter().map(|(m, s)| stream_one(m, s)).collect::<Result<Vec<_>, _>>()
-                })
-            })
-            .collect();
-        let mut all = Vec::new();
-        for worker in workers {
-            // A panic there has ended the program already.
-            all.extend(worker.join().unwrap_or(Ok(Vec::new()))?);
-        }
-        Ok(all)
-    })
+    let mut streams: Vec<(&Model, &HeldOut)> = judged(models, members).collect();
+    on_each(&mut streams, threads, |(model, stream)| stream_one(model, stream))
 }
 
 /// `p^(1/T)`, normalised.

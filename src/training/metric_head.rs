@@ -4,6 +4,7 @@ use nalgebra::{DMatrix, DVector};
 
 use super::data::Dataset;
 use super::error::FinishError;
+use super::threads::on_each;
 use crate::dynamics::{Monitor, Position, feature_count};
 use crate::inference::Adaptation;
 use crate::model::{MetricHead, Model, RegimeHead};
@@ -94,25 +95,9 @@ fn show_all(
     streams: &[Stream<'_>],
     threads: usize,
 ) -> Result<Vec<Shown>, FinishError> {
-    let chunk = streams.len().div_ceil(threads.max(1)).max(1);
-    let parts = std::thread::scope(|scope| {
-        let workers: Vec<_> = streams
-            .chunks(chunk)
-            .map(|part| {
-                scope.spawn(move || {
-                    part.iter()
-                        .filter_map(|s| show(model, s).transpose())
-                        .collect::<Result<Vec<_>, _>>()
-                })
-            })
-            .collect();
-        // A panic there has ended the program already.
-        workers
-            .into_iter()
-            .map(|w| w.join().unwrap_or(Ok(Vec::new())))
-            .collect::<Result<Vec<_>, _>>()
-    })?;
-    Ok(parts.into_iter().flatten().collect())
+    let mut streams: Vec<&Stream<'_>> = streams.iter().collect();
+    let found = on_each(&mut streams, threads, |stream| show(model, stream))?;
+    Ok(found.into_iter().flatten().collect())
 }
 
 /// The features of a stream, some seconds on.

@@ -23,6 +23,7 @@ mod recalibration;
 mod runs;
 mod settings;
 mod split;
+mod threads;
 mod trainer;
 mod windows;
 

@@ -10,6 +10,7 @@ use super::finish::{Finished, finish};
 use super::folds::Folds;
 use super::member::Member;
 use super::settings::{KeptBy, TrainingSettings};
+use super::threads::on_each;
 use super::trainer::{StepReport, Trainer};
 
 /// A short recording is learned within tens of steps: the first validation comes after this many
@@ -107,23 +108,7 @@ impl Pretraining {
     /// # Errors
     /// Errors of candle.
     pub(crate) fn step(&mut self) -> candle_core::Result<StepReport> {
-        let share = self.trainers.len().div_ceil(self.threads.max(1)).max(1);
-        let reports = std::thread::scope(|scope| {
-            let workers: Vec<_> = self
-                .trainers
-                .chunks_mut(share)
-                .map(|part| {
-                    scope
-                        .spawn(|| part.iter_mut().map(Trainer::step).collect::<Result<Vec<_>, _>>())
-                })
-                .collect();
-            let mut all = Vec::new();
-            for worker in workers {
-                // A panic there has ended the program already.
-                all.extend(worker.join().unwrap_or(Ok(Vec::new()))?);
-            }
-            Ok::<_, candle_core::Error>(all)
-        })?;
+        let reports = on_each(&mut self.trainers, self.threads, Trainer::step)?;
         Ok(reports[reports.len() - 1])
     }
 

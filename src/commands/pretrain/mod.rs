@@ -13,7 +13,7 @@ use crate::checkpoint;
 use crate::checkpoint::{DataFile, Provenance, TRAINING_FILE, TrainingState, TrainingStateError};
 use crate::recording::Spool;
 use crate::training::{
-    Dataset, Finished, Folds, Gathering, Pretraining, SessionExperts, Trainer, TrainingSettings,
+    Finished, Folds, Gathering, Pretraining, SessionExperts, Trainer, TrainingSettings,
     fit_experts, fit_metric_head,
 };
 use identity::{differences, identity};
@@ -107,7 +107,7 @@ pub struct PretrainArgs {
 pub fn run(args: &PretrainArgs) -> Result<()> {
     let mut settings = settings(args)?;
     let (folds, files) = gather(args)?;
-    describe(folds.serving());
+    describe(&folds);
     settings.bound_rates(f32::from(folds.serving().count_max));
     let interrupt = Interrupt::listen()?;
     let experts = learn_experts(&folds, &settings, &interrupt)?;
@@ -200,16 +200,18 @@ fn settings(args: &PretrainArgs) -> Result<TrainingSettings> {
 }
 
 /// Shows what there is to learn from.
-fn describe(data: &Dataset) {
+fn describe(folds: &Folds) {
+    let data = folds.serving();
     for s in &data.sessions {
         eprintln!("session '{}': {} channels", s.name, s.n_channels);
     }
     eprintln!(
-        "{} regimes ({}), bins of {} ms, {} held-out streams",
+        "{} regimes ({}), bins of {} ms, {} held-out streams in {} folds",
         data.regime_names.len(),
         data.regime_names.join(", "),
         data.bin_width_s * 1e3,
-        data.held_out.len()
+        folds.judges.iter().map(|j| j.held_out.len()).sum::<usize>(),
+        folds.judges.len()
     );
     let seconds = data.training_bins() as f64 * data.bin_width_s;
     let needed = SECONDS_PER_REGIME * data.regime_names.len().max(1) as f64;

@@ -1,11 +1,14 @@
 //! Logistic regression on exponential averages of the root counts: ridge and times by the held-out
 //! log loss over all members.
 
+use std::convert::Infallible;
+
 use ndarray::{Array1, Array2, Array3, Axis};
 
-use super::labelled::{Labelled, Member, Session};
+use super::labelled::{Labelled, Member, Session, root_moments};
 use crate::experts::AveragesFilter;
 use crate::model::AveragesHead;
+use crate::training::threads::on_each;
 
 /// Time constants of the averages, seconds, and the least in bins.
 const TIMES_S: [f64; 3] = [0.05, 0.2, 0.8];
@@ -27,6 +30,7 @@ const DEVIATION_MIN: f32 = 1e-3;
 
 /// Heads for every member.
 pub(super) fn fit(session: &Session, bin_width_s: f64, threads: usize) -> Vec<AveragesHead> {
+    let mut members: Vec<&Member> = session.members.iter().collect();
     let mut best: Option<(f64, Vec<AveragesHead>)> = None;
     for stretch in STRETCHES {
         let shares: Vec<f32> = TIMES_S
@@ -35,7 +39,9 @@ pub(super) fn fit(session: &Session, bin_width_s: f64, threads: usize) -> Vec<Av
             .map(|(s, bins)| stretch * (s / bin_width_s).max(bins))
             .map(|bins| (1.0 - (-1.0 / bins).exp()) as f32)
             .collect();
-        let ladders = each_member(session, threads, |m| ladder(session, m, &shares));
+        let ladders =
+            on_each(&mut members, threads, |m| Ok::<_, Infallible>(ladder(session, m, &shares)));
+        let Ok(ladders) = ladders;
         for step in 0..RIDGES.len() {
             let loss: f64 = ladders.iter().map(|l| l[step].1).sum();
             if best.as_ref().is_none_or(|b| loss < b.0) {
@@ -47,28 +53,6 @@ pub(super) fn fit(session: &Session, bin_width_s: f64, threads: usize) -> Vec<Av
 }
 
 type Ladder = Vec<(AveragesHead, f64)>;
-
-fn each_member(
-    session: &Session,
-    threads: usize,
-    of: impl Fn(&Member) -> Ladder + Sync,
-) -> Vec<Ladder> {
-    let share = session.members.len().div_ceil(threads.max(1)).max(1);
-    std::thread::scope(|scope| {
-        let of = &of;
-        let workers: Vec<_> = session
-            .members
-            .chunks(share)
-            .map(|part| scope.spawn(move || part.iter().map(of).collect::<Vec<_>>()))
-            .collect();
-        let mut all = Vec::new();
-        for worker in workers {
-            // A panic there has ended the program already.
-            all.extend(worker.join().unwrap_or_default());
-        }
-        all
-    })
-}
 
 /// Features of labelled bins, standardised.
 struct Features {
@@ -163,7 +147,7 @@ impl Features {
         let labelled = |l: &Labelled| l.regime.iter().filter(|r| **r < session.regimes).count();
         let all: usize = member.train.iter().map(labelled).sum();
         let every = all.div_ceil(BINS_MAX.min(VALUES_MAX / n.max(1)).max(1)).max(1);
-        let root_mean = root_mean(&member.train);
+        let (root_mean, _) = root_moments(&member.train);
         let (mut values, mut regime) = (Vec::new(), Vec::new());
         let mut seen = 0;
         for stream in &member.train {
@@ -211,14 +195,4 @@ impl Features {
             bias,
         }
     }
-}
-
-fn root_mean(streams: &[Labelled]) -> Vec<f32> {
-    let channels = streams.first().map_or(0, |s| s.counts.ncols());
-    let (mut sum, mut bins) = (vec![0.0f64; channels], 0.0f64);
-    for row in streams.iter().flat_map(|s| s.counts.rows()) {
-        bins += 1.0;
-        sum.iter_mut().zip(row).for_each(|(s, &c)| *s += f64::from(c).sqrt());
-    }
-    sum.into_iter().map(|s| (s / bins.max(1.0)) as f32).collect()
 }

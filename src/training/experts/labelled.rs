@@ -147,6 +147,24 @@ impl Labelled {
     }
 }
 
+/// Mean and standard deviation of each channel's root counts.
+pub(super) fn root_moments(streams: &[Labelled]) -> (Vec<f32>, Vec<f32>) {
+    let channels = streams.first().map_or(0, |s| s.counts.ncols());
+    let (mut sum, mut squares, mut bins) = (vec![0.0f64; channels], vec![0.0f64; channels], 0.0);
+    for row in streams.iter().flat_map(|s| s.counts.rows()) {
+        bins += 1.0;
+        for (i, &c) in row.iter().enumerate() {
+            // The square of a root count is the count.
+            sum[i] += f64::from(c).sqrt();
+            squares[i] += f64::from(c);
+        }
+    }
+    let mean: Vec<f64> = sum.iter().map(|s| s / bins).collect();
+    let deviation = squares.iter().zip(&mean).map(|(s, m)| (s / bins - m * m).max(0.0).sqrt());
+    let deviation = deviation.map(|d| d as f32).collect();
+    (mean.iter().map(|m| *m as f32).collect(), deviation)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -10,11 +10,12 @@ use rand_chacha::ChaCha8Rng;
 use rand_distr::StandardNormal;
 
 use super::gated::GatedUnit;
-use super::labelled::{Labelled, Member, Session};
+use super::labelled::{Labelled, Member, Session, root_moments};
 use crate::experts::RecurrentFilter;
 use crate::model::RecurrentHead;
 use crate::training::adam::{self, Parameter};
 use crate::training::error::FinishError;
+use crate::training::threads::on_each;
 
 /// Hidden units.
 const HIDDEN: usize = 32;
@@ -82,26 +83,13 @@ fn advance(
     steps: Range<usize>,
     threads: usize,
 ) -> Result<Vec<(RecurrentHead, f64)>> {
-    let run = |learner: &mut Learner<'_>| {
+    on_each(learners, threads, |learner| {
         for step in steps.clone() {
             learner.step(step)?;
         }
         let head = learner.head()?;
         let loss = session.log_loss(&mut RecurrentFilter::new(&head), learner.member);
         Ok((head, loss))
-    };
-    let share = learners.len().div_ceil(threads.max(1)).max(1);
-    std::thread::scope(|scope| {
-        let workers: Vec<_> = learners
-            .chunks_mut(share)
-            .map(|part| scope.spawn(|| part.iter_mut().map(run).collect::<Result<Vec<_>>>()))
-            .collect();
-        let mut all = Vec::new();
-        for worker in workers {
-            // A panic there has ended the program already.
-            all.extend(worker.join().unwrap_or(Ok(Vec::new()))?);
-        }
-        Ok(all)
     })
 }
 
@@ -137,7 +125,7 @@ struct Batch {
 
 impl<'a> Learner<'a> {
     fn new(member: &'a Member, regimes: usize, seed: u64) -> Result<Self> {
-        let (mean, scale) = moments(&member.train);
+        let (mean, deviation) = root_moments(&member.train);
         let channels = mean.len();
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
         let mut draw = |rows: usize, columns: usize, scale: f32| -> Vec<f32> {
@@ -158,7 +146,7 @@ impl<'a> Learner<'a> {
                 Ok(Parameter::new(name, Var::from_vec(values, shape, &Device::Cpu)?))
             })
             .collect::<Result<Vec<_>>>()?;
-        let inverse_scale = scale.iter().map(|s| 1.0 / s).collect();
+        let inverse_scale = deviation.iter().map(|d| 1.0 / (d + SCALE_FLOOR)).collect();
         let is_change = |w: &[usize]| w[0] != w[1] && w[0] < regimes && w[1] < regimes;
         let changes = member.train.iter().any(|l| l.regime.windows(2).any(is_change));
         Ok(Self { member, regimes, changes, mean, inverse_scale, parameters, averages, seed })
@@ -277,22 +265,4 @@ impl<'a> Learner<'a> {
             output_bias: Array1::from(self.averages[4].clone()),
         })
     }
-}
-
-/// Mean and scale of each channel's root counts.
-fn moments(streams: &[Labelled]) -> (Vec<f32>, Vec<f32>) {
-    let channels = streams.first().map_or(0, |s| s.counts.ncols());
-    let (mut sum, mut squares, mut bins) = (vec![0.0f64; channels], vec![0.0f64; channels], 0.0);
-    for row in streams.iter().flat_map(|s| s.counts.rows()) {
-        bins += 1.0;
-        for (i, &c) in row.iter().enumerate() {
-            // The square of a root count is the count.
-            sum[i] += f64::from(c).sqrt();
-            squares[i] += f64::from(c);
-        }
-    }
-    let mean: Vec<f64> = sum.iter().map(|s| s / bins).collect();
-    let deviation =
-        squares.iter().zip(&mean).map(|(s, m)| (s / bins - m * m).max(0.0).sqrt() as f32);
-    (mean.iter().map(|m| *m as f32).collect(), deviation.map(|d| d + SCALE_FLOOR).collect())
 }
