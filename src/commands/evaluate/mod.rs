@@ -37,7 +37,7 @@ pub struct EvaluateArgs {
     #[arg(long, value_name = "FILE")]
     pub decisions: Option<PathBuf>,
     /// Decide with the rule that made at most this many false changes per minute in training
-    /// (default: the rule that was most often right there)
+    /// (default: 5 % of the changes that the model expects)
     #[arg(long, value_name = "N")]
     pub false_changes_per_min: Option<f64>,
     #[command(flatten)]
