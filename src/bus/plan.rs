@@ -9,7 +9,7 @@ use super::wording::Wording;
 use crate::checkpoint::{Checkpoint, sha256_hex};
 use crate::inference::{Adaptation, BankError};
 use crate::model::{BinWidthError, EXPERT_NAMES, EmbeddingMap, Model, Readout, whole_ratio};
-use crate::regime::{DecisionRule, Engine, Label};
+use crate::regime::{DecisionRule, Engine, Label, NoSigns};
 use crate::telemetry::SessionMetrics;
 use crate::wire::journal_record::What;
 use crate::wire::{ModelChanged, SessionStarted};
@@ -61,6 +61,8 @@ pub struct ModelChoice {
     pub dwell_ms: Option<f64>,
     /// Whether the label may be `unknown`.
     pub unknown: bool,
+    /// Share of the known bins that may be called `unknown`, where not the usual one.
+    pub unknown_rate: Option<f64>,
     /// What is tracked in addition to the dynamics.
     pub adaptation: Adaptation,
 }
@@ -80,6 +82,7 @@ impl ModelChoice {
             probability_min: None,
             dwell_ms: None,
             unknown: true,
+            unknown_rate: None,
             adaptation: Adaptation::default(),
         }
     }
@@ -140,6 +143,9 @@ pub enum PlanError {
         /// Counts it would gather.
         found: f64,
     },
+    /// The model cannot tell how often it calls known bins unknown.
+    #[error("unknown_rate: {0}")]
+    UnknownRate(#[from] NoSigns),
     /// The filter bank does not take the model.
     #[error(transparent)]
     Bank(#[from] BankError),
@@ -196,6 +202,9 @@ impl Plan {
         let mut rule = DecisionRule::of(&model, choice.false_changes_per_min);
         rule.unknown = choice.unknown;
         rule.unlabelled &= choice.unknown;
+        if let Some(rate) = choice.unknown_rate {
+            rule = rule.with_unknown_rate(&model, rate)?;
+        }
         if let Some(p) = choice.probability_min {
             rule.probability_min = p as f32;
         }

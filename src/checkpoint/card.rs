@@ -3,9 +3,10 @@
 use serde::{Deserialize, Serialize};
 
 use super::fault::{Fault, fault};
+use crate::dynamics::DynamicsSkill;
 use crate::model::{
-    CHANNELS_MAX, COMPONENTS_MAX, Dimensions, Experts, HIDDEN_MAX, MetricHead, OnlineSettings,
-    REGIMES_MAX, RegimePrior,
+    CHANNELS_MAX, COMPONENTS_MAX, Dimensions, Exceeded, Experts, HIDDEN_MAX, KnownDynamics,
+    MetricHead, OnlineSettings, REGIMES_MAX, RegimePrior, SIGN_NAMES, SIGNS,
 };
 use crate::regime::Verdict;
 
@@ -46,6 +47,23 @@ pub struct Provenance {
     pub held_out: Option<Verdict>,
     /// The same by session, `(name, scores)`.
     pub held_out_by_session: Vec<(String, Verdict)>,
+    /// Scores of the dynamics alone on held-out streams before the first step, with the readout
+    /// that the data's moments give, and now.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) gained: Option<[DynamicsScore; 2]>,
+    /// What the dynamics foretell of held-out streams.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) skill: Option<DynamicsSkill>,
+}
+
+/// Scores of the dynamics alone.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct DynamicsScore {
+    /// Mean predictive log-likelihood, nats per bin and channel.
+    pub(crate) log_likelihood: Option<f64>,
+    /// Log loss of the labels, nats per bin.
+    pub(crate) log_loss: Option<f64>,
 }
 
 impl Provenance {
@@ -60,6 +78,8 @@ impl Provenance {
             data,
             held_out: None,
             held_out_by_session: Vec::new(),
+            gained: None,
+            skill: None,
         }
     }
 }
@@ -241,6 +261,9 @@ fn check_online(o: &OnlineSettings, states: usize) -> Result<(), Fault> {
     if !(0.0..1.0).contains(&o.fresh_share_min) {
         return fault("online.fresh_share_min", "from 0 and below 1", o.fresh_share_min);
     }
+    if !(o.entry_variance >= 0.0 && o.entry_variance.is_finite()) {
+        return fault("online.entry_variance", "0 or more", o.entry_variance);
+    }
     for (i, p) in o.operating_points.iter().enumerate() {
         let before = i.checked_sub(1).map(|b| &o.operating_points[b]);
         let in_order = before.is_none_or(|b| {
@@ -265,9 +288,38 @@ fn check_online(o: &OnlineSettings, states: usize) -> Result<(), Fault> {
         let found = format!("{} and {}", limits.innovation_runs, limits.embedding_distance);
         return fault("online.novelty_limits", "limits above 0", found);
     }
+    if let Some(known) = &o.known {
+        check_known(known)?;
+    }
     let [low, high] = o.log_rate_bounds;
     if !(low < high && low >= -40.0 && high <= 40.0) {
         return fault("online.log_rate_bounds", "low < high within 40", format!("{low}, {high}"));
+    }
+    Ok(())
+}
+
+fn check_known(known: &KnownDynamics) -> Result<(), Fault> {
+    for (name, sign) in SIGN_NAMES.iter().zip(&known.signs) {
+        if !(sign.median.is_finite() && sign.below > 0.0 && sign.above > 0.0) {
+            let found = format!("{}, {} and {}", sign.median, sign.below, sign.above);
+            let what = format!("online.known.signs ({name})");
+            return fault(what, "a median and spreads above 0", found);
+        }
+    }
+    let finite = known.precision.iter().all(|p| p.is_finite());
+    if known.precision.dim() != (SIGNS, SIGNS) || !finite {
+        let found = format!("{} values", known.precision.len());
+        return fault("online.known.precision", format!("{SIGNS} x {SIGNS} finite values"), found);
+    }
+    let in_order = known.exceeded.windows(2).all(|w| {
+        let [a, b] = [w[0], w[1]];
+        a.share > b.share && a.score <= b.score
+    });
+    let sane =
+        |e: &Exceeded| e.share > 0.0 && e.share < 1.0 && e.score > 0.0 && e.score.is_finite();
+    if known.exceeded.len() < 2 || !in_order || !known.exceeded.iter().all(sane) {
+        let expected = "two shares or more that fall as their scores rise";
+        return fault("online.known.exceeded", expected, format!("{:?}", known.exceeded));
     }
     Ok(())
 }

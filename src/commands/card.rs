@@ -5,6 +5,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 
+use super::abilities::abilities;
 use crate::checkpoint::{Checkpoint, write_whole};
 use crate::dynamics::NORMAL_HALF_WIDTH;
 use crate::model::EXPERT_NAMES;
@@ -54,6 +55,7 @@ pub(super) fn card(of: &Checkpoint) -> String {
         data(of),
         sessions(of),
         published(of),
+        can_do(of),
         held_out(of),
         operating_points(of),
         exponents(of),
@@ -140,6 +142,11 @@ fn published(of: &Checkpoint) -> String {
         );
     }
     out
+}
+
+fn can_do(of: &Checkpoint) -> String {
+    let items: Vec<String> = abilities(of).into_iter().map(|line| format!("* {line}\n")).collect();
+    format!("\n## What it can and cannot do\n\n{}", items.concat())
 }
 
 fn held_out(of: &Checkpoint) -> String {

@@ -1,5 +1,6 @@
 //! One file per command of the binary.
 
+mod abilities;
 pub mod access;
 pub mod brand;
 pub mod calibrate;

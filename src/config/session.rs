@@ -87,6 +87,8 @@ fn rule(s: &mut Section<'_, '_>, choice: &mut ModelChoice) {
     choice.probability_min = s.number("probability_min", 0.0..1.0, probability);
     choice.dwell_ms = s.number("dwell_ms", 0.0..600_000.0, "milliseconds from 0");
     choice.unknown = s.boolean("unknown").unwrap_or(true);
+    let share = "a share of the bins from 0.001 and below 0.2";
+    choice.unknown_rate = s.number("unknown_rate", 0.001..0.2, share);
     choice.mean_dwell_s = s.number("mean_dwell_s", 0.001..1e9, "seconds above 0");
     let false_changes = "false changes per minute, above 0";
     choice.false_changes_per_min = s.number("false_changes_per_min", 1e-6..1e4, false_changes);

@@ -21,13 +21,24 @@ pub(crate) fn forecast(
     bins: usize,
     rng: &mut ChaCha8Rng,
 ) -> Vec<f32> {
-    let (d, rank) = (model.dims.embedding, model.dims.rank);
+    forecasts(model, readout, from, &[bins], rng)
+}
+
+/// The same after each of several numbers of bins that rise, `[ahead, channels]`.
+pub(super) fn forecasts(
+    model: &Model,
+    readout: &Readout,
+    from: StatePosterior<'_>,
+    ahead: &[usize],
+    rng: &mut ChaCha8Rng,
+) -> Vec<f32> {
+    let (d, rank, channels) = (model.dims.embedding, model.dims.rank, readout.n_channels());
     let root = from.embedding_root();
     let noise_sd: Vec<f32> = model.network.process_variance.iter().map(|q| q.sqrt()).collect();
     let mut normal =
         |n: usize| -> Vec<f32> { (0..n).map(|_| rng.sample::<f32, _>(StandardNormal)).collect() };
     let mut flow: Option<Flow> = None;
-    let mut rates = vec![0.0f32; readout.n_channels()];
+    let mut rates = vec![0.0f32; ahead.len() * channels];
     for _ in 0..DRAWS {
         let e = from.embedding_at(&root, &normal(d));
         let mut kappa = from.latent_at(&normal(rank));
@@ -36,14 +47,18 @@ pub(crate) fn forecast(
             None => flow = Some(Flow::new(model, &e)),
         }
         let Some(flow) = &mut flow else { continue };
-        for _ in 0..bins {
-            flow.step(&mut kappa);
-            for ((k, q), sd) in kappa.iter_mut().zip(normal(rank)).zip(&noise_sd) {
-                *k += sd * q;
+        let mut done = 0;
+        for (&bins, rates) in ahead.iter().zip(rates.chunks_exact_mut(channels)) {
+            for _ in done..bins {
+                flow.step(&mut kappa);
+                for ((k, q), sd) in kappa.iter_mut().zip(normal(rank)).zip(&noise_sd) {
+                    *k += sd * q;
+                }
             }
-        }
-        for (rate, drawn) in rates.iter_mut().zip(model.rates(readout, &kappa)) {
-            *rate += drawn / DRAWS as f32;
+            done = bins;
+            for (rate, drawn) in rates.iter_mut().zip(model.rates(readout, &kappa)) {
+                *rate += drawn / DRAWS as f32;
+            }
         }
     }
     rates

@@ -11,6 +11,7 @@ mod lyapunov;
 mod monitor;
 mod population;
 mod signature;
+mod skill;
 mod spectrum;
 
 pub(crate) use estimate::{Estimate, NORMAL_HALF_WIDTH};
@@ -18,6 +19,7 @@ pub(crate) use fixed_points::{FixedPoint, fixed_points};
 pub(crate) use forecast::forecast;
 pub(crate) use monitor::{LATENT_WINDOW_S, Monitor, Position, Reading, feature_count};
 pub(crate) use signature::{Signature, ZERO_WITHIN_PER_S};
+pub(crate) use skill::{DynamicsSkill, SkillMeter};
 pub use spectrum::{StatePosterior, spectrum, spectrum_interval};
 
 /// A network of two units whose feedback is `N^T M = [[a, b], [c, d]]` at rest, with `tau` 0.1 s in

@@ -8,8 +8,9 @@ use super::estimate::Estimate;
 use super::hypothesis::Hypothesis;
 use super::kernels::exp;
 use super::layout::{Bin, Layout, Scratch, check_sizes, entry, gram, log_factorials, precision};
+use super::signs::{Shown, Signs};
 use super::tape::Tape;
-use crate::model::{Model, NoveltyLimits, Readout};
+use crate::model::{KnownDynamics, Model, NoveltyLimits, Readout, UNKNOWN_RATE};
 
 /// Time constant of the latent covariance behind the participation ratio, seconds.
 const PARTICIPATION_WINDOW_S: f64 = 2.0;
@@ -39,6 +40,9 @@ pub struct FilterBank {
     /// Inverses of these.
     prior_precision: Vec<f32>,
     limits: NoveltyLimits,
+    /// With the score that known dynamics exceed as often as is usual.
+    known: Option<(KnownDynamics, f32)>,
+    signs: Signs,
     initial_variance: Vec<f32>,
     temperature: f32,
     fresh_share_min: f32,
@@ -49,6 +53,9 @@ pub struct FilterBank {
     weights: Vec<f32>,
     latent_mean: Vec<f32>,
     latent_cov: Vec<f32>,
+    /// Score `[rank]` and information `[rank, rank]` of the newest bin.
+    score: Vec<f32>,
+    information: Vec<f32>,
     innovation: Vec<f32>,
     square: Vec<f32>,
     slow_mean: Vec<f32>,
@@ -78,6 +85,8 @@ impl FilterBank {
         let states = n_regimes + 1;
         let regime_of: Vec<usize> =
             components.iter().map(|c| c.regime.unwrap_or(n_regimes)).collect();
+        let known = model.online.known.as_ref();
+        let squared_rates = readout.baseline.iter().map(|d| (2.0 * d).exp()).sum();
         let entry = entry(&model.online.hazard_per_bin, &regime_of, readout);
         let mut bank = Self {
             arch: pulp::Arch::new(),
@@ -92,6 +101,8 @@ impl FilterBank {
             prior_cov: components.iter().flat_map(|c| c.covariance.iter().copied()).collect(),
             prior_precision: components.iter().flat_map(precision).collect(),
             limits: model.online.novelty_limits,
+            known: known.map(|k| (k.clone(), k.limit(UNKNOWN_RATE))),
+            signs: Signs::new(rank, smoothing(NOVELTY_WINDOW_S), known, squared_rates),
             initial_variance: model.network.initial_variance.to_vec(),
             temperature: model.online.temperature,
             fresh_share_min: model.online.fresh_share_min,
@@ -102,6 +113,8 @@ impl FilterBank {
             weights: vec![0.0; k],
             latent_mean: vec![0.0; rank],
             latent_cov: vec![0.0; rank * rank],
+            score: vec![0.0; rank],
+            information: vec![0.0; rank * rank],
             innovation: vec![0.0; rank],
             square: vec![0.0; rank * rank],
             slow_mean: vec![0.0; rank],
@@ -153,6 +166,7 @@ impl FilterBank {
     /// Back to the prior: nothing seen yet.
     pub fn reset(&mut self) {
         self.channels.reset();
+        self.signs.reset();
         for k in 0..self.hypotheses.len() {
             self.restart(k);
             self.hypotheses[k].log_weight = self.prior_weight[k].ln();
@@ -177,6 +191,7 @@ impl FilterBank {
         tape.floats(&mut self.slow_mean);
         tape.floats(&mut self.slow_cov);
         self.channels.state(tape);
+        self.signs.state(tape);
         let e = &mut self.estimate;
         for value in [&mut e.novelty, &mut e.innovation_runs, &mut e.embedding_distance] {
             tape.float(value);
@@ -193,6 +208,7 @@ impl FilterBank {
         let signs = [e.novelty, e.innovation_runs, e.embedding_distance];
         let sound = self.hypotheses.iter().all(|h| h.is_sound(&self.layout))
             && self.channels.is_sound()
+            && self.signs.is_sound()
             && signs.iter().chain(&self.slow_mean).chain(&self.slow_cov).all(|v| v.is_finite());
         if sound {
             self.summarise();
@@ -233,7 +249,10 @@ impl FilterBank {
         }
         self.estimate.log_likelihood = 0.0;
         let n_informing = self.channels.n_informing();
-        if seen && n_informing > 0 {
+        let informed = seen && n_informing > 0;
+        if informed {
+            // Moments of the prediction, for what the bin shows beside it.
+            self.pool();
             let Channels { counts, weight, baseline, expected, .. } = &mut self.channels;
             expected.fill(0.0);
             let bin = Bin { counts, weight, baseline };
@@ -243,6 +262,7 @@ impl FilterBank {
                 let evidence = h.update(simd, &self.layout, &mut self.scratch, bin, expected);
                 h.log_weight += evidence;
             }
+            self.gather();
             let total = self.normalise();
             self.estimate.log_likelihood = (total + constant) / n_informing as f32;
             self.estimate.innovation_runs = self.channels.innovation_runs();
@@ -260,8 +280,28 @@ impl FilterBank {
         }
         self.normalise();
         self.summarise();
+        if informed {
+            self.signs.take(&Shown {
+                score: &self.score,
+                information: &self.information,
+                predicted: &self.latent_cov,
+                latent: &self.estimate.latent,
+                excess: self.channels.excess(),
+            });
+        }
         self.track_novelty();
         self.track_participation();
+    }
+
+    /// Score and information of the newest bin over all hypotheses, by their weights before it.
+    #[inline(always)]
+    fn gather(&mut self) {
+        self.score.fill(0.0);
+        self.information.fill(0.0);
+        for (&w, h) in self.weights.iter().zip(&self.hypotheses) {
+            self.score.iter_mut().zip(&h.score).for_each(|(s, x)| *s += w * x);
+            self.information.iter_mut().zip(&h.information).for_each(|(s, x)| *s += w * x);
+        }
     }
 
     fn restart(&mut self, k: usize) {
@@ -343,8 +383,10 @@ impl FilterBank {
             h.log_weight = weight.ln();
             let fresh = entering / weight;
             if fresh < self.fresh_share_min {
+                h.entered = 0.0;
                 continue;
             }
+            h.entered = fresh;
             let spread = fresh * (1.0 - fresh);
             // Difference of what was there and what enters, `[rank + embedding]`.
             let mut delta = [0.0f32; crate::model::RANK_MAX + crate::model::EMBEDDING_MAX];
@@ -390,8 +432,12 @@ impl FilterBank {
             nearest = nearest.min(squared);
         }
         e.embedding_distance += self.novelty_rate * (nearest / d as f32 - e.embedding_distance);
-        e.novelty = (e.innovation_runs / self.limits.innovation_runs)
-            .max(e.embedding_distance / self.limits.embedding_distance);
+        e.signs = self.signs.now(e.innovation_runs, e.embedding_distance);
+        e.novelty = match &self.known {
+            Some((known, limit)) => known.score(&e.signs) / limit,
+            None => (e.innovation_runs / self.limits.innovation_runs)
+                .max(e.embedding_distance / self.limits.embedding_distance),
+        };
     }
 
     /// Label posterior and moments of the embedding and latents.

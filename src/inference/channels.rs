@@ -317,6 +317,13 @@ impl Channels {
         squares / by_chance.max(f32::MIN_POSITIVE)
     }
 
+    /// `sum (y - lambda)^2 - y` and `sum lambda^2` of the newest bin.
+    pub(super) fn excess(&self) -> [f32; 2] {
+        let pairs = || self.counts.iter().zip(&self.expected);
+        let excess = pairs().map(|(y, rate)| (y - rate) * (y - rate) - y).sum();
+        [excess, pairs().map(|(_, rate)| rate * rate).sum()]
+    }
+
     /// A gamma posterior of each channel's gain whose evidence fades (power steady model, Smith
     /// 1979): `gain = (pseudo + sum y) / (pseudo + sum lambda)`, sums discounted, `lambda` at
     /// gain 1.

@@ -1,5 +1,7 @@
 //! What the bank knows after a bin.
 
+use crate::model::SIGNS;
+
 /// What the bank knows after a bin. Slices are as long as the model's sizes.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Estimate {
@@ -22,8 +24,12 @@ pub struct Estimate {
     pub latent_sd: Vec<f32>,
     /// `log p(y_t | y_1..t-1)` (Laplace), nats per active channel; 0 for a missing bin.
     pub log_likelihood: f32,
-    /// The larger of the next two over its limit: above 1, the dynamics are none the model knows.
+    /// How strange the dynamics are over what known ones hardly ever exceed: above 1, they are none
+    /// the model knows. Models that learned no signs take the larger of the next two over its
+    /// limit.
     pub novelty: f32,
+    /// Signs that it is made of, in the order of [`crate::model::SIGN_NAMES`].
+    pub(crate) signs: [f32; SIGNS],
     /// Squared residuals, smoothed over 1 s and summed over channels, divided by what white
     /// innovations give: 1 by chance.
     pub innovation_runs: f32,
@@ -39,7 +45,7 @@ pub struct Estimate {
 }
 
 impl Estimate {
-    pub(super) fn empty(n_regimes: usize, embedding: usize, rank: usize) -> Self {
+    pub(crate) fn empty(n_regimes: usize, embedding: usize, rank: usize) -> Self {
         Self {
             posterior: vec![0.0; n_regimes],
             unlabelled: 0.0,
@@ -50,6 +56,7 @@ impl Estimate {
             latent_sd: vec![0.0; rank],
             log_likelihood: 0.0,
             novelty: 0.0,
+            signs: [0.0; SIGNS],
             innovation_runs: 1.0,
             embedding_distance: 0.0,
             participation_ratio: 1.0,

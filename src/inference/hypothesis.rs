@@ -8,9 +8,9 @@ use crate::model::RANK_MAX;
 
 /// A step that lowers the log density of latents and counts by more than this, nats, goes too far,
 /// and is halved.
-pub(super) const STEP_LOSS_MAX: f32 = 0.01;
+pub(crate) const STEP_LOSS_MAX: f32 = 0.01;
 /// A step that goes too far is halved this many times at most.
-pub(super) const HALVINGS: usize = 6;
+pub(crate) const HALVINGS: usize = 6;
 /// One Gaussian over `(kappa, e)`.
 #[derive(Debug, Clone)]
 pub(super) struct Hypothesis {
@@ -20,6 +20,8 @@ pub(super) struct Hypothesis {
     pub(super) cov: Vec<f32>,
     /// Log weight, normalised over the bank.
     pub(super) log_weight: f32,
+    /// Share of the weight that entered with the newest bin.
+    pub(super) entered: f32,
     /// Score `C^T (y - lambda)` of the newest update, `[rank]`.
     pub(super) score: Vec<f32>,
     /// `(I + Lambda P)^-1 score`, `[rank]`.
@@ -37,6 +39,7 @@ impl Hypothesis {
             mean: vec![0.0; l.stride],
             cov: vec![0.0; l.state * l.stride],
             log_weight: 0.0,
+            entered: 0.0,
             score: vec![0.0; l.rank],
             whitened: vec![0.0; l.rank],
             information: vec![0.0; l.rank * l.rank],
@@ -137,7 +140,7 @@ impl Hypothesis {
                 self.cov[r * stride + q] = value;
                 self.cov[q * stride + r] = value;
             }
-            self.cov[r * stride + r] += l.process_variance[r];
+            self.cov[r * stride + r] += l.process_variance[r] + self.entered * l.entry_variance[r];
             for j in rank..l.state {
                 let value = s.product[r * stride + j];
                 self.cov[r * stride + j] = value;

@@ -22,6 +22,8 @@ pub(super) struct Layout {
     pub(super) hidden: [usize; 2],
     pub(super) leak: f32,
     pub(super) process_variance: Vec<f32>,
+    /// Variance that the latents gain where a hypothesis is entered.
+    pub(super) entry_variance: Vec<f32>,
     pub(super) embedding_drift: f32,
     pub(super) bounds: [f32; 2],
     /// `[rank, units]`, units padded.
@@ -88,6 +90,8 @@ impl Layout {
             units,
             hidden,
             leak: model.network.leak,
+            entry_variance: (&model.network.initial_variance * model.online.entry_variance)
+                .to_vec(),
             process_variance: model
                 .network
                 .process_variance

@@ -17,6 +17,8 @@ struct Twin<'a> {
     mean: Vec<DVector<f64>>,
     cov: Vec<DMatrix<f64>>,
     log_weight: Vec<f64>,
+    /// Share of each weight that entered with the newest bin.
+    entered: Vec<f64>,
     /// Steps that were halved so far.
     halved: usize,
 }
@@ -28,8 +30,15 @@ fn column(x: &[f32]) -> DVector<f64> {
 impl<'a> Twin<'a> {
     fn new(model: &'a Model, readout: &'a Readout) -> Self {
         let (rank, d) = (model.dims.rank, model.dims.embedding);
-        let mut twin =
-            Self { model, readout, mean: vec![], cov: vec![], log_weight: vec![], halved: 0 };
+        let mut twin = Self {
+            model,
+            readout,
+            mean: vec![],
+            cov: vec![],
+            log_weight: vec![],
+            entered: vec![0.0; readout.prior.components.len()],
+            halved: 0,
+        };
         for c in &readout.prior.components {
             let mut mean = DVector::zeros(rank + d);
             mean.rows_mut(rank, d).copy_from(&column(values(&c.mean)));
@@ -148,9 +157,11 @@ impl<'a> Twin<'a> {
             let weight = (1.0 - left) * w[k] + born;
             let (stay, fresh) = (1.0 - born / weight, born / weight);
             self.log_weight[k] = weight.ln();
+            self.entered[k] = 0.0;
             if fresh < f64::from(self.model.online.fresh_share_min) {
                 continue;
             }
+            self.entered[k] = fresh;
             let mut m0 = DVector::zeros(rank + d);
             m0.rows_mut(0, rank).copy_from(&pooled);
             m0.rows_mut(rank, d).copy_from(&column(values(&component.mean)));
@@ -182,6 +193,9 @@ impl<'a> Twin<'a> {
                 self.cov[k][(i, i)] += if i < rank {
                     f64::from(self.model.network.process_variance[i])
                         * f64::from(self.model.online.process_noise)
+                        + self.entered[k]
+                            * f64::from(self.model.online.entry_variance)
+                            * f64::from(self.model.network.initial_variance[i])
                 } else {
                     f64::from(self.model.online.embedding_drift)
                 };
@@ -347,6 +361,7 @@ fn bank_agrees_with_the_dense_twin_on_negative_binomial_counts() {
     let readout = &mut model.readouts[0];
     readout.dispersion = Some((0..readout.n_channels()).map(|i| 0.05 + 0.02 * i as f32).collect());
     model.online.process_noise = 2.0;
+    model.online.entry_variance = 0.3;
     agrees_with_the_twin(&model);
 }
 

@@ -42,7 +42,8 @@ impl Model {
     /// `1 - (1-a)^r` (exact for a drive that is constant within a bin), process noise follows from
     /// the leak, `(1 - (1-a)^(2r)) / (1 - (1-a)^2)`; rates, hazards and the embedding's drift are
     /// multiplied by `r`, dispersions divided (counts of neighbouring bins independent). Sessions
-    /// have the dynamics alone there: experts beside them hold for the bins they learned from.
+    /// have the dynamics alone there: experts beside them hold for the bins they learned from, as do
+    /// the signs of known dynamics.
     ///
     /// # Errors
     /// Where one width is more than `BIN_RATIO_MAX` times the other.
@@ -70,6 +71,7 @@ impl Model {
             readout.experts = None;
         }
         let online = &mut model.online;
+        online.known = None;
         online.log_rate_bounds.iter_mut().for_each(|b| *b += shift);
         online.embedding_drift *= r as f32;
         if let Some(rule) = &mut online.rule {

@@ -15,6 +15,7 @@ mod bin_width;
 mod embedding_map;
 mod experts;
 mod hypernetwork;
+mod known;
 mod metric_head;
 mod prior;
 
@@ -24,6 +25,7 @@ pub use experts::{AveragesHead, Experts, Pool, RateStates, RecurrentHead};
 pub(crate) use experts::{BASE_RATE_MIN, EXPERT_NAMES, EXPERTS};
 pub(crate) use hypernetwork::Factors;
 pub use hypernetwork::Hypernetwork;
+pub(crate) use known::{Exceeded, KnownDynamics, SIGN_NAMES, SIGNS, SignRange, UNKNOWN_RATE};
 pub(crate) use metric_head::{MetricHead, RegimeHead};
 pub use prior::{Component, RegimePrior};
 
@@ -201,12 +203,21 @@ pub struct OnlineSettings {
     /// what enters a hypothesis that leads would only blur it. Once it no longer leads, entering
     /// outweighs it.
     pub fresh_share_min: f32,
+    /// Variance that the latents gain where a hypothesis is entered, in that at a recording's
+    /// start. More than 0 where training saw no change, and learned what follows one from trials
+    /// put together.
+    #[serde(default)]
+    pub entry_variance: f32,
     /// Variance the embedding's random walk gains per bin.
     pub embedding_drift: f32,
     /// Temperature of the label posterior: `p^(1/T)`, normalised.
     pub temperature: f32,
     /// What known dynamics hardly ever exceed: novelty is measured against these.
     pub novelty_limits: NoveltyLimits,
+    /// What known dynamics look like: novelty is measured against this instead, where training
+    /// held out enough to learn it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub known: Option<KnownDynamics>,
     /// Share of the labelled bins that each regime had in training, `[n_regimes]`; empty where it
     /// is not known.
     #[serde(default)]
@@ -241,9 +252,11 @@ impl OnlineSettings {
             hazard_per_bin: Self::uniform_hazard(n_regimes, 1.0 / 300.0),
             process_noise: 1.0,
             fresh_share_min: 0.005,
+            entry_variance: 0.0,
             embedding_drift: 1e-7,
             temperature: 1.0,
             novelty_limits: NoveltyLimits::NONE,
+            known: None,
             base_rates: Vec::new(),
             pool: Pool::DYNAMICS,
             rule: None,

@@ -39,6 +39,17 @@ pub(crate) struct CountsBuffer {
     counts: Vec<f32>,
 }
 
+impl CountsBuffer {
+    pub(crate) fn clear(&mut self) {
+        self.counts.clear();
+    }
+
+    /// What was read since, `[bins, channels]`.
+    pub(crate) fn counts(&mut self) -> &mut Vec<f32> {
+        &mut self.counts
+    }
+}
+
 impl Counts {
     /// In memory; `counts` is `[bins, channels]`.
     #[must_use]
@@ -87,27 +98,26 @@ impl Counts {
     /// Where the stream has fewer bins.
     pub fn read(&self, from: usize, bins: usize) -> io::Result<Vec<f32>> {
         let mut buffer = CountsBuffer::default();
-        self.read_into(from, bins, &mut buffer)?;
+        self.append_to(from, bins, &mut buffer)?;
         Ok(buffer.counts)
     }
 
-    /// The same into a buffer that is used again, whose counts are returned.
+    /// The same, behind what is in a buffer.
     ///
     /// # Errors
     /// Where the file cannot be read.
     ///
     /// # Panics
     /// Where the stream has fewer bins.
-    pub(crate) fn read_into<'b>(
+    pub(crate) fn append_to(
         &self,
         from: usize,
         bins: usize,
-        buffer: &'b mut CountsBuffer,
-    ) -> io::Result<&'b [f32]> {
+        buffer: &mut CountsBuffer,
+    ) -> io::Result<()> {
         assert!(from + bins <= self.bins, "bins {from} to {} of {}", from + bins, self.bins);
         let range = from * self.channels..(from + bins) * self.channels;
         let CountsBuffer { bytes, counts } = buffer;
-        counts.clear();
         match &self.kept {
             Kept::Memory(kept, at) => {
                 let range = at + range.start..at + range.end;
@@ -120,7 +130,7 @@ impl Counts {
                 counts.extend(pairs.map(|b| f32::from(u16::from_le_bytes([b[0], b[1]]))));
             }
         }
-        Ok(counts)
+        Ok(())
     }
 
     /// Goes through the first `bins` bins in order.
@@ -131,8 +141,9 @@ impl Counts {
         let bins = bins.min(self.bins);
         let mut buffer = CountsBuffer::default();
         for from in (0..bins).step_by(CHUNK_BINS) {
-            let chunk = self.read_into(from, CHUNK_BINS.min(bins - from), &mut buffer)?;
-            chunk.chunks_exact(self.channels).for_each(&mut take);
+            buffer.clear();
+            self.append_to(from, CHUNK_BINS.min(bins - from), &mut buffer)?;
+            buffer.counts.chunks_exact(self.channels).for_each(&mut take);
         }
         Ok(())
     }

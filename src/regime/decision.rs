@@ -2,7 +2,7 @@
 
 use super::onset::{Onset, OnsetFinder};
 use crate::inference::Tape;
-use crate::model::{BASE_RATE_MIN, Model, OperatingPoint};
+use crate::model::{BASE_RATE_MIN, Model, OperatingPoint, UNKNOWN_RATE};
 
 /// When the label in force gives way to another.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -19,7 +19,9 @@ pub struct DecisionRule {
     /// Power of the regimes' base rates that their posteriors are divided by before they are
     /// compared, see [`crate::model::ChosenRule`].
     pub evenness: f32,
-    /// Bins from the start before novelty above 1 may make the label `unknown`: it is a smoothed
+    /// Novelty beyond which the label is `unknown`.
+    pub novelty_max: f32,
+    /// Bins from the start before novelty may make the label `unknown`: it is a smoothed
     /// score.
     pub novelty_warm_up_bins: u64,
 }
@@ -70,10 +72,29 @@ impl DecisionRule {
             unknown: true,
             unlabelled: chosen.is_none_or(|r| r.unlabelled),
             evenness: chosen.map_or(0.0, |r| r.evenness),
+            novelty_max: 1.0,
             novelty_warm_up_bins: bins(Self::NOVELTY_WARM_UP_S) as u64,
         }
     }
+
+    /// The same, calling a share `rate` of the known bins `unknown` instead of [`UNKNOWN_RATE`].
+    ///
+    /// # Errors
+    /// Where the model did not learn what known dynamics look like, at bins of this width.
+    pub fn with_unknown_rate(self, model: &Model, rate: f64) -> Result<Self, NoSigns> {
+        let known = model.online.known.as_ref().ok_or(NoSigns)?;
+        Ok(Self { novelty_max: known.limit(rate) / known.limit(UNKNOWN_RATE), ..self })
+    }
 }
+
+/// A model without the signs of known dynamics.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "expected a model that learned how strange known dynamics may look, found none (pretrain it \
+     again, on at least a minute of labelled data; it then holds at its own bin width): leave the \
+     rate out"
+)]
+pub struct NoSigns;
 
 /// A label of the population's dynamics.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -234,7 +255,7 @@ impl Tracker {
             even().enumerate().fold((0, f32::MIN), |top, at| if at.1 > top.1 { at } else { top });
         let mut probability = top / even().sum::<f32>().max(f32::MIN_POSITIVE);
         let warm = bin >= self.rule.novelty_warm_up_bins;
-        let strange = self.rule.unknown && warm && novelty > 1.0;
+        let strange = self.rule.unknown && warm && novelty > self.rule.novelty_max;
         probability *= 1.0 - unlabelled;
         let none = strange || unlabelled > probability;
         let leading = if none { Label::Unknown } else { Label::Regime(best) };
@@ -290,6 +311,7 @@ mod tests {
             unknown: true,
             unlabelled: true,
             evenness: 0.0,
+            novelty_max: 1.0,
             novelty_warm_up_bins: 2,
         }
     }

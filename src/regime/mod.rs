@@ -6,7 +6,7 @@ mod engine;
 mod onset;
 mod score;
 
-pub(crate) use decision::{Change, Tracker};
+pub(crate) use decision::{Change, NoSigns, Tracker};
 pub use decision::{DecisionRule, Label};
 pub use engine::Engine;
 pub use score::{ChangeScore, Score};

@@ -6,12 +6,15 @@ use rand_chacha::ChaCha8Rng;
 use super::data::HeldOut;
 use super::error::FinishError;
 use super::held_out::{Scored, score_published};
+use super::known::fit_known;
 use super::member::Member;
 use super::pool::{Example, fit_pool};
+use super::splice::{draw_fade, overlap};
 use super::threads::on_each;
+use crate::dynamics::{DynamicsSkill, SkillMeter};
 use crate::experts::{Pooled, combine};
-use crate::inference::Adaptation;
-use crate::model::{ChosenRule, Model, OperatingPoint};
+use crate::inference::{Adaptation, FilterBank};
+use crate::model::{ChosenRule, Model, OperatingPoint, SIGNS, UNKNOWN_RATE};
 use crate::regime::{ChangeScore, ChangeVerdict, DecisionRule, Label, Tracker};
 
 /// Probabilities a new label must reach that are tried.
@@ -23,6 +26,8 @@ const DWELLS: [u32; 4] = [1, 2, 3, 5];
 const EVENNESS: [f32; 3] = [0.0, 0.5, 1.0];
 /// A rule that finds fewer of the changes is no operating point.
 const FOUND_MIN: f64 = 0.5;
+/// Forecasts of a session in each member, at most.
+const FORECASTS_MAX: usize = 150;
 /// Rules whose balanced accuracy is within this of the best are as good; of them, the one with the
 /// fewest false changes serves.
 const AS_GOOD_WITHIN: f64 = 0.01;
@@ -35,8 +40,16 @@ struct Heard {
     /// The published posterior, `[bins, regimes]`.
     posterior: Vec<f32>,
     unlabelled: Vec<f32>,
+    /// Signs of unknown dynamics, and the novelty that they make.
+    signs: Vec<[f32; SIGNS]>,
     novelty: Vec<f32>,
     pooled: bool,
+}
+
+/// What is published on held-out streams, and what its dynamics foretell.
+pub(super) struct Decided {
+    pub(super) scored: Scored,
+    pub(super) skill: Option<DynamicsSkill>,
 }
 
 /// Attaches the sessions' experts, fits the pool and chooses the rule, the same for all `models`.
@@ -44,7 +57,7 @@ struct Heard {
 pub(super) fn decide(
     models: &mut [Model],
     members: &[Member<'_>],
-) -> Result<Option<Scored>, FinishError> {
+) -> Result<Option<Decided>, FinishError> {
     for (model, member) in models.iter_mut().zip(members) {
         for (readout, experts) in model.readouts.iter_mut().zip(member.experts) {
             readout.experts.clone_from(experts);
@@ -54,6 +67,15 @@ pub(super) fn decide(
     models.iter_mut().for_each(|m| m.online.base_rates.clone_from(&base_rates));
     let mut heard = hear_all(models, members)?;
     let n = models[0].regime_names.len();
+    let held_out_tasks = members.iter().any(|m| m.trainer.data().held_out_tasks);
+    let signs: Vec<&[[f32; SIGNS]]> = heard.iter().map(|h| h.signs.as_slice()).collect();
+    if let Some(known) = fit_known(&signs, models[0].bin_width_s, held_out_tasks) {
+        let limit = known.limit(UNKNOWN_RATE);
+        for of in &mut heard {
+            of.novelty = of.signs.iter().map(|s| known.score(s) / limit).collect();
+        }
+        models.iter_mut().for_each(|m| m.online.known = Some(known.clone()));
+    }
     let pooled = || heard.iter().filter(|h| h.pooled);
     let pool = fit_pool(&pooled().flat_map(|h| h.examples(n)).collect::<Vec<_>>(), &base_rates);
     if let Some(pool) = pool {
@@ -69,7 +91,43 @@ pub(super) fn decide(
     for model in models.iter_mut() {
         (model.online.rule, model.online.operating_points) = (rule, points.clone());
     }
-    if heard.is_empty() { Ok(None) } else { score_published(models, members).map(Some) }
+    if heard.is_empty() {
+        return Ok(None);
+    }
+    let scored = score_published(models, members)?;
+    let skill = dynamics_skill(models, members)?;
+    Ok(Some(Decided { scored, skill }))
+}
+
+/// Forecasts of the held-out streams by the dynamics alone.
+fn dynamics_skill(
+    models: &[Model],
+    members: &[Member<'_>],
+) -> Result<Option<DynamicsSkill>, FinishError> {
+    let mut jobs: Vec<(&Model, usize, &[HeldOut])> = Vec::new();
+    for (model, member) in models.iter().zip(members) {
+        let held_out = member.trainer.data().held_out.as_slice();
+        jobs.extend((0..model.readouts.len()).map(|session| (model, session, held_out)));
+    }
+    let threads = members.iter().map(|m| m.trainer.settings().threads).sum::<usize>();
+    let meters = on_each(&mut jobs, threads, |(model, session, held_out)| {
+        let readout = &model.readouts[*session];
+        let mut bank = FilterBank::new(model, readout, Adaptation::NONE)?;
+        let mut meter = SkillMeter::new(readout.n_channels(), FORECASTS_MAX);
+        for stream in held_out.iter().filter(|s| s.session == *session) {
+            if meter.is_full() {
+                break;
+            }
+            bank.reset();
+            meter.start_stream();
+            stream.counts.each(stream.regime.len(), |counts| {
+                let estimate = bank.update(counts);
+                meter.push(model, readout, counts, estimate);
+            })?;
+        }
+        Ok::<_, FinishError>(meter)
+    })?;
+    Ok(SkillMeter::skill(meters.iter(), &models[0]))
 }
 
 /// Share of each regime in the labelled bins of all recordings.
@@ -104,57 +162,94 @@ impl Heard {
 
 /// Every session of every member, on several threads.
 fn hear_all(models: &[Model], members: &[Member<'_>]) -> Result<Vec<Heard>, FinishError> {
-    let mut jobs: Vec<(&Model, usize, Vec<&HeldOut>)> = Vec::new();
+    let mut jobs: Vec<(&Model, usize, Row<'_>)> = Vec::new();
     for (model, member) in models.iter().zip(members) {
         for session in 0..model.readouts.len() {
-            let streams = in_a_row(&member.trainer.data().held_out, session);
-            if !streams.is_empty() {
-                jobs.push((model, session, streams));
+            let held_out = &member.trainer.data().held_out;
+            let row = in_a_row(held_out, session, model.bin_width_s);
+            if !row.streams.is_empty() {
+                jobs.push((model, session, row));
             }
         }
     }
     let threads = members.iter().map(|m| m.trainer.settings().threads).sum::<usize>();
-    on_each(&mut jobs, threads, |(model, session, streams)| hear(model, *session, streams))
+    on_each(&mut jobs, threads, |(model, session, row)| hear(model, *session, row))
 }
 
-/// A session's held-out streams in the order in which they are played. Where regimes change within
-/// streams, those alone; else all in a random order, so that no label always follows the same
-/// other.
-fn in_a_row(held_out: &[HeldOut], session: usize) -> Vec<&HeldOut> {
+/// A session's held-out streams in the order in which they are played.
+struct Row<'a> {
+    streams: Vec<&'a HeldOut>,
+    /// Bins of each in which the one before gives way to it.
+    fades: Vec<usize>,
+}
+
+/// Where regimes change within streams, those alone; else all in a random order, so that no label
+/// always follows the same other, and each giving way to the next.
+fn in_a_row(held_out: &[HeldOut], session: usize, bin_width_s: f64) -> Row<'_> {
     let changes = |s: &&HeldOut| s.regime.windows(2).any(|w| w[0] != w[1]);
     let changing = held_out.iter().any(|s| changes(&s));
     let mut streams: Vec<&HeldOut> =
         held_out.iter().filter(|s| s.session == session && (!changing || changes(s))).collect();
+    let mut fades = vec![0; streams.len()];
     if !changing {
         let mut rng = ChaCha8Rng::seed_from_u64(session as u64);
         for i in (1..streams.len()).rev() {
             streams.swap(i, rng.random_range(0..=i));
         }
+        for (fade, pair) in fades.iter_mut().skip(1).zip(streams.windows(2)) {
+            let shorter = pair[0].regime.len().min(pair[1].regime.len());
+            *fade = draw_fade(bin_width_s, shorter / 2, &mut rng);
+        }
     }
-    streams
+    Row { streams, fades }
 }
 
-fn hear(model: &Model, session: usize, streams: &[&HeldOut]) -> Result<Heard, FinishError> {
+impl Row<'_> {
+    /// Plays all bins: the truth and the counts of each.
+    fn each(&self, mut take: impl FnMut(Option<usize>, &[f32])) -> std::io::Result<()> {
+        let mut rng = ChaCha8Rng::seed_from_u64(1);
+        for (i, stream) in self.streams.iter().enumerate() {
+            let (begun, bins) = (self.fades[i], stream.regime.len());
+            if begun > 0 {
+                let last = self.streams[i - 1];
+                let mut counts = last.counts.read(last.regime.len() - begun, begun)?;
+                let (second, channels) = (counts.len(), counts.len() / begun);
+                counts.extend(stream.counts.read(0, begun)?);
+                overlap(&mut counts, second, (begun, channels), &mut rng);
+                for (truth, counts) in stream.regime.iter().zip(counts.chunks_exact(channels)) {
+                    take(*truth, counts);
+                }
+            }
+            let own = begun..bins - self.fades.get(i + 1).copied().unwrap_or(0);
+            let mut truths = stream.regime[own.clone()].iter();
+            let counts = stream.counts.slice(own);
+            counts.each(usize::MAX, |counts| take(truths.next().copied().flatten(), counts))?;
+        }
+        Ok(())
+    }
+}
+
+fn hear(model: &Model, session: usize, row: &Row<'_>) -> Result<Heard, FinishError> {
     let mut experts = Pooled::new(model, &model.readouts[session], Adaptation::default())?;
     let mut heard = Heard {
         truth: Vec::new(),
         experts: Vec::new(),
         posterior: Vec::new(),
         unlabelled: Vec::new(),
+        signs: Vec::new(),
         novelty: Vec::new(),
         pooled: experts.experts().is_some(),
     };
-    for stream in streams {
-        heard.truth.extend(&stream.regime);
-        stream.counts.each(stream.regime.len(), |counts| {
-            let e = experts.update(counts);
-            heard.posterior.extend(&e.posterior);
-            heard.unlabelled.push(e.unlabelled);
-            heard.novelty.push(e.novelty);
-            let own = experts.experts().unwrap_or(&experts.estimate().posterior);
-            heard.experts.extend(own);
-        })?;
-    }
+    row.each(|truth, counts| {
+        heard.truth.push(truth);
+        let e = experts.update(counts);
+        heard.posterior.extend(&e.posterior);
+        heard.unlabelled.push(e.unlabelled);
+        heard.signs.push(e.signs);
+        heard.novelty.push(e.novelty);
+        let own = experts.experts().unwrap_or(&experts.estimate().posterior);
+        heard.experts.extend(own);
+    })?;
     Ok(heard)
 }
 

@@ -5,12 +5,13 @@ use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 
 use super::data::Dataset;
-use super::decide::decide;
+use super::decide::{Decided, decide};
 use super::error::FinishError;
 use super::held_out::{Scored, dispersion, tune};
 use super::member::Member;
 use super::prior::{PriorFit, fit_prior};
 use super::trainer::Trainer;
+use crate::dynamics::DynamicsSkill;
 use crate::model::{Model, values};
 use crate::regime::Verdict;
 
@@ -52,6 +53,8 @@ pub struct Finished {
     /// Mean predictive log-likelihood of the held-out streams, nats per bin and channel; `None`
     /// where nothing is held out.
     pub log_likelihood: Option<f64>,
+    /// What the dynamics foretell of held-out streams; `None` where the model is not kept.
+    pub(crate) skill: Option<DynamicsSkill>,
 }
 
 /// Models of all members at the same settings, the serving one last.
@@ -72,13 +75,14 @@ impl Candidate {
         Ok(Self { models, scored })
     }
 
-    fn finished(self, published: Option<Scored>) -> Option<Finished> {
+    fn finished(self, decided: Option<Decided>) -> Option<Finished> {
         let Self { mut models, scored } = self;
         let log_loss = scored.labels.as_ref().map(|v| v.log_loss);
         let log_likelihood = scored.log_likelihood;
-        let Scored { labels, by_session, .. } = published.unwrap_or(scored);
+        let (published, skill) = decided.map_or((scored, None), |d| (d.scored, d.skill));
+        let Scored { labels, by_session, .. } = published;
         let model = models.pop()?;
-        Some(Finished { model, held_out: labels, by_session, log_loss, log_likelihood })
+        Some(Finished { model, held_out: labels, by_session, log_loss, log_likelihood, skill })
     }
 }
 

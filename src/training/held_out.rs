@@ -98,6 +98,7 @@ pub(super) fn tune(models: &mut [Model], members: &[Member<'_>]) -> Result<Score
     for model in models.iter_mut() {
         model.online.temperature = 1.0;
         model.online.novelty_limits = NoveltyLimits::NONE;
+        model.online.known = None;
         model.readouts.iter_mut().for_each(|r| r.experts = None);
     }
     let streamed = stream_all(models, members)?;

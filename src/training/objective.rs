@@ -10,8 +10,8 @@ use rand_distr::StandardNormal;
 
 use super::data::Dataset;
 use super::filter::{
-    Exponent, Gradient, LossShape, Pass, RivalStretch, SessionReadout, Shared, Stretch, Weighted,
-    WindowGradient, Workspace,
+    Entry, Exponent, Gradient, LossShape, Pass, RivalStretch, SessionReadout, Shared, Stretch,
+    Weighted, WindowGradient, Workspace,
 };
 use super::windows::{Drawn, Rival, Run, RunStart};
 use crate::recording::CountsBuffer;
@@ -208,11 +208,10 @@ impl BatchLoss<'_> {
         for drawn in self.windows.iter().skip(group).step_by(GROUPS) {
             let readout = &sessions[drawn.session];
             let pass = Pass { shape: &self.shape, shared, readout, factors };
-            let stream = &self.data.streams[drawn.stream];
             scores.add(arch.dispatch(OneWindow {
                 batch: self,
                 drawn,
-                counts: stream.counts.read_into(drawn.from, drawn.labels.len(), &mut buffer)?,
+                counts: self.data.read(drawn, &mut buffer)?,
                 workspace: workspaces[drawn.session].get_or_insert_with(|| Workspace::new(&pass)),
                 pass: &pass,
                 gradient: &mut total.of_session(self.places.range(drawn.session)),
@@ -234,19 +233,24 @@ impl BatchLoss<'_> {
     ) -> BatchScores {
         let (channels, bins) = (pass.readout.channels, drawn.labels.len());
         let burn_in = self.shape.burn_in.min(bins);
-        let window = Stretch { counts, factor_of: &drawn.labels };
+        let entry = drawn.splice.map(|s| Entry { from: s.at, to: s.at + s.fade.max(1) });
+        let window = Stretch { counts, factor_of: &drawn.labels, entry };
         let share = 1.0 / ((bins - burn_in).max(1) * channels) as f32;
         let mut weight = vec![share; bins];
         // The first bins only find the state: scored, they would teach the prior of the start.
         weight[..burn_in].fill(0.0);
+        // Nor is what lies between two trials either one's dynamics: there only the labels count.
+        if let Some(splice) = drawn.splice {
+            weight[splice.at..splice.at + splice.fade].fill(0.0);
+        }
         let one_step = pass.filter(&window, burn_in, workspace);
-        let mean_score = f64::from(share) * one_step.iter().sum::<f64>();
+        let mean_score: f64 = one_step.iter().zip(&weight).map(|(s, w)| s * f64::from(*w)).sum();
         let mut contrast = 0.0;
         let (mut rival_of, mut rival_weight) = (Vec::new(), Vec::new());
-        if let Some(Rival { from, to, label }) = drawn.rival {
+        if let Some(Rival { from, to, label, enters }) = drawn.rival {
             let truth: f64 = one_step[from..to].iter().sum();
             rival_of.resize(to - from, label);
-            let stretch = rival_stretch(counts, channels, from, &rival_of);
+            let stretch = rival_stretch(counts, channels, from, &rival_of, enters);
             let rival: f64 = pass.filter_rival(from, &stretch, workspace).iter().sum();
             let ratio = (truth - rival) / self.contrast.temperature;
             let rival_probability = 1.0 / (1.0 + ratio.exp());
@@ -261,7 +265,7 @@ impl BatchLoss<'_> {
         let rival = drawn.rival.filter(|_| !rival_weight.is_empty()).map(|r| RivalStretch {
             from: r.from,
             of: Weighted {
-                stretch: rival_stretch(counts, channels, r.from, &rival_of),
+                stretch: rival_stretch(counts, channels, r.from, &rival_of, r.enters),
                 weight: &rival_weight,
             },
         });
@@ -323,9 +327,11 @@ fn rival_stretch<'a>(
     channels: usize,
     from: usize,
     factor_of: &'a [usize],
+    enters: bool,
 ) -> Stretch<'a, f32> {
     let bins = from..from + factor_of.len();
-    Stretch { counts: &counts[bins.start * channels..bins.end * channels], factor_of }
+    let counts = &counts[bins.start * channels..bins.end * channels];
+    Stretch { counts, factor_of, entry: enters.then_some(Entry { from: 0, to: 1 }) }
 }
 
 /// [`BatchLoss::window`], compiled for each set of vector instructions.
@@ -447,6 +453,10 @@ mod tests {
 
     #[test]
     fn gradient_with_rivals_matches_finite_differences() {
+        [false, true].into_iter().for_each(gradient_matches);
+    }
+
+    fn gradient_matches(splices: bool) {
         let mut rng = ChaCha8Rng::seed_from_u64(3);
         let data = data(&mut rng);
         let shape = LossShape {
@@ -456,12 +466,21 @@ mod tests {
             horizon: 3,
             forecast_every: 5,
             forecast_weight: 0.5,
+            entry_variance: 0.4,
             log_rate_bounds: [-8.0, 4.0],
         };
-        let draw =
-            Draw { batch: 9, window_bins: 20, burn_in_bins: 4, contrast_bins: 6, run_bins: 0 };
+        let draw = Draw {
+            batch: 9,
+            window_bins: 20,
+            burn_in_bins: 4,
+            contrast_bins: 6,
+            run_bins: 0,
+            splices,
+        };
         let windows = data.draw(&draw, &mut rng);
-        assert!(windows.iter().all(|w| w.rival.is_some_and(|r| r.to - r.from == 6)));
+        assert_eq!(windows.iter().any(|w| w.splice.is_some()), splices);
+        let is_whole = |w: &Drawn| w.rival.is_some_and(|r| r.to - r.from == 6);
+        assert!(windows.iter().all(|w| w.splice.is_some() || is_whole(w)));
         let batch = BatchLoss {
             shape,
             places: ReadoutPlaces { rank: 2, channels: vec![CHANNELS] },

@@ -31,6 +31,9 @@ const LATER_IS_BETTER_WITHIN: f64 = 1.25;
 /// steps, the validations since, and its held-out loss, where it has one.
 const KEPT: &str = "kept";
 
+/// Name of the scores before the first step in a saved state.
+const START: &str = "start";
+
 /// What a validation showed.
 pub(crate) struct Validation {
     /// Log loss of the held-out streams by the dynamics, nats per bin; `None` where nothing is
@@ -53,6 +56,8 @@ pub(crate) struct Pretraining {
     kept_at: Option<usize>,
     /// Validations since.
     in_vain: usize,
+    /// Held-out scores of the dynamics before the first step, once they are known.
+    start: Option<[Option<f64>; 2]>,
 }
 
 impl Pretraining {
@@ -83,6 +88,7 @@ impl Pretraining {
             least: None,
             kept_at: None,
             in_vain: 0,
+            start: None,
         })
     }
 
@@ -112,10 +118,48 @@ impl Pretraining {
         Ok(reports[reports.len() - 1])
     }
 
-    /// Whether all steps are done, or more of them no longer gain anything.
+    /// Whether all steps are done, more of them no longer gain anything, or all is lost.
     #[must_use]
     pub(crate) fn is_complete(&self) -> bool {
-        self.trainer().steps_done() >= self.trainer().settings().steps || self.gains_nothing()
+        let done = self.trainer().steps_done() >= self.trainer().settings().steps;
+        done || self.gains_nothing() || self.is_lost()
+    }
+
+    /// Whether some training cannot be kept from going astray.
+    #[must_use]
+    pub(crate) fn is_lost(&self) -> bool {
+        self.trainers.iter().any(Trainer::is_lost)
+    }
+
+    /// Steps that were undone, over all trainings.
+    #[must_use]
+    pub(crate) fn steps_undone(&self) -> u32 {
+        self.trainers.iter().map(Trainer::steps_undone).sum()
+    }
+
+    /// Held-out log-likelihood and log loss of the dynamics before the first step, where it was
+    /// scored: [`Self::score_start`].
+    #[must_use]
+    pub(crate) fn start(&self) -> Option<[Option<f64>; 2]> {
+        self.start
+    }
+
+    /// Scores the readouts that the data's moments give, with dynamics of chance.
+    ///
+    /// # Errors
+    /// As a validation.
+    pub(crate) fn score_start(&mut self) -> Result<(), FinishError> {
+        if self.trainer().steps_done() == 0 {
+            // Better than anything before is not asked for: only scores are.
+            let found = finish(&self.members(), Some(f64::MIN))?;
+            self.start = Some([found.log_likelihood, found.log_loss]);
+        }
+        Ok(())
+    }
+
+    fn members(&self) -> Vec<Member<'_>> {
+        let pairs = self.trainers.iter().zip(&self.experts);
+        pairs.map(|(trainer, experts)| Member { trainer, experts }).collect()
     }
 
     /// Whether the last validations did not keep their models, and many steps with them.
@@ -145,10 +189,7 @@ impl Pretraining {
         let exponents = settings.exponent_weight > 0.0;
         let slack = if exponents && by_labels { LATER_IS_BETTER_WITHIN } else { 1.0 };
         let limit = self.least.map(|least| slack * least);
-        let pairs = self.trainers.iter().zip(&self.experts);
-        let members: Vec<Member<'_>> =
-            pairs.map(|(trainer, experts)| Member { trainer, experts }).collect();
-        let found = finish(&members, limit.filter(|_| by_labels))?;
+        let found = finish(&self.members(), limit.filter(|_| by_labels))?;
         // With one label there is nothing to tell apart: its log loss is 0 from the first step on.
         let tells = self.trainer().data().regime_names.len() > 1;
         let log_loss = found.log_loss.filter(|_| tells);
@@ -174,6 +215,8 @@ impl Pretraining {
         let kept = self.kept_at.map(|steps| [steps as f32, self.in_vain as f32]);
         let kept = kept.into_iter().flatten().chain(self.least.map(|l| l as f32));
         state.insert(KEPT.to_owned(), kept.collect());
+        let start = self.start.iter().flatten().map(|s| s.map_or(f32::NAN, |s| s as f32));
+        state.insert(START.to_owned(), start.collect());
         Ok(state)
     }
 
@@ -190,6 +233,9 @@ impl Pretraining {
         self.kept_at = kept.first().map(|steps| *steps as usize);
         self.in_vain = kept.get(1).map_or(0, |n| *n as usize);
         self.least = kept.get(2).map(|l| f64::from(*l));
+        let start = state.remove(START).ok_or_else(|| RestoreError::Missing(START.to_owned()))?;
+        let score = |s: f32| Some(f64::from(s)).filter(|s| s.is_finite());
+        self.start = if let [l, loss] = start[..] { Some([score(l), score(loss)]) } else { None };
         for (i, trainer) in self.trainers.iter_mut().enumerate() {
             let prefix = format!("{i}.");
             let own = state.iter().filter_map(|(name, values)| {

@@ -44,6 +44,9 @@ pub struct TrainingSettings {
     pub exponent_weight: f64,
     /// Length of the runs, without noise or driven by it, that it is measured on, seconds.
     pub exponent_s: f64,
+    /// Variance that the latents gain where a trial follows one of another regime, in that at a
+    /// recording's start. Where recordings show changes, their own are learned.
+    pub entry_variance: f64,
     /// Weight of the mean process variance.
     pub process_penalty: f64,
     /// Weight of the contrast between regimes; 0 leaves it out.
@@ -90,6 +93,7 @@ impl Default for TrainingSettings {
             forecast_weight: 1.0,
             exponent_weight: 0.0,
             exponent_s: 2.0,
+            entry_variance: 0.5,
             process_penalty: 0.0,
             contrast_weight: 0.03,
             contrast_s: 0.2,
@@ -121,6 +125,7 @@ impl TrainingSettings {
             horizon: self.horizon_bins,
             forecast_every: self.forecast_every_bins,
             forecast_weight: self.forecast_weight,
+            entry_variance: self.entry_variance as f32,
             log_rate_bounds: self.log_rate_bounds,
         }
     }

@@ -14,6 +14,7 @@ use super::adam::Parameter;
 use super::data::Dataset;
 use super::error::RestoreError;
 use super::filter::Shared;
+use super::guard::Guard;
 use super::objective::{BatchLoss, BatchLossOp, BatchScores, Contrast, ReadoutPlaces, RunEnds};
 use super::settings::TrainingSettings;
 use super::windows::Draw;
@@ -45,7 +46,8 @@ pub struct StepReport {
     pub contrast: f64,
     /// Huber loss of the network's Lyapunov exponents, per bin.
     pub exponent: f64,
-    /// Norm of the gradient before clipping; not finite where the step was skipped.
+    /// Norm of the gradient before clipping; not finite where the step was skipped, or one before
+    /// it undone.
     pub gradient_norm: f64,
 }
 
@@ -75,11 +77,14 @@ pub struct Trainer {
     /// per bin and channel.
     loading_weight: Tensor,
     run_ends: RunEnds,
+    guard: Guard,
     step: usize,
 }
 
 /// Name of the runs' ends in a saved state.
 const RUN_ENDS: &str = "run_ends";
+/// Name of what the guard knows.
+const GUARD: &str = "guard";
 const NAMES: [&str; 10] =
     ["embeddings", "w1", "b1", "w2", "b2", "wn", "n0", "wc", "shared", "readouts"];
 
@@ -225,6 +230,7 @@ impl Trainer {
             prior_of_label: None,
             loading_weight,
             run_ends,
+            guard: Guard::new(),
             step: 0,
         })
     }
@@ -296,7 +302,7 @@ impl Trainer {
         let mut rng = ChaCha8Rng::seed_from_u64(self.settings.seed);
         rng.set_stream(self.step as u64 + 1);
         let calibrates = self.prior_of_label.is_some();
-        let draw = Draw::of(&self.settings, self.data.bin_width_s, calibrates);
+        let draw = Draw::of(&self.settings, &self.data, calibrates);
         let batch = BatchLoss {
             shape: self.settings.loss_shape(),
             places: self.places.clone(),
@@ -319,30 +325,44 @@ impl Trainer {
             &self.values("readouts")?,
         )?;
         let BatchScores { one_step, forecast, contrast, exponent, .. } = found.scores;
+        let mut report =
+            StepReport { one_step, forecast, contrast, exponent, gradient_norm: f64::INFINITY };
+        self.step += 1;
+        if self.guard.takes_back(found.loss, &mut self.parameters)? {
+            return Ok(report);
+        }
         self.run_ends.take(&found.scores.run_ends);
         let op = BatchLossOp::new(found);
         let loss = factors.apply_op3(self.tensor("shared"), self.tensor("readouts"), op)?;
         let gradients = (loss + self.penalty()?)?.backward()?;
         // The learning rate falls to 0 along half a cosine (Loshchilov & Hutter 2017).
-        let progress = self.step as f64 / self.settings.steps.max(1) as f64;
-        let rate =
-            self.settings.learning_rate * 0.5 * (1.0 + (std::f64::consts::PI * progress).cos());
+        let done = self.step - 1;
+        let progress = done as f64 / self.settings.steps.max(1) as f64;
+        let fallen = 0.5 * (1.0 + (std::f64::consts::PI * progress).cos());
+        let rate = self.settings.learning_rate * self.guard.rate() * fallen;
         // Frozen parameters stay out of the gradient's norm, by which steps are clipped.
         let (moving, still): (Vec<Parameter>, Vec<Parameter>) =
             std::mem::take(&mut self.parameters)
                 .into_iter()
                 .partition(|p| self.trainable.contains(&p.name));
         self.parameters = moving;
-        let gradient_norm = adam::update(
-            &mut self.parameters,
-            &gradients,
-            rate,
-            self.settings.clip_norm,
-            self.step,
-        );
+        let gradient_norm =
+            adam::update(&mut self.parameters, &gradients, rate, self.settings.clip_norm, done);
         self.parameters.extend(still);
-        self.step += 1;
-        Ok(StepReport { one_step, forecast, contrast, exponent, gradient_norm: gradient_norm? })
+        report.gradient_norm = gradient_norm?;
+        Ok(report)
+    }
+
+    /// Steps that were undone, because they led astray.
+    #[must_use]
+    pub(crate) fn steps_undone(&self) -> u32 {
+        self.guard.undone()
+    }
+
+    /// Whether the training cannot be kept from going astray.
+    #[must_use]
+    pub(crate) fn is_lost(&self) -> bool {
+        self.guard.gives_up()
     }
 
     /// The whole state as named arrays, `name`, `name.first` and `name.second`.
@@ -357,6 +377,7 @@ impl Trainer {
             state.insert(format!("{}.second", p.name), p.second.clone());
         }
         state.insert(RUN_ENDS.to_owned(), self.run_ends.states.clone());
+        state.insert(GUARD.to_owned(), self.guard.state());
         Ok(state)
     }
 
@@ -382,6 +403,8 @@ impl Trainer {
         let expected = self.run_ends.states.len();
         let ends = take_array(&mut state, RUN_ENDS.to_owned(), expected)?;
         self.run_ends.states = ends;
+        let known = take_array(&mut state, GUARD.to_owned(), self.guard.state().len())?;
+        self.guard = Guard::restored(&known);
         self.step = step;
         Ok(())
     }
@@ -462,6 +485,11 @@ impl Trainer {
             prior: RegimePrior::default(),
             online: OnlineSettings {
                 log_rate_bounds: self.settings.log_rate_bounds,
+                entry_variance: if self.data.shows_no_change() {
+                    shape.entry_variance
+                } else {
+                    0.0
+                },
                 ..OnlineSettings::new(self.data.regime_names.len())
             },
             metric_head: None,

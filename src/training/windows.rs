@@ -1,14 +1,20 @@
 //! Windows of the streams that are learned from: what one step of training sees.
 
-use rand::RngExt;
+use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 use super::data::{Dataset, Stream};
 use super::settings::TrainingSettings;
+use super::splice::{draw_fade, overlap};
+use crate::recording::CountsBuffer;
 
 /// A step passes over short data at most this often, with at least this many windows.
 const PASSES_MAX: usize = 2;
 const BATCH_MIN: usize = 8;
+/// Where no change is seen, this share of the windows is spliced of two trials.
+const SPLICED_SHARE: f64 = 0.5;
+/// The stretch behind a splice is at most as many times as long as others.
+const SPLICED_CONTRAST: usize = 2;
 
 impl Dataset {
     /// A batch of windows, streams drawn in proportion to the windows they hold. With
@@ -34,12 +40,71 @@ impl Dataset {
                 let bins = label_of.len();
                 let len = of.window_bins.min(bins);
                 let from = rng.random_range(0..=bins - len);
-                let labels = label_of.read(from, len);
-                let rival = self.draw_rival(of, &labels, rng);
+                let mut labels = label_of.read(from, len);
+                let splice = self.draw_splice(of, &mut labels, rng);
+                let rival = self.draw_rival(of, &labels, splice.map(|s| s.at), rng);
                 let exponent = self.draw_run(of, &labels, rng);
-                Drawn { session: *session, stream, from, labels, rival, exponent }
+                Drawn { session: *session, stream, from, splice, labels, rival, exponent }
             })
             .collect()
+    }
+
+    /// Counts of a window, `[bins, channels]`.
+    ///
+    /// # Errors
+    /// Where a file of counts cannot be read.
+    pub(crate) fn read<'b>(
+        &self,
+        of: &Drawn,
+        buffer: &'b mut CountsBuffer,
+    ) -> std::io::Result<&'b [f32]> {
+        let Drawn { stream, from, splice, ref labels, .. } = *of;
+        let counts = &self.streams[stream].counts;
+        buffer.clear();
+        let Some(Splice { at, stream, from: other, fade: bins, seed }) = splice else {
+            counts.append_to(from, labels.len(), buffer)?;
+            return Ok(buffer.counts());
+        };
+        counts.append_to(from, at + bins, buffer)?;
+        self.streams[stream].counts.append_to(other, labels.len() - at, buffer)?;
+        let channels = self.sessions[of.session].n_channels;
+        let mut rng = ChaCha8Rng::seed_from_u64(seed);
+        let second = (at + bins) * channels;
+        overlap(buffer.counts(), second, (bins, channels), &mut rng);
+        Ok(buffer.counts())
+    }
+
+    /// Whether every stream is of one label: a change is then never seen, and only trials put
+    /// together show what follows one.
+    pub(crate) fn shows_no_change(&self) -> bool {
+        self.streams.iter().all(|s| s.label_of.only().is_some())
+            && self.labels.iter().any(|l| l.regime != self.labels[0].regime)
+    }
+
+    /// Lets a window go on with a trial of another regime of its session.
+    fn draw_splice(&self, of: &Draw, labels: &mut [usize], rng: &mut ChaCha8Rng) -> Option<Splice> {
+        let (len, first) = (labels.len(), of.burn_in_bins + 1);
+        if !of.splices || len < 2 * first || !rng.random_bool(SPLICED_SHARE) {
+            return None;
+        }
+        let at = rng.random_range(first..=len - first);
+        let before = self.labels[labels[0]];
+        let others: Vec<(usize, usize)> = (0..self.streams.len())
+            .filter_map(|i| {
+                let Stream { session, label_of, .. } = &self.streams[i];
+                let label = label_of.first()?;
+                let goes_on = *session == before.session
+                    && self.labels[label].regime != before.regime
+                    && label_of.len() >= len - at;
+                goes_on.then_some((i, label))
+            })
+            .collect();
+        let &(stream, label) = others.get(rng.random_range(0..others.len().max(1)))?;
+        let room = self.streams[stream].label_of.len() - (len - at);
+        labels[at..].fill(label);
+        let fade = draw_fade(self.bin_width_s, len - at, rng);
+        let (from, seed) = (rng.random_range(0..=room), rng.random());
+        Some(Splice { at, stream, from, fade, seed })
     }
 
     /// A run from one of a window's states, where its task's exponent is known.
@@ -66,13 +131,33 @@ impl Dataset {
         })
     }
 
-    /// A stretch of a window, and a label of the same session and another regime.
-    fn draw_rival(&self, of: &Draw, labels: &[usize], rng: &mut ChaCha8Rng) -> Option<Rival> {
-        let len = of.contrast_bins.min(labels.len().checked_sub(of.burn_in_bins)?);
+    /// A stretch of a window, and a label of the same session and another regime. Behind a splice,
+    /// it may be the label from before.
+    fn draw_rival(
+        &self,
+        of: &Draw,
+        labels: &[usize],
+        splice: Option<usize>,
+        rng: &mut ChaCha8Rng,
+    ) -> Option<Rival> {
+        let begins = splice.unwrap_or(of.burn_in_bins);
+        let len = match splice {
+            Some(_) if of.contrast_bins > 0 => {
+                rng.random_range(1..=SPLICED_CONTRAST * of.contrast_bins)
+            }
+            _ => of.contrast_bins,
+        };
+        let len = len.min(labels.len().checked_sub(begins)?);
         if len == 0 {
             return None;
         }
-        let from = rng.random_range(of.burn_in_bins..=labels.len() - len);
+        let from = splice.unwrap_or_else(|| rng.random_range(begins..=labels.len() - len));
+        if let Some(at) = splice
+            && rng.random_bool(0.5)
+        {
+            let rival = Rival { from, to: from + len, label: labels[at - 1], enters: false };
+            return Some(rival);
+        }
         let truth = self.labels[labels[from + len / 2]];
         truth.regime?;
         let others = |r: usize| {
@@ -88,7 +173,7 @@ impl Dataset {
         }
         let candidates: Vec<usize> = others(regimes[rng.random_range(0..regimes.len())]).collect();
         let label = candidates[rng.random_range(0..candidates.len())];
-        Some(Rival { from, to: from + len, label })
+        Some(Rival { from, to: from + len, label, enters: true })
     }
 }
 
@@ -131,11 +216,14 @@ pub(crate) struct Draw {
     pub(crate) contrast_bins: usize,
     /// Length of a run whose exponent is known; 0 for none.
     pub(crate) run_bins: usize,
+    /// Whether windows are spliced of trials.
+    pub(crate) splices: bool,
 }
 
 impl Draw {
     /// Calibration has no rivals and no runs: its embeddings carry little information yet.
-    pub(crate) fn of(settings: &TrainingSettings, bin_width_s: f64, calibrates: bool) -> Self {
+    pub(crate) fn of(settings: &TrainingSettings, data: &Dataset, calibrates: bool) -> Self {
+        let bin_width_s = data.bin_width_s;
         let bins = |weight: f64, seconds: f64| {
             let wanted = weight > 0.0 && !calibrates;
             if wanted { (seconds / bin_width_s).round().max(2.0) as usize } else { 0 }
@@ -146,6 +234,7 @@ impl Draw {
             burn_in_bins: settings.burn_in_bins,
             contrast_bins: bins(settings.contrast_weight, settings.contrast_s),
             run_bins: bins(settings.exponent_weight, settings.exponent_s),
+            splices: !calibrates && data.shows_no_change(),
         }
     }
 }
@@ -157,10 +246,24 @@ pub(crate) struct Drawn {
     /// Index of its stream, and its first bin there.
     pub(crate) stream: usize,
     pub(crate) from: usize,
+    pub(crate) splice: Option<Splice>,
     /// Index of each bin's label.
     pub(crate) labels: Vec<usize>,
     pub(crate) rival: Option<Rival>,
     pub(crate) exponent: Option<Run>,
+}
+
+/// Where a window goes on with another trial.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Splice {
+    /// First bin of the window that is of the other trial.
+    pub(crate) at: usize,
+    /// Index of the other's stream, and the bin there.
+    pub(crate) stream: usize,
+    pub(crate) from: usize,
+    /// Bins over which the one gives way to the other, and the seed of how.
+    pub(crate) fade: usize,
+    pub(crate) seed: u64,
 }
 
 /// Another regime's label for a stretch of a window.
@@ -172,4 +275,84 @@ pub(crate) struct Rival {
     pub(crate) to: usize,
     /// Index into the dataset's labels.
     pub(crate) label: usize,
+    /// Whether it would be entered there, rather than go on.
+    pub(crate) enters: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use ndarray::Array2;
+
+    use super::*;
+    use crate::recording::{DynamicsTruth, Recording, Trial};
+
+    /// Trials of 60 bins and two regimes, whose counts are the trial's number; `longer` ones are of
+    /// both.
+    fn data(longer: bool) -> Dataset {
+        let trial = |i: usize| Trial {
+            session: "s".into(),
+            counts: Array2::from_elem((60, 2), i as u16 + 1),
+            task: vec![0; 60],
+            regime: (0..60).map(|t| Some(if longer { t / 30 } else { i % 2 })).collect(),
+            truth: DynamicsTruth::default(),
+        };
+        Dataset::for_calibration(&Recording {
+            path: "test".into(),
+            n_channels: 2,
+            channels: None,
+            bin_width_s: 0.05,
+            regime_names: vec!["a".into(), "b".into()],
+            trials: (0..6).map(trial).collect(),
+            continuous: false,
+        })
+        .expect("a dataset")
+    }
+
+    #[test]
+    fn where_no_change_is_seen_half_the_windows_go_on_with_another_regimes_trial() {
+        let data = data(false);
+        let settings = TrainingSettings {
+            batch: 400,
+            window_bins: 40,
+            contrast_s: 0.5,
+            ..TrainingSettings::default()
+        };
+        let mut rng = ChaCha8Rng::seed_from_u64(1);
+        let batches: Vec<Drawn> =
+            (0..60).flat_map(|_| data.draw(&Draw::of(&settings, &data, false), &mut rng)).collect();
+        let spliced = batches.iter().filter(|w| w.splice.is_some()).count();
+        assert!((0.4..0.6).contains(&(spliced as f64 / batches.len() as f64)), "{spliced}");
+        let (mut buffer, mut stays) = (CountsBuffer::default(), 0);
+        for window in &batches {
+            let counts = data.read(window, &mut buffer).expect("counts");
+            assert_eq!(counts.len(), 2 * window.labels.len());
+            let Some(Splice { at, stream, fade, .. }) = window.splice else { continue };
+            let of = |bins: std::ops::Range<usize>, stream: usize| {
+                let own = stream as f32 + 1.0;
+                counts[2 * bins.start..2 * bins.end].iter().all(|c| *c == own)
+            };
+            assert!(of(0..at, window.stream) && of(at + fade..window.labels.len(), stream));
+            let [before, after] =
+                [at - 1, at].map(|t| data.labels[window.labels[t]].regime.expect("a label"));
+            assert_eq!([before, after], [window.stream % 2, stream % 2]);
+            assert_ne!(before, after);
+            let rival = window.rival.expect("a rival");
+            assert_eq!(rival.from, at);
+            assert!(rival.to > at && rival.to <= window.labels.len());
+            assert_eq!(rival.label == window.labels[at - 1] && !rival.enters, !rival.enters);
+            stays += usize::from(!rival.enters);
+        }
+        assert!(stays > spliced / 3 && stays < 2 * spliced / 3, "{stays} of {spliced}");
+    }
+
+    #[test]
+    fn recordings_with_changes_and_calibrations_are_learned_as_they_are() {
+        let mut rng = ChaCha8Rng::seed_from_u64(1);
+        let settings = TrainingSettings { window_bins: 40, ..TrainingSettings::default() };
+        for (longer, calibrates) in [(true, false), (false, true)] {
+            let data = data(longer);
+            let windows = data.draw(&Draw::of(&settings, &data, calibrates), &mut rng);
+            assert!(windows.iter().all(|w| w.splice.is_none()));
+        }
+    }
 }

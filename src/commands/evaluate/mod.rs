@@ -18,6 +18,7 @@ use super::recordings::RecordingArgs;
 use crate::checkpoint;
 use crate::checkpoint::Checkpoint;
 use crate::config::BUILTIN_MODEL;
+use crate::regime::DecisionRule;
 use decisions::Decisions;
 use scoring::{arrange, score};
 
@@ -37,9 +38,12 @@ pub struct EvaluateArgs {
     #[arg(long, value_name = "FILE")]
     pub decisions: Option<PathBuf>,
     /// Decide with the rule that made at most this many false changes per minute in training
-    /// (default: 5 % of the changes that the model expects)
+    /// (default: the rule that the model chose; without one, 5 % of the changes that it expects)
     #[arg(long, value_name = "N")]
     pub false_changes_per_min: Option<f64>,
+    /// Share of the known bins that may be called unknown, from 0.001 and below 0.2 (default: 0.01)
+    #[arg(long, value_name = "SHARE")]
+    pub unknown_rate: Option<f64>,
     #[command(flatten)]
     /// How to take the recordings; --session names the model's session.
     pub recordings: RecordingArgs,
@@ -71,7 +75,15 @@ pub fn run(args: &EvaluateArgs) -> Result<()> {
     let largest = counts.max().copied().unwrap_or(0);
     super::calibrate::warn_of_counts(&checkpoint.model, f32::from(largest));
     let decisions = args.decisions.is_some().then(Decisions::default);
-    let mut scored = score(&checkpoint, &recordings, args.false_changes_per_min, decisions)?;
+    let mut rule = DecisionRule::of(&checkpoint.model, args.false_changes_per_min);
+    if let Some(rate) = args.unknown_rate {
+        if !(0.001..0.2).contains(&rate) {
+            bail!("--unknown-rate: expected a share from 0.001 and below 0.2, found {rate}");
+        }
+        let found = rule.with_unknown_rate(&checkpoint.model, rate);
+        rule = found.map_err(|e| anyhow::anyhow!("--unknown-rate: {e}"))?;
+    }
+    let mut scored = score(&checkpoint, &recordings, rule, decisions)?;
     if let (Some(path), Some(decisions)) = (&args.decisions, &scored.tally.decisions) {
         decisions.write(path, &checkpoint.model)?;
     }

@@ -10,6 +10,7 @@ use super::dynamics::{LabelRow, TruthRow};
 use super::stream::{Tally, Timeline};
 use super::{dynamics, maps, plots};
 use crate::checkpoint::{Checkpoint, write_whole};
+use crate::dynamics::{DynamicsSkill, SkillMeter};
 use crate::recording::Recording;
 use crate::regime::{ChangeVerdict, Score, Verdict};
 
@@ -43,6 +44,8 @@ pub(super) struct Report {
     pub(super) changes: ChangeVerdict,
     pub(super) unknown_fraction: f64,
     pub(super) mean_log_likelihood: f64,
+    /// Forecasts, and what the network explains of the latents' motion.
+    pub(super) skill: Option<DynamicsSkill>,
     /// p50, p99, p99.9 and the largest time of a bin, microseconds.
     pub(super) compute_us: [f64; 4],
     /// p50, p99, p99.9 and the largest time of a reading of the dynamics, microseconds.
@@ -91,6 +94,7 @@ impl Report {
             changes: tally.changes.verdict(model.bin_width_s),
             unknown_fraction: tally.unknown_bins as f64 / bins,
             mean_log_likelihood: tally.log_likelihood / bins,
+            skill: SkillMeter::skill(tally.skill.iter().map(|s| &s.1), model),
             compute_us: tally.compute.percentiles(),
             reading_us: tally.reading.percentiles(),
             dynamics_by_label: tally.by_label.rows(&model.regime_names),
@@ -138,6 +142,9 @@ pub(super) fn table(r: &Report) -> String {
     let [p50, p99, _, max] = r.reading_us;
     line(format!("dynamics   p50 {p50:.0}, p99 {p99:.0}, max {max:.0} us per reading"));
     line(format!("log-likelihood {:.4} nats per channel and bin", r.mean_log_likelihood));
+    for text in r.skill.iter().flat_map(|s| s.lines(r.bin_width_s)) {
+        line(format!("forecasts  {text}"));
+    }
     line(String::new());
     let width = r.regime_names.iter().map(String::len).max().unwrap_or(0).max(8);
     let mut head = format!("{:width$} ", "truth");

@@ -12,18 +12,18 @@ use crate::commands::progress::Progress;
 use crate::commands::scoreboard::Durations;
 use crate::model::nearly_equal;
 use crate::recording::{Recording, Trial};
-use crate::regime::{ChangeScore, Score};
+use crate::regime::{ChangeScore, DecisionRule, Score};
 
 /// Streams recordings through the engine.
 pub(super) fn score(
     checkpoint: &Checkpoint,
     recordings: &[Recording],
-    false_changes_per_min: Option<f64>,
+    rule: DecisionRule,
     decisions: Option<Decisions>,
 ) -> Result<Scored> {
     let model = &checkpoint.model;
     let mut tally = Tally {
-        false_changes_per_min,
+        rule,
         score: Score::new(model.regime_names.len(), model.bin_width_s),
         changes: ChangeScore::default(),
         compute: Durations::default(),
@@ -34,6 +34,7 @@ pub(super) fn score(
         compared: Vec::new(),
         ends: Vec::new(),
         reading: Durations::default(),
+        skill: Vec::new(),
         decisions,
     };
     let mut sessions: Vec<(String, Score)> = Vec::new();

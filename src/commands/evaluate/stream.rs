@@ -7,7 +7,7 @@ use anyhow::{Context, Result};
 use super::decisions::Decisions;
 use super::dynamics::{ByLabel, COMPARED_AFTER_S, COMPARED_FROM_S, Compared};
 use crate::commands::scoreboard::Durations;
-use crate::dynamics::{Monitor, Position, Reading};
+use crate::dynamics::{Monitor, Position, Reading, SkillMeter};
 use crate::inference::Adaptation;
 use crate::model::Model;
 use crate::recording::{DynamicsTruth, Trial};
@@ -17,6 +17,8 @@ use crate::regime::{ChangeScore, DecisionRule, Engine, Label, Score};
 const METRICS_EVERY_S: f64 = 0.1;
 /// They count from here on in a stream, seconds.
 const METRICS_FROM_S: f64 = 0.1;
+/// Forecasts of a session.
+const FORECASTS_MAX: usize = 2000;
 /// Bins kept for the timeline's plot.
 pub(super) const TIMELINE_BINS: usize = 4000;
 
@@ -44,8 +46,7 @@ impl Timeline {
 
 /// Everything that streaming adds up.
 pub(super) struct Tally {
-    /// What the decision rule allows.
-    pub(super) false_changes_per_min: Option<f64>,
+    pub(super) rule: DecisionRule,
     pub(super) score: Score,
     pub(super) changes: ChangeScore,
     pub(super) compute: Durations,
@@ -58,6 +59,8 @@ pub(super) struct Tally {
     pub(super) ends: Vec<(Option<usize>, Vec<f32>)>,
     /// Time of a reading of the dynamics, microseconds.
     pub(super) reading: Durations,
+    /// Forecasts, by session.
+    pub(super) skill: Vec<(String, SkillMeter)>,
     /// Every bin's, where asked for.
     pub(super) decisions: Option<Decisions>,
 }
@@ -71,8 +74,7 @@ impl Tally {
         own: &mut Score,
     ) -> Result<Timeline> {
         let readout = model.readout(&trial.session).context("a session the model does not know")?;
-        let rule = DecisionRule::of(model, self.false_changes_per_min);
-        let mut engine = Engine::new(model, readout, rule, Adaptation::default())?;
+        let mut engine = Engine::new(model, readout, self.rule, Adaptation::default())?;
         self.score.start_stream();
         own.start_stream();
         self.changes.start_stream();
@@ -80,6 +82,11 @@ impl Tally {
             decisions.start_stream(trial);
         }
         let n = engine.n_channels();
+        let at = self.skill.iter().position(|s| s.0 == trial.session).unwrap_or_else(|| {
+            self.skill.push((trial.session.clone(), SkillMeter::new(n, FORECASTS_MAX)));
+            self.skill.len() - 1
+        });
+        self.skill[at].1.start_stream();
         let every = (METRICS_EVERY_S / model.bin_width_s).round().max(1.0) as usize;
         let from = (METRICS_FROM_S / model.bin_width_s).round() as usize;
         let mut monitor = Monitor::new(model, n);
@@ -105,6 +112,7 @@ impl Tally {
             self.bins += 1;
             self.log_likelihood += f64::from(estimate.log_likelihood);
             seen.push(truth, &estimate.posterior);
+            self.skill[at].1.push(model, readout, &counts, estimate);
             monitor.push_counts(Some(&counts));
             monitor.push_latent(&estimate.latent);
             if (bin + 1).is_multiple_of(every) {

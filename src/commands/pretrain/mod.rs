@@ -6,11 +6,14 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 
+use super::abilities::abilities;
 use super::card;
 use super::progress::{Interrupt, Progress};
 use super::recordings::{Names, RecordingArgs};
 use crate::checkpoint;
-use crate::checkpoint::{DataFile, Provenance, TRAINING_FILE, TrainingState, TrainingStateError};
+use crate::checkpoint::{
+    DataFile, DynamicsScore, Provenance, TRAINING_FILE, TrainingState, TrainingStateError,
+};
 use crate::recording::Spool;
 use crate::training::{
     Finished, Folds, Gathering, Pretraining, SessionExperts, Trainer, TrainingSettings,
@@ -120,11 +123,17 @@ pub fn run(args: &PretrainArgs) -> Result<()> {
         eprintln!("resumed after {} steps", training.trainer().steps_done());
         keeper.best = checkpoint::load(&args.out).ok().map(|c| c.provenance);
     }
+    if !args.resume {
+        training.score_start()?;
+    }
     let complete = train(&mut training, &mut keeper, (&state_path, &identity), &interrupt)?;
     let trainer = training.trainer();
     teach_exponents(args, trainer)?;
     if let Some(best) = &keeper.best {
         show_scores(best);
+        for line in abilities(&checkpoint::load(&args.out)?) {
+            println!("{line}");
+        }
     }
     let out = args.out.display();
     if complete {
@@ -297,8 +306,15 @@ struct Keeper<'a> {
 
 impl Keeper<'_> {
     /// Keeps a model in the model directory in place of the one before.
-    fn keep(&mut self, found: Finished, steps: usize) -> Result<()> {
+    fn keep(&mut self, found: Finished, training: &Pretraining) -> Result<()> {
+        let steps = training.trainer().steps_done();
         let mut provenance = Provenance::of_this_program(self.args.seed, steps, self.files.clone());
+        let now = [found.log_likelihood, found.log_loss];
+        provenance.gained = training.start().map(|start| {
+            [start, now]
+                .map(|[log_likelihood, log_loss]| DynamicsScore { log_likelihood, log_loss })
+        });
+        provenance.skill = found.skill;
         provenance.held_out = found.held_out;
         provenance.held_out_by_session = found.by_session;
         checkpoint::save(&self.args.out, &found.model, &provenance)?;
@@ -329,7 +345,7 @@ fn train(
         if let Some(validation) = training.validate_if_due(stop)? {
             held_out = validation.log_loss;
             if let Some(found) = validation.better {
-                keeper.keep(found, done)?;
+                keeper.keep(found, training)?;
             }
         }
         progress.at(done, || {
@@ -355,6 +371,17 @@ fn train(
     if training.gains_nothing() {
         let (done, steps) = (training.trainer().steps_done(), args.steps);
         println!("ended after {done} of {steps} steps: held-out data gained nothing any more");
+    }
+    if training.steps_undone() > 0 {
+        println!("{} steps led astray and were undone", training.steps_undone());
+    }
+    if training.is_lost() {
+        println!(
+            "stopped after {} of {} steps: the training could not be kept from going astray; the \
+             model is the best before that. Try a lower --learning-rate",
+            training.trainer().steps_done(),
+            args.steps
+        );
     }
     Ok(training.is_complete())
 }

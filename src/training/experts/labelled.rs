@@ -38,6 +38,7 @@ pub(super) struct Member {
 /// One session in all members.
 #[derive(Debug)]
 pub(super) struct Session {
+    pub(super) bin_width_s: f64,
     pub(super) channels: usize,
     pub(super) regimes: usize,
     /// Whether bins without a label are worth states of their own.
@@ -59,7 +60,8 @@ impl Session {
         let unlabelled = data.unlabelled_share() >= UNLABELLED_SHARE;
         let unlabelled = unlabelled
             && members.iter().all(|m| m.train.iter().any(|l| l.regime.contains(&regimes)));
-        Ok(is_judged.then_some(Self { channels, regimes, unlabelled, members }))
+        let bin_width_s = data.bin_width_s;
+        Ok(is_judged.then_some(Self { bin_width_s, channels, regimes, unlabelled, members }))
     }
 
     /// Log loss of an expert over a member's held-out labelled bins, nats, summed.

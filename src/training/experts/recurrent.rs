@@ -10,11 +10,12 @@ use rand_chacha::ChaCha8Rng;
 use rand_distr::StandardNormal;
 
 use super::gated::GatedUnit;
-use super::labelled::{Labelled, Member, Session, root_moments};
+use super::labelled::{Member, Session, root_moments};
 use crate::experts::RecurrentFilter;
 use crate::model::RecurrentHead;
 use crate::training::adam::{self, Parameter};
 use crate::training::error::FinishError;
+use crate::training::splice::{draw_fade, overlap};
 use crate::training::threads::on_each;
 
 /// Hidden units.
@@ -54,7 +55,7 @@ pub(super) fn fit(
     let mut learners = session
         .members
         .iter()
-        .map(|m| Learner::new(m, session.regimes, seed))
+        .map(|m| Learner::new(m, session, seed))
         .collect::<Result<Vec<_>>>()?;
     let mut best: Option<(f64, usize, Vec<RecurrentHead>)> = None;
     let mut done = 0;
@@ -97,6 +98,7 @@ fn advance(
 struct Learner<'a> {
     member: &'a Member,
     regimes: usize,
+    bin_width_s: f64,
     /// Whether the regime changes within some stream.
     changes: bool,
     /// Mean of each channel's root counts, and one over its scale.
@@ -108,10 +110,12 @@ struct Learner<'a> {
     seed: u64,
 }
 
-/// Consecutive bins of a stream.
-struct Piece<'a> {
-    stream: &'a Labelled,
-    bins: Range<usize>,
+/// Bins of a stream, or of several put together.
+#[derive(Default)]
+struct Window {
+    /// `[bins, channels]`.
+    counts: Vec<f32>,
+    regime: Vec<usize>,
 }
 
 /// A batch of windows of one length.
@@ -124,7 +128,8 @@ struct Batch {
 }
 
 impl<'a> Learner<'a> {
-    fn new(member: &'a Member, regimes: usize, seed: u64) -> Result<Self> {
+    fn new(member: &'a Member, session: &Session, seed: u64) -> Result<Self> {
+        let Session { regimes, bin_width_s, .. } = *session;
         let (mean, deviation) = root_moments(&member.train);
         let channels = mean.len();
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
@@ -149,7 +154,17 @@ impl<'a> Learner<'a> {
         let inverse_scale = deviation.iter().map(|d| 1.0 / (d + SCALE_FLOOR)).collect();
         let is_change = |w: &[usize]| w[0] != w[1] && w[0] < regimes && w[1] < regimes;
         let changes = member.train.iter().any(|l| l.regime.windows(2).any(is_change));
-        Ok(Self { member, regimes, changes, mean, inverse_scale, parameters, averages, seed })
+        Ok(Self {
+            member,
+            regimes,
+            bin_width_s,
+            changes,
+            mean,
+            inverse_scale,
+            parameters,
+            averages,
+            seed,
+        })
     }
 
     /// Windows of streams drawn in proportion to their bins; those that are shorter than the
@@ -158,28 +173,25 @@ impl<'a> Learner<'a> {
     fn draw(&self, rng: &mut ChaCha8Rng) -> Batch {
         let channels = self.mean.len();
         let lengths: Vec<usize> = self.member.train.iter().map(|l| l.regime.len()).collect();
-        let windows: Vec<Vec<Piece<'_>>> =
-            (0..BATCH).map(|_| self.draw_window(&lengths, rng)).collect();
-        let bins_of = |w: &Vec<Piece<'_>>| w.iter().map(|p| p.bins.len()).sum::<usize>();
-        let bins = windows.iter().map(bins_of).max().unwrap_or(1);
+        let windows: Vec<Window> = (0..BATCH).map(|_| self.draw_window(&lengths, rng)).collect();
+        let bins = windows.iter().map(|w| w.regime.len()).max().unwrap_or(1);
         let mut roots = vec![0.0f32; BATCH * bins * channels];
         let mut target = vec![0.0f32; BATCH * bins * self.regimes];
         let mut scored = 0.0f32;
-        for (w, pieces) in windows.iter().enumerate() {
-            let unscored = UNSCORED_BINS.min(bins_of(pieces) / 10);
+        for (w, window) in windows.iter().enumerate() {
+            let unscored = UNSCORED_BINS.min(window.regime.len() / 10);
             let kept = (1.0 - DROPPED) as f32;
             let weight: Vec<f32> = self
                 .inverse_scale
                 .iter()
                 .map(|s| if rng.random_bool(DROPPED) { 0.0 } else { s / kept })
                 .collect();
-            let all = pieces.iter().flat_map(|p| p.bins.clone().map(|t| (p.stream, t)));
-            for (at, (stream, t)) in all.enumerate() {
+            let all = window.counts.chunks_exact(channels).zip(&window.regime);
+            for (at, (counts, &regime)) in all.enumerate() {
                 let row = (w * bins + at) * channels;
-                for (i, &c) in stream.counts.row(t).iter().enumerate() {
+                for (i, &c) in counts.iter().enumerate() {
                     roots[row + i] = (c.sqrt() - self.mean[i]) * weight[i];
                 }
-                let regime = stream.regime[t];
                 if at >= unscored && regime < self.regimes {
                     target[(w * bins + at) * self.regimes + regime] = 1.0;
                     scored += 1.0;
@@ -190,11 +202,11 @@ impl<'a> Learner<'a> {
         Batch { bins, roots, target }
     }
 
-    fn draw_window(&self, lengths: &[usize], rng: &mut ChaCha8Rng) -> Vec<Piece<'a>> {
-        let total: usize = lengths.iter().sum();
-        let mut left = if self.changes { WINDOW_BINS } else { SPLICED_BINS };
-        let mut pieces = Vec::new();
-        while left > 0 {
+    fn draw_window(&self, lengths: &[usize], rng: &mut ChaCha8Rng) -> Window {
+        let (total, channels) = (lengths.iter().sum(), self.mean.len());
+        let mut window = Window::default();
+        let longest = if self.changes { WINDOW_BINS } else { SPLICED_BINS };
+        while window.regime.len() < longest {
             let mut at = rng.random_range(0..total);
             let stream = lengths.iter().position(|&n| {
                 let here = at < n;
@@ -202,16 +214,29 @@ impl<'a> Learner<'a> {
                 here
             });
             let stream = &self.member.train[stream.unwrap_or(0)];
-            let most = left.min(stream.regime.len());
+            let bins = stream.regime.len();
+            let (begun, most) = (window.regime.len(), longest.min(bins));
             let len = match self.changes {
                 true => most,
                 false => rng.random_range(most.min(PIECE_BINS_MIN)..=most),
             };
-            let from = rng.random_range(0..=stream.regime.len() - len);
-            pieces.push(Piece { stream, bins: from..from + len });
-            left = if self.changes { 0 } else { left - len };
+            let from = rng.random_range(0..=bins - len);
+            let fade = match begun {
+                0 => 0,
+                _ => draw_fade(self.bin_width_s, begun.min(len) / 2, rng),
+            };
+            let second = window.counts.len();
+            for row in stream.counts.rows().into_iter().skip(from).take(len) {
+                window.counts.extend(row);
+            }
+            overlap(&mut window.counts, second, (fade, channels), rng);
+            window.regime.truncate(begun - fade);
+            window.regime.extend(&stream.regime[from..from + len]);
+            if self.changes {
+                break;
+            }
         }
-        pieces
+        window
     }
 
     fn step(&mut self, step: usize) -> Result<()> {

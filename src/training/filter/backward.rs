@@ -84,7 +84,7 @@ impl<T: Real> Pass<'_, T> {
                 axpy(&mut adjoint.mean_bar, T::one(), &pulls.means[t * rank..(t + 1) * rank]);
             }
             self.pull_update(of, t, tapes, adjoint, g);
-            self.pull_predict(of.stretch.factor_of[t], t, tapes, adjoint, g);
+            self.pull_predict(of, t, tapes, adjoint, g);
         }
         pull_state(pulls, 0, adjoint);
     }
@@ -103,13 +103,14 @@ impl<T: Real> Pass<'_, T> {
         let (y, weight) = (of.stretch.at(t, channels), of.weight[t]);
         let (bin, (_, cov)) = (tapes.bin(t), tapes.state(t + 1));
         let Adjoint { mean_bar, cov_bar, work, more, info_bar, pred_bar, .. } = adjoint;
-        // m = m- + P u
+        // m = m- + s P u, the share s taken as it was.
+        let share = bin.share[0];
         for r in 0..rank {
             adjoint.score_bar[r] = T::zero();
             for q in 0..rank {
-                adjoint.score_bar[r] += cov[r * rank + q] * mean_bar[q];
+                adjoint.score_bar[r] += share * cov[r * rank + q] * mean_bar[q];
                 cov_bar[r * rank + q] +=
-                    T::of(0.5) * (mean_bar[r] * bin.score[q] + mean_bar[q] * bin.score[r]);
+                    T::of(0.5) * share * (mean_bar[r] * bin.score[q] + mean_bar[q] * bin.score[r]);
             }
         }
         adjoint.pred_mean_bar.copy_from_slice(mean_bar);
@@ -170,7 +171,7 @@ impl<T: Real> Pass<'_, T> {
     #[inline(always)]
     fn pull_predict(
         &self,
-        factor: usize,
+        of: Weighted<'_, T>,
         t: usize,
         tapes: &Tapes<T>,
         adjoint: &mut Adjoint<T>,
@@ -178,11 +179,16 @@ impl<T: Real> Pass<'_, T> {
     ) {
         let rank = self.shape.rank;
         let bin = tapes.bin(t);
+        let factor = of.stretch.factor_of[t];
         let Adjoint { pred_bar, work, more, cov_bar, .. } = adjoint;
         // P- = F P F^T + Q
-        let process = Shared::<T>::process_range(self.shape).start;
+        let process = Shared::<T>::process_range(self.shape);
         for r in 0..rank {
-            g.shared[process + r] += pred_bar[r * rank + r] * self.shared.log_process[r].exp();
+            let own = pred_bar[r * rank + r];
+            g.shared[process.start + r] += own * self.shared.log_process[r].exp();
+            if of.stretch.enters(t) {
+                g.shared[process.end + r] += own * self.entry_variance(r);
+            }
         }
         matmul(work, pred_bar, bin.transition, rank);
         matmul(more, work, bin.cov, rank);

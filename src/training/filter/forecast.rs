@@ -25,7 +25,11 @@ impl<T: Real> Pass<'_, T> {
         let (rank, channels) = (s.rank, self.readout.channels);
         let starts =
             (s.burn_in..tapes.bins().saturating_sub(s.horizon)).step_by(s.forecast_every.max(1));
-        if starts.len() == 0 || s.horizon == 0 {
+        let is_foretold = |start: &usize| {
+            stretch.entry.is_none_or(|e| start + s.horizon < e.from || *start >= e.to)
+        };
+        let starts: Vec<usize> = starts.filter(is_foretold).collect();
+        if starts.is_empty() || s.horizon == 0 {
             return T::zero();
         }
         let weight = T::of(1.0 / (starts.len() * s.horizon * channels) as f32);

@@ -4,6 +4,7 @@ use super::algebra::{axpy, dot, matmul, matmul_nt, pairs};
 use super::pass::Pass;
 use super::tapes::{Sizes, Tapes};
 use crate::inference::kernels::{Real, invert};
+use crate::inference::{HALVINGS, STEP_LOSS_MAX};
 
 /// Largest variance correction to a log rate: beyond it the log-normal mean is no help.
 const VARIANCE_MAX: f32 = 2.0;
@@ -15,9 +16,25 @@ pub(crate) struct Stretch<'a, T> {
     pub(crate) counts: &'a [T],
     /// Row of the factors for each bin.
     pub(crate) factor_of: &'a [usize],
+    /// Where others are entered than trials have shown.
+    pub(crate) entry: Option<Entry>,
+}
+
+/// Bins from one trial to another.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Entry {
+    /// The first of them, in which the latents' variance is wider.
+    pub(crate) from: usize,
+    /// The bin after the last: nothing is foretold from before them, nor of them.
+    pub(crate) to: usize,
 }
 
 impl<'a, T> Stretch<'a, T> {
+    /// Whether other factors are entered at bin `t`.
+    pub(super) fn enters(&self, t: usize) -> bool {
+        self.entry.is_some_and(|e| e.from == t)
+    }
+
     /// Counts of bin `t`, `[channels]`.
     pub(super) fn at(&self, t: usize, channels: usize) -> &'a [T] {
         &self.counts[t * channels..(t + 1) * channels]
@@ -72,6 +89,11 @@ impl<T: Real> Pass<'_, T> {
         Sizes { rank, units, channels: self.readout.channels }
     }
 
+    /// Variance that latent `r` gains where factors are entered by a jump.
+    pub(super) fn entry_variance(&self, r: usize) -> T {
+        T::of(self.shape.entry_variance) * self.shared.log_initial[r].exp()
+    }
+
     /// Filters a stretch; bins from `scored_from` on are scored.
     #[inline(always)]
     pub(crate) fn forward(
@@ -103,7 +125,7 @@ impl<T: Real> Pass<'_, T> {
             *process = log.exp();
         }
         for t in 0..tapes.bins() {
-            self.predict(stretch.factor_of[t], t, tapes, scratch);
+            self.predict(stretch, t, tapes, scratch);
             let y = stretch.at(t, self.readout.channels);
             if t >= scored_from {
                 tapes.one_step[t] = self.score(y, t, tapes, scratch);
@@ -116,12 +138,13 @@ impl<T: Real> Pass<'_, T> {
     #[inline(always)]
     fn predict(
         &self,
-        factor: usize,
+        stretch: &Stretch<'_, T>,
         t: usize,
         tapes: &mut Tapes<T>,
         scratch: &mut ForwardScratch<T>,
     ) {
         let (rank, units, a) = (self.shape.rank, self.shape.units, self.leak());
+        let factor = stretch.factor_of[t];
         let (bin, _, _) = tapes.bin_mut(t);
         self.step(bin.mean, factor, bin.phi, bin.drive, bin.mean_pred);
         let (n, _) = self.factor(factor);
@@ -140,6 +163,9 @@ impl<T: Real> Pass<'_, T> {
         matmul_nt(bin.cov_pred, &scratch.work, bin.transition, rank);
         for r in 0..rank {
             bin.cov_pred[r * rank + r] += scratch.process[r];
+            if stretch.enters(t) {
+                bin.cov_pred[r * rank + r] += self.entry_variance(r);
+            }
         }
         self.log_rates(bin.mean_pred, &mut scratch.eta, bin.in_bounds);
     }
@@ -218,9 +244,62 @@ impl<T: Real> Pass<'_, T> {
                 cov[q * rank + r] = value;
             }
         }
+        // The whole step, P u, in the place of the mean.
         for r in 0..rank {
-            mean[r] = bin.mean_pred[r]
-                + (0..rank).fold(T::zero(), |s, k| s + cov[r * rank + k] * bin.score[k]);
+            mean[r] = (0..rank).fold(T::zero(), |s, k| s + cov[r * rank + k] * bin.score[k]);
         }
+        bin.share[0] = self.share(y, (mean, bin.mean_pred, bin.score), scratch);
+        for r in 0..rank {
+            mean[r] = bin.mean_pred[r] + bin.share[0] * mean[r];
+        }
+    }
+
+    /// Share of a Newton step that is taken: halved until the log density of latents and counts does
+    /// not fall, as the filter that serves does it. Without it, one bin of far more counts than
+    /// expected throws the state, and the gradient with it.
+    #[inline(always)]
+    fn share(
+        &self,
+        y: &[T],
+        (step, mean_pred, score): (&[T], &[T], &[T]),
+        scratch: &mut ForwardScratch<T>,
+    ) -> T {
+        let (rank, channels) = (self.shape.rank, self.readout.channels);
+        let ForwardScratch { information, eta, var: change, .. } = scratch;
+        change.fill(T::zero());
+        for (r, &by) in step.iter().enumerate() {
+            axpy(change, by, &self.readout.loading[r * channels..(r + 1) * channels]);
+        }
+        // Where no rate more than doubles, the curvature does not either, and the step cannot go
+        // too far.
+        let doubles = change.iter().any(|c| *c > T::of(std::f32::consts::LN_2));
+        if !doubles {
+            return T::one();
+        }
+        // P-^-1 P u = u - L P u.
+        let quadratic = (0..rank).fold(T::zero(), |sum, r| {
+            let turned = dot(&information[r * rank..(r + 1) * rank], step);
+            sum + step[r] * (score[r] - turned)
+        });
+        // `eta` is the clipped log rate at the prediction; behind the step it is clipped anew.
+        let before = y.iter().zip(eta.iter()).fold(T::zero(), |s, (y, e)| s + *y * *e - e.exp());
+        let [low, high] = self.shape.log_rate_bounds.map(T::of);
+        let mut share = T::one();
+        for _ in 0..HALVINGS {
+            let mut density = T::of(-0.5) * share * share * quadratic;
+            for i in 0..channels {
+                let mut eta = self.readout.baseline[i];
+                for (r, (m, by)) in mean_pred.iter().zip(step).enumerate() {
+                    eta += (*m + share * *by) * self.readout.loading[r * channels + i];
+                }
+                let eta = eta.max(low).min(high);
+                density += y[i] * eta - eta.exp();
+            }
+            if density >= before - T::of(STEP_LOSS_MAX) {
+                break;
+            }
+            share = share * T::of(0.5);
+        }
+        share
     }
 }

@@ -2,13 +2,13 @@
 //! time.
 //!
 //! Forward, per bin: time update, one-step score, measurement update, as the filter bank does it
-//! for a known embedding (no `e` in the state) and Poisson counts, with whole Newton steps:
+//! for a known embedding (no `e` in the state) and Poisson counts, Newton steps halved alike:
 //!
 //! ```text
 //! m- = (1-a) m + a (N^T tanh(M m + b) + c)       F = (1-a) I + a N^T D M      P- = F P F^T + Q
 //! score = sum_i (y_i log rho_i - rho_i)          rho_i = exp(eta_i + v_i / 2), v_i = C_i P- C_i^T
 //! W = (I + P- L)^-1,  P = W P-                   L = C^T diag(lambda) C, lambda = exp(eta)
-//! m = m- + P C^T (y - lambda)
+//! m = m- + s P C^T (y - lambda)                s in {1, 1/2, 1/4, ..}
 //! ```
 //!
 //! and from filtered states every few bins an open-loop forecast, scored alike without variance.
@@ -26,6 +26,6 @@ mod tapes;
 mod window;
 
 pub(crate) use exponent::Exponent;
-pub(crate) use forward::{Stretch, Weighted};
+pub(crate) use forward::{Entry, Stretch, Weighted};
 pub(crate) use pass::{Gradient, LossShape, Pass, SessionReadout, Shared, WindowGradient};
 pub(crate) use window::{RivalStretch, Workspace};

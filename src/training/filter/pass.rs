@@ -19,6 +19,8 @@ pub(crate) struct LossShape {
     pub(crate) forecast_every: usize,
     /// Weight of the forecast score, relative to the one-step score.
     pub(crate) forecast_weight: f64,
+    /// Variance that the latents gain at a jump into other factors, in their initial ones.
+    pub(crate) entry_variance: f32,
     pub(crate) log_rate_bounds: [f32; 2],
 }
 

@@ -12,13 +12,13 @@ pub(super) struct Sizes {
 }
 
 /// Number of fields of a bin.
-const FIELDS: usize = 13;
+const FIELDS: usize = 14;
 
 impl Sizes {
     /// Lengths of a bin's fields, in the order of [`Bin::of`].
     fn lengths(self) -> [usize; FIELDS] {
         let Self { rank: r, units: n, channels: c } = self;
-        [r, r * r, n, r, r * r, r, r * r, r * r, r, c, c, c, c]
+        [r, r * r, n, r, r * r, r, r * r, r * r, r, c, c, c, c, 1]
     }
 
     fn stride(self) -> usize {
@@ -51,6 +51,8 @@ pub(super) struct Bin<S> {
     pub(super) surprise: S,
     /// Half of it where the variance was not clipped, else 0.
     pub(super) free_surprise: S,
+    /// Share of the Newton step that was taken, `[1]`.
+    pub(super) share: S,
 }
 
 impl<S> Bin<S> {
@@ -69,6 +71,7 @@ impl<S> Bin<S> {
             in_bounds,
             surprise,
             free_surprise,
+            share,
         ] = fields;
         Self {
             mean,
@@ -84,6 +87,7 @@ impl<S> Bin<S> {
             in_bounds,
             surprise,
             free_surprise,
+            share,
         }
     }
 }

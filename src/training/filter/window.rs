@@ -124,6 +124,7 @@ impl<T: Real> Pass<'_, T> {
 #[cfg(test)]
 mod tests {
     use super::super::adjoint::StepScratch;
+    use super::super::forward::Entry;
     use super::super::pass::{Gradient, LossShape, SessionReadout, Shared};
     use super::*;
 
@@ -134,6 +135,7 @@ mod tests {
         horizon: 4,
         forecast_every: 3,
         forecast_weight: 0.7,
+        entry_variance: 0.4,
         log_rate_bounds: [-8.0, 4.0],
     };
     const CHANNELS: usize = 7;
@@ -166,9 +168,16 @@ mod tests {
         let (from, to) = (5, 10);
         let rival_of = vec![1; to - from];
         let rival_weight: Vec<f64> = (from..to).map(|t| -0.011 * (t % 3) as f64).collect();
-        let window = Stretch { counts: &counts, factor_of: &factor_of };
-        let stretch =
-            Stretch { counts: &counts[from * CHANNELS..to * CHANNELS], factor_of: &rival_of };
+        let window = Stretch {
+            counts: &counts,
+            factor_of: &factor_of,
+            entry: Some(Entry { from: 6, to: 8 }),
+        };
+        let stretch = Stretch {
+            counts: &counts[from * CHANNELS..to * CHANNELS],
+            factor_of: &rival_of,
+            entry: Some(Entry { from: 0, to: 1 }),
+        };
         let mut workspace = Workspace::new(&pass);
         let sum = |scores: &[f64], weight: &[f64]| -> f64 {
             scores.iter().zip(weight).map(|(s, w)| s * w).sum()

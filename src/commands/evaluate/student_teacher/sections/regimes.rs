@@ -18,6 +18,7 @@ use crate::commands::evaluate::{plots, report};
 use crate::commands::progress::Progress;
 use crate::commands::simulate::{SimulateArgs, simulated};
 use crate::model::{Dimensions, Model};
+use crate::regime::DecisionRule;
 use crate::teacher::{AnimalSettings, REGIME_NAMES};
 use crate::training::{Dataset, TrainingSettings, calibrate};
 
@@ -120,7 +121,7 @@ fn new_animal(
     let mut with = checkpoint.clone();
     with.model.readouts.push(found.readout);
     let tests = no_truth(animals(school, (animal, 1), (UNSEEN, unseen_tasks), 2.0));
-    let scored = score(&with, &[tests], None, None)?;
+    let scored = score(&with, &[tests], DecisionRule::of(&with.model, None), None)?;
     Ok((scored.report, per_regime as f64 * 5.0 * TRIAL_S))
 }
 
@@ -150,7 +151,7 @@ pub(crate) fn regimes(
     let seconds = if quick { 2.0 } else { 5.0 };
     let unseen_tasks = 2 * scale.unseen;
     let tests = simulated(&animals(school, (0, n_animals), (UNSEEN, unseen_tasks), seconds));
-    let scored = score(&checkpoint, &[tests], None, None)?;
+    let scored = score(&checkpoint, &[tests], DecisionRule::of(&checkpoint.model, None), None)?;
     let mut table = report::table(&scored.report);
     let mut charts: Charts =
         report::drawn(&scored)?.into_iter().map(|(n, svg)| (format!("regimes-{n}"), svg)).collect();
