@@ -1,12 +1,12 @@
-//! Question: how well does novelty tell dynamics outside a model's training from unseen tasks inside
-//! it, beside other scores that could be used? Budgets, for every family: AUROC >= 0.95, at least
-//! half of the bins after 2 s called unknown; at most 2 % of the known ones.
+//! Question: how well does novelty tell dynamics outside a model's training from unseen tasks
+//! inside it, beside other scores that could be used? Budgets, for every family: AUROC >= 0.95, at
+//! least half of the bins after 2 s called unknown; at most 2 % of the known ones.
 //!
 //!     cargo bench --bench unknown [-- MODEL [KNOWN.npz [STRANGERS.npz]]]
 //!
 //! Without files, what is known are unseen tasks of the animals of `regimed simulate`: for the
-//! built-in model, or for one that was pretrained on them. With KNOWN.npz, its streams are, cut into
-//! pieces of 6 s; STRANGERS.npz is one more family. The families' rates are the model's own.
+//! built-in model, or for one that was pretrained on them. With KNOWN.npz, its streams are, cut
+//! into pieces of 6 s; STRANGERS.npz is one more family. The families' rates are the model's own.
 
 use std::path::Path;
 

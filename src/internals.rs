@@ -13,7 +13,7 @@ pub mod bus {
     };
 }
 pub mod checkpoint {
-    pub use crate::checkpoint::{builtin, from_bytes, load, save, sha256_hex};
+    pub use crate::checkpoint::{DynamicsScore, builtin, from_bytes, load, save, sha256_hex};
 }
 pub mod clock {
     pub use crate::clock::Received;

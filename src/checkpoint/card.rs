@@ -50,20 +50,20 @@ pub struct Provenance {
     /// Scores of the dynamics alone on held-out streams before the first step, with the readout
     /// that the data's moments give, and now.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(crate) gained: Option<[DynamicsScore; 2]>,
+    pub gained: Option<[DynamicsScore; 2]>,
     /// What the dynamics foretell of held-out streams.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(crate) skill: Option<DynamicsSkill>,
+    pub skill: Option<DynamicsSkill>,
 }
 
 /// Scores of the dynamics alone.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(crate) struct DynamicsScore {
+pub struct DynamicsScore {
     /// Mean predictive log-likelihood, nats per bin and channel.
-    pub(crate) log_likelihood: Option<f64>,
+    pub log_likelihood: Option<f64>,
     /// Log loss of the labels, nats per bin.
-    pub(crate) log_loss: Option<f64>,
+    pub log_loss: Option<f64>,
 }
 
 impl Provenance {

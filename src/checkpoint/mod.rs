@@ -17,7 +17,8 @@ use serde::Deserialize;
 use sha2::{Digest, Sha256};
 
 pub use builtin::builtin;
-pub(crate) use card::{DataFile, DynamicsScore, FORMAT_VERSION, Provenance};
+pub use card::DynamicsScore;
+pub(crate) use card::{DataFile, FORMAT_VERSION, Provenance};
 pub(crate) use training_state::{TRAINING_FILE, TrainingState, TrainingStateError};
 
 use arrays::{Arrays, assemble, named_arrays};

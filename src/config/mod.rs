@@ -393,5 +393,10 @@ mod tests {
         let session = &config.sessions[0];
         assert_eq!(session.choice.source, crate::bus::ModelSource::Directory("/etc/m".into()));
         assert_eq!((session.choice.readout.as_str(), session.choice.unknown), ("0", true));
+        assert_eq!(session.choice.unknown_rate, None);
+        let rate = |rate: &str| parse(Path::new("x"), &format!("{text}unknown_rate = {rate}\n"));
+        let own = rate("0.05").expect("a good file").sessions[0].choice.unknown_rate;
+        assert_eq!(own, Some(0.05));
+        assert!(rate("0.5").is_err() && rate("0").is_err());
     }
 }

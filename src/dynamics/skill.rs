@@ -27,26 +27,26 @@ const RATE_MIN: f32 = 0.02;
 
 /// Scores of forecasts so many bins ahead.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-pub(crate) struct Ahead {
+pub struct Ahead {
     /// Bins ahead.
-    pub(crate) bins: usize,
+    pub bins: usize,
     /// Log-likelihood of the counts over that of the recording's mean rates, bits per spike.
-    pub(crate) network: f64,
+    pub network: f64,
     /// The same of an autoregression, `mean + b (average - mean)` of each channel's own counts,
     /// with the time constant and the `b` that are best on this very recording.
-    pub(crate) autoregression: f64,
+    pub autoregression: f64,
 }
 
 /// What the network does of the work.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub(crate) struct DynamicsSkill {
+pub struct DynamicsSkill {
     /// Forecasts, by their length; of those that recordings are long enough for.
-    pub(crate) ahead: Vec<Ahead>,
+    pub ahead: Vec<Ahead>,
     /// Share of the filtered latents' motion from bin to bin that the network's own step explains:
     /// 1 - `E|x' - f(x)|^2 / E|x' - x|^2`. What is left was taken for noise.
-    pub(crate) motion_explained: f64,
+    pub motion_explained: f64,
     /// Mean process variance a bin as served, over the latents.
-    pub(crate) process_variance: f64,
+    pub process_variance: f64,
 }
 
 /// One forecast with what came.

@@ -7,7 +7,8 @@ use super::channels::{Adaptation, Channels, NOVELTY_WINDOW_S, Seen};
 use super::estimate::Estimate;
 use super::hypothesis::Hypothesis;
 use super::kernels::exp;
-use super::layout::{Bin, Layout, Scratch, check_sizes, entry, gram, log_factorials, precision};
+use super::layout::{Bin, Layout, Scratch, check_sizes, entry, log_factorials, precision};
+use super::participation::Participation;
 use super::signs::{Shown, Signs};
 use super::tape::Tape;
 use crate::model::{KnownDynamics, Model, NoveltyLimits, Readout, UNKNOWN_RATE};
@@ -47,7 +48,6 @@ pub struct FilterBank {
     temperature: f32,
     fresh_share_min: f32,
     novelty_rate: f32,
-    participation_rate: f32,
     pub(super) channels: Channels,
     log_factorial: Vec<f32>,
     weights: Vec<f32>,
@@ -56,13 +56,8 @@ pub struct FilterBank {
     /// Score `[rank]` and information `[rank, rank]` of the newest bin.
     score: Vec<f32>,
     information: Vec<f32>,
-    innovation: Vec<f32>,
-    square: Vec<f32>,
-    slow_mean: Vec<f32>,
-    slow_cov: Vec<f32>,
-    /// `C^T C`, `[rank, rank]`.
-    gram: Vec<f32>,
-    estimate: Estimate,
+    pub(super) participation: Participation,
+    pub(super) estimate: Estimate,
     resets: u64,
 }
 
@@ -107,7 +102,6 @@ impl FilterBank {
             temperature: model.online.temperature,
             fresh_share_min: model.online.fresh_share_min,
             novelty_rate: smoothing(NOVELTY_WINDOW_S),
-            participation_rate: smoothing(PARTICIPATION_WINDOW_S),
             channels: Channels::new(model, readout, adaptation),
             log_factorial: log_factorials(),
             weights: vec![0.0; k],
@@ -115,11 +109,7 @@ impl FilterBank {
             latent_cov: vec![0.0; rank * rank],
             score: vec![0.0; rank],
             information: vec![0.0; rank * rank],
-            innovation: vec![0.0; rank],
-            square: vec![0.0; rank * rank],
-            slow_mean: vec![0.0; rank],
-            slow_cov: vec![0.0; rank * rank],
-            gram: gram(readout, rank),
+            participation: Participation::new(rank, smoothing(PARTICIPATION_WINDOW_S), readout),
             estimate: Estimate::empty(n_regimes, dims.embedding, rank),
             resets: 0,
             layout,
@@ -171,8 +161,7 @@ impl FilterBank {
             self.restart(k);
             self.hypotheses[k].log_weight = self.prior_weight[k].ln();
         }
-        self.slow_mean.fill(0.0);
-        self.slow_cov.fill(0.0);
+        self.participation.reset();
         self.estimate.novelty = 0.0;
         self.estimate.innovation_runs = 1.0;
         self.estimate.embedding_distance = 0.0;
@@ -188,8 +177,7 @@ impl FilterBank {
             tape.floats(&mut h.cov);
             tape.float(&mut h.log_weight);
         }
-        tape.floats(&mut self.slow_mean);
-        tape.floats(&mut self.slow_cov);
+        self.participation.state(tape);
         self.channels.state(tape);
         self.signs.state(tape);
         let e = &mut self.estimate;
@@ -209,7 +197,8 @@ impl FilterBank {
         let sound = self.hypotheses.iter().all(|h| h.is_sound(&self.layout))
             && self.channels.is_sound()
             && self.signs.is_sound()
-            && signs.iter().chain(&self.slow_mean).chain(&self.slow_cov).all(|v| v.is_finite());
+            && self.participation.is_sound()
+            && signs.iter().all(|v| v.is_finite());
         if sound {
             self.summarise();
         } else {
@@ -290,7 +279,7 @@ impl FilterBank {
             });
         }
         self.track_novelty();
-        self.track_participation();
+        self.estimate.participation_ratio = self.participation.take(&self.estimate.latent);
     }
 
     /// Score and information of the newest bin over all hypotheses, by their weights before it.
@@ -493,38 +482,6 @@ impl FilterBank {
         }
         out.posterior.iter_mut().for_each(|p| *p /= sum);
         out.unlabelled = unlabelled / (unlabelled + sum);
-    }
-
-    /// Exponentially weighted latent covariance; participation ratio of `C S C^T` through `C^T C`.
-    #[inline(always)]
-    pub(super) fn track_participation(&mut self) {
-        let rank = self.layout.rank;
-        let g = self.participation_rate;
-        for r in 0..rank {
-            self.innovation[r] = self.estimate.latent[r] - self.slow_mean[r];
-        }
-        for r in 0..rank {
-            self.slow_mean[r] += g * self.innovation[r];
-            for q in 0..rank {
-                let c = &mut self.slow_cov[r * rank + q];
-                *c = (1.0 - g) * (*c + g * self.innovation[r] * self.innovation[q]);
-            }
-        }
-        let (mut trace, mut trace_sq) = (0.0f32, 0.0f32);
-        for r in 0..rank {
-            for q in 0..rank {
-                self.square[r * rank + q] =
-                    (0..rank).map(|k| self.slow_cov[r * rank + k] * self.gram[k * rank + q]).sum();
-            }
-            trace += self.square[r * rank + r];
-        }
-        for r in 0..rank {
-            for q in 0..rank {
-                trace_sq += self.square[r * rank + q] * self.square[q * rank + r];
-            }
-        }
-        self.estimate.participation_ratio =
-            if trace_sq > 0.0 { (trace * trace / trace_sq).clamp(1.0, rank as f32) } else { 1.0 };
     }
 }
 

@@ -8,6 +8,7 @@ mod estimate;
 mod hypothesis;
 pub(crate) mod kernels;
 mod layout;
+mod participation;
 mod signs;
 mod smoother;
 mod stage;

@@ -85,7 +85,7 @@ impl WithSimd for RunStage<'_> {
                 bank.normalise();
                 bank.summarise();
                 bank.track_novelty();
-                bank.track_participation();
+                bank.estimate.participation_ratio = bank.participation.take(&bank.estimate.latent);
             }
         }
     }

@@ -38,12 +38,12 @@ pub struct BinWidthError {
 }
 
 impl Model {
-    /// The model for bins of another width, with `r` their ratio: the leak over a bin becomes
-    /// `1 - (1-a)^r` (exact for a drive that is constant within a bin), process noise follows from
-    /// the leak, `(1 - (1-a)^(2r)) / (1 - (1-a)^2)`; rates, hazards and the embedding's drift are
+    /// The model for bins of another width, with `r` their ratio: the leak over a bin becomes `1 -
+    /// (1-a)^r` (exact for a drive that is constant within a bin), process noise follows from the
+    /// leak, `(1 - (1-a)^(2r)) / (1 - (1-a)^2)`; rates, hazards and the embedding's drift are
     /// multiplied by `r`, dispersions divided (counts of neighbouring bins independent). Sessions
-    /// have the dynamics alone there: experts beside them hold for the bins they learned from, as do
-    /// the signs of known dynamics.
+    /// have the dynamics alone there: experts beside them hold for the bins they learned from, as
+    /// do the signs of known dynamics.
     ///
     /// # Errors
     /// Where one width is more than `BIN_RATIO_MAX` times the other.

@@ -48,9 +48,9 @@ pub struct Exceeded {
 
 /// Signs of known dynamics, and how strange known bins may look.
 ///
-/// The score of a bin is `x^T C^-1 x / 8`, with `x` its signs in their spreads from the median, each
-/// tail in its own, and `C` their correlation: about 1 for what is known. Limits are its quantiles
-/// on held-out streams (split conformal prediction; Vovk, Gammerman & Shafer 2005).
+/// The score of a bin is `x^T C^-1 x / 8`, with `x` its signs in their spreads from the median,
+/// each tail in its own, and `C` their correlation: about 1 for what is known. Limits are its
+/// quantiles on held-out streams (split conformal prediction; Vovk, Gammerman & Shafer 2005).
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct KnownDynamics {
@@ -100,23 +100,25 @@ impl KnownDynamics {
     }
 }
 
+/// Signs of known dynamics for tests.
+#[cfg(test)]
+pub(crate) fn example_known() -> KnownDynamics {
+    KnownDynamics {
+        signs: [SignRange { median: 1.0, below: 0.5, above: 2.0 }; SIGNS],
+        precision: Array2::eye(SIGNS),
+        exceeded: [(0.1, 2.0), (0.01, 4.0), (0.001, 5.0)]
+            .map(|(share, score)| Exceeded { share, score })
+            .to_vec(),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn known() -> KnownDynamics {
-        KnownDynamics {
-            signs: [SignRange { median: 1.0, below: 0.5, above: 2.0 }; SIGNS],
-            precision: Array2::eye(SIGNS),
-            exceeded: [(0.1, 2.0), (0.01, 4.0), (0.001, 5.0)]
-                .map(|(share, score)| Exceeded { share, score })
-                .to_vec(),
-        }
-    }
-
     #[test]
     fn each_tail_counts_by_its_own_spread() {
-        let known = known();
+        let known = example_known();
         let score = |x: f32| known.score(&[x; SIGNS]);
         assert!(score(1.0).abs() < 1e-6);
         assert!((score(3.0) - 1.0).abs() < 1e-6 && (score(0.5) - 1.0).abs() < 1e-6);
@@ -125,7 +127,7 @@ mod tests {
 
     #[test]
     fn limits_lie_between_those_learned_by_the_shares_logarithm() {
-        let known = known();
+        let known = example_known();
         for (share, expected) in
             [(0.5, 2.0), (0.1, 2.0), (0.0316228, 3.0), (0.01, 4.0), (0.001, 5.0), (1e-6, 5.0)]
         {

@@ -25,6 +25,8 @@ pub use experts::{AveragesHead, Experts, Pool, RateStates, RecurrentHead};
 pub(crate) use experts::{BASE_RATE_MIN, EXPERT_NAMES, EXPERTS};
 pub(crate) use hypernetwork::Factors;
 pub use hypernetwork::Hypernetwork;
+#[cfg(test)]
+pub(crate) use known::example_known;
 pub(crate) use known::{Exceeded, KnownDynamics, SIGN_NAMES, SIGNS, SignRange, UNKNOWN_RATE};
 pub(crate) use metric_head::{MetricHead, RegimeHead};
 pub use prior::{Component, RegimePrior};

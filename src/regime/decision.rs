@@ -350,6 +350,28 @@ mod tests {
     }
 
     #[test]
+    fn the_share_of_known_bins_that_may_be_unknown_sets_the_novelty_allowed() {
+        let mut model = crate::inference::example_model();
+        let of = |model: &Model, rate| rule().with_unknown_rate(model, rate);
+        assert_eq!(of(&model, 0.05), Err(NoSigns));
+        let known = crate::model::example_known();
+        let limits = [0.05, 0.01].map(|share| known.limit(share));
+        model.online.known = Some(known);
+        let allowed = of(&model, 0.05).expect("signs").novelty_max;
+        assert!((allowed - limits[0] / limits[1]).abs() < 1e-6 && allowed < 0.9, "{allowed}");
+        for (max, unknown) in [(1.0, false), (allowed, true)] {
+            let mut tracker = tracker(DecisionRule { novelty_max: max, ..rule() });
+            for _ in 0..10 {
+                tracker.push(&[0.999, 0.001], 0.0, 0.95);
+            }
+            assert_eq!(tracker.current() == Some(Label::Unknown), unknown);
+        }
+        // At bins of another width the signs do not hold.
+        let other = model.at_bin_width(2.0 * model.bin_width_s).expect("a model");
+        assert_eq!(of(&other, 0.05), Err(NoSigns));
+    }
+
+    #[test]
     fn the_dwell_suits_the_shortest_regime() {
         let mut model = crate::inference::example_model();
         // The second regime is left at 0.005 + 0.03 per bin of 10 ms: it lasts 286 ms.

@@ -12,7 +12,7 @@ use super::adam::Parameter;
 const SMOOTHING: f64 = 0.05;
 /// Steps before which no loss is usual.
 const STEPS_MIN: u32 = 5;
-/// Losses beyond the usual one by its size and this are astray, nats per bin and channel.
+/// Losses beyond the least usual one by its size and this are astray, nats per bin and channel.
 const ASTRAY: f64 = 1.0;
 /// Sound parameters are kept every so many steps.
 const KEPT_EVERY: u32 = 10;
@@ -45,6 +45,8 @@ fn put_back(parameters: &mut [Parameter], kept: &Kept) -> Result<()> {
 #[derive(Debug, Clone)]
 pub(super) struct Guard {
     usual: f64,
+    /// Least of the usual losses so far: one that creeps up by small steps is astray as well.
+    least: f64,
     seen: u32,
     undone: u32,
     /// Factor of the learning rate.
@@ -54,7 +56,7 @@ pub(super) struct Guard {
 
 impl Guard {
     pub(super) fn new() -> Self {
-        Self { usual: 0.0, seen: 0, undone: 0, rate: 1.0, sound: None }
+        Self { usual: 0.0, least: f64::INFINITY, seen: 0, undone: 0, rate: 1.0, sound: None }
     }
 
     /// Factor of the learning rate.
@@ -78,8 +80,8 @@ impl Guard {
     /// # Errors
     /// Errors of candle.
     pub(super) fn takes_back(&mut self, loss: f64, parameters: &mut [Parameter]) -> Result<bool> {
-        let limit = self.usual + self.usual.abs() + ASTRAY;
-        if !loss.is_finite() || (self.seen >= STEPS_MIN && loss > limit) {
+        let limit = self.least + self.least.abs() + ASTRAY;
+        if !loss.is_finite() || loss > limit {
             self.undone += 1;
             self.rate *= 0.5;
             self.sound.as_ref().map_or(Ok(()), |kept| put_back(parameters, kept))?;
@@ -87,7 +89,10 @@ impl Guard {
         }
         let share = SMOOTHING.max(1.0 / f64::from(self.seen + 1));
         self.usual += share * (loss - self.usual);
-        if self.seen.is_multiple_of(KEPT_EVERY) {
+        if self.seen >= STEPS_MIN {
+            self.least = self.least.min(self.usual);
+        }
+        if self.sound.is_none() || self.seen.is_multiple_of(KEPT_EVERY) {
             self.sound = Some(keep(parameters)?);
         }
         self.seen += 1;
@@ -96,19 +101,19 @@ impl Guard {
 
     /// As a saved state's array.
     pub(super) fn state(&self) -> Vec<f32> {
-        vec![self.usual as f32, self.seen as f32, self.undone as f32, self.rate as f32]
+        let least = self.least as f32;
+        vec![self.usual as f32, least, self.seen as f32, self.undone as f32, self.rate as f32]
     }
 
     /// From such an array; sound parameters are kept anew.
     pub(super) fn restored(state: &[f32]) -> Self {
         let at = |i: usize| state.get(i).copied().unwrap_or(0.0);
-        // The next sound step is the first that is kept.
-        let seen = (at(1) as u32).div_ceil(KEPT_EVERY) * KEPT_EVERY;
         Self {
             usual: f64::from(at(0)),
-            seen,
-            undone: at(2) as u32,
-            rate: f64::from(at(3)),
+            least: f64::from(at(1)),
+            seen: at(2) as u32,
+            undone: at(3) as u32,
+            rate: f64::from(at(4)),
             sound: None,
         }
     }
@@ -139,8 +144,14 @@ mod tests {
             assert_eq!((value(&parameters), guard.undone()), (29.0, undone));
         }
         assert!((guard.rate() - 0.25).abs() < 1e-9);
+        // What creeps up is found as well.
+        let crept = (0..400).map(|i| 0.4 + 0.01 * f64::from(i));
+        let found = crept
+            .into_iter()
+            .position(|loss| guard.takes_back(loss, &mut parameters).expect("no error"));
+        assert!(found.is_some_and(|i| (140..160).contains(&i)), "{found:?}");
         let again = Guard::restored(&guard.state());
-        assert!(again.undone() == 2 && (again.rate() - 0.25).abs() < 1e-9);
+        assert!(again.undone() == 3 && (again.rate() - 0.125).abs() < 1e-9);
         assert!(!guard.gives_up());
         for _ in 0..UNDONE_MAX {
             guard.takes_back(f64::INFINITY, &mut parameters).expect("no error");

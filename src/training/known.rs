@@ -15,8 +15,8 @@ const SECONDS_MIN: f64 = 20.0;
 /// Limits are multiplied by 1 + this over the root of the seconds: signs are smoothed over one, so
 /// that a short recording has hardly shown their range.
 const MARGIN: f64 = 1.0;
-/// Limits are also multiplied by this where no task was held out: blocks of a recording are too much
-/// like the rest of it to show how far another day, or another task, goes.
+/// Limits are also multiplied by this where no task was held out: blocks of a recording are too
+/// much like the rest of it to show how far another day, or another task, goes.
 const MARGIN_KNOWN_TASKS: f64 = 2.0;
 /// This share of the correlation between signs is left out: few seconds show it but roughly.
 const SHRINKAGE: f64 = 0.1;

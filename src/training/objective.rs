@@ -235,14 +235,7 @@ impl BatchLoss<'_> {
         let burn_in = self.shape.burn_in.min(bins);
         let entry = drawn.splice.map(|s| Entry { from: s.at, to: s.at + s.fade.max(1) });
         let window = Stretch { counts, factor_of: &drawn.labels, entry };
-        let share = 1.0 / ((bins - burn_in).max(1) * channels) as f32;
-        let mut weight = vec![share; bins];
-        // The first bins only find the state: scored, they would teach the prior of the start.
-        weight[..burn_in].fill(0.0);
-        // Nor is what lies between two trials either one's dynamics: there only the labels count.
-        if let Some(splice) = drawn.splice {
-            weight[splice.at..splice.at + splice.fade].fill(0.0);
-        }
+        let mut weight = self.weights(drawn, channels);
         let one_step = pass.filter(&window, burn_in, workspace);
         let mean_score: f64 = one_step.iter().zip(&weight).map(|(s, w)| s * f64::from(*w)).sum();
         let mut contrast = 0.0;
@@ -284,6 +277,20 @@ impl BatchLoss<'_> {
                 .into_iter()
                 .collect(),
         }
+    }
+
+    /// Weight of each bin's one-step score.
+    fn weights(&self, drawn: &Drawn, channels: usize) -> Vec<f32> {
+        let bins = drawn.labels.len();
+        let burn_in = self.shape.burn_in.min(bins);
+        let mut weight = vec![1.0 / ((bins - burn_in).max(1) * channels) as f32; bins];
+        // The first bins only find the state: scored, they would teach the prior of the start.
+        weight[..burn_in].fill(0.0);
+        // Nor is what lies between two trials either one's dynamics: there only the labels count.
+        if let Some(splice) = drawn.splice {
+            weight[splice.at..splice.at + splice.fade].fill(0.0);
+        }
+        weight
     }
 
     /// A drawn run as the filter makes it.

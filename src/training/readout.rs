@@ -5,9 +5,11 @@
 //! the diagonal (Aitchison & Ho 1989; Buesing, Macke & Sahani 2012 use it to start latent
 //! dynamics). Its leading eigenvectors are the loadings of unit-variance latents.
 
+use candle_core::{Device, Tensor};
 use nalgebra::DMatrix;
 
 use super::data::{Dataset, SessionShape, Stream};
+use super::objective::ReadoutPlaces;
 
 /// Bins are summed up to this width first: latents are slower, and the moments less noisy.
 const MOMENT_BIN_S: f64 = 0.05;
@@ -15,6 +17,8 @@ const MOMENT_BIN_S: f64 = 0.05;
 const RATE_MIN: f64 = 1e-2;
 /// Largest variance of a log rate that is believed.
 const LOG_VARIANCE_MAX: f64 = 1.5;
+/// Standard deviation of the normal prior on loadings.
+const LOADING_SD: f64 = 0.3;
 
 /// Readouts of all sessions, one after another.
 pub(super) fn from_data(data: &Dataset, rank: usize) -> std::io::Result<Vec<f32>> {
@@ -117,6 +121,29 @@ pub(super) fn rotate(readout: &mut [f32], rotation: &[f32], rank: usize) {
                 (0..rank).map(|q| before[q * channels + i] * rotation[q * rank + r]).sum();
         }
     }
+}
+
+/// Where each session's readout lies.
+pub(super) fn places(data: &Dataset, rank: usize) -> ReadoutPlaces {
+    ReadoutPlaces { rank, channels: data.sessions.iter().map(|s| s.n_channels).collect() }
+}
+
+/// Weight of each squared loading, 0 for baselines.
+pub(super) fn loading_weight(
+    data: &Dataset,
+    places: &ReadoutPlaces,
+) -> candle_core::Result<Tensor> {
+    let mut weights = Vec::with_capacity(places.len());
+    for (s, &channels) in places.channels.iter().enumerate() {
+        let of_session = data.streams.iter().filter(|x| x.session == s);
+        // The loss is a mean over bins and channels, so a prior weighs less the more there are.
+        let bins: usize = of_session.map(|x| x.label_of.len()).sum();
+        let weight = 0.5 / (LOADING_SD * LOADING_SD * (bins.max(1) * channels) as f64);
+        weights.extend(std::iter::repeat_n(weight as f32, channels * places.rank));
+        weights.extend(std::iter::repeat_n(0.0f32, channels));
+    }
+    let n = weights.len();
+    Tensor::from_vec(weights, (1, n), &Device::Cpu)
 }
 
 #[cfg(test)]

@@ -94,7 +94,7 @@ impl Default for TrainingSettings {
             exponent_weight: 0.0,
             exponent_s: 2.0,
             entry_variance: 0.5,
-            process_penalty: 0.0,
+            process_penalty: 0.03,
             contrast_weight: 0.03,
             contrast_s: 0.2,
             contrast_temperature: 3.0,

@@ -30,8 +30,6 @@ const GAIN: f64 = 4.0;
 const EMBEDDING_PENALTY: f64 = 1e-4;
 /// Weight of the summed squares of the hypernetwork's output layer.
 const OUTPUT_PENALTY: f64 = 1e-6;
-/// Standard deviation of the normal prior on loadings.
-const LOADING_SD: f64 = 0.3;
 /// Weight of the prior on embeddings while calibrating, per label.
 const PRIOR_PENALTY: f64 = 1e-3;
 
@@ -165,7 +163,7 @@ impl Trainer {
         // A readout from the data's own moments is only known up to a rotation of the latents,
         // which the frozen dynamics fix.
         let mut readouts = readout::from_data(&data, rank)?;
-        let places = places(&data, rank);
+        let places = readout::places(&data, rank);
         for s in 0..places.channels.len() {
             readout::rotate(&mut readouts[places.range(s)], rotation, rank);
         }
@@ -198,7 +196,7 @@ impl Trainer {
         trainable: Vec<&'static str>,
     ) -> Result<Self> {
         let Dimensions { embedding: d, rank, units, hidden: [h1, h2] } = settings.dims;
-        let places = places(&data, rank);
+        let places = readout::places(&data, rank);
         let shapes: [(usize, usize); 10] = [
             (data.labels.len(), d),
             (d, h1),
@@ -219,7 +217,7 @@ impl Trainer {
                 Ok(Parameter::new(name, Var::from_vec(values, shape, &Device::Cpu)?))
             })
             .collect::<Result<Vec<_>>>()?;
-        let loading_weight = loading_weight(&data, &places)?;
+        let loading_weight = readout::loading_weight(&data, &places)?;
         let run_ends = RunEnds::new(data.labels.len(), rank);
         Ok(Self {
             data,
@@ -495,24 +493,6 @@ impl Trainer {
             metric_head: None,
         })
     }
-}
-
-fn places(data: &Dataset, rank: usize) -> ReadoutPlaces {
-    ReadoutPlaces { rank, channels: data.sessions.iter().map(|s| s.n_channels).collect() }
-}
-
-fn loading_weight(data: &Dataset, places: &ReadoutPlaces) -> Result<Tensor> {
-    let mut weights = Vec::with_capacity(places.len());
-    for (s, &channels) in places.channels.iter().enumerate() {
-        let of_session = data.streams.iter().filter(|x| x.session == s);
-        // The loss is a mean over bins and channels, so a prior weighs less the more there are.
-        let bins: usize = of_session.map(|x| x.label_of.len()).sum();
-        let weight = 0.5 / (LOADING_SD * LOADING_SD * (bins.max(1) * channels) as f64);
-        weights.extend(std::iter::repeat_n(weight as f32, channels * places.rank));
-        weights.extend(std::iter::repeat_n(0.0f32, channels));
-    }
-    let n = weights.len();
-    Tensor::from_vec(weights, (1, n), &Device::Cpu)
 }
 
 /// Values of a shape, as an array of it.

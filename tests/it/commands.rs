@@ -35,6 +35,19 @@ fn simulate_pretrain_calibrate_evaluate_replay() {
     assert!(verdict.accuracy > 0.5, "chance is 0.2: {verdict:?}");
     assert_eq!(trained.provenance.data[0].file, "train.npz");
     assert!(!model.join("training.safetensors").exists());
+    let [start, now] = trained.provenance.gained.expect("scores at the start and now");
+    let both = |of: fn(&_) -> Option<f64>| [&start, &now].map(|s| of(s).expect("held-out streams"));
+    let [before, after] = both(|s: &regimed::internals::checkpoint::DynamicsScore| s.log_loss);
+    assert!(after < before, "labels were learned: {before} to {after}");
+    let skill = trained.provenance.skill.as_ref().expect("forecasts");
+    assert!(skill.process_variance > 0.0 && skill.motion_explained < 1.0, "{skill:?}");
+    // In words, at the end and on the card.
+    let card = std::fs::read_to_string(model.join("model.md")).expect("a card");
+    for words in ["Changes are found after", "Training took the dynamics'", "Forecasts: 10 bins"] {
+        assert!(stdout.contains(words) && card.contains(words), "'{words}' in {stdout}{card}");
+    }
+    assert!(stdout.contains("No recording shows a change"), "{stdout}");
+    assert!(trained.model.online.known.is_some(), "enough was held out");
 
     // The same seed gives the same model.
     let twin = path("twin");
@@ -90,6 +103,7 @@ fn simulate_pretrain_calibrate_evaluate_replay() {
         "0.2",
     ]);
     assert!(good && stdout.contains("overall"), "{stdout}{stderr}");
+    assert!(stdout.contains("forecasts  10 bins (100 ms) ahead"), "{stdout}");
     let json = std::fs::read_to_string(report.join("report.json")).expect("a report");
     let json: serde_json::Value = serde_json::from_str(&json).expect("JSON");
     assert!(json["overall"]["accuracy"].as_f64().expect("a number") > 0.5);

@@ -66,6 +66,16 @@ pub(super) struct Tally {
 }
 
 impl Tally {
+    /// Place of a session's meter, at the start of a stream.
+    fn meter(&mut self, session: &str, channels: usize) -> usize {
+        let at = self.skill.iter().position(|s| s.0 == session).unwrap_or_else(|| {
+            self.skill.push((session.to_owned(), SkillMeter::new(channels, FORECASTS_MAX)));
+            self.skill.len() - 1
+        });
+        self.skill[at].1.start_stream();
+        at
+    }
+
     /// Streams a trial whose regimes are the model's; returns its timeline.
     pub(super) fn run(
         &mut self,
@@ -82,11 +92,7 @@ impl Tally {
             decisions.start_stream(trial);
         }
         let n = engine.n_channels();
-        let at = self.skill.iter().position(|s| s.0 == trial.session).unwrap_or_else(|| {
-            self.skill.push((trial.session.clone(), SkillMeter::new(n, FORECASTS_MAX)));
-            self.skill.len() - 1
-        });
-        self.skill[at].1.start_stream();
+        let at = self.meter(&trial.session, n);
         let every = (METRICS_EVERY_S / model.bin_width_s).round().max(1.0) as usize;
         let from = (METRICS_FROM_S / model.bin_width_s).round() as usize;
         let mut monitor = Monitor::new(model, n);

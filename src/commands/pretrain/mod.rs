@@ -368,8 +368,13 @@ fn train(
         }
     }
     progress.finish();
+    say_how_it_ended(training, args.steps);
+    Ok(training.is_complete())
+}
+
+fn say_how_it_ended(training: &Pretraining, steps: usize) {
+    let done = training.trainer().steps_done();
     if training.gains_nothing() {
-        let (done, steps) = (training.trainer().steps_done(), args.steps);
         println!("ended after {done} of {steps} steps: held-out data gained nothing any more");
     }
     if training.steps_undone() > 0 {
@@ -377,13 +382,10 @@ fn train(
     }
     if training.is_lost() {
         println!(
-            "stopped after {} of {} steps: the training could not be kept from going astray; the \
-             model is the best before that. Try a lower --learning-rate",
-            training.trainer().steps_done(),
-            args.steps
+            "stopped after {done} of {steps} steps: the training could not be kept from going \
+             astray; the model is the best before that. Try a lower --learning-rate"
         );
     }
-    Ok(training.is_complete())
 }
 
 fn save_state(training: &Pretraining, path: &Path, identity: &str) -> Result<()> {

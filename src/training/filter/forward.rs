@@ -254,9 +254,9 @@ impl<T: Real> Pass<'_, T> {
         }
     }
 
-    /// Share of a Newton step that is taken: halved until the log density of latents and counts does
-    /// not fall, as the filter that serves does it. Without it, one bin of far more counts than
-    /// expected throws the state, and the gradient with it.
+    /// Share of a Newton step that is taken: halved until the log density of latents and counts
+    /// does not fall, as the filter that serves does it. Without it, one bin of far more counts
+    /// than expected throws the state, and the gradient with it.
     #[inline(always)]
     fn share(
         &self,
@@ -298,7 +298,7 @@ impl<T: Real> Pass<'_, T> {
             if density >= before - T::of(STEP_LOSS_MAX) {
                 break;
             }
-            share = share * T::of(0.5);
+            share *= T::of(0.5);
         }
         share
     }
