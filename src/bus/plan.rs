@@ -203,6 +203,9 @@ impl Plan {
         rule.unknown = choice.unknown;
         rule.unlabelled &= choice.unknown;
         if let Some(rate) = choice.unknown_rate {
+            // Signs were learned with sessions that have experts.
+            let own = model.readout(named).filter(|r| !new_animal && r.experts.is_some());
+            own.ok_or(NoSigns)?;
             rule = rule.with_unknown_rate(&model, rate)?;
         }
         if let Some(p) = choice.probability_min {

@@ -300,10 +300,10 @@ fn check_online(o: &OnlineSettings, states: usize) -> Result<(), Fault> {
 
 fn check_known(known: &KnownDynamics) -> Result<(), Fault> {
     for (name, sign) in SIGN_NAMES.iter().zip(&known.signs) {
-        if !(sign.median.is_finite() && sign.below > 0.0 && sign.above > 0.0) {
+        if !(sign.median.abs() <= 80.0 && sign.below > 0.0 && sign.above > 0.0) {
             let found = format!("{}, {} and {}", sign.median, sign.below, sign.above);
             let what = format!("online.known.signs ({name})");
-            return fault(what, "a median and spreads above 0", found);
+            return fault(what, "a median within 80 and spreads above 0", found);
         }
     }
     let finite = known.precision.iter().all(|p| p.is_finite());

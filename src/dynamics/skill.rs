@@ -151,9 +151,9 @@ impl SkillMeter {
         self.stepped = Some((e.latent.clone(), next));
     }
 
-    /// Whether no more forecasts are begun.
+    /// Whether no more forecasts are begun; at a stream's end, nothing more is then to come.
     pub(crate) fn is_full(&self) -> bool {
-        self.cases.len() >= self.cases_max && self.open.is_empty()
+        self.cases.len() >= self.cases_max
     }
 
     /// What the meters of all sessions show; `None` where nothing moved.

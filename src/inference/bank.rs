@@ -80,7 +80,8 @@ impl FilterBank {
         let states = n_regimes + 1;
         let regime_of: Vec<usize> =
             components.iter().map(|c| c.regime.unwrap_or(n_regimes)).collect();
-        let known = model.online.known.as_ref();
+        // They hold for sessions that they were learned with: those that have experts beside.
+        let known = model.online.known.as_ref().filter(|_| readout.experts.is_some());
         let squared_rates = readout.baseline.iter().map(|d| (2.0 * d).exp()).sum();
         let entry = entry(&model.online.hazard_per_bin, &regime_of, readout);
         let mut bank = Self {
@@ -277,6 +278,8 @@ impl FilterBank {
                 latent: &self.estimate.latent,
                 excess: self.channels.excess(),
             });
+        } else {
+            self.signs.skip(&self.estimate.latent);
         }
         self.track_novelty();
         self.estimate.participation_ratio = self.participation.take(&self.estimate.latent);

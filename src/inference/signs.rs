@@ -74,7 +74,7 @@ impl Signs {
     ) -> Self {
         let start = std::array::from_fn(|i| match (known, i) {
             (Some(k), EXCESS) => k.signs[i].median,
-            (Some(k), _) => k.signs[i].median.exp() - FLOORS[i],
+            (Some(k), _) => (k.signs[i].median.exp() - FLOORS[i]).max(0.0),
             (None, EXCESS) => 0.0,
             (None, _) => 1.0,
         });
@@ -132,17 +132,16 @@ impl Signs {
     /// Takes a bin that informed.
     pub(super) fn take(&mut self, shown: &Shown<'_>) {
         let (n, g) = (self.rank, self.rate);
-        if !self.whiten(shown) {
-            return;
-        }
         let mean = |x: &[f32]| x.iter().map(|v| v * v).sum::<f32>() / n as f32;
-        for r in 0..n {
-            for q in 0..n {
-                let c = &mut self.second[r * n + q];
-                *c += g * (self.white[r] * self.white[q] - *c);
+        if self.whiten(shown) {
+            for r in 0..n {
+                for q in 0..n {
+                    let c = &mut self.second[r * n + q];
+                    *c += g * (self.white[r] * self.white[q] - *c);
+                }
             }
+            self.state_noise += g * (mean(&self.noise) - self.state_noise);
         }
-        self.state_noise += g * (mean(&self.noise) - self.state_noise);
         self.power += g * (mean(shown.latent) - self.power);
         let step = |(a, b): (&f32, &f32)| (a - b) * (a - b);
         let speed: f32 = shown.latent.iter().zip(&self.before).map(step).sum();
@@ -153,6 +152,11 @@ impl Signs {
         }
     }
 
+    /// Takes a bin that did not inform: what moved meanwhile is no step of one bin.
+    pub(super) fn skip(&mut self, latent: &[f32]) {
+        self.before.copy_from_slice(latent);
+    }
+
     /// `z` and `w` of a bin; `false` where the information is none.
     fn whiten(&mut self, shown: &Shown<'_>) -> bool {
         let n = self.rank;
@@ -160,13 +164,13 @@ impl Signs {
         let turned = &mut self.turned;
         product(turned, p, l, n);
         product(&mut self.root, l, turned, n);
-        let largest = (0..n).map(|r| l[r * n + r]).fold(0.0f32, f32::max);
+        for (sum, l) in self.root.iter_mut().zip(l) {
+            *sum += l;
+        }
+        let largest = (0..n).map(|r| self.root[r * n + r]).fold(0.0f32, f32::max);
         for r in 0..n {
-            for q in 0..n {
-                self.root[r * n + q] += l[r * n + q];
-            }
-            // Latents that no channel shows.
-            self.root[r * n + r] += 1e-6 * largest;
+            // Latents that no channel shows, and rounding.
+            self.root[r * n + r] += 1e-5 * largest;
         }
         if largest <= 0.0 || !factor(&mut self.root, n) {
             return false;
@@ -317,17 +321,25 @@ mod tests {
     }
 
     #[test]
-    fn signs_start_where_known_dynamics_are_and_no_information_leaves_them() {
-        let mut signs = Signs::new(RANK, 0.01, None, 1.0);
+    fn signs_start_where_known_dynamics_are_and_gaps_are_no_steps() {
+        let mut signs = Signs::new(RANK, 0.01, Some(&crate::model::example_known()), 1.0);
         let start = signs.now(1.0, 1.0);
-        signs.take(&Shown {
+        for place in [STATE_NOISE, POWER, SPEED, EXCESS] {
+            assert!((start[place] - 1.0).abs() < 1e-4, "{start:?}");
+        }
+        let bin = |latent| Shown {
             score: &[0.0; RANK],
             information: &[0.0; RANK * RANK],
             predicted: &[1.0; RANK * RANK],
-            latent: &[9.0; RANK],
+            latent,
             excess: [0.0; 2],
-        });
-        assert_eq!(signs.now(1.0, 1.0), start);
+        };
+        signs.skip(&[9.0; RANK]);
+        signs.take(&bin(&[9.0; RANK]));
+        let after = signs.now(1.0, 1.0);
+        // No information: no innovations.
+        assert_eq!([after[VARIANCE], after[SHAPE]], [start[VARIANCE], start[SHAPE]]);
+        assert!(after[SPEED] < start[SPEED], "nothing moved in this bin: {after:?}");
         assert!(signs.is_sound());
     }
 }

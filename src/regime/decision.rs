@@ -90,9 +90,9 @@ impl DecisionRule {
 /// A model without the signs of known dynamics.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "expected a model that learned how strange known dynamics may look, found none (pretrain it \
-     again, on at least a minute of labelled data; it then holds at its own bin width): leave the \
-     rate out"
+    "expected a session that was pretrained with labels, at the model's own bin width, in a model \
+     that learned how strange known dynamics may look, found another: leave the rate out, or \
+     pretrain on at least a minute of labelled data"
 )]
 pub struct NoSigns;
 

@@ -61,7 +61,10 @@ pub fn calibrate(
             }
             let report = trainer.step()?;
             // Forecasts count too: they show whether the frozen dynamics fit these axes.
-            score = report.one_step + report.forecast;
+            // A step that was undone says nothing of what is there now.
+            if report.gradient_norm.is_finite() {
+                score = report.one_step + report.forecast;
+            }
             done += 1;
             going = each(done, report.one_step);
         }
@@ -72,7 +75,13 @@ pub fn calibrate(
     let (_, mut trainer) = best.ok_or_else(|| candle_core::Error::msg("no calibration steps"))?;
     let mut one_step = f64::NAN;
     while going && (done < settings.steps || one_step.is_nan()) {
-        one_step = trainer.step()?.one_step;
+        let report = trainer.step()?;
+        if report.gradient_norm.is_finite() {
+            one_step = report.one_step;
+        }
+        if trainer.is_lost() {
+            return Err(FinishError::Diverged("readout"));
+        }
         done += 1;
         going = each(done, one_step);
     }

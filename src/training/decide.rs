@@ -1,5 +1,7 @@
 //! What held-out streams decide of what is published: the pool's weights, and the decision rule.
 
+use std::collections::{BTreeMap, VecDeque};
+
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
@@ -69,7 +71,8 @@ pub(super) fn decide(
     let n = models[0].regime_names.len();
     let held_out_tasks = members.iter().any(|m| m.trainer.data().held_out_tasks);
     let signs: Vec<&[[f32; SIGNS]]> = heard.iter().map(|h| h.signs.as_slice()).collect();
-    if let Some(known) = fit_known(&signs, models[0].bin_width_s, held_out_tasks) {
+    let known = fit_known(&signs, models[0].bin_width_s, held_out_tasks);
+    if let Some(known) = known.filter(|_| heard.iter().any(|h| h.pooled)) {
         let limit = known.limit(UNKNOWN_RATE);
         for of in &mut heard {
             of.novelty = of.signs.iter().map(|s| known.score(s) / limit).collect();
@@ -166,7 +169,8 @@ fn hear_all(models: &[Model], members: &[Member<'_>]) -> Result<Vec<Heard>, Fini
     for (model, member) in models.iter().zip(members) {
         for session in 0..model.readouts.len() {
             let held_out = &member.trainer.data().held_out;
-            let row = in_a_row(held_out, session, model.bin_width_s);
+            let dwell_bins = (model.mean_dwell_s() / model.bin_width_s) as usize;
+            let row = in_a_row(held_out, session, (model.bin_width_s, dwell_bins));
             if !row.streams.is_empty() {
                 jobs.push((model, session, row));
             }
@@ -184,8 +188,13 @@ struct Row<'a> {
 }
 
 /// Where regimes change within streams, those alone; else all in a random order, so that no label
-/// always follows the same other, and each giving way to the next.
-fn in_a_row(held_out: &[HeldOut], session: usize, bin_width_s: f64) -> Row<'_> {
+/// always follows the same other, in runs of one regime that last about `dwell_bins`, and each
+/// giving way to the next.
+fn in_a_row(
+    held_out: &[HeldOut],
+    session: usize,
+    (bin_width_s, dwell_bins): (f64, usize),
+) -> Row<'_> {
     let changes = |s: &&HeldOut| s.regime.windows(2).any(|w| w[0] != w[1]);
     let changing = held_out.iter().any(|s| changes(&s));
     let mut streams: Vec<&HeldOut> =
@@ -196,12 +205,45 @@ fn in_a_row(held_out: &[HeldOut], session: usize, bin_width_s: f64) -> Row<'_> {
         for i in (1..streams.len()).rev() {
             streams.swap(i, rng.random_range(0..=i));
         }
+        streams = in_runs(&streams, dwell_bins);
         for (fade, pair) in fades.iter_mut().skip(1).zip(streams.windows(2)) {
             let shorter = pair[0].regime.len().min(pair[1].regime.len());
             *fade = draw_fade(bin_width_s, shorter / 2, &mut rng);
         }
     }
     Row { streams, fades }
+}
+
+/// Streams of one regime behind one another, until they last about as long as a regime does.
+fn in_runs<'a>(streams: &[&'a HeldOut], dwell_bins: usize) -> Vec<&'a HeldOut> {
+    let mut waiting: BTreeMap<Option<usize>, VecDeque<usize>> = BTreeMap::new();
+    for (i, stream) in streams.iter().enumerate() {
+        waiting.entry(stream.regime[0]).or_default().push_back(i);
+    }
+    let mut ordered = Vec::with_capacity(streams.len());
+    let mut last = None;
+    while ordered.len() < streams.len() {
+        // The first that waits, of another regime than the last run's where there is one.
+        let next = waiting
+            .iter()
+            .filter_map(|(regime, of)| Some((last == Some(*regime), *of.front()?, *regime)))
+            .min();
+        let Some((_, _, regime)) = next else { break };
+        let Some(alike) = waiting.get_mut(&regime) else { break };
+        let mut bins = 0;
+        while let Some(&next) = alike.front() {
+            // One more where the run is nearer to that time with it.
+            let len = streams[next].regime.len();
+            if bins > 0 && bins + len / 2 > dwell_bins {
+                break;
+            }
+            bins += len;
+            ordered.push(streams[next]);
+            alike.pop_front();
+        }
+        last = Some(regime);
+    }
+    ordered
 }
 
 impl Row<'_> {
@@ -354,4 +396,55 @@ fn points<'a>(model: &Model, trials: impl Iterator<Item = &'a Trial>) -> Vec<Ope
         }
     }
     points
+}
+
+#[cfg(test)]
+mod tests {
+    use ndarray::Array2;
+
+    use super::*;
+    use crate::recording::Counts;
+
+    fn stream(regime: usize, bins: usize, count: u16) -> HeldOut {
+        HeldOut {
+            session: 0,
+            counts: Counts::in_memory(Array2::from_elem((bins, 2), count)),
+            regime: vec![Some(regime); bins],
+            exponents: [None; 2],
+        }
+    }
+
+    #[test]
+    fn trials_are_played_in_runs_that_give_way_and_no_bin_is_played_twice() {
+        let trials: Vec<HeldOut> =
+            (0..24).map(|i| stream(i % 3, 20, 10 + (i % 3) as u16)).collect();
+        let row = in_a_row(&trials, 0, (0.1, 60));
+        let regimes: Vec<usize> = row.streams.iter().filter_map(|s| s.regime[0]).collect();
+        let changes = regimes.windows(2).filter(|w| w[0] != w[1]).count();
+        // Three trials are a run; of the last regime, several may have to follow one another.
+        assert!((6..=9).contains(&changes), "{changes} of {regimes:?}");
+        let (mut bins, mut last) = (0, None);
+        row.each(|truth, counts| {
+            let own = 10.0 + truth.expect("a label") as f32;
+            assert!(counts.iter().all(|c| (c - own).abs() <= 12.0), "{counts:?} at {bins}");
+            (bins, last) = (bins + 1, truth);
+        })
+        .expect("counts");
+        assert_eq!(bins, 24 * 20 - row.fades.iter().sum::<usize>());
+        assert_eq!(last, row.streams[23].regime[0]);
+        assert!(row.fades[0] == 0 && row.fades.iter().any(|f| *f > 0));
+    }
+
+    #[test]
+    fn recordings_with_changes_are_played_as_they_are() {
+        let mut changing = stream(0, 20, 3);
+        changing.regime[10..].fill(Some(1));
+        let all = [stream(0, 20, 1), changing, stream(1, 20, 2)];
+        let row = in_a_row(&all, 0, (0.1, 60));
+        assert!(row.streams.len() == 1 && row.fades == [0]);
+        let mut played = Vec::new();
+        row.each(|truth, counts| played.push((truth, counts[0]))).expect("counts");
+        assert!(played.iter().all(|p| (p.1 - 3.0).abs() < 1e-6));
+        assert_eq!(played.iter().map(|p| p.0).collect::<Vec<_>>(), all[1].regime);
+    }
 }

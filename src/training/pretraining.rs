@@ -179,7 +179,8 @@ impl Pretraining {
     ) -> Result<Option<Validation>, FinishError> {
         let trainer = self.trainer();
         let due = is_due(trainer.steps_done(), trainer.settings(), trainer.data());
-        if due || (stops && self.kept_at.is_none()) { self.validate().map(Some) } else { Ok(None) }
+        let last = stops || self.is_lost();
+        if due || (last && self.kept_at.is_none()) { self.validate().map(Some) } else { Ok(None) }
     }
 
     /// Fits priors to the current parameters, and scores the models on held-out data.

@@ -9,9 +9,12 @@
 
 use rand::RngExt;
 use rand_chacha::ChaCha8Rng;
+use rand_distr::{Binomial, Distribution};
 
 /// Longest time from one trial to the other, seconds.
 const FADE_S_MAX: f64 = 1.0;
+/// Spikes of a bin that are drawn one by one, which is quick for the few that most bins have.
+const ONE_BY_ONE_MAX: f32 = 16.0;
 
 /// Bins over which a trial gives way to the next, `most` at most.
 pub(super) fn draw_fade(bin_width_s: f64, most: usize, rng: &mut ChaCha8Rng) -> usize {
@@ -48,15 +51,32 @@ fn share(t: usize, bins: usize) -> f64 {
 
 /// Each of as many spikes is kept with a probability.
 fn thinned(count: f32, probability: f64, rng: &mut ChaCha8Rng) -> f32 {
-    (0..count as u32).filter(|_| rng.random_bool(probability)).count() as f32
+    if count <= ONE_BY_ONE_MAX {
+        return (0..count as u32).filter(|_| rng.random_bool(probability)).count() as f32;
+    }
+    Binomial::new(count as u64, probability).map_or(count, |b| b.sample(rng) as f32)
 }
 
 #[cfg(test)]
 mod tests {
     use rand::SeedableRng;
-    use rand_distr::{Distribution, Poisson};
+    use rand_distr::Poisson;
 
     use super::*;
+
+    #[test]
+    fn many_spikes_are_thinned_as_few_are() {
+        let mut rng = ChaCha8Rng::seed_from_u64(2);
+        for count in [12.0f32, 400.0] {
+            let kept: Vec<f64> =
+                (0..4000).map(|_| f64::from(thinned(count, 0.3, &mut rng))).collect();
+            let mean = kept.iter().sum::<f64>() / 4000.0;
+            let variance = kept.iter().map(|k| (k - mean).powi(2)).sum::<f64>() / 4000.0;
+            let expected = 0.3 * f64::from(count);
+            assert!((mean / expected - 1.0).abs() < 0.02, "{mean} of {count}");
+            assert!((variance / (0.7 * expected) - 1.0).abs() < 0.1, "{variance} of {count}");
+        }
+    }
 
     #[test]
     fn a_fade_goes_from_one_trials_counts_to_the_others_and_keeps_them_poisson() {

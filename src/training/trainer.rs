@@ -13,7 +13,7 @@ use rand_distr::{Distribution, Normal};
 use super::adam::Parameter;
 use super::data::Dataset;
 use super::error::RestoreError;
-use super::filter::Shared;
+use super::filter::{LossShape, Shared};
 use super::guard::Guard;
 use super::objective::{BatchLoss, BatchLossOp, BatchScores, Contrast, ReadoutPlaces, RunEnds};
 use super::settings::TrainingSettings;
@@ -302,7 +302,7 @@ impl Trainer {
         let calibrates = self.prior_of_label.is_some();
         let draw = Draw::of(&self.settings, &self.data, calibrates);
         let batch = BatchLoss {
-            shape: self.settings.loss_shape(),
+            shape: self.shape(),
             places: self.places.clone(),
             data: &self.data,
             windows: self.data.draw(&draw, &mut rng),
@@ -361,6 +361,16 @@ impl Trainer {
     #[must_use]
     pub(crate) fn is_lost(&self) -> bool {
         self.guard.gives_up()
+    }
+
+    /// The loss' shape: nothing is entered where recordings show how changes go.
+    fn shape(&self) -> LossShape {
+        let TrainingSettings { window_bins, burn_in_bins, .. } = self.settings;
+        let mut shape = self.settings.loss_shape();
+        if self.prior_of_label.is_some() || !self.data.splices(window_bins, burn_in_bins) {
+            shape.entry_variance = 0.0;
+        }
+        shape
     }
 
     /// The whole state as named arrays, `name`, `name.first` and `name.second`.
@@ -450,7 +460,7 @@ impl Trainer {
     /// Errors of candle.
     pub(crate) fn unfitted_model(&self) -> Result<Model> {
         let dims = self.settings.dims;
-        let shape = self.settings.loss_shape();
+        let shape = self.shape();
         let shared = Shared::unpack(&shape, &self.values("shared")?);
         let scaled = |name: &str| -> Result<Vec<f32>> {
             Ok(self.values(name)?.into_iter().map(|x| x * GAIN as f32).collect())
@@ -483,11 +493,7 @@ impl Trainer {
             prior: RegimePrior::default(),
             online: OnlineSettings {
                 log_rate_bounds: self.settings.log_rate_bounds,
-                entry_variance: if self.data.shows_no_change() {
-                    shape.entry_variance
-                } else {
-                    0.0
-                },
+                entry_variance: shape.entry_variance,
                 ..OnlineSettings::new(self.data.regime_names.len())
             },
             metric_head: None,

@@ -76,9 +76,16 @@ impl Dataset {
 
     /// Whether every stream is of one label: a change is then never seen, and only trials put
     /// together show what follows one.
-    pub(crate) fn shows_no_change(&self) -> bool {
+    fn shows_no_change(&self) -> bool {
         self.streams.iter().all(|s| s.label_of.only().is_some())
             && self.labels.iter().any(|l| l.regime != self.labels[0].regime)
+    }
+
+    /// Whether windows of so many bins are spliced: where no change is seen, and trials are long
+    /// enough for two pieces with a first part that is not scored.
+    pub(crate) fn splices(&self, window_bins: usize, burn_in_bins: usize) -> bool {
+        let long = |s: &Stream| s.label_of.len().min(window_bins) >= 2 * (burn_in_bins + 1);
+        self.shows_no_change() && self.streams.iter().any(long)
     }
 
     /// Lets a window go on with a trial of another regime of its session.
@@ -234,7 +241,7 @@ impl Draw {
             burn_in_bins: settings.burn_in_bins,
             contrast_bins: bins(settings.contrast_weight, settings.contrast_s),
             run_bins: bins(settings.exponent_weight, settings.exponent_s),
-            splices: !calibrates && data.shows_no_change(),
+            splices: !calibrates && data.splices(settings.window_bins, settings.burn_in_bins),
         }
     }
 }

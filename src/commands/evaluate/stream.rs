@@ -18,7 +18,7 @@ const METRICS_EVERY_S: f64 = 0.1;
 /// They count from here on in a stream, seconds.
 const METRICS_FROM_S: f64 = 0.1;
 /// Forecasts of a session.
-const FORECASTS_MAX: usize = 2000;
+const FORECASTS_MAX: usize = 500;
 /// Bins kept for the timeline's plot.
 pub(super) const TIMELINE_BINS: usize = 4000;
 

@@ -128,12 +128,13 @@ pub fn run(args: &PretrainArgs) -> Result<()> {
     }
     let complete = train(&mut training, &mut keeper, (&state_path, &identity), &interrupt)?;
     let trainer = training.trainer();
+    let Some(best) = &keeper.best else {
+        bail!("there is no model: the training went astray before one could be kept");
+    };
     teach_exponents(args, trainer)?;
-    if let Some(best) = &keeper.best {
-        show_scores(best);
-        for line in abilities(&checkpoint::load(&args.out)?) {
-            println!("{line}");
-        }
+    show_scores(best);
+    for line in abilities(&checkpoint::load(&args.out)?) {
+        println!("{line}");
     }
     let out = args.out.display();
     if complete {

@@ -236,6 +236,8 @@ impl<'a> Learner<'a> {
                 break;
             }
         }
+        window.regime.truncate(longest);
+        window.counts.truncate(longest * channels);
         window
     }
 
