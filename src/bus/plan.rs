@@ -203,10 +203,8 @@ impl Plan {
         rule.unknown = choice.unknown;
         rule.unlabelled &= choice.unknown;
         if let Some(rate) = choice.unknown_rate {
-            // Signs were learned with sessions that have experts.
-            let own = model.readout(named).filter(|r| !new_animal && r.experts.is_some());
-            own.ok_or(NoSigns)?;
-            rule = rule.with_unknown_rate(&model, rate)?;
+            let own = model.readout(named).filter(|_| !new_animal);
+            rule = rule.with_unknown_rate(&model, own, rate)?;
         }
         if let Some(p) = choice.probability_min {
             rule.probability_min = p as f32;

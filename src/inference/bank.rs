@@ -5,7 +5,7 @@ use pulp::{Simd, WithSimd};
 use super::BankError;
 use super::channels::{Adaptation, Channels, NOVELTY_WINDOW_S, Seen};
 use super::estimate::Estimate;
-use super::hypothesis::Hypothesis;
+use super::hypothesis::{Hypothesis, gather};
 use super::kernels::exp;
 use super::layout::{Bin, Layout, Scratch, check_sizes, entry, log_factorials, precision};
 use super::participation::Participation;
@@ -252,7 +252,7 @@ impl FilterBank {
                 let evidence = h.update(simd, &self.layout, &mut self.scratch, bin, expected);
                 h.log_weight += evidence;
             }
-            self.gather();
+            gather(&self.weights, &self.hypotheses, &mut self.score, &mut self.information);
             let total = self.normalise();
             self.estimate.log_likelihood = (total + constant) / n_informing as f32;
             self.estimate.innovation_runs = self.channels.innovation_runs();
@@ -283,17 +283,6 @@ impl FilterBank {
         }
         self.track_novelty();
         self.estimate.participation_ratio = self.participation.take(&self.estimate.latent);
-    }
-
-    /// Score and information of the newest bin over all hypotheses, by their weights before it.
-    #[inline(always)]
-    fn gather(&mut self) {
-        self.score.fill(0.0);
-        self.information.fill(0.0);
-        for (&w, h) in self.weights.iter().zip(&self.hypotheses) {
-            self.score.iter_mut().zip(&h.score).for_each(|(s, x)| *s += w * x);
-            self.information.iter_mut().zip(&h.information).for_each(|(s, x)| *s += w * x);
-        }
     }
 
     fn restart(&mut self, k: usize) {

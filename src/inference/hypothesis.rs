@@ -325,6 +325,23 @@ impl Hypothesis {
     }
 }
 
+/// Score `[rank]` and information `[rank, rank]` of the newest bin over all hypotheses, by their
+/// weights before it.
+#[inline(always)]
+pub(super) fn gather(
+    weights: &[f32],
+    hypotheses: &[Hypothesis],
+    score: &mut [f32],
+    information: &mut [f32],
+) {
+    score.fill(0.0);
+    information.fill(0.0);
+    for (&w, h) in weights.iter().zip(hypotheses) {
+        score.iter_mut().zip(&h.score).for_each(|(s, x)| *s += w * x);
+        information.iter_mut().zip(&h.information).for_each(|(s, x)| *s += w * x);
+    }
+}
+
 /// `h = tanh(h)`, `d = 1 - h^2`.
 #[inline(always)]
 fn activate(h: &mut [f32], d: &mut [f32]) {

@@ -2,7 +2,7 @@
 
 use super::onset::{Onset, OnsetFinder};
 use crate::inference::Tape;
-use crate::model::{BASE_RATE_MIN, Model, OperatingPoint, UNKNOWN_RATE};
+use crate::model::{BASE_RATE_MIN, Model, OperatingPoint, Readout, UNKNOWN_RATE};
 
 /// When the label in force gives way to another.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -81,8 +81,15 @@ impl DecisionRule {
     ///
     /// # Errors
     /// Where the model did not learn what known dynamics look like, at bins of this width.
-    pub fn with_unknown_rate(self, model: &Model, rate: f64) -> Result<Self, NoSigns> {
-        let known = model.online.known.as_ref().ok_or(NoSigns)?;
+    pub fn with_unknown_rate(
+        self,
+        model: &Model,
+        readout: Option<&Readout>,
+        rate: f64,
+    ) -> Result<Self, NoSigns> {
+        // Signs were learned with sessions that have experts.
+        let own = readout.filter(|r| r.experts.is_some());
+        let known = own.and(model.online.known.as_ref()).ok_or(NoSigns)?;
         Ok(Self { novelty_max: known.limit(rate) / known.limit(UNKNOWN_RATE), ..self })
     }
 }
@@ -352,11 +359,15 @@ mod tests {
     #[test]
     fn the_share_of_known_bins_that_may_be_unknown_sets_the_novelty_allowed() {
         let mut model = crate::inference::example_model();
-        let of = |model: &Model, rate| rule().with_unknown_rate(model, rate);
+        let of = |m: &Model, rate| rule().with_unknown_rate(m, Some(&m.readouts[0]), rate);
+        assert_eq!(of(&model, 0.05), Err(NoSigns));
+        let channels = model.readouts[0].n_channels();
+        model.readouts[0].experts = Some(crate::experts::example_experts(channels, 2));
         assert_eq!(of(&model, 0.05), Err(NoSigns));
         let known = crate::model::example_known();
         let limits = [0.05, 0.01].map(|share| known.limit(share));
         model.online.known = Some(known);
+        assert_eq!(rule().with_unknown_rate(&model, None, 0.05), Err(NoSigns));
         let allowed = of(&model, 0.05).expect("signs").novelty_max;
         assert!((allowed - limits[0] / limits[1]).abs() < 1e-6 && allowed < 0.9, "{allowed}");
         for (max, unknown) in [(1.0, false), (allowed, true)] {

@@ -73,18 +73,8 @@ pub fn calibrate(
         }
     }
     let (_, mut trainer) = best.ok_or_else(|| candle_core::Error::msg("no calibration steps"))?;
-    let mut one_step = f64::NAN;
-    while going && (done < settings.steps || one_step.is_nan()) {
-        let report = trainer.step()?;
-        if report.gradient_norm.is_finite() {
-            one_step = report.one_step;
-        }
-        if trainer.is_lost() {
-            return Err(FinishError::Diverged("readout"));
-        }
-        done += 1;
-        going = each(done, one_step);
-    }
+    let left = if going { settings.steps.saturating_sub(done).max(1) } else { 0 };
+    let one_step = go_on(&mut trainer, left, |more, score| each(done + more, score))?;
     let mut readout = trainer.readout(0)?;
     if !readout.loading.iter().chain(&readout.baseline).all(|x| x.is_finite()) {
         return Err(FinishError::Diverged("readout"));
@@ -107,6 +97,29 @@ pub fn calibrate(
         readout.dispersion = Some(dispersion(model, &readout, counts)?);
     }
     Ok(Calibration { readout, one_step, labelled })
+}
+
+/// Takes so many more steps, or fewer where `each` stops them; the last one-step score.
+fn go_on(
+    trainer: &mut Trainer,
+    steps: usize,
+    mut each: impl FnMut(usize, f64) -> bool,
+) -> Result<f64, FinishError> {
+    let mut one_step = f64::NAN;
+    for done in 1..=steps {
+        let report = trainer.step()?;
+        // A step that was undone says nothing of what is there now.
+        if report.gradient_norm.is_finite() {
+            one_step = report.one_step;
+        }
+        if trainer.is_lost() {
+            return Err(FinishError::Diverged("readout"));
+        }
+        if !each(done, one_step) {
+            break;
+        }
+    }
+    Ok(one_step)
 }
 
 fn identity(n: usize) -> Vec<f32> {

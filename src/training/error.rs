@@ -1,5 +1,7 @@
 //! What goes wrong in training.
 
+use std::collections::HashMap;
+
 use crate::inference::BankError;
 
 /// Why a trained state does not make a model.
@@ -35,4 +37,17 @@ pub(crate) enum RestoreError {
     /// An array is of another size.
     #[error("array '{name}': expected {expected} values, found {found}")]
     Size { name: String, expected: usize, found: usize },
+}
+
+/// Takes an array out of a saved state.
+pub(super) fn take_array(
+    state: &mut HashMap<String, Vec<f32>>,
+    name: String,
+    expected: usize,
+) -> Result<Vec<f32>, RestoreError> {
+    match state.remove(&name) {
+        None => Err(RestoreError::Missing(name)),
+        Some(array) if array.len() == expected => Ok(array),
+        Some(array) => Err(RestoreError::Size { name, expected, found: array.len() }),
+    }
 }

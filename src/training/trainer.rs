@@ -12,7 +12,7 @@ use rand_distr::{Distribution, Normal};
 
 use super::adam::Parameter;
 use super::data::Dataset;
-use super::error::RestoreError;
+use super::error::{RestoreError, take_array};
 use super::filter::{LossShape, Shared};
 use super::guard::Guard;
 use super::objective::{BatchLoss, BatchLossOp, BatchScores, Contrast, ReadoutPlaces, RunEnds};
@@ -47,18 +47,6 @@ pub struct StepReport {
     /// Norm of the gradient before clipping; not finite where the step was skipped, or one before
     /// it undone.
     pub gradient_norm: f64,
-}
-
-fn take_array(
-    state: &mut HashMap<String, Vec<f32>>,
-    name: String,
-    expected: usize,
-) -> std::result::Result<Vec<f32>, RestoreError> {
-    match state.remove(&name) {
-        None => Err(RestoreError::Missing(name)),
-        Some(array) if array.len() == expected => Ok(array),
-        Some(array) => Err(RestoreError::Size { name, expected, found: array.len() }),
-    }
 }
 
 /// Training in progress.

@@ -80,7 +80,8 @@ pub fn run(args: &EvaluateArgs) -> Result<()> {
         if !(0.001..0.2).contains(&rate) {
             bail!("--unknown-rate: expected a share from 0.001 and below 0.2, found {rate}");
         }
-        let found = rule.with_unknown_rate(&checkpoint.model, rate);
+        let with = checkpoint.model.readouts.iter().find(|r| r.experts.is_some());
+        let found = rule.with_unknown_rate(&checkpoint.model, with, rate);
         rule = found.map_err(|e| anyhow::anyhow!("--unknown-rate: {e}"))?;
     }
     let mut scored = score(&checkpoint, &recordings, rule, decisions)?;
