@@ -123,8 +123,7 @@ impl Tally {
             monitor.push_latent(&estimate.latent);
             if (bin + 1).is_multiple_of(every) {
                 let at = Position::of(estimate, label);
-                let reading = self.read(&mut monitor, model, &at);
-                let Some(reading) = reading else { continue };
+                let Some(reading) = self.read(&mut monitor, model, &at) else { continue };
                 if bin >= from {
                     self.by_label.push(truth, &reading);
                 }
