@@ -42,8 +42,8 @@ fn unknown(of: &Checkpoint) -> String {
             100.0 * UNKNOWN_RATE
         ),
         (None, true) => {
-            "Dynamics that it does not know are called unknown only where they are far \
-                         from all it knows."
+            "Dynamics that it does not know are called unknown only where they are far from all \
+             it knows."
                 .to_owned()
         }
         (None, false) => {
@@ -79,10 +79,10 @@ fn foretells(of: &Checkpoint) -> Vec<String> {
         .map(|line| format!("Forecasts: {line}."))
         .collect();
     lines.push(if skill.foretells() {
-        "The network foretells counts: its spectra and exponents tell of the population.".to_owned()
+        "The network foretells counts better than mean rates and an autoregression do.".to_owned()
     } else {
-        "The network foretells nothing that mean rates and an autoregression do not: labels hold, \
-         its spectra and exponents say little of the population."
+        "The network foretells nothing that mean rates and an autoregression do not: do not read \
+         its spectra and exponents."
             .to_owned()
     });
     lines
