@@ -16,6 +16,17 @@ const SPLICED_SHARE: f64 = 0.5;
 /// The stretch behind a splice is at most as many times as long as others.
 const SPLICED_CONTRAST: usize = 2;
 
+/// One of several, drawn in proportion to its share.
+pub(super) fn drawn_by_share(shares: &[usize], rng: &mut ChaCha8Rng) -> usize {
+    let mut at = rng.random_range(0..shares.iter().sum());
+    let drawn = shares.iter().position(|&n| {
+        let here = at < n;
+        at = at.wrapping_sub(if here { 0 } else { n });
+        here
+    });
+    drawn.unwrap_or(0)
+}
+
 impl Dataset {
     /// A batch of windows, streams drawn in proportion to the windows they hold. With
     /// `contrast_bins` above 0, each window gets a stretch that long after the burn-in and, for
@@ -27,15 +38,7 @@ impl Dataset {
         // More would only be the same bins again, at the same cost.
         (0..of.batch.min((PASSES_MAX * total).max(BATCH_MIN)))
             .map(|_| {
-                let mut at = rng.random_range(0..total);
-                let stream = share
-                    .iter()
-                    .position(|&n| {
-                        let here = at < n;
-                        at = at.wrapping_sub(if here { 0 } else { n });
-                        here
-                    })
-                    .unwrap_or(0);
+                let stream = drawn_by_share(&share, rng);
                 let Stream { session, label_of, .. } = &self.streams[stream];
                 let bins = label_of.len();
                 let len = of.window_bins.min(bins);

@@ -17,6 +17,7 @@ use crate::training::adam::{self, Parameter};
 use crate::training::error::FinishError;
 use crate::training::splice::{draw_fade, overlap};
 use crate::training::threads::on_each;
+use crate::training::windows::drawn_by_share;
 
 /// Hidden units.
 const HIDDEN: usize = 32;
@@ -203,17 +204,11 @@ impl<'a> Learner<'a> {
     }
 
     fn draw_window(&self, lengths: &[usize], rng: &mut ChaCha8Rng) -> Window {
-        let (total, channels) = (lengths.iter().sum(), self.mean.len());
+        let channels = self.mean.len();
         let mut window = Window::default();
         let longest = if self.changes { WINDOW_BINS } else { SPLICED_BINS };
         while window.regime.len() < longest {
-            let mut at = rng.random_range(0..total);
-            let stream = lengths.iter().position(|&n| {
-                let here = at < n;
-                at = at.wrapping_sub(if here { 0 } else { n });
-                here
-            });
-            let stream = &self.member.train[stream.unwrap_or(0)];
+            let stream = &self.member.train[drawn_by_share(lengths, rng)];
             let bins = stream.regime.len();
             let (begun, most) = (window.regime.len(), longest.min(bins));
             let len = match self.changes {
