@@ -277,6 +277,11 @@ fn check_online(o: &OnlineSettings, states: usize) -> Result<(), Fault> {
             return fault(format!("online.operating_points[{i}]"), expected, found);
         }
     }
+    let [low, middle, high] = o.onset_levels;
+    if !(0.0 < low && low <= middle && middle <= high && high <= 1.0) {
+        let found = format!("{:?}", o.onset_levels);
+        return fault("online.onset_levels", "three probabilities above 0, ascending", found);
+    }
     if !(o.embedding_drift >= 0.0 && o.embedding_drift.is_finite()) {
         return fault("online.embedding_drift", "0 or more", o.embedding_drift);
     }

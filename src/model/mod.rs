@@ -234,8 +234,20 @@ pub struct OnlineSettings {
     /// Decision rules from lenient to strict, each with fewer false changes than the one before;
     /// empty where nothing labelled was held out.
     pub operating_points: Vec<OperatingPoint>,
+    /// Probabilities of the onset's posterior at which the low end, the median and the high end of
+    /// its 90 % interval are read off, ascending: those that held what they say on what training
+    /// held out; else [`ONSET_LEVELS`].
+    #[serde(default = "onset_levels")]
+    pub onset_levels: [f64; 3],
     /// Bounds of `C kappa + d`, natural log of counts per bin.
     pub log_rate_bounds: [f32; 2],
+}
+
+/// Levels that need no correction where posteriors are what they say.
+pub(crate) const ONSET_LEVELS: [f64; 3] = [0.05, 0.5, 0.95];
+
+fn onset_levels() -> [f64; 3] {
+    ONSET_LEVELS
 }
 
 impl OnlineSettings {
@@ -263,6 +275,7 @@ impl OnlineSettings {
             pool: Pool::DYNAMICS,
             rule: None,
             operating_points: Vec::new(),
+            onset_levels: ONSET_LEVELS,
             log_rate_bounds: LOG_RATE_BOUNDS,
         }
     }

@@ -194,6 +194,12 @@ impl Tracker {
         self.current
     }
 
+    /// Probability that `regime`, holding in the newest bin, has held for 0, 1, 2, ... bins before
+    /// it.
+    pub(crate) fn held(&self, regime: usize) -> impl Iterator<Item = f64> {
+        self.onset.held(regime)
+    }
+
     /// Another recording begins: no change reaches back before it.
     pub(crate) fn restart(&mut self) {
         self.onset.restart();

@@ -6,17 +6,14 @@ use crate::model::{Model, values};
 /// Longest time that a change is traced back, seconds and bins.
 const HISTORY_S: f64 = 10.0;
 const HISTORY_BINS_MAX: usize = 4096;
-/// An onset's credible interval.
-const QUANTILES: [f64; 3] = [0.05, 0.5, 0.95];
-
-/// First bin of a label, with its 90 % credible interval.
+/// First bin of a label, with its 90 % interval.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Onset {
-    /// Median of its posterior.
+    /// Median.
     pub bin: u64,
-    /// 5 % quantile.
+    /// Before it in one of twenty cases.
     pub low_bin: u64,
-    /// 95 % quantile.
+    /// After it in one of twenty cases.
     pub high_bin: u64,
 }
 
@@ -25,7 +22,8 @@ pub struct Onset {
 /// With `p_t(r)` the filtered posterior and `A` the transition probabilities, the regime being `r`
 /// at the decision in bin `T`,
 /// `P(r in all of t..T | y_1..T) = prod_(u = t..T-1) p_u(r) A(r, r) / p_(u+1|u)(r)` (backward pass
-/// of a hidden Markov model; Kim 1994). That is the distribution function of the onset.
+/// of a hidden Markov model; Kim 1994). That is the distribution function of the onset; an interval
+/// is read off at the model's levels (`onset_levels`).
 ///
 /// A label comes into force late, because the rule waits until it is certain; an experiment needs
 /// to know since when it has held. Filtered posteriors alone would date it late as well: they do
@@ -39,6 +37,8 @@ pub(super) struct OnsetFinder {
     /// Ring of filtered posteriors, `[bins_max, states]`; the last state is none of the regimes.
     history: Vec<f32>,
     bins_max: usize,
+    /// What the low end, the median and the high end of an interval are read off at.
+    levels: [f64; 3],
     /// Bins seen since the start of the recording.
     seen: u64,
     novelty_bins: u64,
@@ -58,6 +58,7 @@ impl OnsetFinder {
             transition: values(&transition).to_vec(),
             history: vec![0.0; bins_max * states],
             bins_max,
+            levels: model.online.onset_levels,
             seen: 0,
             novelty_bins: bins(NOVELTY_WINDOW_S) as u64,
         }
@@ -83,34 +84,41 @@ impl OnsetFinder {
         self.seen += 1;
     }
 
+    /// Probability that what holds in the newest bin has held for 0, 1, 2, ... bins before it, as
+    /// far back as the history goes: a regime, or for the index after the last one, no regime.
+    pub(super) fn held(&self, regime: usize) -> impl Iterator<Item = f64> {
+        let n = self.states;
+        let reach = self.seen.min(self.bins_max as u64) - 1;
+        let mut since = 1.0f64;
+        (0..=reach).map(move |ago| {
+            if ago > 0 {
+                let before = self.at(ago);
+                let predicted: f32 =
+                    (0..n).map(|q| before[q] * self.transition[q * n + regime]).sum();
+                let stayed = before[regime] * self.transition[regime * n + regime];
+                since *= f64::from(stayed / predicted.max(f32::MIN_POSITIVE)).min(1.0);
+            }
+            since
+        })
+    }
+
     /// Onset of what holds in `bin`, the newest: a regime, or for the index after the last one, no
     /// regime.
     pub(super) fn of_regime(&self, regime: usize, bin: u64) -> Onset {
-        let n = self.states;
-        let reach = self.seen.min(self.bins_max as u64) - 1;
-        let mut bins_ago = [0u64; 3];
-        // The lowest quantile is passed last: the search ends with it.
-        let mut lowest_passed = false;
-        let mut since = 1.0f64;
-        for ago in 0..=reach {
-            // `since` is the probability that it holds since `ago` bins ago or longer.
-            for (i, q) in QUANTILES.iter().enumerate() {
-                if since >= *q {
-                    bins_ago[i] = ago;
-                } else {
-                    lowest_passed |= i == 0;
-                }
+        let [low_level, middle, high_level] = self.levels;
+        let [mut low, mut median, mut high] = [0u64; 3];
+        let held = self.held(regime).take_while(|since| *since >= low_level);
+        for (ago, since) in (0u64..).zip(held) {
+            low = ago;
+            if since > middle {
+                median = ago;
             }
-            if lowest_passed || ago == reach {
-                break;
+            if since > high_level {
+                high = ago;
             }
-            let before = self.at(ago + 1);
-            let predicted: f32 = (0..n).map(|q| before[q] * self.transition[q * n + regime]).sum();
-            let stayed = before[regime] * self.transition[regime * n + regime];
-            since *= f64::from(stayed / predicted.max(f32::MIN_POSITIVE)).min(1.0);
         }
-        let [low, median, high] = bins_ago.map(|ago| bin - ago.min(bin));
-        Onset { bin: median, low_bin: low, high_bin: high }
+        let [low_bin, bin, high_bin] = [low, median, high].map(|ago| bin - ago.min(bin));
+        Onset { bin, low_bin, high_bin }
     }
 
     /// Onset of unknown dynamics that novelty showed since a bin.
@@ -183,9 +191,14 @@ mod tests {
         };
         // Twelve bins were pushed; let the newest be number 111.
         let found = finder.of_regime(1, 111);
-        let expected = QUANTILES.map(|q| 100 + quantile(q));
+        let expected = model.online.onset_levels.map(|q| 100 + quantile(q));
         assert_eq!([found.low_bin, found.bin, found.high_bin], expected);
         assert!(expected[0] < expected[1] && expected[1] < expected[2], "{expected:?}");
+        // Other levels, another interval.
+        finder.levels = [0.3, 0.4, 0.7];
+        let found = finder.of_regime(1, 111);
+        let expected = finder.levels.map(|q| 100 + quantile(q));
+        assert_eq!([found.low_bin, found.bin, found.high_bin], expected);
     }
 
     #[test]

@@ -10,6 +10,7 @@ use super::error::FinishError;
 use super::held_out::{Scored, score_published};
 use super::known::fit_known;
 use super::member::Member;
+use super::onsets::{Shown, fit_onset_levels};
 use super::pool::{Example, fit_pool};
 use super::splice::{draw_fade, overlap};
 use super::threads::on_each;
@@ -102,6 +103,9 @@ pub(super) fn decide(
     for model in models.iter_mut() {
         (model.online.rule, model.online.operating_points) = (rule, points.clone());
     }
+    let shown: Vec<Shown<'_>> = heard.iter().map(Heard::shown).collect();
+    let levels = fit_onset_levels(&models[0], DecisionRule::of(&models[0], None), &shown);
+    models.iter_mut().for_each(|m| m.online.onset_levels = levels);
     if heard.is_empty() {
         return Ok(None);
     }
@@ -151,6 +155,11 @@ fn base_rates(members: &[Member<'_>]) -> Vec<f32> {
 }
 
 impl Heard {
+    fn shown(&self) -> Shown<'_> {
+        let Self { truth, posterior, unlabelled, novelty, .. } = self;
+        Shown { truth, posterior, unlabelled, novelty }
+    }
+
     /// Labelled bins, an epoch being those of one label in a row.
     fn examples(&self, n_regimes: usize) -> Vec<Example<'_>> {
         let size = self.experts.len() / self.truth.len().max(1);

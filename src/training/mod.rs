@@ -17,6 +17,7 @@ mod known;
 mod member;
 mod metric_head;
 mod objective;
+mod onsets;
 mod pool;
 mod pretraining;
 mod prior;
