@@ -114,6 +114,8 @@ pub struct HeldOut {
     pub counts: Counts,
     /// Regime per bin.
     pub regime: Vec<Option<usize>>,
+    /// Task of its first bin.
+    pub task: i64,
     /// True largest exponents of its task, without noise and with, 1/s; `None` where the recording
     /// does not hold them, or it is of several tasks.
     pub exponents: [Option<f64>; 2],
@@ -273,9 +275,11 @@ impl Dataset {
     fn hold_out(&mut self, of: &Self, stream: &Stream, bins: Range<usize>) {
         let labels = stream.label_of.read(bins.start, bins.len());
         let exponents = stream.label_of.only().map_or([None; 2], |l| of.exponents[l]);
+        let Some(&first) = labels.first() else { return };
         self.held_out.push(HeldOut {
             session: stream.session,
             counts: stream.counts.slice(bins),
+            task: of.labels[first].task,
             regime: labels.into_iter().map(|l| of.labels[l].regime).collect(),
             exponents,
         });

@@ -47,8 +47,6 @@ struct Heard {
     signs: Vec<[f32; SIGNS]>,
     novelty: Vec<f32>,
     pooled: bool,
-    /// Whether its streams gave way to one another.
-    put_together: bool,
 }
 
 /// What is published on held-out streams, and what its dynamics foretell.
@@ -70,16 +68,10 @@ pub(super) fn decide(
     }
     let base_rates = base_rates(members);
     models.iter_mut().for_each(|m| m.online.base_rates.clone_from(&base_rates));
-    let mut heard = hear_all(models, members, true)?;
+    let mut heard = hear_all(models, members)?;
     let n = models[0].regime_names.len();
     let held_out_tasks = members.iter().any(|m| m.trainer.data().held_out_tasks);
-    // Ranges of signs that were learned with more changes between them tell strangers better.
-    let in_any_order = match heard.iter().any(|h| h.put_together) {
-        true => hear_all(models, members, false)?,
-        false => Vec::new(),
-    };
-    let of_known = if in_any_order.is_empty() { &heard } else { &in_any_order };
-    let signs: Vec<&[[f32; SIGNS]]> = of_known.iter().map(|h| h.signs.as_slice()).collect();
+    let signs: Vec<&[[f32; SIGNS]]> = heard.iter().map(|h| h.signs.as_slice()).collect();
     let known = fit_known(&signs, models[0].bin_width_s, held_out_tasks);
     if let Some(known) = known.filter(|_| heard.iter().any(|h| h.pooled)) {
         let limit = known.limit(UNKNOWN_RATE);
@@ -181,19 +173,12 @@ impl Heard {
 }
 
 /// Every session of every member, on several threads.
-fn hear_all(
-    models: &[Model],
-    members: &[Member<'_>],
-    in_runs: bool,
-) -> Result<Vec<Heard>, FinishError> {
+fn hear_all(models: &[Model], members: &[Member<'_>]) -> Result<Vec<Heard>, FinishError> {
     let mut jobs: Vec<(&Model, usize, Row<'_>)> = Vec::new();
     for (model, member) in models.iter().zip(members) {
         for session in 0..model.readouts.len() {
             let held_out = &member.trainer.data().held_out;
-            let dwell_bins = match in_runs {
-                true => (model.mean_dwell_s() / model.bin_width_s) as usize,
-                false => 0,
-            };
+            let dwell_bins = (model.mean_dwell_s() / model.bin_width_s) as usize;
             let row = in_a_row(held_out, session, (model.bin_width_s, dwell_bins));
             if !row.streams.is_empty() {
                 jobs.push((model, session, row));
@@ -212,8 +197,8 @@ struct Row<'a> {
 }
 
 /// Where regimes change within streams, those alone; else all in a random order, so that no label
-/// always follows the same other, in runs of one regime that last about `dwell_bins` (single ones
-/// for 0), and each giving way to the next.
+/// always follows the same other, in runs of one task that last about `dwell_bins`, and each giving
+/// way to the next.
 fn in_a_row(
     held_out: &[HeldOut],
     session: usize,
@@ -238,11 +223,11 @@ fn in_a_row(
     Row { streams, fades }
 }
 
-/// Streams of one regime behind one another, until they last about as long as a regime does.
+/// Streams of one task behind one another, until they last about as long as a regime does.
 fn in_runs<'a>(streams: &[&'a HeldOut], dwell_bins: usize) -> Vec<&'a HeldOut> {
-    let mut waiting: BTreeMap<Option<usize>, VecDeque<usize>> = BTreeMap::new();
+    let mut waiting: BTreeMap<(Option<usize>, i64), VecDeque<usize>> = BTreeMap::new();
     for (i, stream) in streams.iter().enumerate() {
-        waiting.entry(stream.regime[0]).or_default().push_back(i);
+        waiting.entry((stream.regime[0], stream.task)).or_default().push_back(i);
     }
     let mut ordered = Vec::with_capacity(streams.len());
     let mut last = None;
@@ -250,10 +235,10 @@ fn in_runs<'a>(streams: &[&'a HeldOut], dwell_bins: usize) -> Vec<&'a HeldOut> {
         // The first that waits, of another regime than the last run's where there is one.
         let next = waiting
             .iter()
-            .filter_map(|(regime, of)| Some((last == Some(*regime), *of.front()?, *regime)))
+            .filter_map(|(of, list)| Some((last == Some(of.0), *list.front()?, *of)))
             .min();
-        let Some((_, _, regime)) = next else { break };
-        let Some(alike) = waiting.get_mut(&regime) else { break };
+        let Some((_, _, of)) = next else { break };
+        let Some(alike) = waiting.get_mut(&of) else { break };
         let mut bins = 0;
         while let Some(&next) = alike.front() {
             // One more where the run is nearer to that time with it.
@@ -265,7 +250,7 @@ fn in_runs<'a>(streams: &[&'a HeldOut], dwell_bins: usize) -> Vec<&'a HeldOut> {
             ordered.push(streams[next]);
             alike.pop_front();
         }
-        last = Some(regime);
+        last = Some(of.0);
     }
     ordered
 }
@@ -305,7 +290,6 @@ fn hear(model: &Model, session: usize, row: &Row<'_>) -> Result<Heard, FinishErr
         signs: Vec::new(),
         novelty: Vec::new(),
         pooled: experts.experts().is_some(),
-        put_together: row.fades.iter().any(|f| *f > 0),
     };
     row.each(|truth, counts| {
         heard.truth.push(truth);
@@ -435,6 +419,7 @@ mod tests {
             session: 0,
             counts: Counts::in_memory(Array2::from_elem((bins, 2), count)),
             regime: vec![Some(regime); bins],
+            task: regime as i64,
             exponents: [None; 2],
         }
     }
@@ -458,6 +443,20 @@ mod tests {
         assert_eq!(bins, 24 * 20 - row.fades.iter().sum::<usize>());
         assert_eq!(last, row.streams[23].regime[0]);
         assert!(row.fades[0] == 0 && row.fades.iter().any(|f| *f > 0));
+    }
+
+    #[test]
+    fn trials_of_a_task_are_played_behind_one_another() {
+        let trials: Vec<HeldOut> = (0..24usize)
+            .map(|i| HeldOut { task: (i % 12) as i64, ..stream(i % 3, 20, 1) })
+            .collect();
+        let row = in_a_row(&trials, 0, (0.1, 60));
+        for pair in row.streams.chunks(2) {
+            assert_eq!(pair[0].task, pair[1].task);
+        }
+        for ends in row.streams.windows(3).step_by(2) {
+            assert_ne!(ends[1].task, ends[2].task);
+        }
     }
 
     #[test]

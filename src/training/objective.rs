@@ -11,7 +11,7 @@ use rand_distr::StandardNormal;
 use super::data::Dataset;
 use super::filter::{
     Entry, Exponent, Gradient, LossShape, Pass, RivalStretch, SessionReadout, Shared, Stretch,
-    Weighted, WindowGradient, Workspace,
+    Weighted, WindowGradient, Workspace, burn_in_of,
 };
 use super::windows::{Drawn, Rival, Run, RunStart};
 use crate::recording::CountsBuffer;
@@ -232,7 +232,7 @@ impl BatchLoss<'_> {
         gradient: &mut WindowGradient<'_, f32>,
     ) -> BatchScores {
         let (channels, bins) = (pass.readout.channels, drawn.labels.len());
-        let burn_in = self.shape.burn_in.min(bins);
+        let burn_in = burn_in_of(self.shape.burn_in, bins);
         let entry = drawn.splice.map(|s| Entry { from: s.at, to: s.at + s.fade.max(1) });
         let window = Stretch { counts, factor_of: &drawn.labels, entry };
         let mut weight = self.weights(drawn, channels);
@@ -282,7 +282,7 @@ impl BatchLoss<'_> {
     /// Weight of each bin's one-step score.
     fn weights(&self, drawn: &Drawn, channels: usize) -> Vec<f32> {
         let bins = drawn.labels.len();
-        let burn_in = self.shape.burn_in.min(bins);
+        let burn_in = burn_in_of(self.shape.burn_in, bins);
         let mut weight = vec![1.0 / ((bins - burn_in).max(1) * channels) as f32; bins];
         // The first bins only find the state: scored, they would teach the prior of the start.
         weight[..burn_in].fill(0.0);

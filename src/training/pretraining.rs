@@ -26,9 +26,12 @@ const PATIENCE_STEPS: usize = 2;
 /// Where exponents are learned too, a later model is kept if its held-out log loss is at most this
 /// many times the least before: exponents are learned more slowly than labels.
 const LATER_IS_BETTER_WITHIN: f64 = 1.25;
+/// A model that predicts held-out counts better is kept if its held-out log loss is at most this
+/// many times the least before: within the scatter from one validation to the next.
+const COUNTS_DECIDE_WITHIN: f64 = 1.1;
 
 /// Name of what is known of the kept model in a saved state: nothing where there is none, else its
-/// steps, the validations since, and its held-out loss, where it has one.
+/// steps, the validations since, the least held-out loss and its log-likelihood (NaN without one).
 const KEPT: &str = "kept";
 
 /// Name of the scores before the first step in a saved state.
@@ -54,6 +57,8 @@ pub(crate) struct Pretraining {
     least: Option<f64>,
     /// Steps of the model that was kept.
     kept_at: Option<usize>,
+    /// Its predictive log-likelihood of held-out counts.
+    kept_likelihood: Option<f64>,
     /// Validations since.
     in_vain: usize,
     /// Held-out scores of the dynamics before the first step, once they are known.
@@ -87,6 +92,7 @@ impl Pretraining {
             threads: settings.threads,
             least: None,
             kept_at: None,
+            kept_likelihood: None,
             in_vain: 0,
             start: None,
         })
@@ -188,18 +194,24 @@ impl Pretraining {
         let settings = self.trainer().settings();
         let by_labels = settings.kept_by == KeptBy::Labels;
         let exponents = settings.exponent_weight > 0.0;
-        let slack = if exponents && by_labels { LATER_IS_BETTER_WITHIN } else { 1.0 };
+        let slack = match (by_labels, exponents) {
+            (true, true) => LATER_IS_BETTER_WITHIN,
+            (true, false) => COUNTS_DECIDE_WITHIN,
+            (false, _) => 1.0,
+        };
         let limit = self.least.map(|least| slack * least);
         let found = finish(&self.members(), limit.filter(|_| by_labels))?;
         // With one label there is nothing to tell apart: its log loss is 0 from the first step on.
         let tells = self.trainer().data().regime_names.len() > 1;
         let log_loss = found.log_loss.filter(|_| tells);
         let loss = if by_labels { log_loss } else { found.log_likelihood.map(|l| -l) };
-        let is_better = loss.zip(limit).is_none_or(|(now, limit)| now < limit);
+        let foretells_more = exponents || found.log_likelihood > self.kept_likelihood;
+        let is_better = loss.is_none_or(|loss| replaces(loss, self.least, (slack, foretells_more)));
         self.least = self.least.into_iter().chain(loss).reduce(f64::min);
         self.in_vain = if is_better { 0 } else { self.in_vain + 1 };
         if is_better {
             self.kept_at = Some(self.trainer().steps_done());
+            self.kept_likelihood = found.log_likelihood;
         }
         Ok(Validation { log_loss, better: is_better.then_some(found) })
     }
@@ -213,10 +225,13 @@ impl Pretraining {
         for (i, trainer) in self.trainers.iter().enumerate() {
             state.extend(trainer.state()?.into_iter().map(|(name, v)| (format!("{i}.{name}"), v)));
         }
-        let kept = self.kept_at.map(|steps| [steps as f32, self.in_vain as f32]);
-        let kept = kept.into_iter().flatten().chain(self.least.map(|l| l as f32));
-        state.insert(KEPT.to_owned(), kept.collect());
-        let start = self.start.iter().flatten().map(|s| s.map_or(f32::NAN, |s| s as f32));
+        let score = |s: Option<f64>| s.map_or(f32::NAN, |s| s as f32);
+        let kept = self.kept_at.map(|steps| {
+            let vain = self.in_vain as f32;
+            vec![steps as f32, vain, score(self.least), score(self.kept_likelihood)]
+        });
+        state.insert(KEPT.to_owned(), kept.unwrap_or_default());
+        let start = self.start.iter().flatten().map(|s| score(*s));
         state.insert(START.to_owned(), start.collect());
         Ok(state)
     }
@@ -231,11 +246,12 @@ impl Pretraining {
         mut state: HashMap<String, Vec<f32>>,
     ) -> Result<(), RestoreError> {
         let kept = state.remove(KEPT).ok_or_else(|| RestoreError::Missing(KEPT.to_owned()))?;
-        self.kept_at = kept.first().map(|steps| *steps as usize);
-        self.in_vain = kept.get(1).map_or(0, |n| *n as usize);
-        self.least = kept.get(2).map(|l| f64::from(*l));
-        let start = state.remove(START).ok_or_else(|| RestoreError::Missing(START.to_owned()))?;
         let score = |s: f32| Some(f64::from(s)).filter(|s| s.is_finite());
+        if let [steps, in_vain, least, likelihood] = kept[..] {
+            (self.kept_at, self.in_vain) = (Some(steps as usize), in_vain as usize);
+            (self.least, self.kept_likelihood) = (score(least), score(likelihood));
+        }
+        let start = state.remove(START).ok_or_else(|| RestoreError::Missing(START.to_owned()))?;
         self.start = if let [l, loss] = start[..] { Some([score(l), score(loss)]) } else { None };
         for (i, trainer) in self.trainers.iter_mut().enumerate() {
             let prefix = format!("{i}.");
@@ -246,6 +262,12 @@ impl Pretraining {
         }
         Ok(())
     }
+}
+
+/// Whether a model of this held-out loss replaces the kept one: where the loss is the least so far,
+/// or within `slack` times it and the model `foretells_more`.
+fn replaces(loss: f64, least: Option<f64>, (slack, foretells_more): (f64, bool)) -> bool {
+    least.is_none_or(|least| loss < least || (foretells_more && loss < slack * least))
 }
 
 /// Whether a training is validated after step `done`: in even intervals, and before the first of
@@ -268,6 +290,20 @@ mod tests {
     use super::*;
     use crate::model::Dimensions;
     use crate::recording::{DynamicsTruth, Recording, Trial, in_bins};
+
+    #[test]
+    fn among_models_about_as_good_the_one_that_foretells_more_is_kept() {
+        for (loss, least, foretells_more, expected) in [
+            (0.3, None, false, true),
+            (0.19, Some(0.2), false, true),
+            (0.21, Some(0.2), true, true),
+            (0.21, Some(0.2), false, false),
+            (0.23, Some(0.2), true, false),
+        ] {
+            let found = replaces(loss, least, (COUNTS_DECIDE_WITHIN, foretells_more));
+            assert_eq!(found, expected, "{loss} after {least:?}");
+        }
+    }
 
     #[test]
     fn with_one_label_the_last_model_is_kept_or_the_one_that_predicts_best() {

@@ -73,7 +73,15 @@ impl TrainingSettings {
     /// Settings for the calibration of a new animal, where the dynamics stay as they are.
     #[must_use]
     pub fn for_calibration() -> Self {
-        Self { steps: 600, batch: 16, learning_rate: 1e-2, ..Self::default() }
+        let usual = Self { steps: 600, batch: 16, learning_rate: 1e-2, ..Self::default() };
+        usual.forecasting(10)
+    }
+
+    /// The same with forecasts of so many bins, begun the more rarely the longer they are: about
+    /// one and a half steps for each bin.
+    #[must_use]
+    pub fn forecasting(self, bins: usize) -> Self {
+        Self { horizon_bins: bins, forecast_every_bins: (2 * bins / 3).max(10), ..self }
     }
 }
 
@@ -88,13 +96,13 @@ impl Default for TrainingSettings {
             clip_norm: 1.0,
             seed: 0,
             burn_in_bins: 10,
-            horizon_bins: 10,
-            forecast_every_bins: 10,
+            horizon_bins: 30,
+            forecast_every_bins: 20,
             forecast_weight: 1.0,
             exponent_weight: 0.0,
             exponent_s: 2.0,
             entry_variance: 0.5,
-            process_penalty: 0.03,
+            process_penalty: 0.1,
             contrast_weight: 0.03,
             contrast_s: 0.2,
             contrast_temperature: 3.0,

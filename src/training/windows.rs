@@ -4,6 +4,7 @@ use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 use super::data::{Dataset, Stream};
+use super::filter::burn_in_of;
 use super::settings::TrainingSettings;
 use super::splice::{draw_fade, overlap};
 use crate::recording::CountsBuffer;
@@ -87,13 +88,17 @@ impl Dataset {
     /// Whether windows of so many bins are spliced: where no change is seen, and trials are long
     /// enough for two pieces with a first part that is not scored.
     pub(crate) fn splices(&self, window_bins: usize, burn_in_bins: usize) -> bool {
-        let long = |s: &Stream| s.label_of.len().min(window_bins) >= 2 * (burn_in_bins + 1);
+        let long = |s: &Stream| {
+            let bins = s.label_of.len().min(window_bins);
+            bins >= 2 * (burn_in_of(burn_in_bins, bins) + 1)
+        };
         self.shows_no_change() && self.streams.iter().any(long)
     }
 
     /// Lets a window go on with a trial of another regime of its session.
     fn draw_splice(&self, of: &Draw, labels: &mut [usize], rng: &mut ChaCha8Rng) -> Option<Splice> {
-        let (len, first) = (labels.len(), of.burn_in_bins + 1);
+        let len = labels.len();
+        let first = burn_in_of(of.burn_in_bins, len) + 1;
         if !of.splices || len < 2 * first || !rng.random_bool(SPLICED_SHARE) {
             return None;
         }
@@ -119,10 +124,10 @@ impl Dataset {
 
     /// A run from one of a window's states, where its task's exponent is known.
     fn draw_run(&self, of: &Draw, labels: &[usize], rng: &mut ChaCha8Rng) -> Option<Run> {
-        if of.run_bins == 0 || labels.len() <= of.burn_in_bins {
+        if of.run_bins == 0 {
             return None;
         }
-        let from = rng.random_range(of.burn_in_bins..labels.len());
+        let from = rng.random_range(burn_in_of(of.burn_in_bins, labels.len())..labels.len());
         let label = labels[from];
         let noise_seed = rng.random_bool(0.5).then(|| rng.random());
         let per_s = self.exponents[label][usize::from(noise_seed.is_some())]?;
@@ -150,7 +155,7 @@ impl Dataset {
         splice: Option<usize>,
         rng: &mut ChaCha8Rng,
     ) -> Option<Rival> {
-        let begins = splice.unwrap_or(of.burn_in_bins);
+        let begins = splice.unwrap_or_else(|| burn_in_of(of.burn_in_bins, labels.len()));
         let len = match splice {
             Some(_) if of.contrast_bins > 0 => {
                 rng.random_range(1..=SPLICED_CONTRAST * of.contrast_bins)
@@ -353,6 +358,20 @@ mod tests {
             stays += usize::from(!rival.enters);
         }
         assert!(stays > spliced / 3 && stays < 2 * spliced / 3, "{stays} of {spliced}");
+    }
+
+    #[test]
+    fn trials_of_a_few_bins_are_learned_from_as_well() {
+        let mut rng = ChaCha8Rng::seed_from_u64(1);
+        for window_bins in [3, 6, 9] {
+            let data = data(false);
+            let settings = TrainingSettings { window_bins, ..TrainingSettings::default() };
+            let windows = data.draw(&Draw::of(&settings, &data, false), &mut rng);
+            let rivals = windows.iter().filter_map(|w| w.rival);
+            assert!(rivals.count() == windows.len(), "{window_bins} bins");
+            let spliced = windows.iter().filter(|w| w.splice.is_some()).count();
+            assert!(spliced > windows.len() / 4, "{spliced} of {window_bins} bins");
+        }
     }
 
     #[test]

@@ -193,14 +193,13 @@ fn settings(args: &PretrainArgs) -> Result<TrainingSettings> {
         window_bins: args.window_bins,
         learning_rate: args.learning_rate,
         seed: args.seed,
-        horizon_bins: args.forecast_bins,
         forecast_weight: args.forecast_weight,
         exponent_weight: args.exponent_weight,
         process_penalty: args.process_penalty,
         contrast_weight: args.contrast_weight,
         mean_dwell_s: args.mean_dwell,
         negative_binomial: args.counts == CountModel::NegativeBinomial,
-        ..TrainingSettings::default()
+        ..TrainingSettings::default().forecasting(args.forecast_bins)
     };
     settings.dims.rank = args.rank;
     settings.dims.embedding = args.embedding;

@@ -27,5 +27,7 @@ mod window;
 
 pub(crate) use exponent::Exponent;
 pub(crate) use forward::{Entry, Stretch, Weighted};
-pub(crate) use pass::{Gradient, LossShape, Pass, SessionReadout, Shared, WindowGradient};
+pub(crate) use pass::{
+    Gradient, LossShape, Pass, SessionReadout, Shared, WindowGradient, burn_in_of,
+};
 pub(crate) use window::{RivalStretch, Workspace};

@@ -11,9 +11,9 @@ use crate::inference::kernels::Real;
 pub(crate) struct LossShape {
     pub(crate) rank: usize,
     pub(crate) units: usize,
-    /// Bins at a window's start that are filtered but not scored.
+    /// Bins at a window's start that are filtered but not scored, at most.
     pub(crate) burn_in: usize,
-    /// Bins of an open-loop forecast.
+    /// Bins of an open-loop forecast, at most.
     pub(crate) horizon: usize,
     /// Bins between forecasts' starts.
     pub(crate) forecast_every: usize,
@@ -22,6 +22,22 @@ pub(crate) struct LossShape {
     /// Variance that the latents gain at a jump into other factors, in their initial ones.
     pub(crate) entry_variance: f32,
     pub(crate) log_rate_bounds: [f32; 2],
+}
+
+/// Share of a window that is not scored, at most.
+const BURN_IN_SHARE: usize = 4;
+
+/// Bins at the start of a window of `bins` that are not scored, of the `burn_in` that long ones
+/// have: a short trial has something to say as well.
+pub(crate) fn burn_in_of(burn_in: usize, bins: usize) -> usize {
+    burn_in.min(bins / BURN_IN_SHARE)
+}
+
+impl LossShape {
+    /// Bins of a forecast in a window of `bins`: half of what is scored, at most.
+    pub(super) fn horizon_of(&self, bins: usize) -> usize {
+        self.horizon.min((bins - burn_in_of(self.burn_in, bins)) / 2)
+    }
 }
 
 /// Parameters shared by all windows, and with the same layout their gradient.

@@ -61,7 +61,7 @@ fn pretrained(school: &School, n_animals: u64, scale: &Scale) -> Result<Checkpoi
         contrast_weight: 0.0,
         mean_dwell_s: Some(3.0),
         dims: Dimensions { rank: 8, ..Dimensions::default() },
-        ..TrainingSettings::default()
+        ..TrainingSettings::default().forecasting(10)
     };
     Ok(school.student("regimes", &lesson, 1.0, how)?.checkpoint)
 }
