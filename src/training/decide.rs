@@ -47,6 +47,8 @@ struct Heard {
     signs: Vec<[f32; SIGNS]>,
     novelty: Vec<f32>,
     pooled: bool,
+    /// Whether its streams gave way to one another.
+    put_together: bool,
 }
 
 /// What is published on held-out streams, and what its dynamics foretell.
@@ -68,11 +70,16 @@ pub(super) fn decide(
     }
     let base_rates = base_rates(members);
     models.iter_mut().for_each(|m| m.online.base_rates.clone_from(&base_rates));
-    let mut heard = hear_all(models, members)?;
+    let mut heard = hear_all(models, members, true)?;
     let n = models[0].regime_names.len();
     let held_out_tasks = members.iter().any(|m| m.trainer.data().held_out_tasks);
-    let signs: Vec<&[[f32; SIGNS]]> = heard.iter().map(|h| h.signs.as_slice()).collect();
-    let known = fit_known(&signs, models[0].bin_width_s, held_out_tasks);
+    // Ranges of signs that were learned with more changes between them tell strangers better.
+    let alternating = match heard.iter().any(|h| h.put_together) {
+        true => hear_all(models, members, false)?,
+        false => Vec::new(),
+    };
+    let ranges = signs(if alternating.is_empty() { &heard } else { &alternating });
+    let known = fit_known(&ranges, &signs(&heard), models[0].bin_width_s, held_out_tasks);
     if let Some(known) = known.filter(|_| heard.iter().any(|h| h.pooled)) {
         let limit = known.limit(UNKNOWN_RATE);
         for of in &mut heard {
@@ -172,13 +179,24 @@ impl Heard {
     }
 }
 
+fn signs(heard: &[Heard]) -> Vec<&[[f32; SIGNS]]> {
+    heard.iter().map(|h| h.signs.as_slice()).collect()
+}
+
 /// Every session of every member, on several threads.
-fn hear_all(models: &[Model], members: &[Member<'_>]) -> Result<Vec<Heard>, FinishError> {
+fn hear_all(
+    models: &[Model],
+    members: &[Member<'_>],
+    in_runs: bool,
+) -> Result<Vec<Heard>, FinishError> {
     let mut jobs: Vec<(&Model, usize, Row<'_>)> = Vec::new();
     for (model, member) in models.iter().zip(members) {
         for session in 0..model.readouts.len() {
             let held_out = &member.trainer.data().held_out;
-            let dwell_bins = (model.mean_dwell_s() / model.bin_width_s) as usize;
+            let dwell_bins = match in_runs {
+                true => (model.mean_dwell_s() / model.bin_width_s) as usize,
+                false => 0,
+            };
             let row = in_a_row(held_out, session, (model.bin_width_s, dwell_bins));
             if !row.streams.is_empty() {
                 jobs.push((model, session, row));
@@ -197,8 +215,8 @@ struct Row<'a> {
 }
 
 /// Where regimes change within streams, those alone; else all in a random order, so that no label
-/// always follows the same other, in runs of one task that last about `dwell_bins`, and each giving
-/// way to the next.
+/// always follows the same other, in runs of one task that last about `dwell_bins` (single ones for
+/// 0), and each giving way to the next.
 fn in_a_row(
     held_out: &[HeldOut],
     session: usize,
@@ -290,6 +308,7 @@ fn hear(model: &Model, session: usize, row: &Row<'_>) -> Result<Heard, FinishErr
         signs: Vec::new(),
         novelty: Vec::new(),
         pooled: experts.experts().is_some(),
+        put_together: row.fades.iter().any(|f| *f > 0),
     };
     row.each(|truth, counts| {
         heard.truth.push(truth);

@@ -36,8 +36,9 @@ const UNLABELLED_SHARE: f64 = 0.02;
 const EMBEDDING_DRIFT_PER_S: f64 = 1e-5;
 /// Factors of the process noise that are tried in turn.
 const PROCESS_NOISE: [f32; 2] = [2.0, 3.0];
-/// More process noise must lower the held-out log loss by this fraction.
-const WORTH_MORE_NOISE: f64 = 0.03;
+/// More process noise must lower the held-out log loss by this fraction: what is left to noise is
+/// neither foretold nor known again.
+const WORTH_MORE_NOISE: f64 = 0.1;
 
 /// A finished model and its held-out scores.
 #[derive(Debug, Clone)]

@@ -23,17 +23,22 @@ const SHRINKAGE: f64 = 0.1;
 /// The 95 % quantile of a standard normal variate.
 const QUANTILE_95: f32 = 1.645;
 
-/// From the signs of sessions' held-out bins, each played in a row. `None` where they are too few.
+/// From the signs of sessions' held-out bins, each played in a row: ranges and correlation from
+/// some of them, and limits from those that are played as they will be live. `None` where they are
+/// too few.
 pub(super) fn fit_known(
-    heard: &[&[[f32; SIGNS]]],
+    ranges: &[&[[f32; SIGNS]]],
+    limits: &[&[[f32; SIGNS]]],
     bin_width_s: f64,
     held_out_tasks: bool,
 ) -> Option<KnownDynamics> {
-    let settled = (SETTLED_WINDOWS * NOVELTY_WINDOW_S / bin_width_s).ceil() as usize;
-    let all: Vec<[f32; SIGNS]> =
-        heard.iter().flat_map(|h| h.iter().skip(settled).copied()).collect();
-    let seconds = all.len() as f64 * bin_width_s;
-    if seconds < SECONDS_MIN {
+    let settled_bins = (SETTLED_WINDOWS * NOVELTY_WINDOW_S / bin_width_s).ceil() as usize;
+    let settled = |heard: &[&[[f32; SIGNS]]]| -> Vec<[f32; SIGNS]> {
+        heard.iter().flat_map(|h| h.iter().skip(settled_bins).copied()).collect()
+    };
+    let (all, live) = (settled(ranges), settled(limits));
+    let seconds = live.len() as f64 * bin_width_s;
+    if seconds < SECONDS_MIN || all.is_empty() {
         return None;
     }
     let signs: [SignRange; SIGNS] = std::array::from_fn(|i| range(all.iter().map(|s| s[i])));
@@ -41,7 +46,7 @@ pub(super) fn fit_known(
     known.precision = precision(&known, &all)?;
     let likeness = if held_out_tasks { 1.0 } else { MARGIN_KNOWN_TASKS };
     let margin = likeness * (1.0 + MARGIN / seconds.sqrt());
-    let mut scores: Vec<f32> = all.iter().map(|s| known.score(s)).collect();
+    let mut scores: Vec<f32> = live.iter().map(|s| known.score(s)).collect();
     scores.sort_by(f32::total_cmp);
     known.exceeded = SHARES
         .map(|share| {
@@ -114,7 +119,7 @@ mod tests {
     #[test]
     fn known_bins_exceed_a_limit_as_rarely_as_was_asked_and_either_tail_is_strange() {
         let train = bins(20_000, 1);
-        let known = fit_known(&[&train], 0.1, true).expect("signs");
+        let known = fit_known(&[&train], &[&train], 0.1, true).expect("signs");
         let test = bins(20_000, 2);
         for share in [0.1, 0.01, 0.002] {
             let beyond = test.iter().filter(|s| known.score(s) > known.limit(share)).count();
@@ -129,6 +134,12 @@ mod tests {
             signs[4] += off;
             assert_eq!(known.score(&signs) > known.limit(0.01), strange, "{off}");
         }
-        assert!(fit_known(&[&train[..100]], 0.1, true).is_none(), "10 s are too few");
+        let few = [&train[..100]];
+        assert!(fit_known(&few, &few, 0.1, true).is_none(), "10 s are too few");
+        // Limits hold for what they were read off, whatever the ranges are of.
+        let wider: Vec<[f32; SIGNS]> = test.iter().map(|s| s.map(|x| 2.0 * x)).collect();
+        let known = fit_known(&[&train], &[&wider], 0.1, true).expect("signs");
+        let beyond = wider.iter().filter(|s| known.score(s) > known.limit(0.01)).count();
+        assert!((100..=210).contains(&beyond), "{beyond} of {}", wider.len());
     }
 }

@@ -25,8 +25,7 @@ impl<T: Real> Pass<'_, T> {
         let (rank, channels) = (s.rank, self.readout.channels);
         let horizon = s.horizon_of(tapes.bins());
         let first = burn_in_of(s.burn_in, tapes.bins());
-        let starts =
-            (first..tapes.bins().saturating_sub(horizon)).step_by(s.forecast_every.max(1));
+        let starts = (first..tapes.bins().saturating_sub(horizon)).step_by(s.forecast_every.max(1));
         let is_foretold = |start: &usize| {
             stretch.entry.is_none_or(|e| start + horizon < e.from || *start >= e.to)
         };
