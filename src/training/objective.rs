@@ -460,10 +460,12 @@ mod tests {
 
     #[test]
     fn gradient_with_rivals_matches_finite_differences() {
-        [false, true].into_iter().for_each(gradient_matches);
+        for (splices, window_bins) in [(false, 20), (true, 20), (false, 6)] {
+            gradient_matches(splices, window_bins);
+        }
     }
 
-    fn gradient_matches(splices: bool) {
+    fn gradient_matches(splices: bool, window_bins: usize) {
         let mut rng = ChaCha8Rng::seed_from_u64(3);
         let data = data(&mut rng);
         let shape = LossShape {
@@ -476,17 +478,11 @@ mod tests {
             entry_variance: 0.4,
             log_rate_bounds: [-8.0, 4.0],
         };
-        let draw = Draw {
-            batch: 9,
-            window_bins: 20,
-            burn_in_bins: 4,
-            contrast_bins: 6,
-            run_bins: 0,
-            splices,
-        };
+        let draw =
+            Draw { batch: 9, window_bins, burn_in_bins: 4, contrast_bins: 5, run_bins: 0, splices };
         let windows = data.draw(&draw, &mut rng);
         assert_eq!(windows.iter().any(|w| w.splice.is_some()), splices);
-        let is_whole = |w: &Drawn| w.rival.is_some_and(|r| r.to - r.from == 6);
+        let is_whole = |w: &Drawn| w.rival.is_some_and(|r| r.to - r.from == 5);
         assert!(windows.iter().all(|w| w.splice.is_some() || is_whole(w)));
         let batch = BatchLoss {
             shape,
@@ -511,6 +507,8 @@ mod tests {
         };
         let found = moved(0.0);
         assert!(found.scores.contrast > 0.05, "the contrast matters: {:?}", found.scores);
+        // Short windows are scored and foretold as well.
+        assert!(found.scores.one_step != 0.0 && found.scores.forecast != 0.0);
         let parts = [&found.gradient.factors, &found.gradient.shared, &found.gradient.readouts];
         let slope: f64 = parts
             .into_iter()
