@@ -47,8 +47,8 @@ struct Heard {
     signs: Vec<[f32; SIGNS]>,
     novelty: Vec<f32>,
     pooled: bool,
-    /// Whether its streams gave way to one another.
-    put_together: bool,
+    /// First bins of streams that the one before gave way to, and in how many bins it did.
+    fades: Vec<(usize, usize)>,
 }
 
 /// What is published on held-out streams, and what its dynamics foretell.
@@ -74,7 +74,7 @@ pub(super) fn decide(
     let n = models[0].regime_names.len();
     let held_out_tasks = members.iter().any(|m| m.trainer.data().held_out_tasks);
     // Ranges of signs that were learned with more changes between them tell strangers better.
-    let alternating = match heard.iter().any(|h| h.put_together) {
+    let alternating = match heard.iter().any(|h| !h.fades.is_empty()) {
         true => hear_all(models, members, false)?,
         false => Vec::new(),
     };
@@ -155,8 +155,8 @@ fn base_rates(members: &[Member<'_>]) -> Vec<f32> {
 
 impl Heard {
     fn shown(&self) -> Shown<'_> {
-        let Self { truth, posterior, unlabelled, novelty, .. } = self;
-        Shown { truth, posterior, unlabelled, novelty }
+        let Self { truth, posterior, unlabelled, novelty, fades, .. } = self;
+        Shown { truth, posterior, unlabelled, novelty, fades }
     }
 
     /// Labelled bins, an epoch being those of one label in a row.
@@ -274,6 +274,20 @@ fn in_runs<'a>(streams: &[&'a HeldOut], dwell_bins: usize) -> Vec<&'a HeldOut> {
 }
 
 impl Row<'_> {
+    /// First bins of streams that the one before gave way to, and in how many bins it did.
+    fn fades(&self) -> Vec<(usize, usize)> {
+        let mut begins = 0;
+        let mut fades = Vec::new();
+        for (i, stream) in self.streams.iter().enumerate().skip(1) {
+            begins += self.streams[i - 1].regime.len() - self.fades[i];
+            if self.fades[i] > 0 {
+                fades.push((begins, self.fades[i]));
+            }
+            debug_assert!(stream.regime.len() >= self.fades[i]);
+        }
+        fades
+    }
+
     /// Plays all bins: the truth and the counts of each.
     fn each(&self, mut take: impl FnMut(Option<usize>, &[f32])) -> std::io::Result<()> {
         let mut rng = ChaCha8Rng::seed_from_u64(1);
@@ -308,7 +322,7 @@ fn hear(model: &Model, session: usize, row: &Row<'_>) -> Result<Heard, FinishErr
         signs: Vec::new(),
         novelty: Vec::new(),
         pooled: experts.experts().is_some(),
-        put_together: row.fades.iter().any(|f| *f > 0),
+        fades: row.fades(),
     };
     row.each(|truth, counts| {
         heard.truth.push(truth);
@@ -452,16 +466,22 @@ mod tests {
         let changes = regimes.windows(2).filter(|w| w[0] != w[1]).count();
         // Three trials are a run; of the last regime, several may have to follow one another.
         assert!((6..=9).contains(&changes), "{changes} of {regimes:?}");
-        let (mut bins, mut last) = (0, None);
+        let begins: Vec<usize> = row.fades().iter().map(|f| f.0).collect();
+        let (mut bins, mut last, mut changed) = (0, None, Vec::new());
         row.each(|truth, counts| {
             let own = 10.0 + truth.expect("a label") as f32;
             assert!(counts.iter().all(|c| (c - own).abs() <= 12.0), "{counts:?} at {bins}");
+            if bins > 0 && last != truth {
+                changed.push(bins);
+            }
             (bins, last) = (bins + 1, truth);
         })
         .expect("counts");
         assert_eq!(bins, 24 * 20 - row.fades.iter().sum::<usize>());
         assert_eq!(last, row.streams[23].regime[0]);
         assert!(row.fades[0] == 0 && row.fades.iter().any(|f| *f > 0));
+        let faded = changed.iter().filter(|at| begins.contains(at)).count();
+        assert!(faded + 2 >= changed.len(), "{changed:?} of {begins:?}");
     }
 
     #[test]
