@@ -7,7 +7,7 @@ use crate::regime::{DecisionRule, Label, Tracker};
 const CHANGES_MIN: usize = 20;
 /// Where trials were put together, changes are sorted by how long one took to give way to the next,
 /// into so many groups: how long it takes live is not known, and intervals must hold for each.
-const GROUPS: usize = 3;
+const GROUPS: usize = 2;
 /// No interval ends where the onset's posterior has less than this, or all but this, before it.
 const LEVEL_MIN: f64 = 1e-9;
 
