@@ -8,6 +8,9 @@ const CHANGES_MIN: usize = 20;
 /// Where trials were put together, changes are sorted by how long one took to give way to the next,
 /// into so many groups: how long it takes live is not known, and intervals must hold for each.
 const GROUPS: usize = 2;
+/// Where trials were put together, intervals end no earlier than at this level: of changes that come
+/// at once, which trials that give way do not show, onsets lie later than of those.
+const HIGH_MIN: f64 = 0.9;
 /// No interval ends where the onset's posterior has less than this, or all but this, before it.
 const LEVEL_MIN: f64 = 1e-9;
 
@@ -67,9 +70,10 @@ pub(super) fn fit_onset_levels(model: &Model, rule: DecisionRule, shown: &[Shown
         return ONSET_LEVELS;
     }
     at_onset.sort_by_key(|f| f.fade);
-    let groups = if at_onset.iter().any(|f| f.fade > 0) { GROUPS } else { 1 };
+    let put_together = at_onset.iter().any(|f| f.fade > 0);
+    let (groups, high_min) = if put_together { (GROUPS, HIGH_MIN) } else { (1, 0.0) };
     let of_each = at_onset.chunks(at_onset.len().div_ceil(groups)).map(levels);
-    of_each.fold([1.0, 0.0, 0.0], |[low, middle, high], of| {
+    of_each.fold([1.0, 0.0, high_min], |[low, middle, high], of| {
         [of[0].min(low), middle + of[1] / groups as f64, of[2].max(high)]
     })
 }
@@ -174,6 +178,7 @@ mod tests {
             })
             .collect();
         model.online.onset_levels = fit_onset_levels(&model, rule(&model), &shown);
+        assert!(model.online.onset_levels[2] >= HIGH_MIN);
         for (late, seed) in [(2, 7), (25, 8)] {
             let held = coverage(&model, &played(late, 4, seed));
             assert!(held >= 0.85, "late by up to {late}: {held}");
