@@ -8,8 +8,8 @@ const CHANGES_MIN: usize = 20;
 /// Where trials were put together, changes are sorted by how long one took to give way to the next,
 /// into so many groups: how long it takes live is not known, and intervals must hold for each.
 const GROUPS: usize = 2;
-/// Where trials were put together, intervals end no earlier than at this level: of changes that come
-/// at once, which trials that give way do not show, onsets lie later than of those.
+/// Where trials were put together, intervals end no earlier than at this level: onsets of changes
+/// that come at once, which trials that give way do not show, lie later.
 const HIGH_MIN: f64 = 0.9;
 /// No interval ends where the onset's posterior has less than this, or all but this, before it.
 const LEVEL_MIN: f64 = 1e-9;
