@@ -11,9 +11,9 @@ const HISTORY_BINS_MAX: usize = 4096;
 pub struct Onset {
     /// Median.
     pub bin: u64,
-    /// Before it in one of twenty cases.
+    /// The true onset is earlier in one of twenty cases.
     pub low_bin: u64,
-    /// After it in one of twenty cases.
+    /// The true onset is later in one of twenty cases.
     pub high_bin: u64,
 }
 

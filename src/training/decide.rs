@@ -278,12 +278,11 @@ impl Row<'_> {
     fn fades(&self) -> Vec<(usize, usize)> {
         let mut begins = 0;
         let mut fades = Vec::new();
-        for (i, stream) in self.streams.iter().enumerate().skip(1) {
-            begins += self.streams[i - 1].regime.len() - self.fades[i];
-            if self.fades[i] > 0 {
-                fades.push((begins, self.fades[i]));
+        for (before, &fade) in self.streams.iter().zip(self.fades.iter().skip(1)) {
+            begins += before.regime.len() - fade;
+            if fade > 0 {
+                fades.push((begins, fade));
             }
-            debug_assert!(stream.regime.len() >= self.fades[i]);
         }
         fades
     }

@@ -11,7 +11,8 @@ const GROUPS: usize = 2;
 /// Where trials were put together, intervals end no earlier than at this level: onsets of changes
 /// that come at once, which trials that give way do not show, lie later.
 const HIGH_MIN: f64 = 0.9;
-/// No interval ends where the onset's posterior has less than this, or all but this, before it.
+/// No interval begins where the onset's posterior has less than this before it: it would reach back
+/// over the whole history.
 const LEVEL_MIN: f64 = 1e-9;
 
 /// What one session showed on its held-out streams.
