@@ -2,7 +2,7 @@
 
 use clap::{Parser, Subcommand};
 use regimed::commands::{
-    brand, calibrate, demo, evaluate, export, inspect, journal, manual, pretrain, replay, serve,
+    atlas, brand, calibrate, demo, edge, evaluate, export, inspect, journal, manual, pretrain, replay, serve,
     sessions, simulate, watch,
 };
 
@@ -24,6 +24,8 @@ pub(crate) enum Command {
     Evaluate(evaluate::EvaluateArgs),
     Replay(replay::ReplayArgs),
     Inspect(inspect::InspectArgs),
+    Edge(edge::EdgeArgs),
+    Atlas(atlas::AtlasArgs),
     Watch(watch::WatchArgs),
     Sessions(sessions::SessionsArgs),
     Brand(brand::BrandArgs),

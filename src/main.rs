@@ -10,7 +10,7 @@ use std::time::Duration;
 use clap::{CommandFactory, Parser};
 use cli::{Cli, Command};
 use regimed::commands::{
-    brand, calibrate, demo, evaluate, export, inspect, journal, manual, pretrain, replay, serve,
+    atlas, brand, calibrate, demo, edge, evaluate, export, inspect, journal, manual, pretrain, replay, serve,
     sessions, simulate, watch,
 };
 
@@ -25,6 +25,8 @@ fn main() -> ExitCode {
         Command::Evaluate(args) => evaluate::run(&args),
         Command::Replay(args) => replay::run(&args),
         Command::Inspect(args) => inspect::run(&args),
+        Command::Edge(args) => edge::run(&args),
+        Command::Atlas(args) => atlas::run(&args),
         Command::Watch(args) => watch::run(&args),
         Command::Sessions(args) => sessions::run(&args),
         Command::Brand(args) => brand::run(&args),

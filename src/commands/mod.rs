@@ -2,10 +2,12 @@
 
 mod abilities;
 pub mod access;
+pub mod atlas;
 pub mod brand;
 pub mod calibrate;
 mod card;
 pub mod demo;
+pub mod edge;
 mod endpoint;
 pub mod evaluate;
 pub mod export;

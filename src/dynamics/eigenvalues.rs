@@ -9,7 +9,7 @@ const PRECISIONS: [f64; 3] = [1e-14, 1e-11, 1e-8];
 const ITERATIONS_MAX: usize = 1000;
 
 /// All eigenvalues; `None` where the matrix is not finite or the iteration does not end.
-pub(super) fn eigenvalues(matrix: &DMatrix<f64>) -> Option<Vec<Complex<f64>>> {
+pub(crate) fn eigenvalues(matrix: &DMatrix<f64>) -> Option<Vec<Complex<f64>>> {
     if !matrix.iter().all(|x| x.is_finite()) {
         return None;
     }

@@ -14,6 +14,7 @@ mod signature;
 mod skill;
 mod spectrum;
 
+pub(crate) use eigenvalues::eigenvalues;
 pub(crate) use estimate::{Estimate, NORMAL_HALF_WIDTH};
 pub(crate) use fixed_points::{FixedPoint, fixed_points};
 pub(crate) use forecast::forecast;

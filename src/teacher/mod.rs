@@ -8,11 +8,19 @@
 //! 1988).
 
 mod animal;
+mod connectivity;
+mod drive;
+mod ensemble;
+mod flow;
 mod planar;
 mod simulation;
 mod truth;
 
 pub(crate) use animal::Task;
+pub(crate) use connectivity::Architecture;
+pub(crate) use drive::Input;
+pub(crate) use ensemble::{Kind, Specimen, specimen};
+pub(crate) use flow::Transfer;
 pub use animal::{Animal, AnimalSettings, REGIME_NAMES, Regime};
 pub(crate) use planar::{PLANAR_NAMES, PlanarKind, PlanarReadout, PlanarTask};
 pub use simulation::{Dwell, Simulation};

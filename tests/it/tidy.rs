@@ -6,12 +6,13 @@ use std::path::{Path, PathBuf};
 use crate::rig::checkout;
 
 /// Floors from the ground up; a room uses rooms of the floors below it alone.
-const FLOORS: [&[&str]; 17] = [
+const FLOORS: [&[&str]; 18] = [
     // Numbers: no clock, no I/O.
     &["model", "teacher"],
     &["inference"],
     &["experts"],
     &["dynamics", "regime"],
+    &["edge"],
     // Ground services.
     &["clock", "files", "sync", "wire"],
     &["telemetry", "recording"],
@@ -31,7 +32,8 @@ const FLOORS: [&[&str]; 17] = [
     &["main"],
 ];
 /// Rooms without a clock or I/O.
-const PURE: [&str; 6] = ["model", "teacher", "inference", "experts", "dynamics", "regime"];
+const PURE: [&str; 7] =
+    ["model", "teacher", "inference", "experts", "dynamics", "regime", "edge"];
 const PURE_FORBIDDEN: [&str; 6] =
     ["tokio", "std::fs", "std::net", "Instant::now", "SystemTime", "std::env"];
 /// Lines of a file without its tests, at most.

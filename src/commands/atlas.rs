@@ -1,0 +1,341 @@
+//! `regimed atlas`: simulates networks of many kinds and learns from them what counts tell of the
+//! edge of chaos.
+
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+use anyhow::{Context, Result, bail};
+use rand::{RngExt, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+
+use super::progress::{Interrupt, Progress};
+use crate::checkpoint::TrainingState;
+use crate::edge::{Estimator, Example, FEATURES, Window, features};
+use crate::teacher::{Architecture, Input, Kind, Specimen, Transfer, specimen};
+
+/// Lengths of the pieces that each recording is read in, seconds.
+const PIECES_S: [f64; 4] = [20.0, 40.0, 60.0, 120.0];
+/// Networks simulated between two saves.
+const SAVED_EVERY: usize = 40;
+
+/// One of several parts of the ensemble.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Shard {
+    /// From 0.
+    pub index: u64,
+    pub of: u64,
+}
+
+impl FromStr for Shard {
+    type Err = String;
+
+    fn from_str(text: &str) -> std::result::Result<Self, String> {
+        let wrong = || format!("expected a part and how many there are, e.g. 0/4, found '{text}'");
+        let (index, of) = text.split_once('/').ok_or_else(wrong)?;
+        let (index, of) =
+            index.parse().ok().zip(of.parse().ok()).ok_or_else(wrong)?;
+        if index < of { Ok(Self { index, of }) } else { Err(wrong()) }
+    }
+}
+
+/// Learn from simulated networks what counts tell of the edge of chaos
+#[derive(Debug, clap::Args)]
+pub struct AtlasArgs {
+    /// Folder of the parts and of what is learned from them
+    #[arg(long, value_name = "FOLDER")]
+    pub out: PathBuf,
+    /// Networks in all
+    #[arg(long, default_value_t = 2400)]
+    pub networks: u64,
+    /// Seed of everything random
+    #[arg(long, default_value_t = 1)]
+    pub seed: u64,
+    /// Simulate only one of several parts, e.g. 0/4; the one that finishes last learns from all
+    #[arg(long, value_name = "I/N", default_value = "0/1")]
+    pub shard: Shard,
+}
+
+/// What one network gave.
+#[derive(Debug, Clone, PartialEq)]
+struct Row {
+    example: Example,
+    noise_free_per_s: f64,
+    seconds: f64,
+    kind: [usize; 3],
+}
+
+/// Runs the command.
+///
+/// # Errors
+/// Flags out of range, parts of another ensemble, files that cannot be read or written.
+pub fn run(args: &AtlasArgs) -> Result<()> {
+    if args.networks == 0 || args.networks > 1_000_000 {
+        bail!("--networks: expected 1 to 1000000, found {}", args.networks);
+    }
+    std::fs::create_dir_all(&args.out)
+        .with_context(|| format!("cannot create {}", args.out.display()))?;
+    let interrupt = Interrupt::listen()?;
+    if !simulate(args, &interrupt)? {
+        println!("stopped; the same command goes on");
+        return Ok(());
+    }
+    let mut rows = Vec::new();
+    for index in 0..args.shard.of {
+        let shard = Shard { index, ..args.shard };
+        let part = read_part(args, shard)?;
+        if part.done < numbers(args, shard).count() {
+            println!("part {index}/{} is not there yet: nothing is learned so far", shard.of);
+            return Ok(());
+        }
+        rows.extend(part.rows);
+    }
+    rows.sort_by_key(|r| r.example.network);
+    learn(args, &rows, &interrupt)
+}
+
+/// Numbers of a part's networks.
+fn numbers(args: &AtlasArgs, shard: Shard) -> impl Iterator<Item = u64> {
+    (shard.index..args.networks).step_by(shard.of as usize)
+}
+
+/// Simulates what is missing of the part; false where it was interrupted.
+fn simulate(args: &AtlasArgs, interrupt: &Interrupt) -> Result<bool> {
+    let mut part = read_part(args, args.shard)?;
+    let all: Vec<u64> = numbers(args, args.shard).collect();
+    let mut progress = Progress::new("atlas", all.len(), part.done);
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    while part.done < all.len() {
+        let until = (part.done + SAVED_EVERY).min(all.len());
+        for several in all[part.done..until].chunks(threads) {
+            let found: Vec<Vec<Row>> = std::thread::scope(|scope| {
+                let workers: Vec<_> =
+                    several.iter().map(|&n| scope.spawn(move || rows(args.seed, n))).collect();
+                // A panic there has ended the program already.
+                workers.into_iter().map(|w| w.join().unwrap_or_default()).collect()
+            });
+            part.done += several.len();
+            part.rows.extend(found.into_iter().flatten());
+            progress.at(part.done, || format!("{} readings", part.rows.len()));
+            if interrupt.raised() {
+                break;
+            }
+        }
+        write_part(args, &part)?;
+        if interrupt.raised() && part.done < all.len() {
+            progress.finish();
+            return Ok(false);
+        }
+    }
+    progress.finish();
+    Ok(true)
+}
+
+/// A network's readings.
+fn rows(seed: u64, network: u64) -> Vec<Row> {
+    let of = specimen(seed, network, None);
+    let mut rng = ChaCha8Rng::seed_from_u64(seed ^ (network << 20));
+    let bins = of.counts.len() / of.channels;
+    PIECES_S
+        .iter()
+        .filter_map(|&seconds| {
+            let length = ((seconds / of.bin_width_s).round() as usize).min(bins);
+            let from = rng.random_range(0..=bins - length);
+            let features = read(&of, from, length)?;
+            let example = Example { network, features, driven_per_s: of.driven_per_s };
+            Some(Row {
+                example,
+                noise_free_per_s: of.noise_free_per_s,
+                seconds,
+                kind: code(of.kind),
+            })
+        })
+        .collect()
+}
+
+fn read(of: &Specimen, from: usize, length: usize) -> Option<Vec<f32>> {
+    let mut window = Window::new(of.channels, of.bin_width_s)?;
+    let bins = of.counts.chunks_exact(of.channels).skip(from).take(length);
+    let mut counts = vec![0.0f32; of.channels];
+    for bin in bins {
+        counts.iter_mut().zip(bin).for_each(|(c, b)| *c = f32::from(*b));
+        window.push(&counts);
+    }
+    features(&window)
+}
+
+fn code(kind: Kind) -> [usize; 3] {
+    [
+        Architecture::ALL.iter().position(|a| *a == kind.architecture).unwrap_or(0),
+        Transfer::ALL.iter().position(|t| *t == kind.transfer).unwrap_or(0),
+        Input::ALL.iter().position(|i| *i == kind.input).unwrap_or(0),
+    ]
+}
+
+/// What there is of a part.
+#[derive(Default)]
+struct Part {
+    /// Networks simulated, from the first on; some give no reading.
+    done: usize,
+    rows: Vec<Row>,
+}
+
+/// Values of a row before its features.
+const HEAD: usize = 7;
+
+fn path(args: &AtlasArgs, shard: Shard) -> PathBuf {
+    args.out.join(format!("part-{}-of-{}.safetensors", shard.index, shard.of))
+}
+
+fn identity(args: &AtlasArgs, shard: Shard) -> String {
+    let Shard { index, of } = shard;
+    format!("seed {}, {} networks, part {index}/{of}, {FEATURES} features", args.seed, args.networks)
+}
+
+fn write_part(args: &AtlasArgs, part: &Part) -> Result<()> {
+    let of_row = |r: &Row| {
+        let head = [
+            r.example.network as f32,
+            r.seconds as f32,
+            r.example.driven_per_s as f32,
+            r.noise_free_per_s as f32,
+            r.kind[0] as f32,
+            r.kind[1] as f32,
+            r.kind[2] as f32,
+        ];
+        head.into_iter().chain(r.example.features.iter().copied()).collect::<Vec<f32>>()
+    };
+    let values: Vec<f32> = part.rows.iter().flat_map(of_row).collect();
+    let path = path(args, args.shard);
+    let state = TrainingState {
+        steps: part.done,
+        identity: identity(args, args.shard),
+        arrays: [("rows".to_owned(), values)].into(),
+    };
+    state.write(&path).with_context(|| format!("cannot write {}", path.display()))
+}
+
+fn read_part(args: &AtlasArgs, shard: Shard) -> Result<Part> {
+    let path = path(args, shard);
+    if !path.exists() {
+        return Ok(Part::default());
+    }
+    let state =
+        TrainingState::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
+    let expected = identity(args, shard);
+    if state.identity != expected {
+        bail!("{}: expected {expected}, found {}", path.display(), state.identity);
+    }
+    let values = state.arrays.get("rows").cloned().unwrap_or_default();
+    let rows = values
+        .chunks_exact(HEAD + FEATURES)
+        .map(|row| Row {
+            example: Example {
+                network: row[0] as u64,
+                features: row[HEAD..].to_vec(),
+                driven_per_s: f64::from(row[2]),
+            },
+            noise_free_per_s: f64::from(row[3]),
+            seconds: f64::from(row[1]),
+            kind: [row[4] as usize, row[5] as usize, row[6] as usize],
+        })
+        .collect();
+    Ok(Part { done: state.steps, rows })
+}
+
+/// Learns from all rows, and says how well.
+fn learn(args: &AtlasArgs, rows: &[Row], interrupt: &Interrupt) -> Result<()> {
+    let examples: Vec<Example> = rows.iter().map(|r| r.example.clone()).collect();
+    let mut progress = Progress::new("learn", 6, 0);
+    let fitted = Estimator::fit(&examples, |done| {
+        progress.at((6.0 * done).round() as usize, || format!("{} readings", rows.len()));
+        !interrupt.raised()
+    });
+    progress.finish();
+    let Some((estimator, left_out)) = fitted else { bail!("stopped before it was learned") };
+    let table = table(rows, &left_out);
+    print!("{table}");
+    write(&args.out, &estimator, &table)
+}
+
+fn write(out: &Path, estimator: &Estimator, table: &str) -> Result<()> {
+    let path = out.join("edge.safetensors");
+    let state = TrainingState {
+        steps: 0,
+        identity: "estimator of the edge of chaos".into(),
+        arrays: estimator.arrays(),
+    };
+    state.write(&path).with_context(|| format!("cannot write {}", path.display()))?;
+    let card = out.join("edge.md");
+    std::fs::write(&card, table).with_context(|| format!("cannot write {}", card.display()))?;
+    println!("estimator written to {}", path.display());
+    Ok(())
+}
+
+/// Errors by kind and length, each of estimators that had not seen the network.
+fn table(rows: &[Row], found: &[[f64; 4]]) -> String {
+    let mut out = String::from(
+        "| networks | readings | mean error /s | sign right | area, chaos | 90 % hold | stable \
+         read as chaotic |\n|---|---|---|---|---|---|---|\n",
+    );
+    let mut line = |name: String, is: &dyn Fn(&Row) -> bool| {
+        let of: Vec<(f64, [f64; 4])> = rows
+            .iter()
+            .zip(found)
+            .filter(|(r, _)| is(r))
+            .map(|(r, f)| (r.example.driven_per_s.clamp(-2.0, 2.0), *f))
+            .collect();
+        if !of.is_empty() {
+            out.push_str(&scores(&name, &of));
+        }
+    };
+    for seconds in PIECES_S {
+        line(format!("all, {seconds} s"), &|r| r.seconds == seconds);
+    }
+    let minute = |r: &Row| r.seconds == 60.0;
+    for (i, a) in Architecture::ALL.iter().enumerate() {
+        line(format!("{}, 60 s", a.name()), &|r| minute(r) && r.kind[0] == i);
+    }
+    for (i, t) in Transfer::ALL.iter().enumerate() {
+        line(format!("{}, 60 s", t.name()), &|r| minute(r) && r.kind[1] == i);
+    }
+    for (i, input) in Input::ALL.iter().enumerate() {
+        line(format!("input {}, 60 s", input.name()), &|r| minute(r) && r.kind[2] == i);
+    }
+    out
+}
+
+/// An exponent nearer to 0 has no sign to be right about, 1/s.
+const SIGN_FROM_PER_S: f64 = 0.25;
+
+fn scores(name: &str, of: &[(f64, [f64; 4])]) -> String {
+    let n = of.len() as f64;
+    let error = of.iter().map(|(truth, f)| (truth - f[0]).abs()).sum::<f64>() / n;
+    let share = |these: &[&(f64, [f64; 4])], is: &dyn Fn(&(f64, [f64; 4])) -> bool| {
+        let right = these.iter().filter(|x| is(x)).count() as f64;
+        if these.is_empty() { "-".into() } else { format!("{:.3}", right / these.len() as f64) }
+    };
+    let signed: Vec<_> = of.iter().filter(|x| x.0.abs() > SIGN_FROM_PER_S).collect();
+    let stable: Vec<_> = of.iter().filter(|x| x.0 < -SIGN_FROM_PER_S).collect();
+    let chaotic: Vec<_> = of.iter().filter(|x| x.0 > 0.0).collect();
+    let ordered = of.iter().filter(|x| x.0 <= 0.0).collect::<Vec<_>>();
+    let above: f64 = chaotic
+        .iter()
+        .map(|c| {
+            let below = ordered.iter().map(|o| match c.1[3].total_cmp(&o.1[3]) {
+                std::cmp::Ordering::Greater => 1.0,
+                std::cmp::Ordering::Equal => 0.5,
+                std::cmp::Ordering::Less => 0.0,
+            });
+            below.sum::<f64>()
+        })
+        .sum();
+    let pairs = (chaotic.len() * ordered.len()) as f64;
+    let area = if pairs > 0.0 { format!("{:.3}", above / pairs) } else { "-".into() };
+    format!(
+        "| {name} | {} | {error:.2} | {} | {area} | {} | {} |\n",
+        of.len(),
+        share(&signed, &|x| x.0.signum() == x.1[0].signum()),
+        share(&of.iter().collect::<Vec<_>>(), &|x| (x.1[1]..=x.1[2]).contains(&x.0)),
+        share(&stable, &|x| x.1[0] > 0.0),
+    )
+}

@@ -1,0 +1,586 @@
+//! What counts tell of the edge of chaos: timing and shape of what channels share.
+
+use nalgebra::DMatrix;
+
+use super::subspace::leading;
+use super::window::{LAGS_S, Window};
+use crate::dynamics::eigenvalues;
+
+/// Time that a reading needs, seconds.
+pub(crate) const SECONDS_MIN: f64 = 20.0;
+/// A channel that fires less is not read, spikes per second.
+const RATE_MIN_HZ: f64 = 0.4;
+/// Fewer channels tell nothing of a population.
+const CHANNELS_MIN: usize = 8;
+/// Leading directions of the covariance.
+const LEADING: usize = 8;
+/// What channels share must exceed what independent ones show by chance so many times.
+const ABOVE_CHANCE: f64 = 1.25;
+/// Directions whose autocovariance is read together.
+const SUBSPACES: [usize; 3] = [1, 3, 8];
+/// Autocovariances are relative to their mean over so many of the shortest lags.
+const SHORTEST: usize = 3;
+/// Smoothness is read off lags up to this, seconds, as `A - B lag^h` for these `h`.
+const SMOOTHNESS_S: f64 = 0.2;
+const POWERS: std::ops::Range<usize> = 6..25;
+/// Linear dynamics `C(k + lag) C(k)^-1` of so many directions at lags of so many seconds.
+const LINEAR: [(usize, f64); 4] = [(3, 0.05), (3, 0.1), (6, 0.05), (6, 0.1)];
+/// Asymmetry in time of the covariance at lags, seconds.
+const ASYMMETRY_S: [f64; 3] = [0.03, 0.1, 0.25];
+/// States are smoothed over this time, seconds, and their speed is read over these.
+const SMOOTHED_S: f64 = 0.1;
+const SPEED_S: [f64; 2] = [0.05, 0.2];
+/// Windows whose counts scatter, in the shortest of them, and that one's length, seconds.
+const FANO: [usize; 4] = [1, 4, 10, 20];
+const FANO_S: f64 = 0.05;
+/// The population's persistence is read off lags up to this, seconds.
+const PERSISTENCE_S: f64 = 0.5;
+
+/// Number of features.
+pub(crate) const FEATURES: usize = 120;
+
+/// The window's features; `None` where it is too short, too few channels fire, or what they share
+/// does not exceed chance.
+///
+/// Covariances at lags above 0 are free of Poisson noise; of counts relative to the root of their
+/// mean, `z = (y - mu) / sqrt(mu)`, they are those of the log rates weighted by the rates.
+#[must_use]
+pub(crate) fn features(window: &Window) -> Option<Vec<f32>> {
+    let seconds = window.seconds();
+    // What was summed to bins may end a bin short of a round time.
+    if seconds < SECONDS_MIN - window.width_s() {
+        return None;
+    }
+    let means = window.means();
+    let fires = |mean: &f64| *mean >= RATE_MIN_HZ * window.width_s();
+    let kept: Vec<usize> = (0..window.channels()).filter(|&i| fires(&means[i])).collect();
+    if kept.len() < CHANNELS_MIN {
+        return None;
+    }
+    let population = Population { window, means: kept.iter().map(|&i| means[i]).collect(), kept };
+    let shared = population.shared()?;
+    let states = population.states(&shared);
+    let mut out = Vec::with_capacity(FEATURES);
+    population.describe(&shared, &mut out);
+    states.autocovariances(&mut out);
+    population.autocovariance(&mut out);
+    states.smoothness(&mut out);
+    states.linear(&mut out);
+    states.asymmetry(&mut out);
+    states.shape(&mut out);
+    population.scatter(&mut out);
+    persistence(&population.totals(), window.width_s(), &mut out);
+    persistence(&states.direction(0), window.width_s(), &mut out);
+    debug_assert_eq!(out.len(), FEATURES);
+    Some(out.into_iter().map(|x| if x.is_finite() { x as f32 } else { 0.0 }).collect())
+}
+
+fn log(x: f64, least: f64) -> f64 {
+    x.max(least).ln()
+}
+
+/// Seconds in whole bins, one at least.
+fn bins(seconds: f64, width_s: f64) -> usize {
+    ((seconds / width_s).round() as usize).max(1)
+}
+
+/// The channels that fire.
+struct Population<'a> {
+    window: &'a Window,
+    kept: Vec<usize>,
+    /// Of the kept ones.
+    means: Vec<f64>,
+}
+
+/// What they share.
+struct Shared {
+    trace: f64,
+    /// Sum of the squared covariances.
+    squares: f64,
+    /// Largest eigenvalue that independent channels show by chance, about.
+    chance: f64,
+    /// The largest first.
+    values: Vec<f64>,
+    /// `[LEADING][channels]`.
+    directions: Vec<Vec<f32>>,
+}
+
+impl Population<'_> {
+    fn shared(&self) -> Option<Shared> {
+        let n = self.kept.len();
+        let mut covariance = vec![0.0f32; n * n];
+        let (mut trace, mut squares) = (0.0, 0.0);
+        for a in 0..n {
+            for b in 0..=a {
+                let product = self.window.product(self.kept[a], self.kept[b]);
+                let mean = self.means[a] * self.means[b];
+                let c = (product - mean) / mean.sqrt();
+                (covariance[a * n + b], covariance[b * n + a]) = (c as f32, c as f32);
+                trace += if a == b { c } else { 0.0 };
+                squares += if a == b { c * c } else { 2.0 * c * c };
+            }
+        }
+        // Entries of a symmetric matrix of independent noise, of the variance of half the pairs
+        // (Wigner 1958).
+        let pairs = self.window.product_pairs().max(1.0);
+        let chance = 2.0 * (n as f64 / (2.0 * pairs)).sqrt();
+        let (values, directions) = leading(&covariance, n, LEADING, chance as f32);
+        let clear = values.first().is_some_and(|v| *v > ABOVE_CHANCE * chance);
+        let squares = squares - (n * n) as f64 / (2.0 * pairs);
+        clear.then_some(Shared { trace, squares, chance, values, directions })
+    }
+
+    /// Projections of all bins on the leading directions.
+    fn states(&self, shared: &Shared) -> States {
+        let (n, t) = (self.kept.len(), self.window.bins());
+        // `[channels][LEADING]`, over the root of the mean.
+        let mut weights = vec![[0.0f32; LEADING]; n];
+        let mut centre = [0.0f32; LEADING];
+        for (d, direction) in shared.directions.iter().enumerate() {
+            for (i, v) in direction.iter().enumerate() {
+                let root = self.means[i].sqrt() as f32;
+                weights[i][d] = v / root;
+                centre[d] += v * root;
+            }
+        }
+        let mut of = vec![[0.0f32; LEADING]; t];
+        for (t, state) in of.iter_mut().enumerate() {
+            let counts = self.window.bin(t);
+            let mut sum = centre.map(|c| -c);
+            for (&i, weights) in self.kept.iter().zip(&weights) {
+                if counts[i] > 0 {
+                    let count = f32::from(counts[i]);
+                    sum.iter_mut().zip(weights).for_each(|(s, w)| *s += count * w);
+                }
+            }
+            *state = sum;
+        }
+        States { of, width_s: self.window.width_s() }
+    }
+
+    fn describe(&self, shared: &Shared, out: &mut Vec<f64>) {
+        let n = self.kept.len() as f64;
+        let mean = self.means.iter().sum::<f64>() / n;
+        let variance = self.means.iter().map(|m| (m - mean).powi(2)).sum::<f64>() / n;
+        let width_s = self.window.width_s();
+        out.extend([
+            self.window.seconds().ln(),
+            n.ln(),
+            (mean / width_s).ln(),
+            variance.sqrt() / mean,
+            width_s.ln(),
+        ]);
+        let ratio = log(shared.trace.powi(2), 1e-6) - log(shared.squares, 1e-6);
+        out.extend([log(shared.trace / n, 1e-6), ratio, ratio - n.ln()]);
+        let total = shared.values.iter().sum::<f64>().max(1e-6);
+        out.extend(shared.values.iter().map(|v| log(*v, 1e-5)));
+        out.extend(shared.values.iter().map(|v| v / total));
+        let above = shared.values.iter().filter(|v| **v > shared.chance).count();
+        out.extend([above as f64, (shared.values[0] / shared.chance).ln()]);
+    }
+
+    /// Autocovariance over all channels, relative.
+    fn autocovariance(&self, out: &mut Vec<f64>) {
+        let at = |lag: usize| -> f64 {
+            let of = self.kept.iter().zip(&self.means);
+            of.map(|(&i, m)| (self.window.lagged(lag, i) - m * m) / m).sum()
+        };
+        let all: Vec<f64> = (0..LAGS_S.len()).map(at).collect();
+        out.extend(relative(&all));
+    }
+
+    /// Fano factors above 1 of channels and of their sum, in windows of several lengths.
+    fn scatter(&self, out: &mut Vec<f64>) {
+        let n = self.kept.len();
+        let base = bins(FANO_S, self.window.width_s());
+        let whole = self.window.bins() / base;
+        let mut sums = vec![0.0f32; whole * n];
+        for (w, sums) in sums.chunks_exact_mut(n).enumerate() {
+            for t in w * base..(w + 1) * base {
+                let counts = self.window.bin(t);
+                sums.iter_mut().zip(&self.kept).for_each(|(s, &i)| *s += f32::from(counts[i]));
+            }
+        }
+        for length in FANO {
+            let windows = whole / length;
+            let (mut sum, mut square) = (vec![0.0f64; n], vec![0.0f64; n]);
+            let (mut all, mut all_square) = (0.0, 0.0);
+            for window in sums.chunks_exact(length * n).take(windows) {
+                let mut total = 0.0;
+                for i in 0..n {
+                    let count: f32 = (0..length).map(|w| window[w * n + i]).sum();
+                    let count = f64::from(count);
+                    sum[i] += count;
+                    square[i] += count * count;
+                    total += count;
+                }
+                all += total;
+                all_square += total * total;
+            }
+            let t = windows as f64;
+            let fano = |sum: f64, square: f64| {
+                let mean = sum / t;
+                (square / t - mean * mean) * t / (t - 1.0) / mean.max(1e-6)
+            };
+            let each: Vec<f64> = sum.iter().zip(&square).map(|(s, q)| fano(*s, *q)).collect();
+            let mean = each.iter().sum::<f64>() / n as f64;
+            let spread = each.iter().map(|f| (f - mean).powi(2)).sum::<f64>() / n as f64;
+            out.extend([log(mean - 1.0, 1e-3), spread.sqrt(), log(fano(all, all_square), 1e-6)]);
+        }
+    }
+
+    /// Counts summed over channels, by bin.
+    fn totals(&self) -> Vec<f32> {
+        let of = |t: usize| {
+            let counts = self.window.bin(t);
+            self.kept.iter().map(|&i| f32::from(counts[i])).sum()
+        };
+        (0..self.window.bins()).map(of).collect()
+    }
+}
+
+/// Values over the mean of the first few, none beyond 2.
+fn relative(all: &[f64]) -> impl Iterator<Item = f64> {
+    let start = all[..SHORTEST].iter().sum::<f64>() / SHORTEST as f64;
+    let start = start.max(1e-6);
+    all.iter().map(move |x| (x / start).clamp(-2.0, 2.0))
+}
+
+/// The leading directions' course.
+struct States {
+    of: Vec<[f32; LEADING]>,
+    width_s: f64,
+}
+
+impl States {
+    fn direction(&self, d: usize) -> Vec<f32> {
+        self.of.iter().map(|s| s[d]).collect()
+    }
+
+    /// `C(k)` of the first `n` directions, `[n][n]`.
+    fn covariance(&self, n: usize, k: usize) -> DMatrix<f64> {
+        let mut sums = [[0.0f32; LEADING]; LEADING];
+        let mut all = DMatrix::zeros(n, n);
+        let pairs = self.of.len() - k;
+        // Sums in single precision over short stretches only.
+        for (stretch, later) in self.of[..pairs].chunks(256).zip(self.of[k..].chunks(256)) {
+            sums.iter_mut().for_each(|row| row.fill(0.0));
+            for (before, after) in stretch.iter().zip(later) {
+                for (row, b) in sums.iter_mut().zip(before).take(n) {
+                    row.iter_mut().zip(after).for_each(|(s, a)| *s += b * a);
+                }
+            }
+            for i in 0..n {
+                for j in 0..n {
+                    all[(i, j)] += f64::from(sums[i][j]);
+                }
+            }
+        }
+        all / pairs as f64
+    }
+
+    /// Of each direction, its autocovariance at a lag in bins.
+    fn variances(&self, k: usize) -> [f64; LEADING] {
+        let mut all = [0.0f64; LEADING];
+        let pairs = self.of.len() - k;
+        for (stretch, later) in self.of[..pairs].chunks(256).zip(self.of[k..].chunks(256)) {
+            let mut sums = [0.0f32; LEADING];
+            for (before, after) in stretch.iter().zip(later) {
+                for d in 0..LEADING {
+                    sums[d] += before[d] * after[d];
+                }
+            }
+            all.iter_mut().zip(sums).for_each(|(a, s)| *a += f64::from(s));
+        }
+        all.map(|x| x / pairs as f64)
+    }
+
+    /// Relative autocovariances of leading subspaces, and the logs of their integrals.
+    fn autocovariances(&self, out: &mut Vec<f64>) {
+        let at: Vec<[f64; LEADING]> =
+            LAGS_S.iter().map(|&s| self.variances(bins(s, self.width_s))).collect();
+        for directions in SUBSPACES {
+            let all: Vec<f64> = at.iter().map(|v| v[..directions].iter().sum()).collect();
+            let scaled: Vec<f64> = relative(&all).collect();
+            let integral: f64 = (0..LAGS_S.len())
+                .map(|i| {
+                    let [before, after] = [i.saturating_sub(1), (i + 1).min(LAGS_S.len() - 1)];
+                    scaled[i].max(0.0) * (LAGS_S[after] - LAGS_S[before])
+                })
+                .sum();
+            out.extend(scaled);
+            out.push(log(integral, 1e-5));
+        }
+    }
+
+    /// `h`, `B / A` and the residual of `A - B lag^h`: `h` is 1 where white noise drives, 2 where
+    /// the course is smooth.
+    fn smoothness(&self, out: &mut Vec<f64>) {
+        let longest = bins(SMOOTHNESS_S, self.width_s);
+        let curve: Vec<(f64, f64)> = (1..=longest)
+            .map(|k| (k as f64 * self.width_s / 0.1, self.variances(k).iter().sum()))
+            .collect();
+        let n = curve.len() as f64;
+        let mut best = [f64::INFINITY, 0.0, 0.0, 0.0];
+        for power in POWERS {
+            let h = power as f64 / 10.0;
+            let (mut x, mut xx, mut y, mut xy) = (0.0, 0.0, 0.0, 0.0);
+            for (lag, value) in &curve {
+                let raised = -lag.powf(h);
+                x += raised;
+                xx += raised * raised;
+                y += value;
+                xy += raised * value;
+            }
+            let det = n * xx - x * x;
+            let b = if det.abs() > 1e-12 { (n * xy - x * y) / det } else { 0.0 };
+            let a = (y - b * x) / n;
+            let left: f64 =
+                curve.iter().map(|(lag, v)| (v - a + b * lag.powf(h)).powi(2)).sum::<f64>();
+            if left < best[0] {
+                best = [left, h, a, b];
+            }
+        }
+        let [left, h, a, b] = best;
+        let a = a.max(1e-6);
+        out.extend([h, (b / a).clamp(-3.0, 3.0), log(left / (a * a), 1e-9)]);
+    }
+
+    /// Growth rates of the two slowest linear modes, 1/s, and the slowest one's frequency, Hz.
+    fn linear(&self, out: &mut Vec<f64>) {
+        for (n, lag_s) in LINEAR {
+            let lag = bins(lag_s, self.width_s);
+            let mut start = self.covariance(n, lag);
+            let ridge = 1e-3 * start.trace().abs() / n as f64 + 1e-9;
+            for i in 0..n {
+                start[(i, i)] += ridge;
+            }
+            let modes = start.lu().solve(&self.covariance(n, 2 * lag));
+            let mut modes = modes.as_ref().and_then(eigenvalues).unwrap_or_default();
+            modes.sort_by(|a, b| b.norm().total_cmp(&a.norm()));
+            let seconds = lag as f64 * self.width_s;
+            let rate = |m: usize| {
+                let growth = modes.get(m).map_or(1e-3, |e| e.norm().max(1e-3)).ln() / seconds;
+                growth.clamp(-20.0, 5.0)
+            };
+            let turn = modes.first().map_or(0.0, |e| e.arg().abs());
+            out.extend([rate(0), rate(1), turn / (std::f64::consts::TAU * seconds)]);
+        }
+    }
+
+    /// Share of the covariance that is not symmetric in time.
+    fn asymmetry(&self, out: &mut Vec<f64>) {
+        for seconds in ASYMMETRY_S {
+            let c = self.covariance(6, bins(seconds, self.width_s));
+            let both = (&c + c.transpose()).norm();
+            out.push((&c - c.transpose()).norm() / both.max(1e-6));
+        }
+    }
+
+    /// Kurtosis and skewness of three smoothed directions, scatter of the distance from the middle,
+    /// and speed.
+    fn shape(&self, out: &mut Vec<f64>) {
+        const KEPT: usize = 4;
+        let over = bins(SMOOTHED_S, self.width_s);
+        let mut smoothed: Vec<[f64; KEPT]> = Vec::with_capacity(self.of.len());
+        let mut sum = [0.0f64; KEPT];
+        for (t, state) in self.of.iter().enumerate() {
+            for d in 0..KEPT {
+                sum[d] += f64::from(state[d]);
+                if t >= over {
+                    sum[d] -= f64::from(self.of[t - over][d]);
+                }
+            }
+            if t + 1 >= over {
+                smoothed.push(sum);
+            }
+        }
+        let n = smoothed.len() as f64;
+        let mut mean = [0.0; KEPT];
+        smoothed.iter().for_each(|s| (0..KEPT).for_each(|d| mean[d] += s[d] / n));
+        smoothed.iter_mut().for_each(|s| (0..KEPT).for_each(|d| s[d] -= mean[d]));
+        let moment = |d: usize, p: i32| smoothed.iter().map(|s| s[d].powi(p)).sum::<f64>() / n;
+        for d in 0..3 {
+            let sd = moment(d, 2).sqrt().max(1e-9);
+            out.extend([moment(d, 4) / sd.powi(4) - 3.0, (moment(d, 3) / sd.powi(3)).abs()]);
+        }
+        let distance = |s: &[f64; KEPT]| s.iter().map(|x| x * x).sum::<f64>();
+        let from: Vec<f64> = smoothed.iter().map(|s| distance(s).sqrt()).collect();
+        let middle = from.iter().sum::<f64>() / n;
+        let scatter = from.iter().map(|r| (r - middle).powi(2)).sum::<f64>() / n;
+        out.push(scatter.sqrt() / middle.max(1e-9));
+        let spread = from.iter().map(|r| r * r).sum::<f64>() / n;
+        for seconds in SPEED_S {
+            let k = bins(seconds, self.width_s);
+            let pairs = smoothed.iter().zip(&smoothed[k..]);
+            let moved: f64 = pairs
+                .map(|(a, b)| (0..KEPT).map(|d| (b[d] - a[d]).powi(2)).sum::<f64>())
+                .sum::<f64>()
+                / (n - k as f64);
+            out.push(log(moved / spread.max(1e-9), 1e-6));
+        }
+    }
+}
+
+/// Log of the timescale, seconds, and the amplitude of `b exp(-lag / timescale)` fitted to the
+/// slopes of a course's regression on its past (Wilting & Priesemann 2018).
+fn persistence(course: &[f32], width_s: f64, out: &mut Vec<f64>) {
+    let mean = course.iter().map(|x| f64::from(*x)).sum::<f64>() / course.len() as f64;
+    let centred: Vec<f64> = course.iter().map(|x| f64::from(*x) - mean).collect();
+    let variance = centred.iter().map(|x| x * x).sum::<f64>() / course.len() as f64;
+    let slopes: Vec<(f64, f64)> = (1..=bins(PERSISTENCE_S, width_s))
+        .map(|k| {
+            let products = centred.iter().zip(&centred[k..]).map(|(a, b)| a * b);
+            let pairs = (centred.len() - k) as f64;
+            (k as f64 * width_s, products.sum::<f64>() / pairs / variance.max(1e-12))
+        })
+        .collect();
+    const STEPS: u32 = 65;
+    let [low, high] = [0.002f64.ln(), 20f64.ln()];
+    let mut best = [f64::INFINITY, low, 0.0];
+    for i in 0..STEPS {
+        let at = low + (high - low) * f64::from(i) / f64::from(STEPS - 1);
+        let rate = (-at).exp();
+        let (mut along, mut square, mut total) = (0.0, 0.0, 0.0);
+        for (lag, slope) in &slopes {
+            let m = (-lag * rate).exp();
+            along += slope * m;
+            square += m * m;
+            total += slope * slope;
+        }
+        let b = along / square.max(1e-300);
+        if total - along * b < best[0] {
+            best = [total - along * b, at, b];
+        }
+    }
+    out.extend(&best[1..]);
+}
+
+#[cfg(test)]
+mod tests {
+    use rand::{RngExt, SeedableRng};
+    use rand_chacha::ChaCha8Rng;
+    use rand_distr::{Distribution, Poisson, StandardNormal};
+
+    use super::*;
+
+    const CHANNELS: usize = 40;
+
+    /// Latents that decay with a time constant of 0.2 s and turn, driven by white noise; smoothed
+    /// over a Gaussian's width in bins of 10 ms where there is one.
+    fn latents(bins: usize, turns_hz: f64, width: usize, rng: &mut ChaCha8Rng) -> Vec<[f64; 2]> {
+        let (decay, angle) = ((-0.01f64 / 0.2).exp(), std::f64::consts::TAU * turns_hz * 0.01);
+        let mut x = [0.0; 2];
+        let raw: Vec<[f64; 2]> = (0..bins + 8 * width)
+            .map(|_| {
+                let [a, b] = x;
+                x = [angle.cos() * a - angle.sin() * b, angle.sin() * a + angle.cos() * b]
+                    .map(|v| {
+                        let new: f64 = StandardNormal.sample(rng);
+                        decay * v + (1.0 - decay * decay).sqrt() * new
+                    });
+                x
+            })
+            .collect();
+        let kernel: Vec<f64> = (0..=8 * width)
+            .map(|i| (-0.5 * ((i as f64 - 4.0 * width as f64) / width.max(1) as f64).powi(2)).exp())
+            .collect();
+        let total: f64 = kernel.iter().sum();
+        let smoothed = |t: usize| {
+            [0, 1].map(|d| {
+                kernel.iter().zip(&raw[t..]).map(|(k, x)| k * x[d]).sum::<f64>() / total
+            })
+        };
+        (0..bins).map(smoothed).collect()
+    }
+
+    /// A window of a minute of counts that follow the latents with a weight.
+    fn window(latents: &[[f64; 2]], weight: f64, order: bool, seed: u64) -> Window {
+        let mut rng = ChaCha8Rng::seed_from_u64(seed);
+        let gains: Vec<[f64; 2]> =
+            (0..CHANNELS).map(|_| [0, 1].map(|_| StandardNormal.sample(&mut rng))).collect();
+        let mut window = Window::new(CHANNELS, 0.01).expect("a window");
+        for x in latents {
+            let mut counts: Vec<f32> = gains
+                .iter()
+                .map(|g| {
+                    let rate = 0.2 * (weight * (g[0] * x[0] + g[1] * x[1])).exp();
+                    let drawn: f64 = Poisson::new(rate).expect("a rate").sample(&mut rng);
+                    drawn as f32
+                })
+                .collect();
+            if order {
+                counts.reverse();
+            }
+            window.push(&counts);
+        }
+        window
+    }
+
+    fn of_states(width: usize, of: impl Fn(&States, &mut Vec<f64>)) -> Vec<f64> {
+        let mut rng = ChaCha8Rng::seed_from_u64(3);
+        let states = latents(60_000, 1.5, width, &mut rng);
+        let state = |x: &[f64; 2]| {
+            std::array::from_fn(|d| if d < 2 { x[d] as f32 } else { 1e-3 * (d as f32).sin() })
+        };
+        let states = States { of: states.iter().map(state).collect(), width_s: 0.01 };
+        let mut out = Vec::new();
+        of(&states, &mut out);
+        out
+    }
+
+    #[test]
+    fn a_course_driven_by_white_noise_is_rough_and_a_smoothed_one_smooth() {
+        let rough = of_states(0, States::smoothness);
+        let smooth = of_states(12, States::smoothness);
+        assert!((0.8..1.5).contains(&rough[0]), "{rough:?}");
+        assert!((1.7..2.41).contains(&smooth[0]), "{smooth:?}");
+    }
+
+    #[test]
+    fn linear_modes_decay_and_turn_as_the_process_does() {
+        // Eight directions of which two move: their pair leads whatever the number.
+        let modes = of_states(0, States::linear);
+        for of in modes.chunks_exact(3) {
+            assert!((of[0] + 5.0).abs() < 1.0, "{modes:?}");
+            assert!((of[2] - 1.5).abs() < 0.2, "{modes:?}");
+        }
+        let turning = of_states(0, States::asymmetry);
+        assert!(turning[1] > 0.5, "{turning:?}");
+    }
+
+    #[test]
+    fn independent_channels_are_not_resolved_and_shared_ones_are() {
+        let mut rng = ChaCha8Rng::seed_from_u64(5);
+        let latents = latents(6000, 0.0, 0, &mut rng);
+        assert_eq!(features(&window(&latents, 0.0, false, 6)), None);
+        let found = features(&window(&latents, 0.4, false, 6)).expect("features");
+        assert_eq!(found.len(), FEATURES);
+        assert!(found.iter().all(|x| x.is_finite()));
+        assert_eq!(features(&window(&latents[..1900], 0.4, false, 6)), None, "19 s");
+    }
+
+    #[test]
+    fn the_order_of_channels_does_not_matter() {
+        let mut rng = ChaCha8Rng::seed_from_u64(7);
+        let latents = latents(6000, 0.5, 0, &mut rng);
+        let [one, other] =
+            [false, true].map(|o| features(&window(&latents, 0.5, o, 8)).expect("features"));
+        for (i, (a, b)) in one.iter().zip(&other).enumerate() {
+            assert!((a - b).abs() < 0.05 * (1.0 + a.abs()), "feature {i}: {a} and {b}");
+        }
+    }
+
+    #[test]
+    fn persistence_has_the_processes_time_constant() {
+        let mut rng = ChaCha8Rng::seed_from_u64(9);
+        let course: Vec<f32> =
+            latents(30_000, 0.0, 0, &mut rng).iter().map(|x| x[0] as f32).collect();
+        let mut out = Vec::new();
+        persistence(&course, 0.01, &mut out);
+        assert!((out[0].exp() - 0.2).abs() < 0.05 && (out[1] - 1.0).abs() < 0.05, "{out:?}");
+        let noise: Vec<f32> = (0..1000).map(|_| rng.random_range(-1.0..1.0)).collect();
+        persistence(&noise, 0.01, &mut out);
+        assert!(out[3].abs() < 0.5, "{out:?}");
+    }
+}

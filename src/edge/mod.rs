@@ -1,0 +1,18 @@
+//! How near to the edge of chaos a population is, from its counts alone: no model is fitted to
+//! them.
+//!
+//! Whether a network is chaotic shows in how its shared activity moves: in the timing, smoothness
+//! and shape of what channels have in common, not in how much of it there is. An estimator learned
+//! on simulated networks of many kinds ([`crate::teacher`]), whose exponents are exact, reads the
+//! largest driven Lyapunov exponent off such features. Its readings are conditional on that
+//! ensemble.
+
+mod estimator;
+mod features;
+mod subspace;
+mod trees;
+mod window;
+
+pub(crate) use estimator::{EXPONENT_MAX_PER_S, EdgeReading, Estimator, Example};
+pub(crate) use features::{FEATURES, SECONDS_MIN, features};
+pub(crate) use window::Window;
