@@ -13,12 +13,13 @@ const PROTOS: [&str; 6] = [
 ];
 
 /// Messages that are told as JSON too, with the fields' names as they are here.
-const AS_JSON: [&str; 14] = [
+const AS_JSON: [&str; 15] = [
     "regimed.v1.Accounts",
     "regimed.v1.Calibration",
     "regimed.v1.Clock",
     "regimed.v1.Condition",
     "regimed.v1.Decision",
+    "regimed.v1.Edge",
     "regimed.v1.Eigenvalue",
     "regimed.v1.Estimate",
     "regimed.v1.Event",

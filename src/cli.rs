@@ -2,8 +2,8 @@
 
 use clap::{Parser, Subcommand};
 use regimed::commands::{
-    atlas, brand, calibrate, demo, edge, evaluate, export, inspect, journal, manual, pretrain, replay, serve,
-    sessions, simulate, watch,
+    atlas, brand, calibrate, demo, edge, evaluate, export, inspect, journal, manual, pretrain,
+    replay, serve, sessions, simulate, watch,
 };
 
 /// Live dynamical-regime labels, change events and edge-of-chaos metrics from binned spike counts

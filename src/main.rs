@@ -10,8 +10,8 @@ use std::time::Duration;
 use clap::{CommandFactory, Parser};
 use cli::{Cli, Command};
 use regimed::commands::{
-    atlas, brand, calibrate, demo, edge, evaluate, export, inspect, journal, manual, pretrain, replay, serve,
-    sessions, simulate, watch,
+    atlas, brand, calibrate, demo, edge, evaluate, export, inspect, journal, manual, pretrain,
+    replay, serve, sessions, simulate, watch,
 };
 
 fn main() -> ExitCode {

@@ -2,6 +2,7 @@
 
 use super::Outcome;
 use crate::dynamics::{Estimate, Reading, Signature};
+use crate::edge::EdgeReading;
 use crate::wire;
 
 fn message(e: Estimate) -> wire::Estimate {
@@ -24,9 +25,23 @@ fn signature(s: Signature) -> wire::Signature {
     }
 }
 
+fn edge(of: &EdgeReading) -> wire::Edge {
+    let [mean, low, high, p_chaos] =
+        of.exponent.map_or([0.0; 4], |e| [e.per_s, e.low, e.high, e.p_chaos].map(|x| x as f32));
+    wire::Edge {
+        seconds: of.seconds as f32,
+        exponent_driven_per_s: of.exponent.map(|_| wire::Estimate { mean, low, high }),
+        p_chaos,
+    }
+}
+
 /// The message about the bin of `outcome`.
 #[must_use]
-pub(crate) fn metrics(outcome: &Outcome, of: &Reading) -> wire::Metrics {
+pub(crate) fn metrics(
+    outcome: &Outcome,
+    of: &Reading,
+    of_counts: Option<&EdgeReading>,
+) -> wire::Metrics {
     let (s, p) = (&of.spectrum, &of.portrait);
     let single = |values: &[f64]| values.iter().map(|&x| x as f32).collect();
     wire::Metrics {
@@ -63,6 +78,7 @@ pub(crate) fn metrics(outcome: &Outcome, of: &Reading) -> wire::Metrics {
             .iter()
             .map(|&[re, im]| wire::Eigenvalue { re: re as f32, im: im as f32 })
             .collect(),
+        edge: of_counts.map(edge),
     }
 }
 

@@ -65,16 +65,23 @@ impl TrainingState {
     /// # Errors
     /// Errors of the system, and a file that holds something else.
     pub(crate) fn read(path: &Path) -> Result<Self, TrainingStateError> {
+        Self::from_bytes(&files::read(path, BYTES_MAX)?)
+    }
+
+    /// From a file's bytes.
+    ///
+    /// # Errors
+    /// Bytes of something else.
+    pub(super) fn from_bytes(bytes: &[u8]) -> Result<Self, TrainingStateError> {
         let format = |e: safetensors::SafeTensorError| TrainingStateError::Format(e.to_string());
-        let bytes = files::read(path, BYTES_MAX)?;
-        let (_, header) = SafeTensors::read_metadata(&bytes).map_err(format)?;
+        let (_, header) = SafeTensors::read_metadata(bytes).map_err(format)?;
         let notes = header.metadata().clone().unwrap_or_default();
         let steps = notes.get("step").and_then(|s| s.parse().ok());
         let steps = steps.ok_or_else(|| TrainingStateError::Format("no step".into()))?;
         let values = |data: &[u8]| {
             data.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect()
         };
-        let arrays = SafeTensors::deserialize(&bytes)
+        let arrays = SafeTensors::deserialize(bytes)
             .map_err(format)?
             .tensors()
             .into_iter()

@@ -9,12 +9,14 @@ use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 use super::progress::{Interrupt, Progress};
-use crate::checkpoint::TrainingState;
-use crate::edge::{Estimator, Example, FEATURES, Window, features};
-use crate::teacher::{Architecture, Input, Kind, Specimen, Transfer, specimen};
+use crate::checkpoint::{self, TrainingState};
+use crate::edge::{DrivenExponent, Estimator, Example, FEATURES, SECONDS_MAX, Window, features};
+use crate::teacher::{Architecture, Input, Kind, Transfer, View, specimen};
 
 /// Lengths of the pieces that each recording is read in, seconds.
 const PIECES_S: [f64; 4] = [20.0, 40.0, 60.0, 120.0];
+/// Parts of the networks that are asked about in turn.
+const FOLDS: u64 = 5;
 /// Networks simulated between two saves.
 const SAVED_EVERY: usize = 40;
 
@@ -23,6 +25,7 @@ const SAVED_EVERY: usize = 40;
 pub struct Shard {
     /// From 0.
     pub index: u64,
+    /// Parts in all.
     pub of: u64,
 }
 
@@ -32,8 +35,7 @@ impl FromStr for Shard {
     fn from_str(text: &str) -> std::result::Result<Self, String> {
         let wrong = || format!("expected a part and how many there are, e.g. 0/4, found '{text}'");
         let (index, of) = text.split_once('/').ok_or_else(wrong)?;
-        let (index, of) =
-            index.parse().ok().zip(of.parse().ok()).ok_or_else(wrong)?;
+        let (index, of) = index.parse().ok().zip(of.parse().ok()).ok_or_else(wrong)?;
         if index < of { Ok(Self { index, of }) } else { Err(wrong()) }
     }
 }
@@ -58,6 +60,7 @@ pub struct AtlasArgs {
 /// What one network gave.
 #[derive(Debug, Clone, PartialEq)]
 struct Row {
+    network: u64,
     example: Example,
     noise_free_per_s: f64,
     seconds: f64,
@@ -89,7 +92,7 @@ pub fn run(args: &AtlasArgs) -> Result<()> {
         }
         rows.extend(part.rows);
     }
-    rows.sort_by_key(|r| r.example.network);
+    rows.sort_by_key(|r| r.network);
     learn(args, &rows, &interrupt)
 }
 
@@ -134,16 +137,16 @@ fn simulate(args: &AtlasArgs, interrupt: &Interrupt) -> Result<bool> {
 fn rows(seed: u64, network: u64) -> Vec<Row> {
     let of = specimen(seed, network, None);
     let mut rng = ChaCha8Rng::seed_from_u64(seed ^ (network << 20));
-    let bins = of.counts.len() / of.channels;
-    PIECES_S
-        .iter()
-        .filter_map(|&seconds| {
-            let length = ((seconds / of.bin_width_s).round() as usize).min(bins);
+    let pieces = of.views.iter().flat_map(|view| PIECES_S.map(|seconds| (view, seconds)));
+    pieces
+        .filter_map(|(view, seconds)| {
+            let bins = view.counts.len() / view.channels;
+            let length = ((seconds / view.bin_width_s).round() as usize).min(bins);
             let from = rng.random_range(0..=bins - length);
-            let features = read(&of, from, length)?;
-            let example = Example { network, features, driven_per_s: of.driven_per_s };
+            let features = read(view, from, length)?;
             Some(Row {
-                example,
+                network,
+                example: Example { features, driven_per_s: of.driven_per_s },
                 noise_free_per_s: of.noise_free_per_s,
                 seconds,
                 kind: code(of.kind),
@@ -152,8 +155,8 @@ fn rows(seed: u64, network: u64) -> Vec<Row> {
         .collect()
 }
 
-fn read(of: &Specimen, from: usize, length: usize) -> Option<Vec<f32>> {
-    let mut window = Window::new(of.channels, of.bin_width_s)?;
+fn read(of: &View, from: usize, length: usize) -> Option<Vec<f32>> {
+    let mut window = Window::new(of.channels, of.bin_width_s, SECONDS_MAX)?;
     let bins = of.counts.chunks_exact(of.channels).skip(from).take(length);
     let mut counts = vec![0.0f32; of.channels];
     for bin in bins {
@@ -188,13 +191,16 @@ fn path(args: &AtlasArgs, shard: Shard) -> PathBuf {
 
 fn identity(args: &AtlasArgs, shard: Shard) -> String {
     let Shard { index, of } = shard;
-    format!("seed {}, {} networks, part {index}/{of}, {FEATURES} features", args.seed, args.networks)
+    format!(
+        "seed {}, {} networks, part {index}/{of}, {FEATURES} features",
+        args.seed, args.networks
+    )
 }
 
 fn write_part(args: &AtlasArgs, part: &Part) -> Result<()> {
     let of_row = |r: &Row| {
         let head = [
-            r.example.network as f32,
+            r.network as f32,
             r.seconds as f32,
             r.example.driven_per_s as f32,
             r.noise_free_per_s as f32,
@@ -229,11 +235,8 @@ fn read_part(args: &AtlasArgs, shard: Shard) -> Result<Part> {
     let rows = values
         .chunks_exact(HEAD + FEATURES)
         .map(|row| Row {
-            example: Example {
-                network: row[0] as u64,
-                features: row[HEAD..].to_vec(),
-                driven_per_s: f64::from(row[2]),
-            },
+            network: row[0] as u64,
+            example: Example { features: row[HEAD..].to_vec(), driven_per_s: f64::from(row[2]) },
             noise_free_per_s: f64::from(row[3]),
             seconds: f64::from(row[1]),
             kind: [row[4] as usize, row[5] as usize, row[6] as usize],
@@ -245,40 +248,52 @@ fn read_part(args: &AtlasArgs, shard: Shard) -> Result<Part> {
 /// Learns from all rows, and says how well.
 fn learn(args: &AtlasArgs, rows: &[Row], interrupt: &Interrupt) -> Result<()> {
     let examples: Vec<Example> = rows.iter().map(|r| r.example.clone()).collect();
-    let mut progress = Progress::new("learn", 6, 0);
-    let fitted = Estimator::fit(&examples, |done| {
-        progress.at((6.0 * done).round() as usize, || format!("{} readings", rows.len()));
+    const STEPS: usize = 20;
+    let mut progress = Progress::new("learn", STEPS, 0);
+    let fitted = Estimator::fit(&examples, &WAYS.map(|(_, part)| parts(rows, part)), |done| {
+        let step = (STEPS as f64 * done).round() as usize;
+        progress.at(step, || format!("{} readings", rows.len()));
         !interrupt.raised()
     });
     progress.finish();
     let Some((estimator, left_out)) = fitted else { bail!("stopped before it was learned") };
-    let table = table(rows, &left_out);
-    print!("{table}");
-    write(&args.out, &estimator, &table)
+    let mut said = String::new();
+    for ((name, _), found) in WAYS.iter().zip(&left_out) {
+        said.push_str(&format!("{name}\n\n{}\n", table(rows, found)));
+    }
+    print!("{said}");
+    write(&args.out, &estimator, &said)
+}
+
+/// How networks are parted, so that each is read by what others taught.
+const WAYS: [(&str, fn(&Row) -> usize); 3] = [
+    ("Networks that were not learned from, of kinds that were:", |r| (r.network % FOLDS) as usize),
+    ("Networks of an architecture that was not learned from:", |r| r.kind[0]),
+    ("Networks with a kind of input that was not learned from:", |r| r.kind[2]),
+];
+
+fn parts(rows: &[Row], part: fn(&Row) -> usize) -> Vec<usize> {
+    rows.iter().map(part).collect()
 }
 
 fn write(out: &Path, estimator: &Estimator, table: &str) -> Result<()> {
     let path = out.join("edge.safetensors");
-    let state = TrainingState {
-        steps: 0,
-        identity: "estimator of the edge of chaos".into(),
-        arrays: estimator.arrays(),
-    };
-    state.write(&path).with_context(|| format!("cannot write {}", path.display()))?;
+    checkpoint::write_edge(&path, estimator)
+        .with_context(|| format!("cannot write {}", path.display()))?;
     let card = out.join("edge.md");
     std::fs::write(&card, table).with_context(|| format!("cannot write {}", card.display()))?;
     println!("estimator written to {}", path.display());
     Ok(())
 }
 
-/// Errors by kind and length, each of estimators that had not seen the network.
-fn table(rows: &[Row], found: &[[f64; 4]]) -> String {
+/// Errors by kind and length.
+fn table(rows: &[Row], found: &[DrivenExponent]) -> String {
     let mut out = String::from(
         "| networks | readings | mean error /s | sign right | area, chaos | 90 % hold | stable \
          read as chaotic |\n|---|---|---|---|---|---|---|\n",
     );
     let mut line = |name: String, is: &dyn Fn(&Row) -> bool| {
-        let of: Vec<(f64, [f64; 4])> = rows
+        let of: Vec<(f64, DrivenExponent)> = rows
             .iter()
             .zip(found)
             .filter(|(r, _)| is(r))
@@ -307,35 +322,37 @@ fn table(rows: &[Row], found: &[[f64; 4]]) -> String {
 /// An exponent nearer to 0 has no sign to be right about, 1/s.
 const SIGN_FROM_PER_S: f64 = 0.25;
 
-fn scores(name: &str, of: &[(f64, [f64; 4])]) -> String {
-    let n = of.len() as f64;
-    let error = of.iter().map(|(truth, f)| (truth - f[0]).abs()).sum::<f64>() / n;
-    let share = |these: &[&(f64, [f64; 4])], is: &dyn Fn(&(f64, [f64; 4])) -> bool| {
-        let right = these.iter().filter(|x| is(x)).count() as f64;
+fn scores(name: &str, of: &[(f64, DrivenExponent)]) -> String {
+    let error =
+        of.iter().map(|(truth, f)| (truth - f.per_s).abs()).sum::<f64>() / of.len() as f64;
+    let share = |is: &dyn Fn(f64) -> bool, right: &dyn Fn(f64, &DrivenExponent) -> bool| {
+        let these: Vec<_> = of.iter().filter(|(truth, _)| is(*truth)).collect();
+        let right = these.iter().filter(|(truth, f)| right(*truth, f)).count() as f64;
         if these.is_empty() { "-".into() } else { format!("{:.3}", right / these.len() as f64) }
     };
-    let signed: Vec<_> = of.iter().filter(|x| x.0.abs() > SIGN_FROM_PER_S).collect();
-    let stable: Vec<_> = of.iter().filter(|x| x.0 < -SIGN_FROM_PER_S).collect();
-    let chaotic: Vec<_> = of.iter().filter(|x| x.0 > 0.0).collect();
-    let ordered = of.iter().filter(|x| x.0 <= 0.0).collect::<Vec<_>>();
-    let above: f64 = chaotic
-        .iter()
-        .map(|c| {
-            let below = ordered.iter().map(|o| match c.1[3].total_cmp(&o.1[3]) {
+    format!(
+        "| {name} | {} | {error:.2} | {} | {} | {} | {} |\n",
+        of.len(),
+        share(&|t| t.abs() > SIGN_FROM_PER_S, &|t, f| t.signum() == f.per_s.signum()),
+        area(of).map_or("-".into(), |a| format!("{a:.3}")),
+        share(&|_| true, &|t, f| (f.low..=f.high).contains(&t)),
+        share(&|t| t < -SIGN_FROM_PER_S, &|_, f| f.per_s > 0.0),
+    )
+}
+
+/// Area under the receiver operating characteristic of the probability of chaos.
+fn area(of: &[(f64, DrivenExponent)]) -> Option<f64> {
+    let (chaotic, ordered): (Vec<_>, Vec<_>) = of.iter().partition(|(truth, _)| *truth > 0.0);
+    let mut above = 0.0;
+    for (_, c) in &chaotic {
+        for (_, o) in &ordered {
+            above += match c.p_chaos.total_cmp(&o.p_chaos) {
                 std::cmp::Ordering::Greater => 1.0,
                 std::cmp::Ordering::Equal => 0.5,
                 std::cmp::Ordering::Less => 0.0,
-            });
-            below.sum::<f64>()
-        })
-        .sum();
-    let pairs = (chaotic.len() * ordered.len()) as f64;
-    let area = if pairs > 0.0 { format!("{:.3}", above / pairs) } else { "-".into() };
-    format!(
-        "| {name} | {} | {error:.2} | {} | {area} | {} | {} |\n",
-        of.len(),
-        share(&signed, &|x| x.0.signum() == x.1[0].signum()),
-        share(&of.iter().collect::<Vec<_>>(), &|x| (x.1[1]..=x.1[2]).contains(&x.0)),
-        share(&stable, &|x| x.1[0] > 0.0),
-    )
+            };
+        }
+    }
+    let pairs = chaotic.len() * ordered.len();
+    (pairs > 0).then(|| above / pairs as f64)
 }

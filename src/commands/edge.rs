@@ -1,14 +1,19 @@
 //! `regimed edge`: how near to the edge of chaos recorded populations are, without a model.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
+use plotters::prelude::*;
 use serde::Serialize;
 
+use super::drawing::{Axes, chart, colour, drawn, svg};
 use super::recordings::RecordingArgs;
-use crate::checkpoint::TrainingState;
-use crate::edge::{EXPONENT_MAX_PER_S, EdgeReading, Estimator, SECONDS_MIN, Window};
-use crate::recording::Trial;
+use crate::checkpoint::{builtin_edge, read_edge};
+use crate::edge::{
+    DrivenExponent, EXPONENT_MAX_PER_S, EdgeMeter, EdgeReading, Estimator, SECONDS_MAX, SECONDS_MIN,
+};
+use crate::recording::{Recording, Trial};
 
 /// Tell from counts alone how near to the edge of chaos a population is
 #[derive(Debug, clap::Args)]
@@ -16,12 +21,18 @@ pub struct EdgeArgs {
     /// Recordings (.npz or .nwb); labels are not looked at
     #[arg(required = true, value_name = "RECORDING")]
     pub recordings: Vec<PathBuf>,
-    /// What `regimed atlas` learned
-    #[arg(long, value_name = "FILE")]
-    pub estimator: PathBuf,
+    /// Seconds that a reading is of, 20 to 120
+    #[arg(long, value_name = "SECONDS", default_value_t = SECONDS_MAX)]
+    pub window: f64,
     /// One JSON object a line instead of a table
     #[arg(long)]
     pub json: bool,
+    /// Draw the exponent over time, of windows that move on by a second (SVG)
+    #[arg(long, value_name = "FILE")]
+    pub plot: Option<PathBuf>,
+    /// An estimator that `regimed atlas` learned, instead of the one in the binary
+    #[arg(long, value_name = "FILE")]
+    pub estimator: Option<PathBuf>,
     #[command(flatten)]
     /// How to take the recordings.
     pub how: RecordingArgs,
@@ -45,83 +56,127 @@ struct Said {
 /// Runs the command.
 ///
 /// # Errors
-/// Files that cannot be read.
+/// Files that cannot be read or written, a window or bins out of range.
 pub fn run(args: &EdgeArgs) -> Result<()> {
-    let estimator = load(&args.estimator)?;
-    let mut all = Vec::new();
+    if !(SECONDS_MIN..=SECONDS_MAX).contains(&args.window) {
+        bail!("--window: expected {SECONDS_MIN} to {SECONDS_MAX} seconds, found {}", args.window);
+    }
+    let estimator = Arc::new(match &args.estimator {
+        None => builtin_edge()?,
+        Some(path) => read_edge(path)
+            .with_context(|| format!("cannot use the estimator {}", path.display()))?,
+    });
+    let (mut all, mut courses) = (Vec::new(), Vec::new());
     for path in &args.recordings {
         let recording = args.how.read(path)?;
-        let streams = recording.streams();
-        let mut sessions: Vec<&str> = streams.iter().map(|t| t.session.as_str()).collect();
-        sessions.dedup();
-        for session in sessions {
-            let own: Vec<&Trial> = streams.iter().filter(|t| t.session == session).collect();
-            let found = read(&estimator, &own, recording.n_channels, recording.bin_width_s)
+        for session in sessions(&recording) {
+            let course = course(&estimator, &recording, session, args.window)
                 .with_context(|| path.display().to_string())?;
-            all.push(said(path.display().to_string(), session, &found));
-        }
-    }
-    for said in &all {
-        if args.json {
-            println!("{}", serde_json::to_string(said)?);
+            let said = said(&path.display().to_string(), session, &course);
+            if args.json {
+                println!("{}", serde_json::to_string(&said)?);
+            }
+            courses.push((format!("{} {session}", name_of(path)), course));
+            all.push(said);
         }
     }
     if !args.json {
         print!("{}", table(&all));
     }
+    if let Some(path) = &args.plot {
+        std::fs::write(path, picture(&courses)?)
+            .with_context(|| format!("cannot write {}", path.display()))?;
+    }
     Ok(())
 }
 
-fn load(path: &std::path::Path) -> Result<Estimator> {
-    let shown = || format!("cannot use the estimator {}", path.display());
-    let state = TrainingState::read(path).with_context(shown)?;
-    Estimator::from_arrays(state.arrays).with_context(shown)
+fn name_of(path: &Path) -> String {
+    path.file_stem().map_or_else(String::new, |n| n.to_string_lossy().into_owned())
 }
 
-/// Time that was there, and a reading of each two minutes of it, or of the rest where that is
-/// enough.
-fn read(
-    estimator: &Estimator,
-    trials: &[&Trial],
-    channels: usize,
-    bin_width_s: f64,
-) -> Result<(f64, Vec<EdgeReading>)> {
-    let fresh = || Window::new(channels, bin_width_s);
-    let Some(mut window) = fresh() else {
-        bail!("expected bins of at most 50 ms, found {} ms", bin_width_s * 1e3);
-    };
-    let (mut readings, mut seconds) = (Vec::new(), 0.0);
-    for trial in trials {
-        window.gap();
-        for bin in trial.counts.rows() {
-            if window.is_full() {
-                readings.extend(estimator.read(&window));
-                seconds += window.seconds();
-                window = fresh().context("a window")?;
-            }
-            let counts: Vec<f32> = bin.iter().map(|c| f32::from(*c)).collect();
-            window.push(&counts);
+/// Names of the sessions, in their order.
+fn sessions(recording: &Recording) -> Vec<&str> {
+    let mut names: Vec<&str> = Vec::new();
+    for trial in &recording.trials {
+        if !names.contains(&trial.session.as_str()) {
+            names.push(&trial.session);
         }
     }
-    readings.extend(estimator.read(&window));
-    Ok((seconds + window.seconds(), readings))
+    names
 }
 
-fn said(recording: String, session: &str, (seconds, readings): &(f64, Vec<EdgeReading>)) -> Said {
-    let total: f64 = readings.iter().map(|r| r.seconds).sum();
-    let resolved = !readings.is_empty();
-    let mean = |of: fn(&EdgeReading) -> f64| {
-        resolved.then(|| readings.iter().map(|r| of(r) * r.seconds).sum::<f64>() / total)
+/// A session's readings.
+#[derive(Debug, Default)]
+struct Course {
+    /// Time of the recording, seconds.
+    seconds: f64,
+    /// Of windows behind one another.
+    apart: Vec<EdgeReading>,
+    /// Time and reading of windows that move on by a second.
+    moving: Vec<(f64, EdgeReading)>,
+}
+
+fn course(
+    estimator: &Arc<Estimator>,
+    recording: &Recording,
+    session: &str,
+    window_s: f64,
+) -> Result<Course> {
+    let (channels, width_s) = (recording.n_channels, recording.bin_width_s);
+    let meter = || EdgeMeter::new(estimator.clone(), channels, width_s, window_s);
+    let Some(mut moving) = meter() else {
+        bail!("expected bins of at most 100 ms, found {} ms", width_s * 1e3);
+    };
+    let mut course = Course::default();
+    let (mut bins, mut read) = (0usize, None);
+    let streams = recording.streams();
+    let own: Vec<&Trial> = streams.iter().filter(|t| t.session == session).collect();
+    for trial in own {
+        moving.gap();
+        for bin in trial.counts.rows() {
+            let counts: Vec<f32> = bin.iter().map(|c| f32::from(*c)).collect();
+            moving.push(&counts);
+            bins += 1;
+            let Some(reading) = moving.due() else { continue };
+            let seconds = bins as f64 * width_s;
+            course.moving.push((seconds, reading));
+            // A window is full, or the newest reading of all.
+            let from = course.apart.len() as f64 * window_s;
+            if seconds - from >= window_s - 0.5 * width_s {
+                course.apart.push(reading);
+                read = None;
+            } else {
+                read = Some((seconds - from, reading));
+            }
+        }
+    }
+    course.seconds = bins as f64 * width_s;
+    // The rest is read with what stands before it, and counts for its own time.
+    if let Some((seconds, reading)) = read
+        && (course.apart.is_empty() || seconds >= SECONDS_MIN)
+    {
+        course.apart.push(EdgeReading { seconds, ..reading });
+    }
+    Ok(course)
+}
+
+fn said(recording: &str, session: &str, course: &Course) -> Said {
+    let found: Vec<(f64, DrivenExponent)> =
+        course.apart.iter().filter_map(|r| Some((r.seconds, r.exponent?))).collect();
+    let total: f64 = found.iter().map(|(seconds, _)| seconds).sum();
+    let mean = |of: fn(&DrivenExponent) -> f64| {
+        let sum: f64 = found.iter().map(|(seconds, e)| seconds * of(e)).sum();
+        (!found.is_empty()).then(|| sum / total)
     };
     Said {
-        recording,
+        recording: recording.to_owned(),
         session: session.to_owned(),
-        seconds: *seconds,
-        exponent_driven_per_s: mean(|r| r.driven_per_s.mean),
-        low: mean(|r| r.driven_per_s.low),
-        high: mean(|r| r.driven_per_s.high),
-        p_chaos: mean(|r| r.p_chaos),
-        resolved,
+        seconds: course.seconds,
+        exponent_driven_per_s: mean(|e| e.per_s),
+        low: mean(|e| e.low),
+        high: mean(|e| e.high),
+        p_chaos: mean(|e| e.p_chaos),
+        resolved: !found.is_empty(),
     }
 }
 
@@ -134,7 +189,7 @@ fn table(all: &[Said]) -> String {
     );
     for s in all {
         let exponent = match (s.exponent_driven_per_s, s.low, s.high) {
-            (Some(mean), Some(low), Some(high)) => format!("{mean:+.2} [{low:+.2} {high:+.2}]"),
+            (Some(per_s), Some(low), Some(high)) => format!("{per_s:+.2} [{low:+.2} {high:+.2}]"),
             _ => "not resolved".into(),
         };
         let chaos = s.p_chaos.map_or("-".into(), |p| format!("{p:.2}"));
@@ -144,9 +199,46 @@ fn table(all: &[Said]) -> String {
         ));
     }
     out.push_str(&format!(
-        "largest driven Lyapunov exponent, clipped to +-{EXPONENT_MAX_PER_S} /s, with a 90 % \
-         interval; conditional on the simulated networks that the estimator learned from; not \
-         resolved: less than {SECONDS_MIN} s, or nothing that channels share exceeds chance\n"
+        "Largest driven Lyapunov exponent, clipped to +-{EXPONENT_MAX_PER_S} /s, with a 90 % \
+         interval; conditional on\nthe simulated networks that the estimator learned from. Not \
+         resolved: less than {SECONDS_MIN} s, or nothing that\nchannels share exceeds chance.\n"
     ));
     out
+}
+
+/// Exponents over time with their intervals, one colour a session.
+fn picture(courses: &[(String, Course)]) -> Result<String> {
+    let end = courses.iter().map(|(_, c)| c.seconds).fold(1.0, f64::max);
+    svg((1000, 380), |area| {
+        let (plot, legend) = area.split_horizontally(800);
+        let axes = Axes {
+            caption: "largest driven exponent with its 90 % interval; above 0 is chaos",
+            x: "time (s)",
+            y: "1/s, clipped to +-2",
+        };
+        let mut chart = chart(&plot, &axes, 0.0..end, -2.1..2.1)?;
+        let zero = PathElement::new(vec![(0.0, 0.0), (end, 0.0)], BLACK.mix(0.5));
+        chart.draw_series([zero]).map_err(drawn)?;
+        for (i, (name, course)) in courses.iter().enumerate() {
+            let of: Vec<(f64, DrivenExponent)> =
+                course.moving.iter().filter_map(|(t, r)| Some((*t, r.exponent?))).collect();
+            for pair in of.windows(2).filter(|pair| pair[1].0 - pair[0].0 < 1.5) {
+                let [(from, a), (to, b)] = [pair[0], pair[1]];
+                let corners = vec![(from, a.low), (from, a.high), (to, b.high), (to, b.low)];
+                let band = Polygon::new(corners, colour(i).mix(0.18).filled());
+                let line = vec![(from, a.per_s), (to, b.per_s)];
+                let line = PathElement::new(line, colour(i).stroke_width(2));
+                chart.draw_series([band]).map_err(drawn)?;
+                chart.draw_series([line]).map_err(drawn)?;
+            }
+            let y = 40 + 20 * i as i32;
+            let box_ = Rectangle::new([(4, y), (16, y + 12)], colour(i).filled());
+            legend.draw(&box_).map_err(drawn)?;
+            let resolved = if of.is_empty() { " (not resolved)" } else { "" };
+            let text = format!("{name}{resolved}");
+            let font = ("sans-serif", 13.0).into_font();
+            legend.draw(&Text::new(text, (22, y), font)).map_err(drawn)?;
+        }
+        Ok(())
+    })
 }

@@ -7,6 +7,7 @@ pub mod brand;
 pub mod calibrate;
 mod card;
 pub mod demo;
+mod drawing;
 pub mod edge;
 mod endpoint;
 pub mod evaluate;

@@ -7,7 +7,9 @@ use anyhow::{Context, Result};
 
 use super::priority::give_way;
 use crate::bus::{CountsReader, CountsTap, Outcome, SessionHandle, Wording, dynamics, tap};
+use crate::checkpoint::builtin_edge;
 use crate::dynamics::{Monitor, Position};
+use crate::edge::{EdgeMeter, EdgeReading, Estimator, SECONDS_MAX};
 use crate::intake::MASKED;
 use crate::model::Model;
 use crate::regime::Label;
@@ -15,6 +17,9 @@ use crate::regime::Label;
 /// A session's monitor with what feeds it.
 pub(super) struct Probe {
     monitor: Monitor,
+    /// `None` for bins that are too wide for it.
+    edge: Option<EdgeMeter>,
+    edge_reading: Option<EdgeReading>,
     model: Arc<Model>,
     /// Models that the session had before this one.
     swaps: u32,
@@ -23,11 +28,17 @@ pub(super) struct Probe {
 }
 
 impl Probe {
-    /// For a session; the other half is its thread's.
-    pub(super) fn new(model: Arc<Model>, channels: usize) -> (Arc<Mutex<Self>>, CountsTap) {
+    fn new(
+        model: Arc<Model>,
+        channels: usize,
+        estimator: Arc<Estimator>,
+    ) -> (Arc<Mutex<Self>>, CountsTap) {
         let (tap, reader) = tap(channels);
+        let width_s = model.bin_width_s;
         let probe = Self {
             monitor: Monitor::new(&model, channels),
+            edge: EdgeMeter::new(estimator, channels, width_s, SECONDS_MAX),
+            edge_reading: None,
             model,
             swaps: 0,
             reader,
@@ -43,16 +54,21 @@ impl Probe {
     }
 
     fn take_counts(&mut self) {
-        let Self { monitor, reader, counts, .. } = self;
+        let Self { monitor, edge, reader, counts, .. } = self;
         reader.each(|gap, bin| {
             if gap {
                 monitor.push_counts(None);
+                edge.iter_mut().for_each(EdgeMeter::gap);
             }
             for (to, &from) in counts.iter_mut().zip(bin) {
                 *to = if from == MASKED { 0.0 } else { f32::from(from) };
             }
             monitor.push_counts(Some(counts));
+            edge.iter_mut().for_each(|e| e.push(counts));
         });
+        if let Some(reading) = edge.as_mut().and_then(EdgeMeter::due) {
+            self.edge_reading = Some(reading);
+        }
     }
 }
 
@@ -72,7 +88,10 @@ pub(super) struct Request {
 
 /// The way to the worker; it ends with the last of these.
 #[derive(Clone)]
-pub(super) struct MetricsWorker(SyncSender<Request>);
+pub(super) struct MetricsWorker {
+    requests: SyncSender<Request>,
+    estimator: Arc<Estimator>,
+}
 
 impl MetricsWorker {
     pub(super) fn start(sessions: usize) -> Result<Self> {
@@ -84,13 +103,23 @@ impl MetricsWorker {
                 work(&receiver);
             })
             .context("cannot start the metrics' thread")?;
-        Ok(Self(sender))
+        let estimator = Arc::new(builtin_edge().context("the estimator in the binary")?);
+        Ok(Self { requests: sender, estimator })
+    }
+
+    /// What a session is read with; the tap is its thread's.
+    pub(super) fn probe(
+        &self,
+        model: Arc<Model>,
+        channels: usize,
+    ) -> (Arc<Mutex<Probe>>, CountsTap) {
+        Probe::new(model, channels, self.estimator.clone())
     }
 
     /// Asks for a reading of a state. Where the worker is behind, the state is passed over, because
     /// the next one is newer; the request is given back for its latents.
     pub(super) fn ask(&self, request: Request) -> Option<Request> {
-        match self.0.try_send(request) {
+        match self.requests.try_send(request) {
             Err(TrySendError::Full(request)) => Some(request),
             Ok(()) | Err(TrySendError::Disconnected(_)) => None,
         }
@@ -102,7 +131,7 @@ fn work(requests: &Receiver<Request>) {
         // A panic elsewhere has ended the program.
         let mut probe = r.probe.lock().unwrap_or_else(PoisonError::into_inner);
         probe.take_counts();
-        let Probe { monitor, model, swaps, .. } = &mut *probe;
+        let Probe { monitor, model, swaps, edge_reading, .. } = &mut *probe;
         // Asked for before the session had another model.
         if r.outcome.swaps != *swaps {
             continue;
@@ -119,7 +148,7 @@ fn work(requests: &Receiver<Request>) {
             label: r.outcome.label.and_then(Label::regime),
         };
         if let Some(reading) = monitor.refresh(model, &at) {
-            r.session.set_metrics(dynamics::metrics(&r.outcome, &reading));
+            r.session.set_metrics(dynamics::metrics(&r.outcome, &reading, edge_reading.as_ref()));
         }
     }
 }

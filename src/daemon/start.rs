@@ -7,7 +7,6 @@ use tokio::sync::mpsc;
 
 use super::announcer::Announcer;
 use super::calibrator::Calibrator;
-use super::metrics_worker::Probe;
 use super::outcomes::Fetching;
 use super::publishing::{PublishingParts, PublishingTask};
 use super::resume::{Beginning, Keeping};
@@ -62,7 +61,7 @@ pub(super) fn start(
     let plan = Arc::new(plan);
     let (page_tap, page_counts) = tap(n_channels);
     let (fit_tap, fit_counts) = tap(n_channels);
-    let (probe, metrics_tap) = Probe::new(plan.model.clone(), n_channels);
+    let (probe, metrics_tap) = shared.worker.probe(plan.model.clone(), n_channels);
     let session = Arc::new(SessionHandle::new(Parts {
         plan: plan.clone(),
         assembly: Arc::new(Assembly::new(port.clone(), asked.events)),

@@ -3,196 +3,288 @@
 
 use std::collections::HashMap;
 
-use super::features::{FEATURES, features};
-use super::trees::{Growth, Loss, Trees};
+use super::features::{CLARITY, FEATURES, SECONDS, features};
+use super::trees::{Growth, Trees};
 use super::window::Window;
-use crate::dynamics::Estimate;
 
 /// Exponents are read between the two signs of this, 1/s: beyond it, counts tell no more.
 pub(crate) const EXPONENT_MAX_PER_S: f64 = 2.0;
+/// What is learned is the probability that the exponent is at or below each of these, 1/s.
+const LEVELS_PER_S: [f64; LEVELS] =
+    [-2.0, -1.5, -1.0, -0.7, -0.4, -0.2, 0.0, 0.2, 0.4, 0.7, 1.0, 1.5, 2.0];
+const LEVELS: usize = 13;
+/// Where chaos begins.
+const ZERO: usize = 6;
 /// Quantiles of each feature beyond which its values are moved in.
 const RANGE: [f64; 2] = [0.002, 0.998];
-/// Parts of the networks that are left out in turn.
-const FOLDS: u64 = 5;
 /// Share of the true exponents that an interval holds.
 const HELD: f64 = 0.9;
-/// Errors are foretold to be no smaller, 1/s.
-const ERROR_MIN_PER_S: f32 = 0.1;
+/// Ends of the kinds of data with intervals of their own: seconds read, and the log of the clarity
+/// of what channels share.
+const SECONDS_ENDS: [f64; 3] = [30.0, 50.0, 90.0];
+const CLARITY_ENDS: [f32; 2] = [0.7, 1.6];
+const KINDS: usize = (SECONDS_ENDS.len() + 1) * (CLARITY_ENDS.len() + 1);
+/// A kind of data needs so many examples for intervals of its own.
+const EXAMPLES_MIN: usize = 60;
+/// Log odds are bounded to this.
+const LOG_ODDS_MAX: f64 = 9.0;
 
 /// What is known of one window of one simulated network.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Example {
-    /// Number of the network in its ensemble.
-    pub(crate) network: u64,
     pub(crate) features: Vec<f32>,
     /// True largest exponent along the recorded path, 1/s.
     pub(crate) driven_per_s: f64,
 }
 
+/// The largest exponent along the path that noise and input drive, 1/s, between plus and minus
+/// [`EXPONENT_MAX_PER_S`].
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct DrivenExponent {
+    /// Median of what it may be.
+    pub(crate) per_s: f64,
+    /// Ends of a 90 % interval.
+    pub(crate) low: f64,
+    pub(crate) high: f64,
+    /// Probability that it is above 0.
+    pub(crate) p_chaos: f64,
+}
+
 /// What a window tells.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct EdgeReading {
-    /// Largest driven exponent, 1/s, between plus and minus [`EXPONENT_MAX_PER_S`], with a 90 %
-    /// interval.
-    pub(crate) driven_per_s: Estimate,
-    /// Probability that it is above 0.
-    pub(crate) p_chaos: f64,
     /// Time that was read, seconds.
     pub(crate) seconds: f64,
+    /// `None` where nothing that channels share exceeds chance: not resolved.
+    pub(crate) exponent: Option<DrivenExponent>,
 }
 
 /// From features to a reading.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Estimator {
     /// Ends of each feature's range.
-    pub(super) ranges: Vec<[f32; 2]>,
-    pub(super) exponent: Trees,
-    /// Absolute error to expect, 1/s.
-    pub(super) error: Trees,
-    /// Log odds of chaos, and what they are multiplied by.
-    pub(super) chaos: Trees,
-    pub(super) chaos_scale: f32,
-    /// Expected errors in a 90 % interval's half.
-    pub(super) errors_in_half: f32,
+    ranges: Vec<[f32; 2]>,
+    /// Log odds that the exponent is at or below each level.
+    below: Trees<LEVELS>,
+    /// What they are multiplied by.
+    scale: f32,
+    /// Log odds at which intervals end, by kind of data.
+    ends: [f32; KINDS],
 }
 
-fn clipped(per_s: f64) -> f32 {
-    per_s.clamp(-EXPONENT_MAX_PER_S, EXPONENT_MAX_PER_S) as f32
+/// Probabilities that the exponent is at or below each level, none below the one before.
+#[derive(Debug, Clone, Copy, PartialEq)]
+struct Chances([f64; LEVELS]);
+
+impl Chances {
+    fn of(log_odds: &[f32; LEVELS], scale: f32) -> Self {
+        let mut least = 0.0f64;
+        Self(log_odds.map(|o| {
+            let p = 1.0 / (1.0 + (-f64::from(scale * o)).exp());
+            least = least.max(p);
+            least
+        }))
+    }
+
+    /// The least exponent that is not exceeded with a probability, 1/s.
+    fn quantile(&self, p: f64) -> f64 {
+        let above = self.0.partition_point(|f| *f < p);
+        let ends = [LEVELS_PER_S[0], LEVELS_PER_S[LEVELS - 1]];
+        match above {
+            0 => ends[0],
+            LEVELS => ends[1],
+            k => {
+                let ([a, b], [x, y]) =
+                    ([self.0[k - 1], self.0[k]], [LEVELS_PER_S[k - 1], LEVELS_PER_S[k]]);
+                x + (y - x) * ((p - a) / (b - a).max(1e-12)).clamp(0.0, 1.0)
+            }
+        }
+    }
+
+    /// Probabilities to be below an exponent, and to be at or below it.
+    fn around(&self, per_s: f64) -> [f64; 2] {
+        let k = LEVELS_PER_S.partition_point(|l| *l < per_s);
+        match k {
+            0 => [0.0, self.0[0]],
+            LEVELS => [self.0[LEVELS - 1], 1.0],
+            k if per_s >= EXPONENT_MAX_PER_S => [self.0[k], 1.0],
+            k => {
+                let ([a, b], [x, y]) =
+                    ([self.0[k - 1], self.0[k]], [LEVELS_PER_S[k - 1], LEVELS_PER_S[k]]);
+                [a + (b - a) * (per_s - x) / (y - x); 2]
+            }
+        }
+    }
+
+    /// Log odds at which an interval around the median just holds the exponent.
+    fn holds_at(&self, per_s: f64) -> f64 {
+        let [below, up_to] = self.around(per_s).map(log_odds);
+        below.max(-up_to).max(0.0)
+    }
+
+    /// Median, and the interval that ends at log odds on either side, 1/s.
+    fn interval(&self, ends: f32) -> [f64; 3] {
+        let out = 1.0 / (1.0 + f64::from(ends).exp());
+        [0.5, out, 1.0 - out].map(|p| self.quantile(p))
+    }
+
+    fn exponent(&self, ends: f32) -> DrivenExponent {
+        let [per_s, low, high] = self.interval(ends);
+        DrivenExponent { per_s, low, high, p_chaos: 1.0 - self.0[ZERO] }
+    }
+}
+
+fn log_odds(p: f64) -> f64 {
+    (p / (1.0 - p)).ln().clamp(-LOG_ODDS_MAX, LOG_ODDS_MAX)
+}
+
+fn clipped(per_s: f64) -> f64 {
+    per_s.clamp(-EXPONENT_MAX_PER_S, EXPONENT_MAX_PER_S)
+}
+
+/// Number of the kind of data that features are of.
+fn kind_of(features: &[f32]) -> usize {
+    let seconds = SECONDS_ENDS.iter().filter(|s| f64::from(features[SECONDS]).exp() >= **s);
+    let clarity = CLARITY_ENDS.iter().filter(|c| features[CLARITY] >= **c);
+    seconds.count() * (CLARITY_ENDS.len() + 1) + clarity.count()
 }
 
 impl Estimator {
-    /// What the window tells; `None` where that is not resolved.
+    /// What the window tells; `None` where it is too short.
     #[must_use]
     pub(crate) fn read(&self, window: &Window) -> Option<EdgeReading> {
-        let features = features(window)?;
-        let [mean, low, high, p_chaos] = self.of(&features);
-        let driven_per_s = Estimate { mean, low, high };
-        Some(EdgeReading { driven_per_s, p_chaos, seconds: window.seconds() })
+        let exponent = || features(window).map(|f| self.of(&f));
+        window.is_long_enough().then(|| EdgeReading {
+            seconds: window.seconds(),
+            exponent: exponent(),
+        })
     }
 
-    /// Exponent, ends of its interval, 1/s, and the probability of chaos.
-    pub(crate) fn of(&self, features: &[f32]) -> [f64; 4] {
-        let moved = self.moved_in(features);
-        let mean = clipped(f64::from(self.exponent.predict(&moved)));
-        let half = self.errors_in_half * self.error.predict(&moved).max(ERROR_MIN_PER_S);
-        let odds = self.chaos_scale * self.chaos.predict(&moved);
-        let [low, high] = [mean - half, mean + half].map(|x| f64::from(clipped(f64::from(x))));
-        [f64::from(mean), low, high, 1.0 / (1.0 + f64::from(-odds).exp())]
+    fn of(&self, features: &[f32]) -> DrivenExponent {
+        let odds = self.below.predict(&moved_in(features, &self.ranges));
+        Chances::of(&odds, self.scale).exponent(self.ends[kind_of(features)])
     }
 
-    fn moved_in(&self, features: &[f32]) -> Vec<f32> {
-        features.iter().zip(&self.ranges).map(|(x, [low, high])| x.clamp(*low, *high)).collect()
-    }
-
-    /// Learns from examples. Beside the estimator, for each example what one says that has not seen
-    /// its network.
+    /// Learns from examples. `parts` are ways to part them, the number of each example's part: of
+    /// each way, what the others taught is asked about each part, and intervals hold their share of
+    /// such answers. Returned beside the estimator, by way and example; `None` where `each`, told
+    /// the share that is done, does not go on.
     pub(crate) fn fit(
         examples: &[Example],
+        parts: &[Vec<usize>],
         mut each: impl FnMut(f64) -> bool,
-    ) -> Option<(Self, Vec<[f64; 4]>)> {
-        let fold = |e: &Example| e.network % FOLDS;
-        let mut left_out = vec![[0.0; 4]; examples.len()];
-        let mut scaled_errors = Vec::new();
-        let mut odds: Vec<(f64, bool)> = Vec::new();
-        for f in 0..FOLDS {
-            let (own, others): (Vec<usize>, Vec<usize>) =
-                (0..examples.len()).partition(|&i| fold(&examples[i]) == f);
-            let train: Vec<&Example> = others.iter().map(|&i| &examples[i]).collect();
-            let estimator = Self::of_examples(&train);
-            for i in own {
-                let moved = estimator.moved_in(&examples[i].features);
-                let truth = clipped(examples[i].driven_per_s);
-                let found = clipped(f64::from(estimator.exponent.predict(&moved)));
-                let expected = estimator.error.predict(&moved).max(ERROR_MIN_PER_S);
-                scaled_errors.push((found - truth).abs() / expected);
-                let of_chaos = estimator.chaos.predict(&moved);
-                odds.push((f64::from(of_chaos), truth > 0.0));
-                left_out[i] = [f64::from(found), f64::from(expected), f64::from(of_chaos), 0.0];
+    ) -> Option<(Self, Vec<Vec<DrivenExponent>>)> {
+        let tasks: Vec<(usize, usize)> = parts
+            .iter()
+            .enumerate()
+            .flat_map(|(way, of)| (0..of.iter().max().map_or(0, |m| m + 1)).map(move |p| (way, p)))
+            .collect();
+        let mut left_out = vec![vec![[0.0f32; LEVELS]; examples.len()]; parts.len()];
+        let threads = std::thread::available_parallelism().map_or(1, usize::from);
+        for (done, several) in tasks.chunks(threads).enumerate() {
+            let found: Vec<_> = std::thread::scope(|scope| {
+                let ask = |&(way, part): &(usize, usize)| {
+                    let parts = &parts[way];
+                    scope.spawn(move || (way, ask_part(examples, parts, part)))
+                };
+                let workers: Vec<_> = several.iter().map(ask).collect();
+                // A panic there has ended the program already.
+                workers.into_iter().filter_map(|w| w.join().ok()).collect()
+            });
+            for (way, answers) in found {
+                answers.into_iter().for_each(|(i, odds)| left_out[way][i] = odds);
             }
-            if !each((f + 1) as f64 / (FOLDS + 1) as f64) {
+            let share = (done + 1) as f64 * threads as f64 / (tasks.len() + 1) as f64;
+            if !each(share.min(1.0)) {
                 return None;
             }
         }
-        let errors_in_half = conformal(scaled_errors);
-        let chaos_scale = scale_of(&odds);
-        for found in &mut left_out {
-            let [mean, expected, of_chaos, _] = *found;
-            let half = f64::from(errors_in_half) * expected;
-            let [low, high] = [mean - half, mean + half].map(|x| f64::from(clipped(x)));
-            let p = 1.0 / (1.0 + (-f64::from(chaos_scale) * of_chaos).exp());
-            *found = [mean, low, high, p];
-        }
-        let whole = Self::of_examples(&examples.iter().collect::<Vec<_>>());
-        each(1.0).then_some((Self { errors_in_half, chaos_scale, ..whole }, left_out))
-    }
-
-    /// Trees for the exponent, for its error, cross-fitted over halves, and for chaos.
-    fn of_examples(examples: &[&Example]) -> Self {
-        let ranges = ranges(examples);
-        let blank = Self {
-            ranges,
-            exponent: Trees::default(),
-            error: Trees::default(),
-            chaos: Trees::default(),
-            chaos_scale: 1.0,
-            errors_in_half: 1.0,
+        let (ranges, below) = learned(&examples.iter().collect::<Vec<_>>());
+        let scale = scale_of(examples, &left_out);
+        let ends = ends_of(examples, &left_out, scale);
+        let estimator = Self { ranges, below, scale, ends };
+        let reading = |(e, odds): (&Example, &[f32; LEVELS])| {
+            Chances::of(odds, scale).exponent(ends[kind_of(&e.features)])
         };
-        let rows: Vec<Vec<f32>> = examples.iter().map(|e| blank.moved_in(&e.features)).collect();
-        let exponents: Vec<f32> = examples.iter().map(|e| clipped(e.driven_per_s)).collect();
-        let chaos: Vec<f32> =
-            exponents.iter().map(|x| f32::from(u8::from(*x > 0.0))).collect();
-        let how = Growth::default();
-        let mut errors = vec![0.0f32; rows.len()];
-        for half in 0..2u64 {
-            let (own, others): (Vec<usize>, Vec<usize>) = (0..rows.len())
-                .partition(|&i| (examples[i].network / FOLDS).is_multiple_of(2) == (half == 0));
-            let of = |of: &[usize]| -> (Vec<Vec<f32>>, Vec<f32>) {
-                (of.iter().map(|&i| rows[i].clone()).collect(), of.iter().map(|&i| exponents[i]).collect())
-            };
-            let (train, targets) = of(&others);
-            let trees = Trees::fit(&train, &targets, Loss::Squared, how);
-            for i in own {
-                let found = clipped(f64::from(trees.predict(&rows[i])));
-                errors[i] = (found - exponents[i]).abs();
-            }
-        }
-        let coarse = Growth { trees: 120, leaves: 8, rows_min: 20, ..how };
-        Self {
-            exponent: Trees::fit(&rows, &exponents, Loss::Squared, how),
-            error: Trees::fit(&rows, &errors, Loss::Squared, coarse),
-            chaos: Trees::fit(&rows, &chaos, Loss::Logistic, how),
-            ..blank
-        }
+        let readings =
+            left_out.iter().map(|odds| examples.iter().zip(odds).map(reading).collect()).collect();
+        each(1.0).then_some((estimator, readings))
     }
+}
+
+fn moved_in(features: &[f32], ranges: &[[f32; 2]]) -> Vec<f32> {
+    features.iter().zip(ranges).map(|(x, [low, high])| x.clamp(*low, *high)).collect()
+}
+
+/// Log odds of a part's examples by what the others taught.
+fn ask_part(examples: &[Example], parts: &[usize], part: usize) -> Vec<(usize, [f32; LEVELS])> {
+    let (own, others): (Vec<usize>, Vec<usize>) =
+        (0..examples.len()).partition(|&i| parts[i] == part);
+    let train: Vec<&Example> = others.iter().map(|&i| &examples[i]).collect();
+    let (ranges, trees) = learned(&train);
+    let asked = |i: usize| (i, trees.predict(&moved_in(&examples[i].features, &ranges)));
+    own.into_iter().map(asked).collect()
+}
+
+fn learned(examples: &[&Example]) -> (Vec<[f32; 2]>, Trees<LEVELS>) {
+    let ranges = ranges(examples);
+    let rows: Vec<Vec<f32>> = examples.iter().map(|e| moved_in(&e.features, &ranges)).collect();
+    let rows: Vec<&[f32]> = rows.iter().map(Vec::as_slice).collect();
+    let targets: Vec<[bool; LEVELS]> =
+        examples.iter().map(|e| LEVELS_PER_S.map(|l| e.driven_per_s <= l)).collect();
+    (ranges, Trees::fit(&rows, &targets, Growth::default()))
 }
 
 fn ranges(examples: &[&Example]) -> Vec<[f32; 2]> {
-    (0..FEATURES)
-        .map(|f| {
-            let mut sorted: Vec<f32> = examples.iter().map(|e| e.features[f]).collect();
-            sorted.sort_by(f32::total_cmp);
-            let last = sorted.len().saturating_sub(1);
-            RANGE.map(|q| {
-                sorted.get((q * last as f64).round() as usize).copied().unwrap_or(0.0)
-            })
-        })
-        .collect()
-}
-
-/// The quantile of errors that holds the next one with the probability asked for (Vovk et al. 2005).
-fn conformal(mut errors: Vec<f32>) -> f32 {
-    errors.sort_by(f32::total_cmp);
-    let rank = (HELD * (errors.len() + 1) as f64).ceil() as usize;
-    errors.get(rank.clamp(1, errors.len().max(1)) - 1).copied().unwrap_or(f32::MAX)
+    let range = |f: usize| {
+        let mut sorted: Vec<f32> = examples.iter().map(|e| e.features[f]).collect();
+        sorted.sort_by(f32::total_cmp);
+        let last = sorted.len().saturating_sub(1);
+        RANGE.map(|q| sorted.get((q * last as f64).round() as usize).copied().unwrap_or(0.0))
+    };
+    (0..FEATURES).map(range).collect()
 }
 
 /// Factor of the log odds with the least log loss.
-fn scale_of(odds: &[(f64, bool)]) -> f32 {
+fn scale_of(examples: &[Example], left_out: &[Vec<[f32; LEVELS]>]) -> f32 {
     let loss = |scale: f64| -> f64 {
-        odds.iter().map(|(o, chaos)| (if *chaos { -scale * o } else { scale * o }).exp().ln_1p()).sum()
+        let of = |(e, odds): (&Example, &[f32; LEVELS])| -> f64 {
+            let each = odds.iter().zip(LEVELS_PER_S);
+            each.map(|(o, level)| {
+                let o = scale * f64::from(*o);
+                (if e.driven_per_s <= level { -o } else { o }).exp().ln_1p()
+            })
+            .sum()
+        };
+        left_out.iter().map(|odds| examples.iter().zip(odds).map(of).sum::<f64>()).sum()
     };
-    let scales = (1..=40).map(|s| f64::from(s) / 20.0);
+    let scales = (4..=40).map(|s| f64::from(s) / 20.0);
     scales.min_by(|a, b| loss(*a).total_cmp(&loss(*b))).unwrap_or(1.0) as f32
+}
+
+/// Where intervals end, by kind of data (split conformal prediction of the distribution,
+/// Chernozhukov et al. 2021).
+fn ends_of(examples: &[Example], left_out: &[Vec<[f32; LEVELS]>], scale: f32) -> [f32; KINDS] {
+    let mut by_kind = vec![Vec::new(); KINDS];
+    for odds in left_out {
+        for (e, odds) in examples.iter().zip(odds) {
+            let at = Chances::of(odds, scale).holds_at(clipped(e.driven_per_s));
+            by_kind[kind_of(&e.features)].push(at);
+        }
+    }
+    let all = conformal(by_kind.concat());
+    std::array::from_fn(|k| {
+        let enough = by_kind[k].len() >= EXAMPLES_MIN * left_out.len();
+        if enough { conformal(by_kind[k].clone()) } else { all }
+    })
+}
+
+/// The quantile that holds the next one with the probability asked for (Vovk et al. 2005).
+fn conformal(mut values: Vec<f64>) -> f32 {
+    values.sort_by(f64::total_cmp);
+    let rank = (HELD * (values.len() + 1) as f64).ceil() as usize;
+    let at = rank.clamp(1, values.len().max(1)) - 1;
+    values.get(at).copied().unwrap_or(LOG_ODDS_MAX) as f32
 }
 
 /// What makes arrays no estimator.
@@ -208,14 +300,11 @@ impl Estimator {
     #[must_use]
     pub(crate) fn arrays(&self) -> HashMap<String, Vec<f32>> {
         let mut arrays = HashMap::from([
-            ("ranges".to_owned(), self.ranges.iter().flatten().copied().collect()),
-            ("scales".to_owned(), vec![self.errors_in_half, self.chaos_scale]),
+            ("ranges".to_owned(), self.ranges.as_flattened().to_vec()),
+            ("scale".to_owned(), vec![self.scale]),
+            ("ends".to_owned(), self.ends.to_vec()),
         ]);
-        for (name, trees) in
-            [("exponent", &self.exponent), ("error", &self.error), ("chaos", &self.chaos)]
-        {
-            arrays.extend(trees.arrays().map(|(part, v)| (format!("{name}.{part}"), v)));
-        }
+        arrays.extend(self.below.arrays().map(|(part, v)| (format!("below.{part}"), v)));
         arrays
     }
 
@@ -226,23 +315,25 @@ impl Estimator {
     pub(crate) fn from_arrays(
         mut arrays: HashMap<String, Vec<f32>>,
     ) -> Result<Self, EstimatorFault> {
-        let ranges = take(&mut arrays, "ranges", Some(2 * FEATURES))?;
-        let scales = take(&mut arrays, "scales", Some(2))?;
-        let mut trees = |name: &str| -> Result<Trees, EstimatorFault> {
-            let mut part = |part: &str| take(&mut arrays, &format!("{name}.{part}"), None);
-            let parts = [part("base")?, part("roots")?, part("nodes")?];
-            Trees::from_arrays(parts, FEATURES).ok_or_else(|| EstimatorFault {
-                expected: format!("trees of {FEATURES} features in '{name}'"),
-                found: "nodes that lead nowhere".into(),
-            })
-        };
+        let mut part = |name: &str, len| take(&mut arrays, name, len);
+        let ranges = part("ranges", Some(2 * FEATURES))?;
+        let scale = part("scale", Some(1))?;
+        let ends = part("ends", Some(KINDS))?;
+        let trees = [
+            part("below.base", Some(LEVELS))?,
+            part("below.roots", None)?,
+            part("below.nodes", None)?,
+            part("below.leaves", None)?,
+        ];
+        let below = Trees::from_arrays(trees, FEATURES).ok_or_else(|| EstimatorFault {
+            expected: format!("trees of {FEATURES} features in 'below'"),
+            found: "nodes that lead nowhere".into(),
+        })?;
         Ok(Self {
-            exponent: trees("exponent")?,
-            error: trees("error")?,
-            chaos: trees("chaos")?,
-            ranges: ranges.chunks_exact(2).map(|r| [r[0].min(r[1]), r[1].max(r[0])]).collect(),
-            errors_in_half: scales[0],
-            chaos_scale: scales[1],
+            ranges: ranges.as_chunks::<2>().0.iter().map(|[a, b]| [a.min(*b), a.max(*b)]).collect(),
+            below,
+            scale: scale[0],
+            ends: std::array::from_fn(|k| ends[k]),
         })
     }
 }
@@ -265,4 +356,86 @@ fn take(
         return Err(EstimatorFault { expected: expected(), found });
     }
     Ok(values)
+}
+
+#[cfg(test)]
+mod tests {
+    use rand::{RngExt, SeedableRng};
+    use rand_chacha::ChaCha8Rng;
+    use rand_distr::{Distribution, StandardNormal};
+
+    use super::*;
+
+    /// Examples whose exponent is three times their tenth feature, and noise that grows with the
+    /// eleventh.
+    fn examples(n: usize, seed: u64) -> Vec<Example> {
+        let mut rng = ChaCha8Rng::seed_from_u64(seed);
+        let one = |_| {
+            let mut features: Vec<f32> =
+                (0..FEATURES).map(|_| rng.random_range(-1.0..1.0)).collect();
+            features[SECONDS] = 60f32.ln();
+            features[CLARITY] = 1.0;
+            let noise: f64 = StandardNormal.sample(&mut rng);
+            let spread = 0.5 * f64::from(features[11] + 1.1);
+            let driven_per_s = 3.0 * f64::from(features[10]) + spread * noise;
+            Example { features, driven_per_s }
+        };
+        (0..n).map(one).collect()
+    }
+
+    #[test]
+    fn medians_follow_and_intervals_hold_as_much_as_they_say() {
+        let (train, test) = (examples(2000, 1), examples(1000, 2));
+        let parts: Vec<usize> = (0..train.len()).map(|i| i % 4).collect();
+        let (estimator, left_out) = Estimator::fit(&train, &[parts], |_| true).expect("all of it");
+        let found: Vec<DrivenExponent> = test.iter().map(|e| estimator.of(&e.features)).collect();
+        let of = |f: &dyn Fn(f64, &DrivenExponent) -> f64| {
+            let each = test.iter().zip(&found).map(|(e, r)| f(clipped(e.driven_per_s), r));
+            each.sum::<f64>() / test.len() as f64
+        };
+        let share = |is: bool| f64::from(u8::from(is));
+        assert!(of(&|truth, r| (truth - r.per_s).abs()) < 0.5);
+        let held = of(&|truth, r| share((r.low..=r.high).contains(&truth)));
+        assert!((0.86..0.95).contains(&held), "{held}");
+        let sharp = |high: bool| {
+            let of: Vec<f64> = (test.iter().zip(&found))
+                .filter(|(e, r)| (e.features[11] > 0.0) == high && r.per_s.abs() < 1.0)
+                .map(|(_, r)| r.high - r.low)
+                .collect();
+            of.iter().sum::<f64>() / of.len() as f64
+        };
+        assert!(sharp(false) < 0.8 * sharp(true), "wider where noise is: {}", sharp(false));
+        let squares = of(&|truth, r| (share(truth > 0.0) - r.p_chaos).powi(2));
+        assert!(squares < 0.1, "{squares}");
+        assert!(left_out[0].iter().all(|r| r.low <= r.per_s && r.per_s <= r.high));
+        assert!(Estimator::fit(&train, &[vec![0; 2000]], |_| false).is_none(), "stopped");
+
+        let arrays = estimator.arrays();
+        assert_eq!(Estimator::from_arrays(arrays.clone()), Ok(estimator));
+        for name in arrays.keys() {
+            let mut without = arrays.clone();
+            without.remove(name);
+            let fault = Estimator::from_arrays(without).expect_err(name);
+            assert!(fault.to_string().contains(name), "{fault}");
+        }
+    }
+
+    #[test]
+    fn quantiles_and_probabilities_are_each_others_inverse() {
+        let odds: [f32; LEVELS] = std::array::from_fn(|k| k as f32 - 6.5);
+        let chances = Chances::of(&odds, 1.0);
+        for per_s in [-1.7, -0.3, 0.0, 0.1, 1.9] {
+            let [p, same] = chances.around(per_s);
+            assert!(p == same && (chances.quantile(p) - per_s).abs() < 1e-9, "{per_s}");
+        }
+        assert_eq!(chances.quantile(1e-4), -2.0);
+        assert_eq!(chances.quantile(1.0 - 1e-4), 2.0);
+        for per_s in [-2.0, -1.2, 0.3, 2.0] {
+            let ends = chances.holds_at(per_s) as f32;
+            for (ends, holds) in [(ends + 0.01, true), (ends - 0.01, false)] {
+                let [_, low, high] = chances.interval(ends);
+                assert_eq!((low..=high).contains(&per_s), holds || ends < 0.0, "{per_s} {ends}");
+            }
+        }
+    }
 }

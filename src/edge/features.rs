@@ -6,8 +6,6 @@ use super::subspace::leading;
 use super::window::{LAGS_S, Window};
 use crate::dynamics::eigenvalues;
 
-/// Time that a reading needs, seconds.
-pub(crate) const SECONDS_MIN: f64 = 20.0;
 /// A channel that fires less is not read, spikes per second.
 const RATE_MIN_HZ: f64 = 0.4;
 /// Fewer channels tell nothing of a population.
@@ -38,6 +36,10 @@ const PERSISTENCE_S: f64 = 0.5;
 
 /// Number of features.
 pub(crate) const FEATURES: usize = 120;
+/// Where among them the log of the seconds stands, and that of the leading covariance over what
+/// independent channels show.
+pub(super) const SECONDS: usize = 0;
+pub(super) const CLARITY: usize = 25;
 
 /// The window's features; `None` where it is too short, too few channels fire, or what they share
 /// does not exceed chance.
@@ -46,9 +48,7 @@ pub(crate) const FEATURES: usize = 120;
 /// mean, `z = (y - mu) / sqrt(mu)`, they are those of the log rates weighted by the rates.
 #[must_use]
 pub(crate) fn features(window: &Window) -> Option<Vec<f32>> {
-    let seconds = window.seconds();
-    // What was summed to bins may end a bin short of a round time.
-    if seconds < SECONDS_MIN - window.width_s() {
+    if !window.is_long_enough() {
         return None;
     }
     let means = window.means();
@@ -474,11 +474,12 @@ mod tests {
         let raw: Vec<[f64; 2]> = (0..bins + 8 * width)
             .map(|_| {
                 let [a, b] = x;
-                x = [angle.cos() * a - angle.sin() * b, angle.sin() * a + angle.cos() * b]
-                    .map(|v| {
+                x = [angle.cos() * a - angle.sin() * b, angle.sin() * a + angle.cos() * b].map(
+                    |v| {
                         let new: f64 = StandardNormal.sample(rng);
                         decay * v + (1.0 - decay * decay).sqrt() * new
-                    });
+                    },
+                );
                 x
             })
             .collect();
@@ -487,9 +488,7 @@ mod tests {
             .collect();
         let total: f64 = kernel.iter().sum();
         let smoothed = |t: usize| {
-            [0, 1].map(|d| {
-                kernel.iter().zip(&raw[t..]).map(|(k, x)| k * x[d]).sum::<f64>() / total
-            })
+            [0, 1].map(|d| kernel.iter().zip(&raw[t..]).map(|(k, x)| k * x[d]).sum::<f64>() / total)
         };
         (0..bins).map(smoothed).collect()
     }
@@ -499,7 +498,7 @@ mod tests {
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
         let gains: Vec<[f64; 2]> =
             (0..CHANNELS).map(|_| [0, 1].map(|_| StandardNormal.sample(&mut rng))).collect();
-        let mut window = Window::new(CHANNELS, 0.01).expect("a window");
+        let mut window = Window::new(CHANNELS, 0.01, 60.0).expect("a window");
         for x in latents {
             let mut counts: Vec<f32> = gains
                 .iter()
@@ -557,6 +556,8 @@ mod tests {
         let found = features(&window(&latents, 0.4, false, 6)).expect("features");
         assert_eq!(found.len(), FEATURES);
         assert!(found.iter().all(|x| x.is_finite()));
+        assert!((found[SECONDS] - 60f32.ln()).abs() < 1e-6);
+        assert!(found[CLARITY] > 1.25f32.ln());
         assert_eq!(features(&window(&latents[..1900], 0.4, false, 6)), None, "19 s");
     }
 

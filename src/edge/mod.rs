@@ -9,10 +9,14 @@
 
 mod estimator;
 mod features;
+mod meter;
 mod subspace;
 mod trees;
 mod window;
 
-pub(crate) use estimator::{EXPONENT_MAX_PER_S, EdgeReading, Estimator, Example};
-pub(crate) use features::{FEATURES, SECONDS_MIN, features};
-pub(crate) use window::Window;
+pub(crate) use estimator::{
+    DrivenExponent, EXPONENT_MAX_PER_S, EdgeReading, Estimator, EstimatorFault, Example,
+};
+pub(crate) use features::{FEATURES, features};
+pub(crate) use meter::EdgeMeter;
+pub(crate) use window::{SECONDS_MAX, SECONDS_MIN, Window};

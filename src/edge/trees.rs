@@ -1,19 +1,11 @@
-//! Gradient-boosted regression trees (Friedman 2001), small and as flat arrays.
+//! Gradient-boosted trees (Friedman 2001) for the log odds of several things at once, small and as
+//! flat arrays.
 
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 /// Classes that a feature's values are sorted into while trees grow.
 const CLASSES: usize = 64;
-
-/// What is boosted.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Loss {
-    /// Squared error: trees add up to the target.
-    Squared,
-    /// Cross-entropy of targets 0 and 1: trees add up to the log odds.
-    Logistic,
-}
 
 /// How trees grow.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -24,7 +16,7 @@ pub(super) struct Growth {
     pub(super) rate: f64,
     /// Rows of a leaf, at least.
     pub(super) rows_min: usize,
-    /// Added to the rows of a leaf.
+    /// Added to a leaf's curvature.
     pub(super) ridge: f64,
     /// Shares of rows and features that each tree sees.
     pub(super) rows_share: f64,
@@ -47,134 +39,201 @@ impl Default for Growth {
     }
 }
 
-/// A sum of trees.
-#[derive(Debug, Clone, PartialEq, Default)]
-pub(super) struct Trees {
-    pub(super) base: f32,
+/// A sum of trees, `N` values to a leaf.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Trees<const N: usize> {
+    pub(super) base: [f32; N],
     /// First node of each tree.
     pub(super) roots: Vec<u32>,
-    /// Of each node the feature that is compared; [`LEAF`] for a leaf.
-    pub(super) feature: Vec<u8>,
-    /// What it is compared with, or a leaf's value.
-    pub(super) value: Vec<f32>,
-    /// From the root of its tree to the node of those below or equal; the one of the others
-    /// follows it.
-    pub(super) next: Vec<u16>,
+    pub(super) nodes: Vec<TreeNode>,
+    pub(super) leaves: Vec<[f32; N]>,
 }
 
-/// In the place of a leaf's feature.
-pub(super) const LEAF: u8 = u8::MAX;
+/// Rows at or below `at` in a feature go to `next`, the others to the node behind it; a node
+/// without a feature is the leaf `next`.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) struct TreeNode {
+    pub(super) feature: Option<u8>,
+    pub(super) at: f32,
+    pub(super) next: u32,
+}
 
-impl Trees {
+impl<const N: usize> Trees<N> {
     /// The sum over trees for a row of features.
-    pub(super) fn predict(&self, row: &[f32]) -> f32 {
-        let trees = self.roots.iter().map(|&root| self.of_tree(root as usize, row));
-        self.base + trees.sum::<f32>()
-    }
-
-    fn of_tree(&self, root: usize, row: &[f32]) -> f32 {
-        let mut at = root;
-        while self.feature[at] != LEAF {
-            let below = row[usize::from(self.feature[at])] <= self.value[at];
-            at = root + usize::from(self.next[at]) + usize::from(!below);
+    pub(super) fn predict(&self, row: &[f32]) -> [f32; N] {
+        let mut sums = self.base;
+        for &root in &self.roots {
+            let leaf = self.leaf(root as usize, row);
+            sums.iter_mut().zip(leaf).for_each(|(s, v)| *s += v);
         }
-        self.value[at]
+        sums
     }
 
-    /// Base, first nodes, and each node's feature, value and next, by name.
-    pub(super) fn arrays(&self) -> [(&'static str, Vec<f32>); 3] {
-        let of = self.feature.iter().zip(&self.value).zip(&self.next);
-        let nodes =
-            of.flat_map(|((feature, value), next)| [f32::from(*feature), *value, f32::from(*next)]);
+    fn leaf(&self, root: usize, row: &[f32]) -> &[f32; N] {
+        let mut at = root;
+        loop {
+            let TreeNode { feature, at: end, next } = self.nodes[at];
+            let Some(feature) = feature else { return &self.leaves[next as usize] };
+            at = next as usize + usize::from(row[usize::from(feature)] > end);
+        }
+    }
+
+    /// Base, first nodes, nodes and leaves, by name.
+    pub(super) fn arrays(&self) -> [(&'static str, Vec<f32>); 4] {
+        let of = |n: &TreeNode| [n.feature.map_or(-1.0, f32::from), n.at, n.next as f32];
         [
-            ("base", vec![self.base]),
+            ("base", self.base.to_vec()),
             ("roots", self.roots.iter().map(|r| *r as f32).collect()),
-            ("nodes", nodes.collect()),
+            ("nodes", self.nodes.iter().flat_map(of).collect()),
+            ("leaves", self.leaves.as_flattened().to_vec()),
         ]
     }
 
     /// From what [`Self::arrays`] gives; `None` where a node compares a feature that there is not,
-    /// or leads out of its tree or back.
-    pub(super) fn from_arrays([base, roots, nodes]: [Vec<f32>; 3], features: usize) -> Option<Self> {
-        let of = nodes.as_chunks::<3>().0;
+    /// or leads out of the trees or back.
+    pub(super) fn from_arrays(
+        [base, roots, nodes, leaves]: [Vec<f32>; 4],
+        features: usize,
+    ) -> Option<Self> {
+        let (leaves, rest) = leaves.as_chunks::<N>();
         let trees = Self {
-            base: *base.first()?,
+            base: base.try_into().ok()?,
             roots: roots.iter().map(|r| *r as u32).collect(),
-            feature: of.iter().map(|n| n[0] as u8).collect(),
-            value: of.iter().map(|n| n[1]).collect(),
-            next: of.iter().map(|n| n[2] as u16).collect(),
-        };
-        let ends = trees.roots.iter().skip(1).copied().chain([of.len() as u32]);
-        let sound = trees.roots.iter().zip(ends).all(|(&root, end)| {
-            let (root, end) = (root as usize, end as usize);
-            root < end
-                && end <= of.len()
-                && (root..end).all(|node| {
-                    let feature = trees.feature[node];
-                    let next = root + usize::from(trees.next[node]);
-                    let splits = usize::from(feature) < features && next > node && next + 1 < end;
-                    feature == LEAF || splits
+            nodes: nodes
+                .as_chunks::<3>()
+                .0
+                .iter()
+                .map(|n| TreeNode {
+                    feature: (n[0] >= 0.0).then_some(n[0] as u8),
+                    at: n[1],
+                    next: n[2] as u32,
                 })
-        });
-        sound.then_some(trees)
+                .collect(),
+            leaves: leaves.to_vec(),
+        };
+        let all = trees.nodes.len();
+        let sound = |(at, node): (usize, &TreeNode)| {
+            let next = node.next as usize;
+            match node.feature {
+                None => next < leaves.len(),
+                Some(feature) => usize::from(feature) < features && next > at && next + 1 < all,
+            }
+        };
+        let rooted = trees.roots.iter().all(|r| (*r as usize) < all);
+        (rest.is_empty() && rooted && trees.nodes.iter().enumerate().all(sound)).then_some(trees)
     }
 
-    /// Trees for `rows` of features and their targets.
-    pub(super) fn fit(rows: &[Vec<f32>], targets: &[f32], loss: Loss, how: Growth) -> Self {
-        let Some(first) = rows.first() else { return Self::default() };
+    /// Trees for `rows` of features, and which of `N` things are true of each.
+    pub(super) fn fit(rows: &[&[f32]], targets: &[[bool; N]], how: Growth) -> Self {
+        let share = |k: usize| {
+            let p = targets.iter().filter(|t| t[k]).count() as f64 / targets.len().max(1) as f64;
+            let p = p.clamp(0.01, 0.99);
+            (p / (1.0 - p)).ln() as f32
+        };
+        let base = std::array::from_fn(share);
+        let mut trees = Self { base, roots: Vec::new(), nodes: Vec::new(), leaves: Vec::new() };
+        let Some(first) = rows.first() else { return trees };
         let table = Table::new(rows, first.len());
         let mut rng = ChaCha8Rng::seed_from_u64(how.seed);
-        let mean = targets.iter().sum::<f32>() / targets.len() as f32;
-        let base = match loss {
-            Loss::Squared => mean,
-            Loss::Logistic => {
-                let p = mean.clamp(0.01, 0.99);
-                (p / (1.0 - p)).ln()
-            }
-        };
-        let mut trees = Self { base, ..Self::default() };
-        let mut sums = vec![f64::from(base); rows.len()];
+        let mut sums = vec![base; rows.len()];
         for _ in 0..how.trees {
-            let slopes: Vec<[f64; 2]> = sums
-                .iter()
-                .zip(targets)
-                .map(|(sum, target)| match loss {
-                    Loss::Squared => [f64::from(*target) - sum, 1.0],
-                    Loss::Logistic => {
-                        let p = 1.0 / (1.0 + (-sum).exp());
-                        [f64::from(*target) - p, (p * (1.0 - p)).max(1e-6)]
-                    }
-                })
-                .collect();
-            let drawn = |share: f64, rng: &mut ChaCha8Rng| rng.random_bool(share);
-            let chosen: Vec<usize> =
-                (0..rows.len()).filter(|_| drawn(how.rows_share, &mut rng)).collect();
-            let features: Vec<usize> =
-                (0..first.len()).filter(|_| drawn(how.features_share, &mut rng)).collect();
-            let tree = grow(&table, &slopes, chosen, &features, how);
-            let root = trees.feature.len();
-            trees.roots.push(root as u32);
-            for node in &tree {
-                let (feature, value, next) = match *node {
-                    Node::Leaf(value) => (LEAF, value, 0),
-                    Node::Split { feature, at, next } => (feature as u8, at, next as u16),
-                };
-                trees.feature.push(feature);
-                trees.value.push(value);
-                trees.next.push(next);
-            }
+            let slopes: Vec<Slopes<N>> =
+                sums.iter().zip(targets).map(|(sum, target)| Slopes::of(sum, target)).collect();
+            let mut drawn = |n: usize, share: f64| -> Vec<usize> {
+                (0..n).filter(|_| rng.random_bool(share)).collect()
+            };
+            let chosen = drawn(rows.len(), how.rows_share);
+            let features = drawn(first.len(), how.features_share);
+            let root =
+                trees.grow(&Growing { table: &table, slopes: &slopes, how }, chosen, &features);
             for (sum, row) in sums.iter_mut().zip(rows) {
-                *sum += f64::from(trees.of_tree(root, row));
+                let leaf = trees.leaf(root, row);
+                sum.iter_mut().zip(leaf).for_each(|(s, v)| *s += v);
             }
         }
         trees
     }
+
+    /// One more tree, leaf by leaf, the most gainful first; its first node.
+    fn grow(&mut self, of: &Growing<'_, N>, rows: Vec<usize>, features: &[usize]) -> usize {
+        let open = |node: usize, rows: Vec<usize>| {
+            let split = of.best_split(&rows, features);
+            Open { node, rows, split }
+        };
+        let blank = TreeNode { feature: None, at: 0.0, next: 0 };
+        let root = self.nodes.len();
+        self.roots.push(root as u32);
+        self.nodes.push(blank);
+        let mut leaves = vec![open(root, rows)];
+        while leaves.len() < of.how.leaves {
+            let gain = |l: &Open| l.split.map_or(0.0, |s| s.gain);
+            let best =
+                (0..leaves.len()).max_by(|&a, &b| gain(&leaves[a]).total_cmp(&gain(&leaves[b])));
+            let Some(best) = best else { break };
+            let Some(Split { feature, class, .. }) = leaves[best].split else { break };
+            let Open { node, rows, .. } = leaves.swap_remove(best);
+            let (below, above): (Vec<usize>, Vec<usize>) =
+                rows.into_iter().partition(|&r| usize::from(of.table.class[feature][r]) <= class);
+            let next = self.nodes.len();
+            self.nodes[node] = TreeNode {
+                feature: Some(feature as u8),
+                at: of.table.ends[feature][class],
+                next: next as u32,
+            };
+            self.nodes.extend([blank; 2]);
+            leaves.push(open(next, below));
+            leaves.push(open(next + 1, above));
+        }
+        for leaf in leaves {
+            self.nodes[leaf.node].next = self.leaves.len() as u32;
+            self.leaves.push(of.total(&leaf.rows).step(of.how));
+        }
+        root
+    }
 }
 
+/// Slopes and curvatures of the cross-entropy in the log odds.
 #[derive(Debug, Clone, Copy)]
-enum Node {
-    Leaf(f32),
-    Split { feature: usize, at: f32, next: usize },
+struct Slopes<const N: usize> {
+    slope: [f32; N],
+    curvature: [f32; N],
+}
+
+impl<const N: usize> Slopes<N> {
+    const NONE: Self = Self { slope: [0.0; N], curvature: [0.0; N] };
+
+    fn of(log_odds: &[f32; N], target: &[bool; N]) -> Self {
+        let p = log_odds.map(|o| 1.0 / (1.0 + (-o).exp()));
+        Self {
+            slope: std::array::from_fn(|k| f32::from(u8::from(target[k])) - p[k]),
+            curvature: p.map(|p| (p * (1.0 - p)).max(1e-6)),
+        }
+    }
+
+    fn add(&mut self, other: &Self) {
+        for k in 0..N {
+            self.slope[k] += other.slope[k];
+            self.curvature[k] += other.curvature[k];
+        }
+    }
+
+    fn less(&self, other: &Self) -> Self {
+        Self {
+            slope: std::array::from_fn(|k| self.slope[k] - other.slope[k]),
+            curvature: std::array::from_fn(|k| self.curvature[k] - other.curvature[k]),
+        }
+    }
+
+    /// What a Newton step gains, twice.
+    fn gain(&self, how: Growth) -> f64 {
+        let of = self.slope.iter().zip(&self.curvature);
+        f64::from(of.map(|(g, h)| g * g / (h + how.ridge as f32)).sum::<f32>())
+    }
+
+    fn step(&self, how: Growth) -> [f32; N] {
+        let (rate, ridge) = (how.rate as f32, how.ridge as f32);
+        std::array::from_fn(|k| rate * self.slope[k] / (self.curvature[k] + ridge))
+    }
 }
 
 /// Values sorted into classes.
@@ -186,7 +245,7 @@ struct Table {
 }
 
 impl Table {
-    fn new(rows: &[Vec<f32>], features: usize) -> Self {
+    fn new(rows: &[&[f32]], features: usize) -> Self {
         let mut ends = Vec::with_capacity(features);
         let mut class = Vec::with_capacity(features);
         for f in 0..features {
@@ -200,9 +259,7 @@ impl Table {
                 })
                 .collect();
             own.dedup();
-            class.push(
-                rows.iter().map(|r| own.partition_point(|end| *end < r[f]) as u8).collect(),
-            );
+            class.push(rows.iter().map(|r| own.partition_point(|end| *end < r[f]) as u8).collect());
             ends.push(own);
         }
         Self { class, ends }
@@ -223,80 +280,47 @@ struct Split {
     class: usize,
 }
 
-/// One tree, leaf by leaf, the most gainful first.
-fn grow(
-    table: &Table,
-    slopes: &[[f64; 2]],
-    rows: Vec<usize>,
-    features: &[usize],
+/// What a tree grows from.
+struct Growing<'a, const N: usize> {
+    table: &'a Table,
+    slopes: &'a [Slopes<N>],
     how: Growth,
-) -> Vec<Node> {
-    let value = |rows: &[usize]| {
-        let [g, h] = total(rows, slopes);
-        Node::Leaf((how.rate * g / (h + how.ridge)) as f32)
-    };
-    let open = |node: usize, rows: Vec<usize>| {
-        let split = best_split(table, slopes, &rows, features, how);
-        Open { node, rows, split }
-    };
-    let mut nodes = vec![value(&rows)];
-    let mut leaves = vec![open(0, rows)];
-    while leaves.len() < how.leaves {
-        let gain = |l: &Open| l.split.map_or(0.0, |s| s.gain);
-        let best = (0..leaves.len()).max_by(|&a, &b| gain(&leaves[a]).total_cmp(&gain(&leaves[b])));
-        let Some(best) = best else { break };
-        let Some(Split { feature, class, .. }) = leaves[best].split else { break };
-        let Open { node, rows, .. } = leaves.swap_remove(best);
-        let (below, above): (Vec<usize>, Vec<usize>) =
-            rows.into_iter().partition(|&r| usize::from(table.class[feature][r]) <= class);
-        let next = nodes.len();
-        nodes[node] = Node::Split { feature, at: table.ends[feature][class], next };
-        nodes.push(value(&below));
-        nodes.push(value(&above));
-        leaves.push(open(next, below));
-        leaves.push(open(next + 1, above));
-    }
-    nodes
 }
 
-fn total(rows: &[usize], slopes: &[[f64; 2]]) -> [f64; 2] {
-    rows.iter().fold([0.0; 2], |[g, h], &r| [g + slopes[r][0], h + slopes[r][1]])
-}
-
-fn best_split(
-    table: &Table,
-    slopes: &[[f64; 2]],
-    rows: &[usize],
-    features: &[usize],
-    how: Growth,
-) -> Option<Split> {
-    let all = total(rows, slopes);
-    let score = |[g, h]: [f64; 2]| g * g / (h + how.ridge);
-    let mut best: Option<Split> = None;
-    for &feature in features {
-        let mut sums = [[0.0f64; 2]; CLASSES];
-        let mut counts = [0usize; CLASSES];
-        for &row in rows {
-            let class = usize::from(table.class[feature][row]);
-            sums[class][0] += slopes[row][0];
-            sums[class][1] += slopes[row][1];
-            counts[class] += 1;
-        }
-        let (mut below, mut n) = ([0.0; 2], 0);
-        for class in 0..table.ends[feature].len() {
-            below = [below[0] + sums[class][0], below[1] + sums[class][1]];
-            n += counts[class];
-            if n < how.rows_min || rows.len() - n < how.rows_min {
-                continue;
-            }
-            let above = [all[0] - below[0], all[1] - below[1]];
-            let gain = score(below) + score(above) - score(all);
-            if gain > best.map_or(1e-9, |b| b.gain) {
-                best = Some(Split { gain, feature, class });
-            }
-        }
+impl<const N: usize> Growing<'_, N> {
+    fn total(&self, rows: &[usize]) -> Slopes<N> {
+        let mut all = Slopes::NONE;
+        rows.iter().for_each(|&r| all.add(&self.slopes[r]));
+        all
     }
-    best
+
+    fn best_split(&self, rows: &[usize], features: &[usize]) -> Option<Split> {
+        let all = self.total(rows);
+        let mut best: Option<Split> = None;
+        for &feature in features {
+            let mut sums = [Slopes::NONE; CLASSES];
+            let mut counts = [0usize; CLASSES];
+            for &row in rows {
+                let class = usize::from(self.table.class[feature][row]);
+                sums[class].add(&self.slopes[row]);
+                counts[class] += 1;
+            }
+            let (mut below, mut n) = (Slopes::NONE, 0);
+            for class in 0..self.table.ends[feature].len() {
+                below.add(&sums[class]);
+                n += counts[class];
+                if n < self.how.rows_min || rows.len() - n < self.how.rows_min {
+                    continue;
+                }
+                let above = all.less(&below);
+                let gain = below.gain(self.how) + above.gain(self.how) - all.gain(self.how);
+                if gain > best.map_or(1e-6, |b| b.gain) {
+                    best = Some(Split { gain, feature, class });
+                }
+            }
+        }
+        best
+    }
 }
 
 #[cfg(test)]
@@ -308,47 +332,43 @@ mod tests {
         (0..n).map(|_| (0..6).map(|_| rng.random_range(-1.0..1.0)).collect()).collect()
     }
 
-    fn truth(row: &[f32]) -> f32 {
-        row[0] * 2.0 + if row[1] > 0.2 { 1.5 } else { 0.0 } + row[2] * row[3]
+    fn refs(rows: &[Vec<f32>]) -> Vec<&[f32]> {
+        rows.iter().map(Vec::as_slice).collect()
+    }
+
+    /// A step, a slope and a product, in log odds.
+    fn log_odds(row: &[f32]) -> [f32; 2] {
+        [3.0 * row[0], row[2] * row[3] * 6.0 + if row[1] > 0.2 { 2.0 } else { -1.0 }]
     }
 
     #[test]
-    fn a_sum_of_trees_learns_steps_slopes_and_products() {
-        let (train, test) = (rows(3000, 1), rows(500, 2));
-        let targets: Vec<f32> = train.iter().map(|r| truth(r)).collect();
-        let how = Growth { features_share: 0.7, ..Growth::default() };
-        let trees = Trees::fit(&train, &targets, Loss::Squared, how);
-        let squares = |of: &dyn Fn(&[f32]) -> f32| {
-            test.iter().map(|r| (truth(r) - of(r)).powi(2)).sum::<f32>() / test.len() as f32
-        };
-        let (left, all) = (squares(&|r| trees.predict(r)), squares(&|_| 0.75));
-        assert!(left < 0.03 * all, "{left} of {all}");
-        assert_eq!(trees, Trees::fit(&train, &targets, Loss::Squared, how), "the same each time");
-        assert!(trees.roots.len() == 300 && trees.feature.len() <= 300 * 31);
-    }
-
-    #[test]
-    fn log_odds_are_learned_as_well() {
-        let (train, test) = (rows(3000, 3), rows(2000, 4));
+    fn log_odds_of_several_things_are_learned_at_once() {
+        let (train, test) = (rows(6000, 3), rows(2000, 4));
         let mut rng = ChaCha8Rng::seed_from_u64(5);
-        let p = |r: &[f32]| 1.0 / (1.0 + (-3.0 * r[0]).exp());
-        let targets: Vec<f32> =
-            train.iter().map(|r| f32::from(u8::from(rng.random_bool(f64::from(p(r)))))).collect();
-        let how = Growth { trees: 60, leaves: 8, features_share: 0.7, ..Growth::default() };
-        let trees = Trees::fit(&train, &targets, Loss::Logistic, how);
-        let error: f32 = test
-            .iter()
-            .map(|r| (1.0 / (1.0 + (-trees.predict(r)).exp()) - p(r)).abs())
-            .sum::<f32>()
-            / test.len() as f32;
-        assert!(error < 0.07, "{error}");
+        let p = |r: &[f32]| log_odds(r).map(|o| 1.0 / (1.0 + (-o).exp()));
+        let targets: Vec<[bool; 2]> =
+            train.iter().map(|r| p(r).map(|p| rng.random_bool(f64::from(p)))).collect();
+        let how = Growth { trees: 120, leaves: 8, features_share: 0.7, ..Growth::default() };
+        let trees = Trees::fit(&refs(&train), &targets, how);
+        let mut errors = [0.0f32; 2];
+        for row in &test {
+            let found = trees.predict(row).map(|o| 1.0 / (1.0 + (-o).exp()));
+            for (error, (a, b)) in errors.iter_mut().zip(found.iter().zip(p(row))) {
+                *error += (a - b).abs() / test.len() as f32;
+            }
+        }
+        assert!(errors[0] < 0.06 && errors[1] < 0.1, "{errors:?}");
+        assert_eq!(trees, Trees::fit(&refs(&train), &targets, how), "the same each time");
+        assert_eq!(Trees::from_arrays(trees.arrays().map(|(_, v)| v), 6), Some(trees.clone()));
+        let narrow = Trees::<2>::from_arrays(trees.arrays().map(|(_, v)| v), 3);
+        assert_eq!(narrow, None, "a feature that there is not");
     }
 
     #[test]
     fn features_that_never_differ_split_nothing() {
-        let trees =
-            Trees::fit(&vec![vec![1.0, 2.0]; 50], &[3.0; 50], Loss::Squared, Growth::default());
-        assert!((trees.predict(&[1.0, 2.0]) - 3.0).abs() < 1e-6);
-        assert!(Trees::fit(&[], &[], Loss::Squared, Growth::default()).roots.is_empty());
+        let row: &[f32] = &[1.0, 2.0];
+        let trees = Trees::fit(&[row; 50], &[[true]; 50], Growth::default());
+        assert!(trees.predict(row)[0] > 4.0);
+        assert!(Trees::<1>::fit(&[], &[], Growth::default()).roots.is_empty());
     }
 }

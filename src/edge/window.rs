@@ -3,9 +3,10 @@
 /// Bins are summed until they are as wide as this, seconds.
 const WIDTH_S: f64 = 0.01;
 /// Wider bins are not read, seconds.
-const WIDTH_MAX_S: f64 = 0.0501;
-/// Longest time that is kept, seconds.
-const SECONDS_MAX: f64 = 120.0;
+const WIDTH_MAX_S: f64 = 0.1001;
+/// Shortest time that anything is read off, and longest that is kept, seconds.
+pub(crate) const SECONDS_MIN: f64 = 20.0;
+pub(crate) const SECONDS_MAX: f64 = 120.0;
 /// Channels that are looked at, at most; of more, so many evenly chosen.
 const CHANNELS_MAX: usize = 256;
 /// Lags at which autocovariances are read, seconds.
@@ -15,7 +16,7 @@ pub(super) const LAGS_S: [f64; 12] =
 /// noise adds to them.
 const SHORT_LAG_S: f64 = 0.04;
 
-/// Counts of the last two minutes at most, and the sums over them that covariances are made of. The
+/// Counts of the last two minutes or less, and the sums over them that covariances are made of. The
 /// sums are of whole numbers and exact: what leaves the window leaves nothing behind.
 #[derive(Debug, Clone)]
 pub(crate) struct Window {
@@ -57,9 +58,10 @@ struct Lag {
 }
 
 impl Window {
-    /// For a session of `channels` channels; `None` for bins that are too wide to read anything of.
+    /// Of the newest `seconds` of `channels` channels, [`SECONDS_MIN`] to [`SECONDS_MAX`]; `None`
+    /// for bins that are too wide to read anything of.
     #[must_use]
-    pub(crate) fn new(channels: usize, bin_width_s: f64) -> Option<Self> {
+    pub(crate) fn new(channels: usize, bin_width_s: f64, seconds: f64) -> Option<Self> {
         if channels == 0 || !(bin_width_s > 0.0 && bin_width_s <= WIDTH_MAX_S) {
             return None;
         }
@@ -68,7 +70,7 @@ impl Window {
         let stride = channels.div_ceil(CHANNELS_MAX);
         let channels = channels.div_ceil(stride);
         let bins = |seconds: f64| ((seconds / width_s).round() as usize).max(1);
-        let capacity = bins(SECONDS_MAX);
+        let capacity = bins(seconds.clamp(SECONDS_MIN, SECONDS_MAX));
         let zeros = || vec![0.0; channels];
         Some(Self {
             width_s,
@@ -110,6 +112,12 @@ impl Window {
     #[must_use]
     pub(crate) fn seconds(&self) -> f64 {
         self.bins() as f64 * self.width_s
+    }
+
+    /// Whether it is long enough to be read. What was summed to bins may end a bin short of a round
+    /// time.
+    pub(super) fn is_long_enough(&self) -> bool {
+        self.seconds() >= SECONDS_MIN - self.width_s
     }
 
     /// Whether the next bin makes the oldest leave.
@@ -277,7 +285,7 @@ mod tests {
     #[test]
     fn sums_are_those_of_the_bins_in_the_window_whatever_left_it() {
         let mut rng = ChaCha8Rng::seed_from_u64(1);
-        let mut window = Window::new(3, 0.05).expect("a window");
+        let mut window = Window::new(3, 0.05, SECONDS_MAX).expect("a window");
         let mut bins: Vec<Option<Vec<u16>>> = Vec::new();
         for _ in 0..2700 {
             if rng.random_bool(0.01) {
@@ -309,12 +317,12 @@ mod tests {
 
     #[test]
     fn narrow_bins_are_summed_many_channels_thinned_wide_bins_refused() {
-        let mut window = Window::new(600, 0.001).expect("a window");
+        let mut window = Window::new(600, 0.001, SECONDS_MAX).expect("a window");
         assert_eq!((window.channels(), window.width_s()), (200, 0.01));
         for _ in 0..20 {
             window.push(&[1.0; 600]);
         }
         assert_eq!((window.bins(), window.bin(1)), (2, [10u16; 200].as_slice()));
-        assert!(Window::new(4, 0.1).is_none() && Window::new(0, 0.01).is_none());
+        assert!(Window::new(4, 0.2, 60.0).is_none() && Window::new(0, 0.01, 60.0).is_none());
     }
 }

@@ -213,11 +213,8 @@ mod tests {
         for architecture in [Architecture::Random, Architecture::SparseExcitatoryInhibitory] {
             for gain in [0.5, 2.0] {
                 let w = connectivity(architecture, 200, gain, &mut rng);
-                let matrix = nalgebra::DMatrix::from_row_iterator(
-                    200,
-                    200,
-                    w.iter().map(|w| f64::from(*w)),
-                );
+                let matrix =
+                    nalgebra::DMatrix::from_row_iterator(200, 200, w.iter().map(|w| f64::from(*w)));
                 let radius =
                     matrix.complex_eigenvalues().iter().map(|e| e.norm()).fold(0.0, f64::max);
                 // A partly symmetric one is longer along the real axis.

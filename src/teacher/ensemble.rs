@@ -16,22 +16,27 @@ use super::flow::{Flow, Transfer};
 
 /// Units, unless more are recorded.
 const UNITS: std::ops::Range<usize> = 150..320;
-/// Channels.
-const CHANNELS: [f64; 2] = [16.0, 512.0];
+/// Channels; many more in a few networks.
+const CHANNELS: [f64; 2] = [16.0, 320.0];
+const MANY_CHANNELS: std::ops::Range<usize> = 320..513;
+const MANY_CHANNELS_SHARE: f64 = 0.05;
 /// Mean rate over channels, spikes per second.
 const RATE_HZ: [f64; 2] = [1.0, 50.0];
+/// Each network is recorded so often: other channels, rates and bins.
+const VIEWS: usize = 2;
 /// Widths of bins, seconds.
-const BIN_WIDTHS_S: [f64; 4] = [0.005, 0.01, 0.02, 0.05];
-/// Of the ensemble, this share has bins of 10 ms.
+const BIN_WIDTHS_S: [f64; 5] = [0.005, 0.01, 0.02, 0.05, 0.1];
+/// Of the views, this share has bins of 10 ms.
 const USUAL_WIDTH_SHARE: f64 = 0.4;
-/// Longest step of the integration, seconds.
-const STEP_S_MAX: f64 = 0.01;
+/// Steps of the integration, seconds, and the share of the networks with the shorter.
+const STEPS_S: [f64; 2] = [0.005, 0.01];
+const SHORT_STEP_SHARE: f64 = 0.25;
 /// Membrane time constant, seconds.
-const TAU_S: [f64; 2] = [0.06, 0.18];
+const TAU_S: [f64; 2] = [0.05, 0.18];
 /// Standard deviation of the units' own noise, at rest without recurrence times the root of two.
 const NOISE: [f64; 2] = [0.02, 0.35];
 /// Gain of the connectivity.
-const GAIN: [f64; 2] = [0.2, 2.6];
+const GAIN: [f64; 2] = [0.2, 3.0];
 /// Time that a recording lasts, and before it, seconds.
 const RECORDED_S: f64 = 120.0;
 const TRANSIENT_S: f64 = 4.0;
@@ -53,20 +58,27 @@ pub(crate) struct Kind {
     pub(crate) input: Input,
 }
 
-/// A recording of a network, and its exponents.
+/// Recordings of a network, and its exponents.
 #[derive(Debug, Clone)]
 pub(crate) struct Specimen {
     pub(crate) kind: Kind,
-    /// Width of a bin, seconds.
-    pub(crate) bin_width_s: f64,
-    /// `[bins, channels]`.
-    pub(crate) counts: Vec<u16>,
-    pub(crate) channels: usize,
+    /// Of the same time, by other channels.
+    pub(crate) views: Vec<View>,
     /// Largest Lyapunov exponent along the recorded path, conditional on noise and input, 1/s
     /// (Benettin et al. 1980).
     pub(crate) driven_per_s: f64,
     /// The same of the network alone, without noise and input, 1/s.
     pub(crate) noise_free_per_s: f64,
+}
+
+/// Counts of some of a network's units.
+#[derive(Debug, Clone)]
+pub(crate) struct View {
+    /// Width of a bin, seconds.
+    pub(crate) bin_width_s: f64,
+    pub(crate) channels: usize,
+    /// `[bins, channels]`.
+    pub(crate) counts: Vec<u16>,
 }
 
 fn log_uniform([low, high]: [f64; 2], rng: &mut ChaCha8Rng) -> f64 {
@@ -101,42 +113,29 @@ pub(crate) fn specimen(seed: u64, number: u64, kind: Option<Kind>) -> Specimen {
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
     rng.set_stream(number);
     let kind = kind.unwrap_or_else(|| draw_kind(&mut rng));
-    let channels = log_uniform(CHANNELS, &mut rng).round() as usize;
-    let units = rng.random_range(UNITS).max(channels);
-    let bin_width_s = match rng.random_bool(USUAL_WIDTH_SHARE) {
-        true => 0.01,
-        false => BIN_WIDTHS_S[rng.random_range(0..BIN_WIDTHS_S.len())],
-    };
-    let step_s = bin_width_s.min(STEP_S_MAX);
-    let steps_per_bin = (bin_width_s / step_s).round() as usize;
+    let channels: Vec<usize> = (0..VIEWS).map(|_| draw_channels(&mut rng)).collect();
+    let most = channels.iter().copied().max().unwrap_or(0);
+    let units = rng.random_range(UNITS).max(most);
+    let step_s = STEPS_S[usize::from(!rng.random_bool(SHORT_STEP_SHARE))];
     let leak = (step_s / log_uniform(TAU_S, &mut rng)) as f32;
     let gain = rng.random_range(GAIN[0]..GAIN[1]);
     let noise = log_uniform(NOISE, &mut rng) as f32;
     let j = connectivity(kind.architecture, units, gain, &mut rng);
     let steps = |seconds: f64| (seconds / step_s).round() as usize;
-    let transient = steps(TRANSIENT_S);
-    let bins = (RECORDED_S / bin_width_s).round() as usize;
-    let total = transient + bins * steps_per_bin;
-    let drive = Drive::new(kind.input, units, total, step_s, &mut rng);
+    let (transient, recorded) = (steps(TRANSIENT_S), steps(RECORDED_S));
+    let drive = Drive::new(kind.input, units, transient + recorded, step_s, &mut rng);
     let mut flow = Flow::new(&j, kind.transfer, leak, &mut rng);
-    let recorded = distinct(units, channels, &mut rng);
-    let readout = Sigmoids::new(channels, &mut rng);
-    let mut expected = Vec::with_capacity(bins * channels);
     for t in 0..transient {
         flow.step(noise, drive.at(t), &mut rng);
     }
     flow.start_measuring();
-    for bin in 0..bins {
-        let from = expected.len();
-        expected.resize(from + channels, 0.0f32);
-        for s in 0..steps_per_bin {
-            flow.step(noise, drive.at(transient + bin * steps_per_bin + s), &mut rng);
-            readout.add_rates(flow.state(), &recorded, &mut expected[from..]);
-        }
+    let mut states = Vec::with_capacity(recorded * units);
+    for t in 0..recorded {
+        flow.step(noise, drive.at(transient + t), &mut rng);
+        states.extend_from_slice(flow.state());
     }
     let driven_per_s = flow.exponent() / step_s;
-    let scale = scale_of(&expected, bin_width_s, &mut rng);
-    let counts = expected.iter().map(|e| spikes(f64::from(*e) * scale, &mut rng)).collect();
+    let views = channels.into_iter().map(|n| view(&states, units, n, step_s, &mut rng)).collect();
     let silent = Drive::new(Input::None, units, 0, step_s, &mut rng);
     let mut alone = Flow::new(&j, kind.transfer, leak, &mut rng);
     for t in 0..steps(SETTLED_S + MEASURED_S) {
@@ -146,7 +145,37 @@ pub(crate) fn specimen(seed: u64, number: u64, kind: Option<Kind>) -> Specimen {
         alone.step(0.0, silent.at(t), &mut rng);
     }
     let noise_free_per_s = alone.exponent() / step_s;
-    Specimen { kind, bin_width_s, counts, channels, driven_per_s, noise_free_per_s }
+    Specimen { kind, views, driven_per_s, noise_free_per_s }
+}
+
+fn draw_channels(rng: &mut ChaCha8Rng) -> usize {
+    if rng.random_bool(MANY_CHANNELS_SHARE) {
+        return rng.random_range(MANY_CHANNELS);
+    }
+    log_uniform(CHANNELS, rng).round() as usize
+}
+
+/// Counts of `channels` of the units, from their states `[steps, units]`.
+fn view(states: &[f32], units: usize, channels: usize, step_s: f64, rng: &mut ChaCha8Rng) -> View {
+    let bin_width_s = match rng.random_bool(USUAL_WIDTH_SHARE) {
+        true => 0.01,
+        false => BIN_WIDTHS_S[rng.random_range(0..BIN_WIDTHS_S.len())].max(step_s),
+    };
+    let steps = (bin_width_s / step_s).round() as usize;
+    let recorded = distinct(units, channels, rng);
+    let readout = Sigmoids::new(channels, rng);
+    let bins = states.len() / units / steps;
+    let mut expected = vec![0.0f32; bins * channels];
+    for (rates, states) in
+        expected.chunks_exact_mut(channels).zip(states.chunks_exact(steps * units))
+    {
+        for state in states.chunks_exact(units) {
+            readout.add_rates(state, &recorded, rates);
+        }
+    }
+    let scale = scale_of(&expected, bin_width_s, rng);
+    let counts = expected.iter().map(|e| spikes(f64::from(*e) * scale, rng)).collect();
+    View { bin_width_s, channels, counts }
 }
 
 /// `n` of `of` different numbers.
@@ -172,9 +201,7 @@ impl Sigmoids {
         let height = log_uniform([10.0, 50.0], rng);
         Self {
             base: (0..channels).map(|_| rng.random_range(0.5..5.0)).collect(),
-            height: (0..channels)
-                .map(|_| (rng.random_range(0.25..1.0) * height) as f32)
-                .collect(),
+            height: (0..channels).map(|_| (rng.random_range(0.25..1.0) * height) as f32).collect(),
             slope: rng.random_range(0.8..2.2),
         }
     }

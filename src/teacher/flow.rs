@@ -25,8 +25,7 @@ pub(crate) enum Transfer {
 }
 
 impl Transfer {
-    pub(crate) const ALL: [Self; 4] =
-        [Self::Tanh, Self::Clipped, Self::Algebraic, Self::Rectified];
+    pub(crate) const ALL: [Self; 4] = [Self::Tanh, Self::Clipped, Self::Algebraic, Self::Rectified];
 
     /// Its name in tables.
     #[must_use]

@@ -17,11 +17,11 @@ mod simulation;
 mod truth;
 
 pub(crate) use animal::Task;
+pub use animal::{Animal, AnimalSettings, REGIME_NAMES, Regime};
 pub(crate) use connectivity::Architecture;
 pub(crate) use drive::Input;
-pub(crate) use ensemble::{Kind, Specimen, specimen};
+pub(crate) use ensemble::{Kind, View, specimen};
 pub(crate) use flow::Transfer;
-pub use animal::{Animal, AnimalSettings, REGIME_NAMES, Regime};
 pub(crate) use planar::{PLANAR_NAMES, PlanarKind, PlanarReadout, PlanarTask};
 pub use simulation::{Dwell, Simulation};
 pub(crate) use truth::{Truth, truth};

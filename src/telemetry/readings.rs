@@ -21,7 +21,7 @@ fn with(mean: f32, ends: Option<Interval>) -> Option<Estimate> {
     Some(Estimate { mean, low, high })
 }
 
-const QUANTITIES: [Quantity; 18] = [
+const QUANTITIES: [Quantity; 21] = [
     Quantity(
         "regimed_spectral_radius",
         "",
@@ -112,6 +112,27 @@ const QUANTITIES: [Quantity; 18] = [
         "0 undetermined, 1 stable, 2 multistable, 3 marginal, 4 oscillatory, 5 quasi-periodic, 6 \
          chaotic",
         Value::One(|m| Some(m.signature as f32)),
+    ),
+    Quantity(
+        "regimed_edge_exponent_driven",
+        "_per_second",
+        "Largest driven Lyapunov exponent by the counts alone, clipped to +-2: above 0 is chaos",
+        Value::WithEnds(|m| m.edge?.exponent_driven_per_s),
+    ),
+    Quantity(
+        "regimed_edge_chaos",
+        "_probability",
+        "Probability of chaos by the counts alone",
+        Value::One(|m| {
+            let edge = m.edge?;
+            edge.exponent_driven_per_s.map(|_| edge.p_chaos)
+        }),
+    ),
+    Quantity(
+        "regimed_edge_read",
+        "_seconds",
+        "Time that the exponent by the counts is read off",
+        Value::One(|m| Some(m.edge?.seconds)),
     ),
     Quantity(
         "regimed_branching_ratio",

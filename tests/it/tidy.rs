@@ -32,8 +32,7 @@ const FLOORS: [&[&str]; 18] = [
     &["main"],
 ];
 /// Rooms without a clock or I/O.
-const PURE: [&str; 7] =
-    ["model", "teacher", "inference", "experts", "dynamics", "regime", "edge"];
+const PURE: [&str; 7] = ["model", "teacher", "inference", "experts", "dynamics", "regime", "edge"];
 const PURE_FORBIDDEN: [&str; 6] =
     ["tokio", "std::fs", "std::net", "Instant::now", "SystemTime", "std::env"];
 /// Lines of a file without its tests, at most.

@@ -5,7 +5,8 @@ use nalgebra::DMatrix;
 use plotters::prelude::*;
 
 use super::dynamics::Compared;
-use super::plots::{Axes, chart, colour, drawn, key, range, svg};
+use super::plots::key;
+use crate::commands::drawing::{Axes, chart, colour, drawn, range, svg};
 
 /// The embedding of each stream's end on the plane of their two leading principal components,
 /// coloured by regime.

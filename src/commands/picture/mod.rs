@@ -30,7 +30,7 @@ struct Seen {
     truth: Option<String>,
     recent: VecDeque<(Instant, u64)>,
     bins: u64,
-    /// Spectral radii and largest exponents, as they were read.
+    /// Spectral radii, and exponents by the counts, as they were read.
     radius: VecDeque<f64>,
     exponent: VecDeque<f64>,
     /// Bin of the newest reading.
@@ -53,7 +53,7 @@ impl Seen {
         if let Some(m) = decision.metrics.as_ref().filter(|m| self.read != Some(m.bin)) {
             self.read = Some(m.bin);
             push(&mut self.radius, f64::from(m.spectral_radius), TRACE);
-            let exponent = m.lyapunov_max_driven_learned_per_s.or(m.lyapunov_max_driven_per_s);
+            let exponent = m.edge.and_then(|e| e.exponent_driven_per_s);
             push(&mut self.exponent, exponent.map_or(f64::NAN, |e| f64::from(e.mean)), TRACE);
         }
         self.newest = Some(decision);

@@ -43,7 +43,7 @@ impl Picture {
             Constraint::Length(list),
             Constraint::Length(3),
             Constraint::Length((n_regimes + 2).max(if area.height >= HIGH { 9 } else { 0 })),
-            Constraint::Length(7),
+            Constraint::Length(8),
             Constraint::Min(3),
             Constraint::Length(1),
         ])
@@ -73,7 +73,7 @@ impl Picture {
             .areas(middle);
             self.paint_bars(frame, bars, d);
             self.paint_trace(frame, radius, " spectral radius ", &seen.radius, 1.0);
-            self.paint_trace(frame, exponent, " largest exponent, /s ", &seen.exponent, 0.0);
+            self.paint_trace(frame, exponent, " exponent by counts, /s ", &seen.exponent, 0.0);
             self.paint_plane(frame, plane, d);
         } else {
             self.paint_bars(frame, middle, d);
@@ -247,6 +247,7 @@ impl Picture {
                 m.leading_time_constant_s
             )),
             Line::raw(free_running(&m)),
+            Line::raw(by_counts(&m)),
             Line::raw(format!(
                 "participation ratio {:.2}   novelty {:.2}   unlabelled {:.2}   log-likelihood \
                  {:+.3} nats/channel   silent channels {}",
@@ -281,17 +282,30 @@ impl Picture {
     }
 }
 
-/// What the fitted network does when it runs by itself, and what simulated truth makes of it.
+/// What the counts alone tell of the edge of chaos.
+fn by_counts(m: &Metrics) -> String {
+    let Some(edge) = m.edge else { return "edge of chaos by counts: from 20 s on".into() };
+    let seconds = edge.seconds;
+    edge.exponent_driven_per_s.map_or_else(
+        || format!("edge of chaos by counts: not resolved in {seconds:.0} s"),
+        |e| {
+            format!(
+                "edge of chaos by counts: exponent {:+.2} /s ({:+.1} to {:+.1}, clipped to 2)   \
+                 P(chaos) {:.2}   of {seconds:.0} s",
+                e.mean, e.low, e.high, edge.p_chaos
+            )
+        },
+    )
+}
+
+/// What the fitted network does when it runs by itself.
 fn free_running(m: &Metrics) -> String {
     let row = |name: &str, e: Option<Estimate>, unit: &str| {
         e.map_or(String::new(), |e| {
             format!("   {name} {:+.2}{unit} ({:+.1} to {:+.1})", e.mean, e.low, e.high)
         })
     };
-    let exponent = match m.lyapunov_max_driven_learned_per_s {
-        None => row("largest exponent", m.lyapunov_max_driven_per_s, " /s"),
-        learned => row("largest exponent (learned)", learned, " /s"),
-    };
+    let exponent = row("exponent of the fit", m.lyapunov_max_driven_per_s, " /s");
     let points = m.fixed_points.map_or(String::new(), |p| {
         format!("   fixed points {} stable, {} unstable", p.stable, p.unstable)
     });

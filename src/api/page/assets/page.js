@@ -165,8 +165,7 @@ const take = {
       to.high.push(ends?.high ?? null);
     };
     push(h.radius, metrics?.spectral_radius, metrics?.spectral_radius_interval);
-    const exponent =
-      metrics?.lyapunov_max_driven_learned_per_s || metrics?.lyapunov_max_driven_per_s;
+    const exponent = metrics?.edge?.exponent_driven_per_s;
     push(h.exponent, exponent?.mean, exponent);
     const old = h.time.findIndex((t) => t >= h.time[h.time.length - 1] - WINDOW_S);
     if (old > 0)
@@ -288,10 +287,9 @@ function showNow() {
     ["spectral radius", fixed(m.spectral_radius, 4)],
     ["spectral abscissa", `${fixed(m.spectral_abscissa_per_s, 2)} /s`],
     ["leading frequency", `${fixed(m.leading_frequency_hz, 2)} Hz`],
-    [
-      "exponent, driven",
-      `${between(m.lyapunov_max_driven_learned_per_s || m.lyapunov_max_driven_per_s, 1)} /s`,
-    ],
+    ["exponent of the fit", `${between(m.lyapunov_max_driven_per_s, 1)} /s`],
+    ["exponent by counts", byCounts(m.edge)],
+    ["P(chaos) by counts", fixed(m.edge?.exponent_driven_per_s && m.edge.p_chaos, 2)],
     [
       "signature",
       (m.signature || "\u2013").replace("SIGNATURE_", "").replace("_", "-").toLowerCase(),
@@ -303,6 +301,12 @@ function showNow() {
     }),
     ["log-likelihood", `${fixed(newest.log_likelihood, 3)} nats`],
   ]);
+}
+
+function byCounts(edge) {
+  if (!edge) return "from 20 s on";
+  const of = edge.exponent_driven_per_s;
+  return of ? `${between(of, 1)} /s` : "not resolved";
 }
 
 function showAccounts(of) {

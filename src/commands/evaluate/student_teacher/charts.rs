@@ -3,9 +3,10 @@
 use anyhow::Result;
 use plotters::prelude::*;
 
-pub(super) use super::super::plots::Axes;
+pub(super) use crate::commands::drawing::Axes;
 use crate::commands::evaluate::maps::plane;
-use crate::commands::evaluate::plots::{chart, colour, drawn, key, range, svg};
+use crate::commands::drawing::{chart, colour, drawn, range, svg};
+use crate::commands::evaluate::plots::key;
 
 /// Named curves through points.
 pub(super) fn curves(axes: &Axes<'_>, of: &[(String, Vec<(f64, f64)>)]) -> Result<String> {
