@@ -323,8 +323,7 @@ fn table(rows: &[Row], found: &[DrivenExponent]) -> String {
 const SIGN_FROM_PER_S: f64 = 0.25;
 
 fn scores(name: &str, of: &[(f64, DrivenExponent)]) -> String {
-    let error =
-        of.iter().map(|(truth, f)| (truth - f.per_s).abs()).sum::<f64>() / of.len() as f64;
+    let error = of.iter().map(|(truth, f)| (truth - f.per_s).abs()).sum::<f64>() / of.len() as f64;
     let share = |is: &dyn Fn(f64) -> bool, right: &dyn Fn(f64, &DrivenExponent) -> bool| {
         let these: Vec<_> = of.iter().filter(|(truth, _)| is(*truth)).collect();
         let right = these.iter().filter(|(truth, f)| right(*truth, f)).count() as f64;

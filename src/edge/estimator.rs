@@ -154,10 +154,9 @@ impl Estimator {
     #[must_use]
     pub(crate) fn read(&self, window: &Window) -> Option<EdgeReading> {
         let exponent = || features(window).map(|f| self.of(&f));
-        window.is_long_enough().then(|| EdgeReading {
-            seconds: window.seconds(),
-            exponent: exponent(),
-        })
+        window
+            .is_long_enough()
+            .then(|| EdgeReading { seconds: window.seconds(), exponent: exponent() })
     }
 
     fn of(&self, features: &[f32]) -> DrivenExponent {

@@ -516,9 +516,9 @@ mod tests {
         window
     }
 
-    fn of_states(width: usize, of: impl Fn(&States, &mut Vec<f64>)) -> Vec<f64> {
+    fn of_states(turns_hz: f64, width: usize, of: impl Fn(&States, &mut Vec<f64>)) -> Vec<f64> {
         let mut rng = ChaCha8Rng::seed_from_u64(3);
-        let states = latents(60_000, 1.5, width, &mut rng);
+        let states = latents(60_000, turns_hz, width, &mut rng);
         let state = |x: &[f64; 2]| {
             std::array::from_fn(|d| if d < 2 { x[d] as f32 } else { 1e-3 * (d as f32).sin() })
         };
@@ -530,8 +530,8 @@ mod tests {
 
     #[test]
     fn a_course_driven_by_white_noise_is_rough_and_a_smoothed_one_smooth() {
-        let rough = of_states(0, States::smoothness);
-        let smooth = of_states(12, States::smoothness);
+        let rough = of_states(0.0, 0, States::smoothness);
+        let smooth = of_states(0.0, 12, States::smoothness);
         assert!((0.8..1.5).contains(&rough[0]), "{rough:?}");
         assert!((1.7..2.41).contains(&smooth[0]), "{smooth:?}");
     }
@@ -539,12 +539,12 @@ mod tests {
     #[test]
     fn linear_modes_decay_and_turn_as_the_process_does() {
         // Eight directions of which two move: their pair leads whatever the number.
-        let modes = of_states(0, States::linear);
+        let modes = of_states(1.5, 0, States::linear);
         for of in modes.chunks_exact(3) {
             assert!((of[0] + 5.0).abs() < 1.0, "{modes:?}");
             assert!((of[2] - 1.5).abs() < 0.2, "{modes:?}");
         }
-        let turning = of_states(0, States::asymmetry);
+        let turning = of_states(1.5, 0, States::asymmetry);
         assert!(turning[1] > 0.5, "{turning:?}");
     }
 

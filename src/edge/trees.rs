@@ -348,16 +348,19 @@ mod tests {
         let p = |r: &[f32]| log_odds(r).map(|o| 1.0 / (1.0 + (-o).exp()));
         let targets: Vec<[bool; 2]> =
             train.iter().map(|r| p(r).map(|p| rng.random_bool(f64::from(p)))).collect();
-        let how = Growth { trees: 120, leaves: 8, features_share: 0.7, ..Growth::default() };
+        let how = Growth { features_share: 0.7, ..Growth::default() };
         let trees = Trees::fit(&refs(&train), &targets, how);
-        let mut errors = [0.0f32; 2];
+        let flat = trees.base.map(|o| 1.0 / (1.0 + (-o).exp()));
+        let (mut errors, mut errors_flat) = ([0.0f32; 2], [0.0f32; 2]);
         for row in &test {
             let found = trees.predict(row).map(|o| 1.0 / (1.0 + (-o).exp()));
-            for (error, (a, b)) in errors.iter_mut().zip(found.iter().zip(p(row))) {
-                *error += (a - b).abs() / test.len() as f32;
+            for (k, truth) in p(row).into_iter().enumerate() {
+                errors[k] += (found[k] - truth).abs();
+                errors_flat[k] += (flat[k] - truth).abs();
             }
         }
-        assert!(errors[0] < 0.06 && errors[1] < 0.1, "{errors:?}");
+        assert!(errors[0] < 0.25 * errors_flat[0], "{errors:?} {errors_flat:?}");
+        assert!(errors[1] < 0.5 * errors_flat[1], "{errors:?} {errors_flat:?}");
         assert_eq!(trees, Trees::fit(&refs(&train), &targets, how), "the same each time");
         assert_eq!(Trees::from_arrays(trees.arrays().map(|(_, v)| v), 6), Some(trees.clone()));
         let narrow = Trees::<2>::from_arrays(trees.arrays().map(|(_, v)| v), 3);

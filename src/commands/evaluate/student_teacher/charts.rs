@@ -4,8 +4,8 @@ use anyhow::Result;
 use plotters::prelude::*;
 
 pub(super) use crate::commands::drawing::Axes;
-use crate::commands::evaluate::maps::plane;
 use crate::commands::drawing::{chart, colour, drawn, range, svg};
+use crate::commands::evaluate::maps::plane;
 use crate::commands::evaluate::plots::key;
 
 /// Named curves through points.
