@@ -80,7 +80,6 @@ fn model(dims: Dimensions, channels: usize, hypotheses: usize, rng: &mut ChaCha8
         readouts: vec![readout],
         prior,
         online: OnlineSettings::new(5),
-        metric_head: None,
     }
 }
 

@@ -59,8 +59,6 @@ pub(crate) fn metrics(
         lyapunov_driven_per_s: single(&p.lyapunov_driven_per_s),
         lyapunov_max_noise_free_per_s: Some(message(p.lyapunov_max_noise_free_per_s)),
         lyapunov_max_driven_per_s: Some(message(p.lyapunov_max_driven_per_s)),
-        lyapunov_max_noise_free_learned_per_s: of.lyapunov_learned_per_s.map(|l| message(l[0])),
-        lyapunov_max_driven_learned_per_s: of.lyapunov_learned_per_s.map(|l| message(l[1])),
         kaplan_yorke_dimension: Some(message(p.kaplan_yorke_dimension)),
         oscillation_hz: p.oscillation_hz.map(message),
         fixed_points: p.fixed_points.map(|f| wire::FixedPoints {

@@ -33,9 +33,6 @@ pub struct Outcome {
     pub filter_resets: u64,
     /// Models that the session had before this one.
     pub swaps: u32,
-    /// The filter's state does not follow from that of the bin before: another recording or another
-    /// engine begins here.
-    pub restarted: bool,
     pub(crate) posterior: [f32; REGIMES_MAX],
     /// The experts' own posteriors; `None` where the session has the dynamics alone.
     pub(crate) experts: Option<[[f32; REGIMES_MAX]; EXPERTS]>,
@@ -84,7 +81,6 @@ impl Outcome {
             waiting: 0,
             filter_resets: 0,
             swaps: 0,
-            restarted: false,
             posterior: filled(&estimate.posterior),
             experts: experts.map(|e| std::array::from_fn(|i| filled(&e[i * n..(i + 1) * n]))),
             unlabelled: estimate.unlabelled,

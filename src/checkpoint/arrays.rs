@@ -83,7 +83,6 @@ pub(super) fn assemble(card: &Card, mut arrays: Arrays) -> Result<Model, Fault> 
         readouts,
         prior: card.prior.clone(),
         online: card.online.clone(),
-        metric_head: card.metric_head.clone(),
     })
 }
 

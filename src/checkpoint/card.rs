@@ -6,7 +6,7 @@ use super::fault::{Fault, fault};
 use crate::dynamics::DynamicsSkill;
 use crate::model::{
     CHANNELS_MAX, COMPONENTS_MAX, Dimensions, Exceeded, Experts, HIDDEN_MAX, KnownDynamics,
-    MetricHead, OnlineSettings, REGIMES_MAX, RegimePrior, SIGN_NAMES, SIGNS,
+    OnlineSettings, REGIMES_MAX, RegimePrior, SIGN_NAMES, SIGNS,
 };
 use crate::regime::Verdict;
 
@@ -141,8 +141,9 @@ pub(super) struct Card {
     pub(super) bin_width_s: f64,
     pub(super) regime_names: Vec<String>,
     pub(super) online: OnlineSettings,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(super) metric_head: Option<MetricHead>,
+    /// Exponents as learned from simulated truth: read of models made before, and left out.
+    #[serde(default, rename = "metric_head", skip_serializing)]
+    pub(super) _metric_head: Option<serde_json::Value>,
     pub(super) sessions: Vec<SessionCard>,
     pub(super) prior: RegimePrior,
     pub(super) provenance: Provenance,

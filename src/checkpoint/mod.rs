@@ -26,7 +26,6 @@ pub(crate) use training_state::{TRAINING_FILE, TrainingState, TrainingStateError
 use arrays::{Arrays, assemble, named_arrays};
 use card::{Card, ExpertsCard, FORMAT, FORMAT_VERSION_MIN, SessionCard, check_card};
 
-use crate::dynamics::feature_count;
 use crate::files;
 use crate::model::Model;
 use crate::recording::is_zarr;
@@ -180,12 +179,6 @@ pub fn from_bytes(dir: &Path, card: &[u8], weights: &[u8]) -> Result<Checkpoint,
         .map_err(|(what, expected, found)| wrong(WEIGHTS_FILE, &what, expected, found))?;
     let model = assemble(&card, arrays)
         .map_err(|(what, expected, found)| wrong(WEIGHTS_FILE, &what, expected, found))?;
-    if let Some(head) = &model.metric_head
-        && let Err(found) = head.check(model.regime_names.len(), feature_count(&model.dims))
-    {
-        let expected = "regressions that fit the model's sizes".to_owned();
-        return Err(wrong(CARD_FILE, "metric_head", expected, found.to_string()));
-    }
     Ok(Checkpoint { model, provenance: card.provenance, weights_sha256: card.weights_sha256 })
 }
 
@@ -235,7 +228,7 @@ pub fn save(dir: &Path, model: &Model, provenance: &Provenance) -> Result<(), Ch
         bin_width_s: model.bin_width_s,
         regime_names: model.regime_names.clone(),
         online: model.online.clone(),
-        metric_head: model.metric_head.clone(),
+        _metric_head: None,
         sessions,
         prior: model.prior.clone(),
         provenance: provenance.clone(),

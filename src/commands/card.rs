@@ -58,7 +58,6 @@ pub(super) fn card(of: &Checkpoint) -> String {
         can_do(of),
         held_out(of),
         operating_points(of),
-        exponents(of),
         LIMITS.to_owned(),
     ];
     parts.concat()
@@ -183,23 +182,6 @@ fn operating_points(of: &Checkpoint) -> String {
     out
 }
 
-fn exponents(of: &Checkpoint) -> String {
-    let Some(head) = &of.model.metric_head else { return String::new() };
-    let mut out = "\n## Largest Lyapunov exponents as learned from simulated truth\n\n\
-                   | regime | tasks learned, held out | error without noise, 1/s \
-                   | error driven, 1/s |\n|---|---|---|---|\n"
-        .to_owned();
-    for (name, found) in of.model.regime_names.iter().zip(&head.regimes) {
-        let row = found.as_ref().map_or("too few | - | -".into(), |h| {
-            let cell =
-                |i: usize| format!("{:.2} rms, 90 % within {:.2}", h.rms_error[i], h.half_width[i]);
-            format!("{}, {} | {} | {}", h.tasks[0], h.tasks[1], cell(0), cell(1))
-        });
-        let _ = writeln!(out, "| {name} | {row} |");
-    }
-    out
-}
-
 const LIMITS: &str = "
 ## Limits
 
@@ -207,8 +189,7 @@ const LIMITS: &str = "
   it is.
 * A new animal needs labels to be calibrated with; another day of a known one does not
   (`calibrate --from`).
-* Spectra and exponents of the free-running network describe this model, not the circuit. Exponents
-  learned from simulated truth hold for networks like those simulated.
+* Spectra and exponents of the free-running network describe this model, not the circuit.
 ";
 
 #[cfg(test)]

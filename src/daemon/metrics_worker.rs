@@ -1,6 +1,6 @@
 //! Readings of the sessions' dynamics, on a thread of their own: they never delay a bin.
 
-use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::{Context, Result};
@@ -80,10 +80,6 @@ pub(super) struct Request {
     /// takes over, which may then wait for one refresh.
     pub(super) probe: Arc<Mutex<Probe>>,
     pub(super) outcome: Outcome,
-    /// Filtered latents since the request before, `[bins, rank]`.
-    pub(super) latents: Vec<f32>,
-    /// Latents before these are of another recording or another engine.
-    pub(super) restarted: bool,
 }
 
 /// The way to the worker; it ends with the last of these.
@@ -117,12 +113,9 @@ impl MetricsWorker {
     }
 
     /// Asks for a reading of a state. Where the worker is behind, the state is passed over, because
-    /// the next one is newer; the request is given back for its latents.
-    pub(super) fn ask(&self, request: Request) -> Option<Request> {
-        match self.requests.try_send(request) {
-            Err(TrySendError::Full(request)) => Some(request),
-            Ok(()) | Err(TrySendError::Disconnected(_)) => None,
-        }
+    /// the next one is newer.
+    pub(super) fn ask(&self, request: Request) {
+        let _ = self.requests.try_send(request);
     }
 }
 
@@ -136,15 +129,8 @@ fn work(requests: &Receiver<Request>) {
         if r.outcome.swaps != *swaps {
             continue;
         }
-        if r.restarted {
-            monitor.skip_latents();
-        }
-        for latent in r.latents.chunks_exact(model.dims.rank) {
-            monitor.push_latent(latent);
-        }
         let at = Position {
             state: r.wording.state(&r.outcome),
-            posterior: r.wording.posterior(&r.outcome),
             label: r.outcome.label.and_then(Label::regime),
         };
         if let Some(reading) = monitor.refresh(model, &at) {

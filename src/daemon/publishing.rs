@@ -11,7 +11,6 @@ use super::shared::Shared;
 use crate::api::zeromq::publisher::{Publisher, Topics};
 use crate::bus::{Numbered, Outcome, Plan, SessionHandle, Update, Wording};
 use crate::clock::wall_ns;
-use crate::dynamics::LATENT_WINDOW_S;
 use crate::journal::Journal;
 use crate::telemetry::SessionMetrics;
 use crate::wire::journal_record::What;
@@ -40,13 +39,6 @@ pub(super) struct PublishingTask {
     fetching: Fetching<Outcome>,
     requests: MetricsWorker,
     probe: Arc<Mutex<Probe>>,
-    /// Filtered latents since the last reading was asked for, `[bins, rank]`.
-    latents: Vec<f32>,
-    /// Latents before these are of another recording or another engine.
-    restarted: bool,
-    /// Bins of the window that readings look at: latents wait for one no longer.
-    window_bins: usize,
-    rank: usize,
     metrics_every: u64,
     resets_shown: u64,
     swaps: u32,
@@ -83,10 +75,6 @@ impl PublishingTask {
             fetching: parts.fetching,
             requests: shared.worker.clone(),
             probe: parts.probe,
-            latents: Vec::new(),
-            restarted: false,
-            window_bins: (LATENT_WINDOW_S / plan.model.bin_width_s).ceil() as usize,
-            rank: plan.model.dims.rank,
             metrics_every: every.round().max(1.0) as u64,
             resets_shown: 0,
             swaps: 0,
@@ -107,8 +95,6 @@ impl PublishingTask {
         session.rename(o.swaps, |plan| {
             self.swaps = o.swaps;
             self.wording = Arc::new(plan.wording());
-            self.rank = plan.model.dims.rank;
-            self.latents.clear();
             let mut probe = self.probe.lock().unwrap_or_else(PoisonError::into_inner);
             probe.swap(plan.model.clone(), plan.readout.n_channels(), o.swaps);
             drop(probe);
@@ -125,26 +111,13 @@ impl PublishingTask {
         if o.swaps != self.swaps {
             self.rename(o);
         }
-        if o.restarted {
-            self.latents.clear();
-            self.restarted = true;
-        }
-        self.latents.extend(&o.latent[..self.rank]);
         if o.bin.is_multiple_of(self.metrics_every) {
-            let passed_over = self.requests.ask(Request {
+            self.requests.ask(Request {
                 session: self.session.clone(),
                 wording: self.wording.clone(),
                 probe: self.probe.clone(),
                 outcome: *o,
-                latents: std::mem::take(&mut self.latents),
-                restarted: std::mem::take(&mut self.restarted),
             });
-            if let Some(Request { latents, restarted, .. }) = passed_over {
-                // They wait for the next request; what is older than the window is of no use.
-                let beyond = (latents.len() / self.rank).saturating_sub(self.window_bins);
-                self.latents = latents[beyond * self.rank..].to_vec();
-                self.restarted = restarted;
-            }
         }
         let newest = self.session.metrics();
         // Numbered before the decision is published, because the decision carries the number of its

@@ -52,8 +52,6 @@ pub(super) struct SessionThread {
     count_max: f32,
     /// The restored state, until the session's first bin has come.
     restored: Option<Restored>,
-    /// The filter's state does not follow from that of the bin before.
-    restarted: bool,
 }
 
 impl SessionThread {
@@ -70,7 +68,6 @@ impl SessionThread {
             engine,
             fingerprint,
             restored,
-            restarted: true,
             taps: ends.taps,
             outlet: ends.outlet,
             sending: ends.sending,
@@ -111,7 +108,7 @@ impl SessionThread {
             Kind::Start => {
                 // Another recording: what a state was restored for is over.
                 self.restored = None;
-                self.restart();
+                self.engine.restart();
                 self.taps.iter_mut().for_each(CountsTap::skip);
             }
             Kind::Missing(n) => {
@@ -152,15 +149,10 @@ impl SessionThread {
         }
     }
 
-    fn restart(&mut self) {
-        self.engine.restart();
-        self.restarted = true;
-    }
-
     /// Before the session's first bin: a restored state is predicted through what was missed while
     /// the daemon was down, and given up where that was too long.
     fn pass_downtime(&mut self, header: &Header) {
-        let Some(restored) = self.restored.take() else { return self.restart() };
+        let Some(restored) = self.restored.take() else { return self.engine.restart() };
         let width_s = self.session.facts().bin_width_s;
         match restored.missed(header.sequence, header.received.wall_ns, width_s) {
             Some(missed) => {
@@ -169,7 +161,7 @@ impl SessionThread {
             None => {
                 let session = self.session.name();
                 tracing::info!(session, "the restored state was too old for the first bin");
-                self.restart();
+                self.engine.restart();
             }
         }
     }
@@ -182,7 +174,6 @@ impl SessionThread {
         if taken {
             self.resets_before += resets;
             self.count_max = self.engine.count_max();
-            self.restarted = true;
             self.engine.set_active(self.active.iter().copied());
         }
     }
@@ -210,7 +201,6 @@ impl SessionThread {
             waiting: u32::try_from(self.outlet.waiting()).unwrap_or(u32::MAX),
             filter_resets: self.resets_before + self.engine.filter_resets(),
             swaps: self.swaps,
-            restarted: std::mem::take(&mut self.restarted),
             ..Outcome::of(self.engine.estimate(), self.engine.experts())
         };
         self.bin += 1;

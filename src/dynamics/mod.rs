@@ -18,7 +18,7 @@ pub(crate) use eigenvalues::eigenvalues;
 pub(crate) use estimate::{Estimate, NORMAL_HALF_WIDTH};
 pub(crate) use fixed_points::{FixedPoint, fixed_points};
 pub(crate) use forecast::forecast;
-pub(crate) use monitor::{LATENT_WINDOW_S, Monitor, Position, Reading, feature_count};
+pub(crate) use monitor::{Monitor, Position, Reading};
 pub(crate) use signature::{Signature, ZERO_WITHIN_PER_S};
 pub(crate) use skill::{DynamicsSkill, SkillMeter};
 pub use spectrum::{StatePosterior, spectrum, spectrum_interval};
@@ -62,6 +62,5 @@ pub(crate) fn planar([a, b, c, d]: [f32; 4]) -> crate::model::Model {
             }],
         },
         online: OnlineSettings::new(1),
-        metric_head: None,
     }
 }

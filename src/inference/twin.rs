@@ -346,7 +346,6 @@ pub(crate) fn example() -> Model {
             hazard_per_bin: arr2(&[[0.001, 0.02, 0.0], [0.005, 0.0, 0.03], [0.02, 0.01, 0.002]]),
             ..OnlineSettings::new(2)
         },
-        metric_head: None,
     }
 }
 

@@ -16,7 +16,6 @@ mod embedding_map;
 mod experts;
 mod hypernetwork;
 mod known;
-mod metric_head;
 mod prior;
 
 pub(crate) use bin_width::{BinWidthError, nearly_equal, whole_ratio};
@@ -28,7 +27,6 @@ pub use hypernetwork::Hypernetwork;
 #[cfg(test)]
 pub(crate) use known::example_known;
 pub(crate) use known::{Exceeded, KnownDynamics, SIGN_NAMES, SIGNS, SignRange, UNKNOWN_RATE};
-pub(crate) use metric_head::{MetricHead, RegimeHead};
 pub use prior::{Component, RegimePrior};
 
 use ndarray::{Array1, Array2, ArrayRef, Dimension};
@@ -300,8 +298,6 @@ pub struct Model {
     pub prior: RegimePrior,
     /// What the online fit and the decision rule need beyond the network.
     pub online: OnlineSettings,
-    /// Largest exponents as learned from simulated truth; `None` where no recording held them.
-    pub metric_head: Option<MetricHead>,
 }
 
 impl Model {

@@ -21,7 +21,7 @@ fn with(mean: f32, ends: Option<Interval>) -> Option<Estimate> {
     Some(Estimate { mean, low, high })
 }
 
-const QUANTITIES: [Quantity; 21] = [
+const QUANTITIES: [Quantity; 19] = [
     Quantity(
         "regimed_spectral_radius",
         "",
@@ -63,18 +63,6 @@ const QUANTITIES: [Quantity; 21] = [
         "_per_second",
         "Largest Lyapunov exponent of the fitted network along noisy paths",
         Value::WithEnds(|m| m.lyapunov_max_driven_per_s),
-    ),
-    Quantity(
-        "regimed_lyapunov_max_noise_free_learned",
-        "_per_second",
-        "Largest exponent without noise as learned from simulated truth (conformal interval)",
-        Value::WithEnds(|m| m.lyapunov_max_noise_free_learned_per_s),
-    ),
-    Quantity(
-        "regimed_lyapunov_max_driven_learned",
-        "_per_second",
-        "Largest exponent along noisy paths as learned from simulated truth (conformal interval)",
-        Value::WithEnds(|m| m.lyapunov_max_driven_learned_per_s),
     ),
     Quantity(
         "regimed_kaplan_yorke_dimension",

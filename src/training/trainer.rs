@@ -484,7 +484,6 @@ impl Trainer {
                 entry_variance: shape.entry_variance,
                 ..OnlineSettings::new(self.data.regime_names.len())
             },
-            metric_head: None,
         })
     }
 }

@@ -237,14 +237,16 @@ fn a_damaged_model_is_refused_with_what_was_expected() {
     let end = at + text[at..].find(',').expect("a first rate");
     let other = format!("{} 5.0{}", &text[..at], &text[end..]);
     assert!(refused(other.as_bytes(), &weights).contains("hazard_per_bin row 0"));
-    let weights_key = "\"centre\": [";
-    let at = text.find(weights_key).expect("a metric head") + weights_key.len();
-    let end = at + text[at..].find(',').expect("a first mean") + 1;
-    let other = format!("{}{}", &text[..at], &text[end..]);
-    assert!(refused(other.as_bytes(), &weights).contains("metric_head: expected regressions"));
+    let online = |more: &str| text.replacen("\"online\": {", &format!("\"online\": {{{more}"), 1);
+    let other = online("\"onset_levels\": [0.99, 0.5, 0.95],");
+    assert!(refused(other.as_bytes(), &weights).contains("onset_levels: expected three"));
     assert!(refused(b"{", &weights).contains("model card"));
     regimed::internals::checkpoint::from_bytes(&model, &card, &weights)
         .expect("the undamaged one loads");
+    // Models made before had exponents learned from simulated truth.
+    let before = text.replacen('{', "{\"metric_head\": {\"regimes\": [null]},", 1);
+    regimed::internals::checkpoint::from_bytes(&model, before.as_bytes(), &weights)
+        .expect("an older one loads");
 }
 
 #[test]

@@ -52,9 +52,6 @@ pub(super) struct TruthRow {
     /// The model's free runs without noise, and along noisy paths.
     model_noise_free: Option<ExponentRow>,
     model_driven: Option<ExponentRow>,
-    /// As learned from simulated truth.
-    learned_noise_free: Option<ExponentRow>,
-    learned_driven: Option<ExponentRow>,
     /// Median relative error of the frequency where the truth oscillates, and share within 5 %.
     frequency_error: Option<f64>,
     frequency_right: Option<f64>,
@@ -223,8 +220,6 @@ fn truth_row(name: &str, of: &[&Compared]) -> TruthRow {
         tasks: of.len(),
         model_noise_free: pairs(free, &|r| Some(r.portrait.lyapunov_max_noise_free_per_s)),
         model_driven: pairs(driven, &|r| Some(r.portrait.lyapunov_max_driven_per_s)),
-        learned_noise_free: pairs(free, &|r| Some(r.lyapunov_learned_per_s?[0])),
-        learned_driven: pairs(driven, &|r| Some(r.lyapunov_learned_per_s?[1])),
         frequency_error: frequency.get(frequency.len() / 2).copied(),
         frequency_right: (!frequency.is_empty()).then(|| share(n_close, frequency.len())),
         points_right: right(1),
@@ -295,12 +290,8 @@ fn exponent_table(out: &mut String, rows: &[TruthRow], width: usize) {
         "against truth", "largest exponent /s"
     );
     for r in rows {
-        let estimators = [
-            ("model, noise-free", &r.model_noise_free),
-            ("model, driven", &r.model_driven),
-            ("learned, noise-free", &r.learned_noise_free),
-            ("learned, driven", &r.learned_driven),
-        ];
+        let estimators =
+            [("model, noise-free", &r.model_noise_free), ("model, driven", &r.model_driven)];
         for (name, row) in estimators.into_iter().filter_map(|(n, r)| Some((n, r.as_ref()?))) {
             let _ = writeln!(
                 out,

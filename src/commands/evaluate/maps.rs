@@ -52,14 +52,13 @@ pub(super) fn plane(ends: &[(Option<usize>, Vec<f32>)]) -> Vec<[f64; 2]> {
         .collect()
 }
 
-/// Largest exponents along noisy paths against the true ones, with their 90 % intervals: as learned
-/// from simulated truth where the model has, else the network's own.
+/// Largest exponents of the fitted network along noisy paths against the true ones, with their 90 %
+/// intervals.
 pub(super) fn exponents(compared: &[Compared], names: &[String]) -> Result<String> {
     let points: Vec<(usize, f64, crate::dynamics::Estimate)> = compared
         .iter()
         .filter_map(|c| {
-            let own = c.found.portrait.lyapunov_max_driven_per_s;
-            let found = c.found.lyapunov_learned_per_s.map_or(own, |l| l[1]);
+            let found = c.found.portrait.lyapunov_max_driven_per_s;
             Some((c.regime, c.truth.lyapunov_max_per_s?, found))
         })
         .collect();

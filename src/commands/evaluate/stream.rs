@@ -120,7 +120,6 @@ impl Tally {
             seen.push(truth, &estimate.posterior);
             self.skill[at].1.push(model, readout, &counts, estimate);
             monitor.push_counts(Some(&counts));
-            monitor.push_latent(&estimate.latent);
             if (bin + 1).is_multiple_of(every) {
                 let at = Position::of(estimate, label);
                 let Some(reading) = self.read(&mut monitor, model, &at) else { continue };

@@ -16,8 +16,7 @@ use crate::checkpoint::{
 };
 use crate::recording::Spool;
 use crate::training::{
-    Finished, Folds, Gathering, Pretraining, SessionExperts, Trainer, TrainingSettings,
-    fit_experts, fit_metric_head,
+    Finished, Folds, Gathering, Pretraining, SessionExperts, TrainingSettings, fit_experts,
 };
 use identity::{differences, identity};
 
@@ -131,7 +130,6 @@ pub fn run(args: &PretrainArgs) -> Result<()> {
     let Some(best) = &keeper.best else {
         bail!("there is no model: the training went astray before one could be kept");
     };
-    teach_exponents(args, trainer)?;
     show_scores(best);
     for line in abilities(&checkpoint::load(&args.out)?) {
         println!("{line}");
@@ -276,25 +274,6 @@ fn learn_experts(
     })?;
     progress.finish();
     experts.context("stopped before there was a model")
-}
-
-/// Fits the kept model's metric head to recordings that hold their tasks' exponents.
-fn teach_exponents(args: &PretrainArgs, trainer: &Trainer) -> Result<()> {
-    let mut kept = checkpoint::load(&args.out)?;
-    let threads = trainer.settings().threads;
-    kept.model.metric_head = fit_metric_head(&kept.model, trainer.data(), threads)?;
-    let Some(head) = &kept.model.metric_head else { return Ok(()) };
-    for (name, head) in kept.model.regime_names.iter().zip(&head.regimes) {
-        if let Some(h) = head {
-            println!(
-                "exponents of '{name}': error {:.2} /s without noise, {:.2} /s driven (rms over {} \
-                 held-out tasks)",
-                h.rms_error[0], h.rms_error[1], h.tasks[1]
-            );
-        }
-    }
-    checkpoint::save(&args.out, &kept.model, &kept.provenance)?;
-    Ok(())
 }
 
 /// Keeps the best model, with its provenance.

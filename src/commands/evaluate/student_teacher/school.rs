@@ -11,7 +11,7 @@ use crate::checkpoint;
 use crate::checkpoint::{Checkpoint, DataFile, Provenance, sha256_hex};
 use crate::commands::progress::{Interrupt, Progress};
 use crate::recording::Recording;
-use crate::training::{Dataset, Pretraining, TrainingSettings, fit_metric_head};
+use crate::training::{Dataset, Pretraining, TrainingSettings};
 
 /// Folder of the students in the report's.
 const MODELS: &str = "models";
@@ -88,11 +88,7 @@ impl School {
             kept = validation.and_then(|v| v.better).map(|found| (found, done)).or(kept);
         }
         progress.finish();
-        let (mut found, learned) = kept.context("expected a step at least, found none")?;
-        if settings.exponent_weight > 0.0 {
-            let data = training.trainer().data();
-            found.model.metric_head = fit_metric_head(&found.model, data, settings.threads)?;
-        }
+        let (found, learned) = kept.context("expected a step at least, found none")?;
         let mut provenance = Provenance::of_this_program(self.seed, steps, data);
         provenance.held_out = found.held_out;
         provenance.held_out_by_session = found.by_session;
