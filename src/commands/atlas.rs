@@ -47,7 +47,7 @@ pub struct AtlasArgs {
     #[arg(long, value_name = "FOLDER")]
     pub out: PathBuf,
     /// Networks in all
-    #[arg(long, default_value_t = 2400)]
+    #[arg(long, default_value_t = 3600)]
     pub networks: u64,
     /// Seed of everything random
     #[arg(long, default_value_t = 1)]

@@ -14,7 +14,7 @@ pub(super) const LAGS_S: [f64; 12] =
     [0.01, 0.02, 0.03, 0.05, 0.08, 0.12, 0.18, 0.25, 0.35, 0.5, 0.7, 1.0];
 /// Covariances between channels are means over lags up to this one, seconds: at lag 0, Poisson
 /// noise adds to them.
-const SHORT_LAG_S: f64 = 0.04;
+const SHORT_LAG_S: f64 = 0.1;
 
 /// Counts of the last two minutes or less, and the sums over them that covariances are made of. The
 /// sums are of whole numbers and exact: what leaves the window leaves nothing behind.
@@ -310,9 +310,10 @@ mod tests {
             let (sum, pairs) = slow(&bins, lag, 2, 2);
             assert!((window.lagged(index, 2) - sum / pairs).abs() < 1e-12, "lag {lag}");
         }
-        // Of bins of 50 ms, one lag is short.
-        let [(ab, pairs), (ba, _)] = [slow(&bins, 1, 0, 1), slow(&bins, 1, 1, 0)];
-        assert!((window.product(0, 1) - 0.5 * (ab + ba) / pairs).abs() < 1e-12);
+        // Of bins of 50 ms, two lags are short.
+        let all = [(1, 0, 1), (1, 1, 0), (2, 0, 1), (2, 1, 0)].map(|(k, a, b)| slow(&bins, k, a, b));
+        let (sum, pairs) = all.iter().fold((0.0, 0.0), |(s, p), (sum, n)| (s + sum, p + n));
+        assert!((window.product(0, 1) - sum / pairs).abs() < 1e-12);
     }
 
     #[test]

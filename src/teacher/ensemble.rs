@@ -32,11 +32,11 @@ const USUAL_WIDTH_SHARE: f64 = 0.4;
 const STEPS_S: [f64; 2] = [0.005, 0.01];
 const SHORT_STEP_SHARE: f64 = 0.25;
 /// Membrane time constant, seconds.
-const TAU_S: [f64; 2] = [0.05, 0.18];
+const TAU_S: [f64; 2] = [0.06, 0.18];
 /// Standard deviation of the units' own noise, at rest without recurrence times the root of two.
 const NOISE: [f64; 2] = [0.02, 0.35];
 /// Gain of the connectivity.
-const GAIN: [f64; 2] = [0.2, 3.0];
+const GAIN: [f64; 2] = [0.2, 2.7];
 /// Time that a recording lasts, and before it, seconds.
 const RECORDED_S: f64 = 120.0;
 const TRANSIENT_S: f64 = 4.0;

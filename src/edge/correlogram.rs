@@ -1,0 +1,201 @@
+//! Autocovariances of the leading directions over bands of lags: every lag counts, and what is
+//! noise averages out.
+
+use super::features::LEADING;
+
+/// Ends of the bands, seconds.
+const ENDS_S: [f64; 14] =
+    [0.0, 0.02, 0.04, 0.07, 0.1, 0.15, 0.22, 0.32, 0.45, 0.65, 0.9, 1.3, 1.9, 2.6];
+const BANDS: usize = ENDS_S.len() - 1;
+/// Curves are relative to their mean over so many of the first bands.
+const FIRST: usize = 3;
+/// Directions that are read together.
+const SUBSPACES: [usize; 3] = [1, 3, 8];
+/// Timescales, seconds, and powers of `exp(-(lag / timescale)^power)` that are tried.
+const TIMESCALES_S: [f64; 2] = [0.02, 5.0];
+const TIMESCALES: u32 = 28;
+const POWERS: [f64; 7] = [0.6, 0.8, 1.0, 1.25, 1.5, 1.8, 2.2];
+
+/// Values that [`Correlogram::describe`] gives.
+pub(super) const CORRELOGRAM: usize = SUBSPACES.len() * (BANDS + 4) + LEADING + 1;
+
+/// Mean autocovariance of each direction over the lags of each band.
+pub(super) struct Correlogram {
+    of: [[f64; LEADING]; BANDS],
+}
+
+impl Correlogram {
+    /// Of a course in bins of a width, which lasts longer than the longest lag.
+    pub(super) fn new(course: &[[f32; LEADING]], width_s: f64) -> Self {
+        // Sums of all bins before one.
+        let mut before = vec![[0.0f64; LEADING]; course.len() + 1];
+        for (t, state) in course.iter().enumerate() {
+            before[t + 1] = std::array::from_fn(|d| before[t][d] + f64::from(state[d]));
+        }
+        let at = |seconds: f64| (seconds / width_s + 1e-9).floor() as usize;
+        let mut of = [[f64::NAN; LEADING]; BANDS];
+        for (b, of) in of.iter_mut().enumerate() {
+            let (from, to) = (at(ENDS_S[b]) + 1, at(ENDS_S[b + 1]));
+            if from > to {
+                continue;
+            }
+            let (mut sums, mut pairs) = ([0.0f64; LEADING], 0);
+            for t in from..course.len() {
+                let (first, last) = (&before[t.saturating_sub(to)], &before[t + 1 - from]);
+                for d in 0..LEADING {
+                    sums[d] += f64::from(course[t][d]) * (last[d] - first[d]);
+                }
+                pairs += to.min(t) + 1 - from;
+            }
+            *of = sums.map(|s| s / pairs.max(1) as f64);
+        }
+        fill(&mut of);
+        Self { of }
+    }
+
+    /// Relative curves of leading subspaces, with the logs of their integrals, timescale, power and
+    /// what is left of a stretched exponential; the logs of the directions' own integrals, and
+    /// their slope on those of the variances.
+    pub(super) fn describe(&self, out: &mut Vec<f64>) {
+        for directions in SUBSPACES {
+            let curve = relative(self.of.map(|v| v[..directions].iter().sum()));
+            out.extend(curve);
+            out.push(integral(&curve));
+            out.extend(stretched(&curve));
+        }
+        let own: [[f64; BANDS]; LEADING] =
+            std::array::from_fn(|d| std::array::from_fn(|b| self.of[b][d]));
+        let timescales = own.map(|curve| integral(&relative(curve)));
+        let variances = own.map(|curve| start(&curve).ln());
+        out.extend(timescales);
+        out.push(slope(&variances, &timescales));
+    }
+}
+
+/// Bands that are narrower than a bin lie on the line between those beside them.
+fn fill(of: &mut [[f64; LEADING]; BANDS]) {
+    let known: Vec<usize> = (0..BANDS).filter(|&b| of[b][0].is_finite()).collect();
+    let middle = |b: usize| 0.5 * (ENDS_S[b] + ENDS_S[b + 1]);
+    for b in (0..BANDS).filter(|b| !known.contains(b)) {
+        let after = known.iter().copied().find(|&k| k > b);
+        let before = known.iter().copied().rev().find(|&k| k < b);
+        of[b] = match (before, after) {
+            (Some(x), Some(y)) => {
+                let share = (middle(b) - middle(x)) / (middle(y) - middle(x));
+                std::array::from_fn(|d| of[x][d] + share * (of[y][d] - of[x][d]))
+            }
+            (Some(only), None) | (None, Some(only)) => of[only],
+            (None, None) => [0.0; LEADING],
+        };
+    }
+}
+
+fn start(curve: &[f64; BANDS]) -> f64 {
+    (curve[..FIRST].iter().sum::<f64>() / FIRST as f64).max(1e-6)
+}
+
+fn relative(curve: [f64; BANDS]) -> [f64; BANDS] {
+    let start = start(&curve);
+    curve.map(|x| (x / start).clamp(-2.0, 2.0))
+}
+
+/// Log of the integral of what is positive, seconds.
+fn integral(curve: &[f64; BANDS]) -> f64 {
+    let area = |b: usize| curve[b].max(0.0) * (ENDS_S[b + 1] - ENDS_S[b]);
+    (0..BANDS).map(area).sum::<f64>().max(1e-3).ln()
+}
+
+/// Log of the timescale, seconds, power, and log of the share left, of the stretched exponential
+/// with the least squares.
+fn stretched(curve: &[f64; BANDS]) -> [f64; 3] {
+    let [low, high] = TIMESCALES_S.map(f64::ln);
+    // Longer bands are means of more.
+    let weights: [f64; BANDS] = std::array::from_fn(|b| (ENDS_S[b + 1] - ENDS_S[b]).sqrt());
+    let whole: f64 = curve.iter().zip(&weights).map(|(c, w)| w * c * c).sum();
+    let mut best = [low, POWERS[0], f64::INFINITY];
+    for i in 0..TIMESCALES {
+        let timescale = low + (high - low) * f64::from(i) / f64::from(TIMESCALES - 1);
+        for power in POWERS {
+            let (mut along, mut square) = (0.0, 0.0);
+            for b in 0..BANDS {
+                let lag = 0.5 * (ENDS_S[b] + ENDS_S[b + 1]);
+                let m = (-(lag * (-timescale).exp()).powf(power)).exp();
+                along += weights[b] * m * curve[b];
+                square += weights[b] * m * m;
+            }
+            let left = whole - along * along / square.max(1e-12);
+            if left < best[2] {
+                best = [timescale, power, left];
+            }
+        }
+    }
+    [best[0], best[1], (best[2] / whole.max(1e-12)).max(1e-6).ln()]
+}
+
+/// Slope of a regression.
+fn slope(x: &[f64], y: &[f64]) -> f64 {
+    let n = x.len() as f64;
+    let (mx, my) = (x.iter().sum::<f64>() / n, y.iter().sum::<f64>() / n);
+    let along: f64 = x.iter().zip(y).map(|(x, y)| (x - mx) * (y - my)).sum();
+    let square: f64 = x.iter().map(|x| (x - mx).powi(2)).sum();
+    along / square.max(1e-6)
+}
+
+#[cfg(test)]
+mod tests {
+    use rand::SeedableRng;
+    use rand_chacha::ChaCha8Rng;
+    use rand_distr::{Distribution, StandardNormal};
+
+    use super::*;
+
+    /// Ornstein-Uhlenbeck processes with a timescale of 0.3 s, the first the strongest,
+    /// in bins of a width, with noise of its own in every bin.
+    fn course(width_s: f64, noise: f32) -> Vec<[f32; LEADING]> {
+        let mut rng = ChaCha8Rng::seed_from_u64(2);
+        let kept = (-width_s / 0.3).exp() as f32;
+        let mut x = [0.0f32; LEADING];
+        (0..(1200.0 / width_s) as usize)
+            .map(|_| {
+                let mut normal = || -> f32 { StandardNormal.sample(&mut rng) };
+                x = x.map(|x| kept * x + (1.0 - kept * kept).sqrt() * normal());
+                std::array::from_fn(|d| x[d] / (d + 1) as f32 + noise * normal())
+            })
+            .collect()
+    }
+
+    #[test]
+    fn bands_are_means_over_their_lags_and_free_of_what_is_new_in_each_bin() {
+        let course = course(0.01, 0.5);
+        let found = Correlogram::new(&course, 0.01);
+        let slow = |lag: usize| -> f64 {
+            let pairs = course[lag..].iter().zip(&course);
+            pairs.map(|(a, b)| f64::from(a[1] * b[1])).sum::<f64>()
+        };
+        // The band up to 0.07 s has lags of 5, 6 and 7 bins.
+        let mean = (5..=7).map(slow).sum::<f64>()
+            / (5..=7).map(|lag| (course.len() - lag) as f64).sum::<f64>();
+        assert!((found.of[2][1] - mean).abs() < 1e-9 * mean.abs().max(1.0));
+        let expected = 0.25 * (-0.06f64 / 0.3).exp();
+        assert!((found.of[2][1] - expected).abs() < 0.1 * expected, "{}", found.of[2][1]);
+    }
+
+    #[test]
+    fn timescale_and_power_are_those_of_the_process_at_any_width() {
+        for width_s in [0.01, 0.05, 0.1] {
+            let mut out = Vec::new();
+            Correlogram::new(&course(width_s, 0.2), width_s).describe(&mut out);
+            assert_eq!(out.len(), CORRELOGRAM);
+            for s in 0..SUBSPACES.len() {
+                let [integral, timescale, power] =
+                    std::array::from_fn(|i| out[s * (BANDS + 4) + BANDS + i]);
+                assert!((timescale.exp() / 0.3 - 1.0).abs() < 0.35, "{width_s}: {timescale}");
+                assert!((0.8..=1.25).contains(&power), "{width_s}: {power}");
+                assert!((integral.exp() / 0.3 - 1.0).abs() < 0.45, "{width_s}: {integral}");
+            }
+            // All directions have one timescale, whatever their strength.
+            let slope = out[CORRELOGRAM - 1];
+            assert!(slope.abs() < 0.15, "{width_s}: {slope}");
+        }
+    }
+}
