@@ -13,7 +13,9 @@ pub mod bus {
     };
 }
 pub mod checkpoint {
-    pub use crate::checkpoint::{DynamicsScore, builtin, from_bytes, load, save, sha256_hex};
+    pub use crate::checkpoint::{
+        DynamicsScore, builtin, builtin_edge, from_bytes, load, save, sha256_hex,
+    };
 }
 pub mod clock {
     pub use crate::clock::Received;
@@ -23,6 +25,9 @@ pub mod config {
 }
 pub mod dynamics {
     pub use crate::dynamics::{StatePosterior, spectrum, spectrum_interval};
+}
+pub mod edge {
+    pub use crate::edge::{DrivenExponent, EdgeMeter, EdgeReading, Estimator};
 }
 pub mod inference {
     pub use crate::inference::{Adaptation, Estimate, FilterBank, Stage, Tape};

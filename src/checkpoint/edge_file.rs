@@ -13,7 +13,7 @@ const BYTES_MAX: u64 = 16 << 20;
 
 /// Why an estimator cannot be read.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum EdgeFileError {
+pub enum EdgeFileError {
     /// An error of the system.
     #[error(transparent)]
     Io(#[from] std::io::Error),
@@ -29,7 +29,7 @@ pub(crate) enum EdgeFileError {
 ///
 /// # Errors
 /// Where it was damaged before the build.
-pub(crate) fn builtin_edge() -> Result<Estimator, EdgeFileError> {
+pub fn builtin_edge() -> Result<Estimator, EdgeFileError> {
     from_bytes(BUILTIN)
 }
 

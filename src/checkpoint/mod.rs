@@ -20,7 +20,8 @@ use sha2::{Digest, Sha256};
 pub use builtin::builtin;
 pub use card::DynamicsScore;
 pub(crate) use card::{DataFile, FORMAT_VERSION, Provenance};
-pub(crate) use edge_file::{builtin_edge, read_edge, write_edge};
+pub use edge_file::builtin_edge;
+pub(crate) use edge_file::{read_edge, write_edge};
 pub(crate) use training_state::{TRAINING_FILE, TrainingState, TrainingStateError};
 
 use arrays::{Arrays, assemble, named_arrays};

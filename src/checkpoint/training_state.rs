@@ -27,7 +27,7 @@ pub(crate) struct TrainingState {
 
 /// Why a training's state cannot be read.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum TrainingStateError {
+pub enum TrainingStateError {
     /// An error of the system.
     #[error(transparent)]
     Io(#[from] std::io::Error),

@@ -40,28 +40,29 @@ pub(crate) struct Example {
 /// The largest exponent along the path that noise and input drive, 1/s, between plus and minus
 /// [`EXPONENT_MAX_PER_S`].
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub(crate) struct DrivenExponent {
+pub struct DrivenExponent {
     /// Median of what it may be.
-    pub(crate) per_s: f64,
-    /// Ends of a 90 % interval.
-    pub(crate) low: f64,
-    pub(crate) high: f64,
+    pub per_s: f64,
+    /// Lower end of a 90 % interval.
+    pub low: f64,
+    /// Its upper end.
+    pub high: f64,
     /// Probability that it is above 0.
-    pub(crate) p_chaos: f64,
+    pub p_chaos: f64,
 }
 
 /// What a window tells.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub(crate) struct EdgeReading {
+pub struct EdgeReading {
     /// Time that was read, seconds.
-    pub(crate) seconds: f64,
+    pub seconds: f64,
     /// `None` where nothing that channels share exceeds chance: not resolved.
-    pub(crate) exponent: Option<DrivenExponent>,
+    pub exponent: Option<DrivenExponent>,
 }
 
 /// From features to a reading.
 #[derive(Debug, Clone, PartialEq)]
-pub(crate) struct Estimator {
+pub struct Estimator {
     /// Ends of each feature's range.
     ranges: Vec<[f32; 2]>,
     /// Log odds that the exponent is at or below each level.
@@ -289,7 +290,7 @@ fn conformal(mut values: Vec<f64>) -> f32 {
 /// What makes arrays no estimator.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("expected {expected}, found {found}")]
-pub(crate) struct EstimatorFault {
+pub struct EstimatorFault {
     expected: String,
     found: String,
 }

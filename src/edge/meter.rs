@@ -9,7 +9,7 @@ use super::window::Window;
 const READ_EVERY_S: f64 = 1.0;
 
 /// Takes a session's bins as they come.
-pub(crate) struct EdgeMeter {
+pub struct EdgeMeter {
     estimator: Arc<Estimator>,
     window: Window,
     /// Bins between two readings, and since the last.
@@ -21,7 +21,7 @@ impl EdgeMeter {
     /// For bins of `channels` channels, the newest `seconds` of them; `None` where bins are too
     /// wide to read anything of.
     #[must_use]
-    pub(crate) fn new(
+    pub fn new(
         estimator: Arc<Estimator>,
         channels: usize,
         bin_width_s: f64,
@@ -33,7 +33,7 @@ impl EdgeMeter {
     }
 
     /// A bin of counts.
-    pub(crate) fn push(&mut self, counts: &[f32]) {
+    pub fn push(&mut self, counts: &[f32]) {
         self.window.push(counts);
         self.since += 1;
     }
@@ -44,7 +44,7 @@ impl EdgeMeter {
     }
 
     /// A reading, where a second has passed since the last one and there is enough.
-    pub(crate) fn due(&mut self) -> Option<EdgeReading> {
+    pub fn due(&mut self) -> Option<EdgeReading> {
         if self.since < self.every {
             return None;
         }

@@ -15,9 +15,8 @@ mod subspace;
 mod trees;
 mod window;
 
-pub(crate) use estimator::{
-    DrivenExponent, EXPONENT_MAX_PER_S, EdgeReading, Estimator, EstimatorFault, Example,
-};
+pub use estimator::{DrivenExponent, EdgeReading, Estimator};
+pub(crate) use estimator::{EXPONENT_MAX_PER_S, EstimatorFault, Example};
 pub(crate) use features::{FEATURES, features};
-pub(crate) use meter::EdgeMeter;
+pub use meter::EdgeMeter;
 pub(crate) use window::{SECONDS_MAX, SECONDS_MIN, Window};

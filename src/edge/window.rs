@@ -311,7 +311,8 @@ mod tests {
             assert!((window.lagged(index, 2) - sum / pairs).abs() < 1e-12, "lag {lag}");
         }
         // Of bins of 50 ms, two lags are short.
-        let all = [(1, 0, 1), (1, 1, 0), (2, 0, 1), (2, 1, 0)].map(|(k, a, b)| slow(&bins, k, a, b));
+        let all =
+            [(1, 0, 1), (1, 1, 0), (2, 0, 1), (2, 1, 0)].map(|(k, a, b)| slow(&bins, k, a, b));
         let (sum, pairs) = all.iter().fold((0.0, 0.0), |(s, p), (sum, n)| (s + sum, p + n));
         assert!((window.product(0, 1) - sum / pairs).abs() < 1e-12);
     }

@@ -68,14 +68,18 @@ fn compose_reads_its_file() {
 fn kubernetes_manifests_keep_to_the_schemas() {
     let test = "kubernetes_manifests_keep_to_the_schemas";
     let Some(python) = python(test, &["kubernetes_validate", "yaml"]) else { return };
-    let manifests = checkout("deploy/kubernetes/regimed.yml");
-    let done = Command::new(python)
-        .args([arg(&checkout("tests/interop/manifests.py")), arg(&manifests)])
-        .output()
-        .expect("python runs");
-    assert!(done.status.success(), "{}", text_of(&done));
-    let kinds = "ConfigMap Service StatefulSet NetworkPolicy PodMonitor";
-    assert_eq!(text_of(&done).trim(), kinds);
+    for (file, kinds) in [
+        ("regimed.yml", "ConfigMap Service StatefulSet NetworkPolicy PodMonitor"),
+        ("atlas.yml", "PersistentVolumeClaim Job"),
+    ] {
+        let manifests = checkout("deploy/kubernetes").join(file);
+        let done = Command::new(&python)
+            .args([arg(&checkout("tests/interop/manifests.py")), arg(&manifests)])
+            .output()
+            .expect("python runs");
+        assert!(done.status.success(), "{}", text_of(&done));
+        assert_eq!(text_of(&done).trim(), kinds);
+    }
 }
 
 #[test]

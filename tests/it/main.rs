@@ -10,6 +10,7 @@ mod commands;
 mod daemon;
 mod decoders;
 mod deploy;
+mod edge;
 mod endurance;
 mod examples;
 mod experts;
