@@ -1,5 +1,7 @@
 //! What counts tell of the edge of chaos: timing and shape of what channels share.
 
+use std::ops::Range;
+
 use nalgebra::DMatrix;
 
 use super::correlogram::{CORRELOGRAM, Correlogram};
@@ -61,15 +63,15 @@ pub(crate) fn features(window: &Window) -> Option<Vec<f32>> {
     let states = population.states(&shared);
     let mut out = Vec::with_capacity(FEATURES);
     population.describe(&shared, &mut out);
-    Correlogram::new(&states.of, states.width_s).describe(&mut out);
+    Correlogram::new(&states.of, &states.runs, states.width_s).describe(&mut out);
     population.autocovariance(&mut out);
     states.smoothness(&mut out);
     states.linear(&mut out);
     states.asymmetry(&mut out);
     states.shape(&mut out);
     population.scatter(&mut out);
-    persistence(&population.totals(), window.width_s(), &mut out);
-    persistence(&states.direction(0), window.width_s(), &mut out);
+    persistence(&population.totals(), &states.runs, window.width_s(), &mut out);
+    persistence(&states.direction(0), &states.runs, window.width_s(), &mut out);
     debug_assert_eq!(out.len(), FEATURES);
     Some(out.into_iter().map(|x| if x.is_finite() { x as f32 } else { 0.0 }).collect())
 }
@@ -154,7 +156,7 @@ impl Population<'_> {
             }
             *state = sum;
         }
-        States { of, width_s: self.window.width_s() }
+        States { of, runs: self.window.runs(), width_s: self.window.width_s() }
     }
 
     fn describe(&self, shared: &Shared, out: &mut Vec<f64>) {
@@ -255,6 +257,8 @@ fn relative(all: &[f64]) -> impl Iterator<Item = f64> {
 /// The leading directions' course.
 struct States {
     of: Vec<[f32; LEADING]>,
+    /// Pieces without a gap.
+    runs: Vec<Range<usize>>,
     width_s: f64,
 }
 
@@ -263,13 +267,21 @@ impl States {
         self.of.iter().map(|s| s[d]).collect()
     }
 
+    /// Short stretches, each with the same `k` bins later, none across a gap.
+    fn pairs(&self, k: usize) -> impl Iterator<Item = (&[[f32; LEADING]], &[[f32; LEADING]])> {
+        self.runs.iter().filter(move |run| run.len() > k).flat_map(move |run| {
+            let [earlier, later] =
+                [&self.of[run.start..run.end - k], &self.of[run.start + k..run.end]];
+            earlier.chunks(256).zip(later.chunks(256))
+        })
+    }
+
     /// `C(k)` of the first `n` directions, `[n][n]`.
     fn covariance(&self, n: usize, k: usize) -> DMatrix<f64> {
         let mut sums = [[0.0f32; LEADING]; LEADING];
         let mut all = DMatrix::zeros(n, n);
-        let pairs = self.of.len() - k;
         // Sums in single precision over short stretches only.
-        for (stretch, later) in self.of[..pairs].chunks(256).zip(self.of[k..].chunks(256)) {
+        for (stretch, later) in self.pairs(k) {
             sums.iter_mut().for_each(|row| row.fill(0.0));
             for (before, after) in stretch.iter().zip(later) {
                 for (row, b) in sums.iter_mut().zip(before).take(n) {
@@ -282,14 +294,13 @@ impl States {
                 }
             }
         }
-        all / pairs as f64
+        all / pairs_of(&self.runs, k).max(1) as f64
     }
 
     /// Of each direction, its autocovariance at a lag in bins.
     fn variances(&self, k: usize) -> [f64; LEADING] {
         let mut all = [0.0f64; LEADING];
-        let pairs = self.of.len() - k;
-        for (stretch, later) in self.of[..pairs].chunks(256).zip(self.of[k..].chunks(256)) {
+        for (stretch, later) in self.pairs(k) {
             let mut sums = [0.0f32; LEADING];
             for (before, after) in stretch.iter().zip(later) {
                 for d in 0..LEADING {
@@ -298,7 +309,8 @@ impl States {
             }
             all.iter_mut().zip(sums).for_each(|(a, s)| *a += f64::from(s));
         }
-        all.map(|x| x / pairs as f64)
+        let pairs = pairs_of(&self.runs, k).max(1) as f64;
+        all.map(|x| x / pairs)
     }
 
     /// `h`, `B / A` and the residual of `A - B lag^h`: `h` is 1 where white noise drives, 2 where
@@ -410,17 +422,25 @@ impl States {
     }
 }
 
+/// Pairs of bins `k` apart within pieces.
+fn pairs_of(runs: &[Range<usize>], k: usize) -> usize {
+    runs.iter().map(|run| run.len().saturating_sub(k)).sum()
+}
+
 /// Log of the timescale, seconds, and the amplitude of `b exp(-lag / timescale)` fitted to the
 /// slopes of a course's regression on its past (Wilting & Priesemann 2018).
-fn persistence(course: &[f32], width_s: f64, out: &mut Vec<f64>) {
+fn persistence(course: &[f32], runs: &[Range<usize>], width_s: f64, out: &mut Vec<f64>) {
     let mean = course.iter().map(|x| f64::from(*x)).sum::<f64>() / course.len() as f64;
     let centred: Vec<f64> = course.iter().map(|x| f64::from(*x) - mean).collect();
     let variance = centred.iter().map(|x| x * x).sum::<f64>() / course.len() as f64;
     let slopes: Vec<(f64, f64)> = (1..=bins(PERSISTENCE_S, width_s))
         .map(|k| {
-            let products = centred.iter().zip(&centred[k..]).map(|(a, b)| a * b);
-            let pairs = (centred.len() - k) as f64;
-            (k as f64 * width_s, products.sum::<f64>() / pairs / variance.max(1e-12))
+            let of = runs.iter().filter(|run| run.len() > k).map(|run| {
+                let centred = &centred[run.clone()];
+                centred.iter().zip(&centred[k..]).map(|(a, b)| a * b).sum::<f64>()
+            });
+            let mean = of.sum::<f64>() / pairs_of(runs, k).max(1) as f64;
+            (k as f64 * width_s, mean / variance.max(1e-12))
         })
         .collect();
     const STEPS: u32 = 65;
@@ -510,7 +530,8 @@ mod tests {
         let state = |x: &[f64; 2]| {
             std::array::from_fn(|d| if d < 2 { x[d] as f32 } else { 1e-3 * (d as f32).sin() })
         };
-        let states = States { of: states.iter().map(state).collect(), width_s: 0.01 };
+        let path: Vec<[f32; LEADING]> = states.iter().map(state).collect();
+        let states = States { runs: vec![0..path.len()], of: path, width_s: 0.01 };
         let mut out = Vec::new();
         of(&states, &mut out);
         out
@@ -566,10 +587,10 @@ mod tests {
         let course: Vec<f32> =
             latents(30_000, 0.0, 0, &mut rng).iter().map(|x| x[0] as f32).collect();
         let mut out = Vec::new();
-        persistence(&course, 0.01, &mut out);
+        persistence(&course, &[0..course.len()], 0.01, &mut out);
         assert!((out[0].exp() - 0.2).abs() < 0.05 && (out[1] - 1.0).abs() < 0.05, "{out:?}");
         let noise: Vec<f32> = (0..1000).map(|_| rng.random_range(-1.0..1.0)).collect();
-        persistence(&noise, 0.01, &mut out);
+        persistence(&noise, &[0..noise.len()], 0.01, &mut out);
         assert!(out[3].abs() < 0.5, "{out:?}");
     }
 }

@@ -1,5 +1,7 @@
 //! The newest bins of a population: what the estimator of the edge of chaos reads.
 
+use std::ops::Range;
+
 /// Bins are summed until they are as wide as this, seconds.
 const WIDTH_S: f64 = 0.01;
 /// Wider bins are not read, seconds.
@@ -130,6 +132,18 @@ impl Window {
     pub(super) fn bin(&self, t: usize) -> &[u16] {
         let slot = self.slot(self.left + t);
         &self.counts[slot * self.channels..(slot + 1) * self.channels]
+    }
+
+    /// Pieces of the window without a gap, by its bins.
+    pub(super) fn runs(&self) -> Vec<Range<usize>> {
+        let mut runs: Vec<Range<usize>> = Vec::new();
+        for t in 0..self.bins() {
+            match runs.last_mut() {
+                Some(run) if self.unbroken[self.slot(self.left + t)] > 1 => run.end = t + 1,
+                _ => runs.push(t..t + 1),
+            }
+        }
+        runs
     }
 
     fn slot(&self, bin: usize) -> usize {
@@ -304,6 +318,9 @@ mod tests {
         assert_eq!(left, 300);
         let whole: Vec<&Vec<u16>> = bins.iter().flatten().collect();
         assert_eq!(window.bin(17), whole[17].as_slice());
+        let runs = window.runs();
+        assert_eq!(runs.len(), bins.iter().skip(1).filter(|b| b.is_none()).count() + 1);
+        assert_eq!(runs.iter().map(|r| r.len()).sum::<usize>(), 2400);
         let mean = whole.iter().map(|b| f64::from(b[1])).sum::<f64>() / 2400.0;
         assert!((window.means()[1] - mean).abs() < 1e-12);
         for (index, lag) in [(0, 1), (5, 2), (9, 10), (11, 20)] {
