@@ -3,8 +3,10 @@
 
 use std::collections::HashMap;
 
+use ndarray::{Array1, Array2};
+
 use super::features::{CLARITY, FEATURES, SECONDS, features};
-use super::trees::{Growth, Trees};
+use super::network::{Layer, Network, sizes};
 use super::window::Window;
 
 /// Exponents are read between the two signs of this, 1/s: beyond it, counts tell no more.
@@ -17,6 +19,11 @@ const LEVELS: usize = 13;
 const ZERO: usize = 6;
 /// Quantiles of each feature beyond which its values are moved in.
 const RANGE: [f64; 2] = [0.002, 0.998];
+/// Features count no further from their mean, standard deviations.
+const FAR: f32 = 4.0;
+/// Networks whose log odds are averaged, and of those that judge others.
+const NETWORKS: u64 = 6;
+const NETWORKS_OF_JUDGES: u64 = 2;
 /// Share of the true exponents that an interval holds.
 const HELD: f64 = 0.9;
 /// Ends of the kinds of data with intervals of their own: seconds read, and the log of the clarity
@@ -63,14 +70,69 @@ pub struct EdgeReading {
 /// From features to a reading.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Estimator {
-    /// Ends of each feature's range.
-    ranges: Vec<[f32; 2]>,
-    /// Log odds that the exponent is at or below each level.
-    below: Trees<LEVELS>,
-    /// What they are multiplied by.
+    learned: Learned,
+    /// What log odds are multiplied by.
     scale: f32,
     /// Log odds at which intervals end, by kind of data.
     ends: [f32; KINDS],
+}
+
+/// Log odds that the exponent is at or below each level.
+#[derive(Debug, Clone, PartialEq)]
+struct Learned {
+    /// Of each feature, the ends of its range, its mean and its standard deviation.
+    inputs: Vec<[f32; 4]>,
+    networks: Vec<Network>,
+}
+
+impl Learned {
+    fn of(examples: &[&Example], networks: u64) -> Self {
+        let inputs: Vec<[f32; 4]> = (0..FEATURES).map(|f| input(examples, f)).collect();
+        let rows: Vec<f32> =
+            examples.iter().flat_map(|e| standardised(&e.features, &inputs)).collect();
+        let below = |e: &&Example| LEVELS_PER_S.map(|l| f32::from(u8::from(is_below(e, l))));
+        let targets: Vec<f32> = examples.iter().flat_map(below).collect();
+        let table = |values: Vec<f32>, columns: usize| {
+            Array2::from_shape_vec((examples.len(), columns), values).unwrap_or_default()
+        };
+        let (rows, targets) = (table(rows, FEATURES), table(targets, LEVELS));
+        let networks = (0..networks).map(|seed| Network::fit(&rows, &targets, seed)).collect();
+        Self { inputs, networks }
+    }
+
+    fn log_odds(&self, features: &[f32]) -> [f32; LEVELS] {
+        let row = standardised(features, &self.inputs);
+        let mut sums = [0.0; LEVELS];
+        for network in &self.networks {
+            sums.iter_mut().zip(network.predict(&row)).for_each(|(s, o)| *s += o);
+        }
+        sums.map(|s| s / self.networks.len().max(1) as f32)
+    }
+}
+
+/// Whether the exponent is at or below a level; at the last one, below.
+fn is_below(example: &Example, level: f64) -> bool {
+    example.driven_per_s < level || (example.driven_per_s == level && level < EXPONENT_MAX_PER_S)
+}
+
+fn standardised(features: &[f32], inputs: &[[f32; 4]]) -> Vec<f32> {
+    let one = |(x, [low, high, mean, sd]): (&f32, &[f32; 4])| {
+        ((x.clamp(*low, *high) - mean) / sd).clamp(-FAR, FAR)
+    };
+    features.iter().zip(inputs).map(one).collect()
+}
+
+/// Range, mean and standard deviation of a feature.
+fn input(examples: &[&Example], f: usize) -> [f32; 4] {
+    let mut sorted: Vec<f32> = examples.iter().map(|e| e.features[f]).collect();
+    sorted.sort_by(f32::total_cmp);
+    let last = sorted.len().saturating_sub(1);
+    let [low, high] =
+        RANGE.map(|q| sorted.get((q * last as f64).round() as usize).copied().unwrap_or(0.0));
+    let n = sorted.len().max(1) as f32;
+    let mean = sorted.iter().map(|x| x.clamp(low, high)).sum::<f32>() / n;
+    let square = sorted.iter().map(|x| (x.clamp(low, high) - mean).powi(2)).sum::<f32>() / n;
+    [low, high, mean, square.sqrt().max(1e-6)]
 }
 
 /// Probabilities that the exponent is at or below each level, none below the one before.
@@ -161,7 +223,7 @@ impl Estimator {
     }
 
     fn of(&self, features: &[f32]) -> DrivenExponent {
-        let odds = self.below.predict(&moved_in(features, &self.ranges));
+        let odds = self.learned.log_odds(features);
         Chances::of(&odds, self.scale).exponent(self.ends[kind_of(features)])
     }
 
@@ -199,10 +261,10 @@ impl Estimator {
                 return None;
             }
         }
-        let (ranges, below) = learned(&examples.iter().collect::<Vec<_>>());
+        let learned = Learned::of(&examples.iter().collect::<Vec<_>>(), NETWORKS);
         let scale = scale_of(examples, &left_out);
         let ends = ends_of(examples, &left_out, scale);
-        let estimator = Self { ranges, below, scale, ends };
+        let estimator = Self { learned, scale, ends };
         let reading = |(e, odds): (&Example, &[f32; LEVELS])| {
             Chances::of(odds, scale).exponent(ends[kind_of(&e.features)])
         };
@@ -212,37 +274,13 @@ impl Estimator {
     }
 }
 
-fn moved_in(features: &[f32], ranges: &[[f32; 2]]) -> Vec<f32> {
-    features.iter().zip(ranges).map(|(x, [low, high])| x.clamp(*low, *high)).collect()
-}
-
 /// Log odds of a part's examples by what the others taught.
 fn ask_part(examples: &[Example], parts: &[usize], part: usize) -> Vec<(usize, [f32; LEVELS])> {
     let (own, others): (Vec<usize>, Vec<usize>) =
         (0..examples.len()).partition(|&i| parts[i] == part);
     let train: Vec<&Example> = others.iter().map(|&i| &examples[i]).collect();
-    let (ranges, trees) = learned(&train);
-    let asked = |i: usize| (i, trees.predict(&moved_in(&examples[i].features, &ranges)));
-    own.into_iter().map(asked).collect()
-}
-
-fn learned(examples: &[&Example]) -> (Vec<[f32; 2]>, Trees<LEVELS>) {
-    let ranges = ranges(examples);
-    let rows: Vec<Vec<f32>> = examples.iter().map(|e| moved_in(&e.features, &ranges)).collect();
-    let rows: Vec<&[f32]> = rows.iter().map(Vec::as_slice).collect();
-    let targets: Vec<[bool; LEVELS]> =
-        examples.iter().map(|e| LEVELS_PER_S.map(|l| e.driven_per_s <= l)).collect();
-    (ranges, Trees::fit(&rows, &targets, Growth::default()))
-}
-
-fn ranges(examples: &[&Example]) -> Vec<[f32; 2]> {
-    let range = |f: usize| {
-        let mut sorted: Vec<f32> = examples.iter().map(|e| e.features[f]).collect();
-        sorted.sort_by(f32::total_cmp);
-        let last = sorted.len().saturating_sub(1);
-        RANGE.map(|q| sorted.get((q * last as f64).round() as usize).copied().unwrap_or(0.0))
-    };
-    (0..FEATURES).map(range).collect()
+    let learned = Learned::of(&train, NETWORKS_OF_JUDGES);
+    own.into_iter().map(|i| (i, learned.log_odds(&examples[i].features))).collect()
 }
 
 /// Factor of the log odds with the least log loss.
@@ -252,7 +290,7 @@ fn scale_of(examples: &[Example], left_out: &[Vec<[f32; LEVELS]>]) -> f32 {
             let each = odds.iter().zip(LEVELS_PER_S);
             each.map(|(o, level)| {
                 let o = scale * f64::from(*o);
-                (if e.driven_per_s <= level { -o } else { o }).exp().ln_1p()
+                (if is_below(e, level) { -o } else { o }).exp().ln_1p()
             })
             .sum()
         };
@@ -299,12 +337,20 @@ impl Estimator {
     /// Its arrays by name.
     #[must_use]
     pub(crate) fn arrays(&self) -> HashMap<String, Vec<f32>> {
+        let networks = &self.learned.networks;
         let mut arrays = HashMap::from([
-            ("ranges".to_owned(), self.ranges.as_flattened().to_vec()),
+            ("inputs".to_owned(), self.learned.inputs.as_flattened().to_vec()),
+            ("networks".to_owned(), vec![networks.len() as f32]),
             ("scale".to_owned(), vec![self.scale]),
             ("ends".to_owned(), self.ends.to_vec()),
         ]);
-        arrays.extend(self.below.arrays().map(|(part, v)| (format!("below.{part}"), v)));
+        for (n, network) in networks.iter().enumerate() {
+            for (l, layer) in network.layers.iter().enumerate() {
+                let weights = layer.weights.iter().copied().collect();
+                arrays.insert(format!("network{n}.weights{l}"), weights);
+                arrays.insert(format!("network{n}.bias{l}"), layer.bias.to_vec());
+            }
+        }
         arrays
     }
 
@@ -315,45 +361,47 @@ impl Estimator {
     pub(crate) fn from_arrays(
         mut arrays: HashMap<String, Vec<f32>>,
     ) -> Result<Self, EstimatorFault> {
-        let mut part = |name: &str, len| take(&mut arrays, name, len);
-        let ranges = part("ranges", Some(2 * FEATURES))?;
-        let scale = part("scale", Some(1))?;
-        let ends = part("ends", Some(KINDS))?;
-        let trees = [
-            part("below.base", Some(LEVELS))?,
-            part("below.roots", None)?,
-            part("below.nodes", None)?,
-            part("below.leaves", None)?,
-        ];
-        let below = Trees::from_arrays(trees, FEATURES).ok_or_else(|| EstimatorFault {
-            expected: format!("trees of {FEATURES} features in 'below'"),
-            found: "nodes that lead nowhere".into(),
-        })?;
-        Ok(Self {
-            ranges: ranges.as_chunks::<2>().0.iter().map(|[a, b]| [a.min(*b), a.max(*b)]).collect(),
-            below,
-            scale: scale[0],
-            ends: std::array::from_fn(|k| ends[k]),
-        })
+        let mut part = |name: &str, len: usize| take(&mut arrays, name, len);
+        let inputs = part("inputs", 4 * FEATURES)?;
+        let scale = part("scale", 1)?[0];
+        let ends = part("ends", KINDS)?;
+        let n = part("networks", 1)?[0];
+        if !(1.0..=64.0).contains(&n) {
+            let expected = "1 to 64 in 'networks'".into();
+            return Err(EstimatorFault { expected, found: n.to_string() });
+        }
+        let mut networks = Vec::new();
+        for n in 0..n as usize {
+            let mut layers = Vec::new();
+            for (l, [inputs, outputs]) in sizes(FEATURES, LEVELS).into_iter().enumerate() {
+                let weights = part(&format!("network{n}.weights{l}"), inputs * outputs)?;
+                let bias = Array1::from(part(&format!("network{n}.bias{l}"), outputs)?);
+                let weights = Array2::from_shape_vec((inputs, outputs), weights);
+                layers.extend(weights.ok().map(|weights| Layer { weights, bias }));
+            }
+            networks.extend(layers.try_into().ok().map(|layers| Network { layers }));
+        }
+        let sound =
+            |[low, high, mean, sd]: [f32; 4]| [low.min(high), low.max(high), mean, sd.max(1e-6)];
+        let inputs = inputs.as_chunks::<4>().0.iter().map(|i| sound(*i)).collect();
+        let learned = Learned { inputs, networks };
+        Ok(Self { learned, scale, ends: std::array::from_fn(|k| ends[k]) })
     }
 }
 
+/// An array of so many finite values.
 fn take(
     arrays: &mut HashMap<String, Vec<f32>>,
     name: &str,
-    len: Option<usize>,
+    len: usize,
 ) -> Result<Vec<f32>, EstimatorFault> {
-    let expected = || match len {
-        Some(len) => format!("an array '{name}' of {len} finite values"),
-        None => format!("an array '{name}' of finite values"),
-    };
+    let expected = format!("an array '{name}' of {len} finite values");
     let Some(values) = arrays.remove(name) else {
-        return Err(EstimatorFault { expected: expected(), found: "no such array".into() });
+        return Err(EstimatorFault { expected, found: "no such array".into() });
     };
-    let sound = values.iter().all(|x| x.is_finite()) && len.is_none_or(|l| l == values.len());
-    if !sound {
+    if values.len() != len || !values.iter().all(|x| x.is_finite()) {
         let found = format!("{} values", values.len());
-        return Err(EstimatorFault { expected: expected(), found });
+        return Err(EstimatorFault { expected, found });
     }
     Ok(values)
 }
@@ -371,8 +419,8 @@ mod tests {
     fn examples(n: usize, seed: u64) -> Vec<Example> {
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
         let one = |_| {
-            let mut features: Vec<f32> =
-                (0..FEATURES).map(|_| rng.random_range(-1.0..1.0)).collect();
+            let mut features = vec![0.0; FEATURES];
+            features[8..16].iter_mut().for_each(|x| *x = rng.random_range(-1.0f32..1.0));
             features[SECONDS] = 60f32.ln();
             features[CLARITY] = 1.0;
             let noise: f64 = StandardNormal.sample(&mut rng);
@@ -385,7 +433,7 @@ mod tests {
 
     #[test]
     fn medians_follow_and_intervals_hold_as_much_as_they_say() {
-        let (train, test) = (examples(2000, 1), examples(1000, 2));
+        let (train, test) = (examples(1500, 1), examples(1000, 2));
         let parts: Vec<usize> = (0..train.len()).map(|i| i % 4).collect();
         let (estimator, left_out) = Estimator::fit(&train, &[parts], |_| true).expect("all of it");
         let found: Vec<DrivenExponent> = test.iter().map(|e| estimator.of(&e.features)).collect();
@@ -408,7 +456,7 @@ mod tests {
         let squares = of(&|truth, r| (share(truth > 0.0) - r.p_chaos).powi(2));
         assert!(squares < 0.1, "{squares}");
         assert!(left_out[0].iter().all(|r| r.low <= r.per_s && r.per_s <= r.high));
-        assert!(Estimator::fit(&train, &[vec![0; 2000]], |_| false).is_none(), "stopped");
+        assert!(Estimator::fit(&train, &[vec![0; 1500]], |_| false).is_none(), "stopped");
 
         let arrays = estimator.arrays();
         assert_eq!(Estimator::from_arrays(arrays.clone()), Ok(estimator));

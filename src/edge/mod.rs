@@ -11,8 +11,8 @@ mod correlogram;
 mod estimator;
 mod features;
 mod meter;
+mod network;
 mod subspace;
-mod trees;
 mod window;
 
 pub use estimator::{DrivenExponent, EdgeReading, Estimator};
