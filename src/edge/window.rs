@@ -30,9 +30,9 @@ pub(crate) struct Window {
     channels: usize,
     /// Bins of the sum that is being made, and the sum.
     in_sum: usize,
-    sum: Vec<u16>,
-    /// A ring, `[capacity, channels]`.
-    counts: Vec<u16>,
+    sum: Vec<u8>,
+    /// A ring, `[capacity, channels]`; more than 255 in a summed bin count as 255.
+    counts: Vec<u8>,
     /// Of each bin of the ring, how many followed one another without a gap up to it, itself
     /// included.
     unbroken: Vec<usize>,
@@ -129,7 +129,7 @@ impl Window {
     }
 
     /// Counts of the window's bin `t`, `[channels]`, the oldest first.
-    pub(super) fn bin(&self, t: usize) -> &[u16] {
+    pub(super) fn bin(&self, t: usize) -> &[u8] {
         let slot = self.slot(self.left + t);
         &self.counts[slot * self.channels..(slot + 1) * self.channels]
     }
@@ -177,7 +177,7 @@ impl Window {
     /// A bin of counts, of all channels of the session.
     pub(crate) fn push(&mut self, counts: &[f32]) {
         for (sum, count) in self.sum.iter_mut().zip(counts.iter().step_by(self.stride)) {
-            *sum = sum.saturating_add(*count as u16);
+            *sum = sum.saturating_add(*count as u8);
         }
         self.in_sum += 1;
         if self.in_sum == self.summed {
@@ -238,7 +238,7 @@ impl Window {
     /// The oldest bin leaves, with every pair that it was the earlier one of.
     fn leave(&mut self) {
         let (n, now, capacity) = (self.channels, self.left, self.unbroken.len());
-        let own: Vec<u16> = self.bin(0).to_vec();
+        let own: Vec<u8> = self.bin(0).to_vec();
         for (total, count) in self.totals.iter_mut().zip(&own) {
             *total -= f64::from(*count);
         }
@@ -282,7 +282,7 @@ mod tests {
     use super::*;
 
     /// The same from all bins at once; `None` is a gap.
-    fn slow(bins: &[Option<Vec<u16>>], lag: usize, a: usize, b: usize) -> (f64, f64) {
+    fn slow(bins: &[Option<Vec<u8>>], lag: usize, a: usize, b: usize) -> (f64, f64) {
         let (mut sum, mut pairs) = (0.0, 0.0);
         for t in lag..bins.len() {
             let run = &bins[t - lag..=t];
@@ -300,13 +300,13 @@ mod tests {
     fn sums_are_those_of_the_bins_in_the_window_whatever_left_it() {
         let mut rng = ChaCha8Rng::seed_from_u64(1);
         let mut window = Window::new(3, 0.05, SECONDS_MAX).expect("a window");
-        let mut bins: Vec<Option<Vec<u16>>> = Vec::new();
+        let mut bins: Vec<Option<Vec<u8>>> = Vec::new();
         for _ in 0..2700 {
             if rng.random_bool(0.01) {
                 window.gap();
                 bins.push(None);
             }
-            let counts: Vec<u16> = (0..3).map(|_| rng.random_range(0..4)).collect();
+            let counts: Vec<u8> = (0..3).map(|_| rng.random_range(0..4)).collect();
             window.push(&counts.iter().map(|c| f32::from(*c)).collect::<Vec<f32>>());
             bins.push(Some(counts));
         }
@@ -316,7 +316,7 @@ mod tests {
             left += usize::from(bins.remove(0).is_some());
         }
         assert_eq!(left, 300);
-        let whole: Vec<&Vec<u16>> = bins.iter().flatten().collect();
+        let whole: Vec<&Vec<u8>> = bins.iter().flatten().collect();
         assert_eq!(window.bin(17), whole[17].as_slice());
         let runs = window.runs();
         assert_eq!(runs.len(), bins.iter().skip(1).filter(|b| b.is_none()).count() + 1);
@@ -341,7 +341,7 @@ mod tests {
         for _ in 0..20 {
             window.push(&[1.0; 600]);
         }
-        assert_eq!((window.bins(), window.bin(1)), (2, [10u16; 200].as_slice()));
+        assert_eq!((window.bins(), window.bin(1)), (2, [10u8; 200].as_slice()));
         assert!(Window::new(4, 0.2, 60.0).is_none() && Window::new(0, 0.01, 60.0).is_none());
     }
 }
