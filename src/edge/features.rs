@@ -34,6 +34,8 @@ const FANO: [usize; 4] = [1, 4, 10, 20];
 const FANO_S: f64 = 0.05;
 /// The population's persistence is read off lags up to this, seconds.
 const PERSISTENCE_S: f64 = 0.5;
+/// What persists is no more often the whole, where the timescale is too short to tell.
+const AMPLITUDE_MAX: f64 = 3.0;
 
 /// Number of features.
 pub(crate) const FEATURES: usize = 84 + CORRELOGRAM;
@@ -461,7 +463,7 @@ fn persistence(course: &[f32], runs: &[Range<usize>], width_s: f64, out: &mut Ve
             best = [total - along * b, at, b];
         }
     }
-    out.extend(&best[1..]);
+    out.extend([best[1], best[2].clamp(-AMPLITUDE_MAX, AMPLITUDE_MAX)]);
 }
 
 #[cfg(test)]
