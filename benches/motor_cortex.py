@@ -11,8 +11,8 @@ told otherwise. A label of less than 20 s is too short for a reading. Controls:
 shuffled: the bins of an epoch in random order (rates as they were, dynamics gone).
 rate-matched: counts of every label but the slowest thinned until all have the same mean rate.
 surrogate: a stable linear network (leaky units of 50 ms) that follows smoothed Gaussian inputs of
-the measured covariance and timescale; Poisson counts with the measured mean rates. Its true exponent
-is -20 /s: what is read of it is what covariance and timescale alone make one believe.
+the measured covariance and timescale; Poisson counts with the measured mean rates. Its true
+exponent is -20 /s: what is read of it is what covariance and timescale alone make one believe.
 
 Prints a Markdown table. The binary is target/release/regimed; an absent recording is skipped, and
 said.

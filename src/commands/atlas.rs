@@ -265,8 +265,11 @@ fn learn(args: &AtlasArgs, rows: &[Row], interrupt: &Interrupt) -> Result<()> {
     write(&args.out, &estimator, &said)
 }
 
+/// A way to part networks: what is said of it, and the part of each.
+type Way = (&'static str, fn(&Row) -> usize);
+
 /// How networks are parted, so that each is read by what others taught.
-const WAYS: [(&str, fn(&Row) -> usize); 3] = [
+const WAYS: [Way; 3] = [
     ("Networks that were not learned from, of kinds that were:", |r| (r.network % FOLDS) as usize),
     ("Networks of an architecture that was not learned from:", |r| r.kind[0]),
     ("Networks with a kind of input that was not learned from:", |r| r.kind[2]),

@@ -76,7 +76,9 @@ pub fn run(args: &EdgeArgs) -> Result<()> {
             if args.json {
                 println!("{}", serde_json::to_string(&said)?);
             }
-            courses.push((format!("{} {session}", name_of(path)), course));
+            let name = name_of(path);
+            let name = if name == session { name } else { format!("{name} {session}") };
+            courses.push((name, course));
             all.push(said);
         }
     }

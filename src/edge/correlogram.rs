@@ -3,7 +3,8 @@
 
 use std::ops::Range;
 
-use super::features::LEADING;
+/// Leading directions of the covariance.
+pub(super) const LEADING: usize = 8;
 
 /// Ends of the bands, seconds.
 const ENDS_S: [f64; 14] =
@@ -79,7 +80,8 @@ impl Correlogram {
     }
 }
 
-/// Bands that are narrower than a bin, or longer than every piece, lie on the line between those beside them.
+/// Bands that are narrower than a bin, or longer than every piece, lie on the line between those
+/// beside them.
 fn fill(of: &mut [[f64; LEADING]; BANDS]) {
     let known: Vec<usize> = (0..BANDS).filter(|&b| of[b][0].is_finite()).collect();
     let middle = |b: usize| 0.5 * (ENDS_S[b] + ENDS_S[b + 1]);
@@ -150,6 +152,8 @@ fn slope(x: &[f64], y: &[f64]) -> f64 {
 
 #[cfg(test)]
 mod tests {
+    use std::slice::from_ref;
+
     use rand::SeedableRng;
     use rand_chacha::ChaCha8Rng;
     use rand_distr::{Distribution, StandardNormal};
@@ -174,7 +178,7 @@ mod tests {
     #[test]
     fn bands_are_means_over_their_lags_and_free_of_what_is_new_in_each_bin() {
         let course = course(0.01, 0.5);
-        let found = Correlogram::new(&course, &[0..course.len()], 0.01);
+        let found = Correlogram::new(&course, from_ref(&(0..course.len())), 0.01);
         let slow = |lag: usize| -> f64 {
             let pairs = course[lag..].iter().zip(&course);
             pairs.map(|(a, b)| f64::from(a[1] * b[1])).sum::<f64>()
@@ -193,7 +197,7 @@ mod tests {
         // The second half is on another level: across the gap, everything would seem to last.
         let half = course.len() / 2;
         let whole = Correlogram::new(&course, &[0..half, half..course.len()], 0.01);
-        let one = |of: &[[f32; LEADING]]| Correlogram::new(of, &[0..half], 0.01).of;
+        let one = |of: &[[f32; LEADING]]| Correlogram::new(of, from_ref(&(0..half)), 0.01).of;
         let (first, second) = (one(&course[..half]), one(&course[half..]));
         for b in 0..BANDS {
             let mean = 0.5 * (first[b][0] + second[b][0]);
@@ -212,7 +216,7 @@ mod tests {
         for width_s in [0.01, 0.05, 0.1] {
             let mut out = Vec::new();
             let course = course(width_s, 0.2);
-            Correlogram::new(&course, &[0..course.len()], width_s).describe(&mut out);
+            Correlogram::new(&course, from_ref(&(0..course.len())), width_s).describe(&mut out);
             assert_eq!(out.len(), CORRELOGRAM);
             for s in 0..SUBSPACES.len() {
                 let [integral, timescale, power] =

@@ -4,7 +4,8 @@ use std::ops::Range;
 
 use nalgebra::DMatrix;
 
-use super::correlogram::{CORRELOGRAM, Correlogram};
+use super::correlogram::{CORRELOGRAM, Correlogram, LEADING};
+use super::persistence::{pairs_of, persistence};
 use super::subspace::leading;
 use super::window::{LAGS_S, Window};
 use crate::dynamics::eigenvalues;
@@ -13,8 +14,6 @@ use crate::dynamics::eigenvalues;
 const RATE_MIN_HZ: f64 = 0.4;
 /// Fewer channels tell nothing of a population.
 const CHANNELS_MIN: usize = 8;
-/// Leading directions of the covariance.
-pub(super) const LEADING: usize = 8;
 /// What channels share must exceed what independent ones show by chance so many times.
 const ABOVE_CHANCE: f64 = 1.25;
 /// Autocovariances are relative to their mean over so many of the shortest lags.
@@ -32,10 +31,6 @@ const SPEED_S: [f64; 2] = [0.05, 0.2];
 /// Windows whose counts scatter, in the shortest of them, and that one's length, seconds.
 const FANO: [usize; 4] = [1, 4, 10, 20];
 const FANO_S: f64 = 0.05;
-/// The population's persistence is read off lags up to this, seconds.
-const PERSISTENCE_S: f64 = 0.5;
-/// What persists is no more often the whole, where the timescale is too short to tell.
-const AMPLITUDE_MAX: f64 = 3.0;
 
 /// Number of features.
 pub(crate) const FEATURES: usize = 84 + CORRELOGRAM;
@@ -72,7 +67,7 @@ pub(crate) fn features(window: &Window) -> Option<Vec<f32>> {
     states.asymmetry(&mut out);
     states.shape(&mut out);
     population.scatter(&mut out);
-    persistence(&population.totals(), &states.runs, window.width_s(), &mut out);
+    persistence(&states.totals, &states.runs, window.width_s(), &mut out);
     persistence(&states.direction(0), &states.runs, window.width_s(), &mut out);
     debug_assert_eq!(out.len(), FEATURES);
     Some(out.into_iter().map(|x| if x.is_finite() { x as f32 } else { 0.0 }).collect())
@@ -133,6 +128,15 @@ impl Population<'_> {
         clear.then_some(Shared { trace, squares, chance, values, directions })
     }
 
+    /// Gives the counts of the channels that fire to what is kept of each.
+    fn pick(&self, bin: &[u8], mut give: impl FnMut(&mut f32, f32), to: &mut [f32]) {
+        if self.kept.len() == bin.len() {
+            to.iter_mut().zip(bin).for_each(|(t, &count)| give(t, f32::from(count)));
+        } else {
+            to.iter_mut().zip(&self.kept).for_each(|(t, &i)| give(t, f32::from(bin[i])));
+        }
+    }
+
     /// Projections of all bins on the leading directions.
     fn states(&self, shared: &Shared) -> States {
         let (n, t) = (self.kept.len(), self.window.bins());
@@ -146,19 +150,16 @@ impl Population<'_> {
                 centre[d] += v * root;
             }
         }
-        let mut of = vec![[0.0f32; LEADING]; t];
-        for (t, state) in of.iter_mut().enumerate() {
-            let counts = self.window.bin(t);
-            let mut sum = centre.map(|c| -c);
-            for (&i, weights) in self.kept.iter().zip(&weights) {
-                if counts[i] > 0 {
-                    let count = f32::from(counts[i]);
-                    sum.iter_mut().zip(weights).for_each(|(s, w)| *s += count * w);
-                }
-            }
-            *state = sum;
+        let (mut of, mut totals) = (Vec::with_capacity(t), Vec::with_capacity(t));
+        let mut counts = vec![0.0f32; n];
+        for t in 0..t {
+            let bin = self.window.bin(t);
+            self.pick(bin, |c, count| *c = count, &mut counts);
+            let (state, total) = projected(&counts, &weights);
+            of.push(std::array::from_fn(|d| state[d] - centre[d]));
+            totals.push(total);
         }
-        States { of, runs: self.window.runs(), width_s: self.window.width_s() }
+        States { of, totals, runs: self.window.runs(), width_s: self.window.width_s() }
     }
 
     fn describe(&self, shared: &Shared, out: &mut Vec<f64>) {
@@ -202,7 +203,7 @@ impl Population<'_> {
         for (w, sums) in sums.chunks_exact_mut(n).enumerate() {
             for t in w * base..(w + 1) * base {
                 let counts = self.window.bin(t);
-                sums.iter_mut().zip(&self.kept).for_each(|(s, &i)| *s += f32::from(counts[i]));
+                self.pick(counts, |s, count| *s += count, sums);
             }
         }
         for length in FANO {
@@ -210,14 +211,16 @@ impl Population<'_> {
             let (mut sum, mut square) = (vec![0.0f64; n], vec![0.0f64; n]);
             let (mut all, mut all_square) = (0.0, 0.0);
             for window in sums.chunks_exact(length * n).take(windows) {
-                let mut total = 0.0;
-                for i in 0..n {
-                    let count: f32 = (0..length).map(|w| window[w * n + i]).sum();
-                    let count = f64::from(count);
-                    sum[i] += count;
-                    square[i] += count * count;
-                    total += count;
+                let mut counts = vec![0.0f32; n];
+                for part in window.chunks_exact(n) {
+                    counts.iter_mut().zip(part).for_each(|(c, p)| *c += p);
                 }
+                for ((sum, square), count) in sum.iter_mut().zip(&mut square).zip(&counts) {
+                    let count = f64::from(*count);
+                    *sum += count;
+                    *square += count * count;
+                }
+                let total = f64::from(counts.iter().sum::<f32>());
                 all += total;
                 all_square += total * total;
             }
@@ -238,15 +241,26 @@ impl Population<'_> {
             ]);
         }
     }
+}
 
-    /// Counts summed over channels, by bin.
-    fn totals(&self) -> Vec<f32> {
-        let of = |t: usize| {
-            let counts = self.window.bin(t);
-            self.kept.iter().map(|&i| f32::from(counts[i])).sum()
-        };
-        (0..self.window.bins()).map(of).collect()
+/// Counts times weights `[channels][LEADING]`, and their sum; in running sums, so that additions
+/// need not wait for one another.
+fn projected(counts: &[f32], weights: &[[f32; LEADING]]) -> ([f32; LEADING], f32) {
+    const LANES: usize = 4;
+    let (mut sums, mut totals) = ([[0.0f32; LEADING]; LANES], [0.0f32; LANES]);
+    let (counts, weights) = (counts.as_chunks::<LANES>(), weights.as_chunks::<LANES>());
+    for (counts, weights) in counts.0.iter().zip(weights.0) {
+        for l in 0..LANES {
+            totals[l] += counts[l];
+            (0..LEADING).for_each(|d| sums[l][d] += counts[l] * weights[l][d]);
+        }
     }
+    for (l, (count, weights)) in counts.1.iter().zip(weights.1).enumerate() {
+        totals[l] += count;
+        (0..LEADING).for_each(|d| sums[l][d] += count * weights[d]);
+    }
+    let sum = |d: usize| sums.iter().map(|s| s[d]).sum();
+    (std::array::from_fn(sum), totals.iter().sum())
 }
 
 /// Values over the mean of the first few, none beyond 2.
@@ -259,6 +273,8 @@ fn relative(all: &[f64]) -> impl Iterator<Item = f64> {
 /// The leading directions' course.
 struct States {
     of: Vec<[f32; LEADING]>,
+    /// Counts summed over channels, by bin.
+    totals: Vec<f32>,
     /// Pieces without a gap.
     runs: Vec<Range<usize>>,
     width_s: f64,
@@ -424,50 +440,11 @@ impl States {
     }
 }
 
-/// Pairs of bins `k` apart within pieces.
-fn pairs_of(runs: &[Range<usize>], k: usize) -> usize {
-    runs.iter().map(|run| run.len().saturating_sub(k)).sum()
-}
-
-/// Log of the timescale, seconds, and the amplitude of `b exp(-lag / timescale)` fitted to the
-/// slopes of a course's regression on its past (Wilting & Priesemann 2018).
-fn persistence(course: &[f32], runs: &[Range<usize>], width_s: f64, out: &mut Vec<f64>) {
-    let mean = course.iter().map(|x| f64::from(*x)).sum::<f64>() / course.len() as f64;
-    let centred: Vec<f64> = course.iter().map(|x| f64::from(*x) - mean).collect();
-    let variance = centred.iter().map(|x| x * x).sum::<f64>() / course.len() as f64;
-    let slopes: Vec<(f64, f64)> = (1..=bins(PERSISTENCE_S, width_s))
-        .map(|k| {
-            let of = runs.iter().filter(|run| run.len() > k).map(|run| {
-                let centred = &centred[run.clone()];
-                centred.iter().zip(&centred[k..]).map(|(a, b)| a * b).sum::<f64>()
-            });
-            let mean = of.sum::<f64>() / pairs_of(runs, k).max(1) as f64;
-            (k as f64 * width_s, mean / variance.max(1e-12))
-        })
-        .collect();
-    const STEPS: u32 = 65;
-    let [low, high] = [0.002f64.ln(), 20f64.ln()];
-    let mut best = [f64::INFINITY, low, 0.0];
-    for i in 0..STEPS {
-        let at = low + (high - low) * f64::from(i) / f64::from(STEPS - 1);
-        let rate = (-at).exp();
-        let (mut along, mut square, mut total) = (0.0, 0.0, 0.0);
-        for (lag, slope) in &slopes {
-            let m = (-lag * rate).exp();
-            along += slope * m;
-            square += m * m;
-            total += slope * slope;
-        }
-        let b = along / square.max(1e-300);
-        if total - along * b < best[0] {
-            best = [total - along * b, at, b];
-        }
-    }
-    out.extend([best[1], best[2].clamp(-AMPLITUDE_MAX, AMPLITUDE_MAX)]);
-}
-
 #[cfg(test)]
 mod tests {
+    use std::iter::once;
+    use std::slice::from_ref;
+
     use rand::{RngExt, SeedableRng};
     use rand_chacha::ChaCha8Rng;
     use rand_distr::{Distribution, Poisson, StandardNormal};
@@ -533,7 +510,9 @@ mod tests {
             std::array::from_fn(|d| if d < 2 { x[d] as f32 } else { 1e-3 * (d as f32).sin() })
         };
         let path: Vec<[f32; LEADING]> = states.iter().map(state).collect();
-        let states = States { runs: vec![0..path.len()], of: path, width_s: 0.01 };
+        let totals = vec![0.0; path.len()];
+        let states =
+            States { runs: once(0..path.len()).collect(), of: path, totals, width_s: 0.01 };
         let mut out = Vec::new();
         of(&states, &mut out);
         out
@@ -589,10 +568,10 @@ mod tests {
         let course: Vec<f32> =
             latents(30_000, 0.0, 0, &mut rng).iter().map(|x| x[0] as f32).collect();
         let mut out = Vec::new();
-        persistence(&course, &[0..course.len()], 0.01, &mut out);
+        persistence(&course, from_ref(&(0..course.len())), 0.01, &mut out);
         assert!((out[0].exp() - 0.2).abs() < 0.05 && (out[1] - 1.0).abs() < 0.05, "{out:?}");
         let noise: Vec<f32> = (0..1000).map(|_| rng.random_range(-1.0..1.0)).collect();
-        persistence(&noise, &[0..noise.len()], 0.01, &mut out);
+        persistence(&noise, from_ref(&(0..noise.len())), 0.01, &mut out);
         assert!(out[3].abs() < 0.5, "{out:?}");
     }
 }

@@ -12,6 +12,7 @@ mod estimator;
 mod features;
 mod meter;
 mod network;
+mod persistence;
 mod subspace;
 mod window;
 

@@ -1,6 +1,6 @@
 //! A small feed-forward network that gives the log odds of several things at once.
 
-use ndarray::{Array1, Array2, ArrayView2, Axis, Zip};
+use ndarray::{Array1, Array2, Axis, Zip};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use rand_distr::{Distribution, StandardNormal};
@@ -96,7 +96,7 @@ impl Network {
                 let mut one = || if rng.random::<f32>() < SILENT { 0.0 } else { up };
                 Array2::from_shape_simple_fn((BATCH, HIDDEN), &mut one)
             });
-            let slopes = network.slopes(x.view(), y.view(), &masks);
+            let slopes = network.slopes(&x, &y, &masks);
             let done = step as f32 / steps as f32;
             let rate = RATE * 0.5 * (1.0 + (std::f32::consts::PI * done).cos());
             for ((layer, slope), moments) in
@@ -120,13 +120,8 @@ impl Network {
     }
 
     /// Slopes of the mean cross-entropy, with hidden units multiplied by masks.
-    fn slopes(
-        &self,
-        x: ArrayView2<'_, f32>,
-        y: ArrayView2<'_, f32>,
-        masks: &[Array2<f32>; 2],
-    ) -> [Layer; 3] {
-        let mut inputs = vec![x.to_owned()];
+    fn slopes(&self, x: &Array2<f32>, y: &Array2<f32>, masks: &[Array2<f32>; 2]) -> [Layer; 3] {
+        let mut inputs = vec![x.clone()];
         let mut rises = Vec::new();
         for (i, layer) in self.layers.iter().enumerate() {
             let mut z = inputs[i].dot(&layer.weights) + &layer.bias;
@@ -226,7 +221,7 @@ mod tests {
             }
             sum / 32.0
         };
-        let slopes = network.slopes(x.view(), y.view(), &masks);
+        let slopes = network.slopes(&x, &y, &masks);
         for (layer, at) in [(0, (3, 17)), (0, (5, 90)), (1, (40, 2)), (2, (7, 1))] {
             let moved = |by: f32| {
                 let mut other = network.clone();

@@ -320,7 +320,7 @@ mod tests {
         assert_eq!(window.bin(17), whole[17].as_slice());
         let runs = window.runs();
         assert_eq!(runs.len(), bins.iter().skip(1).filter(|b| b.is_none()).count() + 1);
-        assert_eq!(runs.iter().map(|r| r.len()).sum::<usize>(), 2400);
+        assert_eq!(runs.iter().map(ExactSizeIterator::len).sum::<usize>(), 2400);
         let mean = whole.iter().map(|b| f64::from(b[1])).sum::<f64>() / 2400.0;
         assert!((window.means()[1] - mean).abs() < 1e-12);
         for (index, lag) in [(0, 1), (5, 2), (9, 10), (11, 20)] {

@@ -2,8 +2,7 @@
 
 use rand::RngExt;
 use rand_chacha::ChaCha8Rng;
-
-use super::ensemble::normals;
+use rand_distr::{Distribution, StandardNormal};
 
 /// What drives a network from outside, beside noise of its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -161,6 +160,11 @@ fn trials(steps: usize, sources: usize, step_s: f64, rng: &mut ChaCha8Rng) -> Ve
     }
     all.truncate(steps * sources);
     all
+}
+
+/// Standard normal variates.
+pub(super) fn normals(n: usize, rng: &mut ChaCha8Rng) -> Vec<f32> {
+    (0..n).map(|_| StandardNormal.sample(rng)).collect()
 }
 
 #[cfg(test)]

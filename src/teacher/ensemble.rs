@@ -8,7 +8,7 @@
 
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
-use rand_distr::{Distribution, Poisson, StandardNormal};
+use rand_distr::{Distribution, Poisson};
 
 use super::connectivity::{Architecture, connectivity};
 use super::drive::{Drive, Input};
@@ -222,9 +222,4 @@ fn scale_of(expected: &[f32], bin_width_s: f64, rng: &mut ChaCha8Rng) -> f64 {
 
 fn spikes(expected: f64, rng: &mut ChaCha8Rng) -> u16 {
     Poisson::new(expected).map_or(0.0, |p| p.sample(rng)).min(COUNT_MAX) as u16
-}
-
-/// Standard normal variates.
-pub(super) fn normals(n: usize, rng: &mut ChaCha8Rng) -> Vec<f32> {
-    (0..n).map(|_| StandardNormal.sample(rng)).collect()
 }

@@ -4,8 +4,7 @@ use pulp::{Arch, Simd, WithSimd};
 use rand_chacha::ChaCha8Rng;
 use rand_distr::{Distribution, StandardNormal};
 
-use super::drive::Driven;
-use super::ensemble::normals;
+use super::drive::{Driven, normals};
 
 /// Steps between two rescalings of the tangent vector.
 const RESCALED_EVERY: usize = 5;

@@ -37,7 +37,7 @@ fn write(path: &Path, bins: &[Vec<u16>], bin_width_s: f64) {
     let n = bins[0].len();
     let counts = ndarray::Array2::from_shape_vec((bins.len(), n), bins.concat()).expect("a shape");
     let trial = Trial {
-        session: "rig".into(),
+        session: path.file_stem().expect("a name").to_string_lossy().into_owned(),
         counts,
         task: vec![0; bins.len()],
         regime: vec![None; bins.len()],
@@ -84,7 +84,7 @@ fn files_are_read_without_a_model_and_what_shows_nothing_is_not_resolved() {
     let (good, shown, error) = run(&[&["edge", "--plot", arg(&plot)], &files[..]].concat());
     assert!(good && shown.contains("not resolved") && shown.contains("P(chaos)"), "{error}");
     let drawn = std::fs::read_to_string(&plot).expect("a plot");
-    assert!(drawn.contains("chaotic rig") && drawn.contains("noise rig (not resolved)"));
+    assert!(drawn.contains("chaotic") && drawn.contains("noise (not resolved)"), "{drawn}");
 
     let refused = |args: &[&str]| {
         let (good, shown, error) = run(args);
