@@ -82,7 +82,8 @@ def of_covariance(of, width, rng):
     values, vectors = np.linalg.eigh((c + c.T) / 2)
     values, vectors = np.maximum(values[-8:], 0), vectors[:, -8:]
     # Where the autocovariance of what is shared has halved.
-    whole = np.array([np.trace(vectors.T @ lagged(k) @ vectors) for k in range(1, round(1 / width))])
+    longer = range(1, round(1 / width))
+    whole = np.array([np.trace(vectors.T @ lagged(k) @ vectors) for k in longer])
     below = np.flatnonzero(whole < whole[: len(lags)].mean() / 2)
     half_s = (below[0] + 1 if len(below) else len(whole)) * width
     # A Gaussian of width s has an autocovariance exp(-t^2 / 4 s^2).
@@ -124,7 +125,8 @@ def write(epochs, width, path):
 
 
 def read(files):
-    done = subprocess.run([BINARY, "edge", "--json", *map(str, files)], capture_output=True, text=True)
+    command = [BINARY, "edge", "--json", *map(str, files)]
+    done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         raise RuntimeError(done.stderr[-500:])
     return [json.loads(line) for line in done.stdout.splitlines()]

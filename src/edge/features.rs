@@ -4,6 +4,7 @@ use std::ops::Range;
 
 use nalgebra::DMatrix;
 
+use super::chance::chance;
 use super::correlogram::{CORRELOGRAM, Correlogram, LEADING};
 use super::persistence::{pairs_of, persistence};
 use super::subspace::leading;
@@ -15,7 +16,7 @@ const RATE_MIN_HZ: f64 = 0.4;
 /// Fewer channels tell nothing of a population.
 const CHANNELS_MIN: usize = 8;
 /// What channels share must exceed what independent ones show by chance so many times.
-const ABOVE_CHANCE: f64 = 1.25;
+const ABOVE_CHANCE: f64 = 1.15;
 /// Autocovariances are relative to their mean over so many of the shortest lags.
 const SHORTEST: usize = 3;
 /// Smoothness is read off lags up to this, seconds, as `A - B lag^h` for these `h`.
@@ -118,10 +119,8 @@ impl Population<'_> {
                 squares += if a == b { c * c } else { 2.0 * c * c };
             }
         }
-        // Entries of a symmetric matrix of independent noise, of the variance of half the pairs
-        // (Wigner 1958).
         let pairs = self.window.product_pairs().max(1.0);
-        let chance = 2.0 * (n as f64 / (2.0 * pairs)).sqrt();
+        let chance = chance(n, pairs, self.window.short());
         let (values, directions) = leading(&covariance, n, LEADING, chance as f32);
         let clear = values.first().is_some_and(|v| *v > ABOVE_CHANCE * chance);
         let squares = squares - (n * n) as f64 / (2.0 * pairs);
@@ -547,7 +546,7 @@ mod tests {
         assert_eq!(found.len(), FEATURES);
         assert!(found.iter().all(|x| x.is_finite()));
         assert!((found[SECONDS] - 60f32.ln()).abs() < 1e-6);
-        assert!(found[CLARITY] > 1.25f32.ln());
+        assert!(found[CLARITY] > 1.15f32.ln());
         assert_eq!(features(&window(&latents[..1900], 0.4, false, 6)), None, "19 s");
     }
 

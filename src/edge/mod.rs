@@ -7,6 +7,7 @@
 //! largest driven Lyapunov exponent off such features. Its readings are conditional on that
 //! ensemble.
 
+mod chance;
 mod correlogram;
 mod estimator;
 mod features;

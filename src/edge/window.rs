@@ -174,6 +174,11 @@ impl Window {
         self.product_pairs
     }
 
+    /// Lags that [`Self::product`] is a mean over, from one bin on.
+    pub(super) fn short(&self) -> usize {
+        self.short
+    }
+
     /// A bin of counts, of all channels of the session.
     pub(crate) fn push(&mut self, counts: &[f32]) {
         for (sum, count) in self.sum.iter_mut().zip(counts.iter().step_by(self.stride)) {
