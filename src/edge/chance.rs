@@ -11,8 +11,9 @@ const HALVINGS: usize = 60;
 /// The covariance is `Z^T A Z / pairs` with a symmetric Toeplitz `A`, whose eigenvalues are
 /// `sum_k cos(k w)`: far more positive at low frequencies than negative anywhere, so that its
 /// spectrum has a long right side. Its right edge is the least value of
-/// `z(u) = n / u + sum_j w_j / (1 - w_j u)`, `w_j` the eigenvalues over the pairs, for `u` between 0
-/// and `1 / max w_j` (Silverstein & Choi 1995). With one weight it is that of Marchenko and Pastur.
+/// `z(u) = n / u + sum_j w_j / (1 - w_j u)`, `w_j` the eigenvalues over the pairs, for `u` between
+/// 0 and `1 / max w_j` (Silverstein & Choi 1995). With one weight it is that of Marchenko and
+/// Pastur.
 pub(super) fn chance(n: usize, pairs: f64, lags: usize) -> f64 {
     let bins = pairs / lags.max(1) as f64;
     let weights: Vec<f64> = (0..FREQUENCIES)
@@ -65,7 +66,9 @@ mod tests {
             let covariance = (&sum + sum.transpose()) * (0.5 / pairs);
             let largest = covariance.symmetric_eigenvalues().max();
             let expected = chance(n, pairs, lags);
-            assert!((largest / expected - 1.0).abs() < 0.08, "{n}: {largest} {expected}");
+            // Few low frequencies carry the edge: it is found a little inside.
+            let ratio = largest / expected;
+            assert!((0.87..1.04).contains(&ratio), "{n}: {largest} {expected}");
         }
     }
 
