@@ -10,7 +10,9 @@ use rand_chacha::ChaCha8Rng;
 
 use super::progress::{Interrupt, Progress};
 use crate::checkpoint::{self, TrainingState};
-use crate::edge::{DrivenExponent, Estimator, Example, FEATURES, SECONDS_MAX, Window, features};
+use crate::edge::{
+    DrivenExponent, Estimator, Example, FEATURES, SECONDS_MAX, Window, clipped, features,
+};
 use crate::teacher::{Architecture, Input, Kind, Transfer, View, specimen};
 
 /// Lengths of the pieces that each recording is read in, seconds.
@@ -135,7 +137,7 @@ fn simulate(args: &AtlasArgs, interrupt: &Interrupt) -> Result<bool> {
 
 /// A network's readings.
 fn rows(seed: u64, network: u64) -> Vec<Row> {
-    let of = specimen(seed, network, None);
+    let of = specimen(seed, network);
     let mut rng = ChaCha8Rng::seed_from_u64(seed ^ (network << 20));
     let pieces = of.views.iter().flat_map(|view| PIECES_S.map(|seconds| (view, seconds)));
     pieces
@@ -300,7 +302,7 @@ fn table(rows: &[Row], found: &[DrivenExponent]) -> String {
             .iter()
             .zip(found)
             .filter(|(r, _)| is(r))
-            .map(|(r, f)| (r.example.driven_per_s.clamp(-2.0, 2.0), *f))
+            .map(|(r, f)| (clipped(r.example.driven_per_s), *f))
             .collect();
         if !of.is_empty() {
             out.push_str(&scores(&name, &of));

@@ -201,7 +201,8 @@ fn log_odds(p: f64) -> f64 {
     (p / (1.0 - p)).ln().clamp(-LOG_ODDS_MAX, LOG_ODDS_MAX)
 }
 
-fn clipped(per_s: f64) -> f64 {
+/// Between the ends of what is read, 1/s.
+pub(crate) fn clipped(per_s: f64) -> f64 {
     per_s.clamp(-EXPONENT_MAX_PER_S, EXPONENT_MAX_PER_S)
 }
 

@@ -8,7 +8,7 @@ use super::chance::chance;
 use super::correlogram::{CORRELOGRAM, Correlogram, LEADING};
 use super::persistence::{pairs_of, persistence};
 use super::subspace::leading;
-use super::window::{LAGS_S, Window};
+use super::window::{LAGS_S, Window, bins};
 use crate::dynamics::eigenvalues;
 
 /// A channel that fires less is not read, spikes per second.
@@ -21,7 +21,7 @@ const ABOVE_CHANCE: f64 = 1.15;
 const SHORTEST: usize = 3;
 /// Smoothness is read off lags up to this, seconds, as `A - B lag^h` for these `h`.
 const SMOOTHNESS_S: f64 = 0.2;
-const POWERS: std::ops::Range<usize> = 6..25;
+const POWERS: Range<usize> = 6..25;
 /// Linear dynamics `C(k + lag) C(k)^-1` of so many directions at lags of so many seconds.
 const LINEAR: [(usize, f64); 5] = [(3, 0.05), (3, 0.1), (3, 0.2), (6, 0.05), (6, 0.1)];
 /// Asymmetry in time of the covariance at lags, seconds.
@@ -76,11 +76,6 @@ pub(crate) fn features(window: &Window) -> Option<Vec<f32>> {
 
 fn log(x: f64, least: f64) -> f64 {
     x.max(least).ln()
-}
-
-/// Seconds in whole bins, one at least.
-fn bins(seconds: f64, width_s: f64) -> usize {
-    ((seconds / width_s).round() as usize).max(1)
 }
 
 /// The channels that fire.

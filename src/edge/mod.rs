@@ -18,7 +18,7 @@ mod subspace;
 mod window;
 
 pub use estimator::{DrivenExponent, EdgeReading, Estimator};
-pub(crate) use estimator::{EXPONENT_MAX_PER_S, EstimatorFault, Example};
+pub(crate) use estimator::{EXPONENT_MAX_PER_S, EstimatorFault, Example, clipped};
 pub(crate) use features::{FEATURES, features};
 pub use meter::EdgeMeter;
 pub(crate) use window::{SECONDS_MAX, SECONDS_MIN, Window};

@@ -2,6 +2,8 @@
 
 use std::ops::Range;
 
+use super::window::bins;
+
 /// The population's persistence is read off lags up to this, seconds.
 const PERSISTENCE_S: f64 = 0.5;
 /// What persists is no more often the whole, where the timescale is too short to tell.
@@ -30,7 +32,7 @@ pub(super) fn persistence(course: &[f32], runs: &[Range<usize>], width_s: f64, o
     let mean = course.iter().map(|x| f64::from(*x)).sum::<f64>() / course.len() as f64;
     let centred: Vec<f64> = course.iter().map(|x| f64::from(*x) - mean).collect();
     let variance = centred.iter().map(|x| x * x).sum::<f64>() / course.len() as f64;
-    let slopes: Vec<(f64, f64)> = (1..=((PERSISTENCE_S / width_s).round() as usize).max(1))
+    let slopes: Vec<(f64, f64)> = (1..=bins(PERSISTENCE_S, width_s))
         .map(|k| {
             let of = runs.iter().filter(|run| run.len() > k).map(|run| {
                 let centred = &centred[run.clone()];

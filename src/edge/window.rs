@@ -18,6 +18,11 @@ pub(super) const LAGS_S: [f64; 12] =
 /// noise adds to them.
 const SHORT_LAG_S: f64 = 0.1;
 
+/// Seconds in whole bins, one at least.
+pub(super) fn bins(seconds: f64, width_s: f64) -> usize {
+    ((seconds / width_s).round() as usize).max(1)
+}
+
 /// Counts of the last two minutes or less, and the sums over them that covariances are made of. The
 /// sums are of whole numbers and exact: what leaves the window leaves nothing behind.
 #[derive(Debug, Clone)]
@@ -71,7 +76,7 @@ impl Window {
         let width_s = bin_width_s * summed as f64;
         let stride = channels.div_ceil(CHANNELS_MAX);
         let channels = channels.div_ceil(stride);
-        let bins = |seconds: f64| ((seconds / width_s).round() as usize).max(1);
+        let bins = |seconds: f64| bins(seconds, width_s);
         let capacity = bins(seconds.clamp(SECONDS_MIN, SECONDS_MAX));
         let zeros = || vec![0.0; channels];
         Some(Self {
@@ -124,7 +129,7 @@ impl Window {
 
     /// Whether the next bin makes the oldest leave.
     #[must_use]
-    pub(crate) fn is_full(&self) -> bool {
+    fn is_full(&self) -> bool {
         self.bins() == self.unbroken.len()
     }
 

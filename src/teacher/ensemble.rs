@@ -107,12 +107,12 @@ fn draw_kind(rng: &mut ChaCha8Rng) -> Kind {
     Kind { architecture, transfer, input }
 }
 
-/// Network `number` of the ensemble of a seed, recorded. `kind` is drawn where none is given.
+/// Network `number` of the ensemble of a seed, recorded.
 #[must_use]
-pub(crate) fn specimen(seed: u64, number: u64, kind: Option<Kind>) -> Specimen {
+pub(crate) fn specimen(seed: u64, number: u64) -> Specimen {
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
     rng.set_stream(number);
-    let kind = kind.unwrap_or_else(|| draw_kind(&mut rng));
+    let kind = draw_kind(&mut rng);
     let channels: Vec<usize> = (0..VIEWS).map(|_| draw_channels(&mut rng)).collect();
     let most = channels.iter().copied().max().unwrap_or(0);
     let units = rng.random_range(UNITS).max(most);
