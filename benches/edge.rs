@@ -6,8 +6,9 @@
 //!
 //!     cargo bench --bench edge [-- NETWORKS]
 //!
-//! Networks are 40 of each kind unless told otherwise. None of these kinds is in the ensemble of
-//! `regimed atlas`: transfer functions, weights and inputs are others, and this code is its own.
+//! Networks are 40 of each kind unless told otherwise. The ensemble of `regimed atlas` has none of
+//! these kinds but the first, and of the inputs none but rhythms and steps (of its own drawing):
+//! transfer functions, weights and inputs are others, and this code is its own.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -61,6 +62,10 @@ enum Input {
     Rhythms,
     /// A step to another pattern every second.
     Steps,
+    /// Three sinusoids whose frequencies sweep from 0.3 to 3 Hz and back in 4 to 20 s.
+    Chirps,
+    /// What six units of another network do, that is chaotic.
+    Network,
     /// Smoothed noise, strong.
     Smooth,
 }
@@ -80,7 +85,7 @@ fn arctangent(x: f64) -> [f64; 2] {
     [(q * x).atan() / q, 1.0 / (1.0 + (q * x).powi(2))]
 }
 
-const KINDS: [Kind; 9] = [
+const KINDS: [Kind; 11] = [
     Kind {
         name: "random, no input",
         gain: [0.4, 2.6],
@@ -144,6 +149,20 @@ const KINDS: [Kind; 9] = [
         transfer: tanh,
         input: Input::Steps,
     },
+    Kind {
+        name: "chirps as input",
+        gain: [0.4, 2.6],
+        weights: Weights::Normal,
+        transfer: tanh,
+        input: Input::Chirps,
+    },
+    Kind {
+        name: "a chaotic network as input",
+        gain: [0.4, 2.6],
+        weights: Weights::Normal,
+        transfer: tanh,
+        input: Input::Network,
+    },
 ];
 /// Stable whatever the input.
 const CONTROL: Kind = Kind {
@@ -198,30 +217,62 @@ struct Drive {
     course: Vec<Vec<f64>>,
 }
 
+/// White noise through two filters of 0.1 s, of variance 1, `[steps][n]`.
+fn smooth(n: usize, steps: usize, rng: &mut ChaCha8Rng) -> Vec<Vec<f64>> {
+    let mut x = vec![[0.0f64; 2]; n];
+    let mut one = |x: &mut [f64; 2]| {
+        x[0] += STEP_S / 0.1 * (normal(rng) - x[0]);
+        x[1] += STEP_S / 0.1 * (x[0] - x[1]);
+        x[1] / 0.16
+    };
+    (0..steps).map(|_| x.iter_mut().map(&mut one).collect()).collect()
+}
+
+/// Twice the output of `n` units of a network of 80 with a gain of 2 and 0.12 s, `[steps][n]`.
+fn other_network(n: usize, steps: usize, rng: &mut ChaCha8Rng) -> Vec<Vec<f64>> {
+    const UNITS: usize = 80;
+    let j = weights(Weights::Normal, UNITS, 2.0, rng);
+    let mut x: Vec<f64> = (0..UNITS).map(|_| normal(rng)).collect();
+    let mut step = || {
+        let outputs: Vec<f64> = x.iter().map(|x| x.tanh()).collect();
+        for (x, row) in x.iter_mut().zip(j.chunks_exact(UNITS)) {
+            let to: f64 = row.iter().zip(&outputs).map(|(w, y)| w * y).sum();
+            *x += STEP_S / 0.12 * (to - *x);
+        }
+        outputs[..n].iter().map(|y| 2.0 * y).collect()
+    };
+    (0..steps).map(|_| step()).collect()
+}
+
+/// Sinusoids whose frequencies sweep, `[steps][n]`.
+fn chirps(n: usize, steps: usize, rng: &mut ChaCha8Rng) -> Vec<Vec<f64>> {
+    let mut of: Vec<[f64; 3]> = (0..n)
+        .map(|_| [rng.random_range(4.0..20.0), rng.random_range(0.0..1.0), 0.0])
+        .collect();
+    let mut one = |[sweep_s, at, phase]: &mut [f64; 3]| {
+        *at = (*at + STEP_S / *sweep_s) % 1.0;
+        let up = 1.0 - (2.0 * *at - 1.0).abs();
+        *phase += std::f64::consts::TAU * STEP_S * 0.3 * 10f64.powf(up);
+        phase.sin()
+    };
+    (0..steps).map(|_| of.iter_mut().map(&mut one).collect()).collect()
+}
+
 impl Drive {
     fn new(kind: Input, units: usize, steps: usize, rng: &mut ChaCha8Rng) -> Self {
         let n = match kind {
             Input::None => 0,
             Input::Rhythms => 3,
             Input::Steps => 8,
-            Input::Smooth => 6,
+            Input::Chirps => 3,
+            Input::Network | Input::Smooth => 6,
         };
         let patterns = (0..n).map(|_| (0..units).map(|_| normal(rng)).collect()).collect();
-        let course = if kind == Input::Smooth {
-            // White noise through two filters of 0.1 s, of variance 1.
-            let mut x = vec![[0.0f64; 2]; n];
-            (0..steps)
-                .map(|_| {
-                    let one = |x: &mut [f64; 2]| {
-                        x[0] += STEP_S / 0.1 * (normal(rng) - x[0]);
-                        x[1] += STEP_S / 0.1 * (x[0] - x[1]);
-                        x[1] / 0.16
-                    };
-                    x.iter_mut().map(one).collect()
-                })
-                .collect()
-        } else {
-            Vec::new()
+        let course = match kind {
+            Input::Smooth => smooth(n, steps, rng),
+            Input::Network => other_network(n, steps, rng),
+            Input::Chirps => chirps(n, steps, rng),
+            Input::None | Input::Rhythms | Input::Steps => Vec::new(),
         };
         let hz = (0..n).map(|_| rng.random_range(0.3f64.ln()..3f64.ln()).exp()).collect();
         let strength = if kind == Input::Smooth {
@@ -239,7 +290,10 @@ impl Drive {
                 Input::None => 0.0,
                 Input::Rhythms => (std::f64::consts::TAU * self.hz[k] * seconds).sin(),
                 Input::Steps => f64::from(u8::from(seconds as usize * 5 % 8 == k)),
-                Input::Smooth => self.course[step][k] / (self.patterns.len() as f64).sqrt(),
+                Input::Chirps => self.course[step][k],
+                Input::Network | Input::Smooth => {
+                    self.course[step][k] / (self.patterns.len() as f64).sqrt()
+                }
             };
             to.iter_mut().zip(pattern).for_each(|(x, p)| *x += self.strength * now * p);
         }

@@ -14,7 +14,7 @@ pub mod bus {
 }
 pub mod checkpoint {
     pub use crate::checkpoint::{
-        DynamicsScore, builtin, builtin_edge, from_bytes, load, save, sha256_hex,
+        DynamicsScore, builtin, builtin_edge, builtin_recogniser, from_bytes, load, save, sha256_hex,
     };
 }
 pub mod clock {
@@ -45,6 +45,9 @@ pub mod model {
         AveragesHead, Component, Dimensions, Experts, Hypernetwork, Model, Network, OnlineSettings,
         Pool, RateStates, Readout, RecurrentHead, RegimePrior,
     };
+}
+pub mod recogniser {
+    pub use crate::recogniser::{BIN_S, Chances, Recognised, Recogniser};
 }
 pub mod recording {
     pub use crate::recording::{
@@ -77,7 +80,8 @@ pub mod telemetry {
 }
 pub mod training {
     pub use crate::training::{
-        Dataset, Gathering, Member, Trainer, TrainingSettings, calibrate, dispersion, finish,
+        Dataset, Gathering, Member, Regimes, Trainer, TrainingSettings, calibrate, calibrate_animal,
+        dispersion, finish,
         recalibrate,
     };
 }

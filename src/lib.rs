@@ -14,8 +14,9 @@
 //! 3. `experts`: other experts on the regime beside the bank, and one posterior of them all.
 //! 4. `dynamics`: what a fitted network does near a state, and in the long run.
 //! 5. `regime`: from posteriors to labels, change events and scores.
-//! 6. `teacher`: simulated networks with known truth; `edge`: how near to the edge of chaos a
-//!    population is, from its counts alone.
+//! 6. `teacher`: simulated networks with known truth; what small networks (`learner`) learned of
+//!    them: `edge`, how near to the edge of chaos a population is, from its counts alone, and
+//!    `recogniser`, regimes of a population that nobody labelled.
 //! 7. `clock`, `files`, `sync`, `wire`, `telemetry`, `security`, `journal`: ground services.
 //! 8. `recording`, `checkpoint`, `training`: learning from files.
 //! 9. `intake`, `bus`, `rigs`, `api`: what comes in, what is held of a session, what rigs speak,
@@ -29,7 +30,9 @@ pub(crate) mod dynamics;
 pub(crate) mod edge;
 pub(crate) mod experts;
 pub(crate) mod inference;
+mod learner;
 pub(crate) mod model;
+pub(crate) mod recogniser;
 pub(crate) mod regime;
 pub(crate) mod teacher;
 

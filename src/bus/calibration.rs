@@ -12,7 +12,7 @@ pub enum CalibrationState {
     Fitting,
     /// Calibrated: the session reads with its own readout.
     Done,
-    /// The same, but without labels for a new animal: labels are not to be trusted.
+    /// The same, but without regimes that are sure: labels are not to be trusted.
     NotTrusted,
     /// It could not be calibrated.
     Failed,
@@ -51,6 +51,6 @@ pub struct Calibration {
     pub seconds_seen: f64,
     /// Seconds that it gathers.
     pub seconds_needed: f64,
-    /// Why it failed.
+    /// Why it failed, or is not to be trusted.
     pub problem: Option<String>,
 }

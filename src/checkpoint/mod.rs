@@ -4,7 +4,7 @@
 mod arrays;
 mod builtin;
 mod card;
-mod edge_file;
+mod atlas_files;
 mod fault;
 mod training_state;
 
@@ -20,8 +20,8 @@ use sha2::{Digest, Sha256};
 pub use builtin::builtin;
 pub use card::DynamicsScore;
 pub(crate) use card::{DataFile, FORMAT_VERSION, Provenance};
-pub use edge_file::builtin_edge;
-pub(crate) use edge_file::{read_edge, write_edge};
+pub use atlas_files::{builtin_edge, builtin_recogniser};
+pub(crate) use atlas_files::{read_edge, write_edge, write_recogniser};
 pub(crate) use training_state::{TRAINING_FILE, TrainingState, TrainingStateError};
 
 use arrays::{Arrays, assemble, named_arrays};

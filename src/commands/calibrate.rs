@@ -1,7 +1,6 @@
 //! `regimed calibrate`: adds a session's readout to a model.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
 
@@ -13,7 +12,9 @@ use crate::checkpoint::{Checkpoint, DataFile};
 use crate::config::BUILTIN_MODEL;
 use crate::model::{Model, Readout, nearly_equal};
 use crate::recording::Recording;
-use crate::training::{Dataset, RECALIBRATION_ROUNDS, TrainingSettings, calibrate, recalibrate};
+use crate::training::{
+    Dataset, RECALIBRATION_ROUNDS, Regimes, TrainingSettings, calibrate_animal, recalibrate,
+};
 
 /// Add a session's readout to a model; its dynamics stay as they are
 #[derive(Debug, clap::Args)]
@@ -61,7 +62,7 @@ pub fn run(args: &CalibrateArgs) -> Result<()> {
     }
     let checkpoint = model(args)?;
     let (recording, file) = recording(args, &checkpoint.model)?;
-    let data = Arc::new(Dataset::for_calibration(&recording)?);
+    let data = Dataset::for_calibration(&recording)?;
     let [session] = data.sessions.as_slice() else {
         bail!("{}: expected one session, found {}", args.data.display(), data.sessions.len());
     };
@@ -74,7 +75,7 @@ pub fn run(args: &CalibrateArgs) -> Result<()> {
     );
     let readout = match &args.from {
         Some(from) => another_day(&checkpoint.model, from, &data, &name)?,
-        None => new_animal(args, &checkpoint.model, &data, &name)?,
+        None => new_animal(args, &checkpoint.model, &recording, &name)?,
     };
     keep(args, checkpoint, readout, file)
 }
@@ -112,7 +113,7 @@ fn recording(args: &CalibrateArgs, model: &Model) -> Result<(Recording, DataFile
 fn new_animal(
     args: &CalibrateArgs,
     model: &Model,
-    data: &Arc<Dataset>,
+    recording: &Recording,
     name: &str,
 ) -> Result<Readout> {
     let settings = TrainingSettings {
@@ -126,25 +127,43 @@ fn new_animal(
     };
     let interrupt = Interrupt::listen()?;
     let mut progress = Progress::new("calibrate", args.steps, 0);
-    let found = calibrate(model, data, settings, |done, one_step| {
-        progress.at(done, || format!("one step {one_step:.5}"));
-        !interrupt.raised()
-    })?;
+    let recogniser = checkpoint::builtin_recogniser()?;
+    let (found, regimes) =
+        calibrate_animal(model, recording, &recogniser, settings, |done, one_step| {
+            progress.at(done, || format!("one step {one_step:.5}"));
+            !interrupt.raised()
+        })?;
     progress.finish();
-    let prior = if found.labelled { "its own labels" } else { "the model's" };
     println!(
-        "session '{name}': one-step log-likelihood {:.5} nats per bin and channel; regime prior: \
-         {prior}",
-        found.one_step
+        "session '{name}': one-step log-likelihood {:.5} nats per bin and channel; regimes: {}",
+        found.one_step,
+        source(&regimes, model)
     );
-    if !found.labelled {
+    if let Regimes::Unknown(why) = &regimes {
         eprintln!(
-            "warning: without labels the latents of a new animal need not agree with the model's; \
-             session '{name}' will be called unknown all along (give labels, or --from for another \
-             day of a known animal)"
+            "warning: {why}. Session '{name}' will be called unknown all along (give labels, or \
+             --from for another day of a known animal)"
         );
     }
     Ok(found.readout)
+}
+
+/// Where a calibration's regimes come from, in words.
+fn source(regimes: &Regimes, model: &Model) -> String {
+    match regimes {
+        Regimes::Given => "its own labels".into(),
+        Regimes::Unknown(_) => "not known".into(),
+        Regimes::Recognised { certainty, agreement, seconds } => {
+            let each = model.regime_names.iter().zip(seconds).filter(|(_, s)| **s > 0.0);
+            let each: Vec<String> = each.map(|(name, s)| format!("{name} {s:.0} s")).collect();
+            format!(
+                "recognised in its counts ({}; mean probability {certainty:.2}, the calibrated \
+                 model agrees in {:.0} %)",
+                each.join(", "),
+                100.0 * agreement
+            )
+        }
+    }
 }
 
 /// Warns where the model cannot distinguish counts this large.

@@ -70,7 +70,7 @@ pub fn run(args: &EdgeArgs) -> Result<()> {
     for path in &args.recordings {
         let recording = args.how.read(path)?;
         for session in sessions(&recording) {
-            let course = course(&estimator, &recording, session, args.window)
+            let course = course(&estimator, &recording, session, args)
                 .with_context(|| path.display().to_string())?;
             let said = said(&path.display().to_string(), session, &course);
             if args.json {
@@ -114,7 +114,7 @@ struct Course {
     seconds: f64,
     /// Of windows behind one another.
     apart: Vec<EdgeReading>,
-    /// Time and reading of windows that move on by a second.
+    /// Time and reading of windows that move on by a second, where they are drawn.
     moving: Vec<(f64, EdgeReading)>,
 }
 
@@ -122,15 +122,16 @@ fn course(
     estimator: &Arc<Estimator>,
     recording: &Recording,
     session: &str,
-    window_s: f64,
+    args: &EdgeArgs,
 ) -> Result<Course> {
+    let window_s = args.window;
     let (channels, width_s) = (recording.n_channels, recording.bin_width_s);
     let meter = || EdgeMeter::new(estimator.clone(), channels, width_s, window_s);
     let Some(mut moving) = meter() else {
         bail!("expected bins of at most 100 ms, found {} ms", width_s * 1e3);
     };
     let mut course = Course::default();
-    let (mut bins, mut read) = (0usize, None);
+    let mut bins = 0usize;
     let streams = recording.streams();
     let own: Vec<&Trial> = streams.iter().filter(|t| t.session == session).collect();
     for trial in own {
@@ -139,25 +140,22 @@ fn course(
             let counts: Vec<f32> = bin.iter().map(|c| f32::from(*c)).collect();
             moving.push(&counts);
             bins += 1;
-            let Some(reading) = moving.due() else { continue };
             let seconds = bins as f64 * width_s;
-            course.moving.push((seconds, reading));
-            // A window is full, or the newest reading of all.
-            let from = course.apart.len() as f64 * window_s;
-            if seconds - from >= window_s - 0.5 * width_s {
-                course.apart.push(reading);
-                read = None;
-            } else {
-                read = Some((seconds - from, reading));
+            if args.plot.is_some()
+                && let Some(reading) = moving.due()
+            {
+                course.moving.push((seconds, reading));
+            }
+            if seconds - course.apart.len() as f64 * window_s >= window_s - 0.5 * width_s {
+                course.apart.extend(moving.newest());
             }
         }
     }
     course.seconds = bins as f64 * width_s;
     // The rest is read with what stands before it, and counts for its own time.
-    if let Some((seconds, reading)) = read
-        && (course.apart.is_empty() || seconds >= SECONDS_MIN)
-    {
-        course.apart.push(EdgeReading { seconds, ..reading });
+    let seconds = course.seconds - course.apart.len() as f64 * window_s;
+    if course.apart.is_empty() || seconds >= SECONDS_MIN {
+        course.apart.extend(moving.newest().map(|reading| EdgeReading { seconds, ..reading }));
     }
     Ok(course)
 }

@@ -11,11 +11,12 @@ use anyhow::{Context, Result, bail};
 use super::priority::give_way;
 use super::resume;
 use crate::bus::{CalibrationState, Plan, SelfCalibration, SessionHandle};
+use crate::checkpoint::builtin_recogniser;
 use crate::intake::MASKED;
 use crate::journal::Journal;
 use crate::model::{COUNT_MAX, Model, Readout};
 use crate::recording::{Recording, Trial, in_bins};
-use crate::training::{Dataset, TrainingSettings, calibrate, recalibrate};
+use crate::training::{Dataset, Regimes, TrainingSettings, calibrate_animal, recalibrate};
 
 /// Interval of checks for new counts.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
@@ -102,8 +103,8 @@ impl Calibrator {
 
     fn run(self) {
         match self.work() {
-            Ok(Some(trusted)) => {
-                self.show(CalibrationState::of_result(trusted), None);
+            Ok(Some(untrusted)) => {
+                self.show(CalibrationState::of_result(untrusted.is_none()), untrusted);
             }
             // The session ended before.
             Ok(None) => {}
@@ -124,8 +125,8 @@ impl Calibrator {
         });
     }
 
-    /// Whether the readout is to be trusted; `None` where the session ended before.
-    fn work(&self) -> Result<Option<bool>> {
+    /// Why the readout is not to be trusted, if it is not; `None` where the session ended before.
+    fn work(&self) -> Result<Option<Option<String>>> {
         let (model, factor) = self.plan.calibration_model();
         let model = model.clone();
         let width = model.bin_width_s;
@@ -143,8 +144,7 @@ impl Calibrator {
         self.show(CalibrationState::Fitting, None);
         tracing::info!(session = self.plan.session, seconds = self.how.seconds, "calibrating");
         let recording = gathered.recording(&self.plan.session, width);
-        let Some(readout) = self.fit(&model, &recording)? else { return Ok(None) };
-        let trusted = readout.trusted;
+        let Some((readout, untrusted)) = self.fit(&model, &recording)? else { return Ok(None) };
         let (engine, fingerprint) = self.plan.engine(&model, readout.clone())?;
         if let Some(folder) = &self.keep
             && let Err(e) = resume::save_calibrated(folder, &self.plan.session, &model, readout)
@@ -156,19 +156,31 @@ impl Calibrator {
         if let Some(journal) = &self.journal {
             journal.add(&self.plan.session, self.plan.changed(true));
         }
-        tracing::info!(session = self.plan.session, trusted, "calibrated");
-        Ok(Some(trusted))
+        match &untrusted {
+            None => tracing::info!(session = self.plan.session, "calibrated"),
+            Some(why) => tracing::warn!(
+                session = self.plan.session,
+                "calibrated, but its label stays 'unknown': {why}"
+            ),
+        }
+        Ok(Some(untrusted))
     }
 
-    fn fit(&self, model: &Model, recording: &Recording) -> Result<Option<Readout>> {
+    /// The readout, and why it is not to be trusted, if it is not.
+    fn fit(
+        &self,
+        model: &Model,
+        recording: &Recording,
+    ) -> Result<Option<(Readout, Option<String>)>> {
         if recording.trials.is_empty() {
             bail!("expected at least {PIECE_MIN_S} s of counts without a gap, found none");
         }
-        let data = Arc::new(Dataset::for_calibration(recording)?);
         let going = || !self.session.port.is_closed();
         let before = self.how.from.as_ref().and_then(|name| model.readout(name));
-        let readout = if let Some(before) = before {
-            recalibrate(model, before, &data, &self.plan.session, |_, _| going())?.readout
+        let (readout, untrusted) = if let Some(before) = before {
+            let data = Dataset::for_calibration(recording)?;
+            let found = recalibrate(model, before, &data, &self.plan.session, |_, _| going())?;
+            (found.readout, None)
         } else {
             let settings = TrainingSettings {
                 log_rate_bounds: model.online.log_rate_bounds,
@@ -176,9 +188,16 @@ impl Calibrator {
                 threads: 1,
                 ..TrainingSettings::for_calibration()
             };
-            calibrate(model, &data, settings, |_, _| going())?.readout
+            let recogniser = builtin_recogniser()?;
+            let (found, regimes) =
+                calibrate_animal(model, recording, &recogniser, settings, |_, _| going())?;
+            let untrusted = match regimes {
+                Regimes::Unknown(why) => Some(why.to_string()),
+                Regimes::Given | Regimes::Recognised { .. } => None,
+            };
+            (found.readout, untrusted)
         };
-        Ok(going().then_some(readout))
+        Ok(going().then_some((readout, untrusted)))
     }
 }
 

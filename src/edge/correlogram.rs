@@ -19,12 +19,17 @@ const TIMESCALES_S: [f64; 2] = [0.02, 5.0];
 const TIMESCALES: u32 = 28;
 const POWERS: [f64; 7] = [0.6, 0.8, 1.0, 1.25, 1.5, 1.8, 2.2];
 
-/// Values that [`Correlogram::describe`] gives.
-pub(super) const CORRELOGRAM: usize = SUBSPACES.len() * (BANDS + 4) + LEADING + 1;
+/// What returns is looked for at lags up to this, seconds, in bins of the width after it.
+const FAR_S: f64 = 10.0;
+const FAR_WIDTH_S: f64 = 0.1;
 
-/// Mean autocovariance of each direction over the lags of each band.
+/// Values that [`Correlogram::describe`] gives.
+pub(super) const CORRELOGRAM: usize = SUBSPACES.len() * (BANDS + 6) + LEADING + 1;
+
+/// Mean autocovariance of each direction over the lags of each band, and at far ones.
 pub(super) struct Correlogram {
     of: [[f64; LEADING]; BANDS],
+    far: Vec<[f64; LEADING]>,
 }
 
 impl Correlogram {
@@ -58,18 +63,26 @@ impl Correlogram {
             }
         }
         fill(&mut of);
-        Self { of }
+        Self { of, far: far(&before, runs, width_s) }
     }
 
     /// Relative curves of leading subspaces, with the logs of their integrals, timescale, power and
-    /// what is left of a stretched exponential; the logs of the directions' own integrals, and
+    /// what is left of a stretched exponential, and the largest value and the root of the mean
+    /// square at far lags: a course that is driven by what repeats returns; the logs of the directions' own integrals, and
     /// their slope on those of the variances.
     pub(super) fn describe(&self, out: &mut Vec<f64>) {
         for directions in SUBSPACES {
-            let curve = relative(self.of.map(|v| v[..directions].iter().sum()));
+            let curve = self.of.map(|v| v[..directions].iter().sum());
+            let start = start(&curve);
+            let curve = relative(curve);
             out.extend(curve);
             out.push(integral(&curve));
             out.extend(stretched(&curve));
+            let far = self.far.iter().map(|v| v[..directions].iter().sum::<f64>() / start);
+            let (mut largest, mut square) = (0.0f64, 0.0);
+            far.for_each(|x| (largest, square) = (largest.max(x), square + x * x));
+            let root = (square / self.far.len().max(1) as f64).sqrt();
+            out.extend([largest, root].map(|x| x.min(2.0)));
         }
         let own: [[f64; BANDS]; LEADING] =
             std::array::from_fn(|d| std::array::from_fn(|b| self.of[b][d]));
@@ -78,6 +91,40 @@ impl Correlogram {
         out.extend(timescales);
         out.push(slope(&variances, &timescales));
     }
+}
+
+/// Mean autocovariance of each direction at lags beyond the last band, from sums of all bins before
+/// one; lags that no piece is long enough for are left out.
+fn far(before: &[[f64; LEADING]], runs: &[Range<usize>], width_s: f64) -> Vec<[f64; LEADING]> {
+    let over = (FAR_WIDTH_S / width_s).round().max(1.0) as usize;
+    let pieces: Vec<Vec<[f32; LEADING]>> = runs
+        .iter()
+        .map(|run| {
+            let ends = (run.start + over..=run.end).step_by(over);
+            let mean = |end: usize| {
+                let (first, last) = (&before[end - over], &before[end]);
+                std::array::from_fn(|d| ((last[d] - first[d]) / over as f64) as f32)
+            };
+            ends.map(mean).collect()
+        })
+        .collect();
+    let width_s = width_s * over as f64;
+    let lags = (ENDS_S[BANDS] / width_s).round() as usize..(FAR_S / width_s).round() as usize;
+    lags.filter_map(|lag| {
+        let (mut sums, mut pairs) = ([0.0f64; LEADING], 0usize);
+        for piece in pieces.iter().filter(|p| p.len() > lag) {
+            for (stretch, later) in piece.chunks(256).zip(piece[lag..].chunks(256)) {
+                let mut part = [0.0f32; LEADING];
+                for (a, b) in stretch.iter().zip(later) {
+                    (0..LEADING).for_each(|d| part[d] += a[d] * b[d]);
+                }
+                sums.iter_mut().zip(part).for_each(|(s, p)| *s += f64::from(p));
+            }
+            pairs += piece.len() - lag;
+        }
+        (pairs > 0).then(|| sums.map(|s| s / pairs as f64))
+    })
+    .collect()
 }
 
 /// Bands that are narrower than a bin, or longer than every piece, lie on the line between those
@@ -212,6 +259,25 @@ mod tests {
     }
 
     #[test]
+    fn what_repeats_returns_at_far_lags_and_what_forgets_does_not() {
+        let mut course = course(0.01, 0.2);
+        course.truncate(12_000);
+        // `[directions read together][largest, root of the mean square]`.
+        let returning = |course: &[[f32; LEADING]]| -> [f64; 2] {
+            let mut out = Vec::new();
+            Correlogram::new(course, &[0..5000, 5000..course.len()], 0.01).describe(&mut out);
+            [out[BANDS + 4], out[BANDS + 5]]
+        };
+        let [largest, root] = returning(&course);
+        assert!(largest < 0.4 && root < 0.25, "{largest} {root}");
+        for (t, state) in course.iter_mut().enumerate() {
+            state[0] = (t as f32 * 0.01 * 0.7 * std::f32::consts::TAU).sin() + 0.1 * state[0];
+        }
+        let [largest, root] = returning(&course);
+        assert!((0.9..1.15).contains(&largest) && (0.6..0.8).contains(&root), "{largest} {root}");
+    }
+
+    #[test]
     fn timescale_and_power_are_those_of_the_process_at_any_width() {
         for width_s in [0.01, 0.05, 0.1] {
             let mut out = Vec::new();
@@ -220,7 +286,7 @@ mod tests {
             assert_eq!(out.len(), CORRELOGRAM);
             for s in 0..SUBSPACES.len() {
                 let [integral, timescale, power] =
-                    std::array::from_fn(|i| out[s * (BANDS + 4) + BANDS + i]);
+                    std::array::from_fn(|i| out[s * (BANDS + 6) + BANDS + i]);
                 assert!((timescale.exp() / 0.3 - 1.0).abs() < 0.35, "{width_s}: {timescale}");
                 // Wide bins hide the first fall.
                 let most = if width_s < 0.1 { 1.25 } else { 1.5 };

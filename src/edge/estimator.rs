@@ -3,11 +3,13 @@
 
 use std::collections::HashMap;
 
-use ndarray::{Array1, Array2};
+use ndarray::Array2;
 
 use super::features::{CLARITY, FEATURES, SECONDS, features};
-use super::network::{Layer, Network, sizes};
 use super::window::Window;
+use crate::learner::{
+    ArraysFault, Link, Network, Plan, Scaling, networks_from, networks_to, take,
+};
 
 /// Exponents are read between the two signs of this, 1/s: beyond it, counts tell no more.
 pub(crate) const EXPONENT_MAX_PER_S: f64 = 2.0;
@@ -17,10 +19,8 @@ const LEVELS_PER_S: [f64; LEVELS] =
 const LEVELS: usize = 13;
 /// Where chaos begins.
 const ZERO: usize = 6;
-/// Quantiles of each feature beyond which its values are moved in.
-const RANGE: [f64; 2] = [0.002, 0.998];
-/// Features count no further from their mean, standard deviations.
-const FAR: f32 = 4.0;
+/// Times that each example is seen while a network learns.
+const EPOCHS: f64 = 70.0;
 /// Networks whose log odds are averaged, and of those that judge others.
 const NETWORKS: u64 = 6;
 const NETWORKS_OF_JUDGES: u64 = 2;
@@ -80,28 +80,29 @@ pub struct Estimator {
 /// Log odds that the exponent is at or below each level.
 #[derive(Debug, Clone, PartialEq)]
 struct Learned {
-    /// Of each feature, the ends of its range, its mean and its standard deviation.
-    inputs: Vec<[f32; 4]>,
+    inputs: Scaling,
     networks: Vec<Network>,
 }
 
 impl Learned {
     fn of(examples: &[&Example], networks: u64) -> Self {
-        let inputs: Vec<[f32; 4]> = (0..FEATURES).map(|f| input(examples, f)).collect();
-        let rows: Vec<f32> =
-            examples.iter().flat_map(|e| standardised(&e.features, &inputs)).collect();
+        let raw: Vec<&[f32]> = examples.iter().map(|e| e.features.as_slice()).collect();
+        let inputs = Scaling::of(&raw, FEATURES);
+        let rows: Vec<f32> = raw.iter().flat_map(|row| inputs.apply(row)).collect();
         let below = |e: &&Example| LEVELS_PER_S.map(|l| f32::from(u8::from(is_below(e, l))));
         let targets: Vec<f32> = examples.iter().flat_map(below).collect();
         let table = |values: Vec<f32>, columns: usize| {
             Array2::from_shape_vec((examples.len(), columns), values).unwrap_or_default()
         };
         let (rows, targets) = (table(rows, FEATURES), table(targets, LEVELS));
-        let networks = (0..networks).map(|seed| Network::fit(&rows, &targets, seed)).collect();
+        let plan = |seed| Plan { link: Link::Each, epochs: EPOCHS, seed };
+        let fit = |seed| Network::fit(&rows, &targets, plan(seed));
+        let networks = (0..networks).map(fit).collect();
         Self { inputs, networks }
     }
 
     fn log_odds(&self, features: &[f32]) -> [f32; LEVELS] {
-        let row = standardised(features, &self.inputs);
+        let row: Vec<f32> = self.inputs.apply(features).collect();
         let mut sums = [0.0; LEVELS];
         for network in &self.networks {
             sums.iter_mut().zip(network.predict(&row)).for_each(|(s, o)| *s += o);
@@ -113,26 +114,6 @@ impl Learned {
 /// Whether the exponent is at or below a level; at the last one, below.
 fn is_below(example: &Example, level: f64) -> bool {
     example.driven_per_s < level || (example.driven_per_s == level && level < EXPONENT_MAX_PER_S)
-}
-
-fn standardised(features: &[f32], inputs: &[[f32; 4]]) -> Vec<f32> {
-    let one = |(x, [low, high, mean, sd]): (&f32, &[f32; 4])| {
-        ((x.clamp(*low, *high) - mean) / sd).clamp(-FAR, FAR)
-    };
-    features.iter().zip(inputs).map(one).collect()
-}
-
-/// Range, mean and standard deviation of a feature.
-fn input(examples: &[&Example], f: usize) -> [f32; 4] {
-    let mut sorted: Vec<f32> = examples.iter().map(|e| e.features[f]).collect();
-    sorted.sort_by(f32::total_cmp);
-    let last = sorted.len().saturating_sub(1);
-    let [low, high] =
-        RANGE.map(|q| sorted.get((q * last as f64).round() as usize).copied().unwrap_or(0.0));
-    let n = sorted.len().max(1) as f32;
-    let mean = sorted.iter().map(|x| x.clamp(low, high)).sum::<f32>() / n;
-    let square = sorted.iter().map(|x| (x.clamp(low, high) - mean).powi(2)).sum::<f32>() / n;
-    [low, high, mean, square.sqrt().max(1e-6)]
 }
 
 /// Probabilities that the exponent is at or below each level, none below the one before.
@@ -326,32 +307,16 @@ fn conformal(mut values: Vec<f64>) -> f32 {
     values.get(at).copied().unwrap_or(LOG_ODDS_MAX) as f32
 }
 
-/// What makes arrays no estimator.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("expected {expected}, found {found}")]
-pub struct EstimatorFault {
-    expected: String,
-    found: String,
-}
-
 impl Estimator {
     /// Its arrays by name.
     #[must_use]
     pub(crate) fn arrays(&self) -> HashMap<String, Vec<f32>> {
-        let networks = &self.learned.networks;
         let mut arrays = HashMap::from([
-            ("inputs".to_owned(), self.learned.inputs.as_flattened().to_vec()),
-            ("networks".to_owned(), vec![networks.len() as f32]),
+            ("inputs".to_owned(), self.learned.inputs.values()),
             ("scale".to_owned(), vec![self.scale]),
             ("ends".to_owned(), self.ends.to_vec()),
         ]);
-        for (n, network) in networks.iter().enumerate() {
-            for (l, layer) in network.layers.iter().enumerate() {
-                let weights = layer.weights.iter().copied().collect();
-                arrays.insert(format!("network{n}.weights{l}"), weights);
-                arrays.insert(format!("network{n}.bias{l}"), layer.bias.to_vec());
-            }
-        }
+        networks_to(&mut arrays, "network", &self.learned.networks);
         arrays
     }
 
@@ -359,52 +324,14 @@ impl Estimator {
     ///
     /// # Errors
     /// Names the first array that is missing, or holds what no estimator does.
-    pub(crate) fn from_arrays(
-        mut arrays: HashMap<String, Vec<f32>>,
-    ) -> Result<Self, EstimatorFault> {
-        let mut part = |name: &str, len: usize| take(&mut arrays, name, len);
-        let inputs = part("inputs", 4 * FEATURES)?;
-        let scale = part("scale", 1)?[0];
-        let ends = part("ends", KINDS)?;
-        let n = part("networks", 1)?[0];
-        if !(1.0..=64.0).contains(&n) {
-            let expected = "1 to 64 in 'networks'".into();
-            return Err(EstimatorFault { expected, found: n.to_string() });
-        }
-        let mut networks = Vec::new();
-        for n in 0..n as usize {
-            let mut layers = Vec::new();
-            for (l, [inputs, outputs]) in sizes(FEATURES, LEVELS).into_iter().enumerate() {
-                let weights = part(&format!("network{n}.weights{l}"), inputs * outputs)?;
-                let bias = Array1::from(part(&format!("network{n}.bias{l}"), outputs)?);
-                let weights = Array2::from_shape_vec((inputs, outputs), weights);
-                layers.extend(weights.ok().map(|weights| Layer { weights, bias }));
-            }
-            networks.extend(layers.try_into().ok().map(|layers| Network { layers }));
-        }
-        let sound =
-            |[low, high, mean, sd]: [f32; 4]| [low.min(high), low.max(high), mean, sd.max(1e-6)];
-        let inputs = inputs.as_chunks::<4>().0.iter().map(|i| sound(*i)).collect();
+    pub(crate) fn from_arrays(mut arrays: HashMap<String, Vec<f32>>) -> Result<Self, ArraysFault> {
+        let inputs = Scaling::from_values(&take(&mut arrays, "inputs", 4 * FEATURES)?);
+        let scale = take(&mut arrays, "scale", 1)?[0];
+        let ends = take(&mut arrays, "ends", KINDS)?;
+        let networks = networks_from(&mut arrays, "network", FEATURES, LEVELS)?;
         let learned = Learned { inputs, networks };
         Ok(Self { learned, scale, ends: std::array::from_fn(|k| ends[k]) })
     }
-}
-
-/// An array of so many finite values.
-fn take(
-    arrays: &mut HashMap<String, Vec<f32>>,
-    name: &str,
-    len: usize,
-) -> Result<Vec<f32>, EstimatorFault> {
-    let expected = format!("an array '{name}' of {len} finite values");
-    let Some(values) = arrays.remove(name) else {
-        return Err(EstimatorFault { expected, found: "no such array".into() });
-    };
-    if values.len() != len || !values.iter().all(|x| x.is_finite()) {
-        let found = format!("{} values", values.len());
-        return Err(EstimatorFault { expected, found });
-    }
-    Ok(values)
 }
 
 #[cfg(test)]

@@ -3,13 +3,14 @@
 use std::ops::Range;
 
 use nalgebra::DMatrix;
+use pulp::{Arch, Simd, WithSimd};
 
 use super::chance::chance;
 use super::correlogram::{CORRELOGRAM, Correlogram, LEADING};
 use super::persistence::{pairs_of, persistence};
-use super::subspace::leading;
 use super::window::{LAGS_S, Window, bins};
 use crate::dynamics::eigenvalues;
+use crate::learner::leading;
 
 /// A channel that fires less is not read, spikes per second.
 const RATE_MIN_HZ: f64 = 0.4;
@@ -67,7 +68,7 @@ pub(crate) fn features(window: &Window) -> Option<Vec<f32>> {
     states.linear(&mut out);
     states.asymmetry(&mut out);
     states.shape(&mut out);
-    population.scatter(&mut out);
+    population.scatter(&states.sums, &mut out);
     persistence(&states.totals, &states.runs, window.width_s(), &mut out);
     persistence(&states.direction(0), &states.runs, window.width_s(), &mut out);
     debug_assert_eq!(out.len(), FEATURES);
@@ -122,12 +123,13 @@ impl Population<'_> {
         clear.then_some(Shared { trace, squares, chance, values, directions })
     }
 
-    /// Gives the counts of the channels that fire to what is kept of each.
-    fn pick(&self, bin: &[u8], mut give: impl FnMut(&mut f32, f32), to: &mut [f32]) {
+    /// Counts of the channels that fire.
+    #[inline(always)]
+    fn pick(&self, bin: &[u8], to: &mut [f32]) {
         if self.kept.len() == bin.len() {
-            to.iter_mut().zip(bin).for_each(|(t, &count)| give(t, f32::from(count)));
+            to.iter_mut().zip(bin).for_each(|(t, &count)| *t = f32::from(count));
         } else {
-            to.iter_mut().zip(&self.kept).for_each(|(t, &i)| give(t, f32::from(bin[i])));
+            to.iter_mut().zip(&self.kept).for_each(|(t, &i)| *t = f32::from(bin[i]));
         }
     }
 
@@ -144,16 +146,21 @@ impl Population<'_> {
                 centre[d] += v * root;
             }
         }
-        let (mut of, mut totals) = (Vec::with_capacity(t), Vec::with_capacity(t));
-        let mut counts = vec![0.0f32; n];
-        for t in 0..t {
-            let bin = self.window.bin(t);
-            self.pick(bin, |c, count| *c = count, &mut counts);
-            let (state, total) = projected(&counts, &weights);
-            of.push(std::array::from_fn(|d| state[d] - centre[d]));
-            totals.push(total);
-        }
-        States { of, totals, runs: self.window.runs(), width_s: self.window.width_s() }
+        let mut states = States {
+            of: Vec::with_capacity(t),
+            totals: Vec::with_capacity(t),
+            runs: self.window.runs(),
+            width_s: self.window.width_s(),
+            sums: vec![0.0; t / self.base() * n],
+        };
+        let project = Project { population: self, weights: &weights, centre, states: &mut states };
+        Arch::new().dispatch(project);
+        states
+    }
+
+    /// Bins in the shortest window whose counts scatter.
+    fn base(&self) -> usize {
+        bins(FANO_S, self.window.width_s())
     }
 
     fn describe(&self, shared: &Shared, out: &mut Vec<f64>) {
@@ -188,18 +195,11 @@ impl Population<'_> {
         out.extend(relative(&all));
     }
 
-    /// Fano factors above 1 of channels and of their sum, in windows of several lengths.
-    fn scatter(&self, out: &mut Vec<f64>) {
+    /// Fano factors above 1 of channels and of their sum, in windows of several lengths, from sums
+    /// over the shortest.
+    fn scatter(&self, sums: &[f32], out: &mut Vec<f64>) {
         let n = self.kept.len();
-        let base = bins(FANO_S, self.window.width_s());
-        let whole = self.window.bins() / base;
-        let mut sums = vec![0.0f32; whole * n];
-        for (w, sums) in sums.chunks_exact_mut(n).enumerate() {
-            for t in w * base..(w + 1) * base {
-                let counts = self.window.bin(t);
-                self.pick(counts, |s, count| *s += count, sums);
-            }
-        }
+        let whole = sums.len() / n;
         for length in FANO {
             let windows = whole / length;
             let (mut sum, mut square) = (vec![0.0f64; n], vec![0.0f64; n]);
@@ -237,8 +237,39 @@ impl Population<'_> {
     }
 }
 
+/// One pass over all bins: their states, totals, and sums over short windows.
+struct Project<'a> {
+    population: &'a Population<'a>,
+    /// `[channels][LEADING]`.
+    weights: &'a [[f32; LEADING]],
+    centre: [f32; LEADING],
+    states: &'a mut States,
+}
+
+impl WithSimd for Project<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, _: S) {
+        let Self { population, weights, centre, states } = self;
+        let (n, base) = (weights.len(), population.base());
+        let mut counts = vec![0.0f32; n];
+        for t in 0..population.window.bins() {
+            population.pick(population.window.bin(t), &mut counts);
+            let (state, total) = projected(&counts, weights);
+            states.of.push(std::array::from_fn(|d| state[d] - centre[d]));
+            states.totals.push(total);
+            let at = t / base * n;
+            if let Some(sums) = states.sums.get_mut(at..at + n) {
+                sums.iter_mut().zip(&counts).for_each(|(s, c)| *s += c);
+            }
+        }
+    }
+}
+
 /// Counts times weights `[channels][LEADING]`, and their sum; in running sums, so that additions
 /// need not wait for one another.
+#[inline(always)]
 fn projected(counts: &[f32], weights: &[[f32; LEADING]]) -> ([f32; LEADING], f32) {
     const LANES: usize = 4;
     let (mut sums, mut totals) = ([[0.0f32; LEADING]; LANES], [0.0f32; LANES]);
@@ -269,6 +300,8 @@ struct States {
     of: Vec<[f32; LEADING]>,
     /// Counts summed over channels, by bin.
     totals: Vec<f32>,
+    /// Counts summed over short windows, `[windows, channels]`.
+    sums: Vec<f32>,
     /// Pieces without a gap.
     runs: Vec<Range<usize>>,
     width_s: f64,
@@ -506,7 +539,13 @@ mod tests {
         let path: Vec<[f32; LEADING]> = states.iter().map(state).collect();
         let totals = vec![0.0; path.len()];
         let states =
-            States { runs: once(0..path.len()).collect(), of: path, totals, width_s: 0.01 };
+            States {
+                runs: once(0..path.len()).collect(),
+                of: path,
+                totals,
+                width_s: 0.01,
+                sums: Vec::new(),
+            };
         let mut out = Vec::new();
         of(&states, &mut out);
         out

@@ -49,6 +49,12 @@ impl EdgeMeter {
             return None;
         }
         self.since = 0;
+        self.newest()
+    }
+
+    /// What the window tells now, where it is long enough.
+    #[must_use]
+    pub fn newest(&self) -> Option<EdgeReading> {
         self.estimator.read(&self.window)
     }
 }

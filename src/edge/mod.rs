@@ -12,13 +12,11 @@ mod correlogram;
 mod estimator;
 mod features;
 mod meter;
-mod network;
 mod persistence;
-mod subspace;
 mod window;
 
 pub use estimator::{DrivenExponent, EdgeReading, Estimator};
-pub(crate) use estimator::{EXPONENT_MAX_PER_S, EstimatorFault, Example, clipped};
+pub(crate) use estimator::{EXPONENT_MAX_PER_S, Example, clipped};
 pub(crate) use features::{FEATURES, features};
 pub use meter::EdgeMeter;
 pub(crate) use window::{SECONDS_MAX, SECONDS_MIN, Window};

@@ -17,11 +17,22 @@ pub(crate) enum Input {
     Smooth,
     /// The same smooth course in each of many trials, one of eight, of varying strength.
     Trials,
+    /// Sinusoids, one a source.
+    Rhythms,
+    /// Levels that jump, all sources at once.
+    Steps,
 }
 
 impl Input {
-    pub(crate) const ALL: [Self; 5] =
-        [Self::None, Self::White, Self::OrnsteinUhlenbeck, Self::Smooth, Self::Trials];
+    pub(crate) const ALL: [Self; 7] = [
+        Self::None,
+        Self::White,
+        Self::OrnsteinUhlenbeck,
+        Self::Smooth,
+        Self::Trials,
+        Self::Rhythms,
+        Self::Steps,
+    ];
 
     /// Its name in tables.
     #[must_use]
@@ -32,6 +43,8 @@ impl Input {
             Self::OrnsteinUhlenbeck => "ornstein_uhlenbeck",
             Self::Smooth => "smooth",
             Self::Trials => "trials",
+            Self::Rhythms => "rhythms",
+            Self::Steps => "steps",
         }
     }
 }
@@ -47,6 +60,15 @@ const WIDTH_S: [f64; 2] = [0.04, 0.3];
 const TRIAL_S: [f64; 2] = [1.0, 3.0];
 const DRIVEN_SHARE: f64 = 0.75;
 const COURSES: usize = 8;
+/// Frequency of a sinusoid, and share of the rhythms that are harmonics of one.
+const RHYTHM_HZ: [f64; 2] = [0.15, 6.0];
+const HARMONIC_SHARE: f64 = 0.3;
+/// Mean time at a level, seconds, and share of the inputs of one dwell throughout.
+const DWELL_S: [f64; 2] = [0.2, 4.0];
+const REGULAR_SHARE: f64 = 0.5;
+/// Levels that inputs return to, where they return.
+const LEVELS: std::ops::RangeInclusive<usize> = 2..=10;
+const RETURNING_SHARE: f64 = 0.5;
 /// A Gaussian ends after so many of its widths.
 const GAUSSIAN_ENDS: f64 = 4.0;
 
@@ -86,7 +108,10 @@ impl Drive {
         if input == Input::None {
             return Self { sources: 0, weights: Vec::new(), course: Vec::new(), white: false };
         }
-        let most = if input == Input::Trials { 8 } else { SOURCES_MAX };
+        let most = match input {
+            Input::Trials | Input::Rhythms | Input::Steps => 8,
+            _ => SOURCES_MAX,
+        };
         let sources = rng.random_range(1..=most);
         let strength = between(STRENGTH, rng) / (sources as f64).sqrt();
         let weights =
@@ -97,6 +122,8 @@ impl Drive {
             }
             Input::Smooth => smooth(steps, sources, between(WIDTH_S, rng) / step_s, rng),
             Input::Trials => trials(steps, sources, step_s, rng),
+            Input::Rhythms => rhythms(steps, sources, step_s, rng),
+            Input::Steps => jumps(steps, sources, step_s, rng),
             Input::White | Input::None => normals(steps * sources, rng),
         };
         Self { sources, weights, course, white: input == Input::White }
@@ -162,6 +189,52 @@ fn trials(steps: usize, sources: usize, step_s: f64, rng: &mut ChaCha8Rng) -> Ve
     all
 }
 
+/// Sinusoids of variance 1, each of a frequency and phase of its own, or all harmonics of one.
+fn rhythms(steps: usize, sources: usize, step_s: f64, rng: &mut ChaCha8Rng) -> Vec<f32> {
+    let harmonic = rng.random_bool(HARMONIC_SHARE);
+    let lowest = between(RHYTHM_HZ, rng);
+    let of: Vec<[f64; 2]> = (0..sources)
+        .map(|_| {
+            let hz = match harmonic {
+                true => lowest.min(RHYTHM_HZ[1] / 3.0) * f64::from(rng.random_range(1u8..4)),
+                false => between(RHYTHM_HZ, rng),
+            };
+            [std::f64::consts::TAU * hz * step_s, rng.random_range(0.0..std::f64::consts::TAU)]
+        })
+        .collect();
+    let at = |t: usize| {
+        of.iter().map(move |[turn, phase]| (t as f64 * turn + phase).sin() * std::f64::consts::SQRT_2)
+    };
+    (0..steps).flat_map(at).map(|x| x as f32).collect()
+}
+
+/// Levels of variance 1, drawn anew at each jump or from a few, after dwells of one length or of
+/// many.
+fn jumps(steps: usize, sources: usize, step_s: f64, rng: &mut ChaCha8Rng) -> Vec<f32> {
+    let dwell = between(DWELL_S, rng) / step_s;
+    let regular = rng.random_bool(REGULAR_SHARE);
+    let levels = match rng.random_bool(RETURNING_SHARE) {
+        true => normals(rng.random_range(LEVELS) * sources, rng),
+        false => Vec::new(),
+    };
+    let mut course = Vec::with_capacity(steps * sources);
+    while course.len() < steps * sources {
+        let level = match levels.len() / sources {
+            0 => normals(sources, rng),
+            n => {
+                let at = rng.random_range(0..n) * sources;
+                levels[at..at + sources].to_vec()
+            }
+        };
+        let length = if regular { dwell } else { dwell * -(1.0 - rng.random::<f64>()).ln() };
+        for _ in 0..(length.round() as usize).clamp(1, steps) {
+            course.extend_from_slice(&level);
+        }
+    }
+    course.truncate(steps * sources);
+    course
+}
+
 /// Standard normal variates.
 pub(super) fn normals(n: usize, rng: &mut ChaCha8Rng) -> Vec<f32> {
     (0..n).map(|_| StandardNormal.sample(rng)).collect()
@@ -180,6 +253,8 @@ mod tests {
             (Input::OrnsteinUhlenbeck, 0.7..0.99),
             (Input::Smooth, 0.97..1.0),
             (Input::Trials, 0.97..1.0),
+            (Input::Rhythms, 0.9..1.0),
+            (Input::Steps, 0.9..1.0),
         ] {
             let mut rng = ChaCha8Rng::seed_from_u64(3);
             let drive = Drive::new(input, 10, 40_000, 0.01, &mut rng);

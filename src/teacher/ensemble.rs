@@ -44,7 +44,7 @@ const TRANSIENT_S: f64 = 4.0;
 const SETTLED_S: f64 = 10.0;
 const MEASURED_S: f64 = 60.0;
 /// Share of the networks with an input beside their noise.
-const DRIVEN_SHARE: f64 = 0.55;
+const DRIVEN_SHARE: f64 = 0.65;
 /// Share of the networks with another transfer function than tanh.
 const OTHER_TRANSFER_SHARE: f64 = 0.25;
 /// Most spikes in a bin.
@@ -99,8 +99,7 @@ fn draw_kind(rng: &mut ChaCha8Rng) -> Kind {
         Transfer::Tanh
     };
     let input = if rng.random_bool(DRIVEN_SHARE) {
-        [Input::White, Input::OrnsteinUhlenbeck, Input::Smooth, Input::Trials]
-            [rng.random_range(0..4)]
+        Input::ALL[rng.random_range(1..Input::ALL.len())]
     } else {
         Input::None
     };

@@ -157,6 +157,12 @@ impl<'a> Flow<'a> {
     }
 }
 
+/// `J x`.
+pub(super) fn product(j: &[f32], x: &[f32], jx: &mut [f32]) {
+    let mut unused = vec![0.0; x.len()];
+    Arch::new().dispatch(Products { j, x, y: x, jx, jy: &mut unused });
+}
+
 /// `J x` and `J y` in one pass over `J`.
 struct Products<'a> {
     j: &'a [f32],

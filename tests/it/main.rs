@@ -27,6 +27,7 @@ mod page;
 mod peer;
 mod prometheus;
 mod readme;
+mod recognised;
 mod recordings;
 mod redis;
 mod reference;

@@ -8,11 +8,11 @@ use crate::rig::checkout;
 /// Floors from the ground up; a room uses rooms of the floors below it alone.
 const FLOORS: [&[&str]; 18] = [
     // Numbers: no clock, no I/O.
-    &["model", "teacher"],
+    &["model", "teacher", "learner"],
     &["inference"],
     &["experts"],
     &["dynamics", "regime"],
-    &["edge"],
+    &["edge", "recogniser"],
     // Ground services.
     &["clock", "files", "sync", "wire"],
     &["telemetry", "recording"],
@@ -32,7 +32,9 @@ const FLOORS: [&[&str]; 18] = [
     &["main"],
 ];
 /// Rooms without a clock or I/O.
-const PURE: [&str; 7] = ["model", "teacher", "inference", "experts", "dynamics", "regime", "edge"];
+const PURE: [&str; 9] = [
+    "model", "teacher", "learner", "inference", "experts", "dynamics", "regime", "edge", "recogniser",
+];
 const PURE_FORBIDDEN: [&str; 6] =
     ["tokio", "std::fs", "std::net", "Instant::now", "SystemTime", "std::env"];
 /// Lines of a file without its tests, at most.

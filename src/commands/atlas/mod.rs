@@ -1,5 +1,7 @@
 //! `regimed atlas`: simulates networks of many kinds and learns from them what counts tell of the
-//! edge of chaos.
+//! edge of chaos, and animals in switching regimes, from which it learns to recognise these.
+
+mod animals;
 
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
@@ -42,15 +44,18 @@ impl FromStr for Shard {
     }
 }
 
-/// Learn from simulated networks what counts tell of the edge of chaos
+/// Learn from simulated networks what counts tell of the edge of chaos, and of regimes
 #[derive(Debug, clap::Args)]
 pub struct AtlasArgs {
     /// Folder of the parts and of what is learned from them
     #[arg(long, value_name = "FOLDER")]
     pub out: PathBuf,
-    /// Networks in all
-    #[arg(long, default_value_t = 3600)]
+    /// Networks in all, for the edge of chaos; 0 leaves it out
+    #[arg(long, default_value_t = 7200)]
     pub networks: u64,
+    /// Animals, for the recogniser of regimes; 0 leaves it out
+    #[arg(long, default_value_t = 2400)]
+    pub animals: u64,
     /// Seed of everything random
     #[arg(long, default_value_t = 1)]
     pub seed: u64,
@@ -74,15 +79,28 @@ struct Row {
 /// # Errors
 /// Flags out of range, parts of another ensemble, files that cannot be read or written.
 pub fn run(args: &AtlasArgs) -> Result<()> {
-    if args.networks == 0 || args.networks > 1_000_000 {
-        bail!("--networks: expected 1 to 1000000, found {}", args.networks);
+    for (flag, n) in [("--networks", args.networks), ("--animals", args.animals)] {
+        if n > 1_000_000 {
+            bail!("{flag}: expected 0 to 1000000, found {n}");
+        }
     }
     std::fs::create_dir_all(&args.out)
         .with_context(|| format!("cannot create {}", args.out.display()))?;
     let interrupt = Interrupt::listen()?;
-    if !simulate(args, &interrupt)? {
-        println!("stopped; the same command goes on");
+    if args.networks > 0 && !edge(args, &interrupt)? {
         return Ok(());
+    }
+    match args.animals {
+        0 => Ok(()),
+        n => animals::run(&args.out, args.seed, n, &interrupt),
+    }
+}
+
+/// Simulates and learns the edge of chaos; false where parts are still missing.
+fn edge(args: &AtlasArgs, interrupt: &Interrupt) -> Result<bool> {
+    if !simulate(args, interrupt)? {
+        println!("stopped; the same command goes on");
+        return Ok(false);
     }
     let mut rows = Vec::new();
     for index in 0..args.shard.of {
@@ -90,12 +108,13 @@ pub fn run(args: &AtlasArgs) -> Result<()> {
         let part = read_part(args, shard)?;
         if part.done < numbers(args, shard).count() {
             println!("part {index}/{} is not there yet: nothing is learned so far", shard.of);
-            return Ok(());
+            return Ok(false);
         }
         rows.extend(part.rows);
     }
     rows.sort_by_key(|r| r.network);
-    learn(args, &rows, &interrupt)
+    learn(args, &rows, interrupt)?;
+    Ok(true)
 }
 
 /// Numbers of a part's networks.

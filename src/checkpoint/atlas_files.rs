@@ -1,53 +1,49 @@
-//! The estimator of the edge of chaos as a file, and the one in the binary.
+//! What `regimed atlas` learns as files, and what of it is in the binary.
 
+use std::collections::HashMap;
 use std::path::Path;
 
 use super::training_state::{TrainingState, TrainingStateError};
-use crate::edge::{Estimator, EstimatorFault};
+use crate::edge::Estimator;
 use crate::files;
+use crate::learner::ArraysFault;
+use crate::recogniser::Recogniser;
 
-const BUILTIN: &[u8] = include_bytes!("../../models/edge.safetensors");
-const IDENTITY: &str = "estimator of the edge of chaos";
+const EDGE: &[u8] = include_bytes!("../../models/edge.safetensors");
+const EDGE_IS: &str = "estimator of the edge of chaos";
+const RECOGNISER: &[u8] = include_bytes!("../../models/recogniser.safetensors");
+const RECOGNISER_IS: &str = "recogniser of regimes";
 /// Largest file that is read.
 const BYTES_MAX: u64 = 16 << 20;
 
-/// Why an estimator cannot be read.
+/// Why a file cannot be read.
 #[derive(Debug, thiserror::Error)]
-pub enum EdgeFileError {
+pub enum AtlasFileError {
     /// An error of the system.
     #[error(transparent)]
     Io(#[from] std::io::Error),
     /// The file holds something else.
-    #[error("expected what `regimed atlas` writes to edge.safetensors: {0}")]
+    #[error("expected what `regimed atlas` writes: {0}")]
     Format(#[from] TrainingStateError),
-    /// Arrays that are no estimator's.
+    /// Arrays that it does not write.
     #[error(transparent)]
-    Fault(#[from] EstimatorFault),
+    Fault(#[from] ArraysFault),
 }
 
 /// The estimator in the binary.
 ///
 /// # Errors
 /// Where it was damaged before the build.
-pub fn builtin_edge() -> Result<Estimator, EdgeFileError> {
-    from_bytes(BUILTIN)
+pub fn builtin_edge() -> Result<Estimator, AtlasFileError> {
+    Ok(Estimator::from_arrays(arrays(EDGE, EDGE_IS)?)?)
 }
 
 /// Reads an estimator.
 ///
 /// # Errors
 /// Errors of the system, a file of something else, arrays that are no estimator's.
-pub(crate) fn read_edge(path: &Path) -> Result<Estimator, EdgeFileError> {
-    from_bytes(&files::read(path, BYTES_MAX)?)
-}
-
-fn from_bytes(bytes: &[u8]) -> Result<Estimator, EdgeFileError> {
-    let state = TrainingState::from_bytes(bytes)?;
-    if state.identity != IDENTITY {
-        let found = format!("found '{}'", state.identity);
-        return Err(TrainingStateError::Format(found).into());
-    }
-    Ok(Estimator::from_arrays(state.arrays)?)
+pub(crate) fn read_edge(path: &Path) -> Result<Estimator, AtlasFileError> {
+    Ok(Estimator::from_arrays(arrays(&files::read(path, BYTES_MAX)?, EDGE_IS)?)?)
 }
 
 /// Writes an estimator, as a whole or not at all.
@@ -55,8 +51,35 @@ fn from_bytes(bytes: &[u8]) -> Result<Estimator, EdgeFileError> {
 /// # Errors
 /// Errors of the system.
 pub(crate) fn write_edge(path: &Path, estimator: &Estimator) -> std::io::Result<()> {
-    let arrays = estimator.arrays();
-    TrainingState { steps: 0, identity: IDENTITY.into(), arrays }.write(path)
+    write(path, EDGE_IS, estimator.arrays())
+}
+
+/// The recogniser of regimes in the binary.
+///
+/// # Errors
+/// Where it was damaged before the build.
+pub fn builtin_recogniser() -> Result<Recogniser, AtlasFileError> {
+    Ok(Recogniser::from_arrays(arrays(RECOGNISER, RECOGNISER_IS)?)?)
+}
+
+/// Writes a recogniser, as a whole or not at all.
+///
+/// # Errors
+/// Errors of the system.
+pub(crate) fn write_recogniser(path: &Path, recogniser: &Recogniser) -> std::io::Result<()> {
+    write(path, RECOGNISER_IS, recogniser.arrays())
+}
+
+fn arrays(bytes: &[u8], is: &str) -> Result<HashMap<String, Vec<f32>>, TrainingStateError> {
+    let state = TrainingState::from_bytes(bytes)?;
+    if state.identity != is {
+        return Err(TrainingStateError::Format(format!("found '{}'", state.identity)));
+    }
+    Ok(state.arrays)
+}
+
+fn write(path: &Path, is: &str, arrays: HashMap<String, Vec<f32>>) -> std::io::Result<()> {
+    TrainingState { steps: 0, identity: is.into(), arrays }.write(path)
 }
 
 #[cfg(test)]
@@ -65,7 +88,7 @@ mod tests {
 
     #[test]
     fn the_builtin_estimator_is_whole_small_and_the_same_after_a_file() {
-        assert!(BUILTIN.len() <= 1 << 20, "{} bytes", BUILTIN.len());
+        assert!(EDGE.len() <= 1 << 20, "{} bytes", EDGE.len());
         let estimator = builtin_edge().expect("an estimator");
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("edge.safetensors");
@@ -82,7 +105,7 @@ mod tests {
         state.write(&path).expect("written");
         let other = read_edge(&path).expect_err("another file").to_string();
         assert!(other.contains("edge.safetensors") && other.contains("'a training'"), "{other}");
-        let state = TrainingState { identity: IDENTITY.into(), ..state };
+        let state = TrainingState { identity: EDGE_IS.into(), ..state };
         state.write(&path).expect("written");
         let empty = read_edge(&path).expect_err("no arrays").to_string();
         assert!(empty.contains("expected an array"), "{empty}");

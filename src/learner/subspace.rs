@@ -11,7 +11,7 @@ const ROUNDS: usize = 8;
 /// The `wanted` largest eigenvalues of a symmetric `matrix [n, n]`, the largest first, and their
 /// vectors (subspace iteration with Rayleigh and Ritz's projection; Halko, Martinsson & Tropp
 /// 2011). `shift` is added to the eigenvalues on the way, that the most negative ones lead less.
-pub(super) fn leading(
+pub(crate) fn leading(
     matrix: &[f32],
     n: usize,
     wanted: usize,

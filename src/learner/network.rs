@@ -1,4 +1,4 @@
-//! A small feed-forward network that gives the log odds of several things at once.
+//! A small feed-forward network: the log odds of several things at once, or of one among several.
 
 use ndarray::{Array1, Array2, Axis, Zip};
 use rand::{RngExt, SeedableRng};
@@ -6,11 +6,10 @@ use rand_chacha::ChaCha8Rng;
 use rand_distr::{Distribution, StandardNormal};
 
 /// Units of each of the two hidden layers.
-pub(super) const HIDDEN: usize = 96;
+const HIDDEN: usize = 128;
 /// Rows of a step.
 const BATCH: usize = 256;
-/// Times that every row is seen, about, and steps at least.
-const EPOCHS: usize = 70;
+/// Steps at least.
 const STEPS_MIN: usize = 200;
 /// Share of the hidden units that are silent in a step, drawn anew for each row (Srivastava et al.
 /// 2014).
@@ -31,8 +30,43 @@ pub(super) struct Layer {
 
 /// Two hidden layers of `x sigmoid(x)` and a linear one.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) struct Network {
+pub(crate) struct Network {
     pub(super) layers: [Layer; 3],
+}
+
+/// What outputs are log odds of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Link {
+    /// Each of something by itself.
+    Each,
+    /// Of one among all, up to what they have in common.
+    OneOf,
+}
+
+impl Link {
+    /// Probabilities of each row's outputs.
+    fn probabilities(self, outputs: &Array2<f32>) -> Array2<f32> {
+        if self == Self::Each {
+            return outputs.mapv(sigmoid);
+        }
+        let mut p = outputs.clone();
+        for mut row in p.rows_mut() {
+            let top = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+            row.mapv_inplace(|x| (x - top).exp());
+            let sum = row.sum();
+            row /= sum;
+        }
+        p
+    }
+}
+
+/// How a network learns.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct Plan {
+    pub(crate) link: Link,
+    /// Times that every row is seen, about.
+    pub(crate) epochs: f64,
+    pub(crate) seed: u64,
 }
 
 fn sigmoid(x: f32) -> f32 {
@@ -46,7 +80,7 @@ pub(super) fn sizes(inputs: usize, outputs: usize) -> [[usize; 2]; 3] {
 
 impl Network {
     /// Log odds for a row, `[outputs]`.
-    pub(super) fn predict(&self, row: &[f32]) -> Vec<f32> {
+    pub(crate) fn predict(&self, row: &[f32]) -> Vec<f32> {
         let mut x = row.to_vec();
         for (i, layer) in self.layers.iter().enumerate() {
             let mut y = layer.bias.to_vec();
@@ -73,9 +107,9 @@ impl Network {
         Self { layers: sizes.map(layer) }
     }
 
-    /// Learns from `rows` `[n, inputs]` and what is true of each, 0 or 1, `[n, outputs]`.
-    pub(super) fn fit(rows: &Array2<f32>, targets: &Array2<f32>, seed: u64) -> Self {
-        let mut rng = ChaCha8Rng::seed_from_u64(seed);
+    /// Learns from `rows` `[n, inputs]` and how true each thing is of each, 0 to 1, `[n, outputs]`.
+    pub(crate) fn fit(rows: &Array2<f32>, targets: &Array2<f32>, plan: Plan) -> Self {
+        let mut rng = ChaCha8Rng::seed_from_u64(plan.seed);
         let mut network = Self::drawn(sizes(rows.ncols(), targets.ncols()), &mut rng);
         if rows.is_empty() {
             return network;
@@ -86,7 +120,8 @@ impl Network {
         };
         let mut moments: [[Layer; 2]; 3] =
             std::array::from_fn(|i| [0, 1].map(|_| like(&network.layers[i])));
-        let steps = (EPOCHS * rows.nrows() / BATCH).max(STEPS_MIN);
+        let steps = plan.epochs * rows.nrows() as f64 / BATCH as f64;
+        let steps = (steps as usize).max(STEPS_MIN);
         for step in 0..steps {
             let chosen: Vec<usize> =
                 (0..BATCH).map(|_| rng.random_range(0..rows.nrows())).collect();
@@ -96,7 +131,7 @@ impl Network {
                 let mut one = || if rng.random::<f32>() < SILENT { 0.0 } else { up };
                 Array2::from_shape_simple_fn((BATCH, HIDDEN), &mut one)
             });
-            let slopes = network.slopes(&x, &y, &masks);
+            let slopes = network.slopes(&x, &y, &masks, plan.link);
             let done = step as f32 / steps as f32;
             let rate = RATE * 0.5 * (1.0 + (std::f32::consts::PI * done).cos());
             for ((layer, slope), moments) in
@@ -120,7 +155,13 @@ impl Network {
     }
 
     /// Slopes of the mean cross-entropy, with hidden units multiplied by masks.
-    fn slopes(&self, x: &Array2<f32>, y: &Array2<f32>, masks: &[Array2<f32>; 2]) -> [Layer; 3] {
+    fn slopes(
+        &self,
+        x: &Array2<f32>,
+        y: &Array2<f32>,
+        masks: &[Array2<f32>; 2],
+        link: Link,
+    ) -> [Layer; 3] {
         let mut inputs = vec![x.clone()];
         let mut rises = Vec::new();
         for (i, layer) in self.layers.iter().enumerate() {
@@ -137,7 +178,7 @@ impl Network {
             }
             inputs.push(z);
         }
-        let mut back = inputs[3].mapv(sigmoid) - y;
+        let mut back = link.probabilities(&inputs[3]) - y;
         back /= y.len() as f32;
         let mut slopes: Vec<Layer> = Vec::new();
         for i in (0..3).rev() {
@@ -181,6 +222,8 @@ mod tests {
         Array2::from_shape_simple_fn((n, 6), || rng.random_range(-1.7..1.7))
     }
 
+    const PLAN: Plan = Plan { link: Link::Each, epochs: 70.0, seed: 0 };
+
     /// A slope, and a step and a product, in log odds.
     fn truth(row: &[f32]) -> [f32; 2] {
         let step = if row[1] > 0.3 { 2.0 } else { -1.0 };
@@ -221,7 +264,7 @@ mod tests {
             }
             sum / 32.0
         };
-        let slopes = network.slopes(&x, &y, &masks);
+        let slopes = network.slopes(&x, &y, &masks, Link::Each);
         for (layer, at) in [(0, (3, 17)), (0, (5, 90)), (1, (40, 2)), (2, (7, 1))] {
             let moved = |by: f32| {
                 let mut other = network.clone();
@@ -235,6 +278,35 @@ mod tests {
     }
 
     #[test]
+    fn one_among_several_is_learned_with_its_probability() {
+        let (train, test) = (rows(8000, 3), rows(1000, 4));
+        let chances = |row: &[f32]| {
+            let odds = [2.0 * row[0], row[1] - row[2], 0.0].map(f32::exp);
+            odds.map(|o| o / odds.iter().sum::<f32>())
+        };
+        let mut rng = ChaCha8Rng::seed_from_u64(5);
+        let mut targets = Array2::zeros((8000, 3));
+        for (row, mut target) in train.rows().into_iter().zip(targets.rows_mut()) {
+            let mut left = rng.random::<f32>();
+            let p = chances(row.as_slice().expect("a row"));
+            let at = p.iter().position(|p| {
+                left -= p;
+                left <= 0.0
+            });
+            target[at.unwrap_or(2)] = 1.0;
+        }
+        let network = Network::fit(&train, &targets, Plan { link: Link::OneOf, ..PLAN });
+        let mut error = 0.0;
+        for row in test.rows() {
+            let row = row.as_slice().expect("a row");
+            let outputs = Array2::from_shape_vec((1, 3), network.predict(row)).expect("a shape");
+            let found = Link::OneOf.probabilities(&outputs);
+            error += found.iter().zip(chances(row)).map(|(f, p)| (f - p).abs()).sum::<f32>();
+        }
+        assert!(error / 3000.0 < 0.05, "{}", error / 3000.0);
+    }
+
+    #[test]
     fn log_odds_of_several_things_are_learned_and_predicted_one_by_one() {
         let (train, test) = (rows(8000, 3), rows(1000, 4));
         let mut rng = ChaCha8Rng::seed_from_u64(5);
@@ -245,7 +317,7 @@ mod tests {
             .map(|p| f32::from(u8::from(rng.random::<f32>() < p)))
             .collect();
         let targets = Array2::from_shape_vec((8000, 2), targets).expect("a shape");
-        let network = Network::fit(&train, &targets, 0);
+        let network = Network::fit(&train, &targets, PLAN);
         let mut errors = [0.0f32; 2];
         for row in test.rows() {
             let row = row.as_slice().expect("a row");
@@ -254,6 +326,6 @@ mod tests {
             }
         }
         assert!(errors[0] < 0.04 && errors[1] < 0.08, "{errors:?}");
-        assert_eq!(network, Network::fit(&train, &targets, 0), "the same each time");
+        assert_eq!(network, Network::fit(&train, &targets, PLAN), "the same each time");
     }
 }

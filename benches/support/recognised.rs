@@ -1,0 +1,93 @@
+//! How well regimes are recognised in minutes that nobody labelled.
+
+use regimed::internals::recogniser::Recogniser;
+
+use super::minutes::{Minute, adapting, simulated};
+
+const ANIMALS: u64 = 20;
+const FIRST: u64 = 40;
+const CERTAIN: f32 = 0.9;
+const ALL: [usize; 5] = [0, 1, 2, 3, 4];
+
+/// Most probable regime's probability, and whether it is right, bin by bin.
+fn judged(recogniser: &Recogniser, (counts, regimes): &Minute) -> Vec<(f32, bool)> {
+    let bins = 0..regimes.len();
+    let found = recogniser.recognise(counts, std::slice::from_ref(&bins));
+    let of = |bin: usize| {
+        let chances = found.first()?.at(bin);
+        let best = chances.into_iter().enumerate().max_by(|a, b| a.1.total_cmp(&b.1))?;
+        Some((best.1, best.0 == regimes[bin]))
+    };
+    bins.filter_map(of).collect()
+}
+
+fn right(bins: &[(f32, bool)]) -> f64 {
+    bins.iter().filter(|b| b.1).count() as f64 / bins.len().max(1) as f64
+}
+
+/// Mean distance between what is said and what is, in tenths of probability.
+fn off(bins: &[(f32, bool)]) -> f64 {
+    let tenth = |k: usize| -> Vec<(f32, bool)> {
+        let is = |p: f32| ((10.0 * p) as usize).min(9) == k;
+        bins.iter().filter(|b| is(b.0)).copied().collect()
+    };
+    let of = |bins: Vec<(f32, bool)>| {
+        (bins.iter().map(|b| f64::from(b.0)).sum::<f64>() - right(&bins) * bins.len() as f64).abs()
+    };
+    (0..10).map(tenth).map(of).sum::<f64>() / bins.len().max(1) as f64
+}
+
+fn verdict(held: bool) -> &'static str {
+    if held { "" } else { " !" }
+}
+
+fn row(name: &str, minutes: &[Vec<(f32, bool)>], least: f64, worst_least: f64) {
+    let each: Vec<f64> = minutes.iter().map(|bins| right(bins)).collect();
+    let mean = each.iter().sum::<f64>() / each.len() as f64;
+    let worst = each.iter().copied().fold(1.0, f64::min);
+    let all = minutes.concat();
+    let certain: Vec<(f32, bool)> = all.iter().filter(|b| b.0 > CERTAIN).copied().collect();
+    let off = off(&all);
+    println!(
+        "| {name} | {mean:.3}{} | {worst:.3}{} | {off:.3}{} | {:.3} | {:.3} |",
+        verdict(mean >= least),
+        verdict(worst >= worst_least),
+        verdict(off <= 0.05),
+        certain.len() as f64 / all.len().max(1) as f64,
+        right(&certain),
+    );
+}
+
+pub fn report(recogniser: &Recogniser) {
+    println!(
+        "\n{ANIMALS} animals each, 60 s without labels, another regime every 3 s; '!' misses its \
+         budget\n\n| minutes | right | worst animal | probabilities off by | certain | right where \
+         certain |\n|---|---|---|---|---|---|"
+    );
+    let threads = std::thread::available_parallelism().map_or(1, usize::from) as u64;
+    let all = |minute: &(dyn Fn(u64) -> Minute + Sync)| -> Vec<Vec<(f32, bool)>> {
+        let mut found = Vec::new();
+        std::thread::scope(|scope| {
+            let workers: Vec<_> = (0..threads)
+                .map(|t| {
+                    let one = move |i| judged(recogniser, &minute(i));
+                    let own = (FIRST + t..FIRST + ANIMALS).step_by(threads as usize);
+                    scope.spawn(move || own.map(one).collect::<Vec<_>>())
+                })
+                .collect();
+            workers.into_iter().for_each(|w| found.extend(w.join().expect("a thread")));
+        });
+        found
+    };
+    row("animals of `simulate`", &all(&|i| simulated(i, &ALL, 1.0)), 0.9, 0.8);
+    row("the same, a tenth of the spikes", &all(&|i| simulated(i, &ALL, 0.1)), 0.8, 0.0);
+    row("networks whose units adapt", &all(&adapting), 0.8, 0.0);
+    let few = |n: usize| {
+        move |i: u64| {
+            let of: Vec<usize> = (0..n).map(|k| (i as usize + 2 * k) % 5).collect();
+            simulated(i, &of, 1.0)
+        }
+    };
+    row("two regimes alone", &all(&few(2)), 0.0, 0.0);
+    row("one regime alone", &all(&few(1)), 0.0, 0.0);
+}

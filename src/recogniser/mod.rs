@@ -1,0 +1,243 @@
+//! Regimes of a population that nobody labelled.
+//!
+//! What is learned, on simulated animals of many kinds ([`crate::teacher`]), is how each regime
+//! looks *relative to the rest of a minute*: where a window's activity lies, how it varies, lasts
+//! and turns, and how all of that compares with the other windows. The names are those of the
+//! ensemble, and so are the chances.
+
+mod course;
+mod features;
+mod learning;
+mod session;
+mod votes;
+
+use std::collections::HashMap;
+use std::ops::Range;
+
+use ndarray::{Array2, Axis};
+
+use crate::learner::{ArraysFault, Network, Scaling, networks_from, networks_to, take};
+use course::{Pace, smoothed};
+use features::{FEATURES, Seen, look};
+pub(crate) use learning::{Lesson, Score};
+use session::Session;
+use votes::{VOTES, stature, votes};
+
+/// Regimes that are told apart: the ensemble's.
+pub const REGIMES: usize = 5;
+/// Width of the bins that are read, seconds.
+pub const BIN_S: f64 = 0.02;
+/// Bins of a window, from one to the next, and of those that it is compared with.
+const WINDOW: usize = 48;
+const STEP: usize = 12;
+const NEIGHBOUR: usize = 100;
+/// A recording is read in parts of about this many bins.
+const PART: usize = 3000;
+/// Fewer bins, or fewer windows to compare with, say nothing.
+const PART_MIN: usize = 1000;
+
+/// Probability of each regime.
+pub type Chances = [f32; REGIMES];
+
+/// Inputs of the second stage.
+const SECOND: usize = FEATURES + REGIMES + VOTES;
+
+/// Tells regimes by how they look beside each other.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Recogniser {
+    scaling: Scaling,
+    /// From a window's features.
+    first: Vec<Network>,
+    /// From the same, and what similar windows were taken for.
+    second: Vec<Network>,
+    pace: Pace,
+}
+
+/// A piece of a recording, and the regimes in it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Recognised {
+    /// Bins of [`BIN_S`].
+    pub bins: Range<usize>,
+    /// Probabilities of the regimes, a step of [`STEP`] bins each.
+    steps: Vec<Chances>,
+}
+
+impl Recognised {
+    /// Probabilities in a bin.
+    #[must_use]
+    pub fn at(&self, bin: usize) -> Chances {
+        self.steps[(bin - self.bins.start) / STEP]
+    }
+}
+
+/// A part's windows as they look.
+struct Looked {
+    /// Pieces without a gap, by their bins in the part.
+    pieces: Vec<Range<usize>>,
+    /// Of each piece, its windows.
+    windows: Vec<Vec<Seen>>,
+    neighbours: Vec<Seen>,
+}
+
+/// Where windows of a piece begin.
+fn starts(piece: &Range<usize>) -> impl Iterator<Item = usize> {
+    (piece.start..(piece.end + 1).saturating_sub(WINDOW)).step_by(STEP)
+}
+
+impl Looked {
+    /// Of counts `[bins, channels]`; `None` where they are too few.
+    fn at(counts: &Array2<f32>, pieces: &[Range<usize>]) -> Option<Self> {
+        let pieces: Vec<Range<usize>> =
+            pieces.iter().filter(|p| p.len() >= WINDOW).cloned().collect();
+        let neighbours: Vec<Range<usize>> = pieces.iter().flat_map(side_by_side).collect();
+        if pieces.iter().map(ExactSizeIterator::len).sum::<usize>() < PART_MIN {
+            return None;
+        }
+        let session = Session::new(counts.view(), neighbours);
+        let windows = |piece: &Range<usize>| {
+            starts(piece).map(|from| look(&session, from..from + WINDOW)).collect()
+        };
+        Some(Self {
+            windows: pieces.iter().map(windows).collect(),
+            neighbours: session.windows.iter().map(|w| look(&session, w.bins.clone())).collect(),
+            pieces,
+        })
+    }
+}
+
+/// Windows of about [`NEIGHBOUR`] bins that fill a piece.
+fn side_by_side(piece: &Range<usize>) -> Vec<Range<usize>> {
+    let n = (piece.len() as f64 / NEIGHBOUR as f64).round().max(1.0) as usize;
+    let at = |i: usize| piece.start + piece.len() * i / n;
+    (0..n).map(|i| at(i)..at(i + 1)).collect()
+}
+
+fn mean_chances(networks: &[Network], row: &[f32]) -> Chances {
+    let mut mean = [0.0f32; REGIMES];
+    for network in networks {
+        let outputs = network.predict(row);
+        let top = outputs.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+        let sum: f32 = outputs.iter().map(|o| (o - top).exp()).sum();
+        let share = 1.0 / (sum * networks.len() as f32);
+        mean.iter_mut().zip(&outputs).for_each(|(m, o)| *m += (o - top).exp() * share);
+    }
+    mean
+}
+
+impl Recogniser {
+    /// Regimes of counts `[bins, channels]` in bins of [`BIN_S`], in pieces without a gap. Pieces
+    /// shorter than a window, and parts too short to compare anything in, are left out.
+    #[must_use]
+    pub fn recognise(
+        &self,
+        counts: &Array2<f32>,
+        pieces: &[Range<usize>],
+    ) -> Vec<Recognised> {
+        parts(pieces).iter().flat_map(|part| self.part(counts, part)).collect()
+    }
+
+    fn part(&self, counts: &Array2<f32>, pieces: &[Range<usize>]) -> Vec<Recognised> {
+        let rows: Vec<usize> = pieces.iter().flat_map(Clone::clone).collect();
+        let counts = counts.select(Axis(0), &rows);
+        let mut inside = Vec::new();
+        let mut from = 0;
+        for piece in pieces {
+            inside.push(from..from + piece.len());
+            from += piece.len();
+        }
+        let Some(looked) = Looked::at(&counts, &inside) else { return Vec::new() };
+        let found = self.judge(&looked);
+        let bins = |of: &Range<usize>| {
+            let at = inside.iter().position(|p| p == of).unwrap_or(0);
+            pieces[at].clone()
+        };
+        let of = |(piece, steps)| Recognised { bins: bins(piece), steps };
+        looked.pieces.iter().zip(found).map(of).collect()
+    }
+
+    /// Probabilities at each step of each piece.
+    fn judge(&self, looked: &Looked) -> Vec<Vec<Chances>> {
+        let windows = self.windows(looked);
+        let pieces = looked.pieces.iter().zip(&windows);
+        pieces.map(|(piece, chances)| smoothed(chances, piece.len(), self.pace)).collect()
+    }
+
+    /// Chances of each window of each piece, by itself.
+    fn windows(&self, looked: &Looked) -> Vec<Vec<Chances>> {
+        let first = self.first(&looked.neighbours);
+        let one = |seen: &Seen| {
+            let row = second_row(&self.scaling, &self.first, seen, &looked.neighbours, &first);
+            mean_chances(&self.second, &row)
+        };
+        looked.windows.iter().map(|of| of.iter().map(one).collect()).collect()
+    }
+
+    fn first(&self, seen: &[Seen]) -> Vec<Chances> {
+        let row = |s: &Seen| self.scaling.apply(&s.features).collect::<Vec<f32>>();
+        seen.iter().map(|s| mean_chances(&self.first, &row(s))).collect()
+    }
+
+    /// Its arrays by name.
+    #[must_use]
+    pub(crate) fn arrays(&self) -> HashMap<String, Vec<f32>> {
+        let mut arrays = HashMap::from([
+            ("inputs".to_owned(), self.scaling.values()),
+            ("pace".to_owned(), vec![self.pace.evidence, self.pace.stay]),
+        ]);
+        networks_to(&mut arrays, "first", &self.first);
+        networks_to(&mut arrays, "second", &self.second);
+        arrays
+    }
+
+    /// From arrays by name.
+    ///
+    /// # Errors
+    /// Names the first array that is missing, or holds what no recogniser does.
+    pub(crate) fn from_arrays(mut arrays: HashMap<String, Vec<f32>>) -> Result<Self, ArraysFault> {
+        let scaling = Scaling::from_values(&take(&mut arrays, "inputs", 4 * FEATURES)?);
+        let pace = take(&mut arrays, "pace", 2)?;
+        Ok(Self {
+            scaling,
+            first: networks_from(&mut arrays, "first", FEATURES, REGIMES)?,
+            second: networks_from(&mut arrays, "second", SECOND, REGIMES)?,
+            pace: Pace { evidence: pace[0].clamp(0.0, 1.0), stay: pace[1].clamp(0.0, 1.0) },
+        })
+    }
+}
+
+/// A window's row for the second stage.
+fn second_row(
+    scaling: &Scaling,
+    networks: &[Network],
+    seen: &Seen,
+    neighbours: &[Seen],
+    chances: &[Chances],
+) -> Vec<f32> {
+    let mut row: Vec<f32> = scaling.apply(&seen.features).collect();
+    let own = mean_chances(networks, &row);
+    row.extend(own);
+    votes(seen, neighbours, chances, &mut row);
+    stature(seen, neighbours, chances, &mut row);
+    row
+}
+
+/// Pieces in parts of about [`PART`] bins; long ones are cut.
+fn parts(pieces: &[Range<usize>]) -> Vec<Vec<Range<usize>>> {
+    let total: usize = pieces.iter().map(ExactSizeIterator::len).sum();
+    let n = (total as f64 / PART as f64).round().max(1.0) as usize;
+    let mut parts = vec![Vec::new(); n];
+    let mut before = 0;
+    for piece in pieces {
+        let mut from = piece.start;
+        while from < piece.end {
+            let part = (before * n / total.max(1)).min(n - 1);
+            // The first bin of the next part.
+            let end = (total * (part + 1)).div_ceil(n);
+            let to = piece.end.min(from + (end - before).max(1));
+            parts[part].push(from..to);
+            before += to - from;
+            from = to;
+        }
+    }
+    parts
+}

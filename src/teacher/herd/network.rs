@@ -1,0 +1,337 @@
+//! Rate networks whose structure makes the regime.
+
+use rand::RngExt;
+use rand_chacha::ChaCha8Rng;
+use rand_distr::{Distribution, StandardNormal};
+
+use super::super::animal::Regime;
+use super::super::flow::product;
+use super::body::Body;
+use super::{BIN_S, Family, log_uniform};
+
+/// Units, unless more are recorded.
+const UNITS: [f64; 2] = [90.0, 320.0];
+/// Columns of `M`: normal ones, then the two of a ring.
+const NORMAL: usize = 4;
+const LATENTS: usize = 6;
+/// Membrane time constant, seconds.
+const TAU_S: [f64; 2] = [0.06, 0.16];
+/// Integration step over the time constant, at most.
+const LEAK_MAX: f64 = 0.12;
+
+/// Output of a unit.
+#[derive(Debug, Clone, Copy)]
+enum Transfer {
+    Tanh,
+    /// `x / sqrt(1 + x^2)`.
+    Algebraic,
+    /// tanh of what is above 0.
+    Rectified,
+}
+
+impl Transfer {
+    fn of(self, x: f32) -> f32 {
+        match self {
+            Self::Tanh => x.tanh(),
+            Self::Algebraic => x / (1.0 + x * x).sqrt(),
+            Self::Rectified => x.max(0.0).tanh(),
+        }
+    }
+}
+
+pub(super) struct NetworkBody {
+    family: Family,
+    units: usize,
+    transfer: Transfer,
+    leak: f32,
+    steps: usize,
+    unit_noise: f32,
+    latent_noise: f32,
+    /// Gain of the random part outside chaos, and how far tasks turn their directions.
+    background: f64,
+    turned: f64,
+    /// `[units, units]`, of variance 1 / units.
+    chi: Vec<f32>,
+    /// `[units][LATENTS]`.
+    m: Vec<[f32; LATENTS]>,
+    /// Angles of units on rings, radians, one order for each regime that has one.
+    angles: [Vec<f32>; 2],
+    /// Orthonormal directions in the normal latents, for each regime, `[NORMAL][NORMAL]`.
+    frames: Vec<Vec<[f64; NORMAL]>>,
+    recorded: Vec<usize>,
+    /// Of the task in force.
+    j: Vec<f32>,
+    input: Vec<f32>,
+    state: Vec<f32>,
+    output: Vec<f32>,
+    drive: Vec<f32>,
+    observed: Vec<f32>,
+}
+
+fn normal(rng: &mut ChaCha8Rng) -> f64 {
+    StandardNormal.sample(rng)
+}
+
+fn orthonormal(mut rows: Vec<[f64; NORMAL]>) -> Vec<[f64; NORMAL]> {
+    for i in 0..rows.len() {
+        for j in 0..i {
+            let other = rows[j];
+            let dot: f64 = rows[i].iter().zip(other).map(|(a, b)| a * b).sum();
+            rows[i].iter_mut().zip(other).for_each(|(a, b)| *a -= dot * b);
+        }
+        let norm = rows[i].iter().map(|x| x * x).sum::<f64>().sqrt().max(1e-9);
+        rows[i].iter_mut().for_each(|x| *x /= norm);
+    }
+    rows
+}
+
+fn permuted(n: usize, rng: &mut ChaCha8Rng) -> Vec<usize> {
+    let mut all: Vec<usize> = (0..n).collect();
+    for i in 0..n {
+        let other = rng.random_range(i..n);
+        all.swap(i, other);
+    }
+    all
+}
+
+impl NetworkBody {
+    pub(super) fn new(family: Family, channels: usize, rng: &mut ChaCha8Rng) -> Self {
+        let units = (log_uniform(UNITS, rng) as usize).max(channels);
+        let leak = BIN_S / log_uniform(TAU_S, rng);
+        let steps = (leak / LEAK_MAX).ceil() as usize;
+        let scale = 1.0 / (units as f64).sqrt();
+        let transfer = match family {
+            Family::Populations => Transfer::Rectified,
+            _ if rng.random_bool(0.2) => Transfer::Algebraic,
+            _ => Transfer::Tanh,
+        };
+        let angles = [0, 1].map(|_| {
+            let turn = std::f32::consts::TAU / units as f32;
+            permuted(units, rng).into_iter().map(|i| i as f32 * turn).collect::<Vec<f32>>()
+        });
+        let mut m: Vec<[f32; LATENTS]> = (0..units)
+            .map(|i| {
+                let mut row: [f32; LATENTS] = std::array::from_fn(|_| normal(rng) as f32);
+                let root = std::f32::consts::SQRT_2;
+                row[NORMAL] = root * angles[0][i].cos();
+                row[NORMAL + 1] = root * angles[0][i].sin();
+                row
+            })
+            .collect();
+        if family == Family::Orthonormal {
+            orthonormal_columns(&mut m);
+        }
+        let [unit_noise, latent_noise] = match family {
+            Family::Orthonormal => {
+                let common = if rng.random_bool(0.6) { 0.0 } else { rng.random_range(0.0..0.12) };
+                [rng.random_range(0.05..0.16), common]
+            }
+            _ => [rng.random_range(0.05..0.18), rng.random_range(0.0..0.16)],
+        };
+        let frame = |rng: &mut ChaCha8Rng| {
+            orthonormal((0..NORMAL).map(|_| std::array::from_fn(|_| normal(rng))).collect())
+        };
+        let recorded = permuted(units, rng)[..channels].to_vec();
+        Self {
+            family,
+            units,
+            transfer,
+            leak: (leak / steps as f64) as f32,
+            steps,
+            unit_noise: unit_noise as f32,
+            latent_noise: latent_noise as f32,
+            background: rng.random_range(0.1..0.5),
+            turned: if family == Family::Orthonormal { 0.0 } else { rng.random_range(0.05..0.5) },
+            chi: (0..units * units).map(|_| (scale * normal(rng)) as f32).collect(),
+            frames: match family {
+                // One axis for two points, one plane for cycles and rings.
+                Family::Orthonormal => {
+                    let one = frame(rng);
+                    let other = vec![one[1], one[2], one[0], one[3]];
+                    vec![one.clone(), one.clone(), other.clone(), other, one]
+                }
+                _ => Regime::ALL.iter().map(|_| frame(rng)).collect(),
+            },
+            m,
+            angles,
+            recorded,
+            j: vec![0.0; units * units],
+            input: vec![0.0; units],
+            state: (0..units).map(|_| 0.3 * normal(rng) as f32).collect(),
+            output: vec![0.0; units],
+            drive: vec![0.0; units],
+            observed: vec![0.0; channels],
+        }
+    }
+
+    /// `J = random chi + M A M^T / units`, and no input.
+    fn low_rank(&mut self, random: f64, a: &[[f64; LATENTS]; LATENTS]) {
+        self.input.fill(0.0);
+        for (i, row) in self.j.chunks_exact_mut(self.units).enumerate() {
+            let left: [f32; LATENTS] = std::array::from_fn(|k| {
+                let of = (0..LATENTS).map(|l| f64::from(self.m[i][l]) * a[l][k]);
+                (of.sum::<f64>() / self.units as f64) as f32
+            });
+            let chi = &self.chi[i * self.units..(i + 1) * self.units];
+            for ((w, chi), m) in row.iter_mut().zip(chi).zip(&self.m) {
+                *w = random as f32 * chi + left.iter().zip(m).map(|(l, m)| l * m).sum::<f32>();
+            }
+        }
+    }
+
+    fn low_rank_task(&mut self, regime: Regime, at: usize, rng: &mut ChaCha8Rng) {
+        let turned = self.turned;
+        let rows = self.frames[at].iter().map(|row| row.map(|x| x + turned * normal(rng) / 2.0));
+        let mut frame = [[0.0f64; LATENTS]; NORMAL];
+        for (to, row) in frame.iter_mut().zip(orthonormal(rows.collect())) {
+            to[..NORMAL].copy_from_slice(&row);
+        }
+        let ring = regime == Regime::RingAttractor;
+        if ring {
+            frame = std::array::from_fn(|i| {
+                std::array::from_fn(|k| f64::from(u8::from(k == (NORMAL + i) % LATENTS)))
+            });
+        }
+        let mut a = [[0.0; LATENTS]; LATENTS];
+        let mut put = |row: usize, column: usize, weight: f64| {
+            for i in 0..LATENTS {
+                for k in 0..LATENTS {
+                    a[i][k] += weight * frame[row][i] * frame[column][k];
+                }
+            }
+        };
+        let mut random = if ring { 0.0 } else { self.background };
+        let mut drive = 0.0;
+        match regime {
+            Regime::Bistable => put(0, 0, rng.random_range(1.5..2.6)),
+            Regime::LimitCycle | Regime::RingAttractor => {
+                let growth = rng.random_range(1.55..2.5);
+                (0..2).for_each(|d| put(d, d, growth));
+                if !ring {
+                    let hz = log_uniform([0.6, 4.0], rng);
+                    let tau = BIN_S / (f64::from(self.leak) * self.steps as f64);
+                    let turn = growth * std::f64::consts::TAU * hz * tau;
+                    put(0, 1, -turn);
+                    put(1, 0, turn);
+                }
+            }
+            Regime::Chaotic => random = rng.random_range(1.6..2.7),
+            Regime::StableFixedPoint | Regime::RandomLowRank => {
+                // The family of `regimed simulate` has structure; the other one strong weights.
+                let turned = self.family == Family::Turned;
+                random = if turned { random } else { rng.random_range(0.2..0.8) };
+                let most = if turned { 0.65 } else { 0.2 };
+                let (decay, turn) = (rng.random_range(0.0..most), rng.random_range(-0.8..0.8));
+                (0..2).for_each(|d| put(d, d, decay));
+                put(0, 1, -turn);
+                put(1, 0, turn);
+                let driven = turned && rng.random_bool(0.75);
+                drive = if driven { rng.random_range(0.4..1.3) * normal(rng).signum() } else { 0.0 };
+            }
+        }
+        self.low_rank(random, &a);
+        for (input, m) in self.input.iter_mut().zip(&self.m) {
+            let along: f64 = m.iter().zip(frame[2]).map(|(m, f)| f64::from(*m) * f).sum();
+            *input = (drive * along) as f32;
+        }
+    }
+
+    /// Connections by the angle between units, and weak random ones; all units excited alike.
+    fn population_task(&mut self, regime: Regime, rng: &mut ChaCha8Rng) {
+        let mut random = self.background;
+        let level = rng.random_range(0.3..0.7);
+        let (angles, turn, strength) = match regime {
+            Regime::RingAttractor => (&self.angles[0], 0.0f32, rng.random_range(7.0..12.0)),
+            Regime::LimitCycle => {
+                // The bump moves by the tangent of the turn in a time constant.
+                let tau = BIN_S / (f64::from(self.leak) * self.steps as f64);
+                let hz = log_uniform([0.6, 4.0], rng);
+                let turn = (std::f64::consts::TAU * hz * tau).atan();
+                (&self.angles[1], turn as f32, rng.random_range(8.0..13.0) / turn.cos())
+            }
+            Regime::Bistable => (&self.angles[0], 0.0, rng.random_range(7.0..12.0)),
+            Regime::Chaotic => {
+                random = rng.random_range(2.6..4.2);
+                (&self.angles[0], 0.0, 0.0)
+            }
+            Regime::StableFixedPoint | Regime::RandomLowRank => {
+                (&self.angles[0], 0.0, rng.random_range(0.0..2.2))
+            }
+        };
+        if regime == Regime::RingAttractor {
+            random *= 0.1;
+        }
+        let two = regime == Regime::Bistable;
+        let side: Vec<f32> = angles.iter().map(|a| (a + 0.7).cos().signum()).collect();
+        let inhibition = 2.5f32 * strength as f32 / 9.0;
+        let n = self.units as f32;
+        for (i, row) in self.j.chunks_exact_mut(self.units).enumerate() {
+            let chi = &self.chi[i * self.units..(i + 1) * self.units];
+            for (k, (w, chi)) in row.iter_mut().zip(chi).enumerate() {
+                let profile = match two {
+                    true => 0.6 * side[i] * side[k],
+                    false => (angles[i] - angles[k] - turn).cos(),
+                };
+                *w = random as f32 * chi + (strength as f32 * profile - inhibition) / n;
+            }
+        }
+        let strong = regime == Regime::StableFixedPoint && rng.random_bool(0.5);
+        let toward: f32 = rng.random_range(0.0..std::f32::consts::TAU);
+        let pull: f32 = if strong { rng.random_range(0.3..0.9) } else { 0.0 };
+        for (input, angle) in self.input.iter_mut().zip(&self.angles[1]) {
+            *input = level as f32 + pull * (angle - toward).cos();
+        }
+    }
+}
+
+/// Gram-Schmidt over the columns, each of length `sqrt(units)`.
+fn orthonormal_columns(m: &mut [[f32; LATENTS]]) {
+    let units = m.len() as f32;
+    for c in 0..NORMAL {
+        for before in 0..c {
+            let dot: f32 = m.iter().map(|row| row[c] * row[before]).sum::<f32>() / units;
+            m.iter_mut().for_each(|row| row[c] -= dot * row[before]);
+        }
+        let norm = (m.iter().map(|row| row[c] * row[c]).sum::<f32>() / units).sqrt();
+        m.iter_mut().for_each(|row| row[c] /= norm.max(1e-6));
+    }
+}
+
+impl Body for NetworkBody {
+    fn begin(&mut self, regime: Regime, kick: f32, rng: &mut ChaCha8Rng) {
+        let at = Regime::ALL.iter().position(|r| *r == regime).unwrap_or(0);
+        match self.family {
+            Family::Populations => self.population_task(regime, rng),
+            _ => self.low_rank_task(regime, at, rng),
+        }
+        let direction: [f32; LATENTS] = std::array::from_fn(|_| kick * normal(rng) as f32);
+        for (x, m) in self.state.iter_mut().zip(&self.m) {
+            *x += m.iter().zip(direction).map(|(m, d)| m * d).sum::<f32>();
+        }
+    }
+
+    fn advance(&mut self, rng: &mut ChaCha8Rng) {
+        let noise = (2.0 * self.leak).sqrt();
+        for _ in 0..self.steps {
+            for (output, x) in self.output.iter_mut().zip(&self.state) {
+                *output = self.transfer.of(*x);
+            }
+            product(&self.j, &self.output, &mut self.drive);
+            let common: [f32; LATENTS] =
+                std::array::from_fn(|_| noise * self.latent_noise * normal(rng) as f32);
+            for (i, x) in self.state.iter_mut().enumerate() {
+                let shared: f32 = self.m[i].iter().zip(common).map(|(m, c)| m * c).sum();
+                let own = noise * self.unit_noise * normal(rng) as f32;
+                *x += self.leak * (self.drive[i] + self.input[i] - *x) + shared + own;
+            }
+        }
+        for (observed, &unit) in self.observed.iter_mut().zip(&self.recorded) {
+            let x = self.state[unit];
+            *observed = if self.family == Family::Turned { x.tanh() } else { x };
+        }
+    }
+
+    fn observed(&self) -> &[f32] {
+        &self.observed
+    }
+}

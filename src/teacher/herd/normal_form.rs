@@ -1,0 +1,197 @@
+//! Latents that follow the normal form of each regime (Strogatz 2015), seen by channels.
+
+use rand::RngExt;
+use rand_chacha::ChaCha8Rng;
+use rand_distr::{Distribution, StandardNormal};
+
+use super::super::animal::Regime;
+use super::body::Body;
+use super::{BIN_S, log_uniform};
+
+/// Latents.
+const LATENTS: usize = 6;
+/// Units behind chaos.
+const HIDDEN: usize = 100;
+/// Steps of the integration in a bin.
+const STEPS: usize = 4;
+
+/// What the first latents of a task's frame do, `z` in units of its time constant.
+#[derive(Debug, Clone, Copy)]
+enum Form {
+    /// To a point, turning or not.
+    Point { offset: f32, turn: f32 },
+    /// `dz = mu (z - z^3)`.
+    TwoPoints { mu: f32 },
+    /// `dr = mu (r - r^3)` and `turn`; of a relaxation oscillator where it is bent.
+    Cycle { mu: f32, turn: f32, bend: f32 },
+    /// The same without a turn.
+    Ring { mu: f32 },
+    /// What a random network does.
+    Chaos { gain: f32 },
+}
+
+pub(super) struct NormalFormBody {
+    leak: f32,
+    noise: f32,
+    form: Form,
+    /// Orthonormal directions of each regime's task, and how far tasks turn them.
+    frames: Vec<Vec<[f32; LATENTS]>>,
+    turned: f64,
+    frame: Vec<[f32; LATENTS]>,
+    state: [f32; LATENTS],
+    /// Of the network behind chaos: weights of variance 1 over their number, and state.
+    weights: Vec<f32>,
+    hidden: Vec<f32>,
+    /// How channels see the latents, `[channels][LATENTS]`.
+    seen: Vec<[f32; LATENTS]>,
+    observed: Vec<f32>,
+    saturates: bool,
+}
+
+fn normal(rng: &mut ChaCha8Rng) -> f32 {
+    StandardNormal.sample(rng)
+}
+
+fn orthonormal(mut rows: Vec<[f32; LATENTS]>) -> Vec<[f32; LATENTS]> {
+    for i in 0..rows.len() {
+        for j in 0..i {
+            let other = rows[j];
+            let dot: f32 = rows[i].iter().zip(other).map(|(a, b)| a * b).sum();
+            rows[i].iter_mut().zip(other).for_each(|(a, b)| *a -= dot * b);
+        }
+        let norm = rows[i].iter().map(|x| x * x).sum::<f32>().sqrt().max(1e-6);
+        rows[i].iter_mut().for_each(|x| *x /= norm);
+    }
+    rows
+}
+
+fn drawn(rng: &mut ChaCha8Rng) -> Vec<[f32; LATENTS]> {
+    orthonormal((0..LATENTS).map(|_| std::array::from_fn(|_| normal(rng))).collect())
+}
+
+impl NormalFormBody {
+    pub(super) fn new(channels: usize, rng: &mut ChaCha8Rng) -> Self {
+        let tau = log_uniform([0.05, 0.16], rng);
+        let scale = 1.0 / (HIDDEN as f32).sqrt();
+        // Channels see few latents or all.
+        let sparse = rng.random_bool(0.4);
+        let mut see = || -> [f32; LATENTS] {
+            let all = std::array::from_fn(|_| normal(rng));
+            if !sparse {
+                return all;
+            }
+            let kept = [rng.random_range(0..LATENTS), rng.random_range(0..LATENTS)];
+            std::array::from_fn(|d| if kept.contains(&d) { 1.7 * all[d] } else { 0.0 })
+        };
+        let seen = (0..channels).map(|_| see()).collect();
+        Self {
+            leak: (BIN_S / STEPS as f64 / tau) as f32,
+            noise: log_uniform([0.05, 0.22], rng) as f32,
+            form: Form::Point { offset: 0.0, turn: 0.0 },
+            frames: Regime::ALL.iter().map(|_| drawn(rng)).collect(),
+            turned: rng.random_range(0.0..0.6),
+            frame: drawn(rng),
+            state: [0.0; LATENTS],
+            weights: (0..HIDDEN * HIDDEN).map(|_| scale * normal(rng)).collect(),
+            hidden: (0..HIDDEN).map(|_| normal(rng)).collect(),
+            seen,
+            observed: vec![0.0; channels],
+            saturates: rng.random_bool(0.7),
+        }
+    }
+
+    /// Change of the latents in the frame's directions, in a time constant.
+    fn flow(&self, z: [f32; LATENTS]) -> [f32; LATENTS] {
+        let mut d = z.map(|x| -x);
+        match self.form {
+            Form::Point { offset, turn } => {
+                d[0] = offset - z[0];
+                (d[1], d[2]) = (-z[1] - turn * z[2], -z[2] + turn * z[1]);
+            }
+            Form::TwoPoints { mu } => d[0] = mu * (z[0] - z[0].powi(3)),
+            Form::Cycle { mu, turn, bend } => {
+                let grown = mu * (1.0 - z[0] * z[0] - z[1] * z[1]);
+                let slow = 1.0 - bend * (z[0] * z[1]).clamp(-0.5, 0.5);
+                d[0] = grown * z[0] - turn * slow * z[1];
+                d[1] = grown * z[1] + turn * slow * z[0];
+            }
+            Form::Ring { mu } => {
+                let grown = mu * (1.0 - z[0] * z[0] - z[1] * z[1]);
+                (d[0], d[1]) = (grown * z[0], grown * z[1]);
+            }
+            Form::Chaos { .. } => {
+                let part = HIDDEN / LATENTS;
+                let size = 1.6 / (part as f32).sqrt();
+                for (k, d) in d.iter_mut().enumerate() {
+                    let of = &self.hidden[k * part..(k + 1) * part];
+                    *d += size * of.iter().map(|h| h.tanh()).sum::<f32>();
+                }
+            }
+        }
+        d
+    }
+
+    fn chaos(&mut self, gain: f32, rng: &mut ChaCha8Rng) {
+        let output: Vec<f32> = self.hidden.iter().map(|h| h.tanh()).collect();
+        let noise = self.noise * (2.0 * self.leak).sqrt();
+        for (h, row) in self.hidden.iter_mut().zip(self.weights.chunks_exact(HIDDEN)) {
+            let along: f32 = row.iter().zip(&output).map(|(w, o)| w * o).sum();
+            *h += self.leak * (gain * along - *h) + 0.3 * noise * normal(rng);
+        }
+    }
+}
+
+impl Body for NormalFormBody {
+    fn begin(&mut self, regime: Regime, kick: f32, rng: &mut ChaCha8Rng) {
+        let at = Regime::ALL.iter().position(|r| *r == regime).unwrap_or(0);
+        let turned = self.turned;
+        let frame = self.frames[at].iter().map(|row| row.map(|x| x + turned as f32 * normal(rng) / 2.0));
+        self.frame = orthonormal(frame.collect());
+        let tau = f64::from(BIN_S as f32 / STEPS as f32 / self.leak);
+        let mut between = |low: f64, high: f64| rng.random_range(low..high) as f32;
+        self.form = match regime {
+            Regime::Bistable => Form::TwoPoints { mu: between(0.6, 1.6) },
+            Regime::LimitCycle => {
+                let hz = between(0.6f64.ln(), 4.0f64.ln()).exp();
+                let turn = std::f32::consts::TAU * hz * tau as f32;
+                Form::Cycle { mu: between(0.6, 1.6), turn, bend: between(0.0, 1.2) }
+            }
+            Regime::RingAttractor => Form::Ring { mu: between(0.6, 1.6) },
+            Regime::Chaotic => Form::Chaos { gain: between(1.8, 3.0) },
+            Regime::StableFixedPoint | Regime::RandomLowRank => {
+                let offset = between(-1.2, 1.2);
+                let turn = between(-1.0, 1.0);
+                Form::Point { offset: if offset.abs() < 0.4 { 0.0 } else { offset }, turn }
+            }
+        };
+        self.state.iter_mut().for_each(|x| *x += kick * normal(rng));
+        self.hidden.iter_mut().for_each(|h| *h += kick * normal(rng));
+    }
+
+    fn advance(&mut self, rng: &mut ChaCha8Rng) {
+        for _ in 0..STEPS {
+            if let Form::Chaos { gain } = self.form {
+                self.chaos(gain, rng);
+            }
+            let z: [f32; LATENTS] = std::array::from_fn(|k| {
+                self.frame[k].iter().zip(self.state).map(|(f, x)| f * x).sum()
+            });
+            let d = self.flow(z);
+            for i in 0..LATENTS {
+                let moved: f32 = (0..LATENTS).map(|k| self.frame[k][i] * d[k]).sum();
+                self.state[i] +=
+                    self.leak * moved + self.noise * (2.0 * self.leak).sqrt() * normal(rng);
+            }
+            // Beyond, cubic terms would run away in one step.
+            self.state.iter_mut().for_each(|x| *x = x.clamp(-3.0, 3.0));
+        }
+        for (observed, seen) in self.observed.iter_mut().zip(&self.seen) {
+            let x: f32 = seen.iter().zip(self.state).map(|(s, x)| s * x).sum();
+            *observed = if self.saturates { x.tanh() } else { 0.6 * x };
+        }
+    }
+
+    fn observed(&self) -> &[f32] {
+        &self.observed
+    }
+}

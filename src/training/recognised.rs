@@ -1,0 +1,348 @@
+//! A new animal's calibration: by its own labels, or by regimes recognised in its counts.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use ndarray::Array2;
+
+use super::calibration::{Calibration, calibrate};
+use super::data::{Dataset, DatasetError};
+use super::error::FinishError;
+use super::settings::TrainingSettings;
+use crate::inference::Adaptation;
+use crate::model::{Model, Readout};
+use crate::recogniser::{BIN_S, Recogniser, Recognised};
+use crate::recording::Recording;
+use crate::regime::{DecisionRule, Engine};
+use crate::teacher::REGIME_NAMES;
+
+/// Bins that are read may be so much wider or narrower than those that were learned from.
+const WIDTH_OFF_MAX: f64 = 0.25;
+/// A bin is labelled where its regime has this probability.
+const LABELLED_FROM: f32 = 0.5;
+/// A regime has occurred where it is certain for so long in all, seconds: with this probability.
+const OCCURRED_S: f64 = 2.0;
+const OCCURRED_FROM: f32 = 0.6;
+/// Fewer regimes do not show how they differ from each other.
+const REGIMES_MIN: usize = 3;
+/// Mean probability of the most probable regime, at least.
+const CERTAINTY_MIN: f64 = 0.65;
+/// The calibrated model must agree with what was recognised in this share of the bins...
+const AGREEMENT_MIN: f64 = 0.7;
+/// ...that lie so long after a change, seconds.
+const SETTLED_S: f64 = 1.0;
+
+/// Where a calibration's regimes come from.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Regimes {
+    /// The recording's labels.
+    Given,
+    /// Recognised in its counts.
+    Recognised {
+        /// Mean probability of the most probable regime.
+        certainty: f64,
+        /// Share of the bins in which the calibrated model says the same.
+        agreement: f64,
+        /// Time of each of the model's regimes, seconds.
+        seconds: Vec<f64>,
+    },
+    /// None is named: labels are not to be trusted.
+    Unknown(Unrecognised),
+}
+
+/// Why a new animal cannot be calibrated.
+#[derive(Debug, thiserror::Error)]
+pub enum CalibrateError {
+    /// A recording that cannot be learned from.
+    #[error(transparent)]
+    Dataset(#[from] DatasetError),
+    /// A training that came to nothing.
+    #[error(transparent)]
+    Finish(#[from] FinishError),
+}
+
+/// Learns the readout of a recording's one session for `model`: with its labels, or, where it has
+/// none, with the regimes that a recogniser sees in it. Where these are not clear, or the
+/// calibrated model says something else, the readout is not to be trusted. `each` as in
+/// [`calibrate`].
+///
+/// # Errors
+/// A recording that cannot be learned from, a training that came to nothing.
+pub fn calibrate_animal(
+    model: &Model,
+    recording: &Recording,
+    recogniser: &Recogniser,
+    settings: TrainingSettings,
+    each: impl FnMut(usize, f64) -> bool,
+) -> Result<(Calibration, Regimes), CalibrateError> {
+    let labelled = recording.trials.iter().any(|t| t.regime.iter().any(Option::is_some));
+    let recognition = (!labelled).then(|| recognise(recogniser, model, recording));
+    let of = match &recognition {
+        Some(Ok(recognition)) => &recognition.recording,
+        _ => recording,
+    };
+    let data = Arc::new(Dataset::for_calibration(of)?);
+    let mut found = calibrate(model, &data, settings, each)?;
+    let regimes = match recognition {
+        None if found.labelled => Regimes::Given,
+        None => Regimes::Unknown(Unrecognised::OtherNames),
+        Some(Err(why)) => Regimes::Unknown(why),
+        Some(Ok(recognition)) => match confirm(model, &found.readout, &recognition) {
+            Ok(agreement) => {
+                let Recognition { certainty, seconds, .. } = recognition;
+                Regimes::Recognised { certainty, agreement, seconds }
+            }
+            Err(why) => Regimes::Unknown(why),
+        },
+    };
+    found.readout.trusted = !matches!(regimes, Regimes::Unknown(_));
+    Ok((found, regimes))
+}
+
+/// Why no regime is named.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+pub enum Unrecognised {
+    /// Labels that the model does not know.
+    #[error("its labels are not all among the model's regimes")]
+    OtherNames,
+    /// A model with regimes of its own.
+    #[error(
+        "the model's regimes are its own, and those that can be recognised without labels are \
+         {}: give labels, or calibrate another day of a known animal",
+        REGIME_NAMES.join(", ")
+    )]
+    Names,
+    /// Bins too wide to see how activity moves.
+    #[error("expected bins that go evenly into {:.0} ms, found {found_ms} ms", 1e3 * BIN_S)]
+    Bins {
+        /// Width of the model's bins, milliseconds.
+        found_ms: f64,
+    },
+    /// Not enough without a gap.
+    #[error("not enough seen: expected 20 s in pieces of a second or more, found less")]
+    TooShort,
+    /// Too few regimes in it to tell them from each other.
+    #[error(
+        "not enough seen: expected {REGIMES_MIN} regimes or more, {OCCURRED_S} s of each, found \
+         {found} that are clear; a longer recording may show more"
+    )]
+    TooFew {
+        /// Regimes that occurred clearly.
+        found: usize,
+    },
+    /// The recogniser is not certain of what it saw.
+    #[error(
+        "what it shows is not clear: regimes have a probability of {found:.2} on average, \
+         {CERTAINTY_MIN} is asked for; more channels, more spikes or labels help"
+    )]
+    Unclear {
+        /// Mean probability of the most probable regime.
+        found: f64,
+    },
+    /// The calibrated model says something else.
+    #[error(
+        "the calibrated model agrees with what was recognised in {:.0} % of the bins, {:.0} % are \
+         asked for",
+        100.0 * found,
+        100.0 * AGREEMENT_MIN
+    )]
+    Disagreed {
+        /// Share of the bins in which both say the same.
+        found: f64,
+    },
+}
+
+/// Regimes recognised in a recording.
+#[derive(Debug, Clone)]
+struct Recognition {
+    /// The recording with the recognised regimes for labels, one trial a stream.
+    recording: Recording,
+    /// Mean probability of the most probable regime.
+    certainty: f64,
+    /// Time of each of the model's regimes, seconds.
+    seconds: Vec<f64>,
+}
+
+/// Recognises regimes in a recording without labels.
+///
+/// # Errors
+/// Why none can be named.
+fn recognise(
+    recogniser: &Recogniser,
+    model: &Model,
+    recording: &Recording,
+) -> Result<Recognition, Unrecognised> {
+    let regime = |name: &&str| model.regime_names.iter().position(|n| n == name);
+    let names: Option<Vec<usize>> = REGIME_NAMES.iter().map(regime).collect();
+    let names = names.ok_or(Unrecognised::Names)?;
+    let width = recording.bin_width_s;
+    let together = (BIN_S / width).round() as usize;
+    if together == 0 || (together as f64 * width / BIN_S - 1.0).abs() > WIDTH_OFF_MAX {
+        return Err(Unrecognised::Bins { found_ms: 1e3 * width });
+    }
+    let (counts, pieces) = summed(recording, together);
+    let found = recogniser.recognise(&counts, &pieces);
+    if found.is_empty() {
+        return Err(Unrecognised::TooShort);
+    }
+    judge(&found, together as f64 * width)?;
+    let mut labelled = recording.clone();
+    labelled.trials = recording.streams();
+    labelled.continuous = false;
+    labelled.regime_names = model.regime_names.clone();
+    let mut seconds = vec![0.0; model.regime_names.len()];
+    for (trial, piece) in labelled.trials.iter_mut().zip(&pieces) {
+        let mut task = 0;
+        for t in 0..trial.n_bins() {
+            let bin = piece.start + t / together;
+            let label = label(&found, bin).map(|r| names[r]);
+            if t > 0 && label != trial.regime[t - 1] {
+                task += 1;
+            }
+            (trial.regime[t], trial.task[t]) = (label, task);
+            if let Some(r) = label {
+                seconds[r] += width;
+            }
+        }
+    }
+    // Each stream's stretches are its own.
+    let mut before = 0;
+    for trial in &mut labelled.trials {
+        trial.task.iter_mut().for_each(|t| *t += before);
+        before = trial.task.last().map_or(before, |t| t + 1);
+    }
+    Ok(Recognition { recording: labelled, certainty: certainty(&found), seconds })
+}
+
+/// Counts in wider bins, stream behind stream, and where each stream's are.
+fn summed(recording: &Recording, together: usize) -> (Array2<f32>, Vec<Range<usize>>) {
+    let streams = recording.streams();
+    let bins: usize = streams.iter().map(|s| s.n_bins() / together).sum();
+    let mut counts = Array2::zeros((bins, recording.n_channels));
+    let (mut pieces, mut at) = (Vec::new(), 0);
+    for stream in streams {
+        let from = at;
+        let whole = stream.n_bins() / together;
+        for (t, row) in stream.counts.rows().into_iter().take(whole * together).enumerate() {
+            let mut to = counts.row_mut(from + t / together);
+            to.iter_mut().zip(row).for_each(|(c, n)| *c += f32::from(*n));
+        }
+        at += whole;
+        pieces.push(from..at);
+    }
+    (counts, pieces)
+}
+
+/// Each step's most probable regime with its probability.
+fn best(found: &[Recognised], bin: usize) -> Option<(usize, f32)> {
+    let of = found.iter().find(|f| f.bins.contains(&bin))?;
+    let best = of.at(bin).into_iter().enumerate().max_by(|a, b| a.1.total_cmp(&b.1))?;
+    Some(best)
+}
+
+fn label(found: &[Recognised], bin: usize) -> Option<usize> {
+    best(found, bin).filter(|(_, p)| *p >= LABELLED_FROM).map(|(r, _)| r)
+}
+
+fn all(found: &[Recognised]) -> impl Iterator<Item = (usize, f32)> {
+    found.iter().flat_map(move |f| f.bins.clone()).filter_map(move |bin| best(found, bin))
+}
+
+fn certainty(found: &[Recognised]) -> f64 {
+    let n = all(found).count().max(1) as f64;
+    all(found).map(|(_, p)| f64::from(p)).sum::<f64>() / n
+}
+
+/// Whether what was found is clear, and enough to tell regimes from each other.
+fn judge(found: &[Recognised], width_s: f64) -> Result<(), Unrecognised> {
+    let mut clear = [0.0; REGIME_NAMES.len()];
+    for (regime, p) in all(found) {
+        clear[regime] += if p >= OCCURRED_FROM { width_s } else { 0.0 };
+    }
+    let occurred = clear.iter().filter(|s| **s >= OCCURRED_S).count();
+    if occurred < REGIMES_MIN {
+        return Err(Unrecognised::TooFew { found: occurred });
+    }
+    let found = certainty(found);
+    if found < CERTAINTY_MIN { Err(Unrecognised::Unclear { found }) } else { Ok(()) }
+}
+
+/// Share of the labelled bins, a while after each change, in which a model says the same.
+///
+/// # Errors
+/// Where it is too small.
+fn confirm(
+    model: &Model,
+    readout: &Readout,
+    recognition: &Recognition,
+) -> Result<f64, Unrecognised> {
+    let rule = DecisionRule::of(model, None);
+    let readout = Readout { trusted: true, ..readout.clone() };
+    let disagreed = |found: f64| Unrecognised::Disagreed { found };
+    let mut engine = Engine::new(model, &readout, rule, Adaptation::default())
+        .map_err(|_| disagreed(0.0))?;
+    let settled = (SETTLED_S / model.bin_width_s).round() as usize;
+    let (mut same, mut all) = (0usize, 0usize);
+    for trial in &recognition.recording.trials {
+        engine.restart();
+        let mut since = 0;
+        for (t, counts) in trial.counts.rows().into_iter().enumerate() {
+            let counts: Vec<f32> = counts.iter().map(|c| f32::from(*c)).collect();
+            engine.push(Some(&counts));
+            since = if t > 0 && trial.task[t] == trial.task[t - 1] { since + 1 } else { 0 };
+            if let (Some(regime), true) = (trial.regime[t], since >= settled) {
+                let posterior = &engine.estimate().posterior;
+                let most = (0..posterior.len()).max_by(|&a, &b| posterior[a].total_cmp(&posterior[b]));
+                same += usize::from(most == Some(regime));
+                all += 1;
+            }
+        }
+    }
+    let found = same as f64 / all.max(1) as f64;
+    if found < AGREEMENT_MIN { Err(disagreed(found)) } else { Ok(found) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::checkpoint::{builtin, builtin_recogniser};
+    use crate::recording::{Trial, in_bins};
+
+    fn recording(pieces: &[usize], bin_width_s: f64) -> Recording {
+        let counts = |n: usize| (0..n as u16 * 2).map(|i| i % 5 % 3).collect();
+        Recording {
+            n_channels: 2,
+            bin_width_s,
+            trials: pieces.iter().map(|n| Trial::unlabelled("s", in_bins(counts(*n), 2))).collect(),
+            ..Recording::default()
+        }
+    }
+
+    #[test]
+    fn counts_are_summed_within_streams_alone() {
+        let recording = recording(&[5, 4], 0.01);
+        let (counts, pieces) = summed(&recording, 2);
+        assert_eq!(pieces, [0..2, 2..4]);
+        let raw = |trial: usize, t: usize| f32::from(recording.trials[trial].counts[(t, 1)]);
+        let expected = [raw(0, 0) + raw(0, 1), raw(0, 2) + raw(0, 3), raw(1, 0) + raw(1, 1)];
+        assert_eq!(counts.column(1).to_vec()[..3], expected);
+    }
+
+    #[test]
+    fn what_cannot_be_recognised_says_what_is_missing() {
+        let (recogniser, mut model) =
+            (builtin_recogniser().expect("one"), builtin().expect("a model").model);
+        let why = |model: &Model, recording: &Recording| {
+            recognise(&recogniser, model, recording).expect_err("nothing").to_string()
+        };
+        let short = why(&model, &recording(&[1500, 300], 0.01));
+        assert!(short.contains("not enough seen: expected 20 s"), "{short}");
+        let wide = why(&model, &recording(&[900], 0.05));
+        assert!(wide.contains("expected bins that go evenly into 20 ms, found 50 ms"), "{wide}");
+        let still = why(&model, &recording(&[3000], 0.01));
+        assert!(still.contains("expected 3 regimes or more"), "{still}");
+        model.regime_names[1] = "reach".into();
+        let own = why(&model, &recording(&[3000], 0.01));
+        assert!(own.contains("regimes are its own") && own.contains("bistable"), "{own}");
+    }
+}
