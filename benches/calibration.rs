@@ -149,8 +149,7 @@ fn main() {
             mean[1] += accuracy(&model, before, &day) / 3.0;
             let new = Animal::new(1, 20 + k, settings);
             for (i, labelled) in [(2, true), (3, false)] {
-                let found =
-                    learned(&model, &recogniser, &recording(&new, seconds, labelled, k), k);
+                let found = learned(&model, &recogniser, &recording(&new, seconds, labelled, k), k);
                 mean[i] += found.map_or(0.2, |(r, _)| accuracy(&model, &r, &new)) / 3.0;
             }
         }

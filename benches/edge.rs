@@ -246,9 +246,8 @@ fn other_network(n: usize, steps: usize, rng: &mut ChaCha8Rng) -> Vec<Vec<f64>> 
 
 /// Sinusoids whose frequencies sweep, `[steps][n]`.
 fn chirps(n: usize, steps: usize, rng: &mut ChaCha8Rng) -> Vec<Vec<f64>> {
-    let mut of: Vec<[f64; 3]> = (0..n)
-        .map(|_| [rng.random_range(4.0..20.0), rng.random_range(0.0..1.0), 0.0])
-        .collect();
+    let mut of: Vec<[f64; 3]> =
+        (0..n).map(|_| [rng.random_range(4.0..20.0), rng.random_range(0.0..1.0), 0.0]).collect();
     let mut one = |[sweep_s, at, phase]: &mut [f64; 3]| {
         *at = (*at + STEP_S / *sweep_s) % 1.0;
         let up = 1.0 - (2.0 * *at - 1.0).abs();

@@ -6,7 +6,8 @@ edge`), and whether a difference survives controls.
 
 A label's bins are read together, one epoch behind the other with a gap between: the estimator pairs
 no bins across gaps. Intervals (90 %) are over epochs, drawn again with replacement, 40 times unless
-told otherwise. A label of less than 20 s is too short for a reading. Controls:
+told otherwise; two labels are drawn apart for their difference. A label of less than
+20 s is too short for a reading. Controls:
 
 shuffled: the bins of an epoch in random order (rates as they were, dynamics gone).
 rate-matched: counts of every label but the slowest thinned until all have the same mean rate.
@@ -18,7 +19,7 @@ Prints a Markdown table. The binary is target/release/regimed; an absent recordi
 said.
 """
 
-import json, subprocess, sys
+import itertools, json, subprocess, sys
 from pathlib import Path
 
 import numpy as np
@@ -151,6 +152,7 @@ for name, bin_ms in CASES.items():
     ]:
         rng = np.random.default_rng(0)
         changed = change(epochs, width, rng) if change else epochs
+        drawn_of = {}
         for label, of in changed.items():
             seconds = sum(len(e) for e in of) * width
             files = []
@@ -160,6 +162,8 @@ for name, bin_ms in CASES.items():
                 write(drawn, width, files[-1])
             whole, *again = read(files)
             found = [r["exponent_driven_per_s"] for r in again if r["resolved"]]
+            if whole["resolved"] and found:
+                drawn_of[label] = whole["exponent_driven_per_s"], np.array(found)
             share = len(found) / max(len(again), 1)
             exponent, interval, chaos = "not resolved", "-", "-"
             if seconds < 20:
@@ -172,5 +176,14 @@ for name, bin_ms in CASES.items():
             print(
                 f"| {name} | {control} | {label} | {seconds:.0f} | {exponent} | {interval} "
                 f"| {chaos} | {share:.2f} |",
+                flush=True,
+            )
+        for a, b in itertools.combinations(sorted(drawn_of), 2):
+            (of_a, drawn_a), (of_b, drawn_b) = drawn_of[a], drawn_of[b]
+            apart = (drawn_a[:, None] - drawn_b).ravel()
+            low, high = np.quantile(apart, [0.05, 0.95])
+            print(
+                f"| {name} | {control} | {a} less {b} | | {of_a - of_b:+.2f} "
+                f"({low:+.2f} to {high:+.2f}) | - | - | - |",
                 flush=True,
             )

@@ -14,7 +14,8 @@ pub mod bus {
 }
 pub mod checkpoint {
     pub use crate::checkpoint::{
-        DynamicsScore, builtin, builtin_edge, builtin_recogniser, from_bytes, load, save, sha256_hex,
+        DynamicsScore, builtin, builtin_edge, builtin_recogniser, from_bytes, load, save,
+        sha256_hex,
     };
 }
 pub mod clock {
@@ -80,9 +81,8 @@ pub mod telemetry {
 }
 pub mod training {
     pub use crate::training::{
-        Dataset, Gathering, Member, Regimes, Trainer, TrainingSettings, calibrate, calibrate_animal,
-        dispersion, finish,
-        recalibrate,
+        Dataset, Gathering, Member, Regimes, Trainer, TrainingSettings, calibrate,
+        calibrate_animal, dispersion, finish, recalibrate,
     };
 }
 pub mod wire {

@@ -13,14 +13,14 @@ const SWITCH_EVERY_S: f64 = 3.0;
 const CHANNELS: usize = 96;
 
 /// Counts `[bins, channels]` and the regime of each bin.
-pub type Minute = (Array2<f32>, Vec<usize>);
+pub(crate) type Minute = (Array2<f32>, Vec<usize>);
 
 fn bins() -> usize {
     (SECONDS / BIN_S).round() as usize
 }
 
 /// Of some regimes alone, with so much of the usual rate.
-pub fn simulated(index: u64, allowed: &[usize], rate: f64) -> Minute {
+pub(crate) fn simulated(index: u64, allowed: &[usize], rate: f64) -> Minute {
     let usual = AnimalSettings::default();
     let settings = AnimalSettings { rate_hz: rate * usual.rate_hz, ..usual };
     let animal = Animal::new(1, index, settings);
@@ -59,7 +59,7 @@ fn normal(rng: &mut ChaCha8Rng) -> f64 {
 
 /// `tau dx/dt = -x + J phi(x) - b w + c + noise`, `tau_w dw/dt = -w + x`, phi an arctangent: the
 /// cycle is a relaxation along one line, weights are heavy-tailed, rates are softplus.
-pub fn adapting(index: u64) -> Minute {
+pub(crate) fn adapting(index: u64) -> Minute {
     const UNITS: usize = 220;
     const STEP_S: f64 = 0.005;
     let mut rng = ChaCha8Rng::seed_from_u64(77_000 + index);
@@ -106,10 +106,12 @@ pub fn adapting(index: u64) -> Minute {
                         4 => 0.0,
                         n => columns[n][i] * columns[n][k],
                     };
-                    j[i * UNITS + k] = random * chi[i * UNITS + k] + gain * structure / UNITS as f64;
+                    j[i * UNITS + k] =
+                        random * chi[i * UNITS + k] + gain * structure / UNITS as f64;
                 }
             }
-            let drive = if now == 0 { rng.random_range(0.4..1.1) * normal(&mut rng).signum() } else { 0.0 };
+            let drive =
+                if now == 0 { rng.random_range(0.4..1.1) * normal(&mut rng).signum() } else { 0.0 };
             input = columns[3].iter().map(|m| drive * m).collect();
             (adapts, tau_w) = if now == 2 {
                 (rng.random_range(1.6..2.4), rng.random_range(0.2..0.45))

@@ -58,7 +58,7 @@ fn row(name: &str, minutes: &[Vec<(f32, bool)>], least: f64, worst_least: f64) {
     );
 }
 
-pub fn report(recogniser: &Recogniser) {
+pub(crate) fn report(recogniser: &Recogniser) {
     println!(
         "\n{ANIMALS} animals each, 60 s without labels, another regime every 3 s; '!' misses its \
          budget\n\n| minutes | right | worst animal | probabilities off by | certain | right where \

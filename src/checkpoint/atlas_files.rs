@@ -97,6 +97,19 @@ mod tests {
     }
 
     #[test]
+    fn the_builtin_recogniser_is_whole_small_and_the_same_after_a_file() {
+        assert!(RECOGNISER.len() <= 1 << 20, "{} bytes", RECOGNISER.len());
+        let recogniser = builtin_recogniser().expect("a recogniser");
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("recogniser.safetensors");
+        write_recogniser(&path, &recogniser).expect("written");
+        let bytes = std::fs::read(&path).expect("read");
+        let again = Recogniser::from_arrays(arrays(&bytes, RECOGNISER_IS).expect("arrays"));
+        assert_eq!(again.expect("read"), recogniser);
+        assert!(read_edge(&path).is_err(), "another file");
+    }
+
+    #[test]
     fn files_of_something_else_are_refused_by_what_they_are() {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("x.safetensors");
@@ -104,7 +117,10 @@ mod tests {
         let state = TrainingState { steps: 3, identity, arrays: [].into() };
         state.write(&path).expect("written");
         let other = read_edge(&path).expect_err("another file").to_string();
-        assert!(other.contains("edge.safetensors") && other.contains("'a training'"), "{other}");
+        assert!(
+            other.contains("`regimed atlas` writes") && other.contains("'a training'"),
+            "{other}"
+        );
         let state = TrainingState { identity: EDGE_IS.into(), ..state };
         state.write(&path).expect("written");
         let empty = read_edge(&path).expect_err("no arrays").to_string();

@@ -2,9 +2,9 @@
 //! on load. `docs/model-format.md` documents both.
 
 mod arrays;
+mod atlas_files;
 mod builtin;
 mod card;
-mod atlas_files;
 mod fault;
 mod training_state;
 
@@ -17,11 +17,11 @@ use safetensors::tensor::{Dtype, TensorView};
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
 
+pub use atlas_files::{builtin_edge, builtin_recogniser};
+pub(crate) use atlas_files::{read_edge, write_edge, write_recogniser};
 pub use builtin::builtin;
 pub use card::DynamicsScore;
 pub(crate) use card::{DataFile, FORMAT_VERSION, Provenance};
-pub use atlas_files::{builtin_edge, builtin_recogniser};
-pub(crate) use atlas_files::{read_edge, write_edge, write_recogniser};
 pub(crate) use training_state::{TRAINING_FILE, TrainingState, TrainingStateError};
 
 use arrays::{Arrays, assemble, named_arrays};

@@ -3,6 +3,8 @@
 
 use std::ops::Range;
 
+use pulp::{Arch, Simd, WithSimd};
+
 /// Leading directions of the covariance.
 pub(super) const LEADING: usize = 8;
 
@@ -40,30 +42,10 @@ impl Correlogram {
         for (t, state) in course.iter().enumerate() {
             before[t + 1] = std::array::from_fn(|d| before[t][d] + f64::from(state[d]));
         }
-        let at = |seconds: f64| (seconds / width_s + 1e-9).floor() as usize;
-        let mut of = [[f64::NAN; LEADING]; BANDS];
-        for (b, of) in of.iter_mut().enumerate() {
-            let (from, to) = (at(ENDS_S[b]) + 1, at(ENDS_S[b + 1]));
-            if from > to {
-                continue;
-            }
-            let (mut sums, mut pairs) = ([0.0f64; LEADING], 0);
-            for run in runs {
-                for t in run.start + from..run.end {
-                    let earliest = t.saturating_sub(to).max(run.start);
-                    let (first, last) = (&before[earliest], &before[t + 1 - from]);
-                    for d in 0..LEADING {
-                        sums[d] += f64::from(course[t][d]) * (last[d] - first[d]);
-                    }
-                    pairs += t + 1 - from - earliest;
-                }
-            }
-            if pairs > 0 {
-                *of = sums.map(|s| s / pairs as f64);
-            }
-        }
+        let sums = Sums { course, before: &before, runs, width_s };
+        let (mut of, far) = Arch::new().dispatch(sums);
         fill(&mut of);
-        Self { of, far: far(&before, runs, width_s) }
+        Self { of, far }
     }
 
     /// Relative curves of leading subspaces, with the logs of their integrals, timescale, power and
@@ -95,6 +77,7 @@ impl Correlogram {
 
 /// Mean autocovariance of each direction at lags beyond the last band, from sums of all bins before
 /// one; lags that no piece is long enough for are left out.
+#[inline(always)]
 fn far(before: &[[f64; LEADING]], runs: &[Range<usize>], width_s: f64) -> Vec<[f64; LEADING]> {
     let over = (FAR_WIDTH_S / width_s).round().max(1.0) as usize;
     let pieces: Vec<Vec<[f32; LEADING]>> = runs
@@ -125,6 +108,52 @@ fn far(before: &[[f64; LEADING]], runs: &[Range<usize>], width_s: f64) -> Vec<[f
         (pairs > 0).then(|| sums.map(|s| s / pairs as f64))
     })
     .collect()
+}
+
+/// Sums over bands of lags and at far ones, in one go.
+struct Sums<'a> {
+    course: &'a [[f32; LEADING]],
+    /// Of all bins before one.
+    before: &'a [[f64; LEADING]],
+    runs: &'a [Range<usize>],
+    width_s: f64,
+}
+
+impl WithSimd for Sums<'_> {
+    type Output = ([[f64; LEADING]; BANDS], Vec<[f64; LEADING]>);
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, _: S) -> Self::Output {
+        let mut of = [[f64::NAN; LEADING]; BANDS];
+        for (b, of) in of.iter_mut().enumerate() {
+            *of = self.band(b);
+        }
+        (of, far(self.before, self.runs, self.width_s))
+    }
+}
+
+impl Sums<'_> {
+    /// Mean autocovariance over a band's lags; not a number where it has none.
+    #[inline(always)]
+    fn band(&self, b: usize) -> [f64; LEADING] {
+        let at = |seconds: f64| (seconds / self.width_s + 1e-9).floor() as usize;
+        let (from, to) = (at(ENDS_S[b]) + 1, at(ENDS_S[b + 1]));
+        if from > to {
+            return [f64::NAN; LEADING];
+        }
+        let (mut sums, mut pairs) = ([0.0f64; LEADING], 0);
+        for run in self.runs {
+            for t in run.start + from..run.end {
+                let earliest = t.saturating_sub(to).max(run.start);
+                let (first, last) = (&self.before[earliest], &self.before[t + 1 - from]);
+                for d in 0..LEADING {
+                    sums[d] += f64::from(self.course[t][d]) * (last[d] - first[d]);
+                }
+                pairs += t + 1 - from - earliest;
+            }
+        }
+        if pairs > 0 { sums.map(|s| s / pairs as f64) } else { [f64::NAN; LEADING] }
+    }
 }
 
 /// Bands that are narrower than a bin, or longer than every piece, lie on the line between those

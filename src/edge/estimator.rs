@@ -7,9 +7,7 @@ use ndarray::Array2;
 
 use super::features::{CLARITY, FEATURES, SECONDS, features};
 use super::window::Window;
-use crate::learner::{
-    ArraysFault, Link, Network, Plan, Scaling, networks_from, networks_to, take,
-};
+use crate::learner::{ArraysFault, Link, Network, Plan, Scaling, networks_from, networks_to, take};
 
 /// Exponents are read between the two signs of this, 1/s: beyond it, counts tell no more.
 pub(crate) const EXPONENT_MAX_PER_S: f64 = 2.0;

@@ -8,6 +8,7 @@ use pulp::{Arch, Simd, WithSimd};
 use super::chance::chance;
 use super::correlogram::{CORRELOGRAM, Correlogram, LEADING};
 use super::persistence::{pairs_of, persistence};
+use super::products::{Products, Squares};
 use super::window::{LAGS_S, Window, bins};
 use crate::dynamics::eigenvalues;
 use crate::learner::leading;
@@ -323,16 +324,9 @@ impl States {
 
     /// `C(k)` of the first `n` directions, `[n][n]`.
     fn covariance(&self, n: usize, k: usize) -> DMatrix<f64> {
-        let mut sums = [[0.0f32; LEADING]; LEADING];
         let mut all = DMatrix::zeros(n, n);
-        // Sums in single precision over short stretches only.
-        for (stretch, later) in self.pairs(k) {
-            sums.iter_mut().for_each(|row| row.fill(0.0));
-            for (before, after) in stretch.iter().zip(later) {
-                for (row, b) in sums.iter_mut().zip(before).take(n) {
-                    row.iter_mut().zip(after).for_each(|(s, a)| *s += b * a);
-                }
-            }
+        for (earlier, later) in self.pairs(k) {
+            let sums = Arch::new().dispatch(Products { earlier, later });
             for i in 0..n {
                 for j in 0..n {
                     all[(i, j)] += f64::from(sums[i][j]);
@@ -345,13 +339,8 @@ impl States {
     /// Of each direction, its autocovariance at a lag in bins.
     fn variances(&self, k: usize) -> [f64; LEADING] {
         let mut all = [0.0f64; LEADING];
-        for (stretch, later) in self.pairs(k) {
-            let mut sums = [0.0f32; LEADING];
-            for (before, after) in stretch.iter().zip(later) {
-                for d in 0..LEADING {
-                    sums[d] += before[d] * after[d];
-                }
-            }
+        for (earlier, later) in self.pairs(k) {
+            let sums = Arch::new().dispatch(Squares { earlier, later });
             all.iter_mut().zip(sums).for_each(|(a, s)| *a += f64::from(s));
         }
         let pairs = pairs_of(&self.runs, k).max(1) as f64;
@@ -538,14 +527,13 @@ mod tests {
         };
         let path: Vec<[f32; LEADING]> = states.iter().map(state).collect();
         let totals = vec![0.0; path.len()];
-        let states =
-            States {
-                runs: once(0..path.len()).collect(),
-                of: path,
-                totals,
-                width_s: 0.01,
-                sums: Vec::new(),
-            };
+        let states = States {
+            runs: once(0..path.len()).collect(),
+            of: path,
+            totals,
+            width_s: 0.01,
+            sums: Vec::new(),
+        };
         let mut out = Vec::new();
         of(&states, &mut out);
         out

@@ -13,6 +13,7 @@ mod estimator;
 mod features;
 mod meter;
 mod persistence;
+mod products;
 mod window;
 
 pub use estimator::{DrivenExponent, EdgeReading, Estimator};

@@ -2,6 +2,8 @@
 
 use std::ops::Range;
 
+use pulp::{Arch, Simd, WithSimd};
+
 use super::window::bins;
 
 /// The population's persistence is read off lags up to this, seconds.
@@ -14,16 +16,25 @@ pub(super) fn pairs_of(runs: &[Range<usize>], k: usize) -> usize {
     runs.iter().map(|run| run.len().saturating_sub(k)).sum()
 }
 
-/// In running sums, so that additions need not wait for one another.
-fn dot(a: &[f64], b: &[f64]) -> f64 {
-    const LANES: usize = 8;
-    let mut sums = [0.0; LANES];
-    let (a, b) = (a.as_chunks::<LANES>(), b.as_chunks::<LANES>());
-    for (a, b) in a.0.iter().zip(b.0) {
-        (0..LANES).for_each(|l| sums[l] += a[l] * b[l]);
+/// A product, in running sums, so that additions need not wait for one another.
+struct Dot<'a>(&'a [f64], &'a [f64]);
+
+impl WithSimd for Dot<'_> {
+    type Output = f64;
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, _: S) -> f64 {
+        const LANES: usize = 8;
+        let mut sums = [0.0; LANES];
+        let (a, b) = (self.0.as_chunks::<LANES>(), self.1.as_chunks::<LANES>());
+        for (a, b) in a.0.iter().zip(b.0) {
+            for l in 0..LANES {
+                sums[l] += a[l] * b[l];
+            }
+        }
+        let rest = a.1.iter().zip(b.1).map(|(a, b)| a * b).sum::<f64>();
+        sums.iter().sum::<f64>() + rest
     }
-    let rest = a.1.iter().zip(b.1).map(|(a, b)| a * b).sum::<f64>();
-    sums.iter().sum::<f64>() + rest
 }
 
 /// Log of the timescale, seconds, and the amplitude of `b exp(-lag / timescale)` fitted to the
@@ -36,7 +47,7 @@ pub(super) fn persistence(course: &[f32], runs: &[Range<usize>], width_s: f64, o
         .map(|k| {
             let of = runs.iter().filter(|run| run.len() > k).map(|run| {
                 let centred = &centred[run.clone()];
-                dot(&centred[..centred.len() - k], &centred[k..])
+                Arch::new().dispatch(Dot(&centred[..centred.len() - k], &centred[k..]))
             });
             let mean = of.sum::<f64>() / pairs_of(runs, k).max(1) as f64;
             (k as f64 * width_s, mean / variance.max(1e-12))

@@ -17,9 +17,9 @@ impl Scaling {
 
     /// A row, each feature within its range, less its mean, over its standard deviation.
     pub(crate) fn apply<'a>(&'a self, row: &'a [f32]) -> impl Iterator<Item = f32> + 'a {
-        row.iter().zip(&self.0).map(|(x, [low, high, mean, sd])| {
-            ((x.clamp(*low, *high) - mean) / sd).clamp(-FAR, FAR)
-        })
+        row.iter()
+            .zip(&self.0)
+            .map(|(x, [low, high, mean, sd])| ((x.clamp(*low, *high) - mean) / sd).clamp(-FAR, FAR))
     }
 
     /// `[features][low, high, mean, sd]`, one after the other.

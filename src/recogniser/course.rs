@@ -104,8 +104,10 @@ mod tests {
 
     #[test]
     fn a_change_is_found_where_windows_change_and_one_odd_window_is_not() {
-        let chances = |k: usize| -> Chances { std::array::from_fn(|i| if i == k { 0.9 } else { 0.025 }) };
-        let mut windows: Vec<Chances> = (0..20).map(|w| chances(if w < 10 { 1 } else { 3 })).collect();
+        let chances =
+            |k: usize| -> Chances { std::array::from_fn(|i| if i == k { 0.9 } else { 0.025 }) };
+        let mut windows: Vec<Chances> =
+            (0..20).map(|w| chances(if w < 10 { 1 } else { 3 })).collect();
         windows[4] = chances(2);
         let bins = WINDOW + 19 * STEP;
         let found = smoothed(&windows, bins, Pace { evidence: 0.4, stay: 0.9 });

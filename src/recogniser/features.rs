@@ -195,8 +195,8 @@ impl Window<'_> {
         let radii: Vec<f64> = away.iter().map(Vector::norm).collect();
         let (radius, scatter) = mean_and_scatter(&radii);
         out.extend([over(scatter, radius), radius / root]);
-        let second = away.iter().map(|z| z * z.transpose()).sum::<Matrix>()
-            / away.len().max(1) as f64;
+        let second =
+            away.iter().map(|z| z * z.transpose()).sum::<Matrix>() / away.len().max(1) as f64;
         let (values, axes) = sorted(second);
         let about: Vec<[f64; 2]> = away.iter().map(|z| [0, 1].map(|d| axes[d].dot(z))).collect();
         let orbit = Orbit::of(&about);
@@ -332,9 +332,8 @@ fn kurtosis(of: &[f64]) -> f64 {
 }
 
 fn smoothed(plane: &[[f64; 2]]) -> Vec<[f64; 2]> {
-    let mean = |w: &[[f64; 2]]| {
-        [0, 1].map(|d| w.iter().map(|p| p[d]).sum::<f64>() / SMOOTHED as f64)
-    };
+    let mean =
+        |w: &[[f64; 2]]| [0, 1].map(|d| w.iter().map(|p| p[d]).sum::<f64>() / SMOOTHED as f64);
     plane.windows(SMOOTHED).map(mean).collect()
 }
 
@@ -446,7 +445,7 @@ mod tests {
     }
 
     fn session(counts: &Array2<f32>) -> Session {
-        Session::new(counts.view(), (0..30).map(|i| 100 * i..100 * (i + 1)).collect())
+        Session::new(counts, (0..30).map(|i| 100 * i..100 * (i + 1)).collect())
     }
 
     #[test]
@@ -457,10 +456,12 @@ mod tests {
             let [a, b] = [&counts, &other].map(|c| look(&session(c), window.clone()));
             assert_eq!((a.features.len(), b.features.len()), (FEATURES, FEATURES));
             assert!(a.others.iter().all(|&o| o != window.start / 100));
-            for (i, (x, y)) in a.features.iter().zip(&b.features).enumerate() {
-                // Directions of noise alone are not settled by few steps.
-                assert!((x - y).abs() < 0.05 * (1.0 + x.abs()), "feature {i}: {x} and {y}");
-            }
+            let apart =
+                a.features.iter().zip(&b.features).map(|(x, y)| (x - y).abs() / (1.0 + x.abs()));
+            let apart: Vec<f32> = apart.collect();
+            // Directions of noise alone are not settled by few steps.
+            assert!(apart.iter().all(|d| *d < 0.3), "{apart:?}");
+            assert!(apart.iter().filter(|d| **d > 0.03).count() < FEATURES / 6, "{apart:?}");
         }
     }
 

@@ -21,10 +21,10 @@ use course::{Pace, smoothed};
 use features::{FEATURES, Seen, look};
 pub(crate) use learning::{Lesson, Score};
 use session::Session;
-use votes::{VOTES, stature, votes};
+use votes::{Company, TOLD};
 
 /// Regimes that are told apart: the ensemble's.
-pub const REGIMES: usize = 5;
+pub(crate) const REGIMES: usize = 5;
 /// Width of the bins that are read, seconds.
 pub const BIN_S: f64 = 0.02;
 /// Bins of a window, from one to the next, and of those that it is compared with.
@@ -40,7 +40,7 @@ const PART_MIN: usize = 1000;
 pub type Chances = [f32; REGIMES];
 
 /// Inputs of the second stage.
-const SECOND: usize = FEATURES + REGIMES + VOTES;
+const SECOND: usize = FEATURES + REGIMES + TOLD;
 
 /// Tells regimes by how they look beside each other.
 #[derive(Debug, Clone, PartialEq)]
@@ -93,7 +93,7 @@ impl Looked {
         if pieces.iter().map(ExactSizeIterator::len).sum::<usize>() < PART_MIN {
             return None;
         }
-        let session = Session::new(counts.view(), neighbours);
+        let session = Session::new(counts, neighbours);
         let windows = |piece: &Range<usize>| {
             starts(piece).map(|from| look(&session, from..from + WINDOW)).collect()
         };
@@ -128,11 +128,7 @@ impl Recogniser {
     /// Regimes of counts `[bins, channels]` in bins of [`BIN_S`], in pieces without a gap. Pieces
     /// shorter than a window, and parts too short to compare anything in, are left out.
     #[must_use]
-    pub fn recognise(
-        &self,
-        counts: &Array2<f32>,
-        pieces: &[Range<usize>],
-    ) -> Vec<Recognised> {
+    pub fn recognise(&self, counts: &Array2<f32>, pieces: &[Range<usize>]) -> Vec<Recognised> {
         parts(pieces).iter().flat_map(|part| self.part(counts, part)).collect()
     }
 
@@ -164,17 +160,12 @@ impl Recogniser {
 
     /// Chances of each window of each piece, by itself.
     fn windows(&self, looked: &Looked) -> Vec<Vec<Chances>> {
-        let first = self.first(&looked.neighbours);
+        let company = company(&self.scaling, &self.first, &looked.neighbours);
         let one = |seen: &Seen| {
-            let row = second_row(&self.scaling, &self.first, seen, &looked.neighbours, &first);
+            let row = second_row(&self.scaling, &self.first, seen, &company);
             mean_chances(&self.second, &row)
         };
         looked.windows.iter().map(|of| of.iter().map(one).collect()).collect()
-    }
-
-    fn first(&self, seen: &[Seen]) -> Vec<Chances> {
-        let row = |s: &Seen| self.scaling.apply(&s.features).collect::<Vec<f32>>();
-        seen.iter().map(|s| mean_chances(&self.first, &row(s))).collect()
     }
 
     /// Its arrays by name.
@@ -205,19 +196,26 @@ impl Recogniser {
     }
 }
 
+/// The windows that others are compared with, as a first stage takes them.
+fn company<'a>(scaling: &Scaling, first: &[Network], seen: &'a [Seen]) -> Company<'a> {
+    let chances = |s: &Seen| {
+        let row: Vec<f32> = scaling.apply(&s.features).collect();
+        mean_chances(first, &row)
+    };
+    Company { seen, chances: seen.iter().map(chances).collect() }
+}
+
 /// A window's row for the second stage.
 fn second_row(
     scaling: &Scaling,
-    networks: &[Network],
+    first: &[Network],
     seen: &Seen,
-    neighbours: &[Seen],
-    chances: &[Chances],
+    company: &Company<'_>,
 ) -> Vec<f32> {
     let mut row: Vec<f32> = scaling.apply(&seen.features).collect();
-    let own = mean_chances(networks, &row);
+    let own = mean_chances(first, &row);
     row.extend(own);
-    votes(seen, neighbours, chances, &mut row);
-    stature(seen, neighbours, chances, &mut row);
+    company.tell(seen, &mut row);
     row
 }
 

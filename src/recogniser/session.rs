@@ -4,7 +4,7 @@
 use std::ops::Range;
 
 use nalgebra::{SMatrix, SVector, SymmetricEigen};
-use ndarray::{Array2, ArrayView2, Axis, Slice};
+use ndarray::{Array2, Axis, Slice};
 
 use crate::learner::leading;
 
@@ -62,7 +62,7 @@ pub(super) struct Neighbour {
 
 impl Session {
     /// Of counts `[bins, channels]` in pieces without a gap.
-    pub(super) fn new(counts: ArrayView2<'_, f32>, windows: Vec<Range<usize>>) -> Self {
+    pub(super) fn new(counts: &Array2<f32>, windows: Vec<Range<usize>>) -> Self {
         let n = counts.ncols();
         let bins = counts.nrows().max(1) as f64;
         let means: Vec<f64> = counts
@@ -71,7 +71,7 @@ impl Session {
             .collect();
         let rate = means.iter().sum::<f64>() / n as f64;
         let relative_rate = counts.rows().into_iter().map(|r| r.sum() / (n as f64 * rate) as f32);
-        let mut x = counts.to_owned();
+        let mut x = counts.clone();
         for mut row in x.rows_mut() {
             for (x, mean) in row.iter_mut().zip(&means) {
                 *x = (*x - *mean as f32) / mean.sqrt() as f32;

@@ -1,4 +1,5 @@
-//! What similar windows of the session were taken for.
+//! What the other windows of the session tell of one: what similar ones were taken for, and how far
+//! out those lie.
 
 use super::features::Seen;
 use super::session::{Matrix, Vector};
@@ -20,9 +21,29 @@ const SHORTEST: f64 = 0.05;
 const SMALLEST: f64 = 0.02;
 const RATIO_MAX: f64 = 20.0;
 
-/// Values that [`votes`] and [`stature`] give.
-pub(super) const VOTES: usize =
+/// Values that [`Company::tell`] adds.
+pub(super) const TOLD: usize =
     WAYS * (REGIMES + 1) + REGIMES + 3 * STAYING.len() + 2 * MOVING.len() + 1;
+
+/// The windows that others are compared with.
+pub(super) struct Company<'a> {
+    pub(super) seen: &'a [Seen],
+    /// What a first stage takes them for.
+    pub(super) chances: Vec<Chances>,
+}
+
+impl Company<'_> {
+    /// Adds what they tell of a window.
+    pub(super) fn tell(&self, window: &Seen, out: &mut Vec<f32>) {
+        votes(window, self.seen, &self.chances, out);
+        stature(window, self.seen, &self.chances, out);
+    }
+}
+
+/// Cosine of the angle between two lines.
+fn along(a: &Vector, b: &Vector) -> f64 {
+    (a.dot(b) / a.norm().max(1e-6) / b.norm().max(1e-6)).abs()
+}
 
 fn unit(matrix: &Matrix) -> Matrix {
     matrix / matrix.norm().max(1e-6)
@@ -35,21 +56,19 @@ fn similar(a: &Seen, b: &Seen) -> [f64; WAYS] {
     let alike = unit(&a.covariance).dot(&unit(&b.covariance)).clamp(-1.0, 1.0);
     let size = |m: &Matrix| m.trace().max(LEAST).ln();
     let larger = size(&a.covariance) - size(&b.covariance);
-    let length = |v: &Vector| v.norm().max(1e-6);
-    let along = (a.mean.dot(&b.mean) / length(&a.mean) / length(&b.mean)).abs();
     [
         (-apart / 0.3).exp(),
         (-apart / 0.06).exp(),
         (-across / 0.3).exp(),
         (-(1.0 - alike) / 0.15).exp() * (-larger * larger / 0.5).exp(),
-        (-(1.0 - along) / 0.1).exp() * b.mean.norm().min(1.0),
+        (-(1.0 - along(&a.mean, &b.mean)) / 0.1).exp() * b.mean.norm().min(1.0),
         (-apart / 0.3 - (1.0 - alike) / 0.15).exp(),
     ]
 }
 
 /// Means of the other windows' chances by similarity, how much voted each time, and the mean over
 /// the session.
-pub(super) fn votes(window: &Seen, session: &[Seen], chances: &[Chances], out: &mut Vec<f32>) {
+fn votes(window: &Seen, session: &[Seen], chances: &[Chances], out: &mut Vec<f32>) {
     let mut whole = [0.0f64; REGIMES];
     for of in chances {
         whole.iter_mut().zip(of).for_each(|(w, c)| *w += f64::from(*c) / chances.len() as f64);
@@ -73,7 +92,7 @@ pub(super) fn votes(window: &Seen, session: &[Seen], chances: &[Chances], out: &
 /// How far from the middle the window lies, beside what was taken for each regime; how far those
 /// lie; and how well its direction is that of theirs. A point that an input holds lies where the
 /// input says, one of two stable points and a ring as far out as recurrence drives them.
-pub(super) fn stature(window: &Seen, session: &[Seen], chances: &[Chances], out: &mut Vec<f32>) {
+fn stature(window: &Seen, session: &[Seen], chances: &[Chances], out: &mut Vec<f32>) {
     let size = |seen: &Seen| seen.covariance.trace().max(LEAST * LEAST).sqrt();
     let mean = |regime: usize, of: &dyn Fn(&Seen) -> f64| {
         let (mut sum, mut weights) = (0.0, PRIOR);
@@ -94,8 +113,8 @@ pub(super) fn stature(window: &Seen, session: &[Seen], chances: &[Chances], out:
     out.extend(distances.map(|d| d as f32));
     out.extend(sizes.map(|s| s as f32));
     for regime in STAYING {
-        let along = |seen: &Seen| seen.mean.dot(&window.mean).powi(2) / (own * own).max(1e-6);
+        let shadow = |seen: &Seen| seen.mean.dot(&window.mean).powi(2) / (own * own).max(1e-6);
         let all = mean(regime, &|seen| seen.mean.norm_squared());
-        out.push((mean(regime, &along) / all.max(1e-6)) as f32);
+        out.push((mean(regime, &shadow) / all.max(1e-6)) as f32);
     }
 }

@@ -203,7 +203,8 @@ fn rhythms(steps: usize, sources: usize, step_s: f64, rng: &mut ChaCha8Rng) -> V
         })
         .collect();
     let at = |t: usize| {
-        of.iter().map(move |[turn, phase]| (t as f64 * turn + phase).sin() * std::f64::consts::SQRT_2)
+        of.iter()
+            .map(move |[turn, phase]| (t as f64 * turn + phase).sin() * std::f64::consts::SQRT_2)
     };
     (0..steps).flat_map(at).map(|x| x as f32).collect()
 }

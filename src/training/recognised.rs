@@ -11,7 +11,7 @@ use super::error::FinishError;
 use super::settings::TrainingSettings;
 use crate::inference::Adaptation;
 use crate::model::{Model, Readout};
-use crate::recogniser::{BIN_S, Recogniser, Recognised};
+use crate::recogniser::{BIN_S, Recognised, Recogniser};
 use crate::recording::Recording;
 use crate::regime::{DecisionRule, Engine};
 use crate::teacher::REGIME_NAMES;
@@ -279,8 +279,8 @@ fn confirm(
     let rule = DecisionRule::of(model, None);
     let readout = Readout { trusted: true, ..readout.clone() };
     let disagreed = |found: f64| Unrecognised::Disagreed { found };
-    let mut engine = Engine::new(model, &readout, rule, Adaptation::default())
-        .map_err(|_| disagreed(0.0))?;
+    let mut engine =
+        Engine::new(model, &readout, rule, Adaptation::default()).map_err(|_| disagreed(0.0))?;
     let settled = (SETTLED_S / model.bin_width_s).round() as usize;
     let (mut same, mut all) = (0usize, 0usize);
     for trial in &recognition.recording.trials {
@@ -292,7 +292,8 @@ fn confirm(
             since = if t > 0 && trial.task[t] == trial.task[t - 1] { since + 1 } else { 0 };
             if let (Some(regime), true) = (trial.regime[t], since >= settled) {
                 let posterior = &engine.estimate().posterior;
-                let most = (0..posterior.len()).max_by(|&a, &b| posterior[a].total_cmp(&posterior[b]));
+                let most =
+                    (0..posterior.len()).max_by(|&a, &b| posterior[a].total_cmp(&posterior[b]));
                 same += usize::from(most == Some(regime));
                 all += 1;
             }

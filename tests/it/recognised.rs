@@ -3,10 +3,9 @@
 use std::path::Path;
 
 use regimed::internals::checkpoint;
+use regimed::internals::model::Model;
 use regimed::internals::recording::{DynamicsTruth, Recording, Trial, in_bins, write};
-use regimed::internals::teacher::{
-    Animal, AnimalSettings, REGIME_NAMES, Regime, Simulation,
-};
+use regimed::internals::teacher::{Animal, AnimalSettings, REGIME_NAMES, Regime, Simulation};
 
 use crate::rig::{arg, run};
 
@@ -43,30 +42,22 @@ fn minute(animal: u64, allowed: &[usize]) -> (Recording, Vec<usize>) {
     (recording, truth)
 }
 
-fn calibrate(recording: &Recording, folder: &Path) -> (checkpoint::Checkpoint, String) {
+fn calibrate(recording: &Recording, folder: &Path) -> (Model, String) {
     let (data, out) = (folder.join("new.npz"), folder.join("calibrated"));
-    write(&data, recording).expect("written");
-    let (good, stdout, stderr) = run(&[
-        "calibrate",
-        arg(&data),
-        "--model",
-        "builtin",
-        "--out",
-        arg(&out),
-        "--steps",
-        "120",
-    ]);
+    write(recording, &data).expect("written");
+    let (good, stdout, stderr) =
+        run(&["calibrate", arg(&data), "--model", "builtin", "--out", arg(&out), "--steps", "120"]);
     assert!(good, "{stdout}{stderr}");
-    (checkpoint::load(&out).expect("a model"), format!("{stdout}{stderr}"))
+    (checkpoint::load(&out).expect("a model").model, format!("{stdout}{stderr}"))
 }
 
 #[test]
 fn a_new_animal_is_calibrated_by_the_regimes_that_are_recognised_in_it() {
     let folder = tempfile::tempdir().expect("a folder");
     let (recording, _) = minute(31, &[0, 1, 2, 3, 4]);
-    let (checkpoint, said) = calibrate(&recording, folder.path());
+    let (model, said) = calibrate(&recording, folder.path());
     assert!(said.contains("recognised in its counts (stable_fixed_point"), "{said}");
-    let readout = checkpoint.model.readout("new").expect("a readout");
+    let readout = model.readout("new").expect("a readout");
     assert!(readout.trusted, "{said}");
 }
 
@@ -74,9 +65,9 @@ fn a_new_animal_is_calibrated_by_the_regimes_that_are_recognised_in_it() {
 fn one_regime_alone_is_not_enough_and_no_label_is_made_of_it() {
     let folder = tempfile::tempdir().expect("a folder");
     let (recording, _) = minute(31, &[4]);
-    let (checkpoint, said) = calibrate(&recording, folder.path());
+    let (model, said) = calibrate(&recording, folder.path());
     assert!(said.contains("not enough seen") && said.contains("unknown"), "{said}");
-    assert!(!checkpoint.model.readout("new").expect("a readout").trusted);
+    assert!(!model.readout("new").expect("a readout").trusted);
 }
 
 #[test]

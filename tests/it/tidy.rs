@@ -33,7 +33,15 @@ const FLOORS: [&[&str]; 18] = [
 ];
 /// Rooms without a clock or I/O.
 const PURE: [&str; 9] = [
-    "model", "teacher", "learner", "inference", "experts", "dynamics", "regime", "edge", "recogniser",
+    "model",
+    "teacher",
+    "learner",
+    "inference",
+    "experts",
+    "dynamics",
+    "regime",
+    "edge",
+    "recogniser",
 ];
 const PURE_FORBIDDEN: [&str; 6] =
     ["tokio", "std::fs", "std::net", "Instant::now", "SystemTime", "std::env"];

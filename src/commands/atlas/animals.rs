@@ -9,9 +9,7 @@ use ndarray::Array2;
 use super::super::progress::{Interrupt, Progress};
 use crate::checkpoint;
 use crate::recogniser::{BIN_S, Lesson, Recogniser, Score};
-use crate::teacher::{
-    Animal, AnimalSettings, Dwell, Family, Regime, Simulation, wandering,
-};
+use crate::teacher::{Animal, AnimalSettings, Dwell, Family, Regime, Simulation, wandering};
 
 /// Parts of the animals that are asked about in turn.
 const FOLDS: usize = 3;
@@ -67,11 +65,7 @@ pub(super) fn run(out: &Path, seed: u64, animals: u64, interrupt: &Interrupt) ->
 }
 
 /// `None` where it was interrupted.
-fn simulate(
-    seed: u64,
-    animals: u64,
-    interrupt: &Interrupt,
-) -> Option<(Vec<Family>, Vec<Lesson>)> {
+fn simulate(seed: u64, animals: u64, interrupt: &Interrupt) -> Option<(Vec<Family>, Vec<Lesson>)> {
     let mut progress = Progress::new("animals", animals as usize, 0);
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
     let next = AtomicUsize::new(0);
@@ -144,8 +138,7 @@ fn table(families: &[Family], scores: &[Score]) -> String {
          where certain |\n|---|---|---|---|---|---|---|---|\n",
     );
     let mut line = |name: String, is: &dyn Fn(usize) -> bool| {
-        let of: Vec<&Score> =
-            (0..scores.len()).filter(|&i| is(i)).map(|i| &scores[i]).collect();
+        let of: Vec<&Score> = (0..scores.len()).filter(|&i| is(i)).map(|i| &scores[i]).collect();
         if !of.is_empty() {
             out.push_str(&row(&name, &of));
         }

@@ -54,7 +54,7 @@ pub struct AtlasArgs {
     #[arg(long, default_value_t = 7200)]
     pub networks: u64,
     /// Animals, for the recogniser of regimes; 0 leaves it out
-    #[arg(long, default_value_t = 2400)]
+    #[arg(long, default_value_t = 4800)]
     pub animals: u64,
     /// Seed of everything random
     #[arg(long, default_value_t = 1)]

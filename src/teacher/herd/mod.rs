@@ -152,3 +152,25 @@ fn allowed(rng: &mut ChaCha8Rng) -> Vec<usize> {
 fn spikes(expected: f64, rng: &mut ChaCha8Rng) -> u8 {
     Poisson::new(expected).map_or(0.0, |p| p.sample(rng)).min(COUNT_MAX) as u8
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn animals_are_the_same_for_the_same_seed_and_stay_within_what_is_drawn() {
+        let mut families = Vec::new();
+        for number in 0..24 {
+            let of = wandering(3, number);
+            assert_eq!(of.counts.len(), of.regimes.len() * of.channels);
+            assert_eq!(of.regimes.len(), 3000);
+            let spikes: f64 = of.counts.iter().map(|c| f64::from(*c)).sum();
+            let hz = spikes / of.channels as f64 / RECORDED_S;
+            assert!((RATE_HZ[0] * 0.8..RATE_HZ[1] * 1.2).contains(&hz), "{number}: {hz} Hz");
+            families.push(of.family);
+        }
+        assert!(Family::ALL.iter().all(|f| families.contains(f)), "{families:?}");
+        let [a, b, other] = [(3, 5), (3, 5), (4, 5)].map(|(seed, n)| wandering(seed, n));
+        assert!(a.counts == b.counts && a.regimes == b.regimes && a.counts != other.counts);
+    }
+}

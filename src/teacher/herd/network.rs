@@ -226,7 +226,8 @@ impl NetworkBody {
                 put(0, 1, -turn);
                 put(1, 0, turn);
                 let driven = turned && rng.random_bool(0.75);
-                drive = if driven { rng.random_range(0.4..1.3) * normal(rng).signum() } else { 0.0 };
+                drive =
+                    if driven { rng.random_range(0.4..1.3) * normal(rng).signum() } else { 0.0 };
             }
         }
         self.low_rank(random, &a);
@@ -251,7 +252,7 @@ impl NetworkBody {
             }
             Regime::Bistable => (&self.angles[0], 0.0, rng.random_range(7.0..12.0)),
             Regime::Chaotic => {
-                random = rng.random_range(2.6..4.2);
+                random = rng.random_range(3.8..6.0);
                 (&self.angles[0], 0.0, 0.0)
             }
             Regime::StableFixedPoint | Regime::RandomLowRank => {
@@ -333,5 +334,93 @@ impl Body for NetworkBody {
 
     fn observed(&self) -> &[f32] {
         &self.observed
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rand::SeedableRng;
+
+    use super::*;
+
+    /// Without noise.
+    fn silent(family: Family, seed: u64) -> (NetworkBody, ChaCha8Rng) {
+        let mut rng = ChaCha8Rng::seed_from_u64(seed);
+        let mut body = NetworkBody::new(family, 30, &mut rng);
+        (body.unit_noise, body.latent_noise) = (0.0, 0.0);
+        (body, rng)
+    }
+
+    /// States after a while from several starts, how fast they still move relative to their size,
+    /// and how far two neighbours are apart relative to where they began.
+    fn ends(family: Family, regime: Regime, seed: u64) -> (Vec<Vec<f32>>, f32, f32) {
+        let (mut body, mut rng) = silent(family, seed);
+        body.begin(regime, 0.0, &mut rng);
+        let mut ends = Vec::new();
+        let (mut speed, mut apart) = (0.0f32, 0.0f32);
+        let norm = |v: &[f32]| v.iter().map(|x| x * x).sum::<f32>().sqrt();
+        for start in 0..4 {
+            body.state = (0..body.units).map(|_| 0.8 * normal(&mut rng) as f32).collect();
+            if start > 0 {
+                // Along the latents as well.
+                let along: [f32; LATENTS] = std::array::from_fn(|_| normal(&mut rng) as f32);
+                for (x, m) in body.state.iter_mut().zip(&body.m) {
+                    *x += m.iter().zip(along).map(|(m, a)| m * a).sum::<f32>();
+                }
+            }
+            (0..300).for_each(|_| body.advance(&mut rng));
+            let settled = body.state.clone();
+            let mut twin: Vec<f32> =
+                settled.iter().map(|x| x + 1e-3 * normal(&mut rng) as f32).collect();
+            let began: Vec<f32> = twin.iter().zip(&settled).map(|(a, b)| a - b).collect();
+            (0..100).for_each(|_| body.advance(&mut rng));
+            let end = std::mem::replace(&mut body.state, std::mem::take(&mut twin));
+            (0..100).for_each(|_| body.advance(&mut rng));
+            let between: Vec<f32> = body.state.iter().zip(&end).map(|(a, b)| a - b).collect();
+            apart = apart.max(norm(&between) / norm(&began));
+            let moved: Vec<f32> = end.iter().zip(&settled).map(|(a, b)| a - b).collect();
+            speed = speed.max(norm(&moved) / norm(&end).max(1e-3));
+            ends.push(end);
+        }
+        (ends, speed, apart)
+    }
+
+    fn distance(a: &[f32], b: &[f32]) -> f32 {
+        let apart = a.iter().zip(b).map(|(a, b)| (a - b).powi(2)).sum::<f32>();
+        (apart / a.len() as f32).sqrt()
+    }
+
+    /// Different ends among several, further than a tenth apart.
+    fn different(ends: &[Vec<f32>]) -> usize {
+        let mut kept: Vec<&Vec<f32>> = Vec::new();
+        for end in ends {
+            if kept.iter().all(|k| distance(k, end) > 0.1) {
+                kept.push(end);
+            }
+        }
+        kept.len()
+    }
+
+    #[test]
+    fn regimes_are_what_they_are_called_in_every_family() {
+        for family in [Family::Orthonormal, Family::Turned, Family::Populations] {
+            let share = |regime: Regime, is: &dyn Fn(usize, f32, f32) -> bool| {
+                let held = (0..8).filter(|&seed| {
+                    let (ends, speed, apart) = ends(family, regime, seed);
+                    is(different(&ends), speed, apart)
+                });
+                held.count()
+            };
+            let stable = share(Regime::StableFixedPoint, &|n, speed, _| n == 1 && speed < 0.05);
+            let two = share(Regime::Bistable, &|n, speed, _| (1..=2).contains(&n) && speed < 0.05);
+            let cycle = share(Regime::LimitCycle, &|_, speed, apart| speed > 0.1 && apart < 20.0);
+            let ring = share(Regime::RingAttractor, &|n, speed, _| n >= 2 && speed < 0.3);
+            let chaos = share(Regime::Chaotic, &|_, speed, apart| speed > 0.1 && apart > 1.5);
+            let found = [stable, two, cycle, ring, chaos];
+            // Small networks of a gain little above 1 may fall into a cycle.
+            let least = [7, 7, 7, 7, 6];
+            let held = found.iter().zip(least).all(|(n, least)| *n >= least);
+            assert!(held, "{family:?}: {found:?} of 8");
+        }
     }
 }

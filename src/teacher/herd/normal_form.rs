@@ -145,7 +145,8 @@ impl Body for NormalFormBody {
     fn begin(&mut self, regime: Regime, kick: f32, rng: &mut ChaCha8Rng) {
         let at = Regime::ALL.iter().position(|r| *r == regime).unwrap_or(0);
         let turned = self.turned;
-        let frame = self.frames[at].iter().map(|row| row.map(|x| x + turned as f32 * normal(rng) / 2.0));
+        let frame =
+            self.frames[at].iter().map(|row| row.map(|x| x + turned as f32 * normal(rng) / 2.0));
         self.frame = orthonormal(frame.collect());
         let tau = f64::from(BIN_S as f32 / STEPS as f32 / self.leak);
         let mut between = |low: f64, high: f64| rng.random_range(low..high) as f32;
@@ -193,5 +194,32 @@ impl Body for NormalFormBody {
 
     fn observed(&self) -> &[f32] {
         &self.observed
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rand::SeedableRng;
+
+    use super::*;
+
+    #[test]
+    fn forms_rest_where_they_should_and_turn_as_fast_as_they_should() {
+        let mut body = NormalFormBody::new(30, &mut ChaCha8Rng::seed_from_u64(1));
+        let mut flow = |form: Form, at: [f32; 2]| {
+            body.form = form;
+            body.flow([at[0], at[1], 0.0, 0.0, 0.0, 0.0])
+        };
+        for (form, at) in [
+            (Form::Point { offset: 0.7, turn: 0.5 }, [0.7, 0.0]),
+            (Form::TwoPoints { mu: 0.8 }, [1.0, 0.0]),
+            (Form::TwoPoints { mu: 0.8 }, [-1.0, 0.0]),
+            (Form::Ring { mu: 0.8 }, [0.6, 0.8]),
+            (Form::Ring { mu: 0.8 }, [-0.8, 0.6]),
+        ] {
+            assert!(flow(form, at).iter().all(|d| d.abs() < 1e-6), "{form:?} at {at:?}");
+        }
+        let d = flow(Form::Cycle { mu: 0.8, turn: 0.4, bend: 0.0 }, [0.6, 0.8]);
+        assert!((d[0] + 0.4 * 0.8).abs() < 1e-6 && (d[1] - 0.4 * 0.6).abs() < 1e-6, "{d:?}");
     }
 }
