@@ -8,7 +8,7 @@ use pulp::{Arch, Simd, WithSimd};
 use super::chance::chance;
 use super::correlogram::{CORRELOGRAM, Correlogram, LEADING};
 use super::persistence::{pairs_of, persistence};
-use super::products::{Products, Squares};
+use super::products::{Products, Scatter, Scattered, Squares};
 use super::window::{LAGS_S, Window, bins};
 use crate::dynamics::eigenvalues;
 use crate::learner::leading;
@@ -106,11 +106,12 @@ impl Population<'_> {
         let n = self.kept.len();
         let mut covariance = vec![0.0f32; n * n];
         let (mut trace, mut squares) = (0.0, 0.0);
+        let roots: Vec<f64> = self.means.iter().map(|m| m.sqrt()).collect();
+        let over: Vec<f64> = roots.iter().map(|r| 1.0 / r).collect();
         for a in 0..n {
             for b in 0..=a {
                 let product = self.window.product(self.kept[a], self.kept[b]);
-                let mean = self.means[a] * self.means[b];
-                let c = (product - mean) / mean.sqrt();
+                let c = product * over[a] * over[b] - roots[a] * roots[b];
                 (covariance[a * n + b], covariance[b * n + a]) = (c as f32, c as f32);
                 trace += if a == b { c } else { 0.0 };
                 squares += if a == b { c * c } else { 2.0 * c * c };
@@ -203,22 +204,8 @@ impl Population<'_> {
         let whole = sums.len() / n;
         for length in FANO {
             let windows = whole / length;
-            let (mut sum, mut square) = (vec![0.0f64; n], vec![0.0f64; n]);
-            let (mut all, mut all_square) = (0.0, 0.0);
-            for window in sums.chunks_exact(length * n).take(windows) {
-                let mut counts = vec![0.0f32; n];
-                for part in window.chunks_exact(n) {
-                    counts.iter_mut().zip(part).for_each(|(c, p)| *c += p);
-                }
-                for ((sum, square), count) in sum.iter_mut().zip(&mut square).zip(&counts) {
-                    let count = f64::from(*count);
-                    *sum += count;
-                    *square += count * count;
-                }
-                let total = f64::from(counts.iter().sum::<f32>());
-                all += total;
-                all_square += total * total;
-            }
+            let counts = Scatter { sums, n, length, windows };
+            let Scattered { sum, square, all, all_square } = Arch::new().dispatch(counts);
             let t = windows as f64;
             let fano = |sum: f64, square: f64| {
                 let mean = sum / t;

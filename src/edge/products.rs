@@ -1,4 +1,4 @@
-//! Products of states with themselves a while later, as wide as the processor goes.
+//! Sums of products, as wide as the processor goes.
 
 use pulp::{Simd, WithSimd};
 
@@ -45,5 +45,51 @@ impl WithSimd for Squares<'_> {
             }
         }
         sums
+    }
+}
+
+/// Counts in short windows, `[windows, n]`, of which `length` make a window here.
+pub(super) struct Scatter<'a> {
+    pub(super) sums: &'a [f32],
+    pub(super) n: usize,
+    pub(super) length: usize,
+    pub(super) windows: usize,
+}
+
+/// Sums over windows of counts and of their squares, by channel and of all channels together.
+pub(super) struct Scattered {
+    pub(super) sum: Vec<f64>,
+    pub(super) square: Vec<f64>,
+    pub(super) all: f64,
+    pub(super) all_square: f64,
+}
+
+impl WithSimd for Scatter<'_> {
+    type Output = Scattered;
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, _: S) -> Scattered {
+        let Self { sums, n, length, windows } = self;
+        let (mut sum, mut square) = (vec![0.0f64; n], vec![0.0f64; n]);
+        let (mut all, mut all_square) = (0.0, 0.0);
+        let mut counts = vec![0.0f32; n];
+        for window in sums.chunks_exact(length * n).take(windows) {
+            counts.fill(0.0);
+            for part in window.chunks_exact(n) {
+                for (c, p) in counts.iter_mut().zip(part) {
+                    *c += p;
+                }
+            }
+            let mut total = 0.0;
+            for ((sum, square), count) in sum.iter_mut().zip(&mut square).zip(&counts) {
+                let count = f64::from(*count);
+                *sum += count;
+                *square += count * count;
+                total += count;
+            }
+            all += total;
+            all_square += total * total;
+        }
+        Scattered { sum, square, all, all_square }
     }
 }

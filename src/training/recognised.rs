@@ -235,7 +235,9 @@ fn summed(recording: &Recording, together: usize) -> (Array2<f32>, Vec<Range<usi
 
 /// Each step's most probable regime with its probability.
 fn best(found: &[Recognised], bin: usize) -> Option<(usize, f32)> {
-    let of = found.iter().find(|f| f.bins.contains(&bin))?;
+    // Pieces come in their order.
+    let at = found.partition_point(|f| f.bins.end <= bin);
+    let of = found.get(at).filter(|f| f.bins.contains(&bin))?;
     let best = of.at(bin).into_iter().enumerate().max_by(|a, b| a.1.total_cmp(&b.1))?;
     Some(best)
 }

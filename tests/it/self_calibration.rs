@@ -17,14 +17,18 @@ const SECONDS: usize = 20;
 /// Bins with their true regimes: another regime every second, of the built-in model's first animal
 /// on another day.
 fn another_day(bins: usize) -> Vec<(Vec<u32>, &'static str)> {
-    let animal = Animal::new(1, 0, AnimalSettings::default()).on_day(3);
+    switching(&Animal::new(1, 0, AnimalSettings::default()).on_day(3), bins, 150)
+}
+
+/// Bins of an animal with their true regimes, another after so many.
+fn switching(animal: &Animal, bins: usize, dwell: usize) -> Vec<(Vec<u32>, &'static str)> {
     let task = |i: usize| animal.task(Regime::ALL[(3 * i) % 5], 2000 + i as u64);
     let mut simulation = Simulation::new(animal.clone(), task(0), 5);
     let mut counts = vec![0u16; animal.n_channels()];
     (0..bins)
         .map(|bin| {
-            if bin > 0 && bin % 150 == 0 {
-                simulation.begin(task(bin / 150));
+            if bin > 0 && bin % dwell == 0 {
+                simulation.begin(task(bin / dwell));
             }
             simulation.bin(&mut counts);
             let regime = Regime::ALL.iter().position(|r| *r == simulation.task().regime);
@@ -127,4 +131,25 @@ async fn a_new_animal_without_labels_stays_unknown_and_says_so() {
     assert_eq!(found.state(), CalibrationState::NotTrusted, "{found:?}: {}", daemon.log());
     assert_eq!(daemon.metric("regimed_calibration_state", "state=\"not_trusted\""), 1.0);
     assert_eq!(daemon.metric("regimed_regime_in_force", "regime=\"unknown\""), 1.0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_new_animal_is_calibrated_by_the_regimes_that_are_recognised_in_its_first_minute() {
+    let daemon = Daemon::start(&session("calibrate_s = 60\nchannels = 96"));
+    let animal = Animal::new(1, 31, AnimalSettings::default());
+    let bins = switching(&animal, 6100 + 1500, 300);
+    let (first, rest) = bins.split_at(6100);
+    let (before, _) = send(&daemon, 0, 0.01, first).await;
+    assert!(before[..6000].iter().all(|d| d.untrusted));
+    let found = ended(&daemon).await;
+    assert_eq!(found.state(), CalibrationState::Done, "{found:?}: {}", daemon.log());
+    let (after, _) = send(&daemon, first.len(), 0.01, rest).await;
+    assert!(after.iter().all(|d| !d.untrusted));
+    let settled: Vec<bool> = (after.iter().zip(rest).enumerate())
+        .filter(|(i, _)| (i + first.len()) % 300 >= 200)
+        .map(|(_, (d, (_, truth)))| d.regime == *truth)
+        .collect();
+    let right = settled.iter().filter(|r| **r).count() as f64 / settled.len() as f64;
+    // Of five; stable and bistable are the ones that are taken for each other.
+    assert!(right > 0.5, "{right:.3} of the labels are right");
 }
