@@ -82,7 +82,7 @@ pub mod telemetry {
 pub mod training {
     pub use crate::training::{
         Dataset, Gathering, Member, Regimes, Trainer, TrainingSettings, calibrate,
-        calibrate_animal, dispersion, finish, recalibrate,
+        calibrate_animal, dispersion, finish, recalibrate, recognise,
     };
 }
 pub mod wire {

@@ -1,6 +1,9 @@
 //! How well regimes are recognised in minutes that nobody labelled.
 
-use regimed::internals::recogniser::Recogniser;
+use regimed::internals::model::Model;
+use regimed::internals::recogniser::{BIN_S, Recogniser};
+use regimed::internals::recording::{Recording, Trial};
+use regimed::internals::training::recognise;
 
 use super::minutes::{Minute, adapting, simulated};
 
@@ -9,8 +12,14 @@ const FIRST: u64 = 40;
 const CERTAIN: f32 = 0.9;
 const ALL: [usize; 5] = [0, 1, 2, 3, 4];
 
-/// Most probable regime's probability, and whether it is right, bin by bin.
-fn judged(recogniser: &Recogniser, (counts, regimes): &Minute) -> Vec<(f32, bool)> {
+/// Most probable regime's probability, and whether it is right, bin by bin; and whether labels would
+/// be made of it.
+struct Judged {
+    bins: Vec<(f32, bool)>,
+    named: bool,
+}
+
+fn judged(recogniser: &Recogniser, model: &Model, (counts, regimes): &Minute) -> Judged {
     let bins = 0..regimes.len();
     let found = recogniser.recognise(counts, std::slice::from_ref(&bins));
     let of = |bin: usize| {
@@ -18,7 +27,14 @@ fn judged(recogniser: &Recogniser, (counts, regimes): &Minute) -> Vec<(f32, bool
         let best = chances.into_iter().enumerate().max_by(|a, b| a.1.total_cmp(&b.1))?;
         Some((best.1, best.0 == regimes[bin]))
     };
-    bins.filter_map(of).collect()
+    let recording = Recording {
+        n_channels: counts.ncols(),
+        bin_width_s: BIN_S,
+        trials: vec![Trial::unlabelled("new", counts.mapv(|c| c as u16))],
+        ..Recording::default()
+    };
+    let named = recognise(recogniser, model, &recording).is_ok();
+    Judged { bins: bins.filter_map(of).collect(), named }
 }
 
 fn right(bins: &[(f32, bool)]) -> f64 {
@@ -41,36 +57,39 @@ fn verdict(held: bool) -> &'static str {
     if held { "" } else { " !" }
 }
 
-fn row(name: &str, minutes: &[Vec<(f32, bool)>], least: f64, worst_least: f64) {
-    let each: Vec<f64> = minutes.iter().map(|bins| right(bins)).collect();
+fn row(name: &str, minutes: &[Judged], least: f64, worst_least: f64) {
+    let each: Vec<f64> = minutes.iter().map(|m| right(&m.bins)).collect();
     let mean = each.iter().sum::<f64>() / each.len() as f64;
     let worst = each.iter().copied().fold(1.0, f64::min);
-    let all = minutes.concat();
+    let all: Vec<(f32, bool)> = minutes.iter().flat_map(|m| m.bins.iter().copied()).collect();
+    let named = minutes.iter().filter(|m| m.named).count();
     let certain: Vec<(f32, bool)> = all.iter().filter(|b| b.0 > CERTAIN).copied().collect();
     let off = off(&all);
     println!(
-        "| {name} | {mean:.3}{} | {worst:.3}{} | {off:.3}{} | {:.3} | {:.3} |",
+        "| {name} | {mean:.3}{} | {worst:.3}{} | {off:.3}{} | {:.3} | {:.3} | \
+         {named} of {} |",
         verdict(mean >= least),
         verdict(worst >= worst_least),
         verdict(off <= 0.05),
         certain.len() as f64 / all.len().max(1) as f64,
         right(&certain),
+        minutes.len(),
     );
 }
 
-pub(crate) fn report(recogniser: &Recogniser) {
+pub(crate) fn report(recogniser: &Recogniser, model: &Model) {
     println!(
         "\n{ANIMALS} animals each, 60 s without labels, another regime every 3 s; '!' misses its \
          budget\n\n| minutes | right | worst animal | probabilities off by | certain | right where \
-         certain |\n|---|---|---|---|---|---|"
+         certain | named |\n|---|---|---|---|---|---|---|"
     );
     let threads = std::thread::available_parallelism().map_or(1, usize::from) as u64;
-    let all = |minute: &(dyn Fn(u64) -> Minute + Sync)| -> Vec<Vec<(f32, bool)>> {
+    let all = |minute: &(dyn Fn(u64) -> Minute + Sync)| -> Vec<Judged> {
         let mut found = Vec::new();
         std::thread::scope(|scope| {
             let workers: Vec<_> = (0..threads)
                 .map(|t| {
-                    let one = move |i| judged(recogniser, &minute(i));
+                    let one = move |i| judged(recogniser, model, &minute(i));
                     let own = (FIRST + t..FIRST + ANIMALS).step_by(threads as usize);
                     scope.spawn(move || own.map(one).collect::<Vec<_>>())
                 })

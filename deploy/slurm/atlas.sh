@@ -5,7 +5,7 @@
 #SBATCH --job-name=atlas
 #SBATCH --array=0-11
 #SBATCH --cpus-per-task=2
-#SBATCH --mem=2G
-#SBATCH --time=01:00:00
+#SBATCH --mem=8G
+#SBATCH --time=02:00:00
 #SBATCH --requeue
 exec regimed atlas --out "$1" --shard "$SLURM_ARRAY_TASK_ID/12"

@@ -75,7 +75,10 @@ pub fn run(args: &CalibrateArgs) -> Result<()> {
     );
     let readout = match &args.from {
         Some(from) => another_day(&checkpoint.model, from, &data, &name)?,
-        None => new_animal(args, &checkpoint.model, &recording, &name)?,
+        None => {
+            drop(data);
+            new_animal(args, &checkpoint.model, &recording, &name)?
+        }
     };
     keep(args, checkpoint, readout, file)
 }

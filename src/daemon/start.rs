@@ -78,7 +78,12 @@ pub(super) fn start(
     let (slot, fetching) = run_thread(&session, beginning, outlet, taps, keeping.as_ref())?;
     match own_readout {
         Some(trusted) => {
-            session.set_calibration(|c| c.state = CalibrationState::of_result(trusted));
+            session.set_calibration(|c| {
+                c.state = CalibrationState::of_result(trusted);
+                c.problem = (!trusted).then(|| {
+                    "its regimes were not sure when it calibrated itself, before the restart".into()
+                });
+            });
         }
         None => calibrate(&session, &plan, keeping.as_ref(), shared)?,
     }
@@ -114,8 +119,8 @@ fn warn_of_untrusted(plan: &Plan) {
     if !plan.readout.trusted && plan.choice.calibration.is_none() {
         tracing::warn!(
             session = plan.session,
-            "calibrated without labels: its label stays 'unknown' (calibrate with labels, or with \
-             --from)"
+            "its regimes were not sure when it was calibrated: its label stays 'unknown' (calibrate \
+             with labels, or with --from)"
         );
     }
 }

@@ -445,7 +445,11 @@ mod tests {
     }
 
     fn session(counts: &Array2<f32>) -> Session {
-        Session::new(counts, (0..30).map(|i| 100 * i..100 * (i + 1)).collect())
+        Session::new(
+            counts.clone(),
+            std::slice::from_ref(&(0..3000)),
+            (0..30).map(|i| 100 * i..100 * (i + 1)).collect(),
+        )
     }
 
     #[test]

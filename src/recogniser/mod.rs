@@ -33,8 +33,12 @@ const STEP: usize = 12;
 const NEIGHBOUR: usize = 100;
 /// A recording is read in parts of about this many bins.
 const PART: usize = 3000;
-/// Fewer bins, or fewer windows to compare with, say nothing.
+/// Fewer bins say nothing.
 const PART_MIN: usize = 1000;
+
+/// A channel with fewer spikes a bin is left out; fewer channels tell nothing.
+const COUNT_MIN: f32 = 0.006;
+const CHANNELS_MIN: usize = 8;
 
 /// Probability of each regime.
 pub type Chances = [f32; REGIMES];
@@ -93,7 +97,15 @@ impl Looked {
         if pieces.iter().map(ExactSizeIterator::len).sum::<usize>() < PART_MIN {
             return None;
         }
-        let session = Session::new(counts, neighbours);
+        let fires = |c: &usize| {
+            let of = counts.column(*c);
+            of.sum() >= COUNT_MIN * of.len() as f32
+        };
+        let kept: Vec<usize> = (0..counts.ncols()).filter(fires).collect();
+        if kept.len() < CHANNELS_MIN {
+            return None;
+        }
+        let session = Session::new(counts.select(Axis(1), &kept), &pieces, neighbours);
         let windows = |piece: &Range<usize>| {
             starts(piece).map(|from| look(&session, from..from + WINDOW)).collect()
         };
@@ -221,21 +233,53 @@ fn second_row(
 
 /// Pieces in parts of about [`PART`] bins; long ones are cut.
 fn parts(pieces: &[Range<usize>]) -> Vec<Vec<Range<usize>>> {
-    let total: usize = pieces.iter().map(ExactSizeIterator::len).sum();
-    let n = (total as f64 / PART as f64).round().max(1.0) as usize;
-    let mut parts = vec![Vec::new(); n];
-    let mut before = 0;
-    for piece in pieces {
-        let mut from = piece.start;
-        while from < piece.end {
-            let part = (before * n / total.max(1)).min(n - 1);
-            // The first bin of the next part.
-            let end = (total * (part + 1)).div_ceil(n);
-            let to = piece.end.min(from + (end - before).max(1));
-            parts[part].push(from..to);
-            before += to - from;
-            from = to;
+    let cut = |piece: &Range<usize>| {
+        let n = (piece.len() as f64 / PART as f64).round().max(1.0) as usize;
+        let (start, len) = (piece.start, piece.len());
+        (0..n).map(move |i| start + len * i / n..start + len * (i + 1) / n)
+    };
+    let chunks: Vec<Range<usize>> =
+        pieces.iter().filter(|p| p.len() >= WINDOW).flat_map(cut).collect();
+    let bins = |of: &[Range<usize>]| of.iter().map(ExactSizeIterator::len).sum::<usize>();
+    let mut parts: Vec<Vec<Range<usize>>> = Vec::new();
+    for chunk in chunks {
+        match parts.last_mut() {
+            Some(part) if bins(part) + chunk.len() / 2 < PART => part.push(chunk),
+            _ => parts.push(vec![chunk]),
         }
     }
+    // What is left at the end is too little to compare anything in.
+    if parts.len() > 1
+        && let Some(last) = parts.pop_if(|last| bins(last) < PART / 2)
+        && let Some(before) = parts.last_mut()
+    {
+        before.extend(last);
+    }
     parts
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parts_are_about_a_minute_and_no_piece_is_cut_to_less_than_a_window() {
+        let trials: Vec<Range<usize>> = (0..300)
+            .map(|i| 60 * i..60 * i + if i % 3 == 0 { WINDOW + 2 } else { WINDOW - 3 })
+            .collect();
+        let found = parts(&trials);
+        let usable: Vec<Range<usize>> =
+            trials.iter().filter(|t| t.len() >= WINDOW).cloned().collect();
+        assert_eq!(found.concat(), usable, "all of those long enough, in order");
+        let ends = |n: usize| -> Vec<usize> {
+            parts(std::slice::from_ref(&(0..n))).concat().iter().map(|p| p.end).collect()
+        };
+        assert_eq!(ends(3000), [3000]);
+        assert_eq!(ends(9000), [3000, 6000, 9000]);
+        assert!(parts(&[0..10_400, 11_000..11_700]).iter().all(|part| {
+            let bins: usize = part.iter().map(ExactSizeIterator::len).sum();
+            (PART / 2..2 * PART).contains(&bins)
+        }));
+        assert!(parts(&[]).is_empty());
+    }
 }

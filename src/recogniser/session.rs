@@ -15,8 +15,6 @@ pub(super) type Matrix = SMatrix<f64, LEADING, LEADING>;
 /// Axes along which windows' means differ most.
 pub(super) const AXES: usize = 3;
 
-/// A channel's mean count, at least.
-const MEAN_MIN: f64 = 0.006;
 /// Bins that are averaged before directions are looked for, and lags in such means.
 const GROUPED: usize = 2;
 const LAGS: [usize; 2] = [1, 2];
@@ -61,23 +59,29 @@ pub(super) struct Neighbour {
 }
 
 impl Session {
-    /// Of counts `[bins, channels]` in pieces without a gap.
-    pub(super) fn new(counts: &Array2<f32>, windows: Vec<Range<usize>>) -> Self {
+    /// Of counts `[bins, channels]` of channels that fire, in pieces without a gap, with windows to
+    /// compare others with.
+    pub(super) fn new(
+        counts: Array2<f32>,
+        pieces: &[Range<usize>],
+        windows: Vec<Range<usize>>,
+    ) -> Self {
         let n = counts.ncols();
         let bins = counts.nrows().max(1) as f64;
         let means: Vec<f64> = counts
             .axis_iter(Axis(1))
-            .map(|c| (c.iter().map(|x| f64::from(*x)).sum::<f64>() / bins).max(MEAN_MIN))
+            .map(|c| c.iter().map(|x| f64::from(*x)).sum::<f64>() / bins)
             .collect();
         let rate = means.iter().sum::<f64>() / n as f64;
-        let relative_rate = counts.rows().into_iter().map(|r| r.sum() / (n as f64 * rate) as f32);
-        let mut x = counts.clone();
+        let all = (n as f64 * rate) as f32;
+        let relative_rate = counts.rows().into_iter().map(|r| r.sum() / all).collect();
+        let mut x = counts;
         for mut row in x.rows_mut() {
             for (x, mean) in row.iter_mut().zip(&means) {
                 *x = (*x - *mean as f32) / mean.sqrt() as f32;
             }
         }
-        let covariance = neighbouring(&x, &windows);
+        let covariance = neighbouring(&x, pieces);
         let total = covariance.diag().iter().map(|x| f64::from(*x)).sum::<f64>().max(LEAST);
         let flat: Vec<f32> = covariance.iter().copied().collect();
         let (values, directions) = leading(&flat, n, LEADING, (total / n as f64) as f32);
@@ -96,7 +100,7 @@ impl Session {
         let spread = away.iter().map(|a| a * a.transpose()).sum::<Matrix>() / count;
         let (between, axes) = sorted(spread);
         Self {
-            relative_rate: relative_rate.collect(),
+            relative_rate,
             rate,
             top: values[..4].iter().sum::<f64>().max(LEAST),
             x,
@@ -121,18 +125,10 @@ pub(super) fn sorted(matrix: Matrix) -> ([f64; LEADING], [Vector; LEADING]) {
 }
 
 /// Mean over short lags of the covariance of grouped bins, symmetric, `[channels, channels]`.
-fn neighbouring(x: &Array2<f32>, windows: &[Range<usize>]) -> Array2<f32> {
+fn neighbouring(x: &Array2<f32>, pieces: &[Range<usize>]) -> Array2<f32> {
     let n = x.ncols();
     let mut sum = Array2::<f32>::zeros((n, n));
     let mut pairs = 0usize;
-    // Windows that follow on each other are one piece.
-    let mut pieces: Vec<Range<usize>> = Vec::new();
-    for window in windows {
-        match pieces.last_mut() {
-            Some(piece) if piece.end == window.start => piece.end = window.end,
-            _ => pieces.push(window.clone()),
-        }
-    }
     for piece in pieces {
         let groups = piece.len() / GROUPED;
         let mut grouped = Array2::<f32>::zeros((groups, n));

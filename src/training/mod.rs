@@ -43,7 +43,7 @@ pub use member::Member;
 pub(crate) use pretraining::Pretraining;
 pub(crate) use recalibration::RECALIBRATION_ROUNDS;
 pub use recalibration::recalibrate;
-pub use recognised::{Regimes, calibrate_animal};
+pub use recognised::{Regimes, calibrate_animal, recognise};
 pub(crate) use settings::KeptBy;
 pub use settings::TrainingSettings;
 pub use trainer::Trainer;

@@ -20,8 +20,10 @@ use crate::teacher::REGIME_NAMES;
 const WIDTH_OFF_MAX: f64 = 0.25;
 /// A bin is labelled where its regime has this probability.
 const LABELLED_FROM: f32 = 0.5;
-/// A regime has occurred where it is certain for so long in all, seconds: with this probability.
-const OCCURRED_S: f64 = 2.0;
+/// A regime has occurred where it is clear for so long in all, seconds, and for such a share of the
+/// time: with this probability.
+const OCCURRED_S: f64 = 4.0;
+const OCCURRED_SHARE: f64 = 0.05;
 const OCCURRED_FROM: f32 = 0.6;
 /// Fewer regimes do not show how they differ from each other.
 const REGIMES_MIN: usize = 3;
@@ -31,6 +33,8 @@ const CERTAINTY_MIN: f64 = 0.65;
 const AGREEMENT_MIN: f64 = 0.7;
 /// ...that lie so long after a change, seconds.
 const SETTLED_S: f64 = 1.0;
+/// Such bins, seconds, at least.
+const SETTLED_SEEN_S: f64 = 5.0;
 
 /// Where a calibration's regimes come from.
 #[derive(Debug, Clone, PartialEq)]
@@ -73,7 +77,7 @@ pub fn calibrate_animal(
     recording: &Recording,
     recogniser: &Recogniser,
     settings: TrainingSettings,
-    each: impl FnMut(usize, f64) -> bool,
+    mut each: impl FnMut(usize, f64) -> bool,
 ) -> Result<(Calibration, Regimes), CalibrateError> {
     let labelled = recording.trials.iter().any(|t| t.regime.iter().any(Option::is_some));
     let recognition = (!labelled).then(|| recognise(recogniser, model, recording));
@@ -82,12 +86,18 @@ pub fn calibrate_animal(
         _ => recording,
     };
     let data = Arc::new(Dataset::for_calibration(of)?);
+    let mut going = true;
+    let each = |done, score| {
+        going = each(done, score);
+        going
+    };
     let mut found = calibrate(model, &data, settings, each)?;
     let regimes = match recognition {
         None if found.labelled => Regimes::Given,
-        None => Regimes::Unknown(Unrecognised::OtherNames),
         Some(Err(why)) => Regimes::Unknown(why),
-        Some(Ok(recognition)) => match confirm(model, &found.readout, &recognition) {
+        _ if !going => Regimes::Unknown(Unrecognised::Stopped),
+        None => given(model, &found.readout, recording),
+        Some(Ok(recognition)) => match confirm(model, &found.readout, &recognition.recording) {
             Ok(agreement) => {
                 let Recognition { certainty, seconds, .. } = recognition;
                 Regimes::Recognised { certainty, agreement, seconds }
@@ -99,12 +109,47 @@ pub fn calibrate_animal(
     Ok((found, regimes))
 }
 
+/// Of labels that do not show every regime of the model, so that the session has the model's prior
+/// and none of its own.
+fn given(model: &Model, readout: &Readout, recording: &Recording) -> Regimes {
+    let has = |name: &String| {
+        let index = recording.regime_names.iter().position(|n| n == name);
+        index.is_some() && recording.trials.iter().any(|t| t.regime.contains(&index))
+    };
+    let (known, other): (Vec<&String>, Vec<&String>) = recording
+        .regime_names
+        .iter()
+        .filter(|n| has(n))
+        .partition(|n| model.regime_names.contains(n));
+    if !other.is_empty() {
+        let names = other.into_iter().cloned().collect();
+        return Regimes::Unknown(Unrecognised::OtherNames(names));
+    }
+    match confirm(model, readout, recording) {
+        Ok(_) => Regimes::Given,
+        Err(_) => {
+            let missing = model.regime_names.iter().filter(|n| !known.contains(n)).cloned();
+            Regimes::Unknown(Unrecognised::Missing(missing.collect()))
+        }
+    }
+}
+
 /// Why no regime is named.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 pub enum Unrecognised {
+    /// The fit was stopped.
+    #[error("the calibration was stopped before its end")]
+    Stopped,
     /// Labels that the model does not know.
-    #[error("its labels are not all among the model's regimes")]
-    OtherNames,
+    #[error("expected labels of the model's regimes, found others: {}", .0.join(", "))]
+    OtherNames(Vec<String>),
+    /// Labels that leave regimes of the model out, and a model that does not agree with them.
+    #[error(
+        "expected bins of every regime of the model, found none of {}, and without them the \
+         calibrated model does not agree with the labels",
+        .0.join(", ")
+    )]
+    Missing(Vec<String>),
     /// A model with regimes of its own.
     #[error(
         "the model's regimes are its own, and those that can be recognised without labels are \
@@ -113,14 +158,29 @@ pub enum Unrecognised {
     )]
     Names,
     /// Bins too wide to see how activity moves.
-    #[error("expected bins that go evenly into {:.0} ms, found {found_ms} ms", 1e3 * BIN_S)]
+    #[error(
+        "expected bins that make {:.0} ms together, or a quarter less or more, found {found_ms} ms",
+        1e3 * BIN_S
+    )]
     Bins {
         /// Width of the model's bins, milliseconds.
         found_ms: f64,
     },
     /// Not enough without a gap.
-    #[error("not enough seen: expected 20 s in pieces of a second or more, found less")]
+    #[error(
+        "not enough seen: expected 20 s in pieces of a second or more, of 8 channels that fire 0.3 \
+         times a second or more, found less"
+    )]
     TooShort,
+    /// Changes too soon after each other, or trials too short, to check anything.
+    #[error(
+        "not enough seen: expected {SETTLED_SEEN_S} s that lie {SETTLED_S} s or more after a change \
+         of regime or a trial's begin, found {found_s:.0} s"
+    )]
+    Brief {
+        /// What was found, seconds.
+        found_s: f64,
+    },
     /// Too few regimes in it to tell them from each other.
     #[error(
         "not enough seen: expected {REGIMES_MIN} regimes or more, {OCCURRED_S} s of each, found \
@@ -154,9 +214,9 @@ pub enum Unrecognised {
 
 /// Regimes recognised in a recording.
 #[derive(Debug, Clone)]
-struct Recognition {
+pub struct Recognition {
     /// The recording with the recognised regimes for labels, one trial a stream.
-    recording: Recording,
+    pub recording: Recording,
     /// Mean probability of the most probable regime.
     certainty: f64,
     /// Time of each of the model's regimes, seconds.
@@ -167,7 +227,7 @@ struct Recognition {
 ///
 /// # Errors
 /// Why none can be named.
-fn recognise(
+pub fn recognise(
     recogniser: &Recogniser,
     model: &Model,
     recording: &Recording,
@@ -186,15 +246,21 @@ fn recognise(
         return Err(Unrecognised::TooShort);
     }
     judge(&found, together as f64 * width)?;
-    let mut labelled = recording.clone();
-    labelled.trials = recording.streams();
-    labelled.continuous = false;
-    labelled.regime_names = model.regime_names.clone();
+    let mut labelled = Recording {
+        path: recording.path.clone(),
+        n_channels: recording.n_channels,
+        channels: recording.channels.clone(),
+        bin_width_s: width,
+        regime_names: model.regime_names.clone(),
+        trials: recording.streams(),
+        continuous: false,
+    };
     let mut seconds = vec![0.0; model.regime_names.len()];
     for (trial, piece) in labelled.trials.iter_mut().zip(&pieces) {
         let mut task = 0;
         for t in 0..trial.n_bins() {
-            let bin = piece.start + t / together;
+            // What does not fill a bin at the end is of the last one.
+            let bin = (piece.start + t / together).min(piece.end.saturating_sub(1));
             let label = label(&found, bin).map(|r| names[r]);
             if t > 0 && label != trial.regime[t - 1] {
                 task += 1;
@@ -211,7 +277,23 @@ fn recognise(
         trial.task.iter_mut().for_each(|t| *t += before);
         before = trial.task.last().map_or(before, |t| t + 1);
     }
+    let settled = settled(&labelled).count() as f64 * width;
+    if settled < SETTLED_SEEN_S {
+        return Err(Unrecognised::Brief { found_s: settled });
+    }
     Ok(Recognition { recording: labelled, certainty: certainty(&found), seconds })
+}
+
+/// Trials and bins with a label that lie a while after a change.
+fn settled(recording: &Recording) -> impl Iterator<Item = (usize, usize)> {
+    let least = (SETTLED_S / recording.bin_width_s).round() as usize;
+    recording.trials.iter().enumerate().flat_map(move |(i, trial)| {
+        let mut since = 0;
+        (0..trial.n_bins()).filter_map(move |t| {
+            since = if t > 0 && trial.task[t] == trial.task[t - 1] { since + 1 } else { 0 };
+            (trial.regime[t].is_some() && since >= least).then_some((i, t))
+        })
+    })
 }
 
 /// Counts in wider bins, stream behind stream, and where each stream's are.
@@ -261,7 +343,9 @@ fn judge(found: &[Recognised], width_s: f64) -> Result<(), Unrecognised> {
     for (regime, p) in all(found) {
         clear[regime] += if p >= OCCURRED_FROM { width_s } else { 0.0 };
     }
-    let occurred = clear.iter().filter(|s| **s >= OCCURRED_S).count();
+    let seconds = all(found).count() as f64 * width_s;
+    let least = OCCURRED_S.max(OCCURRED_SHARE * seconds);
+    let occurred = clear.iter().filter(|s| **s >= least).count();
     if occurred < REGIMES_MIN {
         return Err(Unrecognised::TooFew { found: occurred });
     }
@@ -273,30 +357,26 @@ fn judge(found: &[Recognised], width_s: f64) -> Result<(), Unrecognised> {
 ///
 /// # Errors
 /// Where it is too small.
-fn confirm(
-    model: &Model,
-    readout: &Readout,
-    recognition: &Recognition,
-) -> Result<f64, Unrecognised> {
+fn confirm(model: &Model, readout: &Readout, recording: &Recording) -> Result<f64, Unrecognised> {
     let rule = DecisionRule::of(model, None);
     let readout = Readout { trusted: true, ..readout.clone() };
     let disagreed = |found: f64| Unrecognised::Disagreed { found };
     let mut engine =
         Engine::new(model, &readout, rule, Adaptation::default()).map_err(|_| disagreed(0.0))?;
-    let settled = (SETTLED_S / model.bin_width_s).round() as usize;
+    let name = |r: usize| recording.regime_names.get(r);
+    let mut asked = settled(recording).peekable();
     let (mut same, mut all) = (0usize, 0usize);
-    for trial in &recognition.recording.trials {
+    for (i, trial) in recording.trials.iter().enumerate() {
         engine.restart();
-        let mut since = 0;
         for (t, counts) in trial.counts.rows().into_iter().enumerate() {
             let counts: Vec<f32> = counts.iter().map(|c| f32::from(*c)).collect();
             engine.push(Some(&counts));
-            since = if t > 0 && trial.task[t] == trial.task[t - 1] { since + 1 } else { 0 };
-            if let (Some(regime), true) = (trial.regime[t], since >= settled) {
+            if asked.next_if_eq(&(i, t)).is_some() {
                 let posterior = &engine.estimate().posterior;
                 let most =
                     (0..posterior.len()).max_by(|&a, &b| posterior[a].total_cmp(&posterior[b]));
-                same += usize::from(most == Some(regime));
+                let most = most.and_then(|r| model.regime_names.get(r));
+                same += usize::from(most == trial.regime[t].and_then(name));
                 all += 1;
             }
         }
@@ -341,7 +421,7 @@ mod tests {
         let short = why(&model, &recording(&[1500, 300], 0.01));
         assert!(short.contains("not enough seen: expected 20 s"), "{short}");
         let wide = why(&model, &recording(&[900], 0.05));
-        assert!(wide.contains("expected bins that go evenly into 20 ms, found 50 ms"), "{wide}");
+        assert!(wide.contains("make 20 ms together") && wide.contains("found 50 ms"), "{wide}");
         let still = why(&model, &recording(&[3000], 0.01));
         assert!(still.contains("expected 3 regimes or more"), "{still}");
         model.regime_names[1] = "reach".into();

@@ -90,8 +90,10 @@ pub fn run(args: &AtlasArgs) -> Result<()> {
     if args.networks > 0 && !edge(args, &interrupt)? {
         return Ok(());
     }
+    // Without networks there are no parts to wait for: one of them has the animals.
     match args.animals {
         0 => Ok(()),
+        _ if args.networks == 0 && args.shard.index > 0 => Ok(()),
         n => animals::run(&args.out, args.seed, n, &interrupt),
     }
 }
