@@ -271,7 +271,7 @@ impl Drive {
             Input::Smooth => smooth(n, steps, rng),
             Input::Network => other_network(n, steps, rng),
             Input::Chirps => chirps(n, steps, rng),
-            Input::None | Input::Rhythms | Input::Steps => Vec::new(),
+            _ => Vec::new(),
         };
         let hz = (0..n).map(|_| rng.random_range(0.3f64.ln()..3f64.ln()).exp()).collect();
         let strength = if kind == Input::Smooth {
@@ -290,9 +290,7 @@ impl Drive {
                 Input::Rhythms => (std::f64::consts::TAU * self.hz[k] * seconds).sin(),
                 Input::Steps => f64::from(u8::from(seconds as usize * 5 % 8 == k)),
                 Input::Chirps => self.course[step][k],
-                Input::Network | Input::Smooth => {
-                    self.course[step][k] / (self.patterns.len() as f64).sqrt()
-                }
+                _ => self.course[step][k] / (self.patterns.len() as f64).sqrt(),
             };
             to.iter_mut().zip(pattern).for_each(|(x, p)| *x += self.strength * now * p);
         }

@@ -12,8 +12,8 @@ const FIRST: u64 = 40;
 const CERTAIN: f32 = 0.9;
 const ALL: [usize; 5] = [0, 1, 2, 3, 4];
 
-/// Most probable regime's probability, and whether it is right, bin by bin; and whether labels would
-/// be made of it.
+/// Most probable regime's probability, and whether it is right, bin by bin; and whether labels
+/// would be made of it.
 struct Judged {
     bins: Vec<(f32, bool)>,
     named: bool,

@@ -77,14 +77,7 @@ pub(super) fn start(
     let taps = [metrics_tap, fit_tap, page_tap];
     let (slot, fetching) = run_thread(&session, beginning, outlet, taps, keeping.as_ref())?;
     match own_readout {
-        Some(trusted) => {
-            session.set_calibration(|c| {
-                c.state = CalibrationState::of_result(trusted);
-                c.problem = (!trusted).then(|| {
-                    "its regimes were not sure when it calibrated itself, before the restart".into()
-                });
-            });
-        }
+        Some(trusted) => show_kept(&session, trusted),
         None => calibrate(&session, &plan, keeping.as_ref(), shared)?,
     }
     // Nothing fails from here on.
@@ -105,6 +98,15 @@ pub(super) fn start(
     Ok(session)
 }
 
+/// Its own calibration of before the restart.
+fn show_kept(session: &SessionHandle, trusted: bool) {
+    let before = "its regimes were not sure when it calibrated itself, before the restart";
+    session.set_calibration(|c| {
+        c.state = CalibrationState::of_result(trusted);
+        c.problem = (!trusted).then(|| before.into());
+    });
+}
+
 fn port_settings(plan: &Plan, config: &Config) -> PortSettings {
     PortSettings {
         session: plan.session.clone(),
@@ -119,8 +121,8 @@ fn warn_of_untrusted(plan: &Plan) {
     if !plan.readout.trusted && plan.choice.calibration.is_none() {
         tracing::warn!(
             session = plan.session,
-            "its regimes were not sure when it was calibrated: its label stays 'unknown' (calibrate \
-             with labels, or with --from)"
+            "its regimes were not sure when it was calibrated: its label stays 'unknown' \
+             (calibrate with labels, or with --from)"
         );
     }
 }

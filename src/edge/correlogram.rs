@@ -50,8 +50,8 @@ impl Correlogram {
 
     /// Relative curves of leading subspaces, with the logs of their integrals, timescale, power and
     /// what is left of a stretched exponential, and the largest value and the root of the mean
-    /// square at far lags: a course that is driven by what repeats returns; the logs of the directions' own integrals, and
-    /// their slope on those of the variances.
+    /// square at far lags: a course that is driven by what repeats returns; the logs of the
+    /// directions' own integrals, and their slope on those of the variances.
     pub(super) fn describe(&self, out: &mut Vec<f64>) {
         for directions in SUBSPACES {
             let curve = self.of.map(|v| v[..directions].iter().sum());

@@ -1,6 +1,6 @@
 //! From what windows look like to regimes over time.
 
-use super::{Chances, REGIMES, STEP, WINDOW};
+use super::scale::{Chances, REGIMES, STEP, WINDOW};
 
 /// Chances are no smaller than this in a window's evidence.
 const LEAST: f32 = 0.01;

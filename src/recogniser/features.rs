@@ -7,7 +7,7 @@ use std::ops::Range;
 use nalgebra::DMatrix;
 use ndarray::Axis;
 
-use super::BIN_S;
+use super::scale::BIN_S;
 use super::session::{
     LEADING, Matrix, SHORT, Session, Vector, centred, lagged, short, sorted, symmetric,
 };
@@ -281,18 +281,9 @@ impl Window<'_> {
         };
         let negative: Vec<f64> = scaled.iter().map(|c| -c).collect();
         out.extend([largest(&scaled, 2), -largest(&negative, 2)]);
-        let rank = |of: &[f64], ranks: &[usize], up: bool, out: &mut Vec<f64>| {
-            let mut sorted = of.to_vec();
-            sorted.sort_by(f64::total_cmp);
-            if !up {
-                sorted.reverse();
-            }
-            let last = sorted.len().saturating_sub(1);
-            out.extend(ranks.iter().map(|&r| sorted.get(r.min(last)).copied().unwrap_or(0.0)));
-        };
-        rank(&near, &NEAREST, true, out);
-        rank(&opposite, &NEAREST, true, out);
-        rank(&alike, &ALIKE, false, out);
+        ranked(near, &NEAREST, true, out);
+        ranked(opposite, &NEAREST, true, out);
+        ranked(alike.clone(), &ALIKE, false, out);
         let theirs_weighted: Vec<f64> =
             theirs.iter().zip(&weights).map(|(t, w)| t * w.min(1.0)).collect();
         out.extend([mean(&alike), mean(&theirs), mean(&mine)]);
@@ -317,6 +308,16 @@ impl Window<'_> {
             s.scale / s.top.sqrt(),
         ]);
     }
+}
+
+/// Values at some ranks, from the least or from the largest on.
+fn ranked(mut of: Vec<f64>, ranks: &[usize], up: bool, out: &mut Vec<f64>) {
+    of.sort_by(f64::total_cmp);
+    if !up {
+        of.reverse();
+    }
+    let last = of.len().saturating_sub(1);
+    out.extend(ranks.iter().map(|&r| of.get(r.min(last)).copied().unwrap_or(0.0)));
 }
 
 fn mean_and_scatter(of: &[f64]) -> (f64, f64) {

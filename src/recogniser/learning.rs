@@ -6,9 +6,8 @@ use ndarray::Array2;
 
 use super::course::{Pace, smoothed};
 use super::features::{FEATURES, Seen};
-use super::{
-    Chances, Looked, REGIMES, Recogniser, SECOND, STEP, WINDOW, company, second_row, starts,
-};
+use super::recognition::{Looked, Recogniser, SECOND, company, second_row, side_by_side, starts};
+use super::scale::{Chances, REGIMES, STEP, WINDOW};
 use crate::learner::{Link, Network, Plan, Scaling};
 
 /// Networks of each stage, and in those that judge others.
@@ -56,7 +55,7 @@ impl Lesson {
     }
 
     fn neighbours(&self) -> impl Iterator<Item = (&Seen, Chances)> {
-        let bins = self.looked.pieces.iter().flat_map(super::side_by_side);
+        let bins = self.looked.pieces.iter().flat_map(side_by_side);
         self.looked.neighbours.iter().zip(bins).map(|(seen, bins)| (seen, self.shares(bins)))
     }
 }

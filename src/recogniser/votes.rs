@@ -2,8 +2,8 @@
 //! out those lie.
 
 use super::features::Seen;
+use super::scale::{Chances, REGIMES};
 use super::session::{Matrix, Vector};
-use super::{Chances, REGIMES};
 
 /// Ways in which two windows are similar.
 const WAYS: usize = 6;

@@ -174,8 +174,8 @@ pub enum Unrecognised {
     TooShort,
     /// Changes too soon after each other, or trials too short, to check anything.
     #[error(
-        "not enough seen: expected {SETTLED_SEEN_S} s that lie {SETTLED_S} s or more after a change \
-         of regime or a trial's begin, found {found_s:.0} s"
+        "not enough seen: expected {SETTLED_SEEN_S} s that lie {SETTLED_S} s or more after a \
+         change of regime or a trial's begin, found {found_s:.0} s"
     )]
     Brief {
         /// What was found, seconds.

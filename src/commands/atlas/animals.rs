@@ -134,8 +134,8 @@ fn simulated(index: u64) -> Option<Lesson> {
 /// Scores by family.
 fn table(families: &[Family], scores: &[Score]) -> String {
     let mut out = String::from(
-        "| animals | number | right | from 1.5 s on | worst tenth | error of its probabilities | certain | right \
-         where certain |\n|---|---|---|---|---|---|---|---|\n",
+        "| animals | number | right | from 1.5 s on | worst tenth | error of its probabilities | \
+         certain | right where certain |\n|---|---|---|---|---|---|---|---|\n",
     );
     let mut line = |name: String, is: &dyn Fn(usize) -> bool| {
         let of: Vec<&Score> = (0..scores.len()).filter(|&i| is(i)).map(|i| &scores[i]).collect();

@@ -7,7 +7,7 @@ use rand_distr::{Distribution, StandardNormal};
 use super::super::animal::Regime;
 use super::super::flow::product;
 use super::body::Body;
-use super::{BIN_S, Family, log_uniform};
+use super::family::{BIN_S, Family, log_uniform};
 
 /// Units, unless more are recorded.
 const UNITS: [f64; 2] = [90.0, 320.0];
@@ -94,6 +94,32 @@ fn permuted(n: usize, rng: &mut ChaCha8Rng) -> Vec<usize> {
     all
 }
 
+/// Standard deviations of the noise of units, and along latents.
+fn noise(family: Family, rng: &mut ChaCha8Rng) -> [f64; 2] {
+    match family {
+        Family::Orthonormal => {
+            let common = if rng.random_bool(0.6) { 0.0 } else { rng.random_range(0.0..0.12) };
+            [rng.random_range(0.05..0.16), common]
+        }
+        _ => [rng.random_range(0.05..0.18), rng.random_range(0.0..0.16)],
+    }
+}
+
+/// Directions of each regime.
+fn frames(family: Family, rng: &mut ChaCha8Rng) -> Vec<Vec<[f64; NORMAL]>> {
+    let mut frame =
+        || orthonormal((0..NORMAL).map(|_| std::array::from_fn(|_| normal(rng))).collect());
+    match family {
+        // One axis for two points, one plane for cycles and rings.
+        Family::Orthonormal => {
+            let one = frame();
+            let other = vec![one[1], one[2], one[0], one[3]];
+            vec![one.clone(), one.clone(), other.clone(), other, one]
+        }
+        _ => Regime::ALL.iter().map(|_| frame()).collect(),
+    }
+}
+
 impl NetworkBody {
     pub(super) fn new(family: Family, channels: usize, rng: &mut ChaCha8Rng) -> Self {
         let units = (log_uniform(UNITS, rng) as usize).max(channels);
@@ -121,16 +147,7 @@ impl NetworkBody {
         if family == Family::Orthonormal {
             orthonormal_columns(&mut m);
         }
-        let [unit_noise, latent_noise] = match family {
-            Family::Orthonormal => {
-                let common = if rng.random_bool(0.6) { 0.0 } else { rng.random_range(0.0..0.12) };
-                [rng.random_range(0.05..0.16), common]
-            }
-            _ => [rng.random_range(0.05..0.18), rng.random_range(0.0..0.16)],
-        };
-        let frame = |rng: &mut ChaCha8Rng| {
-            orthonormal((0..NORMAL).map(|_| std::array::from_fn(|_| normal(rng))).collect())
-        };
+        let [unit_noise, latent_noise] = noise(family, rng);
         let recorded = permuted(units, rng)[..channels].to_vec();
         Self {
             family,
@@ -143,15 +160,7 @@ impl NetworkBody {
             background: rng.random_range(0.1..0.5),
             turned: if family == Family::Orthonormal { 0.0 } else { rng.random_range(0.05..0.5) },
             chi: (0..units * units).map(|_| (scale * normal(rng)) as f32).collect(),
-            frames: match family {
-                // One axis for two points, one plane for cycles and rings.
-                Family::Orthonormal => {
-                    let one = frame(rng);
-                    let other = vec![one[1], one[2], one[0], one[3]];
-                    vec![one.clone(), one.clone(), other.clone(), other, one]
-                }
-                _ => Regime::ALL.iter().map(|_| frame(rng)).collect(),
-            },
+            frames: frames(family, rng),
             m,
             angles,
             recorded,

@@ -6,7 +6,7 @@ use rand_distr::{Distribution, StandardNormal};
 
 use super::super::animal::Regime;
 use super::body::Body;
-use super::{BIN_S, log_uniform};
+use super::family::{BIN_S, log_uniform};
 
 /// Latents.
 const LATENTS: usize = 6;
