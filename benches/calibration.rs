@@ -41,6 +41,10 @@ const TASKS: u64 = 8;
 const TRIED_FIRST_TASK: u64 = 8_000;
 const ASKED_AFTER_S: f64 = 2.0;
 const STEPS: usize = 400;
+/// New animals: the first, and how many where it counts.
+const FIRST_NEW: u64 = 60;
+const JUDGED_AT_S: f64 = 60.0;
+const JUDGED: u64 = 8;
 
 fn recording(animal: &Animal, seconds: f64, labelled: bool, seed: u64) -> Recording {
     let bins = (seconds / animal.settings().bin_width_s).round() as usize;
@@ -133,7 +137,11 @@ fn main() {
     let model = checkpoint::load(Path::new(&dir)).expect("a model").model;
     let recogniser = checkpoint::builtin_recogniser().expect("the recogniser in the binary");
     let settings = AnimalSettings::default();
-    println!("accuracy {ASKED_AFTER_S} s into unseen tasks, {} of them a cell", 15 * TASKS);
+    println!(
+        "accuracy {ASKED_AFTER_S} s into unseen tasks, {} of each animal, three animals a cell \
+         ({JUDGED} new ones at {JUDGED_AT_S} s)",
+        5 * TASKS
+    );
     println!(
         "seconds  another day  (as it was)  new animal, labelled  new animal, unlabelled (named)"
     );
@@ -149,12 +157,15 @@ fn main() {
             let found = recalibrate(&model, before, &data, "new", |_, _| true).expect("a readout");
             mean[0] += accuracy(&model, &found.readout, &day) / 3.0;
             mean[1] += accuracy(&model, before, &day) / 3.0;
-            let new = Animal::new(1, 60 + k, settings);
-            for (i, labelled) in [(2, true), (3, false)] {
+        }
+        let animals = if seconds == JUDGED_AT_S { JUDGED } else { 3 };
+        for k in 0..animals {
+            let new = Animal::new(1, FIRST_NEW + k, settings);
+            for labelled in [true, false] {
                 let found = learned(&model, &recogniser, &recording(&new, seconds, labelled, k), k);
                 let Some((readout, regimes)) = found else { continue };
                 if labelled {
-                    mean[i] += accuracy(&model, &readout, &new) / 3.0;
+                    mean[2] += accuracy(&model, &readout, &new) / animals as f64;
                 } else if !matches!(regimes, Regimes::Unknown(_)) {
                     right.push(accuracy(&model, &readout, &new));
                 }
@@ -163,7 +174,7 @@ fn main() {
         // Of those that are named at all.
         mean[3] = right.iter().sum::<f64>() / right.len() as f64;
         println!(
-            "{seconds:>7}  {:>11.3}  {:>11.3}  {:>20.3}  {:>13.3} ({} of 3)",
+            "{seconds:>7}  {:>11.3}  {:>11.3}  {:>20.3}  {:>13.3} ({} of {animals})",
             mean[0],
             mean[1],
             mean[2],
