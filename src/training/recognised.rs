@@ -391,19 +391,21 @@ mod tests {
     use crate::checkpoint::{builtin, builtin_recogniser};
     use crate::recording::{Trial, in_bins};
 
-    fn recording(pieces: &[usize], bin_width_s: f64) -> Recording {
-        let counts = |n: usize| (0..n as u16 * 2).map(|i| i % 5 % 3).collect();
+    /// Of channels that each fire all the same, or never.
+    fn recording(pieces: &[usize], channels: usize, bin_width_s: f64) -> Recording {
+        let counts = |n: usize| (0..n * channels).map(|i| (i % 5 % 3) as u16).collect();
+        let trial = |n: &usize| Trial::unlabelled("s", in_bins(counts(*n), channels));
         Recording {
-            n_channels: 2,
+            n_channels: channels,
             bin_width_s,
-            trials: pieces.iter().map(|n| Trial::unlabelled("s", in_bins(counts(*n), 2))).collect(),
+            trials: pieces.iter().map(trial).collect(),
             ..Recording::default()
         }
     }
 
     #[test]
     fn counts_are_summed_within_streams_alone() {
-        let recording = recording(&[5, 4], 0.01);
+        let recording = recording(&[5, 4], 2, 0.01);
         let (counts, pieces) = summed(&recording, 2);
         assert_eq!(pieces, [0..2, 2..4]);
         let raw = |trial: usize, t: usize| f32::from(recording.trials[trial].counts[(t, 1)]);
@@ -418,14 +420,16 @@ mod tests {
         let why = |model: &Model, recording: &Recording| {
             recognise(&recogniser, model, recording).expect_err("nothing").to_string()
         };
-        let short = why(&model, &recording(&[1500, 300], 0.01));
+        let short = why(&model, &recording(&[1500, 300], 20, 0.01));
         assert!(short.contains("not enough seen: expected 20 s"), "{short}");
-        let wide = why(&model, &recording(&[900], 0.05));
+        let wide = why(&model, &recording(&[900], 20, 0.05));
         assert!(wide.contains("make 20 ms together") && wide.contains("found 50 ms"), "{wide}");
-        let still = why(&model, &recording(&[3000], 0.01));
+        let few = why(&model, &recording(&[3000], 10, 0.01));
+        assert!(few.contains("of 8 channels that fire"), "{few}");
+        let still = why(&model, &recording(&[3000], 20, 0.01));
         assert!(still.contains("expected 3 regimes or more"), "{still}");
         model.regime_names[1] = "reach".into();
-        let own = why(&model, &recording(&[3000], 0.01));
+        let own = why(&model, &recording(&[3000], 20, 0.01));
         assert!(own.contains("regimes are its own") && own.contains("bistable"), "{own}");
     }
 }
