@@ -48,7 +48,9 @@ pub mod model {
     };
 }
 pub mod recogniser {
-    pub use crate::recogniser::{BIN_S, Chances, Recognised, Recogniser};
+    pub use crate::recogniser::{
+        BIN_S, Judged, Recognised, Recogniser, calibration_error, share_right,
+    };
 }
 pub mod recording {
     pub use crate::recording::{

@@ -1,7 +1,7 @@
 //! How well regimes are recognised in minutes that nobody labelled.
 
 use regimed::internals::model::Model;
-use regimed::internals::recogniser::{BIN_S, Recogniser};
+use regimed::internals::recogniser::{BIN_S, Recogniser, calibration_error, share_right};
 use regimed::internals::recording::{Recording, Trial};
 use regimed::internals::training::recognise;
 
@@ -24,7 +24,7 @@ fn judged(recogniser: &Recogniser, model: &Model, (counts, regimes): &Minute) ->
     let found = recogniser.recognise(counts, std::slice::from_ref(&bins));
     let of = |bin: usize| {
         let chances = found.first()?.at(bin);
-        let best = chances.into_iter().enumerate().max_by(|a, b| a.1.total_cmp(&b.1))?;
+        let best = chances.iter().copied().enumerate().max_by(|a, b| a.1.total_cmp(&b.1))?;
         Some((best.1, best.0 == regimes[bin]))
     };
     let recording = Recording {
@@ -37,34 +37,18 @@ fn judged(recogniser: &Recogniser, model: &Model, (counts, regimes): &Minute) ->
     Judged { bins: bins.filter_map(of).collect(), named }
 }
 
-fn right(bins: &[(f32, bool)]) -> f64 {
-    bins.iter().filter(|b| b.1).count() as f64 / bins.len().max(1) as f64
-}
-
-/// Mean distance between what is said and what is, in tenths of probability.
-fn off(bins: &[(f32, bool)]) -> f64 {
-    let tenth = |k: usize| -> Vec<(f32, bool)> {
-        let is = |p: f32| ((10.0 * p) as usize).min(9) == k;
-        bins.iter().filter(|b| is(b.0)).copied().collect()
-    };
-    let of = |bins: Vec<(f32, bool)>| {
-        (bins.iter().map(|b| f64::from(b.0)).sum::<f64>() - right(&bins) * bins.len() as f64).abs()
-    };
-    (0..10).map(tenth).map(of).sum::<f64>() / bins.len().max(1) as f64
-}
-
 fn verdict(held: bool) -> &'static str {
     if held { "" } else { " !" }
 }
 
 fn row(name: &str, minutes: &[Judged], least: f64, worst_least: f64) {
-    let each: Vec<f64> = minutes.iter().map(|m| right(&m.bins)).collect();
+    let each: Vec<f64> = minutes.iter().map(|m| share_right(&m.bins)).collect();
     let mean = each.iter().sum::<f64>() / each.len() as f64;
     let worst = each.iter().copied().fold(1.0, f64::min);
     let all: Vec<(f32, bool)> = minutes.iter().flat_map(|m| m.bins.iter().copied()).collect();
     let named = minutes.iter().filter(|m| m.named).count();
     let certain: Vec<(f32, bool)> = all.iter().filter(|b| b.0 > CERTAIN).copied().collect();
-    let off = off(&all);
+    let off = calibration_error(&all);
     println!(
         "| {name} | {mean:.3}{} | {worst:.3}{} | {off:.3}{} | {:.3} | {:.3} | \
          {named} of {} |",
@@ -72,7 +56,7 @@ fn row(name: &str, minutes: &[Judged], least: f64, worst_least: f64) {
         verdict(worst >= worst_least),
         verdict(off <= 0.05),
         certain.len() as f64 / all.len().max(1) as f64,
-        right(&certain),
+        share_right(&certain),
         minutes.len(),
     );
 }

@@ -381,6 +381,7 @@ mod tests {
                 model,
                 provenance: Provenance::default(),
                 weights_sha256: "0".repeat(64),
+                recogniser: None,
             };
             let choice = ModelChoice::new(ModelSource::Builtin, &session);
             let plan = Plan::fit("rig", choice, Arc::new(checkpoint)).expect("a plan");

@@ -1,27 +1,33 @@
 //! The model directory: `model.safetensors` (arrays) and `model.json` (everything else), verified
-//! on load. `docs/model-format.md` documents both.
+//! on load, and what recognises its own regimes. `docs/model-format.md` documents them.
 
 mod arrays;
-mod atlas_files;
 mod builtin;
 mod card;
+mod edge_file;
 mod fault;
+mod recogniser_file;
 mod training_state;
 
 use std::borrow::Cow;
 use std::fs;
 use std::io::Read;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use safetensors::tensor::{Dtype, TensorView};
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
 
-pub use atlas_files::{builtin_edge, builtin_recogniser};
-pub(crate) use atlas_files::{read_edge, write_edge, write_recogniser};
 pub use builtin::builtin;
 pub use card::DynamicsScore;
 pub(crate) use card::{DataFile, FORMAT_VERSION, Provenance};
+use edge_file::LearnedFileError;
+pub use edge_file::builtin_edge;
+pub(crate) use edge_file::{read_edge, write_edge};
+pub use recogniser_file::builtin_recogniser;
+use recogniser_file::RECOGNISER_FILE;
+pub(crate) use recogniser_file::write_recogniser;
 pub(crate) use training_state::{TRAINING_FILE, TrainingState, TrainingStateError};
 
 use arrays::{Arrays, assemble, named_arrays};
@@ -29,6 +35,7 @@ use card::{Card, ExpertsCard, FORMAT, FORMAT_VERSION_MIN, SessionCard, check_car
 
 use crate::files;
 use crate::model::Model;
+use crate::recogniser::Recogniser;
 use crate::recording::is_zarr;
 
 /// File of arrays.
@@ -77,6 +84,35 @@ pub struct Checkpoint {
     pub provenance: Provenance,
     /// SHA-256 of the arrays' file, hexadecimal: the model's identity.
     pub weights_sha256: String,
+    /// What recognises its regimes in new animals, where its own were learned.
+    pub recogniser: Option<Arc<Recogniser>>,
+}
+
+impl Checkpoint {
+    /// What recognises regimes in new animals: the model's own, or the built-in one.
+    ///
+    /// # Errors
+    /// Where the built-in one was damaged before the build.
+    pub(crate) fn recogniser(&self) -> Result<Arc<Recogniser>, LearnedFileError> {
+        match &self.recogniser {
+            Some(own) => Ok(own.clone()),
+            None => Ok(Arc::new(builtin_recogniser()?)),
+        }
+    }
+}
+
+/// Writes what recognises a model's own regimes into its directory; where there is none, none of
+/// before is left there.
+///
+/// # Errors
+/// Errors of the system.
+pub(crate) fn save_recogniser(dir: &Path, own: Option<&Recogniser>) -> std::io::Result<()> {
+    let path = dir.join(RECOGNISER_FILE);
+    match own {
+        Some(own) => write_recogniser(&path, own),
+        None if path.exists() => fs::remove_file(path),
+        None => Ok(()),
+    }
 }
 
 /// SHA-256 in hexadecimal.
@@ -136,10 +172,33 @@ pub fn load(dir: &Path) -> Result<Checkpoint, CheckpointError> {
         let (expected, found) = ("a model".into(), "a Zarr store".into());
         return Err(CheckpointError::Wrong { path, what, expected, found });
     }
-    from_bytes(dir, &read(CARD_FILE)?, &read(WEIGHTS_FILE)?)
+    let mut checkpoint = from_bytes(dir, &read(CARD_FILE)?, &read(WEIGHTS_FILE)?)?;
+    checkpoint.recogniser = own_recogniser(dir, &checkpoint.model)?;
+    Ok(checkpoint)
 }
 
-/// Reads and verifies a model from the two files' bytes; `dir` is for messages.
+/// What recognises a model's own regimes, where its directory has it.
+fn own_recogniser(dir: &Path, model: &Model) -> Result<Option<Arc<Recogniser>>, CheckpointError> {
+    let path = dir.join(RECOGNISER_FILE);
+    if !path.exists() {
+        return Ok(None);
+    }
+    let wrong = |what: &str, expected: &str, found: String| CheckpointError::Wrong {
+        path: path.clone(),
+        what: what.into(),
+        expected: expected.into(),
+        found,
+    };
+    let recogniser = recogniser_file::read_recogniser(&path)
+        .map_err(|e| wrong("content", "a recogniser of regimes", e.to_string()))?;
+    if let Some(other) = recogniser.names().iter().find(|n| !model.regime_names.contains(n)) {
+        return Err(wrong("regimes", "regimes of the model", format!("'{other}'")));
+    }
+    Ok(Some(Arc::new(recogniser)))
+}
+
+/// Reads and verifies a model from the two files' bytes, without a recogniser; `dir` is for
+/// messages.
 ///
 /// # Errors
 /// As [`load`].
@@ -180,7 +239,8 @@ pub fn from_bytes(dir: &Path, card: &[u8], weights: &[u8]) -> Result<Checkpoint,
         .map_err(|(what, expected, found)| wrong(WEIGHTS_FILE, &what, expected, found))?;
     let model = assemble(&card, arrays)
         .map_err(|(what, expected, found)| wrong(WEIGHTS_FILE, &what, expected, found))?;
-    Ok(Checkpoint { model, provenance: card.provenance, weights_sha256: card.weights_sha256 })
+    let Card { provenance, weights_sha256, .. } = card;
+    Ok(Checkpoint { model, provenance, weights_sha256, recogniser: None })
 }
 
 /// Writes a model directory, creating it where needed. Both files are complete before either gets

@@ -77,7 +77,7 @@ pub fn run(args: &CalibrateArgs) -> Result<()> {
         Some(from) => another_day(&checkpoint.model, from, &data, &name)?,
         None => {
             drop(data);
-            new_animal(args, &checkpoint.model, &recording, &name)?
+            new_animal(args, &checkpoint, &recording, &name)?
         }
     };
     keep(args, checkpoint, readout, file)
@@ -115,10 +115,11 @@ fn recording(args: &CalibrateArgs, model: &Model) -> Result<(Recording, DataFile
 
 fn new_animal(
     args: &CalibrateArgs,
-    model: &Model,
+    checkpoint: &Checkpoint,
     recording: &Recording,
     name: &str,
 ) -> Result<Readout> {
+    let model = &checkpoint.model;
     let settings = TrainingSettings {
         steps: args.steps,
         batch: args.batch,
@@ -130,7 +131,7 @@ fn new_animal(
     };
     let interrupt = Interrupt::listen()?;
     let mut progress = Progress::new("calibrate", args.steps, 0);
-    let recogniser = checkpoint::builtin_recogniser()?;
+    let recogniser = checkpoint.recogniser()?;
     let (found, regimes) =
         calibrate_animal(model, recording, &recogniser, settings, |done, one_step| {
             progress.at(done, || format!("one step {one_step:.5}"));
@@ -222,6 +223,8 @@ fn keep(
     checkpoint.provenance.data.push(file);
     checkpoint::save(out, &checkpoint.model, &checkpoint.provenance)
         .context("cannot write the calibrated model")?;
+    checkpoint::save_recogniser(out, checkpoint.recogniser.as_deref())
+        .context("cannot write the model's recogniser")?;
     card::write(out, &checkpoint::load(out)?)?;
     println!(
         "model with {} sessions written to {}",

@@ -56,6 +56,7 @@ pub(super) fn card(of: &Checkpoint) -> String {
         sessions(of),
         published(of),
         can_do(of),
+        recognised(of),
         held_out(of),
         operating_points(of),
         LIMITS.to_owned(),
@@ -111,6 +112,17 @@ fn sessions(of: &Checkpoint) -> String {
         let _ = writeln!(out, "| {} | {} | {counts}{trust} | {n} |", r.session, r.n_channels());
     }
     out
+}
+
+/// New animals without labels.
+fn recognised(of: &Checkpoint) -> String {
+    let judged = of.recogniser.as_ref().and_then(|r| r.judged());
+    judged.map_or_else(String::new, |judged| {
+        format!(
+            "\n## New animals\n\nIts regimes are recognised in animals without labels: {judged}. \
+             Where sessions are days of one animal, this says less of another one.\n"
+        )
+    })
 }
 
 /// The pool and the rule, in words.

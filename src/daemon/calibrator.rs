@@ -1,25 +1,34 @@
 //! Self-calibration of a session: gathers its first counts, fits its readout on a thread of its
 //! own, and offers the engine that uses it. The session's thread takes it over between two bins;
-//! until then the label is `unknown`.
+//! until then the label is `unknown`. Where its regimes were recognised, the thread goes on to ask
+//! of each minute whether they still are.
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
 use super::priority::give_way;
 use super::resume;
 use crate::bus::{CalibrationState, Plan, SelfCalibration, SessionHandle};
-use crate::checkpoint::builtin_recogniser;
 use crate::intake::MASKED;
 use crate::journal::Journal;
 use crate::model::{COUNT_MAX, Model, Readout};
+use crate::recogniser::Recogniser;
 use crate::recording::{Recording, Trial, in_bins};
-use crate::training::{Dataset, Regimes, TrainingSettings, calibrate_animal, recalibrate};
+use crate::training::{
+    Dataset, Regimes, TrainingSettings, calibrate_animal, confirm, recalibrate, recognise,
+};
 
 /// Interval of checks for new counts.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
+/// Time of which it is asked, again and again, whether what is recognised in it is what the session
+/// says, seconds; and how often in a row it must not be before labels are no longer trusted.
+const ASKED_S: f64 = 60.0;
+const DOUBTS: usize = 2;
+/// Somebody else has read the counts where these could not be had for so long.
+const KEPT_WAITING: Duration = Duration::from_secs(1);
 /// Shorter pieces between two gaps are left out, seconds.
 const PIECE_MIN_S: f64 = 1.0;
 
@@ -103,8 +112,14 @@ impl Calibrator {
 
     fn run(self) {
         match self.work() {
-            Ok(Some(untrusted)) => {
+            Ok(Some(Done { untrusted, asks })) => {
                 self.show(CalibrationState::of_result(untrusted.is_none()), untrusted);
+                if let Some(asks) = asks
+                    && let Err(e) = self.keep_asking(asks)
+                {
+                    let session = &self.plan.session;
+                    tracing::warn!(session, "its regimes are no longer checked: {e:#}");
+                }
             }
             // The session ended before.
             Ok(None) => {}
@@ -125,29 +140,69 @@ impl Calibrator {
         });
     }
 
-    /// Why the readout is not to be trusted, if it is not; `None` where the session ended before.
-    fn work(&self) -> Result<Option<Option<String>>> {
+    /// What came of it; `None` where the session ended before.
+    fn work(&self) -> Result<Option<Done>> {
         let (model, factor) = self.plan.calibration_model();
         let model = model.clone();
-        let width = model.bin_width_s;
-        let needed = (self.how.seconds / width).round() as usize;
-        let mut gathered = Gathered::new(self.plan.readout.n_channels(), factor);
-        while gathered.bins < needed {
-            if self.session.port.is_closed() {
-                return Ok(None);
-            }
-            std::thread::sleep(LOOK_EVERY);
-            self.session.fit_counts().each(|gap, counts| gathered.push(gap, counts));
-            let seen = gathered.bins as f64 * width;
+        let seen = |seen: f64| {
             self.session.set_calibration(|c| c.seconds_seen = seen.min(c.seconds_needed));
-        }
+        };
+        let Some(gathered) = self.gather(self.how.seconds, &model, factor, seen) else {
+            return Ok(None);
+        };
         self.show(CalibrationState::Fitting, None);
         tracing::info!(session = self.plan.session, seconds = self.how.seconds, "calibrating");
-        let recording = gathered.recording(&self.plan.session, width);
-        let Some((readout, untrusted)) = self.fit(&model, &recording)? else { return Ok(None) };
-        let (engine, fingerprint) = self.plan.engine(&model, readout.clone())?;
+        let recording = gathered.recording(&self.plan.session, model.bin_width_s);
+        let Some(Fitted { readout, untrusted, recogniser }) = self.fit(&model, &recording)? else {
+            return Ok(None);
+        };
+        self.read_by(&model, &readout)?;
+        match &untrusted {
+            None => tracing::info!(session = self.plan.session, "calibrated"),
+            Some(why) => tracing::warn!(
+                session = self.plan.session,
+                "calibrated, but its label stays 'unknown': {why}"
+            ),
+        }
+        let asks = recogniser.filter(|_| untrusted.is_none());
+        let asks = asks.map(|recogniser| Asks { model, factor, readout, recogniser });
+        Ok(Some(Done { untrusted, asks }))
+    }
+
+    /// Counts of so long; `None` where the session ended before.
+    fn gather(
+        &self,
+        seconds: f64,
+        model: &Model,
+        factor: usize,
+        mut seen: impl FnMut(f64),
+    ) -> Option<Gathered> {
+        let width = model.bin_width_s;
+        let needed = (seconds / width).round() as usize;
+        let mut gathered = Gathered::new(self.plan.readout.n_channels(), factor);
+        while gathered.bins < needed {
+            if self.session.port.is_closed() || !Arc::ptr_eq(&self.session.plan(), &self.plan) {
+                return None;
+            }
+            std::thread::sleep(LOOK_EVERY);
+            let asked = Instant::now();
+            let mut reader = self.session.fit_counts();
+            if asked.elapsed() > KEPT_WAITING {
+                gathered = Gathered::new(self.plan.readout.n_channels(), factor);
+            }
+            reader.each(|gap, counts| gathered.push(gap, counts));
+            drop(reader);
+            seen(gathered.bins as f64 * width);
+        }
+        Some(gathered)
+    }
+
+    /// Lets the session read by a readout, and keeps it for a restart.
+    fn read_by(&self, model: &Model, readout: &Readout) -> Result<()> {
+        let (engine, fingerprint) = self.plan.engine(model, readout.clone())?;
         if let Some(folder) = &self.keep
-            && let Err(e) = resume::save_calibrated(folder, &self.plan.session, &model, readout)
+            && let Err(e) =
+                resume::save_calibrated(folder, &self.plan.session, model, readout.clone())
         {
             let session = &self.plan.session;
             tracing::warn!(session, "its calibration cannot be kept for a restart: {e:#}");
@@ -156,31 +211,50 @@ impl Calibrator {
         if let Some(journal) = &self.journal {
             journal.add(&self.plan.session, self.plan.changed(true));
         }
-        match &untrusted {
-            None => tracing::info!(session = self.plan.session, "calibrated"),
-            Some(why) => tracing::warn!(
-                session = self.plan.session,
-                "calibrated, but its label stays 'unknown': {why}"
-            ),
-        }
-        Ok(Some(untrusted))
+        Ok(())
     }
 
-    /// The readout, and why it is not to be trusted, if it is not.
-    fn fit(
-        &self,
-        model: &Model,
-        recording: &Recording,
-    ) -> Result<Option<(Readout, Option<String>)>> {
+    /// Asks of each minute what is recognised in it. Where that is not what the session says, time
+    /// and again, its labels are not trusted until it is once more.
+    fn keep_asking(&self, asks: Asks) -> Result<()> {
+        let Asks { model, factor, mut readout, recogniser } = asks;
+        let mut doubts = 0;
+        while let Some(gathered) = self.gather(ASKED_S, &model, factor, |_| {}) {
+            let recording = gathered.recording(&self.plan.session, model.bin_width_s);
+            // Not every minute shows enough to say anything.
+            let Ok(recognition) = recognise(&recogniser, &model, &recording) else { continue };
+            let problem = match confirm(&model, &readout, &recognition.recording) {
+                Ok(_) => None,
+                Err(why) => Some(why.to_string()),
+            };
+            doubts = if problem.is_some() { doubts + 1 } else { 0 };
+            let trusted = readout.trusted;
+            readout.trusted = if trusted { doubts < DOUBTS } else { problem.is_none() };
+            if readout.trusted == trusted {
+                continue;
+            }
+            let session = &self.plan.session;
+            match &problem {
+                Some(why) => tracing::warn!(session, "its label is 'unknown' from now on: {why}"),
+                None => tracing::info!(session, "its regimes are what is recognised again"),
+            }
+            self.read_by(&model, &readout)?;
+            self.show(CalibrationState::of_result(readout.trusted), problem);
+        }
+        Ok(())
+    }
+
+    /// `None` where the session ended before.
+    fn fit(&self, model: &Model, recording: &Recording) -> Result<Option<Fitted>> {
         if recording.trials.is_empty() {
             bail!("expected at least {PIECE_MIN_S} s of counts without a gap, found none");
         }
         let going = || !self.session.port.is_closed();
         let before = self.how.from.as_ref().and_then(|name| model.readout(name));
-        let (readout, untrusted) = if let Some(before) = before {
+        let fitted = if let Some(before) = before {
             let data = Dataset::for_calibration(recording)?;
             let found = recalibrate(model, before, &data, &self.plan.session, |_, _| going())?;
-            (found.readout, None)
+            Fitted { readout: found.readout, untrusted: None, recogniser: None }
         } else {
             let settings = TrainingSettings {
                 log_rate_bounds: model.online.log_rate_bounds,
@@ -188,17 +262,41 @@ impl Calibrator {
                 threads: 1,
                 ..TrainingSettings::for_calibration()
             };
-            let recogniser = builtin_recogniser()?;
+            let recogniser = self.plan.checkpoint.recogniser()?;
             let (found, regimes) =
                 calibrate_animal(model, recording, &recogniser, settings, |_, _| going())?;
             let untrusted = match regimes {
                 Regimes::Unknown(why) => Some(why.to_string()),
                 Regimes::Given | Regimes::Recognised { .. } => None,
             };
-            (found.readout, untrusted)
+            Fitted { readout: found.readout, untrusted, recogniser: Some(recogniser) }
         };
-        Ok(going().then_some((readout, untrusted)))
+        Ok(going().then_some(fitted))
     }
+}
+
+/// What a fit gave.
+struct Fitted {
+    readout: Readout,
+    /// Why it is not to be trusted, if it is not.
+    untrusted: Option<String>,
+    /// What its regimes were recognised with.
+    recogniser: Option<Arc<Recogniser>>,
+}
+
+/// A session that reads by its own readout.
+struct Done {
+    /// Why its labels are not to be trusted, if they are not.
+    untrusted: Option<String>,
+    asks: Option<Asks>,
+}
+
+/// What each minute's regimes are recognised and checked with.
+struct Asks {
+    model: Model,
+    factor: usize,
+    readout: Readout,
+    recogniser: Arc<Recogniser>,
 }
 
 #[cfg(test)]

@@ -2,6 +2,7 @@
 //! noise averages out.
 
 use std::ops::Range;
+use std::sync::LazyLock;
 
 use pulp::{Arch, Simd, WithSimd};
 
@@ -193,29 +194,47 @@ fn integral(curve: &[f64; BANDS]) -> f64 {
 /// Log of the timescale, seconds, power, and log of the share left, of the stretched exponential
 /// with the least squares.
 fn stretched(curve: &[f64; BANDS]) -> [f64; 3] {
-    let [low, high] = TIMESCALES_S.map(f64::ln);
-    // Longer bands are means of more.
-    let weights: [f64; BANDS] = std::array::from_fn(|b| (ENDS_S[b + 1] - ENDS_S[b]).sqrt());
-    let whole: f64 = curve.iter().zip(&weights).map(|(c, w)| w * c * c).sum();
-    let mut best = [low, POWERS[0], f64::INFINITY];
-    for i in 0..TIMESCALES {
-        let timescale = low + (high - low) * f64::from(i) / f64::from(TIMESCALES - 1);
-        for power in POWERS {
-            let (mut along, mut square) = (0.0, 0.0);
-            for b in 0..BANDS {
-                let lag = 0.5 * (ENDS_S[b] + ENDS_S[b + 1]);
-                let m = (-(lag * (-timescale).exp()).powf(power)).exp();
-                along += weights[b] * m * curve[b];
-                square += weights[b] * m * m;
-            }
-            let left = whole - along * along / square.max(1e-12);
-            if left < best[2] {
-                best = [timescale, power, left];
-            }
+    let whole: f64 = curve.iter().enumerate().map(|(b, c)| weight(b) * c * c).sum();
+    let mut best = [TIMESCALES_S[0].ln(), POWERS[0], f64::INFINITY];
+    for Exponential { timescale, power, weighted, square } in &*EXPONENTIALS {
+        let along: f64 = weighted.iter().zip(curve).map(|(m, c)| m * c).sum();
+        let left = whole - along * along / square;
+        if left < best[2] {
+            best = [*timescale, *power, left];
         }
     }
     [best[0], best[1], (best[2] / whole.max(1e-12)).max(1e-6).ln()]
 }
+
+/// Weight of a band: longer ones are means of more.
+fn weight(band: usize) -> f64 {
+    (ENDS_S[band + 1] - ENDS_S[band]).sqrt()
+}
+
+/// A stretched exponential in the middle of each band.
+struct Exponential {
+    /// Log of it.
+    timescale: f64,
+    power: f64,
+    /// Times the band's weight.
+    weighted: [f64; BANDS],
+    /// Weighted sum of its squares.
+    square: f64,
+}
+
+/// All that are tried.
+static EXPONENTIALS: LazyLock<Vec<Exponential>> = LazyLock::new(|| {
+    let [low, high] = TIMESCALES_S.map(f64::ln);
+    let one = |i: u32, power: f64| {
+        let timescale = low + (high - low) * f64::from(i) / f64::from(TIMESCALES - 1);
+        let middle = |b: usize| 0.5 * (ENDS_S[b] + ENDS_S[b + 1]);
+        let at = |b: usize| (-(middle(b) * (-timescale).exp()).powf(power)).exp();
+        let square = (0..BANDS).map(|b| weight(b) * at(b).powi(2)).sum::<f64>().max(1e-12);
+        let weighted = std::array::from_fn(|b| weight(b) * at(b));
+        Exponential { timescale, power, weighted, square }
+    };
+    (0..TIMESCALES).flat_map(|i| POWERS.map(|power| one(i, power))).collect()
+});
 
 /// Slope of a regression.
 fn slope(x: &[f64], y: &[f64]) -> f64 {

@@ -38,13 +38,24 @@ impl WithSimd for Squares<'_> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, _: S) -> Self::Output {
-        let mut sums = [0.0f32; LEADING];
-        for (before, after) in self.earlier.iter().zip(self.later) {
-            for d in 0..LEADING {
-                sums[d] += before[d] * after[d];
+        // Running sums, so that additions need not wait for one another.
+        const RUNNING: usize = 4;
+        let mut sums = [[0.0f32; LEADING]; RUNNING];
+        let (before, after) =
+            (self.earlier.as_chunks::<RUNNING>(), self.later.as_chunks::<RUNNING>());
+        for (before, after) in before.0.iter().zip(after.0) {
+            for r in 0..RUNNING {
+                for d in 0..LEADING {
+                    sums[r][d] += before[r][d] * after[r][d];
+                }
             }
         }
-        sums
+        for (before, after) in before.1.iter().zip(after.1) {
+            for d in 0..LEADING {
+                sums[0][d] += before[d] * after[d];
+            }
+        }
+        std::array::from_fn(|d| sums.iter().map(|s| s[d]).sum())
     }
 }
 

@@ -5,8 +5,9 @@ use pulp::{Arch, Simd, WithSimd};
 
 /// Vectors that are turned together, beside those asked for.
 const SPARE: usize = 8;
-/// Products with the matrix.
-const ROUNDS: usize = 8;
+/// Products with the matrix, so many between two times that vectors are made orthonormal.
+const ROUNDS: usize = 4;
+const PRODUCTS: usize = 2;
 
 /// The `wanted` largest eigenvalues of a symmetric `matrix [n, n]`, the largest first, and their
 /// vectors (subspace iteration with Rayleigh and Ritz's projection; Halko, Martinsson & Tropp
@@ -31,7 +32,10 @@ pub(crate) fn leading(
         DMatrix::from_iterator(n, width, out.into_iter().map(f64::from))
     };
     for _ in 0..ROUNDS {
-        basis = turned(&basis.qr().q());
+        basis = basis.qr().q();
+        for _ in 0..PRODUCTS {
+            basis = turned(&basis);
+        }
     }
     let basis = basis.qr().q();
     let projected = basis.transpose() * turned(&basis);

@@ -41,6 +41,7 @@ const MOST: f64 = 1e3;
 pub(super) const FEATURES: usize = 145;
 
 /// A window as it is compared with others.
+#[derive(Debug, Clone, PartialEq)]
 pub(super) struct Seen {
     pub(super) features: Vec<f32>,
     /// Mean about the session's middle, over its scale.
@@ -59,7 +60,7 @@ pub(super) fn look(session: &Session, bins: Range<usize>) -> Seen {
     let mut out = Vec::with_capacity(FEATURES);
     let at_once = window.population(&mut out);
     let trace = window.latents(at_once, &mut out);
-    let (_, axes) = window.shape(trace, &mut out);
+    let axes = window.shape(trace, &mut out);
     window.linear(&axes, &mut out);
     let plane: Vec<[f64; 2]> =
         window.course.iter().map(|z| [0, 1].map(|d| axes[d].dot(z))).collect();
@@ -67,7 +68,7 @@ pub(super) fn look(session: &Session, bins: Range<usize>) -> Seen {
     window.geometry(&plane, &mut out);
     window.drift(&mut out);
     window.place(trace, &mut out);
-    let others = window.others();
+    let others = others(&window.bins, session.windows.iter().map(|w| &w.bins));
     window.relations(&others, &mut out);
     window.of_session(&mut out);
     debug_assert_eq!(out.len(), FEATURES);
@@ -78,6 +79,15 @@ pub(super) fn look(session: &Session, bins: Range<usize>) -> Seen {
         covariance: covariance / session.top,
         others,
     }
+}
+
+/// Which windows share no bin with one.
+pub(super) fn others<'a>(
+    bins: &Range<usize>,
+    windows: impl Iterator<Item = &'a Range<usize>>,
+) -> Vec<usize> {
+    let apart = |w: &Range<usize>| w.end <= bins.start || w.start >= bins.end;
+    windows.enumerate().filter(|(_, w)| apart(w)).map(|(i, _)| i).collect()
 }
 
 struct Window<'a> {
@@ -152,15 +162,15 @@ impl Window<'_> {
         floored
     }
 
-    /// Eigenvalues of the covariance and how many count; and its axes.
-    fn shape(&self, trace: f64, out: &mut Vec<f64>) -> ([f64; LEADING], [Vector; LEADING]) {
+    /// Eigenvalues of the covariance and how many count. Returns its axes.
+    fn shape(&self, trace: f64, out: &mut Vec<f64>) -> [Vector; LEADING] {
         let (values, axes) = sorted(self.covariance);
         for value in &values[..4] {
             out.extend([value / self.session.top, value / trace]);
         }
         let [sum, squares] = [1, 2].map(|p| values.iter().map(|v| v.max(0.0).powi(p)).sum::<f64>());
         out.push(over(sum * sum, squares));
-        (values, axes)
+        axes
     }
 
     /// Modes of linear dynamics within the leading axes.
@@ -185,9 +195,10 @@ impl Window<'_> {
     /// Radius and angle in the window's own plane, and in that about the session's middle.
     fn geometry(&self, plane: &[[f64; 2]], out: &mut Vec<f64>) {
         let root = self.session.top.sqrt();
-        let own = Orbit::of(&smoothed(plane));
+        let smooth = smoothed(plane);
+        let own = Orbit::of(&smooth);
         out.extend([own.scatter, own.radius / root, own.turn.abs(), own.turn_scatter]);
-        let first: Vec<f64> = smoothed(plane).iter().map(|p| p[0]).collect();
+        let first: Vec<f64> = smooth.iter().map(|p| p[0]).collect();
         out.push(kurtosis(&first));
         let away: Vec<Vector> =
             self.session.z[self.bins.clone()].iter().map(|z| z - self.session.middle).collect();
@@ -229,11 +240,6 @@ impl Window<'_> {
         let varies = (along.transpose() * self.covariance * along)[0];
         let later = (along.transpose() * symmetric(lagged(&self.course, LATER)) * along)[0];
         out.extend([varies / trace, varies / session.top, later / session.top]);
-    }
-
-    fn others(&self) -> Vec<usize> {
-        let apart = |w: &Range<usize>| w.end <= self.bins.start || w.start >= self.bins.end;
-        (0..self.session.windows.len()).filter(|&i| apart(&self.session.windows[i].bins)).collect()
     }
 
     /// How the other windows lie to this one: on the same side or the opposite one, near, alike.

@@ -1,121 +1,93 @@
 //! Learning from animals whose regimes are known.
 
-use std::ops::Range;
-
-use ndarray::Array2;
+use ndarray::{Array2, Axis};
 
 use super::course::{Pace, smoothed};
-use super::features::{FEATURES, Seen};
-use super::recognition::{Looked, Recogniser, SECOND, company, second_row, side_by_side, starts};
-use super::scale::{Chances, REGIMES, STEP, WINDOW};
+use super::features::FEATURES;
+use super::lesson::Lesson;
+use super::recognition::{Recogniser, STAGES, Said, inputs};
+use super::scale::{Chances, STEP};
+use super::score::{SETTLED, Score};
 use crate::learner::{Link, Network, Plan, Scaling};
 
 /// Networks of each stage, and in those that judge others.
 const NETWORKS: u64 = 2;
 const NETWORKS_OF_JUDGES: u64 = 1;
 /// Times that each window is seen.
-const EPOCHS: f64 = 8.0;
-/// Every so many windows are learned from.
-const LEARNED_EVERY: usize = 4;
-/// Bins after a change until a regime is to be told.
-const SETTLED: usize = 75;
+const EPOCHS: f64 = 6.0;
 /// What is tried for the pace, and animals that it is tried on.
 const EVIDENCE: [f32; 8] = [0.1, 0.15, 0.2, 0.28, 0.36, 0.45, 0.6, 0.8];
-const STAY: [f32; 4] = [0.88, 0.92, 0.95, 0.97];
+const STAY: [f32; 6] = [0.88, 0.92, 0.95, 0.97, 0.985, 0.993];
 const PACED: usize = 600;
 
-/// One animal, as it looks and as it was.
-pub(crate) struct Lesson {
-    looked: Looked,
-    /// Regime of each bin.
-    regimes: Vec<u8>,
+/// Rows of windows, what is in each, and the lesson that each is of.
+#[derive(Default)]
+struct Table {
+    rows: Array2<f32>,
+    targets: Array2<f32>,
+    lessons: Vec<usize>,
 }
 
-impl Lesson {
-    /// Of counts `[bins, channels]` without a gap.
-    pub(crate) fn new(counts: &Array2<f32>, regimes: Vec<u8>) -> Option<Self> {
-        let all: Range<usize> = 0..counts.nrows();
-        Some(Self { looked: Looked::at(counts, &[all])?, regimes })
-    }
-
-    /// Shares of the regimes in some bins.
-    fn shares(&self, bins: Range<usize>) -> Chances {
-        let mut shares = [0.0; REGIMES];
-        let share = 1.0 / bins.len().max(1) as f32;
-        self.regimes[bins].iter().for_each(|&r| shares[usize::from(r)] += share);
-        shares
-    }
-
-    /// Windows that are learned from, with what is in them.
-    fn windows(&self) -> impl Iterator<Item = (&Seen, Chances)> {
-        let all = self.looked.pieces.iter().zip(&self.looked.windows);
-        all.flat_map(|(piece, seen)| starts(piece).zip(seen))
-            .step_by(LEARNED_EVERY)
-            .map(|(from, seen)| (seen, self.shares(from..from + WINDOW)))
-    }
-
-    fn neighbours(&self) -> impl Iterator<Item = (&Seen, Chances)> {
-        let bins = self.looked.pieces.iter().flat_map(side_by_side);
-        self.looked.neighbours.iter().zip(bins).map(|(seen, bins)| (seen, self.shares(bins)))
-    }
-}
-
-/// How well an animal's regimes were told.
-#[derive(Debug, Clone, Default, PartialEq)]
-pub(crate) struct Score {
-    /// Most probable regime's probability, and whether it was right, bin by bin.
-    pub(crate) bins: Vec<(f32, bool)>,
-    /// Whether it was right in bins that lie [`SETTLED`] or more after a change.
-    pub(crate) settled: Vec<bool>,
-    /// Different regimes that occurred.
-    pub(crate) regimes: usize,
-}
-
-fn table(values: Vec<f32>, columns: usize) -> Array2<f32> {
-    Array2::from_shape_vec((values.len() / columns, columns), values).unwrap_or_default()
-}
-
-fn networks(rows: Vec<f32>, targets: Vec<f32>, columns: usize, n: u64) -> Vec<Network> {
-    let (rows, targets) = (table(rows, columns), table(targets, REGIMES));
-    let plan = |seed| Plan { link: Link::OneOf, epochs: EPOCHS, seed };
-    (0..n).map(|seed| Network::fit(&rows, &targets, plan(seed))).collect()
-}
-
-fn first_stage(scaling: &Scaling, lessons: &[&Lesson], n: u64) -> Vec<Network> {
-    let (mut rows, mut targets) = (Vec::new(), Vec::new());
-    for (seen, shares) in lessons.iter().flat_map(|l| l.windows().chain(l.neighbours())) {
-        rows.extend(scaling.apply(&seen.features));
-        targets.extend(shares);
-    }
-    networks(rows, targets, FEATURES, n)
-}
-
-/// Learns both stages: the second from what a first stage says of animals that it did not learn
-/// from.
-fn learned(lessons: &[&Lesson], n: u64) -> Recogniser {
-    let raw: Vec<&[f32]> = lessons
-        .iter()
-        .flat_map(|l| l.neighbours())
-        .map(|(seen, _)| seen.features.as_slice())
-        .collect();
-    let scaling = Scaling::of(&raw, FEATURES);
-    let half = |which: usize| -> Vec<&Lesson> {
-        lessons.iter().enumerate().filter(|(i, _)| i % 2 == which).map(|(_, l)| *l).collect()
-    };
-    let (mut rows, mut targets) = (Vec::new(), Vec::new());
-    for which in [0, 1] {
-        let first = first_stage(&scaling, &half(1 - which), NETWORKS_OF_JUDGES);
-        for lesson in half(which) {
-            let company = company(&scaling, &first, &lesson.looked.neighbours);
-            for (seen, shares) in lesson.windows() {
-                rows.extend(second_row(&scaling, &first, seen, &company));
-                targets.extend(shares);
+impl Table {
+    /// For a stage, given what the one before said.
+    fn of(lessons: &[&Lesson], regimes: usize, scaling: &Scaling, said: &[Said]) -> Self {
+        let (mut rows, mut targets, mut of) = (Vec::new(), Vec::new(), Vec::new());
+        for (i, lesson) in lessons.iter().enumerate() {
+            let (windows, neighbours) =
+                lesson.looked.rows(scaling, regimes, lesson.stride(), said.get(i));
+            let (in_windows, in_neighbours) = lesson.shares(regimes);
+            let windows = windows.into_iter().flatten().zip(in_windows);
+            for (row, shares) in windows.chain(neighbours.into_iter().zip(in_neighbours)) {
+                if let Some(shares) = shares {
+                    rows.extend(row);
+                    targets.extend(shares);
+                    of.push(i);
+                }
             }
         }
+        let table = |values: Vec<f32>, columns| {
+            Array2::from_shape_vec((of.len(), columns), values).unwrap_or_default()
+        };
+        let stage = inputs(usize::from(!said.is_empty()), regimes);
+        Self { rows: table(rows, stage), targets: table(targets, regimes), lessons: of }
     }
-    let second = networks(rows, targets, SECOND, n);
-    let first = first_stage(&scaling, lessons, n);
-    Recogniser { scaling, first, second, pace: Pace { evidence: 0.3, stay: 0.92 } }
+
+    /// Networks that learn from some of the lessons.
+    fn taught(&self, n: u64, is: impl Fn(usize) -> bool) -> Vec<Network> {
+        let chosen: Vec<usize> = (0..self.lessons.len()).filter(|&r| is(self.lessons[r])).collect();
+        let [rows, targets] =
+            [&self.rows, &self.targets].map(|all| all.select(Axis(0), &chosen));
+        let plan = |seed| Plan { link: Link::OneOf, epochs: EPOCHS, seed };
+        (0..n).map(|seed| Network::fit(&rows, &targets, plan(seed))).collect()
+    }
+}
+
+/// Learns all stages: each from what the one before says of animals that it did not learn from.
+fn learned(lessons: &[&Lesson], names: &[String], n: u64) -> Recogniser {
+    let regimes = names.len();
+    let raw: Vec<&[f32]> = lessons
+        .iter()
+        .flat_map(|l| &l.looked.neighbours)
+        .map(|seen| seen.features.as_slice())
+        .collect();
+    let scaling = Scaling::of(&raw, FEATURES);
+    let mut stages = Vec::new();
+    let mut said: Vec<Said> = Vec::new();
+    for stage in 0..STAGES {
+        let table = Table::of(lessons, regimes, &scaling, &said);
+        stages.push(table.taught(n, |_| true));
+        if stage + 1 < STAGES {
+            let halves = [0, 1].map(|which| table.taught(NETWORKS_OF_JUDGES, |i| i % 2 != which));
+            let of = |(i, lesson): (usize, &&Lesson)| {
+                let networks = &halves[i % 2];
+                let stride = lesson.stride();
+                lesson.looked.said(&scaling, regimes, networks, stride, said.get(i))
+            };
+            said = lessons.iter().enumerate().map(of).collect();
+        }
+    }
+    let pace = Pace { evidence: 0.3, stay: 0.92 };
+    Recogniser { names: names.to_vec(), judged: None, scaling, stages, pace }
 }
 
 /// Windows' chances of an animal by what others taught.
@@ -124,23 +96,30 @@ struct Answer {
     windows: Vec<Vec<Chances>>,
 }
 
-fn loss(answers: &[Answer], lessons: &[Lesson], pace: Pace) -> f64 {
+fn loss(answers: &[Answer], lessons: &[Lesson], regimes: usize, pace: Pace) -> f64 {
     let (mut sum, mut n) = (0.0, 0.0);
     for answer in answers.iter().take(PACED) {
         let lesson = &lessons[answer.lesson];
-        each_bin(answer, lesson, pace, |chances, bin| {
-            let regime = usize::from(lesson.regimes[bin]);
-            sum -= f64::from(chances[regime].max(1e-6)).ln();
-            n += 1.0;
+        each_bin(answer, lesson, regimes, pace, |chances, bin| {
+            if let Some(p) = chances.get(usize::from(lesson.labels[bin])) {
+                sum -= f64::from(p.max(1e-6)).ln();
+                n += 1.0;
+            }
         });
     }
     sum / f64::max(n, 1.0)
 }
 
 /// The middle bin of each step, with what is said of it.
-fn each_bin(answer: &Answer, lesson: &Lesson, pace: Pace, mut give: impl FnMut(&Chances, usize)) {
+fn each_bin(
+    answer: &Answer,
+    lesson: &Lesson,
+    regimes: usize,
+    pace: Pace,
+    mut give: impl FnMut(&Chances, usize),
+) {
     for (piece, windows) in lesson.looked.pieces.iter().zip(&answer.windows) {
-        for (s, chances) in smoothed(windows, piece.len(), pace).iter().enumerate() {
+        for (s, chances) in smoothed(windows, piece.len(), regimes, pace).iter().enumerate() {
             let bin = piece.start + (s * STEP + STEP / 2).min(piece.len() - 1);
             give(chances, bin);
         }
@@ -148,12 +127,13 @@ fn each_bin(answer: &Answer, lesson: &Lesson, pace: Pace, mut give: impl FnMut(&
 }
 
 impl Recogniser {
-    /// Learns from animals. `parts` are ways to part them, the number of each one's part: of each
+    /// Learns regimes of these names from animals. `parts` are ways to part them, the number of each one's part: of each
     /// way, what the others taught is asked about each part. The pace is that of the first way's
     /// answers. Scores by way and animal; `None` where `each`, told the share that is done, does
     /// not go on.
     pub(crate) fn fit(
         lessons: &[Lesson],
+        names: &[String],
         parts: &[Vec<usize>],
         mut each: impl FnMut(f64) -> bool,
     ) -> Option<(Self, Vec<Vec<Score>>)> {
@@ -169,7 +149,7 @@ impl Recogniser {
             let found: Vec<_> = std::thread::scope(|scope| {
                 let ask = |task: &Option<(usize, usize)>| {
                     let task = *task;
-                    scope.spawn(move || (task, ask(lessons, parts, task)))
+                    scope.spawn(move || (task, ask(lessons, names, parts, task)))
                 };
                 let workers: Vec<_> = several.iter().map(ask).collect();
                 // A panic there has ended the program already.
@@ -185,13 +165,15 @@ impl Recogniser {
                 return None;
             }
         }
+        let regimes = names.len();
         let mut recogniser = whole?;
         let paces = EVIDENCE
             .iter()
             .flat_map(|&evidence| STAY.iter().map(move |&stay| Pace { evidence, stay }));
-        let of = |pace: &Pace| loss(answers.first().map_or(&[], Vec::as_slice), lessons, *pace);
+        let of = |pace: &Pace| loss(answers.first().map_or(&[], Vec::as_slice), lessons, regimes, *pace);
         recogniser.pace = paces.min_by(|a, b| of(a).total_cmp(&of(b)))?;
-        let scores = answers.iter().map(|of| scores(of, lessons, recogniser.pace)).collect();
+        let scores =
+            answers.iter().map(|of| scores(of, lessons, regimes, recogniser.pace)).collect();
         Some((recogniser, scores))
     }
 }
@@ -201,44 +183,54 @@ impl Recogniser {
     pub(crate) fn examine(&self, lessons: &[Lesson]) -> Vec<Score> {
         let answer = |i: usize| Answer { lesson: i, windows: self.windows(&lessons[i].looked) };
         let answers: Vec<Answer> = (0..lessons.len()).map(answer).collect();
-        scores(&answers, lessons, self.pace)
+        scores(&answers, lessons, self.names.len(), self.pace)
     }
 }
 
 fn ask(
     lessons: &[Lesson],
+    names: &[String],
     parts: &[Vec<usize>],
     task: Option<(usize, usize)>,
 ) -> (Recogniser, Vec<Answer>) {
     let Some((way, part)) = task else {
-        return (learned(&lessons.iter().collect::<Vec<_>>(), NETWORKS), Vec::new());
+        return (learned(&lessons.iter().collect::<Vec<_>>(), names, NETWORKS), Vec::new());
     };
     let (own, others): (Vec<usize>, Vec<usize>) =
         (0..lessons.len()).partition(|&i| parts[way][i] == part);
     let others: Vec<&Lesson> = others.into_iter().map(|i| &lessons[i]).collect();
-    let recogniser = learned(&others, NETWORKS_OF_JUDGES);
+    let recogniser = learned(&others, names, NETWORKS_OF_JUDGES);
     let answer = |i: usize| Answer { lesson: i, windows: recogniser.windows(&lessons[i].looked) };
-    let answers = own.into_iter().map(answer).collect();
+    let asked = |i: &usize| lessons[*i].asked();
+    let answers = own.into_iter().filter(asked).map(answer).collect();
     (recogniser, answers)
 }
 
-fn scores(answers: &[Answer], lessons: &[Lesson], pace: Pace) -> Vec<Score> {
+/// Of lessons that were not asked about, empty ones.
+fn scores(answers: &[Answer], lessons: &[Lesson], regimes: usize, pace: Pace) -> Vec<Score> {
     let mut scores = vec![Score::default(); lessons.len()];
     for answer in answers {
         let lesson = &lessons[answer.lesson];
         let score = &mut scores[answer.lesson];
-        each_bin(answer, lesson, pace, |chances, bin| {
-            let regime = usize::from(lesson.regimes[bin]);
-            let best = (0..REGIMES).max_by(|&a, &b| chances[a].total_cmp(&chances[b]));
+        each_bin(answer, lesson, regimes, pace, |chances, bin| {
+            let regime = usize::from(lesson.labels[bin]);
+            if regime >= regimes {
+                return;
+            }
+            let best = (0..regimes).max_by(|&a, &b| chances[a].total_cmp(&chances[b]));
             let best = best.unwrap_or(0);
             score.bins.push((chances[best], best == regime));
-            let before = &lesson.regimes[bin.saturating_sub(SETTLED)..bin];
+            let before = &lesson.labels[bin.saturating_sub(SETTLED)..bin];
             if before.iter().all(|r| usize::from(*r) == regime) {
                 score.settled.push(best == regime);
             }
         });
-        let mut occurred = [false; REGIMES];
-        lesson.regimes.iter().for_each(|&r| occurred[usize::from(r)] = true);
+        let mut occurred = vec![false; regimes];
+        for &label in &lesson.labels {
+            if let Some(occurred) = occurred.get_mut(usize::from(label)) {
+                *occurred = true;
+            }
+        }
         score.regimes = occurred.iter().filter(|o| **o).count();
     }
     scores

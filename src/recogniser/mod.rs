@@ -8,11 +8,17 @@
 mod course;
 mod features;
 mod learning;
+mod lesson;
+mod parts;
 mod recognition;
 mod scale;
+mod score;
 mod session;
 mod votes;
 
-pub(crate) use learning::{Lesson, Score};
+pub(crate) use lesson::{Lesson, Use};
+pub(crate) use parts::{Part, parts};
 pub use recognition::{Recognised, Recogniser};
-pub use scale::{BIN_S, Chances};
+pub use scale::BIN_S;
+pub(crate) use score::Score;
+pub use score::{Judged, calibration_error, share_right};

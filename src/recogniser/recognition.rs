@@ -7,25 +7,32 @@ use ndarray::{Array2, Axis};
 
 use super::course::{Pace, smoothed};
 use super::features::{FEATURES, Seen, look};
+use super::parts::{Part, parts};
 use super::scale::{
-    CHANNELS_MIN, COUNT_MIN, Chances, NEIGHBOUR, PART, PART_MIN, REGIMES, STEP, WINDOW,
+    CHANNELS_MIN, COUNT_MIN, Chances, NEIGHBOUR, PART_MIN, STEP, WINDOW,
 };
+use super::score::Judged;
 use super::session::Session;
-use super::votes::{Company, TOLD};
+use super::votes::{Company, told};
 use crate::learner::{ArraysFault, Network, Scaling, networks_from, networks_to, take};
 
-/// Inputs of the second stage.
-pub(super) const SECOND: usize = FEATURES + REGIMES + TOLD;
+/// Stages: each but the first knows what the one before said of all windows.
+pub(super) const STAGES: usize = 3;
+
+/// Inputs of a stage.
+pub(super) fn inputs(stage: usize, regimes: usize) -> usize {
+    FEATURES + if stage == 0 { 0 } else { regimes + told(regimes) }
+}
 
 /// Tells regimes by how they look beside each other.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Recogniser {
+    pub(super) names: Vec<String>,
     pub(super) scaling: Scaling,
-    /// From a window's features.
-    pub(super) first: Vec<Network>,
-    /// From the same, and what similar windows were taken for.
-    pub(super) second: Vec<Network>,
+    /// Networks of each stage.
+    pub(super) stages: Vec<Vec<Network>>,
     pub(super) pace: Pace,
+    pub(super) judged: Option<Judged>,
 }
 
 /// A piece of a recording, and the regimes in it.
@@ -40,18 +47,26 @@ pub struct Recognised {
 impl Recognised {
     /// Probabilities in a bin.
     #[must_use]
-    pub fn at(&self, bin: usize) -> Chances {
-        self.steps[(bin - self.bins.start) / STEP]
+    pub fn at(&self, bin: usize) -> &[f32] {
+        &self.steps[(bin - self.bins.start) / STEP]
     }
 }
 
 /// A part's windows as they look.
+#[derive(Debug, Clone, PartialEq)]
 pub(super) struct Looked {
     /// Pieces without a gap, by their bins in the part.
     pub(super) pieces: Vec<Range<usize>>,
-    /// Of each piece, its windows.
+    /// Of each piece, every so many windows.
+    pub(super) every: usize,
     pub(super) windows: Vec<Vec<Seen>>,
     pub(super) neighbours: Vec<Seen>,
+}
+
+/// What a stage takes the windows of a part for.
+pub(super) struct Said {
+    pub(super) windows: Vec<Vec<Chances>>,
+    pub(super) neighbours: Vec<Chances>,
 }
 
 /// Where windows of a piece begin.
@@ -61,7 +76,11 @@ pub(super) fn starts(piece: &Range<usize>) -> impl Iterator<Item = usize> {
 
 impl Looked {
     /// Of counts `[bins, channels]`; `None` where they are too few.
-    pub(super) fn at(counts: &Array2<f32>, pieces: &[Range<usize>]) -> Option<Self> {
+    pub(super) fn at(
+        counts: &Array2<f32>,
+        pieces: &[Range<usize>],
+        every: usize,
+    ) -> Option<Self> {
         let pieces: Vec<Range<usize>> =
             pieces.iter().filter(|p| p.len() >= WINDOW).cloned().collect();
         let neighbours: Vec<Range<usize>> = pieces.iter().flat_map(side_by_side).collect();
@@ -78,9 +97,11 @@ impl Looked {
         }
         let session = Session::new(counts.select(Axis(1), &kept), &pieces, neighbours);
         let windows = |piece: &Range<usize>| {
-            starts(piece).map(|from| look(&session, from..from + WINDOW)).collect()
+            let starts = starts(piece).step_by(every);
+            starts.map(|from| look(&session, from..from + WINDOW)).collect()
         };
         Some(Self {
+            every,
             windows: pieces.iter().map(windows).collect(),
             neighbours: session.windows.iter().map(|w| look(&session, w.bins.clone())).collect(),
             pieces,
@@ -95,40 +116,54 @@ pub(super) fn side_by_side(piece: &Range<usize>) -> Vec<Range<usize>> {
     (0..n).map(|i| at(i)..at(i + 1)).collect()
 }
 
-pub(super) fn mean_chances(networks: &[Network], row: &[f32]) -> Chances {
-    let mut mean = [0.0f32; REGIMES];
+fn mean_chances(networks: &[Network], row: &[f32]) -> Chances {
+    let mut mean = Vec::new();
     for network in networks {
         let outputs = network.predict(row);
         let top = outputs.iter().copied().fold(f32::NEG_INFINITY, f32::max);
         let sum: f32 = outputs.iter().map(|o| (o - top).exp()).sum();
         let share = 1.0 / (sum * networks.len() as f32);
-        mean.iter_mut().zip(&outputs).for_each(|(m, o)| *m += (o - top).exp() * share);
+        mean.resize(outputs.len(), 0.0);
+        mean.iter_mut().zip(&outputs).for_each(|(m, o): (&mut f32, _)| {
+            *m += (o - top).exp() * share;
+        });
     }
     mean
 }
 
 impl Recogniser {
-    /// Regimes of counts `[bins, channels]` in bins of [`BIN_S`], in pieces without a gap. Pieces
-    /// shorter than a window, and parts too short to compare anything in, are left out.
+    /// Names of the regimes, in the order of their chances.
     #[must_use]
-    pub fn recognise(&self, counts: &Array2<f32>, pieces: &[Range<usize>]) -> Vec<Recognised> {
-        parts(pieces).iter().flat_map(|part| self.part(counts, part)).collect()
+    pub fn names(&self) -> &[String] {
+        &self.names
     }
 
-    fn part(&self, counts: &Array2<f32>, pieces: &[Range<usize>]) -> Vec<Recognised> {
-        let rows: Vec<usize> = pieces.iter().flat_map(Clone::clone).collect();
-        let counts = counts.select(Axis(0), &rows);
-        let mut inside = Vec::new();
-        let mut from = 0;
-        for piece in pieces {
-            inside.push(from..from + piece.len());
-            from += piece.len();
-        }
-        let Some(looked) = Looked::at(&counts, &inside) else { return Vec::new() };
+    /// What was found on sessions that it did not learn from, if it was asked about any.
+    #[must_use]
+    pub fn judged(&self) -> Option<Judged> {
+        self.judged
+    }
+
+    /// The same with what was found.
+    #[must_use]
+    pub(crate) fn judged_as(mut self, found: Judged) -> Self {
+        self.judged = Some(found);
+        self
+    }
+
+    /// Regimes of counts `[bins, channels]` in bins of [`super::BIN_S`], in pieces without a gap.
+    /// Pieces shorter than a window, and parts too short to compare anything in, are left out.
+    #[must_use]
+    pub fn recognise(&self, counts: &Array2<f32>, pieces: &[Range<usize>]) -> Vec<Recognised> {
+        parts(counts, pieces).flat_map(|part| self.part(&part)).collect()
+    }
+
+    fn part(&self, part: &Part) -> Vec<Recognised> {
+        let Some(looked) = Looked::at(&part.counts, &part.inside, 1) else { return Vec::new() };
         let found = self.judge(&looked);
         let bins = |of: &Range<usize>| {
-            let at = inside.iter().position(|p| p == of).unwrap_or(0);
-            pieces[at].clone()
+            let at = part.inside.iter().position(|p| p == of).unwrap_or(0);
+            part.whole[at].clone()
         };
         let of = |(piece, steps)| Recognised { bins: bins(piece), steps };
         looked.pieces.iter().zip(found).map(of).collect()
@@ -138,17 +173,15 @@ impl Recogniser {
     fn judge(&self, looked: &Looked) -> Vec<Vec<Chances>> {
         let windows = self.windows(looked);
         let pieces = looked.pieces.iter().zip(&windows);
-        pieces.map(|(piece, chances)| smoothed(chances, piece.len(), self.pace)).collect()
+        pieces.map(|(piece, chances)| smoothed(chances, piece.len(), self.names.len(), self.pace)).collect()
     }
 
     /// Chances of each window of each piece, by itself.
     pub(super) fn windows(&self, looked: &Looked) -> Vec<Vec<Chances>> {
-        let company = company(&self.scaling, &self.first, &looked.neighbours);
-        let one = |seen: &Seen| {
-            let row = second_row(&self.scaling, &self.first, seen, &company);
-            mean_chances(&self.second, &row)
+        let next = |said: Option<Said>, networks: &Vec<Network>| {
+            Some(looked.said(&self.scaling, self.names.len(), networks, 1, said.as_ref()))
         };
-        looked.windows.iter().map(|of| of.iter().map(one).collect()).collect()
+        self.stages.iter().fold(None, next).map_or_else(Vec::new, |said| said.windows)
     }
 
     /// Its arrays by name.
@@ -158,99 +191,84 @@ impl Recogniser {
             ("inputs".to_owned(), self.scaling.values()),
             ("pace".to_owned(), vec![self.pace.evidence, self.pace.stay]),
         ]);
-        networks_to(&mut arrays, "first", &self.first);
-        networks_to(&mut arrays, "second", &self.second);
+        for (stage, networks) in self.stages.iter().enumerate() {
+            networks_to(&mut arrays, &format!("stage{stage}.network"), networks);
+        }
         arrays
     }
 
-    /// From arrays by name.
+    /// Of so many regimes, from arrays by name.
     ///
     /// # Errors
     /// Names the first array that is missing, or holds what no recogniser does.
-    pub(crate) fn from_arrays(mut arrays: HashMap<String, Vec<f32>>) -> Result<Self, ArraysFault> {
+    pub(crate) fn from_arrays(
+        names: Vec<String>,
+        judged: Option<Judged>,
+        mut arrays: HashMap<String, Vec<f32>>,
+    ) -> Result<Self, ArraysFault> {
+        let regimes = names.len();
         let scaling = Scaling::from_values(&take(&mut arrays, "inputs", 4 * FEATURES)?);
         let pace = take(&mut arrays, "pace", 2)?;
+        let mut networks = |stage: usize| {
+            let name = format!("stage{stage}.network");
+            networks_from(&mut arrays, &name, inputs(stage, regimes), regimes)
+        };
         Ok(Self {
+            names,
+            judged,
             scaling,
-            first: networks_from(&mut arrays, "first", FEATURES, REGIMES)?,
-            second: networks_from(&mut arrays, "second", SECOND, REGIMES)?,
+            stages: (0..STAGES).map(&mut networks).collect::<Result<_, _>>()?,
             pace: Pace { evidence: pace[0].clamp(0.0, 1.0), stay: pace[1].clamp(0.0, 1.0) },
         })
     }
 }
 
-/// The windows that others are compared with, as a first stage takes them.
-pub(super) fn company<'a>(scaling: &Scaling, first: &[Network], seen: &'a [Seen]) -> Company<'a> {
-    let chances = |s: &Seen| {
-        let row: Vec<f32> = scaling.apply(&s.features).collect();
-        mean_chances(first, &row)
-    };
-    Company { seen, chances: seen.iter().map(chances).collect() }
-}
-
-/// A window's row for the second stage.
-pub(super) fn second_row(
-    scaling: &Scaling,
-    first: &[Network],
-    seen: &Seen,
-    company: &Company<'_>,
-) -> Vec<f32> {
-    let mut row: Vec<f32> = scaling.apply(&seen.features).collect();
-    let own = mean_chances(first, &row);
-    row.extend(own);
-    company.tell(seen, &mut row);
-    row
-}
-
-/// Pieces in parts of about [`PART`] bins; long ones are cut.
-fn parts(pieces: &[Range<usize>]) -> Vec<Vec<Range<usize>>> {
-    let cut = |piece: &Range<usize>| {
-        let n = (piece.len() as f64 / PART as f64).round().max(1.0) as usize;
-        let (start, len) = (piece.start, piece.len());
-        (0..n).map(move |i| start + len * i / n..start + len * (i + 1) / n)
-    };
-    let chunks: Vec<Range<usize>> =
-        pieces.iter().filter(|p| p.len() >= WINDOW).flat_map(cut).collect();
-    let bins = |of: &[Range<usize>]| of.iter().map(ExactSizeIterator::len).sum::<usize>();
-    let mut parts: Vec<Vec<Range<usize>>> = Vec::new();
-    for chunk in chunks {
-        match parts.last_mut() {
-            Some(part) if bins(part) + chunk.len() / 2 < PART => part.push(chunk),
-            _ => parts.push(vec![chunk]),
-        }
-    }
-    // What is left at the end is too little to compare anything in.
-    if parts.len() > 1
-        && let Some(last) = parts.pop_if(|last| bins(last) < PART / 2)
-        && let Some(before) = parts.last_mut()
-    {
-        before.extend(last);
-    }
-    parts
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn parts_are_about_a_minute_and_no_piece_is_cut_to_less_than_a_window() {
-        let trials: Vec<Range<usize>> = (0..300)
-            .map(|i| 60 * i..60 * i + if i % 3 == 0 { WINDOW + 2 } else { WINDOW - 3 })
-            .collect();
-        let found = parts(&trials);
-        let usable: Vec<Range<usize>> =
-            trials.iter().filter(|t| t.len() >= WINDOW).cloned().collect();
-        assert_eq!(found.concat(), usable, "all of those long enough, in order");
-        let ends = |n: usize| -> Vec<usize> {
-            parts(std::slice::from_ref(&(0..n))).concat().iter().map(|p| p.end).collect()
+impl Looked {
+    /// The row of every so many windows for a stage, given what the one before said of these.
+    pub(super) fn rows(
+        &self,
+        scaling: &Scaling,
+        regimes: usize,
+        stride: usize,
+        before: Option<&Said>,
+    ) -> (Vec<Vec<Vec<f32>>>, Vec<Vec<f32>>) {
+        let company = before.map(|said| Company {
+            seen: &self.neighbours,
+            chances: &said.neighbours,
+            regimes,
+        });
+        let row = |seen: &Seen, own: Option<&Chances>| {
+            let mut row: Vec<f32> = scaling.apply(&seen.features).collect();
+            if let (Some(own), Some(company)) = (own, &company) {
+                row.extend(own);
+                company.tell(seen, &mut row);
+            }
+            row
         };
-        assert_eq!(ends(3000), [3000]);
-        assert_eq!(ends(9000), [3000, 6000, 9000]);
-        assert!(parts(&[0..10_400, 11_000..11_700]).iter().all(|part| {
-            let bins: usize = part.iter().map(ExactSizeIterator::len).sum();
-            (PART / 2..2 * PART).contains(&bins)
-        }));
-        assert!(parts(&[]).is_empty());
+        let each = |piece: usize, seen: &[Seen]| {
+            let own = |i: usize| before.map(|said| &said.windows[piece][i]);
+            seen.iter().step_by(stride).enumerate().map(|(i, seen)| row(seen, own(i))).collect()
+        };
+        let windows = self.windows.iter().enumerate().map(|(p, seen)| each(p, seen)).collect();
+        let own = |i: usize| before.map(|said| &said.neighbours[i]);
+        let neighbours =
+            self.neighbours.iter().enumerate().map(|(i, seen)| row(seen, own(i))).collect();
+        (windows, neighbours)
+    }
+
+    /// What networks of a stage say of every so many windows, given what the one before said.
+    pub(super) fn said(
+        &self,
+        scaling: &Scaling,
+        regimes: usize,
+        networks: &[Network],
+        stride: usize,
+        before: Option<&Said>,
+    ) -> Said {
+        let (windows, neighbours) = self.rows(scaling, regimes, stride, before);
+        let all = |rows: &Vec<Vec<f32>>| -> Vec<Chances> {
+            rows.iter().map(|row| mean_chances(networks, row)).collect()
+        };
+        Said { windows: windows.iter().map(all).collect(), neighbours: all(&neighbours) }
     }
 }

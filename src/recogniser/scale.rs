@@ -1,7 +1,5 @@
 //! Sizes that all of the room goes by.
 
-/// Regimes that are told apart: the ensemble's.
-pub(crate) const REGIMES: usize = 5;
 /// Width of the bins that are read, seconds.
 pub const BIN_S: f64 = 0.02;
 /// Bins of a window, from one to the next, and of those that it is compared with.
@@ -17,5 +15,5 @@ pub(super) const PART_MIN: usize = 1000;
 pub(super) const COUNT_MIN: f32 = 0.006;
 pub(super) const CHANNELS_MIN: usize = 8;
 
-/// Probability of each regime.
-pub type Chances = [f32; REGIMES];
+/// Probability of each regime, `[regimes]`.
+pub(super) type Chances = Vec<f32>;

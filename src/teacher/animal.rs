@@ -4,6 +4,8 @@ use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use rand_distr::{Distribution, StandardNormal};
 
+use super::draws::{orthonormal, shuffle};
+
 /// The regimes, in the order of recordings' `regime_names`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Regime {
@@ -122,28 +124,6 @@ pub struct Task {
 
 fn normals(rng: &mut ChaCha8Rng, n: usize) -> Vec<f64> {
     (0..n).map(|_| StandardNormal.sample(rng)).collect()
-}
-
-/// Gram-Schmidt over rows that are independent.
-fn orthonormal(mut rows: Vec<Vec<f64>>) -> Vec<Vec<f64>> {
-    for i in 0..rows.len() {
-        for j in 0..i {
-            let dot: f64 = rows[i].iter().zip(&rows[j]).map(|(a, b)| a * b).sum();
-            let other = rows[j].clone();
-            rows[i].iter_mut().zip(other).for_each(|(a, b)| *a -= dot * b);
-        }
-        let norm = rows[i].iter().map(|x| x * x).sum::<f64>().sqrt();
-        rows[i].iter_mut().for_each(|x| *x /= norm);
-    }
-    rows
-}
-
-/// Draws the first `first` places of a random order.
-fn shuffle<T>(list: &mut [T], first: usize, rng: &mut ChaCha8Rng) {
-    for i in 0..first {
-        let j = rng.random_range(i..list.len());
-        list.swap(i, j);
-    }
 }
 
 impl Animal {
@@ -292,7 +272,7 @@ impl Animal {
     fn frame(&self, regime: Regime, at: usize, rng: &mut ChaCha8Rng) -> Vec<Vec<f64>> {
         let turned = self.frames[at].iter().map(|row| {
             let turn = normals(rng, NORMAL);
-            row.iter().zip(turn).map(|(x, t)| x + PLANE_TURN * t / 2.0).collect()
+            row.iter().zip(turn).map(|(x, t)| x + PLANE_TURN * t / 2.0).collect::<Vec<f64>>()
         });
         let mut frame = orthonormal(turned.collect());
         frame.iter_mut().for_each(|row| row.resize(LATENTS, 0.0));

@@ -4,6 +4,8 @@ use rand::RngExt;
 use rand_chacha::ChaCha8Rng;
 use rand_distr::{Distribution, StandardNormal};
 
+use super::draws::log_uniform;
+
 /// What drives a network from outside, beside noise of its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Input {
@@ -93,10 +95,6 @@ pub(super) struct Driven<'a> {
     pub(super) white: bool,
 }
 
-fn between([low, high]: [f64; 2], rng: &mut ChaCha8Rng) -> f64 {
-    rng.random_range(low.ln()..high.ln()).exp()
-}
-
 impl Drive {
     pub(super) fn new(
         input: Input,
@@ -113,14 +111,14 @@ impl Drive {
             _ => SOURCES_MAX,
         };
         let sources = rng.random_range(1..=most);
-        let strength = between(STRENGTH, rng) / (sources as f64).sqrt();
+        let strength = log_uniform(STRENGTH, rng) / (sources as f64).sqrt();
         let weights =
             normals(units * sources, rng).into_iter().map(|w| strength as f32 * w).collect();
         let course = match input {
             Input::OrnsteinUhlenbeck => {
-                remembering(steps, sources, step_s / between(MEMORY_S, rng), rng)
+                remembering(steps, sources, step_s / log_uniform(MEMORY_S, rng), rng)
             }
-            Input::Smooth => smooth(steps, sources, between(WIDTH_S, rng) / step_s, rng),
+            Input::Smooth => smooth(steps, sources, log_uniform(WIDTH_S, rng) / step_s, rng),
             Input::Trials => trials(steps, sources, step_s, rng),
             Input::Rhythms => rhythms(steps, sources, step_s, rng),
             Input::Steps => jumps(steps, sources, step_s, rng),
@@ -169,7 +167,7 @@ fn smooth(steps: usize, sources: usize, width: f64, rng: &mut ChaCha8Rng) -> Vec
 /// Trials of one length; a pause ends each.
 fn trials(steps: usize, sources: usize, step_s: f64, rng: &mut ChaCha8Rng) -> Vec<f32> {
     let length = (rng.random_range(TRIAL_S[0]..TRIAL_S[1]) / step_s) as usize;
-    let width = between([0.06, 0.2], rng) / step_s;
+    let width = log_uniform([0.06, 0.2], rng) / step_s;
     let mut courses: Vec<Vec<f32>> =
         (0..COURSES).map(|_| smooth(length, sources, width, rng)).collect();
     let driven = DRIVEN_SHARE * length as f64;
@@ -192,12 +190,12 @@ fn trials(steps: usize, sources: usize, step_s: f64, rng: &mut ChaCha8Rng) -> Ve
 /// Sinusoids of variance 1, each of a frequency and phase of its own, or all harmonics of one.
 fn rhythms(steps: usize, sources: usize, step_s: f64, rng: &mut ChaCha8Rng) -> Vec<f32> {
     let harmonic = rng.random_bool(HARMONIC_SHARE);
-    let lowest = between(RHYTHM_HZ, rng);
+    let lowest = log_uniform(RHYTHM_HZ, rng);
     let of: Vec<[f64; 2]> = (0..sources)
         .map(|_| {
             let hz = match harmonic {
                 true => lowest.min(RHYTHM_HZ[1] / 3.0) * f64::from(rng.random_range(1u8..4)),
-                false => between(RHYTHM_HZ, rng),
+                false => log_uniform(RHYTHM_HZ, rng),
             };
             [std::f64::consts::TAU * hz * step_s, rng.random_range(0.0..std::f64::consts::TAU)]
         })
@@ -212,7 +210,7 @@ fn rhythms(steps: usize, sources: usize, step_s: f64, rng: &mut ChaCha8Rng) -> V
 /// Levels of variance 1, drawn anew at each jump or from a few, after dwells of one length or of
 /// many.
 fn jumps(steps: usize, sources: usize, step_s: f64, rng: &mut ChaCha8Rng) -> Vec<f32> {
-    let dwell = between(DWELL_S, rng) / step_s;
+    let dwell = log_uniform(DWELL_S, rng) / step_s;
     let regular = rng.random_bool(REGULAR_SHARE);
     let levels = match rng.random_bool(RETURNING_SHARE) {
         true => normals(rng.random_range(LEVELS) * sources, rng),

@@ -11,6 +11,7 @@ use rand_chacha::ChaCha8Rng;
 use rand_distr::{Distribution, Poisson};
 
 use super::connectivity::{Architecture, connectivity};
+use super::draws::log_uniform;
 use super::drive::{Drive, Input};
 use super::flow::{Flow, Transfer};
 
@@ -79,10 +80,6 @@ pub(crate) struct View {
     pub(crate) channels: usize,
     /// `[bins, channels]`.
     pub(crate) counts: Vec<u16>,
-}
-
-fn log_uniform([low, high]: [f64; 2], rng: &mut ChaCha8Rng) -> f64 {
-    rng.random_range(low.ln()..high.ln()).exp()
 }
 
 /// Draws the kind of a network.

@@ -123,7 +123,7 @@ impl<'a> Flow<'a> {
             self.pushed[i] = slope * v;
         }
         let Self { arch, j, output, pushed, drive, moved, .. } = self;
-        arch.dispatch(Products { j, x: output, y: pushed, jx: drive, jy: moved });
+        arch.dispatch(Products { j, xs: [output, pushed], out: [drive, moved] });
         let a = self.leak;
         // White input adds like noise: by the root of the time.
         let strength = if input.white { a.sqrt() } else { a };
@@ -159,46 +159,45 @@ impl<'a> Flow<'a> {
 
 /// `J x`.
 pub(super) fn product(j: &[f32], x: &[f32], jx: &mut [f32]) {
-    let mut unused = vec![0.0; x.len()];
-    Arch::new().dispatch(Products { j, x, y: x, jx, jy: &mut unused });
+    Arch::new().dispatch(Products { j, xs: [x], out: [jx] });
 }
 
-/// `J x` and `J y` in one pass over `J`.
-struct Products<'a> {
+/// `J x` for several `x` in one pass over `J`.
+struct Products<'a, const N: usize> {
     j: &'a [f32],
-    x: &'a [f32],
-    y: &'a [f32],
-    jx: &'a mut [f32],
-    jy: &'a mut [f32],
+    xs: [&'a [f32]; N],
+    out: [&'a mut [f32]; N],
 }
 
 /// Running sums, so that additions need not wait for one another.
 const LANES: usize = 32;
 
-impl WithSimd for Products<'_> {
+impl<const N: usize> WithSimd for Products<'_, N> {
     type Output = ();
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, _: S) {
-        let Self { j, x, y, jx, jy } = self;
-        for ((row, jx), jy) in j.chunks_exact(x.len()).zip(jx).zip(jy) {
-            let (mut sums_x, mut sums_y) = ([0.0f32; LANES], [0.0f32; LANES]);
-            let (rows, xs, ys) =
-                (row.chunks_exact(LANES), x.chunks_exact(LANES), y.chunks_exact(LANES));
-            let (mut sum_x, mut sum_y) = (0.0, 0.0);
-            let rest = rows.remainder().iter().zip(xs.remainder()).zip(ys.remainder());
-            for ((w, x), y) in rest {
-                sum_x += w * x;
-                sum_y += w * y;
-            }
-            for ((w, x), y) in rows.zip(xs).zip(ys) {
-                for l in 0..LANES {
-                    sums_x[l] += w[l] * x[l];
-                    sums_y[l] += w[l] * y[l];
+        let Self { j, xs, mut out } = self;
+        let units = xs[0].len();
+        let whole = units - units % LANES;
+        for (i, row) in j.chunks_exact(units).enumerate() {
+            let mut sums = [[0.0f32; LANES]; N];
+            for at in (0..whole).step_by(LANES) {
+                let w = &row[at..at + LANES];
+                for (sums, x) in sums.iter_mut().zip(&xs) {
+                    let x = &x[at..at + LANES];
+                    for l in 0..LANES {
+                        sums[l] += w[l] * x[l];
+                    }
                 }
             }
-            *jx = sum_x + sums_x.iter().sum::<f32>();
-            *jy = sum_y + sums_y.iter().sum::<f32>();
+            for ((out, sums), x) in out.iter_mut().zip(&sums).zip(&xs) {
+                let mut rest = 0.0;
+                for (w, x) in row[whole..].iter().zip(&x[whole..]) {
+                    rest += w * x;
+                }
+                out[i] = rest + sums.iter().sum::<f32>();
+            }
         }
     }
 }

@@ -9,6 +9,7 @@
 
 mod animal;
 mod connectivity;
+mod draws;
 mod drive;
 mod ensemble;
 mod flow;

@@ -8,6 +8,7 @@ use ndarray::Array2;
 use super::calibration::{Calibration, calibrate};
 use super::data::{Dataset, DatasetError};
 use super::error::FinishError;
+use super::own_regimes::SESSIONS_MIN;
 use super::settings::TrainingSettings;
 use crate::inference::Adaptation;
 use crate::model::{Model, Readout};
@@ -153,7 +154,8 @@ pub enum Unrecognised {
     /// A model with regimes of its own.
     #[error(
         "the model's regimes are its own, and those that can be recognised without labels are \
-         {}: give labels, or calibrate another day of a known animal",
+         {}: give labels, calibrate another day of a known animal, or pretrain on \
+         {SESSIONS_MIN} sessions or more, from which its own are learned",
         REGIME_NAMES.join(", ")
     )]
     Names,
@@ -183,10 +185,12 @@ pub enum Unrecognised {
     },
     /// Too few regimes in it to tell them from each other.
     #[error(
-        "not enough seen: expected {REGIMES_MIN} regimes or more, {OCCURRED_S} s of each, found \
+        "not enough seen: expected {expected} regimes or more, {OCCURRED_S} s of each, found \
          {found} that are clear; a longer recording may show more"
     )]
     TooFew {
+        /// Regimes that are asked for.
+        expected: usize,
         /// Regimes that occurred clearly.
         found: usize,
     },
@@ -232,20 +236,17 @@ pub fn recognise(
     model: &Model,
     recording: &Recording,
 ) -> Result<Recognition, Unrecognised> {
-    let regime = |name: &&str| model.regime_names.iter().position(|n| n == name);
-    let names: Option<Vec<usize>> = REGIME_NAMES.iter().map(regime).collect();
+    let regime = |name: &String| model.regime_names.iter().position(|n| n == name);
+    let names: Option<Vec<usize>> = recogniser.names().iter().map(regime).collect();
     let names = names.ok_or(Unrecognised::Names)?;
     let width = recording.bin_width_s;
-    let together = (BIN_S / width).round() as usize;
-    if together == 0 || (together as f64 * width / BIN_S - 1.0).abs() > WIDTH_OFF_MAX {
-        return Err(Unrecognised::Bins { found_ms: 1e3 * width });
-    }
-    let (counts, pieces) = summed(recording, together);
+    let together = together(width).ok_or(Unrecognised::Bins { found_ms: 1e3 * width })?;
+    let Wide { counts, pieces, .. } = wide(recording, together);
     let found = recogniser.recognise(&counts, &pieces);
     if found.is_empty() {
         return Err(Unrecognised::TooShort);
     }
-    judge(&found, together as f64 * width)?;
+    judge(&found, names.len(), together as f64 * width)?;
     let mut labelled = Recording {
         path: recording.path.clone(),
         n_channels: recording.n_channels,
@@ -296,12 +297,28 @@ fn settled(recording: &Recording) -> impl Iterator<Item = (usize, usize)> {
     })
 }
 
-/// Counts in wider bins, stream behind stream, and where each stream's are.
-fn summed(recording: &Recording, together: usize) -> (Array2<f32>, Vec<Range<usize>>) {
+/// How many bins of a width make one that is read, where they do.
+pub(super) fn together(width_s: f64) -> Option<usize> {
+    let together = (BIN_S / width_s).round() as usize;
+    let off = (together as f64 * width_s / BIN_S - 1.0).abs();
+    (together > 0 && off <= WIDTH_OFF_MAX).then_some(together)
+}
+
+/// A recording in wider bins, stream behind stream.
+pub(super) struct Wide {
+    /// `[bins, channels]`.
+    pub(super) counts: Array2<f32>,
+    /// Label in the middle of each bin.
+    pub(super) labels: Vec<Option<usize>>,
+    /// Where each stream is.
+    pub(super) pieces: Vec<Range<usize>>,
+}
+
+pub(super) fn wide(recording: &Recording, together: usize) -> Wide {
     let streams = recording.streams();
     let bins: usize = streams.iter().map(|s| s.n_bins() / together).sum();
     let mut counts = Array2::zeros((bins, recording.n_channels));
-    let (mut pieces, mut at) = (Vec::new(), 0);
+    let (mut labels, mut pieces, mut at) = (Vec::with_capacity(bins), Vec::new(), 0);
     for stream in streams {
         let from = at;
         let whole = stream.n_bins() / together;
@@ -309,10 +326,11 @@ fn summed(recording: &Recording, together: usize) -> (Array2<f32>, Vec<Range<usi
             let mut to = counts.row_mut(from + t / together);
             to.iter_mut().zip(row).for_each(|(c, n)| *c += f32::from(*n));
         }
+        labels.extend((0..whole).map(|t| stream.regime[t * together + together / 2]));
         at += whole;
         pieces.push(from..at);
     }
-    (counts, pieces)
+    Wide { counts, labels, pieces }
 }
 
 /// Each step's most probable regime with its probability.
@@ -320,8 +338,7 @@ fn best(found: &[Recognised], bin: usize) -> Option<(usize, f32)> {
     // Pieces come in their order.
     let at = found.partition_point(|f| f.bins.end <= bin);
     let of = found.get(at).filter(|f| f.bins.contains(&bin))?;
-    let best = of.at(bin).into_iter().enumerate().max_by(|a, b| a.1.total_cmp(&b.1))?;
-    Some(best)
+    of.at(bin).iter().copied().enumerate().max_by(|a, b| a.1.total_cmp(&b.1))
 }
 
 fn label(found: &[Recognised], bin: usize) -> Option<usize> {
@@ -338,16 +355,17 @@ fn certainty(found: &[Recognised]) -> f64 {
 }
 
 /// Whether what was found is clear, and enough to tell regimes from each other.
-fn judge(found: &[Recognised], width_s: f64) -> Result<(), Unrecognised> {
-    let mut clear = [0.0; REGIME_NAMES.len()];
+fn judge(found: &[Recognised], regimes: usize, width_s: f64) -> Result<(), Unrecognised> {
+    let mut clear = vec![0.0; regimes];
     for (regime, p) in all(found) {
         clear[regime] += if p >= OCCURRED_FROM { width_s } else { 0.0 };
     }
     let seconds = all(found).count() as f64 * width_s;
     let least = OCCURRED_S.max(OCCURRED_SHARE * seconds);
     let occurred = clear.iter().filter(|s| **s >= least).count();
-    if occurred < REGIMES_MIN {
-        return Err(Unrecognised::TooFew { found: occurred });
+    let expected = REGIMES_MIN.min(regimes);
+    if occurred < expected {
+        return Err(Unrecognised::TooFew { expected, found: occurred });
     }
     let found = certainty(found);
     if found < CERTAINTY_MIN { Err(Unrecognised::Unclear { found }) } else { Ok(()) }
@@ -357,7 +375,11 @@ fn judge(found: &[Recognised], width_s: f64) -> Result<(), Unrecognised> {
 ///
 /// # Errors
 /// Where it is too small.
-fn confirm(model: &Model, readout: &Readout, recording: &Recording) -> Result<f64, Unrecognised> {
+pub(crate) fn confirm(
+    model: &Model,
+    readout: &Readout,
+    recording: &Recording,
+) -> Result<f64, Unrecognised> {
     let rule = DecisionRule::of(model, None);
     let readout = Readout { trusted: true, ..readout.clone() };
     let disagreed = |found: f64| Unrecognised::Disagreed { found };
@@ -405,9 +427,11 @@ mod tests {
 
     #[test]
     fn counts_are_summed_within_streams_alone() {
-        let recording = recording(&[5, 4], 2, 0.01);
-        let (counts, pieces) = summed(&recording, 2);
+        let mut recording = recording(&[5, 4], 2, 0.01);
+        recording.trials[1].regime = vec![Some(0), Some(1), Some(0), None];
+        let Wide { counts, labels, pieces } = wide(&recording, 2);
         assert_eq!(pieces, [0..2, 2..4]);
+        assert_eq!(labels, [None, None, Some(1), None]);
         let raw = |trial: usize, t: usize| f32::from(recording.trials[trial].counts[(t, 1)]);
         let expected = [raw(0, 0) + raw(0, 1), raw(0, 2) + raw(0, 3), raw(1, 0) + raw(1, 1)];
         assert_eq!(counts.column(1).to_vec()[..3], expected);

@@ -87,36 +87,35 @@ pub fn run(args: &AtlasArgs) -> Result<()> {
     std::fs::create_dir_all(&args.out)
         .with_context(|| format!("cannot create {}", args.out.display()))?;
     let interrupt = Interrupt::listen()?;
-    if args.networks > 0 && !edge(args, &interrupt)? {
+    let done = (args.networks == 0 || simulate(args, &interrupt)?)
+        && (args.animals == 0 || animals::simulate(args, &interrupt)?);
+    if !done {
+        println!("stopped; the same command goes on");
         return Ok(());
     }
-    // Without networks there are no parts to wait for: one of them has the animals.
-    match args.animals {
-        0 => Ok(()),
-        _ if args.networks == 0 && args.shard.index > 0 => Ok(()),
-        n => animals::run(&args.out, args.seed, n, &interrupt),
+    if args.networks > 0 {
+        edge(args, &interrupt)?;
     }
+    if args.animals > 0 {
+        animals::learn(args, &interrupt)?;
+    }
+    Ok(())
 }
 
-/// Simulates and learns the edge of chaos; false where parts are still missing.
-fn edge(args: &AtlasArgs, interrupt: &Interrupt) -> Result<bool> {
-    if !simulate(args, interrupt)? {
-        println!("stopped; the same command goes on");
-        return Ok(false);
-    }
+/// Learns the edge of chaos, where no part is missing.
+fn edge(args: &AtlasArgs, interrupt: &Interrupt) -> Result<()> {
     let mut rows = Vec::new();
     for index in 0..args.shard.of {
         let shard = Shard { index, ..args.shard };
         let part = read_part(args, shard)?;
         if part.done < numbers(args, shard).count() {
             println!("part {index}/{} is not there yet: nothing is learned so far", shard.of);
-            return Ok(false);
+            return Ok(());
         }
         rows.extend(part.rows);
     }
     rows.sort_by_key(|r| r.network);
-    learn(args, &rows, interrupt)?;
-    Ok(true)
+    learn(args, &rows, interrupt)
 }
 
 /// Numbers of a part's networks.

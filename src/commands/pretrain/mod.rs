@@ -1,6 +1,7 @@
 //! `regimed pretrain`: learns a model.
 
 mod identity;
+mod own_regimes;
 
 use std::path::{Path, PathBuf};
 
@@ -138,6 +139,7 @@ pub fn run(args: &PretrainArgs) -> Result<()> {
     if complete {
         // The state is of use only to an unfinished training.
         let _ = std::fs::remove_file(&state_path);
+        own_regimes::learn(args, &folds.serving().regime_names, &interrupt)?;
         card::write(&args.out, &checkpoint::load(&args.out)?)?;
         println!("model written to {out}");
     } else {
@@ -297,6 +299,9 @@ impl Keeper<'_> {
         provenance.held_out = found.held_out;
         provenance.held_out_by_session = found.by_session;
         checkpoint::save(&self.args.out, &found.model, &provenance)?;
+        // What is learned last is of this model's regimes, and not of those of a model before.
+        checkpoint::save_recogniser(&self.args.out, None)
+            .context("cannot remove what recognised other regimes")?;
         self.best = Some(provenance);
         Ok(())
     }

@@ -1,8 +1,5 @@
 //! Families of animals.
 
-use rand::RngExt;
-use rand_chacha::ChaCha8Rng;
-
 /// Width of the bins, seconds.
 pub(super) const BIN_S: f64 = 0.02;
 
@@ -35,9 +32,4 @@ impl Family {
             Self::NormalForms => "normal_forms",
         }
     }
-}
-
-/// Evenly between two logarithms.
-pub(super) fn log_uniform([low, high]: [f64; 2], rng: &mut ChaCha8Rng) -> f64 {
-    rng.random_range(low.ln()..high.ln()).exp()
 }

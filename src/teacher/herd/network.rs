@@ -5,9 +5,10 @@ use rand_chacha::ChaCha8Rng;
 use rand_distr::{Distribution, StandardNormal};
 
 use super::super::animal::Regime;
+use super::super::draws::{log_uniform, orthonormal, permuted};
 use super::super::flow::product;
 use super::body::Body;
-use super::family::{BIN_S, Family, log_uniform};
+use super::family::{BIN_S, Family};
 
 /// Units, unless more are recorded.
 const UNITS: [f64; 2] = [90.0, 320.0];
@@ -18,6 +19,15 @@ const LATENTS: usize = 6;
 const TAU_S: [f64; 2] = [0.06, 0.16];
 /// Integration step over the time constant, at most.
 const LEAK_MAX: f64 = 0.12;
+
+/// Shares of the networks with heavy-tailed, and with sparse random weights.
+const HEAVY_SHARE: f64 = 0.2;
+const SPARSE_SHARE: f64 = 0.2;
+/// Share of the connections that sparse ones keep.
+const KEPT: [f64; 2] = [0.1, 0.5];
+/// Share of the networks whose units are faster and slower, and by how much, logarithmic.
+const UNEVEN_SHARE: f64 = 0.3;
+const UNEVEN: f64 = 0.3;
 
 /// Output of a unit.
 #[derive(Debug, Clone, Copy)]
@@ -45,6 +55,8 @@ pub(super) struct NetworkBody {
     transfer: Transfer,
     leak: f32,
     steps: usize,
+    /// How much faster than the others each unit is.
+    pace: Vec<f32>,
     unit_noise: f32,
     latent_noise: f32,
     /// Gain of the random part outside chaos, and how far tasks turn their directions.
@@ -72,28 +84,6 @@ fn normal(rng: &mut ChaCha8Rng) -> f64 {
     StandardNormal.sample(rng)
 }
 
-fn orthonormal(mut rows: Vec<[f64; NORMAL]>) -> Vec<[f64; NORMAL]> {
-    for i in 0..rows.len() {
-        for j in 0..i {
-            let other = rows[j];
-            let dot: f64 = rows[i].iter().zip(other).map(|(a, b)| a * b).sum();
-            rows[i].iter_mut().zip(other).for_each(|(a, b)| *a -= dot * b);
-        }
-        let norm = rows[i].iter().map(|x| x * x).sum::<f64>().sqrt().max(1e-9);
-        rows[i].iter_mut().for_each(|x| *x /= norm);
-    }
-    rows
-}
-
-fn permuted(n: usize, rng: &mut ChaCha8Rng) -> Vec<usize> {
-    let mut all: Vec<usize> = (0..n).collect();
-    for i in 0..n {
-        let other = rng.random_range(i..n);
-        all.swap(i, other);
-    }
-    all
-}
-
 /// Standard deviations of the noise of units, and along latents.
 fn noise(family: Family, rng: &mut ChaCha8Rng) -> [f64; 2] {
     match family {
@@ -103,6 +93,27 @@ fn noise(family: Family, rng: &mut ChaCha8Rng) -> [f64; 2] {
         }
         _ => [rng.random_range(0.05..0.18), rng.random_range(0.0..0.16)],
     }
+}
+
+/// Of variance 1 / units.
+fn random_weights(units: usize, rng: &mut ChaCha8Rng) -> Vec<f32> {
+    let scale = 1.0 / (units as f64).sqrt();
+    let (heavy, sparse) = (rng.random_bool(HEAVY_SHARE), rng.random_bool(SPARSE_SHARE));
+    let kept = if sparse { log_uniform(KEPT, rng) } else { 1.0 };
+    // exp(0.5 z) of a normal z has mean square exp(0.5).
+    let tails = if heavy { (-0.25f64).exp() } else { 1.0 };
+    let scale = scale * tails / kept.sqrt();
+    let one = |_| match sparse && !rng.random_bool(kept) {
+        true => 0.0,
+        false if heavy => (scale * normal(rng) * (0.5 * normal(rng)).exp()) as f32,
+        false => (scale * normal(rng)) as f32,
+    };
+    (0..units * units).map(one).collect()
+}
+
+fn paces(units: usize, rng: &mut ChaCha8Rng) -> Vec<f32> {
+    let uneven = if rng.random_bool(UNEVEN_SHARE) { UNEVEN } else { 0.0 };
+    (0..units).map(|_| (uneven * normal(rng)).clamp(-0.7, 0.7).exp() as f32).collect()
 }
 
 /// Directions of each regime.
@@ -125,7 +136,6 @@ impl NetworkBody {
         let units = (log_uniform(UNITS, rng) as usize).max(channels);
         let leak = BIN_S / log_uniform(TAU_S, rng);
         let steps = (leak / LEAK_MAX).ceil() as usize;
-        let scale = 1.0 / (units as f64).sqrt();
         let transfer = match family {
             Family::Populations => Transfer::Rectified,
             _ if rng.random_bool(0.2) => Transfer::Algebraic,
@@ -145,7 +155,7 @@ impl NetworkBody {
             })
             .collect();
         if family == Family::Orthonormal {
-            orthonormal_columns(&mut m);
+            orthogonal_columns(&mut m);
         }
         let [unit_noise, latent_noise] = noise(family, rng);
         let recorded = permuted(units, rng)[..channels].to_vec();
@@ -159,7 +169,8 @@ impl NetworkBody {
             latent_noise: latent_noise as f32,
             background: rng.random_range(0.1..0.5),
             turned: if family == Family::Orthonormal { 0.0 } else { rng.random_range(0.05..0.5) },
-            chi: (0..units * units).map(|_| (scale * normal(rng)) as f32).collect(),
+            chi: random_weights(units, rng),
+            pace: paces(units, rng),
             frames: frames(family, rng),
             m,
             angles,
@@ -294,16 +305,13 @@ impl NetworkBody {
     }
 }
 
-/// Gram-Schmidt over the columns, each of length `sqrt(units)`.
-fn orthonormal_columns(m: &mut [[f32; LATENTS]]) {
-    let units = m.len() as f32;
-    for c in 0..NORMAL {
-        for before in 0..c {
-            let dot: f32 = m.iter().map(|row| row[c] * row[before]).sum::<f32>() / units;
-            m.iter_mut().for_each(|row| row[c] -= dot * row[before]);
-        }
-        let norm = (m.iter().map(|row| row[c] * row[c]).sum::<f32>() / units).sqrt();
-        m.iter_mut().for_each(|row| row[c] /= norm.max(1e-6));
+/// The normal columns orthogonal, each of length `sqrt(units)`.
+fn orthogonal_columns(m: &mut [[f32; LATENTS]]) {
+    let column = |c: usize| m.iter().map(|row| f64::from(row[c])).collect::<Vec<f64>>();
+    let columns = orthonormal((0..NORMAL).map(column).collect());
+    let length = (m.len() as f64).sqrt();
+    for (c, column) in columns.into_iter().enumerate() {
+        m.iter_mut().zip(column).for_each(|(row, x)| row[c] = (length * x) as f32);
     }
 }
 
@@ -332,7 +340,8 @@ impl Body for NetworkBody {
             for (i, x) in self.state.iter_mut().enumerate() {
                 let shared: f32 = self.m[i].iter().zip(common).map(|(m, c)| m * c).sum();
                 let own = noise * self.unit_noise * normal(rng) as f32;
-                *x += self.leak * (self.drive[i] + self.input[i] - *x) + shared + own;
+                let leak = self.leak * self.pace[i];
+                *x += leak * (self.drive[i] + self.input[i] - *x) + shared + own;
             }
         }
         for (observed, &unit) in self.observed.iter_mut().zip(&self.recorded) {
@@ -357,6 +366,7 @@ mod tests {
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
         let mut body = NetworkBody::new(family, 30, &mut rng);
         (body.unit_noise, body.latent_noise) = (0.0, 0.0);
+        body.pace.fill(1.0);
         (body, rng)
     }
 

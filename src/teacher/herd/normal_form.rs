@@ -5,8 +5,9 @@ use rand_chacha::ChaCha8Rng;
 use rand_distr::{Distribution, StandardNormal};
 
 use super::super::animal::Regime;
+use super::super::draws::{log_uniform, orthonormal};
 use super::body::Body;
-use super::family::{BIN_S, log_uniform};
+use super::family::BIN_S;
 
 /// Latents.
 const LATENTS: usize = 6;
@@ -20,15 +21,27 @@ const STEPS: usize = 4;
 enum Form {
     /// To a point, turning or not.
     Point { offset: f32, turn: f32 },
-    /// `dz = mu (z - z^3)`.
-    TwoPoints { mu: f32 },
-    /// `dr = mu (r - r^3)` and `turn`; of a relaxation oscillator where it is bent.
-    Cycle { mu: f32, turn: f32, bend: f32 },
-    /// The same without a turn.
-    Ring { mu: f32 },
+    /// `dz = mu (z - z^3 / size^2 + tilt)`.
+    TwoPoints { mu: f32, size: f32, tilt: f32 },
+    /// `dr = mu (r - r^3 / size^2)` and `turn`, at times faster than at others where it is bent.
+    Cycle { mu: f32, size: f32, turn: f32, bend: f32 },
+    /// Van der Pol's oscillator, a relaxation along a line where it is stiff and flat.
+    Relaxation { stiff: f32, flat: f32, turn: f32 },
+    /// A cycle without a turn.
+    Ring { mu: f32, size: f32 },
     /// What a random network does.
     Chaos { gain: f32 },
+    /// Lorenz's equations, so fast.
+    Lorenz { rho: f32, rate: f32 },
 }
+
+/// Share of the cycles that are relaxations, and of chaos that is Lorenz's.
+const RELAXATION_SHARE: f64 = 0.35;
+const LORENZ_SHARE: f64 = 0.3;
+/// Lorenz's equations turn about once in so much of their time, and go so far.
+const LORENZ_TURN: f32 = 0.75;
+const LORENZ_SIZE: f32 = 20.0;
+const LORENZ_MIDDLE: f32 = 25.0;
 
 pub(super) struct NormalFormBody {
     leak: f32,
@@ -52,21 +65,14 @@ fn normal(rng: &mut ChaCha8Rng) -> f32 {
     StandardNormal.sample(rng)
 }
 
-fn orthonormal(mut rows: Vec<[f32; LATENTS]>) -> Vec<[f32; LATENTS]> {
-    for i in 0..rows.len() {
-        for j in 0..i {
-            let other = rows[j];
-            let dot: f32 = rows[i].iter().zip(other).map(|(a, b)| a * b).sum();
-            rows[i].iter_mut().zip(other).for_each(|(a, b)| *a -= dot * b);
-        }
-        let norm = rows[i].iter().map(|x| x * x).sum::<f32>().sqrt().max(1e-6);
-        rows[i].iter_mut().for_each(|x| *x /= norm);
-    }
-    rows
+/// Directions, of length 1 and square to each other.
+fn frame(mut row: impl FnMut(usize) -> [f64; LATENTS]) -> Vec<[f32; LATENTS]> {
+    let rows = orthonormal((0..LATENTS).map(&mut row).collect());
+    rows.into_iter().map(|row| row.map(|x| x as f32)).collect()
 }
 
 fn drawn(rng: &mut ChaCha8Rng) -> Vec<[f32; LATENTS]> {
-    orthonormal((0..LATENTS).map(|_| std::array::from_fn(|_| normal(rng))).collect())
+    frame(|_| std::array::from_fn(|_| f64::from(normal(rng))))
 }
 
 impl NormalFormBody {
@@ -108,16 +114,28 @@ impl NormalFormBody {
                 d[0] = offset - z[0];
                 (d[1], d[2]) = (-z[1] - turn * z[2], -z[2] + turn * z[1]);
             }
-            Form::TwoPoints { mu } => d[0] = mu * (z[0] - z[0].powi(3)),
-            Form::Cycle { mu, turn, bend } => {
-                let grown = mu * (1.0 - z[0] * z[0] - z[1] * z[1]);
+            Form::TwoPoints { mu, size, tilt } => {
+                d[0] = mu * (z[0] - z[0].powi(3) / (size * size) + tilt);
+            }
+            Form::Cycle { mu, size, turn, bend } => {
+                let grown = mu * (1.0 - (z[0] * z[0] + z[1] * z[1]) / (size * size));
                 let slow = 1.0 - bend * (z[0] * z[1]).clamp(-0.5, 0.5);
                 d[0] = grown * z[0] - turn * slow * z[1];
                 d[1] = grown * z[1] + turn * slow * z[0];
             }
-            Form::Ring { mu } => {
-                let grown = mu * (1.0 - z[0] * z[0] - z[1] * z[1]);
+            Form::Relaxation { stiff, flat, turn } => {
+                d[0] = turn * (stiff * (z[0] - z[0].powi(3) * 4.0 / 3.0) - z[1] / flat);
+                d[1] = turn * flat * z[0];
+            }
+            Form::Ring { mu, size } => {
+                let grown = mu * (1.0 - (z[0] * z[0] + z[1] * z[1]) / (size * size));
                 (d[0], d[1]) = (grown * z[0], grown * z[1]);
+            }
+            Form::Lorenz { rho, rate } => {
+                let [x, y] = [z[0], z[1]].map(|z| LORENZ_SIZE * z);
+                let up = LORENZ_SIZE * z[2] + LORENZ_MIDDLE;
+                let slopes = [10.0 * (y - x), x * (rho - up) - y, x * y - 8.0 / 3.0 * up];
+                d[..3].copy_from_slice(&slopes.map(|s| rate * s / LORENZ_SIZE));
             }
             Form::Chaos { .. } => {
                 let part = HIDDEN / LATENTS;
@@ -141,30 +159,42 @@ impl NormalFormBody {
     }
 }
 
+/// A regime's form, drawn, where latents' time constant is `tau_s`.
+fn form(regime: Regime, tau_s: f32, rng: &mut ChaCha8Rng) -> Form {
+    let [relaxes, lorenz] = [RELAXATION_SHARE, LORENZ_SHARE].map(|share| rng.random_bool(share));
+    let mut between = |low: f64, high: f64| rng.random_range(low..high) as f32;
+    let (mu, size) = (between(0.6, 1.6), between(0.6, 1.2));
+    let hz = between(0.6f64.ln(), 4.0f64.ln()).exp();
+    let turn = std::f32::consts::TAU * hz * tau_s;
+    match regime {
+        Regime::Bistable => Form::TwoPoints { mu, size, tilt: between(-0.2, 0.2) * size },
+        Regime::LimitCycle if relaxes => {
+            // Slower the stiffer, by the square at first.
+            let (stiff, flat) = (between(0.5, 2.5), between(0.15, 1.0));
+            Form::Relaxation { stiff, flat, turn: turn * (1.0 + 0.05 * stiff * stiff) }
+        }
+        Regime::LimitCycle => Form::Cycle { mu, size, turn, bend: between(0.0, 1.2) },
+        Regime::RingAttractor => Form::Ring { mu, size },
+        Regime::Chaotic if lorenz => {
+            Form::Lorenz { rho: between(28.0, 40.0), rate: LORENZ_TURN * hz.min(2.5) * tau_s }
+        }
+        Regime::Chaotic => Form::Chaos { gain: between(1.8, 3.0) },
+        Regime::StableFixedPoint | Regime::RandomLowRank => {
+            let (offset, turn) = (between(-1.2, 1.2), between(-1.0, 1.0));
+            Form::Point { offset: if offset.abs() < 0.4 { 0.0 } else { offset }, turn }
+        }
+    }
+}
+
 impl Body for NormalFormBody {
     fn begin(&mut self, regime: Regime, kick: f32, rng: &mut ChaCha8Rng) {
         let at = Regime::ALL.iter().position(|r| *r == regime).unwrap_or(0);
         let turned = self.turned;
-        let frame =
-            self.frames[at].iter().map(|row| row.map(|x| x + turned as f32 * normal(rng) / 2.0));
-        self.frame = orthonormal(frame.collect());
+        let own = self.frames[at].clone();
+        let mut turn = |x: f32| f64::from(x) + turned * f64::from(normal(rng)) / 2.0;
+        self.frame = frame(|i| own[i].map(&mut turn));
         let tau = f64::from(BIN_S as f32 / STEPS as f32 / self.leak);
-        let mut between = |low: f64, high: f64| rng.random_range(low..high) as f32;
-        self.form = match regime {
-            Regime::Bistable => Form::TwoPoints { mu: between(0.6, 1.6) },
-            Regime::LimitCycle => {
-                let hz = between(0.6f64.ln(), 4.0f64.ln()).exp();
-                let turn = std::f32::consts::TAU * hz * tau as f32;
-                Form::Cycle { mu: between(0.6, 1.6), turn, bend: between(0.0, 1.2) }
-            }
-            Regime::RingAttractor => Form::Ring { mu: between(0.6, 1.6) },
-            Regime::Chaotic => Form::Chaos { gain: between(1.8, 3.0) },
-            Regime::StableFixedPoint | Regime::RandomLowRank => {
-                let offset = between(-1.2, 1.2);
-                let turn = between(-1.0, 1.0);
-                Form::Point { offset: if offset.abs() < 0.4 { 0.0 } else { offset }, turn }
-            }
-        };
+        self.form = form(regime, tau as f32, rng);
         self.state.iter_mut().for_each(|x| *x += kick * normal(rng));
         self.hidden.iter_mut().for_each(|h| *h += kick * normal(rng));
     }
@@ -210,16 +240,50 @@ mod tests {
             body.form = form;
             body.flow([at[0], at[1], 0.0, 0.0, 0.0, 0.0])
         };
+        let size = 0.8;
         for (form, at) in [
             (Form::Point { offset: 0.7, turn: 0.5 }, [0.7, 0.0]),
-            (Form::TwoPoints { mu: 0.8 }, [1.0, 0.0]),
-            (Form::TwoPoints { mu: 0.8 }, [-1.0, 0.0]),
-            (Form::Ring { mu: 0.8 }, [0.6, 0.8]),
-            (Form::Ring { mu: 0.8 }, [-0.8, 0.6]),
+            (Form::TwoPoints { mu: 0.8, size, tilt: 0.0 }, [0.8, 0.0]),
+            (Form::TwoPoints { mu: 0.8, size, tilt: 0.0 }, [-0.8, 0.0]),
+            (Form::Ring { mu: 0.8, size }, [0.48, 0.64]),
+            (Form::Ring { mu: 0.8, size }, [-0.64, 0.48]),
         ] {
             assert!(flow(form, at).iter().all(|d| d.abs() < 1e-6), "{form:?} at {at:?}");
         }
-        let d = flow(Form::Cycle { mu: 0.8, turn: 0.4, bend: 0.0 }, [0.6, 0.8]);
+        let d = flow(Form::Cycle { mu: 0.8, size: 1.0, turn: 0.4, bend: 0.0 }, [0.6, 0.8]);
         assert!((d[0] + 0.4 * 0.8).abs() < 1e-6 && (d[1] - 0.4 * 0.6).abs() < 1e-6, "{d:?}");
+    }
+    /// Turns per second of a form's first latent, by its crossings of 0.
+    fn turns(form: Form, tau_s: f32) -> f32 {
+        let mut body = NormalFormBody::new(30, &mut ChaCha8Rng::seed_from_u64(1));
+        body.form = form;
+        let (mut z, step) = ([0.5, 0.1, 0.1, 0.0, 0.0, 0.0], 1e-4);
+        let (mut crossed, mut first, mut last) = (0, 0.0, 0.0);
+        for t in 0..100_000 {
+            let d = body.flow(z);
+            let before = z[0];
+            z.iter_mut().zip(d).for_each(|(z, d)| *z += step / tau_s * d);
+            if t > 20_000 && before <= 0.0 && z[0] > 0.0 {
+                last = t as f32 * step;
+                if crossed == 0 {
+                    first = last;
+                }
+                crossed += 1;
+            }
+        }
+        (crossed - 1) as f32 / (last - first)
+    }
+
+    #[test]
+    fn relaxations_turn_about_as_often_as_asked() {
+        for seed in 0..40 {
+            let mut rng = ChaCha8Rng::seed_from_u64(seed);
+            let form = form(Regime::LimitCycle, 0.1, &mut rng);
+            if let Form::Relaxation { stiff, turn, .. } = form {
+                let asked = turn / (1.0 + 0.05 * stiff * stiff) / std::f32::consts::TAU / 0.1;
+                let found = turns(form, 0.1);
+                assert!((found / asked - 1.0).abs() < 0.1, "{form:?}: {found} for {asked}");
+            }
+        }
     }
 }

@@ -4,7 +4,8 @@ use rand::RngExt;
 use rand_chacha::ChaCha8Rng;
 use rand_distr::{Distribution, StandardNormal};
 
-use super::family::{Family, log_uniform};
+use super::super::draws::log_uniform;
+use super::family::Family;
 
 /// Share of the animals with another readout than their family's usual one.
 const OTHER_SHARE: f64 = 0.3;

@@ -2,11 +2,12 @@
 
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
-use rand_distr::{Distribution, Poisson};
+use rand_distr::{Distribution, Gamma, Poisson, StandardNormal};
 
 use super::super::animal::Regime;
+use super::super::draws::{log_uniform, permuted};
 use super::body::Body;
-use super::family::{BIN_S, Family, log_uniform};
+use super::family::{BIN_S, Family};
 use super::network::NetworkBody;
 use super::normal_form::NormalFormBody;
 use super::readout::Readout;
@@ -19,7 +20,7 @@ const RECORDED_S: f64 = 60.0;
 const TRANSIENT_S: f64 = 1.0;
 /// Channels, and mean rate over them, spikes per second.
 const CHANNELS: [f64; 2] = [24.0, 220.0];
-const RATE_HZ: [f64; 2] = [1.5, 32.0];
+const RATE_HZ: [f64; 2] = [0.8, 32.0];
 /// Mean dwell in a regime, seconds, and share of the animals with one dwell throughout.
 const DWELL_S: [f64; 2] = [1.5, 6.0];
 const REGULAR_SHARE: f64 = 0.5;
@@ -28,6 +29,18 @@ const SOME_SHARE: f64 = 0.3;
 /// Share of the animals that are kicked where a regime begins.
 const KICKED_SHARE: f64 = 0.6;
 const KICK: [f64; 2] = [0.2, 1.0];
+/// Shares of the animals whose rates are multiplied by what all channels share, drift apart, and
+/// scatter from bin to bin.
+const SHARED_SHARE: f64 = 0.3;
+const DRIFT_SHARE: f64 = 0.3;
+const SCATTER_SHARE: f64 = 0.3;
+/// Standard deviation of the logarithm of what is shared, and how long it lasts, seconds.
+const SHARED: [f64; 2] = [0.05, 0.3];
+const SHARED_S: [f64; 2] = [0.3, 8.0];
+/// Standard deviation of the logarithm of a channel's drift from begin to end.
+const DRIFT: [f64; 2] = [0.1, 0.6];
+/// Squared coefficient of variation of a bin's rate.
+const SCATTER: [f64; 2] = [0.1, 0.8];
 /// Most spikes in a bin.
 const COUNT_MAX: f64 = 255.0;
 
@@ -84,19 +97,44 @@ pub(crate) fn wandering(seed: u64, number: u64) -> Wandering {
             readout.rates(body.observed(), &mut rates[at..at + channels]);
         }
     }
+    disturb(&mut rates, channels, &mut rng);
     let mean = rates.iter().map(|r| f64::from(*r)).sum::<f64>() / rates.len() as f64;
     let scale = log_uniform(RATE_HZ, &mut rng) * BIN_S / mean.max(1e-12);
-    let counts = rates.iter().map(|r| spikes(f64::from(*r) * scale, &mut rng)).collect();
+    let scatter = rng.random_bool(SCATTER_SHARE).then(|| log_uniform(SCATTER, &mut rng));
+    let scatter = scatter.and_then(|s| Gamma::new(1.0 / s, s).ok());
+    let counts = rates.iter().map(|rate| {
+        let more = scatter.map_or(1.0, |s| s.sample(&mut rng));
+        spikes(f64::from(*rate) * scale * more, &mut rng)
+    });
+    let counts = counts.collect();
     Wandering { family, channels, counts, regimes }
+}
+
+/// What no regime has to do with: a gain that channels share, and their drift.
+fn disturb(rates: &mut [f32], channels: usize, rng: &mut ChaCha8Rng) {
+    let mut normal = {
+        let mut rng = ChaCha8Rng::seed_from_u64(rng.random());
+        move || -> f64 { StandardNormal.sample(&mut rng) }
+    };
+    let bins = rates.len() / channels;
+    let shared =
+        if rng.random_bool(SHARED_SHARE) { log_uniform(SHARED, rng) } else { 0.0 };
+    let kept = (-BIN_S / log_uniform(SHARED_S, rng)).exp();
+    let drift = if rng.random_bool(DRIFT_SHARE) { log_uniform(DRIFT, rng) } else { 0.0 };
+    let drifts: Vec<f64> = (0..channels).map(|_| drift * normal()).collect();
+    let mut gain = normal();
+    for (t, row) in rates.chunks_exact_mut(channels).enumerate() {
+        let at = (t as f64 + 0.5) / bins as f64 - 0.5;
+        for (rate, drift) in row.iter_mut().zip(&drifts) {
+            *rate *= (shared * gain + drift * at).exp() as f32;
+        }
+        gain = kept * gain + (1.0 - kept * kept).sqrt() * normal();
+    }
 }
 
 /// Regimes that occur, in random order.
 fn allowed(rng: &mut ChaCha8Rng) -> Vec<usize> {
-    let mut all: Vec<usize> = (0..Regime::ALL.len()).collect();
-    for i in 0..all.len() {
-        let other = rng.random_range(i..all.len());
-        all.swap(i, other);
-    }
+    let mut all = permuted(Regime::ALL.len(), rng);
     if rng.random_bool(SOME_SHARE) {
         all.truncate(rng.random_range(1..all.len()));
     }

@@ -1,4 +1,4 @@
-//! What `regimed atlas` learns as files, and what of it is in the binary.
+//! The estimator of the edge of chaos as a file, and the one in the binary.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -7,23 +7,20 @@ use super::training_state::{TrainingState, TrainingStateError};
 use crate::edge::Estimator;
 use crate::files;
 use crate::learner::ArraysFault;
-use crate::recogniser::Recogniser;
 
 const EDGE: &[u8] = include_bytes!("../../models/edge.safetensors");
 const EDGE_IS: &str = "estimator of the edge of chaos";
-const RECOGNISER: &[u8] = include_bytes!("../../models/recogniser.safetensors");
-const RECOGNISER_IS: &str = "recogniser of regimes";
 /// Largest file that is read.
-const BYTES_MAX: u64 = 16 << 20;
+pub(super) const BYTES_MAX: u64 = 16 << 20;
 
-/// Why a file cannot be read.
+/// Why a file of what was learned cannot be read.
 #[derive(Debug, thiserror::Error)]
-pub enum AtlasFileError {
+pub enum LearnedFileError {
     /// An error of the system.
     #[error(transparent)]
     Io(#[from] std::io::Error),
     /// The file holds something else.
-    #[error("expected what `regimed atlas` writes: {0}")]
+    #[error("expected what regimed writes: {0}")]
     Format(#[from] TrainingStateError),
     /// Arrays that it does not write.
     #[error(transparent)]
@@ -34,7 +31,7 @@ pub enum AtlasFileError {
 ///
 /// # Errors
 /// Where it was damaged before the build.
-pub fn builtin_edge() -> Result<Estimator, AtlasFileError> {
+pub fn builtin_edge() -> Result<Estimator, LearnedFileError> {
     Ok(Estimator::from_arrays(arrays(EDGE, EDGE_IS)?)?)
 }
 
@@ -42,7 +39,7 @@ pub fn builtin_edge() -> Result<Estimator, AtlasFileError> {
 ///
 /// # Errors
 /// Errors of the system, a file of something else, arrays that are no estimator's.
-pub(crate) fn read_edge(path: &Path) -> Result<Estimator, AtlasFileError> {
+pub(crate) fn read_edge(path: &Path) -> Result<Estimator, LearnedFileError> {
     Ok(Estimator::from_arrays(arrays(&files::read(path, BYTES_MAX)?, EDGE_IS)?)?)
 }
 
@@ -51,23 +48,7 @@ pub(crate) fn read_edge(path: &Path) -> Result<Estimator, AtlasFileError> {
 /// # Errors
 /// Errors of the system.
 pub(crate) fn write_edge(path: &Path, estimator: &Estimator) -> std::io::Result<()> {
-    write(path, EDGE_IS, estimator.arrays())
-}
-
-/// The recogniser of regimes in the binary.
-///
-/// # Errors
-/// Where it was damaged before the build.
-pub fn builtin_recogniser() -> Result<Recogniser, AtlasFileError> {
-    Ok(Recogniser::from_arrays(arrays(RECOGNISER, RECOGNISER_IS)?)?)
-}
-
-/// Writes a recogniser, as a whole or not at all.
-///
-/// # Errors
-/// Errors of the system.
-pub(crate) fn write_recogniser(path: &Path, recogniser: &Recogniser) -> std::io::Result<()> {
-    write(path, RECOGNISER_IS, recogniser.arrays())
+    TrainingState { steps: 0, identity: EDGE_IS.into(), arrays: estimator.arrays() }.write(path)
 }
 
 fn arrays(bytes: &[u8], is: &str) -> Result<HashMap<String, Vec<f32>>, TrainingStateError> {
@@ -78,9 +59,6 @@ fn arrays(bytes: &[u8], is: &str) -> Result<HashMap<String, Vec<f32>>, TrainingS
     Ok(state.arrays)
 }
 
-fn write(path: &Path, is: &str, arrays: HashMap<String, Vec<f32>>) -> std::io::Result<()> {
-    TrainingState { steps: 0, identity: is.into(), arrays }.write(path)
-}
 
 #[cfg(test)]
 mod tests {
@@ -97,19 +75,6 @@ mod tests {
     }
 
     #[test]
-    fn the_builtin_recogniser_is_whole_small_and_the_same_after_a_file() {
-        assert!(RECOGNISER.len() <= 1 << 20, "{} bytes", RECOGNISER.len());
-        let recogniser = builtin_recogniser().expect("a recogniser");
-        let folder = tempfile::tempdir().expect("a folder");
-        let path = folder.path().join("recogniser.safetensors");
-        write_recogniser(&path, &recogniser).expect("written");
-        let bytes = std::fs::read(&path).expect("read");
-        let again = Recogniser::from_arrays(arrays(&bytes, RECOGNISER_IS).expect("arrays"));
-        assert_eq!(again.expect("read"), recogniser);
-        assert!(read_edge(&path).is_err(), "another file");
-    }
-
-    #[test]
     fn files_of_something_else_are_refused_by_what_they_are() {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("x.safetensors");
@@ -118,7 +83,7 @@ mod tests {
         state.write(&path).expect("written");
         let other = read_edge(&path).expect_err("another file").to_string();
         assert!(
-            other.contains("`regimed atlas` writes") && other.contains("'a training'"),
+            other.contains("what regimed writes") && other.contains("'a training'"),
             "{other}"
         );
         let state = TrainingState { identity: EDGE_IS.into(), ..state };
