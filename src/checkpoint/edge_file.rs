@@ -59,7 +59,6 @@ fn arrays(bytes: &[u8], is: &str) -> Result<HashMap<String, Vec<f32>>, TrainingS
     Ok(state.arrays)
 }
 
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -82,10 +81,7 @@ mod tests {
         let state = TrainingState { steps: 3, identity, arrays: [].into() };
         state.write(&path).expect("written");
         let other = read_edge(&path).expect_err("another file").to_string();
-        assert!(
-            other.contains("what regimed writes") && other.contains("'a training'"),
-            "{other}"
-        );
+        assert!(other.contains("what regimed writes") && other.contains("'a training'"), "{other}");
         let state = TrainingState { identity: EDGE_IS.into(), ..state };
         state.write(&path).expect("written");
         let empty = read_edge(&path).expect_err("no arrays").to_string();

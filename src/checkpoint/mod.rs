@@ -25,8 +25,8 @@ pub(crate) use card::{DataFile, FORMAT_VERSION, Provenance};
 use edge_file::LearnedFileError;
 pub use edge_file::builtin_edge;
 pub(crate) use edge_file::{read_edge, write_edge};
-pub use recogniser_file::builtin_recogniser;
 use recogniser_file::RECOGNISER_FILE;
+pub use recogniser_file::builtin_recogniser;
 pub(crate) use recogniser_file::write_recogniser;
 pub(crate) use training_state::{TRAINING_FILE, TrainingState, TrainingStateError};
 

@@ -55,8 +55,7 @@ impl Table {
     /// Networks that learn from some of the lessons.
     fn taught(&self, n: u64, is: impl Fn(usize) -> bool) -> Vec<Network> {
         let chosen: Vec<usize> = (0..self.lessons.len()).filter(|&r| is(self.lessons[r])).collect();
-        let [rows, targets] =
-            [&self.rows, &self.targets].map(|all| all.select(Axis(0), &chosen));
+        let [rows, targets] = [&self.rows, &self.targets].map(|all| all.select(Axis(0), &chosen));
         let plan = |seed| Plan { link: Link::OneOf, epochs: EPOCHS, seed };
         (0..n).map(|seed| Network::fit(&rows, &targets, plan(seed))).collect()
     }
@@ -170,7 +169,8 @@ impl Recogniser {
         let paces = EVIDENCE
             .iter()
             .flat_map(|&evidence| STAY.iter().map(move |&stay| Pace { evidence, stay }));
-        let of = |pace: &Pace| loss(answers.first().map_or(&[], Vec::as_slice), lessons, regimes, *pace);
+        let of =
+            |pace: &Pace| loss(answers.first().map_or(&[], Vec::as_slice), lessons, regimes, *pace);
         recogniser.pace = paces.min_by(|a, b| of(a).total_cmp(&of(b)))?;
         let scores =
             answers.iter().map(|of| scores(of, lessons, regimes, recogniser.pace)).collect();

@@ -1,4 +1,4 @@
-//! The two stages, and what becomes of a recording.
+//! The stages, and what becomes of a recording.
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -8,9 +8,7 @@ use ndarray::{Array2, Axis};
 use super::course::{Pace, smoothed};
 use super::features::{FEATURES, Seen, look};
 use super::parts::{Part, parts};
-use super::scale::{
-    CHANNELS_MIN, COUNT_MIN, Chances, NEIGHBOUR, PART_MIN, STEP, WINDOW,
-};
+use super::scale::{CHANNELS_MIN, COUNT_MIN, Chances, NEIGHBOUR, PART_MIN, STEP, WINDOW};
 use super::score::Judged;
 use super::session::Session;
 use super::votes::{Company, told};
@@ -76,11 +74,7 @@ pub(super) fn starts(piece: &Range<usize>) -> impl Iterator<Item = usize> {
 
 impl Looked {
     /// Of counts `[bins, channels]`; `None` where they are too few.
-    pub(super) fn at(
-        counts: &Array2<f32>,
-        pieces: &[Range<usize>],
-        every: usize,
-    ) -> Option<Self> {
+    pub(super) fn at(counts: &Array2<f32>, pieces: &[Range<usize>], every: usize) -> Option<Self> {
         let pieces: Vec<Range<usize>> =
             pieces.iter().filter(|p| p.len() >= WINDOW).cloned().collect();
         let neighbours: Vec<Range<usize>> = pieces.iter().flat_map(side_by_side).collect();
@@ -173,7 +167,9 @@ impl Recogniser {
     fn judge(&self, looked: &Looked) -> Vec<Vec<Chances>> {
         let windows = self.windows(looked);
         let pieces = looked.pieces.iter().zip(&windows);
-        pieces.map(|(piece, chances)| smoothed(chances, piece.len(), self.names.len(), self.pace)).collect()
+        pieces
+            .map(|(piece, chances)| smoothed(chances, piece.len(), self.names.len(), self.pace))
+            .collect()
     }
 
     /// Chances of each window of each piece, by itself.

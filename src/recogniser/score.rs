@@ -68,7 +68,8 @@ mod tests {
     #[test]
     fn calibration_is_off_by_what_is_said_too_much() {
         // In the tenth at .9: 3 of 4 right; in that at .5: 1 of 2.
-        let bins = [(0.95, true), (0.95, true), (0.95, true), (0.95, false), (0.5, true), (0.5, false)];
+        let bins =
+            [(0.95, true), (0.95, true), (0.95, true), (0.95, false), (0.5, true), (0.5, false)];
         assert!((calibration_error(&bins) - 4.0 * 0.2 / 6.0).abs() < 1e-6);
         assert!((share_right(&bins) - 4.0 / 6.0).abs() < 1e-9);
         assert!(calibration_error(&[]).abs() < 1e-9 && share_right(&[]).abs() < 1e-9);

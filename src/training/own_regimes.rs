@@ -137,9 +137,8 @@ impl OwnLessons {
                 continue;
             }
             let mut rng = ChaCha8Rng::seed_from_u64(self.minutes.len() as u64);
-            let lesson = |counts: &Array2<f32>, what| {
-                Lesson::new(counts, &part.inside, &labels, what)
-            };
+            let lesson =
+                |counts: &Array2<f32>, what| Lesson::new(counts, &part.inside, &labels, what);
             let asked = lesson(&part.counts, Use::Asked);
             let varied = (0..VARIED).map(|_| lesson(&varied(&part, &mut rng), Use::Learned));
             let lessons = std::iter::once(asked).chain(varied).flatten();
@@ -256,7 +255,13 @@ mod tests {
             let reach = t / 150 % 2 == 1;
             let up = (t as f64 * BIN_S * 3.0).fract() < 0.5;
             for own in &own {
-                let p = if !reach { 0.25 } else if *own == up { 0.6 } else { 0.05 };
+                let p = if !reach {
+                    0.25
+                } else if *own == up {
+                    0.6
+                } else {
+                    0.05
+                };
                 counts.push(u16::from(rng.random_bool(p)));
             }
             regime.push(labelled.then_some(usize::from(reach)));
@@ -311,7 +316,11 @@ mod tests {
         for r in &mut rare[1..] {
             r.trials[0].regime.iter_mut().for_each(|r| *r = Some(0));
         }
-        assert!(why(&rare).contains("sessions or more that show 'reach', found 1"), "{}", why(&rare));
+        assert!(
+            why(&rare).contains("sessions or more that show 'reach', found 1"),
+            "{}",
+            why(&rare)
+        );
         let mut wide = all.clone();
         wide.iter_mut().for_each(|r| r.bin_width_s = 0.05);
         assert!(why(&wide).contains("make 20 ms together"), "{}", why(&wide));

@@ -142,16 +142,21 @@ async fn the_daemon_reads_the_edge_off_the_counts_from_20_s_on() {
     }
 }
 
+/// Few animals.
+const SMALL: &[&str] = &["--animals", "8"];
+
 #[test]
 fn an_atlas_is_made_in_parts_and_the_last_one_learns_from_all() {
     let folder = tempfile::tempdir().expect("a folder");
     let out = folder.path().join("atlas");
-    let part =
-        |more: &[&str]| run(&[&["atlas", "--out", arg(&out), "--networks", "6"], more].concat());
-    let (good, shown, error) = part(&["--shard", "0/2"]);
-    assert!(good && shown.contains("part 1/2 is not there yet"), "{shown}{error}");
+    let common = ["atlas", "--out", arg(&out), "--networks", "6"];
+    let part = |more: &[&str]| run(&[&common[..], SMALL, more].concat());
     let (good, shown, error) = part(&["--shard", "1/2"]);
+    assert!(good && shown.contains("part 0/2 is not there yet"), "{shown}{error}");
+    let (good, shown, error) = part(&["--shard", "0/2"]);
     assert!(good && shown.contains("estimator written to"), "{shown}{error}");
+    assert!(shown.contains("recogniser written to"), "{shown}");
+    assert!(shown.contains("| all with three regimes or more |"), "{shown}");
     assert!(shown.contains("| all, 60 s |"), "{shown}");
     // Nothing is simulated twice, and the result is the same.
     let estimator = out.join("edge.safetensors");
@@ -172,10 +177,19 @@ fn an_atlas_is_made_in_parts_and_the_last_one_learns_from_all() {
         run(&["edge", arg(&recording), "--estimator", arg(&estimator), "--json"]);
     assert!(good && shown.contains("\"resolved\""), "{shown}{error}");
 
+    // Animals of another seed are others, and without them nothing is learned.
+    let animals = out.join("animals-000000.safetensors");
+    let of_animals = ["atlas", "--out", arg(&out), "--networks", "0", "--seed", "9"];
+    let (good, _, error) = run(&[&of_animals, SMALL].concat());
+    assert!(!good && error.contains("expected seed 9, animals 0 to 8"), "{error}");
+    std::fs::remove_file(&animals).expect("they were there");
+    let (good, shown, error) = part(&["--shard", "1/2"]);
+    assert!(good && shown.contains("animals 0 to 7 are not there yet"), "{shown}{error}");
+
     let (good, _, error) = part(&["--shard", "0/2", "--seed", "9"]);
     assert!(!good && error.contains("expected seed 9"), "{error}");
     let (good, _, error) = part(&["--shard", "2/2"]);
     assert!(!good && error.contains("expected a part and how many there are"), "{error}");
-    let (good, _, error) = run(&["atlas", "--out", arg(&out), "--networks", "0"]);
-    assert!(!good && error.contains("--networks: expected 1 to 1000000"), "{error}");
+    let (good, _, error) = run(&["atlas", "--out", arg(&out), "--networks", "2000000"]);
+    assert!(!good && error.contains("--networks: expected 0 to 1000000"), "{error}");
 }

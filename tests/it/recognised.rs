@@ -2,8 +2,7 @@
 
 use std::path::Path;
 
-use regimed::internals::checkpoint;
-use regimed::internals::model::Model;
+use regimed::internals::checkpoint::{self, Checkpoint};
 use regimed::internals::recording::{DynamicsTruth, Recording, Trial, in_bins, write};
 use regimed::internals::teacher::{Animal, AnimalSettings, REGIME_NAMES, Regime, Simulation};
 
@@ -42,32 +41,33 @@ fn minute(animal: u64, allowed: &[usize]) -> (Recording, Vec<usize>) {
     (recording, truth)
 }
 
-fn calibrate(recording: &Recording, folder: &Path) -> (Model, String) {
+fn calibrate(recording: &Recording, model: &str, folder: &Path) -> (Checkpoint, String) {
     let (data, out) = (folder.join("new.npz"), folder.join("calibrated"));
     write(recording, &data).expect("written");
     let (good, stdout, stderr) =
-        run(&["calibrate", arg(&data), "--model", "builtin", "--out", arg(&out), "--steps", "120"]);
+        run(&["calibrate", arg(&data), "--model", model, "--out", arg(&out), "--steps", "120"]);
     assert!(good, "{stdout}{stderr}");
-    (checkpoint::load(&out).expect("a model").model, format!("{stdout}{stderr}"))
+    (checkpoint::load(&out).expect("a model"), format!("{stdout}{stderr}"))
 }
 
 #[test]
 fn a_new_animal_is_calibrated_by_the_regimes_that_are_recognised_in_it() {
     let folder = tempfile::tempdir().expect("a folder");
     let (recording, _) = minute(31, &[0, 1, 2, 3, 4]);
-    let (model, said) = calibrate(&recording, folder.path());
+    let (model, said) = calibrate(&recording, "builtin", folder.path());
     assert!(said.contains("recognised in its counts (stable_fixed_point"), "{said}");
-    let readout = model.readout("new").expect("a readout");
+    let readout = model.model.readout("new").expect("a readout");
     assert!(readout.trusted, "{said}");
+    assert!(model.recogniser.is_none(), "the built-in one is in the binary");
 }
 
 #[test]
 fn one_regime_alone_is_not_enough_and_no_label_is_made_of_it() {
     let folder = tempfile::tempdir().expect("a folder");
     let (recording, _) = minute(31, &[4]);
-    let (model, said) = calibrate(&recording, folder.path());
+    let (model, said) = calibrate(&recording, "builtin", folder.path());
     assert!(said.contains("not enough seen") && said.contains("unknown"), "{said}");
-    assert!(!model.readout("new").expect("a readout").trusted);
+    assert!(!model.model.readout("new").expect("a readout").trusted);
 }
 
 #[test]
@@ -94,4 +94,70 @@ fn what_is_recognised_is_right_for_the_most_part_and_as_sure_as_it_says() {
     let right = right as f32 / all as f32;
     assert!(right > 0.7, "{right}");
     assert!((sure / all as f32 - right).abs() < 0.12, "{} sure, {right} right", sure / all as f32);
+}
+
+/// A minute in which an animal is at rest, reaches (a limit cycle) and drowses (chaos), as a lab
+/// names these.
+fn lab_minute(animal: u64, labelled: bool) -> (Recording, Vec<usize>) {
+    let (mut recording, truth) = minute(animal, &[0, 2, 4]);
+    let of = |r: &usize| r / 2;
+    let truth: Vec<usize> = truth.iter().map(of).collect();
+    let trial = &mut recording.trials[0];
+    if labelled {
+        trial.regime = truth.iter().map(|r| Some(*r)).collect();
+        trial.task = truth.iter().map(|r| *r as i64).collect();
+    }
+    recording.regime_names = ["rest", "reach", "drowsy"].map(str::to_owned).to_vec();
+    (recording, truth)
+}
+
+#[test]
+fn a_labs_own_regimes_are_learned_across_its_animals_and_recognised_in_another_one() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let at = |name: &str| folder.path().join(name);
+    let mut files = Vec::new();
+    for animal in 0..5 {
+        let (mut recording, _) = lab_minute(50 + animal, true);
+        recording.trials[0].session = format!("animal{animal}");
+        let file = at(&format!("animal{animal}.npz"));
+        write(&recording, &file).expect("written");
+        files.push(file);
+    }
+    let model = at("model");
+    let pretrain = |files: &[std::path::PathBuf]| {
+        let data = files.iter().map(|f| arg(f));
+        let flags = ["--out", arg(&model), "--steps", "40"];
+        let args: Vec<&str> = std::iter::once("pretrain").chain(data).chain(flags).collect();
+        let (good, stdout, stderr) = run(&args);
+        assert!(good, "{stdout}{stderr}");
+        stdout
+    };
+    let said = pretrain(&files);
+    assert!(said.contains("recognised in new animals without labels: right in"), "{said}");
+    assert!(said.contains("(5 in turn)"), "{said}");
+    let (_, card, _) = run(&["inspect", arg(&model)]);
+    assert!(card.contains("## New animals"), "{card}");
+    let (recording, truth) = lab_minute(60, false);
+    let (calibrated, said) = calibrate(&recording, arg(&model), folder.path());
+    assert!(said.contains("rest") && said.contains("reach"), "{said}");
+    let recogniser = calibrated.recogniser.expect("the model's own goes with it");
+    let counts = recording.trials[0].counts.mapv(f32::from);
+    let counts = ndarray::Array2::from_shape_fn((3000, counts.ncols()), |(t, c)| {
+        counts[(2 * t, c)] + counts[(2 * t + 1, c)]
+    });
+    let found = recogniser.recognise(&counts, std::slice::from_ref(&(0..3000)));
+    let name = |bin: usize| {
+        let of = found[0].at(bin);
+        let best = (0..3).max_by(|&a, &b| of[a].total_cmp(&of[b])).expect("three");
+        recogniser.names()[best].clone()
+    };
+    let right = (0..3000).filter(|&b| name(b) == recording.regime_names[truth[2 * b]]).count();
+    assert!(right > 2100, "{right} of 3000");
+
+    // With too few animals it says so, and what was learned of more of them is gone.
+    let said = pretrain(&files[..3]);
+    assert!(said.contains("new animals need labels") && said.contains("found 3"), "{said}");
+    assert!(checkpoint::load(&model).expect("a model").recogniser.is_none());
+    let (_, said) = calibrate(&recording, arg(&model), folder.path());
+    assert!(said.contains("the model's regimes are its own"), "{said}");
 }

@@ -153,3 +153,45 @@ async fn a_new_animal_is_calibrated_by_the_regimes_that_are_recognised_in_its_fi
     // Of five; stable and bistable are the ones that are taken for each other.
     assert!(right > 0.5, "{right:.3} of the labels are right");
 }
+
+/// Sends bins piece by piece until the session's calibration is in a state.
+async fn send_until(
+    daemon: &Daemon,
+    from: &mut usize,
+    bins: &[(Vec<u32>, &'static str)],
+    state: CalibrationState,
+) -> Calibration {
+    let mut found = calibration(daemon).await;
+    for piece in bins.chunks(500) {
+        if found.state() == state {
+            return found;
+        }
+        send(daemon, *from, 0.01, piece).await;
+        *from += piece.len();
+        found = calibration(daemon).await;
+    }
+    panic!("still {found:?} after {from} bins: {}", daemon.log());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_session_is_unknown_while_minutes_show_other_regimes_than_it_says() {
+    let daemon = Daemon::start(&session("calibrate_s = 60\nchannels = 96"));
+    let [own, other] = [31, 34].map(|i| Animal::new(1, i, AnimalSettings::default()));
+    let own_bins = switching(&own, 6100 + 60_000, 300);
+    let (first, rest) = own_bins.split_at(6100);
+    send(&daemon, 0, 0.01, first).await;
+    assert_eq!(ended(&daemon).await.state(), CalibrationState::Done, "{}", daemon.log());
+    let mut sent = first.len();
+    // Other units on the same channels.
+    let other_bins = switching(&other, 60_000, 300);
+    let found = send_until(&daemon, &mut sent, &other_bins, CalibrationState::NotTrusted).await;
+    assert!(found.problem.contains("agrees with what was recognised in"), "{found:?}");
+    assert_eq!(daemon.metric("regimed_calibration_state", "state=\"not_trusted\""), 1.0);
+    let (decisions, _) = send(&daemon, sent, 0.01, &rest[..500]).await;
+    sent += 500;
+    assert!(decisions[100..].iter().all(|d| d.untrusted && d.regime == "unknown"));
+    let found = send_until(&daemon, &mut sent, &rest[500..], CalibrationState::Done).await;
+    assert!(found.problem.is_empty(), "{found:?}");
+    let (decisions, _) = send(&daemon, sent, 0.01, &rest[500..1500]).await;
+    assert!(decisions[100..].iter().all(|d| !d.untrusted));
+}

@@ -10,9 +10,7 @@ use ndarray::Array2;
 use super::super::progress::{Interrupt, Progress};
 use super::{AtlasArgs, Shard};
 use crate::checkpoint::{self, TrainingState};
-use crate::recogniser::{
-    BIN_S, Lesson, Recogniser, Score, Use, calibration_error, share_right,
-};
+use crate::recogniser::{BIN_S, Lesson, Recogniser, Score, Use, calibration_error, share_right};
 use crate::teacher::{
     Animal, AnimalSettings, Dwell, Family, REGIME_NAMES, Regime, Simulation, wandering,
 };
@@ -129,9 +127,9 @@ fn lesson(seed: u64, number: u64) -> (Family, Option<Lesson>) {
     let regimes: Vec<Option<u8>> = of.regimes.iter().map(|r| Some(*r)).collect();
     let what = if number.is_multiple_of(ASKED_EVERY) { Use::Asked } else { Use::Learned };
     let all = 0..regimes.len();
-    let lesson = counts.ok().and_then(|counts| {
-        Lesson::new(&counts, std::slice::from_ref(&all), &regimes, what)
-    });
+    let lesson = counts
+        .ok()
+        .and_then(|counts| Lesson::new(&counts, std::slice::from_ref(&all), &regimes, what));
     (of.family, lesson)
 }
 
@@ -175,22 +173,21 @@ fn read(args: &AtlasArgs, group: &Range<u64>) -> Result<Option<Vec<(Family, Less
     Ok(Some(found))
 }
 
-/// Learns from all animals, and writes the recogniser; says so where some are missing.
+/// The first animals that no part has simulated so far, in words.
+pub(super) fn missing(args: &AtlasArgs) -> Option<String> {
+    let mut all = groups(args, Shard { index: 0, of: 1 });
+    let group = all.find(|group| !path(args, group).exists())?;
+    Some(format!("animals {} to {}", group.start, group.end - 1))
+}
+
+/// Learns from all animals, and writes the recogniser.
 ///
 /// # Errors
 /// Files that cannot be read or written.
 pub(super) fn learn(args: &AtlasArgs, interrupt: &Interrupt) -> Result<()> {
     let (mut families, mut lessons) = (Vec::new(), Vec::new());
     for group in groups(args, Shard { index: 0, of: 1 }) {
-        let Some(found) = read(args, &group)? else {
-            println!(
-                "animals {} to {} are not there yet: no recogniser is learned so far",
-                group.start,
-                group.end - 1
-            );
-            return Ok(());
-        };
-        for (family, lesson) in found {
+        for (family, lesson) in read(args, &group)?.unwrap_or_default() {
             families.push(family);
             lessons.push(lesson);
         }

@@ -54,7 +54,7 @@ pub struct AtlasArgs {
     #[arg(long, default_value_t = 7200)]
     pub networks: u64,
     /// Animals, for the recogniser of regimes; 0 leaves it out
-    #[arg(long, default_value_t = 4800)]
+    #[arg(long, default_value_t = 12_000)]
     pub animals: u64,
     /// Seed of everything random
     #[arg(long, default_value_t = 1)]
@@ -93,8 +93,13 @@ pub fn run(args: &AtlasArgs) -> Result<()> {
         println!("stopped; the same command goes on");
         return Ok(());
     }
+    let Some(rows) = all_rows(args)? else { return Ok(()) };
+    if let Some(missing) = animals::missing(args) {
+        println!("{missing} are not there yet: nothing is learned so far");
+        return Ok(());
+    }
     if args.networks > 0 {
-        edge(args, &interrupt)?;
+        learn(args, &rows, &interrupt)?;
     }
     if args.animals > 0 {
         animals::learn(args, &interrupt)?;
@@ -102,20 +107,20 @@ pub fn run(args: &AtlasArgs) -> Result<()> {
     Ok(())
 }
 
-/// Learns the edge of chaos, where no part is missing.
-fn edge(args: &AtlasArgs, interrupt: &Interrupt) -> Result<()> {
+/// Of all networks; `None`, which it says, where a part is missing.
+fn all_rows(args: &AtlasArgs) -> Result<Option<Vec<Row>>> {
     let mut rows = Vec::new();
     for index in 0..args.shard.of {
         let shard = Shard { index, ..args.shard };
         let part = read_part(args, shard)?;
         if part.done < numbers(args, shard).count() {
             println!("part {index}/{} is not there yet: nothing is learned so far", shard.of);
-            return Ok(());
+            return Ok(None);
         }
         rows.extend(part.rows);
     }
     rows.sort_by_key(|r| r.network);
-    learn(args, &rows, interrupt)
+    Ok(Some(rows))
 }
 
 /// Numbers of a part's networks.

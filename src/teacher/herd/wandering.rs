@@ -117,8 +117,7 @@ fn disturb(rates: &mut [f32], channels: usize, rng: &mut ChaCha8Rng) {
         move || -> f64 { StandardNormal.sample(&mut rng) }
     };
     let bins = rates.len() / channels;
-    let shared =
-        if rng.random_bool(SHARED_SHARE) { log_uniform(SHARED, rng) } else { 0.0 };
+    let shared = if rng.random_bool(SHARED_SHARE) { log_uniform(SHARED, rng) } else { 0.0 };
     let kept = (-BIN_S / log_uniform(SHARED_S, rng)).exp();
     let drift = if rng.random_bool(DRIFT_SHARE) { log_uniform(DRIFT, rng) } else { 0.0 };
     let drifts: Vec<f64> = (0..channels).map(|_| drift * normal()).collect();
