@@ -14,8 +14,8 @@ pub mod bus {
 }
 pub mod checkpoint {
     pub use crate::checkpoint::{
-        DynamicsScore, builtin, builtin_edge, builtin_recogniser, from_bytes, load, save,
-        sha256_hex,
+        Checkpoint, DynamicsScore, builtin, builtin_edge, builtin_recogniser, from_bytes, load,
+        save, sha256_hex,
     };
 }
 pub mod clock {

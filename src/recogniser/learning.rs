@@ -1,5 +1,8 @@
 //! Learning from animals whose regimes are known.
 
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::mpsc;
+
 use ndarray::{Array2, Axis};
 
 use super::course::{Pace, smoothed};
@@ -141,37 +144,47 @@ impl Recogniser {
                 (0..of.iter().max().map_or(0, |m| m + 1)).map(move |part| Some((way, part)))
             }))
             .collect();
-        let threads = std::thread::available_parallelism().map_or(1, usize::from);
+        let (next, stopped) = (AtomicUsize::new(0), AtomicBool::new(false));
+        let (tell, told) = mpsc::channel();
         let mut whole = None;
         let mut answers: Vec<Vec<Answer>> = parts.iter().map(|_| Vec::new()).collect();
-        for (done, several) in tasks.chunks(threads).enumerate() {
-            let found: Vec<_> = std::thread::scope(|scope| {
-                let ask = |task: &Option<(usize, usize)>| {
-                    let task = *task;
-                    scope.spawn(move || (task, ask(lessons, names, parts, task)))
-                };
-                let workers: Vec<_> = several.iter().map(ask).collect();
-                // A panic there has ended the program already.
-                workers.into_iter().filter_map(|w| w.join().ok()).collect()
-            });
-            for (task, (recogniser, of)) in found {
+        std::thread::scope(|scope| {
+            for _ in 0..std::thread::available_parallelism().map_or(1, usize::from) {
+                let tell = tell.clone();
+                let (tasks, next, stopped) = (&tasks, &next, &stopped);
+                scope.spawn(move || {
+                    while let Some(&task) = tasks.get(next.fetch_add(1, Ordering::Relaxed))
+                        && !stopped.load(Ordering::Relaxed)
+                    {
+                        // Nobody hears it any more where it was stopped.
+                        let _ = tell.send((task, ask(lessons, names, parts, task)));
+                    }
+                });
+            }
+            drop(tell);
+            for (done, (task, (recogniser, of))) in told.into_iter().enumerate() {
                 match task {
                     None => whole = Some(recogniser),
                     Some((way, _)) => answers[way].extend(of),
                 }
+                if !each((done + 1) as f64 / tasks.len() as f64) {
+                    stopped.store(true, Ordering::Relaxed);
+                }
             }
-            if !each(((done + 1) * threads) as f64 / tasks.len().max(1) as f64) {
-                return None;
-            }
+        });
+        if stopped.load(Ordering::Relaxed) {
+            return None;
         }
+        // The same whatever ended first.
+        answers.iter_mut().for_each(|of| of.sort_by_key(|answer| answer.lesson));
         let regimes = names.len();
         let mut recogniser = whole?;
         let paces = EVIDENCE
             .iter()
             .flat_map(|&evidence| STAY.iter().map(move |&stay| Pace { evidence, stay }));
-        let of =
-            |pace: &Pace| loss(answers.first().map_or(&[], Vec::as_slice), lessons, regimes, *pace);
-        recogniser.pace = paces.min_by(|a, b| of(a).total_cmp(&of(b)))?;
+        let asked = answers.first().map_or(&[][..], Vec::as_slice);
+        let losses = paces.map(|pace| (loss(asked, lessons, regimes, pace), pace));
+        (_, recogniser.pace) = losses.min_by(|a, b| a.0.total_cmp(&b.0))?;
         let scores =
             answers.iter().map(|of| scores(of, lessons, regimes, recogniser.pace)).collect();
         Some((recogniser, scores))

@@ -1,7 +1,9 @@
 //! Sizes that all of the room goes by.
 
+use crate::teacher::HERD_BIN_S;
+
 /// Width of the bins that are read, seconds.
-pub const BIN_S: f64 = 0.02;
+pub const BIN_S: f64 = HERD_BIN_S;
 /// Bins of a window, from one to the next, and of those that it is compared with.
 pub(super) const WINDOW: usize = 48;
 pub(super) const STEP: usize = 12;

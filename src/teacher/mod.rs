@@ -24,7 +24,7 @@ pub(crate) use connectivity::Architecture;
 pub(crate) use drive::Input;
 pub(crate) use ensemble::{Kind, View, specimen};
 pub(crate) use flow::Transfer;
-pub(crate) use herd::{Family, wandering};
+pub(crate) use herd::{Family, HERD_BIN_S, wandering};
 pub(crate) use planar::{PLANAR_NAMES, PlanarKind, PlanarReadout, PlanarTask};
 pub use simulation::{Dwell, Simulation};
 pub(crate) use truth::{Truth, truth};

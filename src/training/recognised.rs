@@ -260,9 +260,7 @@ pub fn recognise(
     for (trial, piece) in labelled.trials.iter_mut().zip(&pieces) {
         let mut task = 0;
         for t in 0..trial.n_bins() {
-            // What does not fill a bin at the end is of the last one.
-            let bin = (piece.start + t / together).min(piece.end.saturating_sub(1));
-            let label = label(&found, bin).map(|r| names[r]);
+            let label = label(&found, bin_of(piece, t, together)).map(|r| names[r]);
             if t > 0 && label != trial.regime[t - 1] {
                 task += 1;
             }
@@ -283,6 +281,11 @@ pub fn recognise(
         return Err(Unrecognised::Brief { found_s: settled });
     }
     Ok(Recognition { recording: labelled, certainty: certainty(&found), seconds })
+}
+
+/// The wide bin of a stream's bin: what does not fill one at the end is of the last.
+fn bin_of(piece: &Range<usize>, t: usize, together: usize) -> usize {
+    (piece.start + t / together).min(piece.end.saturating_sub(1))
 }
 
 /// Trials and bins with a label that lie a while after a change.
@@ -435,6 +438,16 @@ mod tests {
         let raw = |trial: usize, t: usize| f32::from(recording.trials[trial].counts[(t, 1)]);
         let expected = [raw(0, 0) + raw(0, 1), raw(0, 2) + raw(0, 3), raw(1, 0) + raw(1, 1)];
         assert_eq!(counts.column(1).to_vec()[..3], expected);
+    }
+
+    #[test]
+    fn what_is_left_over_at_a_streams_end_is_of_its_own_last_bin() {
+        let recording = recording(&[5, 4], 2, 0.01);
+        let pieces = wide(&recording, 2).pieces;
+        let bins: Vec<Vec<usize>> = (recording.trials.iter().zip(&pieces))
+            .map(|(trial, piece)| (0..trial.n_bins()).map(|t| bin_of(piece, t, 2)).collect())
+            .collect();
+        assert_eq!(bins, [vec![0, 0, 1, 1, 1], vec![2, 2, 3, 3]]);
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! Families of animals.
 
 /// Width of the bins, seconds.
-pub(super) const BIN_S: f64 = 0.02;
+pub(crate) const BIN_S: f64 = 0.02;
 
 /// What an animal's regimes are made of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

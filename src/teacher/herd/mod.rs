@@ -12,5 +12,5 @@ mod normal_form;
 mod readout;
 mod wandering;
 
-pub(crate) use family::Family;
+pub(crate) use family::{BIN_S as HERD_BIN_S, Family};
 pub(crate) use wandering::wandering;
