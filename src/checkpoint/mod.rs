@@ -79,6 +79,7 @@ pub enum CheckpointError {
 /// A model with its origin.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Checkpoint {
+    /// What was learned.
     pub model: Model,
     /// Where it comes from.
     pub provenance: Provenance,

@@ -22,6 +22,12 @@ impl Scaling {
             .map(|(x, [low, high, mean, sd])| ((x.clamp(*low, *high) - mean) / sd).clamp(-FAR, FAR))
     }
 
+    /// How many of a row's features are beyond their range.
+    pub(crate) fn beyond(&self, row: &[f32]) -> usize {
+        let beyond = |(x, [low, high, ..]): &(&f32, &[f32; 4])| *x < low || *x > high;
+        row.iter().zip(&self.0).filter(beyond).count()
+    }
+
     /// `[features][low, high, mean, sd]`, one after the other.
     pub(crate) fn values(&self) -> Vec<f32> {
         self.0.as_flattened().to_vec()

@@ -5,12 +5,13 @@ use std::sync::mpsc;
 
 use ndarray::{Array2, Axis};
 
-use super::course::{Pace, smoothed};
+use super::course::Pace;
 use super::features::FEATURES;
-use super::lesson::Lesson;
+use super::lesson::{Lesson, middles};
 use super::recognition::{Recogniser, STAGES, Said, inputs};
-use super::scale::{Chances, STEP};
-use super::score::{SETTLED, Score};
+use super::scale::Chances;
+use super::score::{SETTLED, Score, share_right};
+use super::trust::{Asked, Shown, Trust, asked};
 use crate::learner::{Link, Network, Plan, Scaling};
 
 /// Networks of each stage, and in those that judge others.
@@ -89,20 +90,30 @@ fn learned(lessons: &[&Lesson], names: &[String], n: u64) -> Recogniser {
         }
     }
     let pace = Pace { evidence: 0.3, stay: 0.92 };
-    Recogniser { names: names.to_vec(), judged: None, scaling, stages, pace }
+    let trust = Trust::of(std::iter::empty());
+    Recogniser { names: names.to_vec(), judged: None, scaling, stages, pace, trust }
 }
 
 /// Windows' chances of an animal by what others taught.
 struct Answer {
     lesson: usize,
+    shown: Shown,
     windows: Vec<Vec<Chances>>,
+}
+
+impl Answer {
+    fn of(recogniser: &Recogniser, lessons: &[Lesson], lesson: usize) -> Self {
+        let (shown, windows) = recogniser.windows(&lessons[lesson].looked);
+        Self { lesson, shown, windows }
+    }
 }
 
 fn loss(answers: &[Answer], lessons: &[Lesson], regimes: usize, pace: Pace) -> f64 {
     let (mut sum, mut n) = (0.0, 0.0);
     for answer in answers.iter().take(PACED) {
         let lesson = &lessons[answer.lesson];
-        each_bin(answer, lesson, regimes, pace, |chances, bin| {
+        let course = lesson.looked.course(&answer.windows, regimes, pace);
+        each_bin(&course, lesson, |chances, bin| {
             if let Some(p) = chances.get(usize::from(lesson.labels[bin])) {
                 sum -= f64::from(p.max(1e-6)).ln();
                 n += 1.0;
@@ -113,18 +124,9 @@ fn loss(answers: &[Answer], lessons: &[Lesson], regimes: usize, pace: Pace) -> f
 }
 
 /// The middle bin of each step, with what is said of it.
-fn each_bin(
-    answer: &Answer,
-    lesson: &Lesson,
-    regimes: usize,
-    pace: Pace,
-    mut give: impl FnMut(&Chances, usize),
-) {
-    for (piece, windows) in lesson.looked.pieces.iter().zip(&answer.windows) {
-        for (s, chances) in smoothed(windows, piece.len(), regimes, pace).iter().enumerate() {
-            let bin = piece.start + (s * STEP + STEP / 2).min(piece.len() - 1);
-            give(chances, bin);
-        }
+fn each_bin(course: &[Vec<Chances>], lesson: &Lesson, mut give: impl FnMut(&Chances, usize)) {
+    for (piece, steps) in lesson.looked.pieces.iter().zip(course) {
+        middles(piece).zip(steps).for_each(|(bin, chances)| give(chances, bin));
     }
 }
 
@@ -185,8 +187,25 @@ impl Recogniser {
         let asked = answers.first().map_or(&[][..], Vec::as_slice);
         let losses = paces.map(|pace| (loss(asked, lessons, regimes, pace), pace));
         (_, recogniser.pace) = losses.min_by(|a, b| a.0.total_cmp(&b.0))?;
-        let scores =
-            answers.iter().map(|of| scores(of, lessons, regimes, recogniser.pace)).collect();
+        // Where nothing asked about has a label, nothing is known of it.
+        let labelled = |answer: &Answer| lessons[answer.lesson].is_labelled();
+        answers.iter_mut().for_each(|of| of.retain(labelled));
+        let judged: Vec<Vec<Asked>> = answers
+            .iter()
+            .map(|of| of.iter().map(|a| judged(a, lessons, regimes, recogniser.pace)).collect())
+            .collect();
+        recogniser.trust = Trust::of(judged.iter().flatten());
+        let scores = (0..parts.len())
+            .map(|way| {
+                let mut all = vec![Score::default(); lessons.len()];
+                let trusts = trusts(&answers, &judged, &parts[way]);
+                for answer in &answers[way] {
+                    let trust = &trusts[parts[way][answer.lesson]];
+                    all[answer.lesson] = score(answer, lessons, regimes, (recogniser.pace, trust));
+                }
+                all
+            })
+            .collect();
         Some((recogniser, scores))
     }
 }
@@ -194,9 +213,9 @@ impl Recogniser {
 impl Recogniser {
     /// How well the regimes of animals are told.
     pub(crate) fn examine(&self, lessons: &[Lesson]) -> Vec<Score> {
-        let answer = |i: usize| Answer { lesson: i, windows: self.windows(&lessons[i].looked) };
-        let answers: Vec<Answer> = (0..lessons.len()).map(answer).collect();
-        scores(&answers, lessons, self.names.len(), self.pace)
+        let by = (self.pace, &self.trust);
+        let one = |i| score(&Answer::of(self, lessons, i), lessons, self.names.len(), by);
+        (0..lessons.len()).map(one).collect()
     }
 }
 
@@ -213,38 +232,57 @@ fn ask(
         (0..lessons.len()).partition(|&i| parts[way][i] == part);
     let others: Vec<&Lesson> = others.into_iter().map(|i| &lessons[i]).collect();
     let recogniser = learned(&others, names, NETWORKS_OF_JUDGES);
-    let answer = |i: usize| Answer { lesson: i, windows: recogniser.windows(&lessons[i].looked) };
-    let asked = |i: &usize| lessons[*i].asked();
-    let answers = own.into_iter().filter(asked).map(answer).collect();
+    let own = own.into_iter().filter(|i| lessons[*i].asked());
+    let answers = own.map(|i| Answer::of(&recogniser, lessons, i)).collect();
     (recogniser, answers)
 }
 
-/// Of lessons that were not asked about, empty ones.
-fn scores(answers: &[Answer], lessons: &[Lesson], regimes: usize, pace: Pace) -> Vec<Score> {
-    let mut scores = vec![Score::default(); lessons.len()];
-    for answer in answers {
-        let lesson = &lessons[answer.lesson];
-        let score = &mut scores[answer.lesson];
-        each_bin(answer, lesson, regimes, pace, |chances, bin| {
-            let regime = usize::from(lesson.labels[bin]);
-            if regime >= regimes {
-                return;
-            }
-            let best = (0..regimes).max_by(|&a, &b| chances[a].total_cmp(&chances[b]));
-            let best = best.unwrap_or(0);
-            score.bins.push((chances[best], best == regime));
-            let before = &lesson.labels[bin.saturating_sub(SETTLED)..bin];
-            if before.iter().all(|r| usize::from(*r) == regime) {
-                score.settled.push(best == regime);
-            }
-        });
-        let mut occurred = vec![false; regimes];
-        for &label in &lesson.labels {
-            if let Some(occurred) = occurred.get_mut(usize::from(label)) {
-                *occurred = true;
-            }
+/// An answer's terms, with the share that is right.
+fn judged(answer: &Answer, lessons: &[Lesson], regimes: usize, pace: Pace) -> Asked {
+    let course = lessons[answer.lesson].looked.course(&answer.windows, regimes, pace);
+    let plain = Trust::of(std::iter::empty());
+    let right = share_right(&score(answer, lessons, regimes, (pace, &plain)).bins);
+    asked(answer.shown, &answer.windows, &course, right)
+}
+
+/// For each part of a way, what all answers but those of its lessons teach of their trust.
+fn trusts(answers: &[Vec<Answer>], judged: &[Vec<Asked>], parts: &[usize]) -> Vec<Trust> {
+    let of = |part: usize| {
+        let all = answers.iter().flatten().zip(judged.iter().flatten());
+        Trust::of(all.filter(|(answer, _)| parts[answer.lesson] != part).map(|(_, asked)| asked))
+    };
+    (0..parts.iter().max().map_or(0, |m| m + 1)).map(of).collect()
+}
+
+fn score(
+    answer: &Answer,
+    lessons: &[Lesson],
+    regimes: usize,
+    (pace, trust): (Pace, &Trust),
+) -> Score {
+    let lesson = &lessons[answer.lesson];
+    let mut course = lesson.looked.course(&answer.windows, regimes, pace);
+    trust.apply(answer.shown, &answer.windows, &mut course);
+    let mut score = Score::default();
+    each_bin(&course, lesson, |chances, bin| {
+        let regime = usize::from(lesson.labels[bin]);
+        if regime >= regimes {
+            return;
         }
-        score.regimes = occurred.iter().filter(|o| **o).count();
+        let best = (0..regimes).max_by(|&a, &b| chances[a].total_cmp(&chances[b]));
+        let best = best.unwrap_or(0);
+        score.bins.push((chances[best], best == regime));
+        let before = &lesson.labels[bin.saturating_sub(SETTLED)..bin];
+        if before.iter().all(|r| usize::from(*r) == regime) {
+            score.settled.push(best == regime);
+        }
+    });
+    let mut occurred = vec![false; regimes];
+    for &label in &lesson.labels {
+        if let Some(occurred) = occurred.get_mut(usize::from(label)) {
+            *occurred = true;
+        }
     }
-    scores
+    score.regimes = occurred.iter().filter(|o| **o).count();
+    score
 }

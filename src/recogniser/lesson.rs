@@ -6,7 +6,7 @@ use ndarray::Array2;
 
 use super::features::{FEATURES, Seen, others};
 use super::recognition::{Looked, side_by_side, starts};
-use super::scale::{Chances, WINDOW};
+use super::scale::{Chances, STEP, WINDOW};
 use super::session::{LEADING, Matrix, Vector};
 
 /// Every so many windows are learned from.
@@ -54,6 +54,11 @@ impl Lesson {
     /// Whether all of its windows are known, so that it can be asked about.
     pub(crate) fn asked(&self) -> bool {
         self.looked.every == 1
+    }
+
+    /// Whether the middle of a step has a label.
+    pub(super) fn is_labelled(&self) -> bool {
+        self.looked.pieces.iter().any(|p| middles(p).any(|bin| self.labels[bin] != UNLABELLED))
     }
 
     /// Of its windows, those learned from are so many apart.
@@ -134,6 +139,12 @@ impl Lesson {
         let used = values.len() - rest.len();
         Some((Self { looked, labels }, used))
     }
+}
+
+/// The bin in the middle of each step of a piece.
+pub(super) fn middles(piece: &Range<usize>) -> impl Iterator<Item = usize> {
+    let (start, len) = (piece.start, piece.len());
+    (0..len.div_ceil(STEP)).map(move |s| start + (s * STEP + STEP / 2).min(len - 1))
 }
 
 fn seen(values: &[f32], others: Vec<usize>) -> Seen {

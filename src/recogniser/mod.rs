@@ -14,6 +14,7 @@ mod recognition;
 mod scale;
 mod score;
 mod session;
+mod trust;
 mod votes;
 
 pub(crate) use lesson::{Lesson, Use};

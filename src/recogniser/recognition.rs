@@ -11,6 +11,7 @@ use super::parts::{Part, parts};
 use super::scale::{CHANNELS_MIN, COUNT_MIN, Chances, NEIGHBOUR, PART_MIN, STEP, WINDOW};
 use super::score::Judged;
 use super::session::Session;
+use super::trust::{Shown, TERMS, Trust};
 use super::votes::{Company, told};
 use crate::learner::{ArraysFault, Network, Scaling, networks_from, networks_to, take};
 
@@ -30,6 +31,7 @@ pub struct Recogniser {
     /// Networks of each stage.
     pub(super) stages: Vec<Vec<Network>>,
     pub(super) pace: Pace,
+    pub(super) trust: Trust,
     pub(super) judged: Option<Judged>,
 }
 
@@ -165,19 +167,31 @@ impl Recogniser {
 
     /// Probabilities at each step of each piece.
     fn judge(&self, looked: &Looked) -> Vec<Vec<Chances>> {
-        let windows = self.windows(looked);
-        let pieces = looked.pieces.iter().zip(&windows);
-        pieces
-            .map(|(piece, chances)| smoothed(chances, piece.len(), self.names.len(), self.pace))
-            .collect()
+        let (shown, windows) = self.windows(looked);
+        let mut course = looked.course(&windows, self.names.len(), self.pace);
+        self.trust.apply(shown, &windows, &mut course);
+        course
     }
 
-    /// Chances of each window of each piece, by itself.
-    pub(super) fn windows(&self, looked: &Looked) -> Vec<Vec<Chances>> {
-        let next = |said: Option<Said>, networks: &Vec<Network>| {
-            Some(looked.said(&self.scaling, self.names.len(), networks, 1, said.as_ref()))
+    /// Chances of each window of each piece, by itself, and what they show of all.
+    pub(super) fn windows(&self, looked: &Looked) -> (Shown, Vec<Vec<Chances>>) {
+        let (mut first, mut said) = (None, None);
+        for networks in &self.stages {
+            let now = looked.said(&self.scaling, self.names.len(), networks, 1, said.as_ref());
+            first = first.or(said);
+            said = Some(now);
+        }
+        let windows = said.map_or_else(Vec::new, |said| said.windows);
+        let first = first.map_or_else(|| windows.clone(), |first| first.windows);
+        let same = |(a, b): (&Chances, &Chances)| -> f64 {
+            a.iter().zip(b).map(|(a, b)| f64::from(a * b)).sum()
         };
-        self.stages.iter().fold(None, next).map_or_else(Vec::new, |said| said.windows)
+        let n = windows.iter().flatten().count().max(1) as f64;
+        let agreement =
+            first.iter().flatten().zip(windows.iter().flatten()).map(same).sum::<f64>() / n;
+        let beyond = |seen: &Seen| self.scaling.beyond(&seen.features);
+        let all: usize = looked.windows.iter().flatten().map(beyond).sum();
+        (Shown { agreement, beyond: all as f64 / n / FEATURES as f64 }, windows)
     }
 
     /// Its arrays by name.
@@ -186,6 +200,7 @@ impl Recogniser {
         let mut arrays = HashMap::from([
             ("inputs".to_owned(), self.scaling.values()),
             ("pace".to_owned(), vec![self.pace.evidence, self.pace.stay]),
+            ("trust".to_owned(), self.trust.values()),
         ]);
         for (stage, networks) in self.stages.iter().enumerate() {
             networks_to(&mut arrays, &format!("stage{stage}.network"), networks);
@@ -205,6 +220,9 @@ impl Recogniser {
         let regimes = names.len();
         let scaling = Scaling::from_values(&take(&mut arrays, "inputs", 4 * FEATURES)?);
         let pace = take(&mut arrays, "pace", 2)?;
+        // Empty where too little was asked to know.
+        let terms = arrays.get("trust").map_or(TERMS, Vec::len).min(TERMS);
+        let trust = Trust::from_values(&take(&mut arrays, "trust", terms)?);
         let mut networks = |stage: usize| {
             let name = format!("stage{stage}.network");
             networks_from(&mut arrays, &name, inputs(stage, regimes), regimes)
@@ -212,6 +230,7 @@ impl Recogniser {
         Ok(Self {
             names,
             judged,
+            trust,
             scaling,
             stages: (0..STAGES).map(&mut networks).collect::<Result<_, _>>()?,
             pace: Pace { evidence: pace[0].clamp(0.0, 1.0), stay: pace[1].clamp(0.0, 1.0) },
@@ -220,6 +239,17 @@ impl Recogniser {
 }
 
 impl Looked {
+    /// Probabilities at each step of each piece, given those of its windows.
+    pub(super) fn course(
+        &self,
+        windows: &[Vec<Chances>],
+        regimes: usize,
+        pace: Pace,
+    ) -> Vec<Vec<Chances>> {
+        let pieces = self.pieces.iter().zip(windows);
+        pieces.map(|(piece, chances)| smoothed(chances, piece.len(), regimes, pace)).collect()
+    }
+
     /// The row of every so many windows for a stage, given what the one before said of these.
     pub(super) fn rows(
         &self,
