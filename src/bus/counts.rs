@@ -18,6 +18,7 @@ pub struct CountsTap {
 pub struct CountsReader {
     fetching: <HeapRb<u16> as Split>::Cons,
     bin: Vec<u16>,
+    gap: bool,
 }
 
 /// Both ends for a session of `channels` channels.
@@ -25,7 +26,10 @@ pub struct CountsReader {
 pub fn tap(channels: usize) -> (CountsTap, CountsReader) {
     let bins = (WAITING / (channels + 1)).clamp(16, WAITING_BINS);
     let (sending, fetching) = HeapRb::new(bins * (channels + 1)).split();
-    (CountsTap { sending, gap: false }, CountsReader { fetching, bin: vec![0; channels + 1] })
+    (
+        CountsTap { sending, gap: false },
+        CountsReader { fetching, bin: vec![0; channels + 1], gap: false },
+    )
 }
 
 impl CountsTap {
@@ -52,8 +56,15 @@ impl CountsReader {
     pub fn each(&mut self, mut take: impl FnMut(bool, &[u16])) {
         while self.fetching.occupied_len() >= self.bin.len() {
             self.fetching.pop_slice(&mut self.bin);
-            take(self.bin[0] != 0, &self.bin[1..]);
+            let gap = std::mem::take(&mut self.gap) || self.bin[0] != 0;
+            take(gap, &self.bin[1..]);
         }
+    }
+
+    /// Of several who read in turn, the next one has not seen what this one took: its first bin
+    /// follows a gap.
+    pub fn pass_on(&mut self) {
+        self.gap = true;
     }
 }
 
@@ -82,5 +93,11 @@ mod tests {
         seen.clear();
         reader.each(|gap, counts| seen.push((gap, counts[0])));
         assert_eq!(seen, [(true, 7)]);
+        // What another one took is missing to the next.
+        reader.pass_on();
+        (8..10).for_each(|i| tap.push(&[i, 0]));
+        seen.clear();
+        reader.each(|gap, counts| seen.push((gap, counts[0])));
+        assert_eq!(seen, [(true, 8), (false, 9)]);
     }
 }

@@ -221,6 +221,11 @@ fn keep(
     }
     let out = args.out.as_ref().unwrap_or(&args.model);
     checkpoint.provenance.data.push(file);
+    // First none: what another model left there may not be of this one's regimes.
+    if *out != args.model {
+        checkpoint::save_recogniser(out, None)
+            .context("cannot remove another model's recogniser")?;
+    }
     checkpoint::save(out, &checkpoint.model, &checkpoint.provenance)
         .context("cannot write the calibrated model")?;
     checkpoint::save_recogniser(out, checkpoint.recogniser.as_deref())

@@ -5,7 +5,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
@@ -18,17 +18,20 @@ use crate::model::{COUNT_MAX, Model, Readout};
 use crate::recogniser::Recogniser;
 use crate::recording::{Recording, Trial, in_bins};
 use crate::training::{
-    Dataset, Regimes, TrainingSettings, calibrate_animal, confirm, recalibrate, recognise,
+    AGREEMENT_MIN, Dataset, Regimes, TrainingSettings, Unrecognised, calibrate_animal, recalibrate,
+    recognise, still_agrees,
 };
 
 /// Interval of checks for new counts.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 /// Time of which it is asked, again and again, whether what is recognised in it is what the session
-/// says, seconds; and how often in a row it must not be before labels are no longer trusted.
+/// says, seconds, and counts of that at most.
 const ASKED_S: f64 = 60.0;
+const ASKED_COUNTS_MAX: f64 = 1e8;
+/// Labels are no longer trusted where less than this share of the bins agrees so often in a row.
+/// What they must agree in to be trusted again is more, as in a calibration.
+const DOUBTED_BELOW: f64 = 0.5;
 const DOUBTS: usize = 2;
-/// Somebody else has read the counts where these could not be had for so long.
-const KEPT_WAITING: Duration = Duration::from_secs(1);
 /// Shorter pieces between two gaps are left out, seconds.
 const PIECE_MIN_S: f64 = 1.0;
 
@@ -62,7 +65,10 @@ impl Gathered {
 
     fn push(&mut self, gap: bool, counts: &[u16]) {
         if gap || self.pieces.is_empty() {
-            self.pieces.push(Vec::new());
+            // One in which nothing came to a whole bin is none.
+            if self.pieces.last().is_none_or(|last| !last.is_empty()) {
+                self.pieces.push(Vec::new());
+            }
             self.sum.fill(0);
             self.filled = 0;
         }
@@ -156,6 +162,13 @@ impl Calibrator {
         let Some(Fitted { readout, untrusted, recogniser }) = self.fit(&model, &recording)? else {
             return Ok(None);
         };
+        if let Some(folder) = &self.keep
+            && let Err(e) =
+                resume::save_calibrated(folder, &self.plan.session, &model, readout.clone())
+        {
+            let session = &self.plan.session;
+            tracing::warn!(session, "its calibration cannot be kept for a restart: {e:#}");
+        }
         self.read_by(&model, &readout)?;
         match &untrusted {
             None => tracing::info!(session = self.plan.session, "calibrated"),
@@ -181,32 +194,19 @@ impl Calibrator {
         let needed = (seconds / width).round() as usize;
         let mut gathered = Gathered::new(self.plan.readout.n_channels(), factor);
         while gathered.bins < needed {
-            if self.session.port.is_closed() || !Arc::ptr_eq(&self.session.plan(), &self.plan) {
+            if self.is_over() {
                 return None;
             }
             std::thread::sleep(LOOK_EVERY);
-            let asked = Instant::now();
-            let mut reader = self.session.fit_counts();
-            if asked.elapsed() > KEPT_WAITING {
-                gathered = Gathered::new(self.plan.readout.n_channels(), factor);
-            }
-            reader.each(|gap, counts| gathered.push(gap, counts));
-            drop(reader);
+            self.session.fit_counts().each(|gap, counts| gathered.push(gap, counts));
             seen(gathered.bins as f64 * width);
         }
         Some(gathered)
     }
 
-    /// Lets the session read by a readout, and keeps it for a restart.
+    /// Lets the session read by a readout.
     fn read_by(&self, model: &Model, readout: &Readout) -> Result<()> {
         let (engine, fingerprint) = self.plan.engine(model, readout.clone())?;
-        if let Some(folder) = &self.keep
-            && let Err(e) =
-                resume::save_calibrated(folder, &self.plan.session, model, readout.clone())
-        {
-            let session = &self.plan.session;
-            tracing::warn!(session, "its calibration cannot be kept for a restart: {e:#}");
-        }
         self.session.replace_engine(engine, fingerprint);
         if let Some(journal) = &self.journal {
             journal.add(&self.plan.session, self.plan.changed(true));
@@ -215,33 +215,49 @@ impl Calibrator {
     }
 
     /// Asks of each minute what is recognised in it. Where that is not what the session says, time
-    /// and again, its labels are not trusted until it is once more.
+    /// and again, its labels are not trusted until it is once more. Nothing of it is kept for a
+    /// restart: there the session calibrates itself anew, where it ended without trust.
     fn keep_asking(&self, asks: Asks) -> Result<()> {
         let Asks { model, factor, mut readout, recogniser } = asks;
+        let of_bins = readout.n_channels() as f64 / model.bin_width_s;
+        let seconds = ASKED_S.min(ASKED_COUNTS_MAX / of_bins);
         let mut doubts = 0;
-        while let Some(gathered) = self.gather(ASKED_S, &model, factor, |_| {}) {
+        while let Some(gathered) = self.gather(seconds, &model, factor, |_| {}) {
             let recording = gathered.recording(&self.plan.session, model.bin_width_s);
             // Not every minute shows enough to say anything.
             let Ok(recognition) = recognise(&recogniser, &model, &recording) else { continue };
-            let problem = match confirm(&model, &readout, &recognition.recording) {
-                Ok(_) => None,
-                Err(why) => Some(why.to_string()),
+            let agreement = still_agrees(&model, &readout, &recognition.recording)?;
+            doubts = if agreement < DOUBTED_BELOW { doubts + 1 } else { 0 };
+            let trusted = match readout.trusted {
+                true => doubts < DOUBTS,
+                false => agreement >= AGREEMENT_MIN,
             };
-            doubts = if problem.is_some() { doubts + 1 } else { 0 };
-            let trusted = readout.trusted;
-            readout.trusted = if trusted { doubts < DOUBTS } else { problem.is_none() };
-            if readout.trusted == trusted {
+            if trusted == readout.trusted {
                 continue;
             }
+            // Nobody gives the session another model meanwhile; who does has the last word.
+            let Some(alone) = self.session.begin_swap() else { continue };
+            if self.is_over() {
+                return Ok(());
+            }
+            readout.trusted = trusted;
+            self.read_by(&model, &readout)?;
+            drop(alone);
             let session = &self.plan.session;
+            let problem = (!trusted).then(|| Unrecognised::Disagreed { found: agreement });
+            let problem = problem.map(|why| why.to_string());
             match &problem {
                 Some(why) => tracing::warn!(session, "its label is 'unknown' from now on: {why}"),
                 None => tracing::info!(session, "its regimes are what is recognised again"),
             }
-            self.read_by(&model, &readout)?;
-            self.show(CalibrationState::of_result(readout.trusted), problem);
+            self.show(CalibrationState::of_result(trusted), problem);
         }
         Ok(())
+    }
+
+    /// Whether the session has ended, or has another model.
+    fn is_over(&self) -> bool {
+        self.session.port.is_closed() || !Arc::ptr_eq(&self.session.plan(), &self.plan)
     }
 
     /// `None` where the session ended before.

@@ -266,6 +266,7 @@ impl WarmUp {
             });
             std::thread::sleep(LOOK_EVERY);
         }
+        reader.pass_on();
         seen
     }
 }

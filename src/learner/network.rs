@@ -109,9 +109,19 @@ impl Network {
 
     /// Learns from `rows` `[n, inputs]` and how true each thing is of each, 0 to 1, `[n, outputs]`.
     pub(crate) fn fit(rows: &Array2<f32>, targets: &Array2<f32>, plan: Plan) -> Self {
+        Self::fit_some(rows, targets, &(0..rows.nrows()).collect::<Vec<_>>(), plan)
+    }
+
+    /// The same from some of the rows.
+    pub(crate) fn fit_some(
+        rows: &Array2<f32>,
+        targets: &Array2<f32>,
+        some: &[usize],
+        plan: Plan,
+    ) -> Self {
         let mut rng = ChaCha8Rng::seed_from_u64(plan.seed);
         let mut network = Self::drawn(sizes(rows.ncols(), targets.ncols()), &mut rng);
-        if rows.is_empty() {
+        if some.is_empty() {
             return network;
         }
         let like = |l: &Layer| Layer {
@@ -120,11 +130,11 @@ impl Network {
         };
         let mut moments: [[Layer; 2]; 3] =
             std::array::from_fn(|i| [0, 1].map(|_| like(&network.layers[i])));
-        let steps = plan.epochs * rows.nrows() as f64 / BATCH as f64;
+        let steps = plan.epochs * some.len() as f64 / BATCH as f64;
         let steps = (steps as usize).max(STEPS_MIN);
         for step in 0..steps {
             let chosen: Vec<usize> =
-                (0..BATCH).map(|_| rng.random_range(0..rows.nrows())).collect();
+                (0..BATCH).map(|_| some[rng.random_range(0..some.len())]).collect();
             let (x, y) = (rows.select(Axis(0), &chosen), targets.select(Axis(0), &chosen));
             let up = 1.0 / (1.0 - SILENT);
             let masks = [0, 1].map(|_| {

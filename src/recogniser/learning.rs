@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc;
 
-use ndarray::{Array2, Axis};
+use ndarray::Array2;
 
 use super::course::Pace;
 use super::features::FEATURES;
@@ -34,7 +34,12 @@ struct Table {
 
 impl Table {
     /// For a stage, given what the one before said.
-    fn of(lessons: &[&Lesson], regimes: usize, scaling: &Scaling, said: &[Said]) -> Self {
+    fn of(
+        lessons: &[&Lesson],
+        regimes: usize,
+        scaling: &Scaling,
+        (stage, said): (usize, &[Said]),
+    ) -> Self {
         let (mut rows, mut targets, mut of) = (Vec::new(), Vec::new(), Vec::new());
         for (i, lesson) in lessons.iter().enumerate() {
             let (windows, neighbours) =
@@ -52,21 +57,32 @@ impl Table {
         let table = |values: Vec<f32>, columns| {
             Array2::from_shape_vec((of.len(), columns), values).unwrap_or_default()
         };
-        let stage = inputs(usize::from(!said.is_empty()), regimes);
-        Self { rows: table(rows, stage), targets: table(targets, regimes), lessons: of }
+        Self {
+            rows: table(rows, inputs(stage, regimes)),
+            targets: table(targets, regimes),
+            lessons: of,
+        }
     }
 
     /// Networks that learn from some of the lessons.
     fn taught(&self, n: u64, is: impl Fn(usize) -> bool) -> Vec<Network> {
         let chosen: Vec<usize> = (0..self.lessons.len()).filter(|&r| is(self.lessons[r])).collect();
-        let [rows, targets] = [&self.rows, &self.targets].map(|all| all.select(Axis(0), &chosen));
         let plan = |seed| Plan { link: Link::OneOf, epochs: EPOCHS, seed };
-        (0..n).map(|seed| Network::fit(&rows, &targets, plan(seed))).collect()
+        let fit = |seed| Network::fit_some(&self.rows, &self.targets, &chosen, plan(seed));
+        (0..n).map(fit).collect()
     }
 }
 
 /// Learns all stages: each from what the one before says of animals that it did not learn from.
-fn learned(lessons: &[&Lesson], names: &[String], n: u64) -> Recogniser {
+fn learned(lessons: &[(usize, &Lesson)], names: &[String], n: u64) -> Recogniser {
+    // Lessons of one group are all in one half.
+    let mut groups: Vec<usize> = lessons.iter().map(|(group, _)| *group).collect();
+    groups.dedup();
+    groups.sort_unstable();
+    groups.dedup();
+    let half = |(group, _): &(usize, &Lesson)| groups.binary_search(group).unwrap_or(0) % 2;
+    let halves: Vec<usize> = lessons.iter().map(half).collect();
+    let lessons: Vec<&Lesson> = lessons.iter().map(|(_, lesson)| *lesson).collect();
     let regimes = names.len();
     let raw: Vec<&[f32]> = lessons
         .iter()
@@ -77,12 +93,13 @@ fn learned(lessons: &[&Lesson], names: &[String], n: u64) -> Recogniser {
     let mut stages = Vec::new();
     let mut said: Vec<Said> = Vec::new();
     for stage in 0..STAGES {
-        let table = Table::of(lessons, regimes, &scaling, &said);
+        let table = Table::of(&lessons, regimes, &scaling, (stage, &said));
         stages.push(table.taught(n, |_| true));
         if stage + 1 < STAGES {
-            let halves = [0, 1].map(|which| table.taught(NETWORKS_OF_JUDGES, |i| i % 2 != which));
+            let others =
+                [0, 1].map(|which| table.taught(NETWORKS_OF_JUDGES, |i| halves[i] != which));
             let of = |(i, lesson): (usize, &&Lesson)| {
-                let networks = &halves[i % 2];
+                let networks = &others[halves[i]];
                 let stride = lesson.stride();
                 lesson.looked.said(&scaling, regimes, networks, stride, said.get(i))
             };
@@ -131,12 +148,14 @@ fn each_bin(course: &[Vec<Chances>], lesson: &Lesson, mut give: impl FnMut(&Chan
 }
 
 impl Recogniser {
-    /// Learns regimes of these names from animals. `parts` are ways to part them, the number of each one's part: of each
+    /// Learns regimes of these names from animals, each lesson with the number of its animal. `parts`
+    /// are ways to part them, the number of each one's part: of each
     /// way, what the others taught is asked about each part. The pace is that of the first way's
     /// answers. Scores by way and animal; `None` where `each`, told the share that is done, does
     /// not go on.
     pub(crate) fn fit(
         lessons: &[Lesson],
+        animals: &[usize],
         names: &[String],
         parts: &[Vec<usize>],
         mut each: impl FnMut(f64) -> bool,
@@ -159,7 +178,7 @@ impl Recogniser {
                         && !stopped.load(Ordering::Relaxed)
                     {
                         // Nobody hears it any more where it was stopped.
-                        let _ = tell.send((task, ask(lessons, names, parts, task)));
+                        let _ = tell.send((task, ask(lessons, animals, names, parts, task)));
                     }
                 });
             }
@@ -221,16 +240,19 @@ impl Recogniser {
 
 fn ask(
     lessons: &[Lesson],
+    animals: &[usize],
     names: &[String],
     parts: &[Vec<usize>],
     task: Option<(usize, usize)>,
 ) -> (Recogniser, Vec<Answer>) {
     let Some((way, part)) = task else {
-        return (learned(&lessons.iter().collect::<Vec<_>>(), names, NETWORKS), Vec::new());
+        let all: Vec<(usize, &Lesson)> = animals.iter().copied().zip(lessons).collect();
+        return (learned(&all, names, NETWORKS), Vec::new());
     };
     let (own, others): (Vec<usize>, Vec<usize>) =
         (0..lessons.len()).partition(|&i| parts[way][i] == part);
-    let others: Vec<&Lesson> = others.into_iter().map(|i| &lessons[i]).collect();
+    let others: Vec<(usize, &Lesson)> =
+        others.into_iter().map(|i| (animals[i], &lessons[i])).collect();
     let recogniser = learned(&others, names, NETWORKS_OF_JUDGES);
     let own = own.into_iter().filter(|i| lessons[*i].asked());
     let answers = own.map(|i| Answer::of(&recogniser, lessons, i)).collect();

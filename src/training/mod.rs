@@ -45,7 +45,7 @@ pub(crate) use own_regimes::OwnLessons;
 pub(crate) use pretraining::Pretraining;
 pub(crate) use recalibration::RECALIBRATION_ROUNDS;
 pub use recalibration::recalibrate;
-pub(crate) use recognised::confirm;
+pub(crate) use recognised::{AGREEMENT_MIN, Unrecognised, still_agrees};
 pub use recognised::{Regimes, calibrate_animal, recognise};
 pub(crate) use settings::KeptBy;
 pub use settings::TrainingSettings;

@@ -18,6 +18,8 @@ pub(crate) const SESSIONS_MIN: usize = 4;
 const SHOWN_BY_MIN: usize = 2;
 /// Parts of the sessions that are left out in turn, at most.
 const FOLDS_MAX: usize = 6;
+/// Minutes of a session that are learned from at most, evenly chosen.
+const MINUTES_MAX: usize = 20;
 /// Times that each minute is learned from with other channels and fewer spikes.
 const VARIED: usize = 3;
 /// Share of the channels and of the spikes that are kept then.
@@ -128,8 +130,8 @@ impl OwnLessons {
         self.shown.resize(self.shown.len().max(session + 1), Vec::new());
         let shown = &mut self.shown[session];
         shown.resize(shown.len().max(self.names.len()), 0);
-        labels.iter().flatten().for_each(|r| shown[usize::from(*r)] += 1);
-        for part in parts(&wide.counts, &wide.pieces) {
+        let every = parts(&wide.counts, &wide.pieces).count().div_ceil(MINUTES_MAX).max(1);
+        for part in parts(&wide.counts, &wide.pieces).step_by(every) {
             let labels: Vec<Option<u8>> =
                 part.whole.iter().flat_map(|p| labels[p.clone()].iter().copied()).collect();
             // Minutes without labels teach nothing, and none can be asked about them.
@@ -139,9 +141,10 @@ impl OwnLessons {
             let mut rng = ChaCha8Rng::seed_from_u64(self.minutes.len() as u64);
             let lesson =
                 |counts: &Array2<f32>, what| Lesson::new(counts, &part.inside, &labels, what);
-            let asked = lesson(&part.counts, Use::Asked);
+            let Some(asked) = lesson(&part.counts, Use::Asked) else { continue };
+            labels.iter().flatten().for_each(|r| shown[usize::from(*r)] += 1);
             let varied = (0..VARIED).map(|_| lesson(&varied(&part, &mut rng), Use::Learned));
-            let lessons = std::iter::once(asked).chain(varied).flatten();
+            let lessons = std::iter::once(asked).chain(varied.flatten());
             self.minutes.extend(lessons.map(|lesson| Minute { session, lesson }));
         }
     }
@@ -162,8 +165,8 @@ impl OwnLessons {
         let by_session = minutes.iter().map(|m| fold(m.session)).collect();
         let sessions: Vec<usize> = minutes.iter().map(|m| m.session).collect();
         let lessons: Vec<Lesson> = minutes.into_iter().map(|m| m.lesson).collect();
-        let (recogniser, scores) =
-            Recogniser::fit(&lessons, &names, &[by_session], each).ok_or(NotLearned::Stopped)?;
+        let fitted = Recogniser::fit(&lessons, &sessions, &names, &[by_session], each);
+        let (recogniser, scores) = fitted.ok_or(NotLearned::Stopped)?;
         let scores = scores.into_iter().next().unwrap_or_default();
         let by_session: Vec<(usize, Score)> = sessions.into_iter().zip(scores).collect();
         judge(&by_session, &self.shown, found).map(|judged| recogniser.judged_as(judged))
@@ -219,18 +222,20 @@ fn judge(
     shown: &[Vec<usize>],
     sessions: usize,
 ) -> Result<Judged, NotLearned> {
-    let (mut right, mut guessed, mut all) = (0.0, 0.0, Vec::new());
+    let (mut right, mut guessed, mut all, mut counted) = (0.0, 0.0, Vec::new(), 0);
     for (session, shown) in shown.iter().enumerate() {
         let own = scores.iter().filter(|(s, _)| *s == session);
         let bins: Vec<(f32, bool)> = own.flat_map(|(_, s)| s.bins.iter().copied()).collect();
         if bins.is_empty() {
             continue;
         }
-        right += share_right(&bins) / sessions as f64;
+        counted += 1;
+        right += share_right(&bins);
         let most = shown.iter().copied().max().unwrap_or(0) as f64;
-        guessed += most / shown.iter().sum::<usize>().max(1) as f64 / sessions as f64;
+        guessed += most / shown.iter().sum::<usize>().max(1) as f64;
         all.extend(bins);
     }
+    let [right, guessed] = [right, guessed].map(|sum| sum / f64::from(counted.max(1)));
     let off = calibration_error(&all);
     let gained = (right - guessed) / (1.0 - guessed).max(1e-6);
     if right < RIGHT_MIN || gained < GAINED_MIN || off > OFF_MAX {

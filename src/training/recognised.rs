@@ -10,7 +10,7 @@ use super::data::{Dataset, DatasetError};
 use super::error::FinishError;
 use super::own_regimes::SESSIONS_MIN;
 use super::settings::TrainingSettings;
-use crate::inference::Adaptation;
+use crate::inference::{Adaptation, BankError};
 use crate::model::{Model, Readout};
 use crate::recogniser::{BIN_S, Recognised, Recogniser};
 use crate::recording::Recording;
@@ -31,7 +31,7 @@ const REGIMES_MIN: usize = 3;
 /// Mean probability of the most probable regime, at least.
 const CERTAINTY_MIN: f64 = 0.65;
 /// The calibrated model must agree with what was recognised in this share of the bins...
-const AGREEMENT_MIN: f64 = 0.7;
+pub(crate) const AGREEMENT_MIN: f64 = 0.7;
 /// ...that lie so long after a change, seconds.
 const SETTLED_S: f64 = 1.0;
 /// Such bins, seconds, at least.
@@ -374,25 +374,53 @@ fn judge(found: &[Recognised], regimes: usize, width_s: f64) -> Result<(), Unrec
     if found < CERTAINTY_MIN { Err(Unrecognised::Unclear { found }) } else { Ok(()) }
 }
 
-/// Share of the labelled bins, a while after each change, in which a model says the same.
+/// Whether a model says the same in enough of the labelled bins, a while after each change.
 ///
 /// # Errors
-/// Where it is too small.
-pub(crate) fn confirm(
+/// Where it does not.
+fn confirm(model: &Model, readout: &Readout, recording: &Recording) -> Result<f64, Unrecognised> {
+    let disagreed = |found: f64| Unrecognised::Disagreed { found };
+    let mut engine = believing(model, readout).map_err(|_| disagreed(0.0))?;
+    let found = agreement(&mut engine, model, recording, Engine::restart);
+    if found < AGREEMENT_MIN { Err(disagreed(found)) } else { Ok(found) }
+}
+
+/// In which share of the labelled bins, a while after each change, a session that has run for a
+/// while says the same: with channels' gains as the recording has them.
+///
+/// # Errors
+/// Where the model and the readout make no engine.
+pub(crate) fn still_agrees(
     model: &Model,
     readout: &Readout,
     recording: &Recording,
-) -> Result<f64, Unrecognised> {
-    let rule = DecisionRule::of(model, None);
+) -> Result<f64, BankError> {
+    let mut engine = believing(model, readout)?;
+    let gap = |engine: &mut Engine| {
+        engine.push(None);
+    };
+    agreement(&mut engine, model, recording, gap);
+    Ok(agreement(&mut engine, model, recording, gap))
+}
+
+/// An engine that names regimes whether they are trusted or not.
+fn believing(model: &Model, readout: &Readout) -> Result<Engine, BankError> {
     let readout = Readout { trusted: true, ..readout.clone() };
-    let disagreed = |found: f64| Unrecognised::Disagreed { found };
-    let mut engine =
-        Engine::new(model, &readout, rule, Adaptation::default()).map_err(|_| disagreed(0.0))?;
+    Engine::new(model, &readout, DecisionRule::of(model, None), Adaptation::default())
+}
+
+/// Runs over a recording, with something done before each trial.
+fn agreement(
+    engine: &mut Engine,
+    model: &Model,
+    recording: &Recording,
+    before: impl Fn(&mut Engine),
+) -> f64 {
     let name = |r: usize| recording.regime_names.get(r);
     let mut asked = settled(recording).peekable();
     let (mut same, mut all) = (0usize, 0usize);
     for (i, trial) in recording.trials.iter().enumerate() {
-        engine.restart();
+        before(engine);
         for (t, counts) in trial.counts.rows().into_iter().enumerate() {
             let counts: Vec<f32> = counts.iter().map(|c| f32::from(*c)).collect();
             engine.push(Some(&counts));
@@ -406,8 +434,7 @@ pub(crate) fn confirm(
             }
         }
     }
-    let found = same as f64 / all.max(1) as f64;
-    if found < AGREEMENT_MIN { Err(disagreed(found)) } else { Ok(found) }
+    same as f64 / all.max(1) as f64
 }
 
 #[cfg(test)]

@@ -15,6 +15,8 @@ use crate::teacher::{
     Animal, AnimalSettings, Dwell, Family, REGIME_NAMES, Regime, Simulation, wandering,
 };
 
+/// Of how animals are simulated and looked at: files of another edition are of other animals.
+const EDITION: u32 = 2;
 /// Animals in a file.
 const TOGETHER: u64 = 100;
 /// Every so many are asked about.
@@ -46,7 +48,8 @@ fn path(args: &AtlasArgs, group: &Range<u64>) -> PathBuf {
 }
 
 fn identity(args: &AtlasArgs, group: &Range<u64>) -> String {
-    format!("seed {}, animals {} to {}", args.seed, group.start, group.end)
+    let (from, to) = (group.start, group.end);
+    format!("seed {}, animals {from} to {to}, edition {EDITION}", args.seed)
 }
 
 /// Simulates what is missing of a part of the animals; false where it was interrupted.
@@ -199,7 +202,8 @@ pub(super) fn learn(args: &AtlasArgs, interrupt: &Interrupt) -> Result<()> {
     let mut progress = Progress::new("recogniser", steps, 0);
     let parts = [in_turn, by_family];
     let names = REGIME_NAMES.map(str::to_owned);
-    let fitted = Recogniser::fit(&lessons, &names, &parts, |done| {
+    let each: Vec<usize> = (0..lessons.len()).collect();
+    let fitted = Recogniser::fit(&lessons, &each, &names, &parts, |done| {
         let step = ((steps as f64 * done).round() as usize).min(steps);
         progress.at(step, || format!("{} animals", lessons.len()));
         !interrupt.raised()

@@ -139,7 +139,9 @@ pub fn run(args: &PretrainArgs) -> Result<()> {
     if complete {
         // The state is of use only to an unfinished training.
         let _ = std::fs::remove_file(&state_path);
-        own_regimes::learn(args, &folds.serving().regime_names, &interrupt)?;
+        if let Err(e) = own_regimes::learn(args, &folds.serving().regime_names, &interrupt) {
+            eprintln!("warning: new animals need labels, their regimes were not learned: {e:#}");
+        }
         card::write(&args.out, &checkpoint::load(&args.out)?)?;
         println!("model written to {out}");
     } else {
@@ -298,10 +300,10 @@ impl Keeper<'_> {
         provenance.skill = found.skill;
         provenance.held_out = found.held_out;
         provenance.held_out_by_session = found.by_session;
-        checkpoint::save(&self.args.out, &found.model, &provenance)?;
         // What is learned last is of this model's regimes, and not of those of a model before.
         checkpoint::save_recogniser(&self.args.out, None)
             .context("cannot remove what recognised other regimes")?;
+        checkpoint::save(&self.args.out, &found.model, &provenance)?;
         self.best = Some(provenance);
         Ok(())
     }

@@ -18,7 +18,8 @@ const PARTS: usize = 100;
 /// # Errors
 /// Recordings that cannot be read again, files that cannot be written.
 pub(super) fn learn(args: &PretrainArgs, regimes: &[String], interrupt: &Interrupt) -> Result<()> {
-    if regimes.iter().all(|name| REGIME_NAMES.contains(&name.as_str())) {
+    let builtin = REGIME_NAMES.iter().all(|name| regimes.iter().any(|r| r == name));
+    if builtin && regimes.len() == REGIME_NAMES.len() {
         // The built-in one knows them.
         return Ok(());
     }
@@ -33,7 +34,9 @@ pub(super) fn learn(args: &PretrainArgs, regimes: &[String], interrupt: &Interru
         lessons.add(&recording);
         reading.at(i + 1, || format!("{} bins", recording.n_bins()));
         if interrupt.raised() {
-            break;
+            reading.finish();
+            println!("stopped: new animals need labels, their regimes were not learned");
+            return Ok(());
         }
     }
     reading.finish();

@@ -35,6 +35,19 @@ enum Form {
     Lorenz { rho: f32, rate: f32 },
 }
 
+impl Form {
+    /// How far out a latent may lie.
+    fn most(self) -> f32 {
+        match self {
+            Self::TwoPoints { size, .. } | Self::Cycle { size, .. } | Self::Ring { size, .. } => {
+                2.0 * size
+            }
+            Self::Relaxation { .. } => 1.5,
+            Self::Point { .. } | Self::Chaos { .. } | Self::Lorenz { .. } => 3.0,
+        }
+    }
+}
+
 /// Share of the cycles that are relaxations, and of chaos that is Lorenz's.
 const RELAXATION_SHARE: f64 = 0.35;
 const LORENZ_SHARE: f64 = 0.3;
@@ -214,7 +227,8 @@ impl Body for NormalFormBody {
                     self.leak * moved + self.noise * (2.0 * self.leak).sqrt() * normal(rng);
             }
             // Beyond, cubic terms would run away in one step.
-            self.state.iter_mut().for_each(|x| *x = x.clamp(-3.0, 3.0));
+            let most = self.form.most();
+            self.state.iter_mut().for_each(|x| *x = x.clamp(-most, most));
         }
         for (observed, seen) in self.observed.iter_mut().zip(&self.seen) {
             let x: f32 = seen.iter().zip(self.state).map(|(s, x)| s * x).sum();
@@ -272,6 +286,21 @@ mod tests {
             }
         }
         (crossed - 1) as f32 / (last - first)
+    }
+
+    #[test]
+    fn whatever_kicks_it_a_form_comes_back() {
+        for seed in 0..60 {
+            let mut rng = ChaCha8Rng::seed_from_u64(seed);
+            let mut body = NormalFormBody::new(30, &mut rng);
+            body.noise = 0.0;
+            for regime in [Regime::Bistable, Regime::RingAttractor, Regime::LimitCycle] {
+                body.begin(regime, 4.0, &mut rng);
+                (0..150).for_each(|_| body.advance(&mut rng));
+                let largest = body.state.iter().fold(0.0f32, |m, x| m.max(x.abs()));
+                assert!(largest < 1.6, "{regime:?} {seed}: {:?}", body.state);
+            }
+        }
     }
 
     #[test]
