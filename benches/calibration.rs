@@ -193,5 +193,6 @@ fn main() {
         }
     }
     recognised::report(&recogniser, &model);
+    recognised::report_own();
     println!("{:.0} s", began.elapsed().as_secs_f64());
 }

@@ -83,7 +83,7 @@ pub mod telemetry {
 }
 pub mod training {
     pub use crate::training::{
-        Dataset, Gathering, Member, Regimes, Trainer, TrainingSettings, calibrate,
+        Dataset, Gathering, Member, OwnLessons, Regimes, Trainer, TrainingSettings, calibrate,
         calibrate_animal, dispersion, finish, recalibrate, recognise,
     };
 }

@@ -1,9 +1,11 @@
 //! How well regimes are recognised in minutes that nobody labelled.
 
+use std::time::Instant;
+
 use regimed::internals::model::Model;
 use regimed::internals::recogniser::{BIN_S, Recogniser, calibration_error, share_right};
 use regimed::internals::recording::{Recording, Trial};
-use regimed::internals::training::recognise;
+use regimed::internals::training::{OwnLessons, recognise};
 
 use super::minutes::{Minute, adapting, simulated};
 
@@ -11,6 +13,12 @@ const ANIMALS: u64 = 20;
 const FIRST: u64 = 40;
 const CERTAIN: f32 = 0.9;
 const ALL: [usize; 5] = [0, 1, 2, 3, 4];
+/// A lab's regimes: a stable point, a limit cycle, chaos; animals that it has labelled, and others.
+const OWN: [usize; 3] = [0, 2, 4];
+const OWN_ANIMALS: [u64; 4] = [4, 8, 16, 32];
+const OWN_FIRST: u64 = 200;
+const OWN_ASKED: u64 = 20;
+const OWN_ASKED_FIRST: u64 = 300;
 
 /// Most probable regime's probability, and whether it is right, bin by bin; and whether labels
 /// would be made of it.
@@ -93,4 +101,59 @@ pub(crate) fn report(recogniser: &Recogniser, model: &Model) {
     };
     row("two regimes alone", &all(&few(2)), 0.0, 0.0);
     row("one regime alone", &all(&few(1)), 0.0, 0.0);
+}
+
+/// A lab's three regimes, as animals of `simulate` have them, learned from so many animals.
+pub(crate) fn report_own() {
+    println!(
+        "\na lab's own regimes, a labelled minute of each animal, {OWN_ASKED} others asked\n\n| animals \
+         | by itself, on sessions left out | right in others | probabilities off by | s |\n|---|---|---|---|---|"
+    );
+    for animals in OWN_ANIMALS {
+        let began = Instant::now();
+        let mut lessons = OwnLessons::default();
+        for i in 0..animals {
+            let (counts, regimes) = simulated(OWN_FIRST + i, &OWN, 1.0);
+            let mut trial = Trial::unlabelled(&format!("animal{i}"), counts.mapv(|c| c as u16));
+            trial.regime = regimes.iter().map(|r| OWN.iter().position(|own| own == r)).collect();
+            lessons.add(&Recording {
+                n_channels: counts.ncols(),
+                bin_width_s: BIN_S,
+                regime_names: ["rest", "reach", "drowsy"].map(str::to_owned).to_vec(),
+                trials: vec![trial],
+                ..Recording::default()
+            });
+        }
+        let recogniser = match lessons.learn(|_| true) {
+            Ok(recogniser) => recogniser,
+            Err(why) => {
+                println!(
+                    "| {animals} | not kept: {why} | | | {:.0} |",
+                    began.elapsed().as_secs_f64()
+                );
+                continue;
+            }
+        };
+        let seconds = began.elapsed().as_secs_f64();
+        let name = |own: usize| ["rest", "reach", "drowsy"][own];
+        let mut all = Vec::new();
+        for i in 0..OWN_ASKED {
+            let (counts, regimes) = simulated(OWN_ASKED_FIRST + i, &OWN, 1.0);
+            let found = recogniser.recognise(&counts, std::slice::from_ref(&(0..regimes.len())));
+            for (bin, regime) in regimes.iter().enumerate() {
+                let Some(of) = found.first().map(|f| f.at(bin)) else { continue };
+                let best = (0..of.len()).max_by(|&a, &b| of[a].total_cmp(&of[b])).unwrap_or(0);
+                let truth = OWN.iter().position(|own| own == regime).map(name);
+                all.push((of[best], Some(recogniser.names()[best].as_str()) == truth));
+            }
+        }
+        let judged = recogniser.judged().expect("it was judged");
+        println!(
+            "| {animals} | {:.3}, off by {:.3} | {:.3} | {:.3} | {seconds:.0} |",
+            judged.right,
+            judged.off,
+            share_right(&all),
+            calibration_error(&all),
+        );
+    }
 }

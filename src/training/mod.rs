@@ -41,7 +41,7 @@ pub(crate) use folds::Folds;
 pub use folds::Gathering;
 pub use held_out::dispersion;
 pub use member::Member;
-pub(crate) use own_regimes::OwnLessons;
+pub use own_regimes::OwnLessons;
 pub(crate) use pretraining::Pretraining;
 pub(crate) use recalibration::RECALIBRATION_ROUNDS;
 pub use recalibration::recalibrate;

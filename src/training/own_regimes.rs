@@ -33,7 +33,7 @@ const OFF_MAX: f64 = 0.1;
 
 /// Why new animals' regimes cannot be recognised.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
-pub(crate) enum NotLearned {
+pub enum NotLearned {
     /// Too few sessions.
     #[error("expected {SESSIONS_MIN} sessions or more with minutes of labels, found {found}")]
     Sessions {
@@ -88,7 +88,7 @@ struct Minute {
 
 /// What there is to learn from.
 #[derive(Default)]
-pub(crate) struct OwnLessons {
+pub struct OwnLessons {
     names: Vec<String>,
     sessions: Vec<String>,
     minutes: Vec<Minute>,
@@ -99,7 +99,7 @@ pub(crate) struct OwnLessons {
 
 impl OwnLessons {
     /// Takes up a recording.
-    pub(crate) fn add(&mut self, recording: &Recording) {
+    pub fn add(&mut self, recording: &Recording) {
         let width = recording.bin_width_s;
         let Some(together) = together(width) else {
             self.too_wide_ms = Some(1e3 * width);
@@ -153,7 +153,7 @@ impl OwnLessons {
     ///
     /// # Errors
     /// Why what there is does not suffice.
-    pub(crate) fn learn(self, each: impl FnMut(f64) -> bool) -> Result<Recogniser, NotLearned> {
+    pub fn learn(self, each: impl FnMut(f64) -> bool) -> Result<Recogniser, NotLearned> {
         let found = self.check()?;
         let Self { names, minutes, .. } = self;
         let mut used: Vec<usize> = minutes.iter().map(|m| m.session).collect();
@@ -307,6 +307,42 @@ mod tests {
         );
         let share = right.count() as f64 / new.n_bins() as f64;
         assert!(share > 0.8, "{share}");
+    }
+
+    #[test]
+    fn sessions_of_one_recording_are_several_and_short_pieces_show_nothing() {
+        let mut all = session(0, true);
+        for number in 1..4 {
+            let mut other = session(number, true).trials.remove(0);
+            other.counts = other.counts.select(ndarray::Axis(1), &(0..20).collect::<Vec<_>>());
+            all.trials.push(other);
+        }
+        let mut lessons = OwnLessons::default();
+        lessons.add(&all);
+        assert_eq!(lessons.sessions, ["s0", "s1", "s2", "s3"]);
+        assert_eq!(lessons.check(), Ok(4));
+        // A reach that is a trial of its own, shorter than a window.
+        let short = |n: usize| {
+            let mut of = session(n as u64, true);
+            of.continuous = false;
+            let trial = of.trials.remove(0);
+            let mut from = 0;
+            while from < trial.n_bins() {
+                let reach = trial.regime[from] == Some(1);
+                let bins = from..from + if reach { 30 } else { 150 };
+                let rows: Vec<usize> = bins.clone().collect();
+                let mut piece =
+                    Trial::unlabelled(&trial.session, trial.counts.select(ndarray::Axis(0), &rows));
+                piece.regime = trial.regime[bins].to_vec();
+                of.trials.push(piece);
+                from += 150;
+            }
+            of
+        };
+        let mut lessons = OwnLessons::default();
+        (0..4).for_each(|n| lessons.add(&short(n)));
+        let nobody = NotLearned::Shown { regime: "reach".into(), found: 0 };
+        assert_eq!(lessons.check(), Err(nobody));
     }
 
     #[test]
