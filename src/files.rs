@@ -1,5 +1,5 @@
 //! Opening files that people name: a pipe or a device under such a name would be waited for, or
-//! read, without end.
+//! read, without end. And writing files as a whole or not at all.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -68,6 +68,20 @@ pub(crate) fn own_file(path: &Path) -> io::Result<File> {
     // One that was there before may have been open to others.
     file.set_permissions(std::fs::Permissions::from_mode(0o600))?;
     Ok(file)
+}
+
+/// Writes a temporary file in the same folder, syncs it, and renames it: readers see the old file
+/// or the new one, never a part.
+///
+/// # Errors
+/// Errors of the file system.
+pub(crate) fn write_whole(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let mut partial = path.as_os_str().to_owned();
+    partial.push(".partial");
+    let mut file = File::create(&partial)?;
+    io::Write::write_all(&mut file, bytes)?;
+    file.sync_all()?;
+    std::fs::rename(&partial, path)
 }
 
 #[cfg(test)]

@@ -106,8 +106,9 @@ pub(crate) fn report(recogniser: &Recogniser, model: &Model) {
 /// A lab's three regimes, as animals of `simulate` have them, learned from so many animals.
 pub(crate) fn report_own() {
     println!(
-        "\na lab's own regimes, a labelled minute of each animal, {OWN_ASKED} others asked\n\n| animals \
-         | by itself, on sessions left out | right in others | probabilities off by | s |\n|---|---|---|---|---|"
+        "\na lab's own regimes, a labelled minute of each animal, {OWN_ASKED} others asked\n\n\
+         | animals | by itself, on sessions left out | right in others | probabilities off by \
+         | s |\n|---|---|---|---|---|"
     );
     for animals in OWN_ANIMALS {
         let began = Instant::now();

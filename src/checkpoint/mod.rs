@@ -303,21 +303,7 @@ pub fn save(dir: &Path, model: &Model, provenance: &Provenance) -> Result<(), Ch
     };
     fs::create_dir_all(dir).map_err(io(dir))?;
     for (name, bytes) in [(WEIGHTS_FILE, &weights), (CARD_FILE, &json)] {
-        write_whole(&dir.join(name), bytes).map_err(io(&dir.join(name)))?;
+        files::write_whole(&dir.join(name), bytes).map_err(io(&dir.join(name)))?;
     }
     Ok(())
-}
-
-/// Writes a temporary file in the same folder, syncs it, and renames it: readers see the old file
-/// or the new one, never a part.
-///
-/// # Errors
-/// Errors of the file system.
-pub(crate) fn write_whole(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
-    let mut partial = path.as_os_str().to_owned();
-    partial.push(".partial");
-    let mut file = fs::File::create(&partial)?;
-    std::io::Write::write_all(&mut file, bytes)?;
-    file.sync_all()?;
-    fs::rename(&partial, path)
 }

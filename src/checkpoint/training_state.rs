@@ -6,8 +6,8 @@ use std::path::Path;
 
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 
-use super::write_whole;
 use crate::files;
+use crate::files::write_whole;
 
 /// File of a training that is not finished, in the folder of its model.
 pub(crate) const TRAINING_FILE: &str = "training.safetensors";

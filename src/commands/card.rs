@@ -6,8 +6,9 @@ use std::path::Path;
 use anyhow::{Context, Result};
 
 use super::abilities::abilities;
-use crate::checkpoint::{Checkpoint, write_whole};
+use crate::checkpoint::Checkpoint;
 use crate::dynamics::NORMAL_HALF_WIDTH;
+use crate::files::write_whole;
 use crate::model::EXPERT_NAMES;
 use crate::regime::Verdict;
 

@@ -244,7 +244,7 @@ impl Calibrator {
             self.read_by(&model, &readout)?;
             drop(alone);
             let session = &self.plan.session;
-            let problem = (!trusted).then(|| Unrecognised::Disagreed { found: agreement });
+            let problem = (!trusted).then_some(Unrecognised::Disagreed { found: agreement });
             let problem = problem.map(|why| why.to_string());
             match &problem {
                 Some(why) => tracing::warn!(session, "its label is 'unknown' from now on: {why}"),

@@ -147,28 +147,36 @@ fn each_bin(course: &[Vec<Chances>], lesson: &Lesson, mut give: impl FnMut(&Chan
     }
 }
 
-impl Recogniser {
-    /// Learns regimes of these names from animals, each lesson with the number of its animal. `parts`
-    /// are ways to part them, the number of each one's part: of each
-    /// way, what the others taught is asked about each part. The pace is that of the first way's
-    /// answers. Scores by way and animal; `None` where `each`, told the share that is done, does
-    /// not go on.
-    pub(crate) fn fit(
-        lessons: &[Lesson],
-        animals: &[usize],
-        names: &[String],
-        parts: &[Vec<usize>],
-        mut each: impl FnMut(f64) -> bool,
-    ) -> Option<(Self, Vec<Vec<Score>>)> {
-        let tasks: Vec<Option<(usize, usize)>> = std::iter::once(None)
-            .chain(parts.iter().enumerate().flat_map(|(way, of)| {
-                (0..of.iter().max().map_or(0, |m| m + 1)).map(move |part| Some((way, part)))
-            }))
-            .collect();
+/// What is learned from.
+#[derive(Clone, Copy)]
+pub(crate) struct School<'a> {
+    pub(crate) lessons: &'a [Lesson],
+    /// Number of each lesson's animal: what one says is never learned from another of the same.
+    pub(crate) animals: &'a [usize],
+    /// Names of the regimes.
+    pub(crate) names: &'a [String],
+    /// Ways to part the lessons: of each way, each one's part.
+    pub(crate) parts: &'a [Vec<usize>],
+}
+
+/// A way and a part of it that is left out; none where all is learned from.
+type Task = Option<(usize, usize)>;
+
+impl School<'_> {
+    fn tasks(&self) -> Vec<Task> {
+        let of = |(way, parts): (usize, &Vec<usize>)| {
+            (0..parts.iter().max().map_or(0, |m| m + 1)).map(move |part| Some((way, part)))
+        };
+        std::iter::once(None).chain(self.parts.iter().enumerate().flat_map(of)).collect()
+    }
+
+    /// What all teach, and of each way what is said of each part by those that the others taught.
+    fn answers(&self, mut each: impl FnMut(f64) -> bool) -> Option<(Recogniser, Vec<Vec<Answer>>)> {
+        let tasks = self.tasks();
         let (next, stopped) = (AtomicUsize::new(0), AtomicBool::new(false));
         let (tell, told) = mpsc::channel();
         let mut whole = None;
-        let mut answers: Vec<Vec<Answer>> = parts.iter().map(|_| Vec::new()).collect();
+        let mut answers: Vec<Vec<Answer>> = self.parts.iter().map(|_| Vec::new()).collect();
         std::thread::scope(|scope| {
             for _ in 0..std::thread::available_parallelism().map_or(1, usize::from) {
                 let tell = tell.clone();
@@ -178,7 +186,7 @@ impl Recogniser {
                         && !stopped.load(Ordering::Relaxed)
                     {
                         // Nobody hears it any more where it was stopped.
-                        let _ = tell.send((task, ask(lessons, animals, names, parts, task)));
+                        let _ = tell.send((task, self.ask(task)));
                     }
                 });
             }
@@ -193,70 +201,70 @@ impl Recogniser {
                 }
             }
         });
-        if stopped.load(Ordering::Relaxed) {
-            return None;
+        // The same whatever ended first; where nothing asked about has a label, nothing is known.
+        for of in &mut answers {
+            of.retain(|answer| self.lessons[answer.lesson].is_labelled());
+            of.sort_by_key(|answer| answer.lesson);
         }
-        // The same whatever ended first.
-        answers.iter_mut().for_each(|of| of.sort_by_key(|answer| answer.lesson));
+        let whole = whole.filter(|_| !stopped.load(Ordering::Relaxed))?;
+        Some((whole, answers))
+    }
+
+    fn ask(&self, task: Task) -> (Recogniser, Vec<Answer>) {
+        let left_out = |i: &usize| task.is_some_and(|(way, part)| self.parts[way][*i] == part);
+        let (own, others): (Vec<usize>, Vec<usize>) = (0..self.lessons.len()).partition(left_out);
+        let others: Vec<(usize, &Lesson)> =
+            others.into_iter().map(|i| (self.animals[i], &self.lessons[i])).collect();
+        let networks = if task.is_some() { NETWORKS_OF_JUDGES } else { NETWORKS };
+        let recogniser = learned(&others, self.names, networks);
+        let own = own.into_iter().filter(|i| self.lessons[*i].asked());
+        let answers = own.map(|i| Answer::of(&recogniser, self.lessons, i)).collect();
+        (recogniser, answers)
+    }
+}
+
+impl Recogniser {
+    /// Learns from animals. Of each way to part them, what the others taught is asked about each
+    /// part: the pace is that of the first way's answers, the trust of all. Scores by way and
+    /// lesson, empty where it was not asked about; `None` where `each`, told the share that is
+    /// done, does not go on.
+    pub(crate) fn fit(
+        school: School<'_>,
+        each: impl FnMut(f64) -> bool,
+    ) -> Option<(Self, Vec<Vec<Score>>)> {
+        let (mut recogniser, answers) = school.answers(each)?;
+        let School { lessons, names, parts, .. } = school;
         let regimes = names.len();
-        let mut recogniser = whole?;
         let paces = EVIDENCE
             .iter()
             .flat_map(|&evidence| STAY.iter().map(move |&stay| Pace { evidence, stay }));
         let asked = answers.first().map_or(&[][..], Vec::as_slice);
         let losses = paces.map(|pace| (loss(asked, lessons, regimes, pace), pace));
         (_, recogniser.pace) = losses.min_by(|a, b| a.0.total_cmp(&b.0))?;
-        // Where nothing asked about has a label, nothing is known of it.
-        let labelled = |answer: &Answer| lessons[answer.lesson].is_labelled();
-        answers.iter_mut().for_each(|of| of.retain(labelled));
         let judged: Vec<Vec<Asked>> = answers
             .iter()
             .map(|of| of.iter().map(|a| judged(a, lessons, regimes, recogniser.pace)).collect())
             .collect();
         recogniser.trust = Trust::of(judged.iter().flatten());
-        let scores = (0..parts.len())
-            .map(|way| {
-                let mut all = vec![Score::default(); lessons.len()];
-                let trusts = trusts(&answers, &judged, &parts[way]);
-                for answer in &answers[way] {
-                    let trust = &trusts[parts[way][answer.lesson]];
-                    all[answer.lesson] = score(answer, lessons, regimes, (recogniser.pace, trust));
-                }
-                all
-            })
-            .collect();
+        let scores = |(way, parts): (usize, &Vec<usize>)| {
+            let mut all = vec![Score::default(); lessons.len()];
+            let trusts = trusts(&answers, &judged, parts);
+            for answer in &answers[way] {
+                let by = (recogniser.pace, &trusts[parts[answer.lesson]]);
+                all[answer.lesson] = score(answer, lessons, regimes, by);
+            }
+            all
+        };
+        let scores = parts.iter().enumerate().map(scores).collect();
         Some((recogniser, scores))
     }
-}
 
-impl Recogniser {
     /// How well the regimes of animals are told.
     pub(crate) fn examine(&self, lessons: &[Lesson]) -> Vec<Score> {
         let by = (self.pace, &self.trust);
         let one = |i| score(&Answer::of(self, lessons, i), lessons, self.names.len(), by);
         (0..lessons.len()).map(one).collect()
     }
-}
-
-fn ask(
-    lessons: &[Lesson],
-    animals: &[usize],
-    names: &[String],
-    parts: &[Vec<usize>],
-    task: Option<(usize, usize)>,
-) -> (Recogniser, Vec<Answer>) {
-    let Some((way, part)) = task else {
-        let all: Vec<(usize, &Lesson)> = animals.iter().copied().zip(lessons).collect();
-        return (learned(&all, names, NETWORKS), Vec::new());
-    };
-    let (own, others): (Vec<usize>, Vec<usize>) =
-        (0..lessons.len()).partition(|&i| parts[way][i] == part);
-    let others: Vec<(usize, &Lesson)> =
-        others.into_iter().map(|i| (animals[i], &lessons[i])).collect();
-    let recogniser = learned(&others, names, NETWORKS_OF_JUDGES);
-    let own = own.into_iter().filter(|i| lessons[*i].asked());
-    let answers = own.map(|i| Answer::of(&recogniser, lessons, i)).collect();
-    (recogniser, answers)
 }
 
 /// An answer's terms, with the share that is right.

@@ -17,6 +17,7 @@ mod session;
 mod trust;
 mod votes;
 
+pub(crate) use learning::School;
 pub(crate) use lesson::{Lesson, Use};
 pub(crate) use parts::{Part, parts};
 pub use recognition::{Recognised, Recogniser};

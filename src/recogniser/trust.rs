@@ -145,8 +145,9 @@ mod tests {
 
     /// A part whose chances are so sure, of two regimes in turn, with so many features beyond.
     fn part(sure: f32, beyond: f64) -> (Shown, Vec<Vec<Chances>>) {
-        let one =
-            |i: usize| if i % 2 == 0 { vec![sure, 1.0 - sure] } else { vec![1.0 - sure, sure] };
+        let one = |i: usize| {
+            if i.is_multiple_of(2) { vec![sure, 1.0 - sure] } else { vec![1.0 - sure, sure] }
+        };
         (Shown { agreement: 0.8, beyond }, vec![(0..40).map(one).collect()])
     }
 

@@ -8,7 +8,8 @@ use rand_chacha::ChaCha8Rng;
 
 use super::recognised::{together, wide};
 use crate::recogniser::{
-    BIN_S, Judged, Lesson, Part, Recogniser, Score, Use, calibration_error, parts, share_right,
+    BIN_S, Judged, Lesson, Part, Recogniser, School, Score, Use, calibration_error, parts,
+    share_right,
 };
 use crate::recording::Recording;
 
@@ -165,8 +166,9 @@ impl OwnLessons {
         let by_session = minutes.iter().map(|m| fold(m.session)).collect();
         let sessions: Vec<usize> = minutes.iter().map(|m| m.session).collect();
         let lessons: Vec<Lesson> = minutes.into_iter().map(|m| m.lesson).collect();
-        let fitted = Recogniser::fit(&lessons, &sessions, &names, &[by_session], each);
-        let (recogniser, scores) = fitted.ok_or(NotLearned::Stopped)?;
+        let parts = [by_session];
+        let school = School { lessons: &lessons, animals: &sessions, names: &names, parts: &parts };
+        let (recogniser, scores) = Recogniser::fit(school, each).ok_or(NotLearned::Stopped)?;
         let scores = scores.into_iter().next().unwrap_or_default();
         let by_session: Vec<(usize, Score)> = sessions.into_iter().zip(scores).collect();
         judge(&by_session, &self.shown, found).map(|judged| recogniser.judged_as(judged))
@@ -258,7 +260,7 @@ mod tests {
         let (mut counts, mut regime) = (Vec::new(), Vec::new());
         for t in 0..4500 {
             let reach = t / 150 % 2 == 1;
-            let up = (t as f64 * BIN_S * 3.0).fract() < 0.5;
+            let up = (f64::from(t) * BIN_S * 3.0).fract() < 0.5;
             for own in &own {
                 let p = if !reach {
                     0.25

@@ -98,7 +98,7 @@ fn files_are_read_without_a_model_and_what_shows_nothing_is_not_resolved() {
     let error = refused(&["edge", arg(&wide)]);
     assert!(error.contains("expected bins of at most 100 ms, found 200 ms"), "{error}");
     let error = refused(&["edge", files[0], "--estimator", files[0]]);
-    assert!(error.contains("expected what `regimed atlas` writes"), "{error}");
+    assert!(error.contains("expected what regimed writes"), "{error}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -10,7 +10,9 @@ use ndarray::Array2;
 use super::super::progress::{Interrupt, Progress};
 use super::{AtlasArgs, Shard};
 use crate::checkpoint::{self, TrainingState};
-use crate::recogniser::{BIN_S, Lesson, Recogniser, Score, Use, calibration_error, share_right};
+use crate::recogniser::{
+    BIN_S, Lesson, Recogniser, School, Score, Use, calibration_error, share_right,
+};
 use crate::teacher::{
     Animal, AnimalSettings, Dwell, Family, REGIME_NAMES, Regime, Simulation, wandering,
 };
@@ -203,7 +205,8 @@ pub(super) fn learn(args: &AtlasArgs, interrupt: &Interrupt) -> Result<()> {
     let parts = [in_turn, by_family];
     let names = REGIME_NAMES.map(str::to_owned);
     let each: Vec<usize> = (0..lessons.len()).collect();
-    let fitted = Recogniser::fit(&lessons, &each, &names, &parts, |done| {
+    let school = School { lessons: &lessons, animals: &each, names: &names, parts: &parts };
+    let fitted = Recogniser::fit(school, |done| {
         let step = ((steps as f64 * done).round() as usize).min(steps);
         progress.at(step, || format!("{} animals", lessons.len()));
         !interrupt.raised()

@@ -9,8 +9,9 @@ use serde::Serialize;
 use super::dynamics::{LabelRow, TruthRow};
 use super::stream::{Tally, Timeline};
 use super::{dynamics, maps, plots};
-use crate::checkpoint::{Checkpoint, write_whole};
+use crate::checkpoint::Checkpoint;
 use crate::dynamics::{DynamicsSkill, SkillMeter};
+use crate::files::write_whole;
 use crate::recording::Recording;
 use crate::regime::{ChangeVerdict, Score, Verdict};
 
