@@ -30,6 +30,7 @@ mod splice;
 mod split;
 mod threads;
 mod trainer;
+mod wide;
 mod windows;
 
 pub use calibration::calibrate;

@@ -6,7 +6,7 @@ use ndarray::Array2;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-use super::recognised::{together, wide};
+use super::wide::{together, wide};
 use crate::recogniser::{
     BIN_S, Judged, Lesson, Part, Recogniser, School, Score, Use, calibration_error, parts,
     share_right,

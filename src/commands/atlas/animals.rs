@@ -8,7 +8,7 @@ use anyhow::{Context, Result, bail};
 use ndarray::Array2;
 
 use super::super::progress::{Interrupt, Progress};
-use super::{AtlasArgs, Shard};
+use super::args::{AtlasArgs, Shard};
 use crate::checkpoint::{self, TrainingState};
 use crate::recogniser::{
     BIN_S, Lesson, Recogniser, School, Score, Use, calibration_error, share_right,

@@ -139,7 +139,12 @@ pub fn run(args: &PretrainArgs) -> Result<()> {
     if complete {
         // The state is of use only to an unfinished training.
         let _ = std::fs::remove_file(&state_path);
-        if let Err(e) = own_regimes::learn(args, &folds.serving().regime_names, &interrupt) {
+        if let Err(e) = own_regimes::learn(
+            (&args.data, &args.recordings),
+            &folds.serving().regime_names,
+            &args.out,
+            &interrupt,
+        ) {
             eprintln!("warning: new animals need labels, their regimes were not learned: {e:#}");
         }
         card::write(&args.out, &checkpoint::load(&args.out)?)?;

@@ -1,10 +1,11 @@
 //! What recognises the model's own regimes in animals that nobody labelled.
 
+use std::path::{Path, PathBuf};
+
 use anyhow::{Context, Result};
 
 use super::super::progress::{Interrupt, Progress};
-use super::super::recordings::Names;
-use super::PretrainArgs;
+use super::super::recordings::{Names, RecordingArgs};
 use crate::checkpoint;
 use crate::teacher::REGIME_NAMES;
 use crate::training::OwnLessons;
@@ -17,7 +18,12 @@ const PARTS: usize = 100;
 ///
 /// # Errors
 /// Recordings that cannot be read again, files that cannot be written.
-pub(super) fn learn(args: &PretrainArgs, regimes: &[String], interrupt: &Interrupt) -> Result<()> {
+pub(super) fn learn(
+    (data, how): (&[PathBuf], &RecordingArgs),
+    regimes: &[String],
+    out: &Path,
+    interrupt: &Interrupt,
+) -> Result<()> {
     let builtin = REGIME_NAMES.iter().all(|name| regimes.iter().any(|r| r == name));
     if builtin && regimes.len() == REGIME_NAMES.len() {
         // The built-in one knows them.
@@ -25,10 +31,10 @@ pub(super) fn learn(args: &PretrainArgs, regimes: &[String], interrupt: &Interru
     }
     let mut lessons = OwnLessons::default();
     let mut names = Names::default();
-    let mut reading = Progress::new("minutes", args.data.len(), 0);
-    for (i, path) in args.data.iter().enumerate() {
-        let mut recording = args.recordings.read(path).context("cannot use this recording")?;
-        if args.recordings.session.is_none() {
+    let mut reading = Progress::new("minutes", data.len(), 0);
+    for (i, path) in data.iter().enumerate() {
+        let mut recording = how.read(path).context("cannot use this recording")?;
+        if how.session.is_none() {
             names.make_distinct(&mut recording);
         }
         lessons.add(&recording);
@@ -48,7 +54,7 @@ pub(super) fn learn(args: &PretrainArgs, regimes: &[String], interrupt: &Interru
     progress.finish();
     let text = match &learned {
         Ok(recogniser) => {
-            checkpoint::save_recogniser(&args.out, Some(recogniser))
+            checkpoint::save_recogniser(out, Some(recogniser))
                 .context("cannot write what recognises the regimes")?;
             let found = recogniser.judged().map(|j| j.to_string()).unwrap_or_default();
             format!("the regimes are recognised in new animals without labels: {found}")
