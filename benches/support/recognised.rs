@@ -5,7 +5,9 @@ use std::time::Instant;
 use regimed::internals::model::Model;
 use regimed::internals::recogniser::{BIN_S, Recogniser, calibration_error, share_right};
 use regimed::internals::recording::{Recording, Trial};
-use regimed::internals::training::{OwnLessons, recognise};
+use regimed::internals::training::{
+    OwnLessons, Regimes, TrainingSettings, calibrate_animal, recognise,
+};
 
 use super::minutes::{Minute, adapting, simulated};
 
@@ -20,11 +22,12 @@ const OWN_FIRST: u64 = 200;
 const OWN_ASKED: u64 = 20;
 const OWN_ASKED_FIRST: u64 = 300;
 
-/// Most probable regime's probability, and whether it is right, bin by bin; and whether labels
-/// would be made of it.
+/// Most probable regime's probability, and whether it is right, bin by bin; whether labels would be
+/// made of it, and whether the model that is calibrated with them agrees.
 struct Judged {
     bins: Vec<(f32, bool)>,
     named: bool,
+    agreed: bool,
 }
 
 fn judged(recogniser: &Recogniser, model: &Model, (counts, regimes): &Minute) -> Judged {
@@ -42,7 +45,16 @@ fn judged(recogniser: &Recogniser, model: &Model, (counts, regimes): &Minute) ->
         ..Recording::default()
     };
     let named = recognise(recogniser, model, &recording).is_ok();
-    Judged { bins: bins.filter_map(of).collect(), named }
+    let settings = TrainingSettings {
+        log_rate_bounds: model.online.log_rate_bounds,
+        threads: 1,
+        ..TrainingSettings::for_calibration()
+    };
+    let agreed = named && {
+        let found = calibrate_animal(model, &recording, recogniser, settings, |_, _| true);
+        found.is_ok_and(|(_, regimes)| matches!(regimes, Regimes::Recognised { .. }))
+    };
+    Judged { bins: bins.filter_map(of).collect(), named, agreed }
 }
 
 fn verdict(held: bool) -> &'static str {
@@ -55,11 +67,12 @@ fn row(name: &str, minutes: &[Judged], least: f64, worst_least: f64) {
     let worst = each.iter().copied().fold(1.0, f64::min);
     let all: Vec<(f32, bool)> = minutes.iter().flat_map(|m| m.bins.iter().copied()).collect();
     let named = minutes.iter().filter(|m| m.named).count();
+    let agreed = minutes.iter().filter(|m| m.agreed).count();
     let certain: Vec<(f32, bool)> = all.iter().filter(|b| b.0 > CERTAIN).copied().collect();
     let off = calibration_error(&all);
     println!(
         "| {name} | {mean:.3}{} | {worst:.3}{} | {off:.3}{} | {:.3} | {:.3} | \
-         {named} of {} |",
+         {named} of {} | {agreed} |",
         verdict(mean >= least),
         verdict(worst >= worst_least),
         verdict(off <= 0.05),
@@ -73,8 +86,9 @@ pub(crate) fn report(recogniser: &Recogniser, model: &Model) {
     println!(
         "\n{ANIMALS} animals each, 60 s without labels, another regime every 3 s; '!' misses its \
          budget\n\n| minutes | right | worst animal | probabilities off by | certain | right where \
-         certain | named |\n|---|---|---|---|---|---|---|"
+         certain | named | and the model agrees |\n|---|---|---|---|---|---|---|---|"
     );
+    let model = &model.at_bin_width(BIN_S).expect("a width that the model can have");
     let threads = std::thread::available_parallelism().map_or(1, usize::from) as u64;
     let all = |minute: &(dyn Fn(u64) -> Minute + Sync)| -> Vec<Judged> {
         let mut found = Vec::new();
