@@ -178,6 +178,34 @@ fn pynwb_writes_what_we_read() {
 }
 
 #[test]
+fn what_spike_sorters_and_analysis_packages_leave_is_read() {
+    let needed = ["regimed", "numpy", "neo", "pynapple", "spikeinterface"];
+    let Some(python) = python("interop::sorted_spikes", &needed) else { return };
+    let dir = tempfile::tempdir().expect("a folder");
+    run(&python, "sorted_spikes.py", &[arg(dir.path())]);
+    let read = |name: &str| {
+        let path = dir.path().join(format!("{name}.npz"));
+        regimed::internals::recording::read(&path).unwrap_or_else(|e| panic!("{e}"))
+    };
+    for (name, channels, bins, trials) in [
+        ("phy", 4, 4000, 1),
+        ("spikeinterface", 4, 4000, 1),
+        ("neo", 2, 4000, 1),
+        ("pynapple", 4, 3000, 2),
+    ] {
+        let found = read(name);
+        assert_eq!((found.n_channels, found.n_bins()), (channels, bins), "{name}");
+        assert_eq!(found.trials.len(), trials, "{name}");
+        assert_eq!(found.channels.as_ref().map(Vec::len), Some(channels), "{name}");
+    }
+    let phy = read("phy");
+    assert_eq!(phy.regime_names, ["rest", "reach"]);
+    assert_eq!(phy.trials[0].session, "sorted");
+    let at = |bin: usize| phy.trials[0].regime[bin].map(|r| phy.regime_names[r].as_str());
+    assert_eq!([at(0), at(1999), at(3000)], [Some("rest"), Some("reach"), None]);
+}
+
+#[test]
 fn the_python_client_does_what_it_says() {
     let Some(python) = python("interop::python_client", &["regimed", "numpy"]) else { return };
     let daemon = Daemon::start(&config("", &["rig"]));

@@ -5,6 +5,9 @@
 ...     for event in daemon.events("rig"):
 ...         print(event.to, event.probability)
 
+>>> from regimed import from_phy
+>>> from_phy("sorted").labelled([(0, 600, "rest"), (600, 900, "run")]).save("monday.npz")
+
 Decisions, events and sessions are the protocol's own messages (``regimed.v1``): their fields,
 shapes and units are documented in ``proto/regimed/v1``.
 """
@@ -13,13 +16,27 @@ from ._access import RegimedError
 from .aio import AsyncClient
 from .arrays import to_arrays, to_dataframe, to_xarray
 from .client import Client, Sender
+from .recordings import (
+    Recording,
+    from_neo,
+    from_phy,
+    from_pynapple,
+    from_spike_times,
+    from_spikeinterface,
+)
 from .reports import load_decisions, load_report
 
 __all__ = [
     "AsyncClient",
     "Client",
+    "Recording",
     "RegimedError",
     "Sender",
+    "from_neo",
+    "from_phy",
+    "from_pynapple",
+    "from_spike_times",
+    "from_spikeinterface",
     "load_decisions",
     "load_report",
     "to_arrays",
