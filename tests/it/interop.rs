@@ -8,7 +8,9 @@ use std::time::Instant;
 use regimed::internals::recording::{NwbSettings, read_nwb};
 
 use crate::peer::python;
-use crate::rig::{Daemon, PATIENCE, arg, checkout, config, exchange, message, skipped, spikes};
+use crate::rig::{
+    Daemon, PATIENCE, arg, binary, checkout, config, exchange, message, skipped, spikes,
+};
 use crate::wait;
 
 fn run(python: &str, script: &str, args: &[&str]) {
@@ -203,6 +205,19 @@ fn what_spike_sorters_and_analysis_packages_leave_is_read() {
     assert_eq!(phy.trials[0].session, "sorted");
     let at = |bin: usize| phy.trials[0].regime[bin].map(|r| phy.regime_names[r].as_str());
     assert_eq!([at(0), at(1999), at(3000)], [Some("rest"), Some("reach"), None]);
+}
+
+#[test]
+fn the_commands_run_from_python() {
+    let Some(python) = python("interop::python_commands", &["regimed", "numpy"]) else { return };
+    let dir = tempfile::tempdir().expect("a folder");
+    let out = Command::new(&python)
+        .arg(checkout("tests/interop/python_commands.py"))
+        .arg(dir.path())
+        .env("REGIMED_BINARY", binary())
+        .output()
+        .expect("python runs");
+    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
 }
 
 #[test]

@@ -16,6 +16,7 @@ from ._access import RegimedError
 from .aio import AsyncClient
 from .arrays import to_arrays, to_dataframe, to_xarray
 from .client import Client, Sender
+from .commands import Model, calibrate, edge, evaluate, pretrain
 from .recordings import (
     Recording,
     from_neo,
@@ -29,9 +30,13 @@ from .reports import load_decisions, load_report
 __all__ = [
     "AsyncClient",
     "Client",
+    "Model",
     "Recording",
     "RegimedError",
     "Sender",
+    "calibrate",
+    "edge",
+    "evaluate",
     "from_neo",
     "from_phy",
     "from_pynapple",
@@ -39,6 +44,7 @@ __all__ = [
     "from_spikeinterface",
     "load_decisions",
     "load_report",
+    "pretrain",
     "to_arrays",
     "to_dataframe",
     "to_xarray",

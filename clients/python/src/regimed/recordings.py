@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any, Optional, Union
 
 import numpy as np
 
+from ._access import COUNT_MAX
+
 if TYPE_CHECKING:
     import neo
     import pynapple
@@ -20,8 +22,6 @@ if TYPE_CHECKING:
 Path_ = Union[str, "os.PathLike[str]"]
 Interval = tuple[float, float, str]
 
-#: Largest count of a bin.
-COUNT_MAX = 4096
 #: Label of a bin without one.
 UNLABELLED = ""
 
@@ -102,6 +102,10 @@ class Recording:
     def times_s(self) -> np.ndarray:
         """Middle of each bin on the clock of the spikes, seconds, [bins]."""
         return self.start_s + (np.arange(len(self.counts)) + 0.5) * self.bin_width_s
+
+    def named(self, session: str) -> Recording:
+        """The same under the name of a session."""
+        return replace(self, session=session)
 
     def labelled(self, intervals: Iterable[Interval], *, as_tasks: bool = False) -> Recording:
         """The same with labels.
