@@ -17,7 +17,10 @@ pub(crate) struct Part {
 
 /// Parts of counts `[bins, channels]` that come in pieces without a gap. Pieces shorter than a
 /// window are left out.
-pub(crate) fn parts(counts: &Array2<f32>, pieces: &[Range<usize>]) -> impl Iterator<Item = Part> {
+pub(crate) fn parts(
+    counts: &Array2<f32>,
+    pieces: &[Range<usize>],
+) -> impl ExactSizeIterator<Item = Part> {
     in_parts(pieces).into_iter().map(|whole| {
         let rows: Vec<usize> = whole.iter().flat_map(Clone::clone).collect();
         let mut from = 0;

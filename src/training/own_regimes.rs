@@ -131,7 +131,7 @@ impl OwnLessons {
         self.shown.resize(self.shown.len().max(session + 1), Vec::new());
         let shown = &mut self.shown[session];
         shown.resize(shown.len().max(self.names.len()), 0);
-        let every = parts(&wide.counts, &wide.pieces).count().div_ceil(MINUTES_MAX).max(1);
+        let every = parts(&wide.counts, &wide.pieces).len().div_ceil(MINUTES_MAX).max(1);
         for part in parts(&wide.counts, &wide.pieces).step_by(every) {
             let labels: Vec<Option<u8>> =
                 part.whole.iter().flat_map(|p| labels[p.clone()].iter().copied()).collect();

@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -171,8 +172,6 @@ def run(command: str, *args: Any, progress: bool = False, **flags: Any) -> str:
 def _reading(stream: Any, into: list[str]) -> Iterator[None]:
     """Reads a stream beside what is done meanwhile: a pipe that nobody reads makes who writes
     wait."""
-    import threading
-
     thread = threading.Thread(target=lambda: into.extend(stream), daemon=True)
     thread.start()
     yield
