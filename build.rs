@@ -3,7 +3,8 @@
 
 use std::{env, error::Error, fs, path::Path, path::PathBuf, process::Command};
 
-const PROTOS: [&str; 6] = [
+const PROTOS: [&str; 7] = [
+    "proto/regimed/v1/actions.proto",
     "proto/regimed/v1/control.proto",
     "proto/regimed/v1/counts.proto",
     "proto/regimed/v1/decisions.proto",
@@ -13,8 +14,9 @@ const PROTOS: [&str; 6] = [
 ];
 
 /// Messages that are told as JSON too, with the fields' names as they are here.
-const AS_JSON: [&str; 15] = [
+const AS_JSON: [&str; 17] = [
     "regimed.v1.Accounts",
+    "regimed.v1.Annotation",
     "regimed.v1.Calibration",
     "regimed.v1.Clock",
     "regimed.v1.Condition",
@@ -29,6 +31,7 @@ const AS_JSON: [&str; 15] = [
     "regimed.v1.Metrics",
     "regimed.v1.Session",
     "regimed.v1.Source",
+    "regimed.v1.Trigger",
 ];
 /// Enumerations are told by their names there.
 const NAMED_IN_JSON: [(&str, &str); 3] = [

@@ -2,8 +2,8 @@
 
 use clap::{Parser, Subcommand};
 use regimed::commands::{
-    atlas, brand, calibrate, demo, edge, evaluate, export, inspect, journal, manual, pretrain,
-    replay, serve, sessions, simulate, watch,
+    atlas, brand, calibrate, demo, doctor, edge, evaluate, export, init, inspect, journal, manual,
+    pretrain, replay, serve, sessions, simulate, watch,
 };
 
 /// Live dynamical-regime labels, change events and edge-of-chaos metrics from binned spike counts
@@ -17,6 +17,8 @@ pub(crate) struct Cli {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     Demo(demo::DemoArgs),
+    Init(init::InitArgs),
+    Doctor(doctor::DoctorArgs),
     Serve(serve::ServeArgs),
     Simulate(simulate::SimulateArgs),
     Pretrain(pretrain::PretrainArgs),

@@ -54,8 +54,8 @@ pub mod recogniser {
 }
 pub mod recording {
     pub use crate::recording::{
-        Array, Counts, DynamicsTruth, NwbSettings, Recording, Spool, Trial, Values, in_bins, read,
-        read_from, read_nwb, read_nwb_from, write,
+        Array, Counts, DynamicsTruth, Recording, SpikeSettings, Spool, Trial, Values, in_bins,
+        read, read_from, read_nwb, read_nwb_from, write,
     };
 }
 pub mod regime {

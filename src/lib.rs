@@ -19,8 +19,8 @@
 //!    `recogniser`, regimes of a population that nobody labelled.
 //! 7. `clock`, `files`, `sync`, `wire`, `telemetry`, `security`, `journal`: ground services.
 //! 8. `recording`, `checkpoint`, `training`: learning from files.
-//! 9. `intake`, `bus`, `rigs`, `api`: what comes in, what is held of a session, what rigs speak,
-//!    what others call.
+//! 9. `intake`, `bus`, `rigs`, `triggers`, `api`: what comes in, what is held of a session, what
+//!    rigs speak, what is done about regimes, what others call.
 //! 10. `config`, `daemon`, `commands`: all of it put together.
 //!
 //! Rooms 1 to 6 are pure: no clock, no I/O, no global state; random generators are passed in.
@@ -55,6 +55,7 @@ pub(crate) mod api;
 pub(crate) mod bus;
 pub(crate) mod intake;
 pub(crate) mod rigs;
+pub(crate) mod triggers;
 
 // Composition.
 pub mod commands;

@@ -10,14 +10,16 @@ use std::time::Duration;
 use clap::{CommandFactory, Parser};
 use cli::{Cli, Command};
 use regimed::commands::{
-    atlas, brand, calibrate, demo, edge, evaluate, export, inspect, journal, manual, pretrain,
-    replay, serve, sessions, simulate, watch,
+    atlas, brand, calibrate, demo, doctor, edge, evaluate, export, init, inspect, journal, manual,
+    pretrain, replay, serve, sessions, simulate, watch,
 };
 
 fn main() -> ExitCode {
     abort_on_panic();
     let result = match Cli::parse().command {
         Command::Demo(args) => demo::run(&args),
+        Command::Init(args) => init::run(&args),
+        Command::Doctor(args) => doctor::run(&args),
         Command::Serve(args) => serve::run(&args),
         Command::Simulate(args) => simulate::run(&args),
         Command::Pretrain(args) => pretrain::run(&args),

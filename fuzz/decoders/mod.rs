@@ -11,7 +11,7 @@ use std::path::Path;
 use serde_json::Value;
 
 use regimed::internals::journal::{Snapshot, format};
-use regimed::internals::recording::NwbSettings;
+use regimed::internals::recording::SpikeSettings;
 use regimed::internals::wire::JournalRecord;
 use regimed::internals::{checkpoint, config, recording};
 
@@ -47,12 +47,12 @@ fn npz(bytes: &[u8]) {
 }
 
 fn nwb(bytes: &[u8]) {
-    let how = NwbSettings {
+    let how = SpikeSettings {
         labels: Some("trials/condition".into()),
         tasks: Some("trials/target".into()),
-        ..NwbSettings::default()
+        ..SpikeSettings::default()
     };
-    let _ = recording::read_nwb_from(bytes, Path::new("x.nwb"), &NwbSettings::default());
+    let _ = recording::read_nwb_from(bytes, Path::new("x.nwb"), &SpikeSettings::default());
     let _ = recording::read_nwb_from(bytes, Path::new("x.nwb"), &how);
 }
 

@@ -67,6 +67,8 @@ pub(crate) fn describe(session: &SessionHandle, conditions: &Conditions) -> Sess
                 since_ns: held.since_ns,
             })
             .collect(),
+        triggers: session.triggers.describe(),
+        triggers_armed: session.triggers.are_armed(),
         clock: offset.map(|offset_s| Clock { offset_s, drift, jumps }),
     }
 }

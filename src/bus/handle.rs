@@ -5,24 +5,27 @@
 //! same [`SessionHandle`]. What must happen in an order happens inside one of its methods:
 //! [`SessionHandle::stop`] and [`Swap::finish`].
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use tokio::task::JoinHandle;
 
+use super::annotations::{AnnotationError, Annotations};
 use super::calibration::{Calibration, CalibrationState};
 use super::counts::CountsReader;
 use super::events::EventLog;
 use super::handoff::{Handoff, Successor};
 use super::plan::{Plan, SessionFacts};
 use super::subscription::{Feeds, Subscription, Turn, Update};
+use super::triggers::{TriggerState, Triggers};
+use crate::clock::wall_ns;
 use crate::intake::{Assembly, Port, Status};
 use crate::journal::Journal;
 use crate::regime::Engine;
 use crate::sync::locked;
 use crate::telemetry;
-use crate::wire::Metrics;
+use crate::wire::{Annotation, Metrics};
 
 /// A session's thread takes another engine over within this, or is stuck.
 const HANDOVER_PATIENCE: Duration = Duration::from_secs(2);
@@ -124,8 +127,14 @@ pub struct SessionHandle {
     feeds: Arc<Feeds>,
     /// Its regime changes.
     pub events: EventLog,
+    /// What is done about them.
+    pub(crate) triggers: Triggers,
+    /// What people noted.
+    pub(crate) annotations: Annotations,
     /// How well it does.
     pub vitals: Vitals,
+    /// The rig's clock at the newest published bin, ns.
+    rig_time_ns: AtomicI64,
     /// Published bins. A counter of its own, because the metrics' counters cannot be read.
     bins: AtomicU64,
     /// Set once, after the last outcome was published; then woken subscribers find it.
@@ -169,7 +178,10 @@ impl SessionHandle {
             assembly: parts.assembly,
             source: parts.source,
             seek: parts.seek,
+            triggers: Triggers::default(),
+            annotations: Annotations::default(),
             vitals: Vitals::default(),
+            rig_time_ns: AtomicI64::new(0),
             bins: AtomicU64::new(0),
             ended: AtomicBool::new(false),
             metrics: Mutex::default(),
@@ -185,6 +197,13 @@ impl SessionHandle {
         };
         session.measure_calibration(CalibrationState::Given);
         session
+    }
+
+    /// The same, with triggers in the order of the configuration.
+    #[must_use]
+    pub(crate) fn with_triggers(mut self, each: Vec<TriggerState>) -> Self {
+        self.triggers = Triggers::new(each);
+        self
     }
 
     /// The session's name.
@@ -274,6 +293,9 @@ impl SessionHandle {
 
     /// Gives everybody a decision.
     pub fn publish(&self, update: &Arc<Update>) {
+        if let Some(decision) = update.decision() {
+            self.rig_time_ns.store(decision.rig_time_ns, Ordering::Relaxed);
+        }
         self.bins.fetch_add(1, Ordering::Relaxed);
         self.feeds.publish(update);
     }
@@ -293,6 +315,34 @@ impl SessionHandle {
 
     pub(super) fn turn(&self) -> Turn {
         self.feeds.turn()
+    }
+
+    /// Notes something at the newest bin.
+    ///
+    /// # Errors
+    /// A text that is empty or too long.
+    pub(crate) fn annotate(&self, text: &str, source: &str) -> Result<Annotation, AnnotationError> {
+        Annotations::check(text, source)?;
+        let annotation = Annotation {
+            session: self.name.clone(),
+            text: text.to_owned(),
+            source: source.to_owned(),
+            bin: self.bins().saturating_sub(1),
+            rig_time_ns: self.rig_time_ns.load(Ordering::Relaxed),
+            time_ns: wall_ns(),
+        };
+        self.annotations.add(annotation.clone());
+        Ok(annotation)
+    }
+
+    /// For the session's thread, once it has taken the engine of model number `swaps` and before
+    /// its first outcome is out: what that model is.
+    pub(crate) fn named(&self, swaps: u32, take: impl FnOnce(&Plan)) {
+        if let Some((number, plan)) = &*locked(&self.renaming)
+            && *number == swaps
+        {
+            take(plan);
+        }
     }
 
     /// While paused, bins and events are refused and counted.

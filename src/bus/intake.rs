@@ -4,12 +4,16 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use super::handle::SessionHandle;
-use super::registry::{NameError, Registry};
+use super::registry::{NameError, Registry, Stranger};
 use crate::clock::Received;
 use crate::intake::{Accepted, Refusal, SpikesTaken, offer, reason_name};
 use crate::telemetry;
 use crate::telemetry::Throttle;
 use crate::wire::{Counts, RejectReason, Spikes};
+
+fn is_unknown<T>(result: &Result<T, Refusal>) -> bool {
+    matches!(result, Err(refusal) if refusal.reason == RejectReason::UnknownSession)
+}
 
 /// Finds the session that a message is for, and offers the message to its port.
 pub struct Intake {
@@ -53,6 +57,13 @@ impl Intake {
             session.port.count_message(result.is_ok());
             result
         });
+        if is_unknown(&result) {
+            self.registry.heard_stranger(Stranger {
+                session: message.session.clone(),
+                channels: message.n_channels as usize,
+                bin_width_s: Some(message.bin_width_s),
+            });
+        }
         self.noted(&message.session, result)
     }
 
@@ -67,6 +78,13 @@ impl Intake {
             session.port.count_message(result.is_ok());
             result
         });
+        if is_unknown(&result) {
+            self.registry.heard_stranger(Stranger {
+                session: message.session.clone(),
+                channels: message.channel.iter().max().map_or(0, |c| *c as usize + 1),
+                bin_width_s: None,
+            });
+        }
         if let Ok(taken) = &result {
             taken.refused.iter().for_each(|(refusal, _)| self.note(&message.session, refusal));
         }

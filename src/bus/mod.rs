@@ -1,6 +1,7 @@
 //! What is held of a session: its handle with subscribers and events, and the registry of all
 //! sessions.
 
+mod annotations;
 mod calibration;
 mod conditions;
 mod counts;
@@ -15,6 +16,7 @@ pub(crate) mod recorder;
 mod registry;
 mod resumed;
 mod subscription;
+mod triggers;
 mod wording;
 
 pub(crate) use calibration::{Calibration, CalibrationState};
@@ -30,7 +32,8 @@ pub use outcome::Outcome;
 pub(crate) use plan::SessionFacts;
 pub use plan::{ModelChoice, ModelSource, Plan, SelfCalibration};
 pub use registry::Registry;
-pub(crate) use registry::{Ending, Reservation};
+pub(crate) use registry::{Ending, Reservation, Stranger};
 pub(crate) use resumed::{NewestEvent, Resumed};
 pub(crate) use subscription::{Subscription, Update};
+pub(crate) use triggers::TriggerState;
 pub(crate) use wording::Wording;

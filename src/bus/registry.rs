@@ -4,12 +4,13 @@
 //! these meet. The lock is held only to look at the names; reading files, fitting and waiting
 //! happen without it.
 
-use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use tokio::sync::watch;
 
 use super::conditions::Conditions;
 use super::handle::SessionHandle;
+use crate::sync::locked;
 use crate::telemetry;
 
 /// Most sessions that start at once: each may hold a thread while it reads its files.
@@ -106,6 +107,19 @@ pub struct Registry {
     closing: watch::Receiver<bool>,
     /// Current conditions of the daemon and its sessions.
     pub conditions: Conditions,
+    /// The newest message for a session that is not here.
+    stranger: Mutex<Option<Stranger>>,
+}
+
+/// What somebody sends to a session that is not here.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Stranger {
+    /// The session's name.
+    pub(crate) session: String,
+    /// Channels of its bins, or the highest of its events' so far.
+    pub(crate) channels: usize,
+    /// Width of its bins, seconds; `None`: it sends events.
+    pub(crate) bin_width_s: Option<f64>,
 }
 
 /// A reserved name. Dropping it before the session runs frees the name.
@@ -165,7 +179,13 @@ impl Registry {
     /// Without sessions; streams end when `closing` turns true.
     #[must_use]
     pub fn new(closing: watch::Receiver<bool>, conditions: Conditions) -> Self {
-        Self { names: RwLock::default(), begun: watch::Sender::new(0), closing, conditions }
+        Self {
+            names: RwLock::default(),
+            begun: watch::Sender::new(0),
+            closing,
+            conditions,
+            stranger: Mutex::default(),
+        }
     }
 
     fn read(&self) -> RwLockReadGuard<'_, Names> {
@@ -174,6 +194,24 @@ impl Registry {
 
     fn write(&self) -> RwLockWriteGuard<'_, Names> {
         self.names.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Somebody has sent something for a session that is not here.
+    pub(super) fn heard_stranger(&self, newest: Stranger) {
+        let mut stranger = locked(&self.stranger);
+        match &mut *stranger {
+            // Events show their channels one by one.
+            Some(known) if known.session == newest.session => {
+                known.channels = known.channels.max(newest.channels);
+                known.bin_width_s = newest.bin_width_s.or(known.bin_width_s);
+            }
+            _ => *stranger = Some(newest),
+        }
+    }
+
+    /// The newest of what was sent to sessions that are not here.
+    pub(crate) fn stranger(&self) -> Option<Stranger> {
+        locked(&self.stranger).clone()
     }
 
     /// Takes a name for a session that is to start, of at most `sessions_max`.

@@ -135,22 +135,24 @@ fn file_name(path: &Path) -> String {
     path.file_name().map_or(Cow::Borrowed("?"), |n| n.to_string_lossy()).into_owned()
 }
 
-/// Name and hash of a data file, for a model's card.
+/// Name of a recording and hash of the files that it is made of, for a model's card.
 ///
 /// # Errors
 /// When it cannot be read.
-pub(crate) fn data_file(path: &Path) -> Result<DataFile, CheckpointError> {
-    let failed = |reason| CheckpointError::Io { path: path.into(), reason };
-    let mut reader = files::open(path).map_err(failed)?;
+pub(crate) fn data_file(path: &Path, made_of: &[PathBuf]) -> Result<DataFile, CheckpointError> {
     let mut hasher = Sha256::new();
     // Piece by piece: recordings may be larger than memory.
     let mut piece = vec![0u8; 1 << 20];
-    loop {
-        let n = reader.read(&mut piece).map_err(failed)?;
-        if n == 0 {
-            break;
+    for path in made_of {
+        let failed = |reason| CheckpointError::Io { path: path.into(), reason };
+        let mut reader = files::open(path).map_err(failed)?;
+        loop {
+            let n = reader.read(&mut piece).map_err(failed)?;
+            if n == 0 {
+                break;
+            }
+            hasher.update(&piece[..n]);
         }
-        hasher.update(&piece[..n]);
     }
     Ok(DataFile { file: file_name(path), sha256: hex(&hasher.finalize()) })
 }

@@ -1,5 +1,7 @@
 //! Endpoints as people write them.
 
+use std::time::Duration;
+
 use anyhow::{Context, Result};
 use tokio::sync::mpsc;
 use zeromq::{PushSocket, Socket, SocketSend};
@@ -12,6 +14,9 @@ use crate::wire::{Counts, IngestSummary};
 
 /// Messages that wait to be sent over gRPC.
 const WAITING: usize = 1024;
+
+/// A ZeroMQ connection stays open for this long after the last message.
+const LINGER: Duration = Duration::from_millis(300);
 
 /// A way to send counts.
 pub(crate) enum Sender {
@@ -60,6 +65,8 @@ impl Sender {
     pub(crate) async fn finish(self) -> Result<Option<IngestSummary>> {
         match self {
             Self::ZeroMq(socket) => {
+                // What the library has not written yet it drops at the close.
+                tokio::time::sleep(LINGER).await;
                 let left = socket.close().await;
                 if !left.is_empty() {
                     tracing::debug!("closing: {left:?}");

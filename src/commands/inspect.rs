@@ -31,7 +31,10 @@ pub struct InspectArgs {
 pub fn run(args: &InspectArgs) -> Result<()> {
     let text = if args.what == Path::new(BUILTIN_MODEL) {
         card::card(&checkpoint::builtin()?)
-    } else if args.what.is_dir() && !recording::is_zarr(&args.what) {
+    } else if args.what.is_dir()
+        && !recording::is_zarr(&args.what)
+        && !recording::is_phy(&args.what)
+    {
         card::card(&checkpoint::load(&args.what)?)
     } else {
         let read = args.recordings.read(&args.what).context("cannot use this recording")?;

@@ -6,8 +6,8 @@ use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
 
 use crate::journal;
-use crate::wire::JournalRecord;
 use crate::wire::journal_record::What;
+use crate::wire::{JournalRecord, Triggered};
 
 /// Show what a journal holds and check every record; works while a daemon writes it
 #[derive(Debug, clap::Args)]
@@ -66,7 +66,7 @@ pub fn run(args: &JournalArgs) -> Result<()> {
 }
 
 /// Date and time of day, UTC, of nanoseconds since the Unix epoch (proleptic Gregorian calendar).
-pub(super) fn utc(ns: i64) -> String {
+pub(crate) fn utc(ns: i64) -> String {
     let seconds = ns.div_euclid(1_000_000_000);
     let (days, second) = (seconds.div_euclid(86_400), seconds.rem_euclid(86_400));
     // Days since 1 March of the year 0, in eras of 400 years.
@@ -81,6 +81,11 @@ pub(super) fn utc(ns: i64) -> String {
     let millis = ns.rem_euclid(1_000_000_000) / 1_000_000;
     let (h, m, s) = (second / 3600, second / 60 % 60, second % 60);
     format!("{year:04}-{month:02}-{day:02}T{h:02}:{m:02}:{s:02}.{millis:03}Z")
+}
+
+/// What became of a trigger, in a word.
+pub(crate) fn became(triggered: &Triggered) -> String {
+    triggered.outcome().as_str_name().trim_start_matches("TRIGGER_OUTCOME_").to_lowercase()
 }
 
 fn shown(record: &JournalRecord) -> String {
@@ -116,6 +121,18 @@ fn shown(record: &JournalRecord) -> String {
         Some(What::DaemonStopped(_)) => "daemon stopped".into(),
         Some(What::Bounds(_)) | None => "(of no interest)".into(),
         Some(What::Lost(l)) => format!("records {} to {} are lost", l.first, l.last),
+        Some(What::Annotation(a)) => format!("note ({}): {}, bin {}", a.source, a.text, a.bin),
+        Some(What::Triggered(t)) => format!(
+            "trigger {}: {}, bin {}, {:.0} us, {}",
+            t.trigger,
+            became(t),
+            t.bin,
+            t.latency_ns as f64 * 1e-3,
+            t.detail
+        ),
+        Some(What::TriggersArmed(t)) if t.armed => "triggers armed".into(),
+        Some(What::TriggersArmed(t)) if t.why.is_empty() => "triggers disarmed".into(),
+        Some(What::TriggersArmed(t)) => format!("triggers disarmed: {}", t.why),
         Some(What::Decision(d)) => format!("decision: bin {}, {}", d.bin, d.regime),
     };
     format!("{:>8}  {}  {:<12}  {what}", record.number, utc(record.time_ns), record.session)
@@ -149,6 +166,15 @@ fn as_json(record: &JournalRecord) -> Value {
         Some(What::DaemonStarted(d)) => json!({"daemon_started": {"version": d.version}}),
         Some(What::DaemonStopped(_)) => json!({"daemon_stopped": {}}),
         Some(What::Lost(l)) => json!({"lost": {"first": l.first, "last": l.last}}),
+        Some(What::Annotation(a)) => json!({"annotation": a}),
+        Some(What::Triggered(t)) => json!({"triggered": {
+            "trigger": t.trigger, "outcome": became(t), "bin": t.bin, "sequence": t.sequence,
+            "rig_time_ns": t.rig_time_ns, "decision_time_ns": t.decision_time_ns,
+            "latency_ns": t.latency_ns, "probability": t.probability, "detail": t.detail,
+        }}),
+        Some(What::TriggersArmed(t)) => {
+            json!({"triggers_armed": {"armed": t.armed, "why": t.why}})
+        }
         Some(What::Decision(d)) => json!({"decision": {
             "bin": d.bin, "sequence": d.sequence, "regime": d.regime, "posterior": d.posterior,
         }}),

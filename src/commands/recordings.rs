@@ -5,13 +5,13 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 
 use crate::checkpoint::DataFile;
-use crate::recording::{NwbSettings, Recording};
+use crate::recording::{Kind, Recording, SpikeSettings};
 use crate::{checkpoint, recording};
 
 /// How to take recordings.
 #[derive(Debug, Clone, Default, clap::Args)]
 pub struct RecordingArgs {
-    /// Width of a bin in milliseconds: of an NWB file's spikes (default 10), else bins are summed.
+    /// Width of a bin in milliseconds: of spikes (default 10), else bins are summed.
     #[arg(long, value_name = "MS")]
     pub bin_ms: Option<f64>,
     /// Use only this first part of the trials (of the bins, with a single trial), e.g. 0.7.
@@ -20,12 +20,16 @@ pub struct RecordingArgs {
     /// Use only this last part of the trials (of the bins, with a single trial), e.g. 0.3.
     #[arg(long, value_name = "FRACTION")]
     pub last: Option<f64>,
-    /// Column of an NWB file's interval table with the regimes' names, e.g. trials/condition.
+    /// Column of a table of intervals with the regimes' names: trials/condition of an NWB file,
+    /// trials.csv/condition in a Phy folder (with start_time and stop_time).
     #[arg(long, value_name = "TABLE/COLUMN")]
     pub labels: Option<String>,
-    /// Column of an NWB file's interval table with the tasks' names, e.g. trials/target.
+    /// The same with the tasks' names, e.g. trials/target.
     #[arg(long, value_name = "TABLE/COLUMN")]
     pub tasks: Option<String>,
+    /// Groups of a Phy folder's clusters to take, e.g. good,mua [default: good; all takes all].
+    #[arg(long, value_name = "GROUPS", value_delimiter = ',')]
+    pub groups: Vec<String>,
     /// Name for the recording's session, where it holds one.
     #[arg(long, value_name = "NAME")]
     pub session: Option<String>,
@@ -61,40 +65,38 @@ impl Names {
     }
 }
 
-fn is_nwb(path: &Path) -> bool {
-    path.extension().is_some_and(|e| e.eq_ignore_ascii_case("nwb"))
-}
-
 impl RecordingArgs {
     /// Reads a recording and takes the part and bins asked for.
     ///
     /// # Errors
     /// Names the file or flag, with what was expected and what was found.
     pub fn read(&self, path: &Path) -> Result<Recording> {
-        let recording = if is_nwb(path) {
-            recording::read_nwb(path, &self.nwb())?
-        } else {
-            recording::read(path)?
-        };
-        self.part(recording, path)
+        self.part(recording::read_file(path, &self.spikes())?, path)
     }
 
-    /// The same, with the file's name and hash for a model's card. An archive is read once. An NWB
-    /// file may hold far more than its spikes: it is read by seeking, and again for its hash.
+    /// The same, with the file's name and hash for a model's card. An archive is read once. Others
+    /// may hold far more than their spikes, and are read again for the hash.
     ///
     /// # Errors
     /// As [`Self::read`].
     pub(super) fn read_with_hash(&self, path: &Path) -> Result<(Recording, DataFile)> {
-        if is_nwb(path) {
-            return Ok((self.read(path)?, checkpoint::data_file(path)?));
+        let kind = Kind::of(path);
+        if kind.has_spikes() {
+            let file = checkpoint::data_file(path, &kind.files(path))?;
+            return Ok((self.read(path)?, file));
         }
         let hash = |bytes: &[u8]| checkpoint::data_file_of(path, bytes);
         let (recording, file) = recording::read_seen(path, hash)?;
         Ok((self.part(recording, path)?, file))
     }
 
-    fn nwb(&self) -> NwbSettings {
-        NwbSettings { bin_ms: self.bin_ms, labels: self.labels.clone(), tasks: self.tasks.clone() }
+    fn spikes(&self) -> SpikeSettings {
+        SpikeSettings {
+            bin_ms: self.bin_ms,
+            labels: self.labels.clone(),
+            tasks: self.tasks.clone(),
+            groups: self.groups.clone(),
+        }
     }
 
     /// The part and bins asked for.
@@ -110,7 +112,7 @@ impl RecordingArgs {
         if let Some(last) = self.last {
             recording.keep(1.0 - last, 1.0);
         }
-        if let Some(bin_ms) = self.bin_ms.filter(|_| !is_nwb(path)) {
+        if let Some(bin_ms) = self.bin_ms.filter(|_| !Kind::of(path).has_spikes()) {
             recording.rebin(bin_ms)?;
         }
         if let Some(name) = &self.session {

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use anyhow::{Context, Result};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use crate::daemon::{Daemon, access, check_source, plan};
+use crate::daemon::{Daemon, access, check_source, check_triggers, plan};
 use crate::{config, telemetry};
 
 /// Time for unfinished work when everything is stopped.
@@ -31,6 +31,8 @@ pub fn run(args: &ServeArgs) -> Result<()> {
     if args.check {
         access(&config)?;
         for (p, session) in plan(&config)?.into_iter().zip(&config.sessions) {
+            check_triggers(session, &p, &config)
+                .with_context(|| format!("session '{}'", p.session))?;
             let rig = check_source(session, &p)
                 .with_context(|| format!("session '{}'", p.session))?
                 .map_or(String::new(), |rig| format!(", rig: {rig}"));

@@ -10,11 +10,13 @@ use super::serve::runtime;
 use crate::wire::control_client::ControlClient;
 use crate::wire::regimes_client::RegimesClient;
 use crate::wire::{
-    CalibrationState, ListSessionsRequest, PauseSessionRequest, ResumeSessionRequest, SeekRequest,
-    Session, SessionState, StartSessionRequest, StopSessionRequest, SwapModelRequest,
+    AnnotateRequest, ArmTriggersRequest, CalibrationState, ListSessionsRequest,
+    PauseSessionRequest, ResumeSessionRequest, SeekRequest, Session, SessionState,
+    StartSessionRequest, StopSessionRequest, SwapModelRequest,
 };
 
-/// List, start, stop, pause or resume a daemon's sessions, or give one another model
+/// List, start, stop, pause or resume a daemon's sessions, give one another model, arm its
+/// triggers, or note something on its time
 #[derive(Debug, clap::Args)]
 pub struct SessionsArgs {
     /// gRPC endpoint of the daemon
@@ -71,6 +73,27 @@ pub enum Action {
         /// Seconds of counts on which it is warmed up
         #[arg(long, value_name = "S", default_value_t = 2.0)]
         warm_up: f64,
+    },
+    /// Let a session's triggers act
+    Arm {
+        /// Session
+        #[arg(value_name = "NAME")]
+        name: String,
+    },
+    /// Let them act no more
+    Disarm {
+        /// Session
+        #[arg(value_name = "NAME")]
+        name: String,
+    },
+    /// Note something on a session's time: kept in the journal, shown on the page, exported
+    Note {
+        /// Session
+        #[arg(value_name = "NAME")]
+        name: String,
+        /// What to note
+        #[arg(value_name = "TEXT")]
+        text: String,
     },
     /// Go on from another place of the recording that a session replays
     Seek {
@@ -130,6 +153,16 @@ async fn act(args: &SessionsArgs) -> Result<()> {
             };
             control.swap_model(request).await
         }
+        Action::Arm { name } => control.arm_triggers(armed(name, true)).await,
+        Action::Disarm { name } => control.arm_triggers(armed(name, false)).await,
+        Action::Note { name, text } => {
+            let source = "command".into();
+            let request = AnnotateRequest { session: session(name), text: text.clone(), source };
+            let noted = control.annotate(request).await;
+            let noted = noted.map_err(|status| anyhow::anyhow!("{}", status.message()))?;
+            println!("noted at bin {}", noted.get_ref().bin);
+            return Ok(());
+        }
         Action::Seek { name, to } => {
             control.seek(SeekRequest { session: session(name), position_s: *to }).await
         }
@@ -137,6 +170,10 @@ async fn act(args: &SessionsArgs) -> Result<()> {
     let answer = answer.map_err(|status| anyhow::anyhow!("{}", status.message()))?;
     println!("{}", shown(answer.get_ref()));
     Ok(())
+}
+
+fn armed(name: &str, armed: bool) -> ArmTriggersRequest {
+    ArmTriggersRequest { session: name.to_owned(), armed }
 }
 
 /// A session in a few lines.
@@ -182,6 +219,14 @@ fn shown(s: &Session) -> String {
         text += &format!(
             "  calibration {state}, {:.0} of {:.0} s {}\n",
             c.seconds_seen, c.seconds_needed, c.problem
+        );
+    }
+    for t in &s.triggers {
+        let armed = if s.triggers_armed { "armed" } else { "disarmed" };
+        let dry = if t.dry_run { ", dry run" } else { "" };
+        text += &format!(
+            "  trigger  {} ({armed}{dry}): {} -> {}; {} times\n",
+            t.name, t.when, t.target, t.count
         );
     }
     for condition in &s.conditions {

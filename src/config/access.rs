@@ -2,8 +2,6 @@
 
 use std::path::{Path, PathBuf};
 
-use toml::de::DeValue;
-
 use super::section::Section;
 use crate::security::{Role, Roles, TlsFiles, TokenFile};
 
@@ -25,34 +23,12 @@ pub(super) fn tls(s: &mut Section<'_, '_>, path: &Path) -> Option<TlsFiles> {
 
 pub(super) fn tokens(section: &mut Section<'_, '_>, path: &Path) -> Vec<TokenFile> {
     let mut tokens = Vec::new();
-    let Some(value) = section.value("token") else { return tokens };
-    let DeValue::Array(list) = value.get_ref() else {
-        section.wrong(value, "token", "[[token]] tables");
-        return tokens;
-    };
-    if list.len() > TOKENS_MAX {
-        let problem = format!("expected at most {TOKENS_MAX} files, found {}", list.len());
-        section.fault(value.span(), "token", problem);
-    }
-    for (i, item) in list.iter().enumerate() {
-        let DeValue::Table(table) = item.get_ref() else {
-            section.wrong(item, "token", "a table");
-            continue;
-        };
-        let mut s = Section {
-            table,
-            span: item.span(),
-            prefix: format!("token[{i}]."),
-            known: Vec::new(),
-            faults: section.faults,
-        };
-        let found = file(&mut s, path, "file", "a file with a token in each line");
-        let roles = roles(&mut s);
-        if let (Some(path), Some(roles)) = (found, roles) {
+    section.tables("token", 0..=TOKENS_MAX, |s| {
+        let found = file(s, path, "file", "a file with a token in each line");
+        if let (Some(path), Some(roles)) = (found, roles(s)) {
             tokens.push(TokenFile { path, roles });
         }
-        s.finish();
-    }
+    });
     tokens
 }
 

@@ -8,6 +8,7 @@ mod journal;
 mod rigs;
 mod section;
 mod session;
+mod triggers;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -279,36 +280,15 @@ pub fn parse_session(text: &str) -> Result<SessionConfig, ConfigError> {
 }
 
 fn sessions(section: &mut Section<'_, '_>, path: &Path, config: &mut Config) {
-    let Some(value) = section.value("session") else {
+    if !section.known_table("session") {
+        section.known.push("session");
         section.fault(0..0, "session", "expected at least one [[session]], found none");
         return;
-    };
-    let DeValue::Array(list) = value.get_ref() else {
-        section.wrong(value, "session", "[[session]] tables");
-        return;
-    };
-    let most = config.sessions_max;
-    if list.is_empty() || list.len() > most {
-        let problem = format!("expected 1 to {most} sessions, found {}", list.len());
-        section.fault(value.span(), "session", problem);
     }
-    for (i, item) in list.iter().enumerate() {
-        let DeValue::Table(table) = item.get_ref() else {
-            section.wrong(item, "session", "a table");
-            continue;
-        };
-        let mut s = Section {
-            table,
-            span: item.span(),
-            prefix: format!("session[{i}]."),
-            known: Vec::new(),
-            faults: section.faults,
-        };
-        if let Some(session) = session::one_session(&mut s, path, &config.sessions) {
-            config.sessions.push(session);
-        }
-        s.finish();
-    }
+    let sessions = &mut config.sessions;
+    section.tables("session", 1..=config.sessions_max, |s| {
+        sessions.extend(session::one_session(s, path, sessions));
+    });
 }
 
 #[cfg(test)]

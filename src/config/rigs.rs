@@ -26,7 +26,7 @@ pub enum SourceConfig {
 }
 
 const ZEROMQ: [&str; 2] = ["tcp://", "ipc://"];
-const REDIS: [&str; 2] = ["redis://", "unix://"];
+pub(super) const REDIS: [&str; 2] = ["redis://", "unix://"];
 
 /// The one rig of a session.
 pub(super) fn source(s: &mut Section<'_, '_>, path: &Path) -> Option<SourceConfig> {
@@ -59,13 +59,16 @@ fn open_ephys_table(s: &mut Section<'_, '_>) -> open_ephys::Settings {
     to.blank_line = s.whole("blank_line", 0, 255).map(|line| line as u8);
     to.threshold_sd = s.number("threshold_sd", -100.0..0.0, "standard deviations, below 0");
     set(&mut to.high_pass_hz, s.number("high_pass_hz", 0.0..20_000.0, "Hz from 0 (off)"));
-    to.network_events = s.section("network_events", |s| {
-        let mut to = open_ephys::NetworkEvents::default();
-        set(&mut to.endpoint, s.endpoint("endpoint", &ZEROMQ));
-        set(&mut to.line, s.whole("line", 1, 256));
-        set(&mut to.pulse, s.milliseconds("pulse_ms", 10_000.0));
-        to
-    });
+    to.network_events = s.section("network_events", network_events);
+    to
+}
+
+/// Open Ephys' Network Events plugin.
+pub(super) fn network_events(s: &mut Section<'_, '_>) -> open_ephys::NetworkEvents {
+    let mut to = open_ephys::NetworkEvents::default();
+    set(&mut to.endpoint, s.endpoint("endpoint", &ZEROMQ));
+    set(&mut to.line, s.whole("line", 1, 256));
+    set(&mut to.pulse, s.milliseconds("pulse_ms", 10_000.0));
     to
 }
 
@@ -105,7 +108,7 @@ fn intan_table(s: &mut Section<'_, '_>) -> intan::Settings {
 }
 
 fn replay_table(s: &mut Section<'_, '_>, path: &Path) -> Option<replay::Settings> {
-    let (file, _) = s.required_string("file", "a recording (.npz or .nwb)")?;
+    let (file, _) = s.required_string("file", "a recording (.npz, .nwb or a folder of Phy)")?;
     let mut to = replay::Settings::new(path.parent().unwrap_or(Path::new(".")).join(file));
     let speeds = "times real speed, from 0.001 to below 1000000, or 0 for as fast as possible";
     if let Some(speed) = s.number("speed", 0.0..1e6, speeds) {
@@ -146,20 +149,7 @@ fn lsl(s: &mut Section<'_, '_>) -> Option<SourceConfig> {
             to.known_peers = peers;
         }
         set(&mut to.outlets, s.boolean("outlets"));
-        let plaintext = s.boolean("allow_plaintext").unwrap_or(false);
-        if let Some((text, span)) = s.string("listen") {
-            match text.parse::<std::net::IpAddr>() {
-                Ok(address) if address.is_loopback() || plaintext => to.listen = address,
-                _ => {
-                    let problem = format!(
-                        "expected a loopback address, or with allow_plaintext another: LSL neither \
-                         encrypts nor \
-                         authenticates; found \"{text}\""
-                    );
-                    s.fault(span, "listen", problem);
-                }
-            }
-        }
+        set(&mut to.listen, lsl_listen(s));
         if to.name.is_empty() && to.kind.is_empty() && to.source_id.is_empty() {
             let span = s.span.clone();
             s.fault(span, "name", "expected a name, type or source_id of the stream, found none");
@@ -169,14 +159,38 @@ fn lsl(s: &mut Section<'_, '_>) -> Option<SourceConfig> {
     s.section("lsl", read)
 }
 
+/// Where LSL's outlets are.
+#[cfg(feature = "lsl")]
+pub(super) fn lsl_listen(s: &mut Section<'_, '_>) -> Option<std::net::IpAddr> {
+    let plaintext = s.boolean("allow_plaintext").unwrap_or(false);
+    let (text, span) = s.string("listen")?;
+    match text.parse::<std::net::IpAddr>() {
+        Ok(address) if address.is_loopback() || plaintext => Some(address),
+        _ => {
+            let problem = format!(
+                "expected a loopback address, or with allow_plaintext another: LSL neither \
+                 encrypts nor authenticates; found \"{text}\""
+            );
+            s.fault(span, "listen", problem);
+            None
+        }
+    }
+}
+
 #[cfg(not(feature = "lsl"))]
 fn lsl(s: &mut Section<'_, '_>) -> Option<SourceConfig> {
+    no_lsl(s);
+    None
+}
+
+/// That this build has no LSL, where it is asked for.
+#[cfg(not(feature = "lsl"))]
+pub(super) fn no_lsl(s: &mut Section<'_, '_>) {
     if let Some(value) = s.value("lsl") {
         let problem =
             "expected a build with LSL (cargo build --release --features lsl), found one without";
         s.fault(value.span(), "lsl", problem);
     }
-    None
 }
 
 /// Where a session's decisions and events go.

@@ -1,7 +1,7 @@
 //! A TOML table that is read key by key, every fault noted with its place.
 
 use std::net::SocketAddr;
-use std::ops::Range;
+use std::ops::{Range, RangeInclusive};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -279,6 +279,40 @@ impl<'a> Section<'a, '_> {
         let read = read(&mut inner);
         inner.finish();
         Some(read)
+    }
+
+    /// Reads an array of tables, one by one; other numbers of them than `many` are a fault.
+    pub(super) fn tables(
+        &mut self,
+        key: &'static str,
+        many: RangeInclusive<usize>,
+        mut read: impl FnMut(&mut Section<'a, '_>),
+    ) {
+        let Some(value) = self.value(key) else { return };
+        let DeValue::Array(list) = value.get_ref() else {
+            self.wrong(value, key, &format!("[[{}{key}]] tables", self.prefix));
+            return;
+        };
+        if !many.contains(&list.len()) {
+            let (least, most) = (many.start(), many.end());
+            let problem = format!("expected {least} to {most} tables, found {}", list.len());
+            self.fault(value.span(), key, problem);
+        }
+        for (i, item) in list.iter().enumerate() {
+            let DeValue::Table(table) = item.get_ref() else {
+                self.wrong(item, key, "a table");
+                continue;
+            };
+            let mut one = Section {
+                table,
+                span: item.span(),
+                prefix: format!("{}{key}[{i}].", self.prefix),
+                known: Vec::new(),
+                faults: self.faults,
+            };
+            read(&mut one);
+            one.finish();
+        }
     }
 
     pub(super) fn finish(self) {

@@ -6,10 +6,12 @@ use super::defaults::{BUILTIN_MODEL, CALIBRATE_S};
 use super::rigs;
 use super::rigs::SourceConfig;
 use super::section::{Section, set};
+use super::triggers;
 use crate::bus::{ModelChoice, ModelSource, SelfCalibration};
 use crate::inference::{Adaptation, Gains};
 use crate::intake::{AssemblySettings, FEEDS_MAX};
 use crate::rigs::redis;
+use crate::triggers::Settings as Trigger;
 
 #[derive(Debug, Clone, PartialEq)]
 pub struct SessionConfig {
@@ -23,6 +25,8 @@ pub struct SessionConfig {
     pub source: Option<SourceConfig>,
     /// A Redis stream to which decisions and events are written.
     pub redis: Option<redis::OutSettings>,
+    /// What it does about regimes.
+    pub(crate) triggers: Vec<Trigger>,
 }
 
 impl SessionConfig {
@@ -35,6 +39,7 @@ impl SessionConfig {
             events: AssemblySettings::default(),
             source: None,
             redis: None,
+            triggers: Vec::new(),
         }
     }
 }
@@ -65,6 +70,7 @@ pub(super) fn one_session(
     let events = events(s);
     let source = rigs::source(s, path);
     let redis = rigs::redis_out(s);
+    let triggers = triggers::triggers(s);
     let name = checked_name(s, name?, before)?;
     let (model, _) = model?;
     if model != BUILTIN_MODEL {
@@ -77,7 +83,7 @@ pub(super) fn one_session(
         let from = calibrate_from.map(|(from, _)| from.to_owned());
         SelfCalibration { seconds, from }
     });
-    Some(SessionConfig { name: name.to_owned(), choice, events, source, redis })
+    Some(SessionConfig { name: name.to_owned(), choice, events, source, redis, triggers })
 }
 
 /// Keys of the decision rule and of the adaptation.

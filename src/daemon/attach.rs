@@ -8,7 +8,7 @@ use tokio::task::JoinHandle;
 
 use crate::bus::{Plan, Seek, SessionHandle};
 use crate::config::{SessionConfig, SourceConfig};
-use crate::intake::{PortSettings, Status};
+use crate::intake::{Assembly, Port, PortSettings, Status};
 use crate::recording::Recording;
 #[cfg(feature = "lsl")]
 use crate::rigs::lsl;
@@ -21,7 +21,7 @@ use crate::rigs::{blackrock, brand, intan, open_ephys, redis, replay};
 ///
 /// # Errors
 /// Names that are not the readout's; none, where only the order would be left.
-pub(super) fn named(mut session: SessionConfig, plan: &Plan) -> Result<SessionConfig> {
+pub(crate) fn named(mut session: SessionConfig, plan: &Plan) -> Result<SessionConfig> {
     let is_new = plan.is_new_animal();
     let Some((key, electrodes, learns)) = electrodes(&mut session) else { return Ok(session) };
     let names = plan.readout.channels.as_deref();
@@ -205,9 +205,11 @@ pub(super) fn attach(
     prepared: Prepared,
 ) -> SourcesAndOuts {
     let (mut sources, mut outs) = (Vec::new(), Vec::new());
-    if let (Some(source), Some(status)) = (&config.source, &prepared.status) {
-        let status = status.clone();
-        go_to(source, session, status, prepared, &mut sources, &mut outs);
+    if let Some(source) = &config.source {
+        let syncs = Arc::new(brand::Syncs::default());
+        beside(source, session, &syncs, &mut sources, &mut outs);
+        let entrance = (session.port.clone(), session.assembly.clone());
+        sources.extend(read(source, entrance, prepared, syncs));
     }
     if let Some(settings) = config.redis.clone() {
         outs.push(tokio::spawn(redis::out::run(session.clone(), settings)));
@@ -217,48 +219,59 @@ pub(super) fn attach(
     (sources, outs)
 }
 
-fn go_to(
+/// Starts what goes back to the rig.
+fn beside(
     source: &SourceConfig,
     session: &Arc<SessionHandle>,
-    status: Arc<Status>,
-    prepared: Prepared,
+    syncs: &Arc<brand::Syncs>,
     sources: &mut Vec<JoinHandle<()>>,
     outs: &mut Vec<JoinHandle<()>>,
 ) {
-    let (port, assembly) = (session.port.clone(), session.assembly.clone());
-    let task = match source.clone() {
+    match source {
         SourceConfig::OpenEphys(settings) => {
             if let Some(marks) = settings.network_events.clone() {
                 sources.push(tokio::spawn(open_ephys::network_events::run(session.clone(), marks)));
             }
-            tokio::spawn(open_ephys::run(settings, assembly, status))
         }
         SourceConfig::Brand(settings) => {
-            let syncs = Arc::new(brand::Syncs::default());
             if let Some(stream) = settings.output_stream.clone() {
                 let (url, syncs) = (settings.url.clone(), syncs.clone());
                 outs.push(tokio::spawn(brand::out::run(session.clone(), url, stream, syncs)));
             }
-            tokio::spawn(brand::run(settings, port, syncs, status))
         }
+        #[cfg(feature = "lsl")]
+        SourceConfig::Lsl(settings) if settings.outlets => {
+            let (listen, lsl_session) = (settings.listen, settings.session_id.clone());
+            outs.push(tokio::spawn(lsl::outlets::run(session.clone(), listen, lsl_session)));
+        }
+        _ => {}
+    }
+}
+
+/// Starts reading a rig into an entrance; `None` where nothing was prepared for it.
+pub(super) fn read(
+    source: &SourceConfig,
+    (port, assembly): (Arc<Port>, Arc<Assembly>),
+    prepared: Prepared,
+    syncs: Arc<brand::Syncs>,
+) -> Option<JoinHandle<()>> {
+    let status = prepared.status?;
+    Some(match source.clone() {
+        SourceConfig::OpenEphys(settings) => {
+            tokio::spawn(open_ephys::run(settings, assembly, status))
+        }
+        SourceConfig::Brand(settings) => tokio::spawn(brand::run(settings, port, syncs, status)),
         SourceConfig::Blackrock(settings) => {
             tokio::spawn(blackrock::run(settings, prepared.packets, assembly, status))
         }
         SourceConfig::Intan(settings) => tokio::spawn(intan::run(settings, assembly, status)),
         SourceConfig::Replay(settings) => {
-            let (Some(recording), Some(seek)) = (prepared.recording, prepared.seek) else { return };
+            let (recording, seek) = (prepared.recording?, prepared.seek?);
             tokio::spawn(Player { recording, settings, port, seek, status }.run())
         }
         #[cfg(feature = "lsl")]
-        SourceConfig::Lsl(settings) => {
-            if settings.outlets {
-                let (listen, lsl_session) = (settings.listen, settings.session_id.clone());
-                outs.push(tokio::spawn(lsl::outlets::run(session.clone(), listen, lsl_session)));
-            }
-            tokio::spawn(lsl::run(settings, port, status))
-        }
-    };
-    sources.push(task);
+        SourceConfig::Lsl(settings) => tokio::spawn(lsl::run(settings, port, status)),
+    })
 }
 
 #[cfg(test)]

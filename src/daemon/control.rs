@@ -9,16 +9,17 @@ use tonic::{Request, Response, Status};
 use super::sessions::Sessions;
 use crate::wire::control_server::Control;
 use crate::wire::{
-    PauseSessionRequest, ResumeSessionRequest, SeekRequest, Session, StartSessionRequest,
-    StopSessionRequest, SwapModelRequest,
+    AnnotateRequest, Annotation, ArmTriggersRequest, PauseSessionRequest, ResumeSessionRequest,
+    SeekRequest, Session, StartSessionRequest, StopSessionRequest, SwapModelRequest,
 };
 
 pub(super) struct ControlService(pub(super) Arc<Sessions>);
 
 /// Runs a call to its end.
-async fn done<F>(call: F) -> Result<Response<Session>, Status>
+async fn done<F, T>(call: F) -> Result<Response<T>, Status>
 where
-    F: Future<Output = anyhow::Result<Session>> + Send + 'static,
+    F: Future<Output = anyhow::Result<T>> + Send + 'static,
+    T: Send + 'static,
 {
     match tokio::spawn(call).await {
         Ok(Ok(session)) => Ok(Response::new(session)),
@@ -73,5 +74,22 @@ impl Control for ControlService {
         let sessions = self.0.clone();
         let SeekRequest { session, position_s } = request.into_inner();
         done(async move { sessions.seek(&session, position_s) }).await
+    }
+
+    async fn arm_triggers(
+        &self,
+        request: Request<ArmTriggersRequest>,
+    ) -> Result<Response<Session>, Status> {
+        let sessions = self.0.clone();
+        let ArmTriggersRequest { session, armed } = request.into_inner();
+        done(async move { sessions.arm(&session, armed) }).await
+    }
+
+    async fn annotate(
+        &self,
+        request: Request<AnnotateRequest>,
+    ) -> Result<Response<Annotation>, Status> {
+        let sessions = self.0.clone();
+        done(async move { sessions.annotate(&request.into_inner()) }).await
     }
 }

@@ -11,6 +11,7 @@ mod metrics_worker;
 mod outcomes;
 mod plans;
 mod priority;
+pub(crate) mod probe;
 mod publishing;
 mod resume;
 mod servers;
@@ -20,6 +21,7 @@ mod shared;
 mod snapshot_slot;
 mod start;
 mod supervisor;
+mod triggers;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -31,7 +33,7 @@ use tokio::task::JoinHandle;
 
 use crate::api::http::Phase;
 use crate::api::zeromq::socket_dir::PrivateSocketDir;
-use crate::bus::{Condition, Conditions, Intake, Registry};
+use crate::bus::{Condition, Conditions, Intake, Registry, Stranger};
 use crate::config::{Config, Supervision};
 use crate::journal::Journal;
 use crate::telemetry;
@@ -45,10 +47,11 @@ use sessions::Sessions;
 use shared::Shared;
 use supervisor::{Notifier, Supervisor};
 
-pub(crate) use attach::check_source;
+pub(crate) use attach::{check_source, named};
 pub(crate) use credentials::access;
 pub(crate) use listeners::Endpoints;
 pub(crate) use plans::plan;
+pub(crate) use triggers::check_triggers;
 
 /// Least time for the journal's last records.
 const JOURNAL_PATIENCE: Duration = Duration::from_secs(1);
@@ -151,6 +154,12 @@ impl Daemon {
     /// Reads tokens and certificates again now, not within the next second.
     pub(crate) fn reread_credentials(&self) {
         self.reread.notify_waiters();
+    }
+
+    /// What was sent to a session that is not here, most recently.
+    #[must_use]
+    pub(crate) fn stranger(&self) -> Option<Stranger> {
+        self.sessions.stranger()
     }
 
     /// Addresses that are served.

@@ -10,6 +10,7 @@ use super::snapshot_slot::SnapshotSlot;
 use crate::bus::{CountsTap, Outcome, SessionHandle};
 use crate::intake::{Answer, Header, Kind, MASKED, Outlet};
 use crate::regime::Engine;
+use crate::triggers::Watch;
 
 /// Most bins that a restored state is predicted through: a minute of 6 ms bins. Each costs most of
 /// a bin's compute, and the session's first bin waits for all of them, while new ones fill the
@@ -22,6 +23,7 @@ pub(super) struct Ends {
     pub(super) sending: Sending<Outcome>,
     pub(super) taps: [CountsTap; 3],
     pub(super) slot: Option<Arc<SnapshotSlot>>,
+    pub(super) watch: Option<Watch>,
 }
 
 /// Owns the engine. After the first bins it neither allocates nor waits, but for a full ring of
@@ -41,6 +43,8 @@ pub(super) struct SessionThread {
     counts: Vec<f32>,
     active: Vec<bool>,
     bin: u64,
+    /// The session's triggers, where it has any.
+    watch: Option<Watch>,
     /// Where its state is saved for the next start.
     slot: Option<Arc<SnapshotSlot>>,
     /// Fingerprint of model, readout and rule, saved with the state.
@@ -72,6 +76,7 @@ impl SessionThread {
             outlet: ends.outlet,
             sending: ends.sending,
             slot: ends.slot,
+            watch: ends.watch,
             session,
             resets_before: 0,
             swaps: 0,
@@ -204,7 +209,11 @@ impl SessionThread {
             ..Outcome::of(self.engine.estimate(), self.engine.experts())
         };
         self.bin += 1;
-        // The decision first; everything below can wait.
+        // Before anybody else hears of it: the loop is closed first.
+        if let Some(watch) = &mut self.watch {
+            watch.see(&outcome, done);
+        }
+        // The decision next; everything below can wait.
         self.sending.send(outcome);
         if let Some(slot) = &self.slot {
             let (engine, since) = (&mut self.engine, &mut self.since_state);

@@ -11,12 +11,14 @@ use super::start;
 use crate::api::describe;
 use crate::bus::{
     CalibrationState, Ending, ModelChoice, ModelSource, Plan, Registry, Reservation, SessionHandle,
+    Stranger, TriggerState,
 };
 use crate::config::{BUILTIN_MODEL, Config, SessionConfig, parse_session};
 use crate::intake::MASKED;
 use crate::regime::Engine;
-use crate::wire::SessionStopped;
+use crate::regime::Label;
 use crate::wire::journal_record::What;
+use crate::wire::{SessionStopped, TriggersArmed};
 use crate::{telemetry, wire};
 
 /// Default length of the counts on which another model is warmed up, seconds.
@@ -38,6 +40,11 @@ impl Sessions {
     /// A daemon without sessions.
     pub(super) fn new(config: Config, registry: Arc<Registry>, shared: Shared) -> Self {
         Self { registry, shared, config }
+    }
+
+    /// What was sent to a session that is not here, most recently.
+    pub(super) fn stranger(&self) -> Option<Stranger> {
+        self.registry.stranger()
     }
 
     fn describe(&self, session: &SessionHandle) -> wire::Session {
@@ -121,6 +128,29 @@ impl Sessions {
         Ok(self.describe(&session))
     }
 
+    /// Arms or disarms a session's triggers.
+    pub(super) fn arm(&self, name: &str, armed: bool) -> Result<wire::Session> {
+        let session = self.registry.running(name)?;
+        if session.triggers.each.is_empty() {
+            bail!("expected a session with triggers (docs/triggers.md), found none of '{name}'");
+        }
+        if session.triggers.arm(name, armed) {
+            self.record(name, What::TriggersArmed(TriggersArmed { armed, why: String::new() }));
+            tracing::info!(session = name, armed, "triggers");
+        }
+        Ok(self.describe(&session))
+    }
+
+    /// Notes something on a session's time.
+    pub(super) fn annotate(&self, request: &wire::AnnotateRequest) -> Result<wire::Annotation> {
+        let session = self.registry.running(&request.session)?;
+        let annotation = session.annotate(&request.text, &request.source)?;
+        self.record(session.name(), What::Annotation(annotation.clone()));
+        let (session, source) = (session.name(), &request.source);
+        tracing::info!(session, source, text = request.text, "annotation");
+        Ok(annotation)
+    }
+
     /// Continues at another position of the recording.
     pub(super) fn seek(&self, name: &str, position_s: f64) -> Result<wire::Session> {
         let session = self.registry.running(name)?;
@@ -175,7 +205,13 @@ impl Sessions {
                  others or another order"
             );
         }
+        triggers_fit(&session, &next)?;
         swap.finish(next.clone(), engine).await?;
+        if !session.triggers.each.is_empty() {
+            session.triggers.arm(name, false);
+            let why = "another model".to_owned();
+            self.record(name, What::TriggersArmed(TriggersArmed { armed: false, why }));
+        }
         telemetry::model_swapped(name);
         self.record(name, next.changed(false));
         let described = self.describe(&session);
@@ -214,6 +250,18 @@ impl Sessions {
         late.extend(ending);
         late
     }
+}
+
+/// Another model has the regimes that a session's triggers wait for.
+fn triggers_fit(session: &SessionHandle, next: &Plan) -> Result<()> {
+    let absent = |t: &&TriggerState| {
+        t.regime != Label::UNKNOWN && !next.model.regime_names.contains(&t.regime)
+    };
+    if let Some(trigger) = session.triggers.each.iter().find(absent) {
+        let (trigger, regime) = (&trigger.name, &trigger.regime);
+        bail!("expected a model with the regime '{regime}' of trigger '{trigger}', found none");
+    }
+    Ok(())
 }
 
 /// The model that a request asks for, with everything it does not name as `before`.

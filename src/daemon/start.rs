@@ -13,6 +13,7 @@ use super::resume::{Beginning, Keeping};
 use super::session_thread::{Ends, SessionThread};
 use super::shared::Shared;
 use super::snapshot_slot::SnapshotSlot;
+use super::triggers::{acted_before, check_triggers};
 use super::{attach, outcomes, resume};
 use crate::api::zeromq::publisher::Topics;
 use crate::bus::{
@@ -20,6 +21,7 @@ use crate::bus::{
 };
 use crate::config::{Config, SessionConfig};
 use crate::intake::{Assembly, Outlet, Port, PortSettings};
+use crate::triggers::{Settings as Trigger, Watch, Worker};
 
 /// Outcomes that wait for the publishing task at most; the thread waits for it beyond that.
 const OUTCOMES_WAITING: usize = 4096;
@@ -47,22 +49,22 @@ pub(super) fn start(
     config: &Config,
     shared: &Shared,
 ) -> Result<Arc<SessionHandle>> {
+    check_triggers(&session, &plan, config)?;
     let asked = attach::named(session, &plan)?;
-    // Another run's channels may be in another order: nothing of its readout is of use, nor of its
-    // state.
+    // Another run's channels may be in another order: nothing of its readout or state is of use.
     let keeping = shared.keeping.clone().filter(|_| !attach::learns_order(&asked));
     warn_of_untrusted(&plan);
-    let n_channels = plan.readout.n_channels();
+    let (n_channels, names) = (plan.readout.n_channels(), plan.readout.channels.as_deref());
     let (port, outlet) = Port::open(port_settings(&plan, config));
     let mut port_guard = ClosedUnlessKept(Some(port.clone()));
-    let prepared = attach::prepare(&asked, port.settings(), plan.readout.channels.as_deref())?;
+    let prepared = attach::prepare(&asked, port.settings(), names)?;
     let beginning = resume::begin(&plan, keeping.as_ref(), shared.journal.as_deref())
         .with_context(|| format!("session '{}'", plan.session))?;
     let plan = Arc::new(plan);
     let (page_tap, page_counts) = tap(n_channels);
     let (fit_tap, fit_counts) = tap(n_channels);
     let (probe, metrics_tap) = shared.worker.probe(plan.model.clone(), n_channels);
-    let session = Arc::new(SessionHandle::new(Parts {
+    let session = SessionHandle::new(Parts {
         plan: plan.clone(),
         assembly: Arc::new(Assembly::new(port.clone(), asked.events)),
         port: port.clone(),
@@ -72,11 +74,14 @@ pub(super) fn start(
         fit_counts,
         events_kept: config.events_kept,
         journal: shared.journal.clone(),
-    }));
-    let (resumed, own_readout) = (beginning.restored.is_some(), beginning.own_readout);
-    let taps = [metrics_tap, fit_tap, page_tap];
-    let (slot, fetching) = run_thread(&session, beginning, outlet, taps, keeping.as_ref())?;
-    match own_readout {
+    });
+    let triggers = asked.triggers.iter().map(Trigger::state).collect();
+    let session = Arc::new(session.with_triggers(triggers));
+    let (watch, workers) = watch(&asked, &session, config, shared)?;
+    let (resumed, own) = (beginning.restored.is_some(), beginning.own_readout);
+    let ins = Ins { outlet, taps: [metrics_tap, fit_tap, page_tap], watch };
+    let (slot, fetching) = run_thread(&session, beginning, ins, keeping.as_ref())?;
+    match own {
         Some(trusted) => show_kept(&session, trusted),
         None => calibrate(&session, &plan, keeping.as_ref(), shared)?,
     }
@@ -86,6 +91,7 @@ pub(super) fn start(
         journal.add(&plan.session, plan.started(resumed));
     }
     let (sources, mut outs) = attach::attach(&asked, &session, prepared);
+    outs.extend(workers.into_iter().map(Worker::start));
     if let (Some(slot), Some(keeping)) = (slot, keeping) {
         outs.push(tokio::spawn(resume::keep(slot, session.clone(), keeping.folder)));
     }
@@ -127,13 +133,36 @@ fn warn_of_untrusted(plan: &Plan) {
     }
 }
 
+/// What goes to a session's thread.
+struct Ins {
+    outlet: Outlet,
+    taps: [CountsTap; 3],
+    watch: Option<Watch>,
+}
+
+/// Prepares a session's triggers, where it has any.
+fn watch(
+    asked: &SessionConfig,
+    session: &Arc<SessionHandle>,
+    config: &Config,
+    shared: &Shared,
+) -> Result<(Option<Watch>, Vec<Worker>)> {
+    if asked.triggers.is_empty() {
+        return Ok((None, Vec::new()));
+    }
+    session.triggers.arm(session.name(), false);
+    let before = acted_before(asked, config);
+    let journal = shared.journal.as_ref();
+    let (watch, workers) = crate::triggers::open(session, &asked.triggers, &before, journal)?;
+    Ok((Some(watch), workers))
+}
+
 /// Starts the thread that owns a session's engine. Returns the slot of its snapshots, where states
 /// are kept, and the receiving end of its outcomes.
 fn run_thread(
     session: &Arc<SessionHandle>,
     beginning: Beginning,
-    outlet: Outlet,
-    taps: [CountsTap; 3],
+    ins: Ins,
     keeping: Option<&Keeping>,
 ) -> Result<(Option<Arc<SnapshotSlot>>, Fetching<Outcome>)> {
     let Beginning { mut engine, fingerprint, restored, .. } = beginning;
@@ -142,7 +171,8 @@ fn run_thread(
         Arc::new(SnapshotSlot::new(&mut engine, every))
     });
     let (sending, fetching) = outcomes::ring(OUTCOMES_WAITING);
-    let ends = Ends { outlet, sending, taps, slot: slot.clone() };
+    let Ins { outlet, taps, watch } = ins;
+    let ends = Ends { outlet, sending, taps, slot: slot.clone(), watch };
     let owner = SessionThread::new(session.clone(), ends, (engine, fingerprint), restored);
     let thread = std::thread::Builder::new()
         .name(format!("session-{}", session.name()))

@@ -34,5 +34,6 @@ pub(crate) use refusal::{Accepted, Refusal};
 pub use ring::Outlet;
 pub(crate) use ring::{Header, Kind};
 pub(crate) use spikes::{Event, SpikesTaken};
+pub(crate) use status::Seen;
 pub use status::{LossAccounting, Status};
 pub(crate) use ticks::{Place, Ticks};

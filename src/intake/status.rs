@@ -1,7 +1,9 @@
 //! Connection state of the rig that the daemon connects to.
 
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use crate::sync::locked;
 use crate::telemetry::SourceMetrics;
 
 /// What a source's accounts of losses are worth.
@@ -27,6 +29,21 @@ impl LossAccounting {
     }
 }
 
+/// What a rig has shown of itself, whatever the session expects of it.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(crate) struct Seen {
+    /// Channels of its bins, or the highest channel of its events.
+    pub(crate) channels: usize,
+    /// Names of its channels in the order in which they were learned.
+    pub(crate) names: Vec<String>,
+    /// Samples a second.
+    pub(crate) sample_rate_hz: Option<f64>,
+    /// Width of its bins, seconds.
+    pub(crate) bin_width_s: Option<f64>,
+    /// The stream that is read, where it has several.
+    pub(crate) stream: Option<String>,
+}
+
 /// The connection of a session to its rig.
 pub struct Status {
     /// Kind and address of the rig, to show.
@@ -37,6 +54,8 @@ pub struct Status {
     pub metrics: SourceMetrics,
     /// Read by `ListSessions`; the gauge of the same name cannot be read.
     connected: AtomicBool,
+    /// Changed when something new is seen, which is seldom.
+    seen: Mutex<Seen>,
 }
 
 impl Status {
@@ -48,7 +67,19 @@ impl Status {
             loss,
             metrics: SourceMetrics::new(session),
             connected: AtomicBool::new(false),
+            seen: Mutex::default(),
         }
+    }
+
+    /// What the rig has shown so far.
+    #[must_use]
+    pub(crate) fn seen(&self) -> Seen {
+        locked(&self.seen).clone()
+    }
+
+    /// It has shown something new.
+    pub(crate) fn see(&self, change: impl FnOnce(&mut Seen)) {
+        change(&mut locked(&self.seen));
     }
 
     #[must_use]

@@ -3,12 +3,15 @@
 mod archive;
 mod columns;
 mod counts;
+mod file;
 mod grid;
 mod hdf5;
 mod keys;
 mod npy;
 mod npz;
 mod nwb;
+mod phy;
+mod spikes;
 
 use ndarray::{Array2, Axis};
 use std::ops::Range;
@@ -20,10 +23,13 @@ pub(crate) use archive::{Archive, numbered, trial_starts};
 pub(crate) use columns::Column;
 pub(crate) use counts::CountsBuffer;
 pub use counts::{Counts, Spool};
+pub(crate) use file::{Kind, read_file};
 pub use npy::{Array, Values};
 pub(crate) use npz::read_seen;
 pub use npz::{read, read_from};
-pub use nwb::{NwbSettings, read_nwb, read_nwb_from};
+pub use nwb::{read_nwb, read_nwb_from};
+pub(crate) use phy::is_phy;
+pub use spikes::SpikeSettings;
 
 /// Most bins of a recording: more than a week of 10 ms.
 const BINS_MAX: usize = 1 << 26;

@@ -1,36 +1,17 @@
 //! NWB files (Neurodata Without Borders 2): sorted units' spike times, binned, with a column of an
 //! interval table as labels.
 
-use std::collections::HashMap;
 use std::path::Path;
 
-use super::grid::Grid;
 use super::hdf5::File;
-use super::{BINS_MAX, DynamicsTruth, Recording, RecordingError, Trial, in_bins};
-use crate::model::{CHANNELS_MAX, COUNT_MAX, REGIMES_MAX};
+use super::spikes::{Intervals, SpikeSettings, Trains, span};
+use super::{Recording, RecordingError};
+use crate::model::CHANNELS_MAX;
 
-/// Width of a bin where none is asked for, milliseconds.
-pub(super) const BIN_MS_DEFAULT: f64 = 10.0;
-/// Largest number of counts of a recording, bins times channels.
-const COUNTS_MAX: usize = 1 << 31;
 /// Spike times that are all whole numbers, and further apart than this, are no seconds.
 const WHOLE_SPAN_S: f64 = 10_000.0;
 /// At least this many of them.
 const WHOLE_TIMES: usize = 20;
-
-/// How to take an NWB file.
-#[derive(Debug, Clone, Default, PartialEq)]
-pub struct NwbSettings {
-    /// Width of a bin, milliseconds.
-    pub bin_ms: Option<f64>,
-    /// Column of an interval table that names each interval's regime, as `table/column`.
-    pub labels: Option<String>,
-    /// Column of an interval table that names each interval's task, as `table/column`.
-    pub tasks: Option<String>,
-}
-
-/// An interval table's column: `(start, stop, value)`, seconds; those without a value are left out.
-type Intervals = Vec<(f64, f64, String)>;
 
 fn intervals(file: &File<'_>, flag: &str, of: &str) -> Result<Intervals, RecordingError> {
     let Some((table, column)) = of.split_once('/') else {
@@ -115,10 +96,6 @@ fn unit_names(file: &File<'_>, n: usize) -> Option<Vec<String>> {
     super::are_names(&names, n).then_some(names)
 }
 
-fn span(times: impl Iterator<Item = f64>) -> (f64, f64) {
-    times.fold((f64::INFINITY, f64::NEG_INFINITY), |(a, b), t| (a.min(t), b.max(t)))
-}
-
 /// Times in which every unit was observed, in order and disjoint, seconds; `None` where the file
 /// does not hold them.
 fn observed(file: &File<'_>, n_units: usize) -> Result<Option<Vec<(f64, f64)>>, RecordingError> {
@@ -191,7 +168,7 @@ fn session(file: &File<'_>) -> Option<String> {
 ///
 /// # Errors
 /// Names the part of the file, with what was expected and what was found.
-pub fn read_nwb(path: &Path, how: &NwbSettings) -> Result<Recording, RecordingError> {
+pub fn read_nwb(path: &Path, how: &SpikeSettings) -> Result<Recording, RecordingError> {
     bins(&File::open(path)?, how)
 }
 
@@ -202,167 +179,31 @@ pub fn read_nwb(path: &Path, how: &NwbSettings) -> Result<Recording, RecordingEr
 pub fn read_nwb_from(
     bytes: &[u8],
     path: &Path,
-    how: &NwbSettings,
+    how: &SpikeSettings,
 ) -> Result<Recording, RecordingError> {
     bins(&File::of(bytes, path)?, how)
 }
 
-/// Bins of a recording, numbered from its first.
-struct Bins {
-    grid: Grid,
-    origin: i64,
-    n: usize,
-}
-
-impl Bins {
-    /// Over all spikes, and over the stretches of time that `marks` names.
-    fn over(
-        file: &File<'_>,
-        units: &[Vec<f64>],
-        marks: &[(f64, f64)],
-        bin_s: f64,
-    ) -> Result<Self, RecordingError> {
-        let spikes = span(units.iter().flatten().copied());
-        if spikes.0 > spikes.1 {
-            return Err(file.wrong("/units/spike_times", "at least one spike", "none"));
-        }
-        // Bins lie on multiples of their width: recordings of one clock share them.
-        let grid = Grid::new(bin_s);
-        let origin = marks.iter().map(|m| grid.bin(m.0)).fold(grid.bin(spikes.0), i64::min);
-        let last = marks.iter().map(|m| grid.last(m.1)).fold(grid.bin(spikes.1), i64::max);
-        let n = usize::try_from(last.saturating_sub(origin)).unwrap_or(0).saturating_add(1);
-        if n > BINS_MAX || n.saturating_mul(units.len()) > COUNTS_MAX {
-            let expected =
-                format!("at most {BINS_MAX} bins and {COUNTS_MAX} counts (see --bin-ms)");
-            let found = format!("{n} bins of {} units", units.len());
-            return Err(file.wrong("/units/spike_times", expected, found));
-        }
-        Ok(Self { grid, origin, n })
-    }
-
-    fn place(&self, bin: i64) -> usize {
-        usize::try_from(bin - self.origin).unwrap_or(0).min(self.n)
-    }
-
-    /// A bin belongs to the interval that its middle lies in; to the last of several.
-    fn marked(&self, intervals: &Intervals, names: &mut Vec<String>) -> Vec<Option<usize>> {
-        let mut known = HashMap::new();
-        let mut spans = Vec::with_capacity(intervals.len());
-        for (start, stop, value) in intervals {
-            let index = *known.entry(value.as_str()).or_insert_with(|| {
-                names.push(value.clone());
-                names.len() - 1
-            });
-            let (from, to) = (self.grid.first_middle(*start), self.grid.first_middle(*stop));
-            spans.push((self.place(from), self.place(to), index));
-        }
-        let mut marked = vec![None; self.n];
-        // From the last to the first, each bin once: where from here on none was marked.
-        let mut free: Vec<usize> = (0..=self.n).collect();
-        for (from, to, index) in spans.into_iter().rev() {
-            let mut at = next_free(&mut free, from);
-            while at < to {
-                marked[at] = Some(index);
-                free[at] = at + 1;
-                at = next_free(&mut free, at);
-            }
-        }
-        marked
-    }
-
-    fn counts(&self, units: &[Vec<f64>]) -> Vec<u16> {
-        let mut counts = vec![0u16; self.n * units.len()];
-        for (unit, times) in units.iter().enumerate() {
-            for &t in times {
-                let bin = self.place(self.grid.bin(t)).min(self.n - 1);
-                let count = &mut counts[bin * units.len() + unit];
-                *count = (*count + 1).min(COUNT_MAX);
-            }
-        }
-        counts
-    }
-}
-
-/// The first free place at `from` or after it; shortens the path of those that it passed.
-fn next_free(free: &mut [usize], from: usize) -> usize {
-    let mut at = from;
-    while free[at] != at {
-        free[at] = free[free[at]];
-        at = free[at];
-    }
-    at
-}
-
 /// The trials of a file.
-fn bins(file: &File<'_>, how: &NwbSettings) -> Result<Recording, RecordingError> {
-    let bin_s = how.bin_ms.unwrap_or(BIN_MS_DEFAULT) / 1e3;
-    if !(bin_s > 0.0 && bin_s <= 10.0) {
-        let found = format!("{} ms", 1e3 * bin_s);
-        return Err(file.wrong("bin_ms", "a width above 0 and at most 10 s", found));
-    }
+fn bins(file: &File<'_>, how: &SpikeSettings) -> Result<Recording, RecordingError> {
+    let bin_s = how.bin_width_s(file.path)?;
     let units = units(file)?;
     let labels = how.labels.as_ref().map(|l| intervals(file, "--labels", l)).transpose()?;
     let tasks = how.tasks.as_ref().map(|t| intervals(file, "--tasks", t)).transpose()?;
     let observed = observed(file, units.len())?;
-    let named = labels.iter().chain(&tasks).flatten().map(|(from, to, _)| (*from, *to));
-    let marks: Vec<(f64, f64)> = named.chain(observed.iter().flatten().copied()).collect();
-    let bins = Bins::over(file, &units, &marks, bin_s)?;
-    let n = bins.n;
-    let mut regime_names = Vec::new();
-    let regime = labels.map_or_else(|| vec![None; n], |l| bins.marked(&l, &mut regime_names));
-    if regime_names.len() > REGIMES_MAX {
-        let found = format!("{} ({}, ...)", regime_names.len(), regime_names[..3].join(", "));
-        let expected = format!("at most {REGIMES_MAX} different labels");
-        return Err(file.wrong(how.labels.as_deref().unwrap_or("labels"), expected, found));
-    }
-    let task: Vec<i64> = match tasks {
-        None => vec![0; n],
-        Some(tasks) => {
-            let marked = bins.marked(&tasks, &mut Vec::new());
-            marked.into_iter().map(|t| t.map_or(-1, |t| t as i64)).collect()
-        }
+    let trains = Trains {
+        path: file.path,
+        key: "/units/spike_times",
+        labels_key: how.labels.as_deref().unwrap_or("labels"),
+        session: session(file).unwrap_or_else(|| super::name_of(file.path)),
+        channels: unit_names(file, units.len()),
+        units,
+        labels,
+        tasks,
+        observed,
+        begin_s: None,
     };
-    let session = session(file).unwrap_or_else(|| super::name_of(file.path));
-    let counts = bins.counts(&units);
-    let width = units.len();
-    let trial = |from: usize, to: usize| Trial {
-        session: session.clone(),
-        counts: in_bins(counts[from * width..to * width].to_vec(), width),
-        task: task[from..to].to_vec(),
-        regime: regime[from..to].to_vec(),
-        truth: DynamicsTruth::default(),
-    };
-    let stretches = stretches(file, observed.as_deref(), &bins)?;
-    // What lies between two stretches was not seen: they are no one stream.
-    let continuous = stretches.len() == 1;
-    Ok(Recording {
-        path: file.path.to_owned(),
-        n_channels: width,
-        channels: unit_names(file, width),
-        bin_width_s: bin_s,
-        regime_names,
-        trials: stretches.into_iter().map(|(from, to)| trial(from, to)).collect(),
-        continuous,
-    })
-}
-
-/// Stretches of whole bins in which all units were observed.
-fn stretches(
-    file: &File<'_>,
-    observed: Option<&[(f64, f64)]>,
-    bins: &Bins,
-) -> Result<Vec<(usize, usize)>, RecordingError> {
-    let Some(observed) = observed else { return Ok(vec![(0, bins.n)]) };
-    let whole = |&(a, b): &(f64, f64)| {
-        let (from, to) = bins.grid.whole(a, b);
-        (bins.place(from), bins.place(to))
-    };
-    let stretches: Vec<_> = observed.iter().map(whole).filter(|(from, to)| from < to).collect();
-    if stretches.is_empty() {
-        let expected = "at least one whole bin in which all units were observed";
-        return Err(file.wrong("/units/obs_intervals", expected, "none"));
-    }
-    Ok(stretches)
+    trains.binned(bin_s)
 }
 
 #[cfg(test)]

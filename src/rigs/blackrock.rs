@@ -161,6 +161,8 @@ pub struct Reader {
     assembly: Arc<Assembly>,
     status: Arc<Status>,
     events: Vec<Event>,
+    /// Highest channel so far.
+    highest: usize,
 }
 
 impl Reader {
@@ -169,9 +171,9 @@ impl Reader {
         let shape = assembly.port().settings();
         let (split, n) = (settings.split_sorted, shape.n_channels);
         let listed = (!settings.electrodes.is_empty() || split)
-            .then(|| Electrodes::new(&settings.electrodes, split, n));
+            .then(|| Electrodes::new(&settings.electrodes, split, n, status.clone()));
         let ticks = Ticks::new(settings.ticks_per_s, shape.bin_width_s, settings.reorder_ms);
-        Self { settings, listed, ticks, assembly, status, events: Vec::new() }
+        Self { settings, listed, ticks, assembly, status, events: Vec::new(), highest: 0 }
     }
 
     /// Takes one datagram.
@@ -223,6 +225,10 @@ impl Reader {
         if !counts {
             self.status.metrics.ignored.increment(1);
             return bin.is_some();
+        }
+        if usize::from(p.channel) > self.highest {
+            self.highest = usize::from(p.channel);
+            self.status.see(|seen| seen.channels = seen.channels.max(self.highest));
         }
         let channel = match &mut self.listed {
             Some(listed) => listed.channel(&p.channel.to_string(), i64::from(p.kind)),

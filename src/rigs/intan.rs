@@ -101,7 +101,7 @@ impl Reader {
         let shape = assembly.port().settings();
         let (split, n) = (settings.split_sorted, shape.n_channels);
         Self {
-            electrodes: Electrodes::new(&settings.electrodes, split, n),
+            electrodes: Electrodes::new(&settings.electrodes, split, n, status.clone()),
             ticks: Ticks::new(settings.sample_rate_hz, shape.bin_width_s, settings.reorder_ms),
             rest: Vec::new(),
             events: Vec::new(),

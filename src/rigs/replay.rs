@@ -10,7 +10,7 @@ use crate::clock::Received;
 use crate::intake::{BinCounts, Bins, LossAccounting, Port, Status};
 use crate::model::{nearly_equal, values};
 use crate::recording;
-use crate::recording::{NwbSettings, Recording, RecordingError, Trial};
+use crate::recording::{Recording, RecordingError, SpikeSettings, Trial};
 
 /// Interval of retries where there is no room or nothing to do.
 const LOOK_EVERY: Duration = Duration::from_millis(1);
@@ -21,7 +21,7 @@ pub(crate) const SPEED_MIN: f64 = 0.001;
 /// What to replay, and how.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Settings {
-    /// The recording: `.npz`, or `.nwb`.
+    /// The recording: `.npz`, `.nwb`, or a folder of Phy.
     pub file: PathBuf,
     /// Times its own speed; 0: as fast as the session takes it.
     pub speed: f64,
@@ -39,17 +39,14 @@ impl Settings {
     }
 }
 
-/// Reads a recording in bins of `bin_width_s`; an `.nwb` file's spikes are binned so.
+/// Reads a recording in bins of `bin_width_s`; spikes are binned so.
 ///
 /// # Errors
 /// Names the fault of the file.
 pub(crate) fn load(file: &Path, bin_width_s: f64) -> Result<Recording, RecordingError> {
     let bin_ms = bin_width_s * 1e3;
-    if file.extension().is_some_and(|e| e.eq_ignore_ascii_case("nwb")) {
-        let how = NwbSettings { bin_ms: Some(bin_ms), ..NwbSettings::default() };
-        return recording::read_nwb(file, &how);
-    }
-    let mut recording = recording::read(file)?;
+    let how = SpikeSettings { bin_ms: Some(bin_ms), ..SpikeSettings::default() };
+    let mut recording = recording::read_file(file, &how)?;
     if !nearly_equal(recording.bin_width_s, bin_width_s) {
         recording.rebin(bin_ms)?;
     }

@@ -141,6 +141,16 @@ declared! {
         Gauge PARTICIPATION "regimed_participation_ratio" ["session"]
             "Participation ratio of the log rates' covariance over the last seconds."
     }
+    "Triggers", "What is done about regimes: docs/triggers.md." {
+        Gauge TRIGGERS_ARMED "regimed_triggers_armed" ["session"]
+            "1 while a session's triggers are armed."
+        Counter TRIGGERS "regimed_triggers_total" ["session trigger outcome"]
+            "Times that a trigger's condition was met while it was armed, by what became of it: \
+             sent, dry_run, failed, late, refractory, daily_limit, disarmed or given_up (its \
+             worker was busy)."
+        Histogram TRIGGER "regimed_trigger_seconds" ["session trigger"]
+            "Decision made to trigger sent."
+    }
     "Sessions", "What each is doing." {
         Gauge SESSION_STATE "regimed_session_state" ["session state"]
             "1 for the state a session is in: running, paused or stopped."

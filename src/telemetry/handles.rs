@@ -104,6 +104,46 @@ pub(crate) fn session_state(session: &str, state: &str) {
     }
 }
 
+/// A session's triggers are armed, or not.
+pub(crate) fn triggers_armed(session: &str, armed: bool) {
+    gauge!(TRIGGERS_ARMED, "session" => session.to_owned()).set(f64::from(u8::from(armed)));
+}
+
+/// Metrics of one trigger.
+#[derive(Clone)]
+pub(crate) struct TriggerMetrics {
+    session: String,
+    trigger: String,
+    /// Its worker was too busy to take one more.
+    pub given_up: Counter,
+    /// Decision to sent.
+    pub latency: Histogram,
+}
+
+impl TriggerMetrics {
+    /// Handles for a session's trigger.
+    #[must_use]
+    pub(crate) fn new(session: &str, trigger: &str) -> Self {
+        let (session, trigger) = (session.to_owned(), trigger.to_owned());
+        let latency =
+            histogram!(TRIGGER, "session" => session.clone(), "trigger" => trigger.clone());
+        let mut metrics = Self { given_up: Counter::noop(), latency, session, trigger };
+        metrics.given_up = metrics.counter("given_up");
+        metrics
+    }
+
+    fn counter(&self, outcome: &str) -> Counter {
+        let (session, trigger) = (self.session.clone(), self.trigger.clone());
+        let outcome = outcome.to_owned();
+        counter!(TRIGGERS, "session" => session, "trigger" => trigger, "outcome" => outcome)
+    }
+
+    /// What became of it.
+    pub(crate) fn became(&self, outcome: &str) {
+        self.counter(outcome).increment(1);
+    }
+}
+
 /// A session has another model.
 pub(crate) fn model_swapped(session: &str) {
     counter!(MODEL_SWAPS, "session" => session.to_owned()).increment(1);

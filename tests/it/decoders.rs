@@ -82,7 +82,7 @@ fn a_recording_reads_no_other_file() {
     fs::write(place("secret.nwb"), &good).expect("written");
     let times: Vec<u8> = [0.1f64, 0.2, 0.15].iter().flat_map(|t| t.to_le_bytes()).collect();
     fs::write(place("secret.bin"), times).expect("written");
-    let how = regimed::internals::recording::NwbSettings::default();
+    let how = regimed::internals::recording::SpikeSettings::default();
     regimed::internals::recording::read_nwb(&place("secret.nwb"), &how).expect("a good one");
     for name in ["external", "linked"] {
         let file = place(&format!("{name}.nwb"));
@@ -99,10 +99,11 @@ fn the_good_examples_are_good() {
         let file = fs::File::open(seed(name)).expect("a file");
         regimed::internals::recording::read_from(file, &seed(name)).expect(name);
     }
-    let labelled = regimed::internals::recording::NwbSettings {
+    let labelled = regimed::internals::recording::SpikeSettings {
         labels: Some("trials/condition".into()),
         tasks: Some("trials/target".into()),
         bin_ms: None,
+        ..regimed::internals::recording::SpikeSettings::default()
     };
     for name in ["nwb/old_layout", "nwb/new_layout"] {
         regimed::internals::recording::read_nwb(&seed(name), &labelled).expect(name);

@@ -5,7 +5,7 @@ use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
 use std::time::Instant;
 
-use regimed::internals::recording::{NwbSettings, read_nwb};
+use regimed::internals::recording::{SpikeSettings, read_nwb};
 
 use crate::peer::python;
 use crate::rig::{
@@ -95,7 +95,7 @@ fn files_as_people_have_them_are_read_or_refused_with_the_reason() {
     let file = |name: &str| dir.path().join(format!("{name}.nwb"));
     let labelled = |column: &str| {
         let labels = Some(format!("trials/{column}"));
-        let read = read_nwb(&file("plain"), &NwbSettings { labels, ..NwbSettings::default() });
+        let read = read_nwb(&file("plain"), &SpikeSettings { labels, ..SpikeSettings::default() });
         let read = read.expect(column);
         // Of each ten seconds, as the middle of each trial has it.
         let at = |i: usize| read.trials[0].regime[i * 1000 + 500];
@@ -109,17 +109,17 @@ fn files_as_people_have_them_are_read_or_refused_with_the_reason() {
     assert_eq!(labelled("tags"), ["x+y", "", "x", "", "z", ""]);
     assert_eq!(labelled("side"), ["left", "right", "right", "left", "right", "left"]);
     assert_eq!(labelled("level"), ["low", "high", "low", "low", "high", "high"]);
-    let plain = read_nwb(&file("plain"), &NwbSettings::default()).expect("reads");
+    let plain = read_nwb(&file("plain"), &SpikeSettings::default()).expect("reads");
     let names = plain.channels.expect("names");
     assert_eq!(names, ["u1", "u2", "u3", "u4"]);
     assert_eq!(plain.trials[0].session, "plain", "as the file is named");
     // What was not observed is not there.
-    let seen = read_nwb(&file("observed"), &NwbSettings::default()).expect("reads");
+    let seen = read_nwb(&file("observed"), &SpikeSettings::default()).expect("reads");
     let bins: Vec<usize> =
         seen.trials.iter().map(regimed::internals::recording::Trial::n_bins).collect();
     assert_eq!((bins, seen.continuous), (vec![500, 1000, 2000], false));
     // A spike at an edge is in the bin that it begins: in each bin one.
-    let edges = read_nwb(&file("edges"), &NwbSettings::default()).expect("reads");
+    let edges = read_nwb(&file("edges"), &SpikeSettings::default()).expect("reads");
     let bins = edges.trials[0].counts.rows().into_iter();
     assert!(bins.map(|b| b.iter().sum::<u16>()).eq(std::iter::repeat_n(1, 1200)));
     for (name, parts) in [
@@ -127,11 +127,11 @@ fn files_as_people_have_them_are_read_or_refused_with_the_reason() {
         ("linked", ["'other.nwb'", "export"]),
         ("virtual", ["virtual dataset", "h5repack"]),
     ] {
-        let error = read_nwb(&file(name), &NwbSettings::default()).expect_err(name).to_string();
+        let error = read_nwb(&file(name), &SpikeSettings::default()).expect_err(name).to_string();
         assert!(parts.iter().all(|p| error.contains(p)), "{error}");
     }
     let labels = Some("trials/huge".to_owned());
-    let error = read_nwb(&file("texts"), &NwbSettings { labels, ..NwbSettings::default() });
+    let error = read_nwb(&file("texts"), &SpikeSettings { labels, ..SpikeSettings::default() });
     let error = error.map(|_| ()).expect_err("too much").to_string();
     assert!(error.contains("trials/huge") && error.contains("bytes of text"), "{error}");
     let zarr = dir.path().join("store.nwb.zarr");
@@ -147,10 +147,11 @@ fn pynwb_writes_what_we_read() {
     let dir = tempfile::tempdir().expect("a folder");
     run(&python, "pynwb_files.py", &[arg(dir.path())]);
     let file = dir.path().join("a.nwb");
-    let how = NwbSettings {
+    let how = SpikeSettings {
         bin_ms: Some(20.0),
         labels: Some("trials/condition".into()),
         tasks: Some("trials/target".into()),
+        ..SpikeSettings::default()
     };
     let read = read_nwb(&file, &how).expect("reads");
     let expected =
@@ -159,7 +160,7 @@ fn pynwb_writes_what_we_read() {
     assert_eq!((read.n_channels, read.bin_width_s), (5, 0.02));
     assert_eq!(read.trials[0], expected.trials[0]);
     // A column of truth values names regimes too.
-    let how = NwbSettings { labels: Some("trials/rewarded".into()), ..how };
+    let how = SpikeSettings { labels: Some("trials/rewarded".into()), ..how };
     assert_eq!(read_nwb(&file, &how).expect("reads").regime_names, ["false", "true"]);
     // Faults say what there is.
     for (labels, parts) in [
@@ -167,7 +168,7 @@ fn pynwb_writes_what_we_read() {
         ("trials/colour", vec!["colour", "condition", "target"]),
         ("trials", vec!["a table and a column", "'trials'"]),
     ] {
-        let how = NwbSettings { labels: Some(labels.into()), ..NwbSettings::default() };
+        let how = SpikeSettings { labels: Some(labels.into()), ..SpikeSettings::default() };
         let error = read_nwb(&file, &how).expect_err(labels).to_string();
         assert!(parts.iter().all(|p| error.contains(p)), "{error}");
     }
@@ -175,7 +176,7 @@ fn pynwb_writes_what_we_read() {
     let bytes = std::fs::read(&file).expect("bytes");
     for part in [0, 100, bytes.len() / 2] {
         std::fs::write(&file, &bytes[..part]).expect("written");
-        assert!(read_nwb(&file, &NwbSettings::default()).is_err(), "{part} bytes");
+        assert!(read_nwb(&file, &SpikeSettings::default()).is_err(), "{part} bytes");
     }
 }
 

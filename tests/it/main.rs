@@ -18,6 +18,7 @@ mod fit;
 #[path = "../../fuzz/decoders/mod.rs"]
 mod fuzz_decoders;
 mod golden;
+mod init;
 mod interop;
 mod journal;
 #[cfg(feature = "lsl")]
@@ -38,5 +39,6 @@ mod sessions;
 mod sources;
 mod spike_sockets;
 mod tidy;
+mod triggers;
 mod unlabelled;
 mod wait;

@@ -58,13 +58,24 @@ impl Rig {
         rig
     }
 
-    /// Has it do something; its answer.
-    pub(crate) fn ask(&mut self, what: &str, with: &Value) -> Value {
+    /// Has it do something.
+    pub(crate) fn tell(&mut self, what: &str, with: &Value) {
         let mut command = with.clone();
         command["do"] = json!(what);
         writeln!(self.commands, "{command}").expect("the rig lives");
+    }
+
+    /// What it answers; empty where it has ended.
+    pub(crate) fn listen(&mut self) -> String {
         let mut line = String::new();
         self.answers.read_line(&mut line).expect("text");
+        line
+    }
+
+    /// Has it do something; its answer.
+    pub(crate) fn ask(&mut self, what: &str, with: &Value) -> Value {
+        self.tell(what, with);
+        let line = self.listen();
         serde_json::from_str(&line).unwrap_or_else(|_| panic!("{what} {with}: no answer"))
     }
 }

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use crate::rig::checkout;
 
 /// Floors from the ground up; a room uses rooms of the floors below it alone.
-const FLOORS: [&[&str]; 18] = [
+const FLOORS: [&[&str]; 19] = [
     // Numbers: no clock, no I/O.
     &["model", "teacher", "learner"],
     &["inference"],
@@ -22,6 +22,7 @@ const FLOORS: [&[&str]; 18] = [
     &["intake"],
     &["bus"],
     &["rigs"],
+    &["triggers"],
     &["api"],
     &["config"],
     // Composition.

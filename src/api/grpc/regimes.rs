@@ -12,8 +12,8 @@ use crate::api::describe;
 use crate::bus::{EventsError, Registry, Resumed, SessionHandle};
 use crate::wire::regimes_server::Regimes;
 use crate::wire::{
-    DecisionUpdate, Event, ListSessionsRequest, ListSessionsResponse, SubscribeDecisionsRequest,
-    SubscribeEventsRequest,
+    DecisionUpdate, Event, ListAnnotationsRequest, ListAnnotationsResponse, ListSessionsRequest,
+    ListSessionsResponse, SubscribeDecisionsRequest, SubscribeEventsRequest,
 };
 
 pub(crate) struct RegimesService {
@@ -148,5 +148,14 @@ impl Regimes for RegimesService {
         let one = |s: &Arc<SessionHandle>| describe(s, &self.registry.conditions);
         let sessions = sessions.iter().map(one).collect();
         Ok(Response::new(ListSessionsResponse { sessions }))
+    }
+
+    async fn list_annotations(
+        &self,
+        request: Request<ListAnnotationsRequest>,
+    ) -> Result<Response<ListAnnotationsResponse>, Status> {
+        let session = self.find(&request.into_inner().session)?;
+        let annotations = session.annotations.held();
+        Ok(Response::new(ListAnnotationsResponse { annotations }))
     }
 }

@@ -307,6 +307,8 @@ impl Reader {
         let width = self.settings.dtype.bytes();
         let values = if self.settings.crossings_first { 2 * n_channels } else { n_channels };
         if samples.len() != values * width {
+            let each = if self.settings.crossings_first { 2 * width } else { width };
+            self.status.see(|seen| seen.channels = samples.len() / each);
             let detail = format!(
                 "expected {values} values of {width} bytes in 'samples', found {} bytes",
                 samples.len()

@@ -15,6 +15,7 @@ use std::time::Duration;
 pub(crate) use discovery::{DISCOVERY_PORT, GROUPS, SERVICE_PORTS, query_matches};
 pub(crate) use feed::{test_pattern, write_numbers, write_text};
 pub(crate) use info::{Format, StreamInfo};
+pub(crate) use outlets::Markers;
 
 use super::backoff::Backoff;
 use crate::clock::Received;
@@ -151,6 +152,11 @@ impl Inlet {
     fn check(&self, info: &StreamInfo) -> Result<(), StreamError> {
         let shape = self.port.settings();
         let (rate, name) = (1.0 / shape.bin_width_s, info.name.clone());
+        self.status.see(|seen| {
+            seen.channels = info.channel_count;
+            seen.stream = Some(info.name.clone());
+            seen.bin_width_s = (info.nominal_srate > 0.0).then(|| 1.0 / info.nominal_srate);
+        });
         if info.channel_count != shape.n_channels {
             let (expected, found) = (shape.n_channels, info.channel_count);
             return Err(StreamError::Channels { expected, name, found });

@@ -14,8 +14,8 @@ use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tokio::sync::broadcast;
 
 use super::{
-    DISCOVERY_PORT, Format, GROUPS, SERVICE_PORTS, StreamInfo, query_matches, test_pattern,
-    write_numbers, write_text,
+    DISCOVERY_PORT, Format, GROUPS, SERVICE_PORTS, Settings, StreamInfo, query_matches,
+    test_pattern, write_numbers, write_text,
 };
 use crate::bus::{SessionFacts, SessionHandle, Update};
 use crate::clock::monotonic_s;
@@ -80,24 +80,18 @@ pub(crate) async fn run(session: Arc<SessionHandle>, listen: IpAddr, lsl_session
     let facts = session.facts();
     let labels = metric_labels(&facts);
     let regimes = facts.regime_names.len();
-    let stream = |what: &str, kind: &str, format, channel_count, nominal_srate| StreamInfo {
-        name: format!("{}-{what}", facts.name),
-        kind: kind.to_owned(),
-        channel_count,
-        format,
-        nominal_srate,
-        source_id: format!("regimed-{}-{what}", facts.name),
-        uid: format!("regimed-{}-{what}-{:x}", facts.name, (monotonic_s() * 1e6) as u64),
+    let markers = StreamInfo {
         session_id: lsl_session.clone(),
-        hostname: std::env::var("HOSTNAME").unwrap_or_else(|_| "localhost".into()),
-        address: listen,
-        data_port: 0,
-        service_port: 0,
-        created_at: monotonic_s(),
+        ..stream_of_markers(&facts.name, "regimes", listen)
     };
-    let markers = stream("regimes", "Markers", Format::Text, 1, 0.0);
-    let rate = 1.0 / facts.bin_width_s;
-    let metrics = stream("metrics", "Metrics", Format::Float32, labels.len(), rate);
+    let metrics = StreamInfo {
+        kind: "Metrics".into(),
+        format: Format::Float32,
+        channel_count: labels.len(),
+        nominal_srate: 1.0 / facts.bin_width_s,
+        session_id: lsl_session,
+        ..stream_of_markers(&facts.name, "metrics", listen)
+    };
     let regime = vec!["regime".into()];
     let offered =
         async { io::Result::Ok((offer(markers, regime).await?, offer(metrics, labels).await?)) };
@@ -132,6 +126,47 @@ pub(crate) async fn run(session: Arc<SessionHandle>, listen: IpAddr, lsl_session
                 let _ = markers.samples.send(sample.into());
             }
         }
+    }
+}
+
+/// A stream of texts that is named after a session.
+fn stream_of_markers(session: &str, what: &str, listen: IpAddr) -> StreamInfo {
+    StreamInfo {
+        name: format!("{session}-{what}"),
+        kind: "Markers".into(),
+        channel_count: 1,
+        format: Format::Text,
+        nominal_srate: 0.0,
+        source_id: format!("regimed-{session}-{what}"),
+        uid: format!("regimed-{session}-{what}-{:x}", (monotonic_s() * 1e6) as u64),
+        session_id: Settings::default().session_id,
+        hostname: std::env::var("HOSTNAME").unwrap_or_else(|_| "localhost".into()),
+        address: listen,
+        data_port: 0,
+        service_port: 0,
+        created_at: monotonic_s(),
+    }
+}
+
+/// A stream of markers, offered until it is dropped.
+pub(crate) struct Markers(Offered);
+
+impl Markers {
+    /// Offers `SESSION-WHAT` at `listen`.
+    ///
+    /// # Errors
+    /// Errors of the sockets.
+    pub(crate) async fn offer(session: &str, what: &str, listen: IpAddr) -> io::Result<Self> {
+        let info = stream_of_markers(session, what, listen);
+        Ok(Self(offer(info, vec![what.to_owned()]).await?))
+    }
+
+    /// A marker now.
+    pub(crate) fn send(&self, text: &str) {
+        let mut sample = Vec::with_capacity(64);
+        write_text(&mut sample, monotonic_s(), text);
+        // Fails without a consumer.
+        let _ = self.0.samples.send(sample.into());
     }
 }
 

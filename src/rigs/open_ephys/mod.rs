@@ -149,6 +149,8 @@ pub struct Reader {
     lost_since: Option<u64>,
     throttle: Throttle,
     events: Vec<Event>,
+    /// Highest channel of continuous data so far, from 1.
+    highest: i64,
 }
 
 impl Reader {
@@ -156,7 +158,12 @@ impl Reader {
     pub fn new(settings: Settings, assembly: Arc<Assembly>, status: Arc<Status>) -> Self {
         let n_channels = assembly.port().settings().n_channels;
         Self {
-            electrodes: Electrodes::new(&settings.electrodes, settings.split_sorted, n_channels),
+            electrodes: Electrodes::new(
+                &settings.electrodes,
+                settings.split_sorted,
+                n_channels,
+                status.clone(),
+            ),
             threshold: settings.threshold_sd.map(|sd| Threshold::new(sd, settings.high_pass_hz)),
             stream: settings.stream.clone(),
             ticks: settings.sample_rate_hz.map(|rate| {
@@ -170,7 +177,24 @@ impl Reader {
             lost_since: None,
             throttle: Throttle::default(),
             events: Vec::new(),
+            highest: 0,
         }
+    }
+
+    /// Shows what a block of continuous data tells of the rig.
+    fn show(&mut self, data: &header::Data<'_>) {
+        if data.channel_num < self.highest {
+            return;
+        }
+        self.highest = data.channel_num.saturating_add(1);
+        let crosses = self.threshold.is_some();
+        self.status.see(|seen| {
+            seen.sample_rate_hz = Some(data.sample_rate);
+            if crosses {
+                seen.channels = usize::try_from(self.highest).unwrap_or(0);
+                seen.names.extend(data.channel_name.as_deref().map(str::to_owned));
+            }
+        });
     }
 
     fn complain(&mut self, what: &str, detail: &str) {
@@ -247,6 +271,7 @@ impl Reader {
             (None, Some(stream)) => {
                 tracing::info!(stream, "Open Ephys: listening to this stream");
                 self.stream = Some(stream.to_owned());
+                self.status.see(|seen| seen.stream = Some(stream.to_owned()));
                 true
             }
         }
@@ -326,6 +351,7 @@ impl Reader {
     }
 
     fn data(&mut self, data: &header::Data<'_>, payload: &[u8], received: Received) {
+        self.show(data);
         let found = data.sample_rate;
         let width = self.assembly.port().settings().bin_width_s;
         let reorder = self.settings.reorder_ms;

@@ -11,6 +11,20 @@ use crate::bus::{NewestEvent, SessionHandle};
 /// A request fails after this time.
 const PATIENCE: Duration = Duration::from_secs(2);
 
+/// Sets a TTL line.
+///
+/// # Errors
+/// No reply, or another than that it was done.
+pub(crate) async fn set(
+    request: &mut Request,
+    line: usize,
+    high: bool,
+) -> Result<(), RequestError> {
+    let reply = request.ask(format!("TTL Line={line} State={}", u8::from(high))).await?;
+    let handled = reply.starts_with("TTLHandled");
+    if handled { Ok(()) } else { Err(RequestError::Unexpected(reply)) }
+}
+
 /// Marks every change from now on until the session ends.
 pub(crate) async fn run(session: Arc<SessionHandle>, settings: NetworkEvents) {
     let mut newest = NewestEvent::of(&session);
@@ -25,15 +39,11 @@ pub(crate) async fn run(session: Arc<SessionHandle>, settings: NetworkEvents) {
             return;
         }
         marked = number;
-        let mut result = request.ask(format!("TTL Line={line} State=1")).await;
+        let mut result = set(&mut request, line, true).await;
         if result.is_ok() {
             tokio::time::sleep(settings.pulse).await;
-            result = request.ask(format!("TTL Line={line} State=0")).await;
+            result = set(&mut request, line, false).await;
         }
-        let result = result.and_then(|reply| {
-            let handled = reply.starts_with("TTLHandled");
-            if handled { Ok(()) } else { Err(RequestError::Unexpected(reply)) }
-        });
         // Logged once, until it works again.
         match (result, failing) {
             (Err(e), false) => {
