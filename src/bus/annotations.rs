@@ -56,11 +56,6 @@ impl Annotations {
     pub(crate) fn held(&self) -> Vec<Annotation> {
         locked(&self.0).iter().cloned().collect()
     }
-
-    /// Those of after a time, oldest first.
-    pub(crate) fn after(&self, time_ns: i64) -> Vec<Annotation> {
-        locked(&self.0).iter().filter(|a| a.time_ns > time_ns).cloned().collect()
-    }
 }
 
 #[cfg(test)]
@@ -75,7 +70,6 @@ mod tests {
         }
         let held = annotations.held();
         assert_eq!((held.len(), held[0].time_ns), (HELD, 3));
-        assert_eq!(annotations.after(HELD as i64).len(), 2);
         assert_eq!(Annotations::check("  ", ""), Err(AnnotationError::Text(2)));
         assert_eq!(Annotations::check(&"x".repeat(1001), ""), Err(AnnotationError::Text(1001)));
         assert_eq!(Annotations::check("x", &"y".repeat(65)), Err(AnnotationError::Source(65)));

@@ -55,12 +55,14 @@ def phy():
             raise AssertionError("taken")
         except ValueError as error:
             assert why in str(error), error
+    parameters = (path / "params.py").read_text()
     (path / "params.py").unlink()
     try:
         regimed.from_phy(path)
         raise AssertionError("taken")
     except ValueError as error:
         assert "sample_rate" in str(error), error
+    (path / "params.py").write_text(parameters)
     try:
         regimed.from_phy(folder)
         raise AssertionError("taken")

@@ -2,12 +2,13 @@
 //! them (`.ci/run` makes one); without, each test says that it could not be done.
 
 use std::io::{BufRead, BufReader};
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Instant;
 
 use regimed::internals::recording::{SpikeSettings, read_nwb};
 
-use crate::peer::python;
+use crate::peer::{python, two_ports};
 use crate::rig::{
     Daemon, PATIENCE, arg, binary, checkout, config, exchange, message, skipped, spikes,
 };
@@ -201,6 +202,10 @@ fn what_spike_sorters_and_analysis_packages_leave_is_read() {
         assert_eq!(found.trials.len(), trials, "{name}");
         assert_eq!(found.channels.as_ref().map(Vec::len), Some(channels), "{name}");
     }
+    // The commands read the folder itself.
+    let (good, shown, error) =
+        crate::rig::run(&["inspect", arg(&dir.path().join("sorted")), "--groups", "all"]);
+    assert!(good && shown.contains("session    'sorted'"), "{shown}{error}");
     let phy = read("phy");
     assert_eq!(phy.regime_names, ["rest", "reach"]);
     assert_eq!(phy.trials[0].session, "sorted");
@@ -212,13 +217,78 @@ fn what_spike_sorters_and_analysis_packages_leave_is_read() {
 fn the_commands_run_from_python() {
     let Some(python) = python("interop::python_commands", &["regimed", "numpy"]) else { return };
     let dir = tempfile::tempdir().expect("a folder");
-    let out = Command::new(&python)
-        .arg(checkout("tests/interop/python_commands.py"))
-        .arg(dir.path())
+    with_binary(&python, "python_commands.py", &[arg(dir.path())]);
+}
+
+/// Runs a script with the binary beside it.
+fn with_binary(python: &str, script: &str, args: &[&str]) {
+    let out = Command::new(python)
+        .arg(checkout("tests/interop").join(script))
+        .args(args)
         .env("REGIMED_BINARY", binary())
+        .env("PYTHONPATH", checkout("tests/interop"))
         .output()
         .expect("python runs");
-    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+    let text = String::from_utf8_lossy(&out.stdout).into_owned();
+    assert!(out.status.success(), "{script}: {text}{}", String::from_utf8_lossy(&out.stderr));
+}
+
+#[test]
+fn trials_are_classified_and_reports_are_arrays() {
+    let needed = ["regimed", "numpy", "xarray", "matplotlib", "sklearn", "mypy"];
+    let Some(python) = python("interop::python_analysis", &needed) else { return };
+    let dir = tempfile::tempdir().expect("a folder");
+    with_binary(&python, "python_analysis.py", &[arg(dir.path())]);
+}
+
+#[test]
+fn a_labs_day_goes_from_the_rig_to_the_figure() {
+    let needed = ["regimed", "numpy", "zmq", "pynwb", "xarray", "matplotlib"];
+    let Some(python) = python("interop::lab_day", &needed) else { return };
+    let dir = tempfile::tempdir().expect("a folder");
+    with_binary(&python, "lab_day.py", &[arg(dir.path()), &two_ports().to_string()]);
+}
+
+#[test]
+fn a_wheel_brings_the_binary_along() {
+    let needed = ["regimed", "numpy", "setuptools", "wheel", "grpc_tools.protoc", "pip"];
+    let Some(python) = python("interop::wheel", &needed) else { return };
+    let dir = tempfile::tempdir().expect("a folder");
+    let wheels = dir.path().join("wheels");
+    let fresh = dir.path().join("fresh");
+    let done = |command: &mut Command| {
+        let out = command.output().expect("it runs");
+        let text = String::from_utf8_lossy(&out.stdout).into_owned();
+        assert!(out.status.success(), "{text}{}", String::from_utf8_lossy(&out.stderr));
+        text
+    };
+    let script = checkout("clients/python/wheel.py");
+    let made = done(
+        Command::new(&python)
+            .args([arg(&script), arg(&wheels), "--binary", binary(), "--no-build-isolation"])
+            .current_dir(dir.path()),
+    );
+    let [pure, platform] = made.lines().collect::<Vec<_>>()[..] else { panic!("{made}") };
+    assert!(pure.ends_with("py3-none-any.whl") && platform.contains("manylinux_2_"), "{made}");
+    done(Command::new(&python).args(["-m", "venv", arg(&fresh)]));
+    let inside = |name: &str| fresh.join("bin").join(name);
+    // What it depends on is taken from the other interpreter: no network is needed.
+    let pip = ["-m", "pip", "install", "-q", "--no-deps", "--no-index", platform];
+    done(Command::new(inside("python")).args(pip));
+    let version = done(Command::new(inside("regimed")).arg("--version"));
+    assert_eq!(version.trim(), concat!("regimed ", env!("CARGO_PKG_VERSION")));
+    let packages =
+        done(Command::new(&python).args(["-c", "import numpy; print(numpy.__path__[0])"]));
+    let packages = Path::new(packages.trim()).parent().expect("site-packages");
+    let ask = "import regimed.commands as c; print(c.binary()); print(c.run('--version'))";
+    let found = done(
+        Command::new(inside("python"))
+            .args(["-c", ask])
+            .env("PYTHONPATH", packages)
+            .env_remove("REGIMED_BINARY")
+            .current_dir(dir.path()),
+    );
+    assert!(found.starts_with(arg(&inside("regimed"))), "{found}");
 }
 
 #[test]

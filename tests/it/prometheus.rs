@@ -102,8 +102,10 @@ fn expressions(board: &Value) -> Vec<(String, String)> {
     found
 }
 
-/// The figure of an alert: what stands before its bound.
+/// The figure of an alert: what stands before its bound, and before what it is left out for.
 fn figure(expression: &str) -> String {
+    let aside = [" unless on ", " and on "].iter().filter_map(|w| expression.find(w)).min();
+    let expression = aside.map_or(expression, |at| &expression[..at]);
     let at = [" > ", " < ", " == "].iter().filter_map(|c| expression.rfind(c)).max();
     at.map_or(expression, |at| &expression[..at]).to_owned()
 }

@@ -146,7 +146,9 @@ fn series(text: &str) -> Vec<(String, Vec<String>)> {
 async fn what_is_scraped_is_declared_and_well_formed() {
     let folder = tempfile::tempdir().expect("a folder");
     let journal = format!("[journal]\nfolder = \"{}\"\n", folder.path().join("journal").display());
-    let daemon = Daemon::start(&config(&journal, &["rig"]));
+    let trigger = "[[session.trigger]]\nname = \"t\"\nwhen = \"begin\"\nregime = \"chaotic\"\n\
+                   dry_run = true\n[session.trigger.udp]\naddress = \"127.0.0.1:9\"\n";
+    let daemon = Daemon::start(&(config(&journal, &["rig"]) + trigger));
     let bins = spikes(400);
     let messages: Vec<_> =
         bins.iter().enumerate().map(|(i, bin)| message("rig", i as u64, bin)).collect();
@@ -181,6 +183,8 @@ async fn what_is_scraped_is_declared_and_well_formed() {
         .filter(|n| !n.contains("_source_") && !n.contains("_bus_out_") && !n.contains("_ttl_"))
         // The built-in model has the dynamics alone.
         .filter(|n| *n != "regimed_expert_posterior")
+        // A trigger that acts asks for a token.
+        .filter(|n| *n != "regimed_trigger_seconds")
         .collect();
     assert!(absent.is_empty(), "never seen: {absent:?}");
     assert!(text.contains("process_resident_memory_bytes "));

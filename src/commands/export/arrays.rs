@@ -47,6 +47,9 @@ pub(super) struct Arrays {
     floats: Vec<Column>,
     readings: Vec<Column>,
     reading_bins: Option<Column>,
+    /// Real and imaginary parts of the map's eigenvalues.
+    eigenvalues: Option<[Column; 2]>,
+    n_eigenvalues: usize,
     /// Regime names, and the widths of `FLOATS`, as the first decision has them.
     names: Vec<String>,
     widths: Vec<usize>,
@@ -91,6 +94,21 @@ impl Arrays {
         if let (Some(metrics), Some(bins)) = (&d.metrics, &mut self.reading_bins) {
             self.metrics += 1;
             bins.whole(metrics.bin as i64)?;
+            let of = &metrics.map_eigenvalues;
+            if self.eigenvalues.is_none() {
+                self.n_eigenvalues = of.len();
+                let part = |key| Column::f32(folder, key, Some(of.len()));
+                self.eigenvalues = Some([
+                    part("metrics_map_eigenvalues_re")?,
+                    part("metrics_map_eigenvalues_im")?,
+                ]);
+            }
+            let mut parts: [Vec<f32>; 2] =
+                [of.iter().map(|e| e.re).collect(), of.iter().map(|e| e.im).collect()];
+            for (column, part) in self.eigenvalues.iter_mut().flatten().zip(&mut parts) {
+                part.resize(self.n_eigenvalues, f32::NAN);
+                column.floats(part)?;
+            }
             let values = READINGS.iter().flat_map(|reading| reading.values(metrics));
             for (column, value) in self.readings.iter_mut().zip(values) {
                 column.floats(&[value])?;
@@ -102,7 +120,8 @@ impl Arrays {
     pub(super) fn finish(self, archive: &mut Archive<'_>) -> Result<()> {
         archive.strings("regime_names", &self.names)?;
         let columns = self.whole.into_iter().chain(self.floats).chain(self.readings);
-        for column in columns.chain(self.reading_bins) {
+        let eigenvalues = self.eigenvalues.into_iter().flatten();
+        for column in columns.chain(self.reading_bins).chain(eigenvalues) {
             column.finish(archive)?;
         }
         Ok(())

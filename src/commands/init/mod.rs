@@ -14,6 +14,7 @@ use super::watch::duration;
 use crate::checkpoint;
 use crate::checkpoint::Checkpoint;
 use crate::config::{BUILTIN_MODEL, parse};
+use crate::model::Readout;
 use listen::{Found, listen};
 use rig::{Rig, Table, quoted};
 
@@ -139,18 +140,26 @@ fn ask() -> Result<Rig> {
     }
 }
 
+/// The model's session whose channels most of these are, and how many of them were heard. Some may
+/// have been silent while it listened.
+fn known<'a>(model: &'a Checkpoint, found: &Found) -> Option<(&'a Readout, usize)> {
+    let heard = |r: &Readout| {
+        let names = r.channels.as_deref().unwrap_or_default();
+        names.iter().filter(|n| found.names.contains(n)).count()
+    };
+    let all = model.model.readouts.iter().rev().map(|r| (r, heard(r)));
+    all.filter(|(r, n)| *n > 0 && 2 * n >= r.n_channels()).max_by_key(|(_, n)| *n)
+}
+
 /// The lines that say which of the model's sessions this is, or how it becomes one.
 fn readout(args: &InitArgs, model: &Checkpoint, found: &Found) -> String {
-    let knows = |names: &Option<Vec<String>>| {
-        let names = names.as_deref().unwrap_or_default();
-        !names.is_empty() && names.iter().all(|n| found.names.contains(n))
-    };
     let readouts = &model.model.readouts;
-    if let Some(known) = readouts.iter().rev().find(|r| knows(&r.channels)) {
+    if let Some((known, heard)) = known(model, found) {
         let name = quoted(&known.session);
+        let of = known.n_channels();
         return format!(
-            "# The model's session with these channels; on another day better calibrate_from.\n\
-             readout = {name}\n# calibrate_from = {name}\n"
+            "# The model's session of whose {of} channels {heard} were heard; on another day \
+             better\n# calibrate_from.\nreadout = {name}\n# calibrate_from = {name}\n"
         );
     }
     let n = found.channels;
@@ -219,7 +228,13 @@ fn written(args: &InitArgs, rig: Rig, model: &Checkpoint, found: &Found) -> Stri
     if rig.has_bins() || rig.comes() {
         text += &format!("bin_ms = {}\n", (bin_ms * 1e6).round() / 1e6);
     }
-    let table = found.table.text(rig);
+    let mut table = found.table.clone();
+    if let Some((known, _)) = known(model, found) {
+        // Others have no part in the readout.
+        let names = known.channels.as_deref().unwrap_or_default();
+        table.electrodes.retain(|name| names.contains(name));
+    }
+    let table = table.text(rig);
     if !table.is_empty() {
         text += &format!("\n{table}");
     }

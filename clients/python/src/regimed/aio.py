@@ -12,6 +12,7 @@ import grpc.aio
 from numpy.typing import ArrayLike
 
 from regimed.v1 import (
+    actions_pb2,
     control_pb2,
     control_pb2_grpc,
     decisions_pb2,
@@ -133,6 +134,24 @@ class AsyncClient:
         return await self._call(
             self._control.SwapModel, request, self.timeout + 10 * max(warm_up_s, 2.0)
         )
+
+    async def arm_triggers(self, session: str, armed: bool = True) -> regimes_pb2.Session:
+        """Lets the session's triggers act, or not any more."""
+        request = control_pb2.ArmTriggersRequest(session=session, armed=armed)
+        return await self._call(self._control.ArmTriggers, request)
+
+    async def annotate(
+        self, session: str, text: str, source: str = "python"
+    ) -> actions_pb2.Annotation:
+        """Notes something at the session's newest bin: kept in the journal, shown on the page,
+        exported."""
+        request = control_pb2.AnnotateRequest(session=session, text=text, source=source)
+        return await self._call(self._control.Annotate, request)
+
+    async def annotations(self, session: str) -> list[actions_pb2.Annotation]:
+        """The session's newest annotations, oldest first."""
+        request = regimes_pb2.ListAnnotationsRequest(session=session)
+        return list((await self._call(self._regimes.ListAnnotations, request)).annotations)
 
     async def seek(self, session: str, position_s: float) -> regimes_pb2.Session:
         """Has a session that replays a recording go on from another place in it."""

@@ -242,6 +242,8 @@ def _aside(found: dict[str, np.ndarray]) -> dict[str, Any]:
     found["time_s"] = seconds(rig, times)
     labels = np.append(found["regime_names"], "unknown")
     found["regime"] = labels[np.asarray(found["regime"], int)]
+    # `event` is what events lie over.
+    found["event_of_bin"] = found.pop("event", np.zeros(len(times), np.int64))
     _spread_metrics(found)
     width = found.pop("bin_width_s", np.array(np.nan))
     begin = times[0] if len(times) else 0
@@ -253,9 +255,7 @@ def _aside(found: dict[str, np.ndarray]) -> dict[str, Any]:
         ("annotation", "annotation_time_ns"),
         ("trigger", "trigger_decision_time_ns"),
     ]:
-        for name in [k for k in found if k.startswith(f"{kind}_") or k == kind]:
-            if name in ("event", "trigger") or name not in found:
-                continue
+        for name in [k for k in found if k.startswith(f"{kind}_") and k != "event_of_bin"]:
             aside[name] = (kind, found.pop(name))
         if stamp in aside:
             wall = (aside[stamp][1] - begin) * 1e-9
@@ -270,13 +270,18 @@ def _aside(found: dict[str, np.ndarray]) -> dict[str, Any]:
 def _spread_metrics(found: dict[str, np.ndarray]) -> None:
     """Readings, of which an export has each once, at every decision: the newest until then."""
     bins = found.pop("metrics_bin", None)
-    keys = [k for k in found if k.startswith("metrics_")]
+    keys = [k for k in found if k.startswith("metrics_") and "_map_" not in k]
     if bins is None:
         return
+    parts = [found.pop(f"metrics_map_eigenvalues_{part}", None) for part in ("re", "im")]
+    if parts[0] is not None and parts[1] is not None:
+        found["metrics_map_eigenvalues"] = parts[0] + 1j * parts[1]
+        keys.append("metrics_map_eigenvalues")
     at = np.searchsorted(bins, found["bin"], side="right") - 1
     for key in keys:
-        values = np.asarray(found.pop(key), np.float32)
+        values = np.asarray(found.pop(key))
         if len(values) == 0:
             continue
-        newest = np.where(at >= 0, values[np.maximum(at, 0)], np.float32(np.nan))
+        newest = values[np.maximum(at, 0)]
+        newest[at < 0] = np.nan
         found[key.removeprefix("metrics_")] = newest

@@ -13,6 +13,7 @@ import grpc
 from numpy.typing import ArrayLike
 
 from regimed.v1 import (
+    actions_pb2,
     control_pb2,
     control_pb2_grpc,
     decisions_pb2,
@@ -152,6 +153,24 @@ class Client:
             )
         except grpc.RpcError as error:
             raise refused(error) from None
+
+    def arm_triggers(self, session: str, armed: bool = True) -> regimes_pb2.Session:
+        """Lets the session's triggers act, or not any more."""
+        request = control_pb2.ArmTriggersRequest(session=session, armed=armed)
+        return self._call(self._control.ArmTriggers, request)
+
+    def annotate(
+        self, session: str, text: str, source: str = "python"
+    ) -> actions_pb2.Annotation:
+        """Notes something at the session's newest bin: kept in the journal, shown on the page,
+        exported."""
+        request = control_pb2.AnnotateRequest(session=session, text=text, source=source)
+        return self._call(self._control.Annotate, request)
+
+    def annotations(self, session: str) -> list[actions_pb2.Annotation]:
+        """The session's newest annotations, oldest first."""
+        request = regimes_pb2.ListAnnotationsRequest(session=session)
+        return list((self._call(self._regimes.ListAnnotations, request)).annotations)
 
     def seek(self, session: str, position_s: float) -> regimes_pb2.Session:
         """Has a session that replays a recording go on from another place in it."""

@@ -10,6 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import sysconfig
 import tempfile
 import threading
 from collections.abc import Iterable, Iterator
@@ -19,7 +20,7 @@ from typing import Any, Optional, Union
 
 from ._access import RegimedError
 from .recordings import Recording
-from .reports import load_report
+from .reports import Report
 
 Data = Union[Recording, str, "os.PathLike[str]"]
 Some = Union[Data, Iterable[Data]]
@@ -116,14 +117,15 @@ def evaluate(
     report: Optional[Folder] = None,
     progress: bool = True,
     **flags: Any,
-) -> dict[str, Any]:
-    """Streams recordings through a model and scores them: ``regimed evaluate``; the numbers of its
-    report. ``report`` keeps that, with its page and plots; other parameters and errors as
+) -> Report:
+    """Streams recordings through a model and scores them: ``regimed evaluate``; its report.
+    ``report`` keeps that, with its page and plots; other parameters and errors as
     :func:`pretrain`."""
     with _files(data) as files, tempfile.TemporaryDirectory() as folder:
         place = folder if report is None else report
         run("evaluate", *files, model=_place(model), report=place, progress=progress, **flags)
-        return load_report(place)
+        found = Report.load(place)
+        return found if report is not None else Report(found.numbers)
 
 
 def edge(data: Some, *, progress: bool = False, **flags: Any) -> list[dict[str, Any]]:
@@ -133,6 +135,35 @@ def edge(data: Some, *, progress: bool = False, **flags: Any) -> list[dict[str, 
     with _files(data) as files:
         said = run("edge", *files, json=True, progress=progress, **flags)
     return [json.loads(line) for line in said.splitlines()]
+
+
+def export(
+    journal: Folder,
+    *,
+    out: Optional[Folder] = None,
+    nwb: Optional[Folder] = None,
+    progress: bool = False,
+    **flags: Any,
+) -> None:
+    """What a daemon's journal has of a session, for analysis: ``regimed export``.
+
+    Parameters
+    ----------
+    journal : path
+        The journal's folder.
+    out : path, optional
+        ``.npz`` of arrays; :func:`load_decisions` reads it, :func:`to_xarray` labels it.
+    nwb : path, optional
+        NWB file: regimes as a table of intervals, notes, triggers, posterior and readings.
+    **flags
+        ``session="rig"`` where the journal has several, and the command's others.
+
+    Raises
+    ------
+    RegimedError
+        The command's own words.
+    """
+    run("export", journal, out=out, nwb=nwb, progress=progress, **flags)
 
 
 def run(command: str, *args: Any, progress: bool = False, **flags: Any) -> str:
@@ -187,12 +218,16 @@ def _fault(words: list[str]) -> str:
 
 
 def binary() -> str:
-    """The binary: what ``REGIMED_BINARY`` names, else ``regimed`` on PATH."""
-    found = os.environ.get(BINARY) or shutil.which("regimed")
+    """The binary: what ``REGIMED_BINARY`` names, else the one that was installed with this package,
+    else ``regimed`` on PATH."""
+    beside = Path(sysconfig.get_path("scripts")) / "regimed"
+    own = os.fspath(beside) if beside.is_file() else None
+    found = os.environ.get(BINARY) or own or shutil.which("regimed")
     if found is None or not Path(found).is_file():
         raise FileNotFoundError(
             f"expected the binary regimed on PATH, or its path in {BINARY}, found "
-            f"{found or 'neither'} (cargo install --path . in a checkout)"
+            f"{found or 'neither'} (the wheel for Linux has it; else, in a checkout, cargo install "
+            "--path .)"
         )
     return found
 
@@ -214,7 +249,7 @@ def _flags(flags: dict[str, Any]) -> Iterator[str]:
 def _files(data: Some) -> Iterator[list[str]]:
     """Files of the recordings; those that are none yet are written for as long as it takes."""
     single = isinstance(data, (Recording, str, os.PathLike))
-    every = [data] if single else list(data)  # type: ignore[list-item, arg-type]
+    every = [data] if single else list(data)  # type: ignore[arg-type]
     with tempfile.TemporaryDirectory() as folder:
         files = []
         for i, one in enumerate(every):

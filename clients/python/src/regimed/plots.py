@@ -59,7 +59,8 @@ def plot(
         raise ValueError("expected decisions, found none")
     timed = [k for k in kinds if k in ("posterior", "events", "exponent")]
     planes = [k for k in kinds if k not in timed]
-    figure = plt.figure(figsize=(10, 2.2 * len(timed) + (4.2 if planes else 0)), layout="tight")
+    height = 2.2 * len(timed) + (4.2 if planes else 0)
+    figure = plt.figure(figsize=(10, height), layout="constrained")
     rows = len(timed) + (1 if planes else 0)
     heights = [1.0] * len(timed) + ([1.9] if planes else [])
     grid = figure.add_gridspec(rows, max(len(planes), 1), height_ratios=heights)
@@ -67,6 +68,7 @@ def plot(
     for i, kind in enumerate(timed):
         axes = figure.add_subplot(grid[i, :], sharex=shared)
         shared = shared or axes
+        axes.tick_params(labelbottom=i == len(timed) - 1)
         _DRAW[kind](axes, data)
         if i == len(timed) - 1:
             axes.set_xlabel("time (s)")

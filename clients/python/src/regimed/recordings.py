@@ -130,7 +130,8 @@ class Recording:
                     f"expected intervals that end after they begin, found {start}, {stop}"
                 )
             names[(times >= start) & (times < stop)] = str(name)
-        return replace(self, **{key: names.astype(str)})
+        named = names.astype(str)
+        return replace(self, task=named) if as_tasks else replace(self, regime=named)
 
     def between(self, start_s: float, stop_s: float) -> Recording:
         """The bins whose middles lie in an interval, seconds on the clock of the spikes. Needs a
