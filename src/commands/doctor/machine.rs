@@ -75,10 +75,12 @@ pub(super) fn journal(config: &Config) -> Finding {
             let room = disk.f_bavail.saturating_mul(disk.f_frsize);
             let found = format!("{shown}: {:.1} GB free", room as f64 / 1e9);
             let cure = "make room, or keep less (journal.retain_*)";
-            match room {
-                ..ROOM_FAILURE => Finding::bad(Level::Failure, what, found, cure),
-                ..ROOM_WARNING => Finding::bad(Level::Warning, what, found, cure),
-                _ => Finding::good(what, found),
+            if room < ROOM_FAILURE {
+                Finding::bad(Level::Failure, what, found, cure)
+            } else if room < ROOM_WARNING {
+                Finding::bad(Level::Warning, what, found, cure)
+            } else {
+                Finding::good(what, found)
             }
         }
     }

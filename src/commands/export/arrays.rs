@@ -38,6 +38,8 @@ const FLOATS: [Floats; 9] = [
     ("novelty", false, |d| vec![d.novelty]),
     ("log_likelihood", false, |d| vec![d.log_likelihood]),
 ];
+/// A whole number of what a trigger did.
+type WholeOfTrigger = (&'static str, fn(&Triggered) -> i64);
 /// A whole number of an event.
 type WholeOfEvent = (&'static str, fn(&Event) -> i64);
 /// The arrays as they grow.
@@ -164,7 +166,7 @@ pub(super) fn write_acts(archive: &mut Archive<'_>, noted: &Noted) -> Result<()>
     let names: Vec<String> = triggers.iter().map(|t| t.trigger.clone()).collect();
     archive.strings("trigger_name", &names)?;
     archive.strings("trigger_outcome", &triggers.iter().map(became).collect::<Vec<_>>())?;
-    let whole: [(&str, fn(&Triggered) -> i64); 4] = [
+    let whole: [WholeOfTrigger; 4] = [
         ("trigger_bin", |t| t.bin as i64),
         ("trigger_rig_time_ns", |t| t.rig_time_ns),
         ("trigger_decision_time_ns", |t| t.decision_time_ns),
