@@ -34,7 +34,7 @@ for check in [
     checks.check_valid_tag_types,
     checks.check_get_params_invariance,
     checks.check_set_params,
-    checks.check_do_not_raise_errors_in_init_or_set_param,
+    checks.check_do_not_raise_errors_in_init_or_set_params,
 ]:
     check(name, regimed.RegimeClassifier())
 

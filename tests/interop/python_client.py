@@ -56,7 +56,8 @@ def first():
     assert found["embedding_mean"].shape[1] >= 2 and np.isfinite(found["spectral_radius"][-1])
     for convert, check in [
         ("to_dataframe", lambda t: t["p_" + rig.regime_names[0]].shape == (300,)),
-        ("to_xarray", lambda d: d["posterior"].dims == ("bin", "regime_name")),
+        ("to_xarray", lambda d: d["posterior"].dims == ("time", "regime_name")),
+        ("to_xarray", lambda d: d["time"].attrs["units"] == "s"),
     ]:
         try:
             import regimed
