@@ -65,6 +65,7 @@ pub(crate) fn describe(session: &SessionHandle, conditions: &Conditions) -> Sess
                 name: held.condition.name().to_owned(),
                 detail: held.detail,
                 since_ns: held.since_ns,
+                cure: held.condition.cure().to_owned(),
             })
             .collect(),
         triggers: session.triggers.describe(),

@@ -55,7 +55,9 @@ pub(crate) fn routes(shared: Shared) -> IntoMakeServiceWithConnectInfo<Router, P
         .route("/health", get(health))
         .with_state(shared.clone())
         .merge(page::data(shared.page.clone()))
-        .layer(from_fn_with_state(tokens.clone(), guard));
+        .layer(from_fn_with_state((tokens.clone(), Role::Read), guard));
+    let acts = page::acts(shared.page.clone())
+        .layer(from_fn_with_state((tokens.clone(), Role::Control), guard));
     // A supervisor that restarts the daemon has no token, and the page asks for liveness.
     let open = Router::new()
         .route("/healthz", get(|| async { "ok\n" }))
@@ -63,6 +65,7 @@ pub(crate) fn routes(shared: Shared) -> IntoMakeServiceWithConnectInfo<Router, P
         .with_state(shared);
     open.merge(page::files())
         .merge(guarded)
+        .merge(acts)
         .layer(from_fn_with_state(tokens, near))
         .layer(from_fn(counted))
         .into_make_service_with_connect_info::<Peer>()
@@ -80,15 +83,21 @@ async fn counted(ConnectInfo(peer): ConnectInfo<Peer>, request: Request, next: N
     next.run(request).await.map(|body| Body::new(Answer::new(body, open)))
 }
 
-async fn guard(State(tokens): State<Arc<Tokens>>, request: Request, next: Next) -> Response {
+async fn guard(
+    State((tokens, role)): State<(Arc<Tokens>, Role)>,
+    request: Request,
+    next: Next,
+) -> Response {
     let authorization = request.headers().get(header::AUTHORIZATION);
-    let code = match tokens.check(authorization.and_then(|a| a.to_str().ok()), Role::Read) {
+    let code = match tokens.check(authorization.and_then(|a| a.to_str().ok()), role) {
         Ok(()) => return next.run(request).await,
         Err(Denied::Unknown) => StatusCode::UNAUTHORIZED,
         Err(Denied::Role) => StatusCode::FORBIDDEN,
     };
     let challenge = [(header::WWW_AUTHENTICATE, "Bearer")];
-    (code, challenge, "expected 'authorization: Bearer TOKEN' of the role 'read'\n").into_response()
+    let name = Role::NAMES.iter().find(|n| n.1 == role).map_or("", |n| n.0);
+    let why = format!("expected 'authorization: Bearer TOKEN' of the role '{name}'\n");
+    (code, challenge, why).into_response()
 }
 
 /// Without tokens, refuses requests from pages of other sites, which can reach this address through

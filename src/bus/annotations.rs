@@ -52,6 +52,11 @@ impl Annotations {
         held.push_back(annotation);
     }
 
+    /// When the newest was made, ns since the Unix epoch; 0: none is held.
+    pub(crate) fn newest_ns(&self) -> i64 {
+        locked(&self.0).back().map_or(0, |a| a.time_ns)
+    }
+
     /// All that are held, oldest first.
     pub(crate) fn held(&self) -> Vec<Annotation> {
         locked(&self.0).iter().cloned().collect()

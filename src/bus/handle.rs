@@ -25,6 +25,7 @@ use crate::journal::Journal;
 use crate::regime::Engine;
 use crate::sync::locked;
 use crate::telemetry;
+use crate::wire::journal_record::What;
 use crate::wire::{Annotation, Metrics};
 
 /// A session's thread takes another engine over within this, or is stuck.
@@ -129,6 +130,8 @@ pub struct SessionHandle {
     pub events: EventLog,
     /// What is done about them.
     pub(crate) triggers: Triggers,
+    /// Where notes are kept beyond those in memory.
+    journal: Option<Arc<Journal>>,
     /// What people noted.
     pub(crate) annotations: Annotations,
     /// How well it does.
@@ -172,6 +175,7 @@ impl SessionHandle {
         let session = Self {
             name: facts.name.clone(),
             feeds: Arc::new(Feeds::new(&facts.name)),
+            journal: parts.journal.clone(),
             events: EventLog::new(&facts.name, parts.events_kept, parts.journal),
             facts: RwLock::new(Arc::new(facts)),
             port: parts.port,
@@ -317,7 +321,7 @@ impl SessionHandle {
         self.feeds.turn()
     }
 
-    /// Notes something at the newest bin.
+    /// Notes something at the newest bin: in memory, and in the journal where there is one.
     ///
     /// # Errors
     /// A text that is empty or too long.
@@ -332,6 +336,9 @@ impl SessionHandle {
             time_ns: wall_ns(),
         };
         self.annotations.add(annotation.clone());
+        if let Some(journal) = &self.journal {
+            journal.add(&self.name, What::Annotation(annotation.clone()));
+        }
         Ok(annotation)
     }
 

@@ -5,6 +5,7 @@
 //! happen without it.
 
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 
@@ -107,8 +108,8 @@ pub struct Registry {
     closing: watch::Receiver<bool>,
     /// Current conditions of the daemon and its sessions.
     pub conditions: Conditions,
-    /// The newest message for a session that is not here.
-    stranger: Mutex<Option<Stranger>>,
+    /// The newest message for a session that is not here, and when it came.
+    stranger: Mutex<Option<(Stranger, Instant)>>,
 }
 
 /// What somebody sends to a session that is not here.
@@ -201,17 +202,19 @@ impl Registry {
         let mut stranger = locked(&self.stranger);
         match &mut *stranger {
             // Events show their channels one by one.
-            Some(known) if known.session == newest.session => {
+            Some((known, at)) if known.session == newest.session => {
+                *at = Instant::now();
                 known.channels = known.channels.max(newest.channels);
                 known.bin_width_s = newest.bin_width_s.or(known.bin_width_s);
             }
-            _ => *stranger = Some(newest),
+            _ => *stranger = Some((newest, Instant::now())),
         }
     }
 
-    /// The newest of what was sent to sessions that are not here.
-    pub(crate) fn stranger(&self) -> Option<Stranger> {
-        locked(&self.stranger).clone()
+    /// The newest of what was sent to sessions that are not here, where that was within a time.
+    pub(crate) fn stranger(&self, within: Duration) -> Option<Stranger> {
+        let stranger = locked(&self.stranger);
+        stranger.as_ref().filter(|(_, at)| at.elapsed() <= within).map(|(who, _)| who.clone())
     }
 
     /// Takes a name for a session that is to start, of at most `sessions_max`.

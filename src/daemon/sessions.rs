@@ -44,7 +44,7 @@ impl Sessions {
 
     /// What was sent to a session that is not here, most recently.
     pub(super) fn stranger(&self) -> Option<Stranger> {
-        self.registry.stranger()
+        self.registry.stranger(Duration::MAX)
     }
 
     fn describe(&self, session: &SessionHandle) -> wire::Session {
@@ -145,7 +145,6 @@ impl Sessions {
     pub(super) fn annotate(&self, request: &wire::AnnotateRequest) -> Result<wire::Annotation> {
         let session = self.registry.running(&request.session)?;
         let annotation = session.annotate(&request.text, &request.source)?;
-        self.record(session.name(), What::Annotation(annotation.clone()));
         let (session, source) = (session.name(), &request.source);
         tracing::info!(session, source, text = request.text, "annotation");
         Ok(annotation)

@@ -62,6 +62,9 @@ const steps = {
     await page.fill(selector, text);
     await page.keyboard.press("Enter");
   },
+  async size({ width, height }) {
+    await page.setViewportSize({ width, height });
+  },
   async evaluate({ js }) {
     return page.evaluate(js);
   },

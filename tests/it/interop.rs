@@ -242,6 +242,25 @@ fn trials_are_classified_and_reports_are_arrays() {
 }
 
 #[test]
+fn the_notebook_runs_from_its_first_cell_to_its_last() {
+    let needed = ["regimed", "xarray", "matplotlib", "nbclient", "ipykernel"];
+    let Some(python) = python("interop::notebook", &needed) else { return };
+    let run = "import sys, nbformat, nbclient\n\
+               notebook = nbformat.read(sys.argv[1], 4)\n\
+               nbclient.NotebookClient(notebook, timeout=120).execute()\n\
+               kinds = [o.output_type for c in notebook.cells for o in c.get('outputs', [])]\n\
+               pictures = [o for c in notebook.cells for o in c.get('outputs', []) \
+               if 'image/png' in o.get('data', {})]\n\
+               assert len(pictures) >= 4 and 'error' not in kinds, kinds\n";
+    let out = Command::new(&python)
+        .args(["-c", run, arg(&checkout("clients/python/examples/a_day.ipynb"))])
+        .env("REGIMED_BINARY", binary())
+        .output()
+        .expect("python runs");
+    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+}
+
+#[test]
 fn a_labs_day_goes_from_the_rig_to_the_figure() {
     let needed = ["regimed", "numpy", "zmq", "pynwb", "xarray", "matplotlib"];
     let Some(python) = python("interop::lab_day", &needed) else { return };

@@ -111,6 +111,10 @@ async fn a_browser_shows_what_the_daemon_says() {
     browser.step(&json!({ "do": "open", "url": url }));
     browser.text("#link", "live");
     browser.text("#name", "a");
+    // Before anything comes, it says what it waits for.
+    let waits = "Waiting for a rig: 96 channels in bins of 10 ms for \u{2018}a\u{2019}, over gRPC \
+                 or ZeroMQ.";
+    browser.text("#state p", waits);
     // Labels appear soon after they are decided.
     pace(daemon.grpc.clone(), "a", 0, switching(4)).await;
     daemon.wait_metric("regimed_bins_processed_total", "session=\"a\"", 1200.0);
@@ -170,6 +174,45 @@ async fn a_browser_shows_what_the_daemon_says() {
     let rows = "[...document.querySelectorAll('#events tr')].map(r => Number(r.dataset.number))";
     let numbers = |n: u64| json!((1..=n).rev().collect::<Vec<_>>());
     assert_eq!(browser.evaluate(rows), numbers(events.len() as u64));
+    // A note from the page: on the chart, in the journal's reach, and over the API.
+    browser.step(&json!({ "do": "fill", "selector": "#note-text", "text": "juice" }));
+    browser.text("#said", "Noted at bin 1199.");
+    let (_, answer) = daemon.get("/api/sessions/a/annotations");
+    let noted = body(&answer)["annotations"][0].clone();
+    assert_eq!((&noted["text"], &noted["source"]), (&json!("juice"), &json!("page")));
+    // A longer window, an event looked at, and back to what is live.
+    let pressed = "document.getElementById('live').getAttribute('aria-pressed')";
+    browser.evaluate(
+        "(() => { const w = document.getElementById('window'); w.value = '10'; \
+         w.dispatchEvent(new Event('change')); document.querySelector('#events tr:last-child')\
+         .click(); })()",
+    );
+    assert_eq!(browser.evaluate(pressed), "false");
+    browser.evaluate("document.getElementById('live').click()");
+    assert_eq!(browser.evaluate(pressed), "true");
+    // Nothing comes any more: it says since when, and what is old is grey.
+    daemon.wait_metric("regimed_source_stalled", "session=\"a\"", 1.0);
+    browser.step(&json!({ "do": "visible", "selector": "body[data-state=stalled]", "is": true }));
+    let said = browser.evaluate("document.querySelector('#state p').textContent");
+    assert!(said.as_str().is_some_and(|s| s.starts_with("Nothing comes from the rig since")));
+    // Paused and resumed by hand.
+    browser.evaluate("document.getElementById('stop').click()");
+    browser.text("#state p", "Paused: counts are refused.");
+    browser.evaluate("document.getElementById('stop').click()");
+    browser.text("#said", "Resumed.");
+    // No size has a hole at its side.
+    for width in [1920, 1440, 1024, 390] {
+        browser.step(&json!({ "do": "size", "width": width, "height": 1000 }));
+        let beyond = browser.evaluate(
+            "document.documentElement.scrollWidth - document.documentElement.clientWidth",
+        );
+        assert_eq!(beyond, 0, "{width} px");
+        if let Ok(to) = std::env::var("REGIMED_SCREENSHOTS") {
+            let path = format!("{to}/page-{width}.png");
+            browser.step(&json!({ "do": "screenshot", "path": path }));
+        }
+    }
+    browser.step(&json!({ "do": "size", "width": 1400, "height": 1180 }));
     if let Ok(to) = std::env::var("REGIMED_SCREENSHOTS") {
         browser.step(&json!({ "do": "screenshot", "path": format!("{to}/page.png") }));
     }
@@ -224,6 +267,9 @@ async fn a_browser_is_asked_for_a_token() {
     browser.step(&json!({ "do": "fill", "selector": "#secret", "text": right }));
     browser.text("#link", "live");
     browser.step(&json!({ "do": "visible", "selector": "#token", "is": false }));
+    // Who may only read notes nothing.
+    browser.step(&json!({ "do": "fill", "selector": "#note-text", "text": "juice" }));
+    browser.text("#said", "This needs a token of the role \u{2018}control\u{2019}.");
 }
 
 #[test]
@@ -248,6 +294,25 @@ fn the_page_and_its_data_say_what_is_wrong_with_a_request() {
     assert_eq!((code, &body(&answer)["nearest"]), (416, &json!(0)));
     assert_eq!(daemon.get("/api/stream?session=other").0, 404);
     assert_eq!(daemon.get("/api/sessions/rig/events?after=x").0, 400);
+    // What changes something is JSON alone, which a page of another site cannot send unasked.
+    let post = |path: &str, kind: &str, text: &str| {
+        let mut stream = std::net::TcpStream::connect(&daemon.http).expect("connected");
+        let length = text.len();
+        let request = format!(
+            "POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: {kind}\r\nContent-Length: \
+             {length}\r\nConnection: close\r\n\r\n{text}"
+        );
+        stream.write_all(request.as_bytes()).expect("sent");
+        let mut answer = String::new();
+        std::io::Read::read_to_string(&mut stream, &mut answer).expect("answered");
+        answer
+    };
+    let (notes, note) = ("/api/sessions/rig/annotations", "{\"text\":\"x\"}");
+    assert!(post(notes, "text/plain", note).starts_with("HTTP/1.1 415"));
+    assert!(post(notes, "application/json", "{\"text\":\"\"}").starts_with("HTTP/1.1 400"));
+    assert!(post(notes, "application/json", note).starts_with("HTTP/1.1 200"));
+    let (_, answer) = daemon.get(notes);
+    assert_eq!(body(&answer)["annotations"].as_array().map(Vec::len), Some(1));
     // A page of another site that had its name pointed here.
     let elsewhere = |path: &str| {
         let mut stream = std::net::TcpStream::connect(&daemon.http).expect("connected");

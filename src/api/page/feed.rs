@@ -24,6 +24,8 @@ const OVERVIEW_EVERY: u64 = 3;
 const ROWS_MAX: usize = 256;
 /// Columns of a frame's raster at most: more bins share them, summed.
 const COLUMNS_MAX: usize = 8;
+/// A message for a session that is not here is told of for this long.
+const STRANGE: Duration = Duration::from_secs(10);
 /// Latencies that percentiles are taken over.
 const LATENCIES: usize = 512;
 /// A count is a digit: 0 to 9 and a to z, all above is z.
@@ -78,11 +80,15 @@ struct Line {
     latency_p99_us: u64,
     /// Decisions that this page lost by being slow.
     lost: u64,
+    /// When the newest note was made: the page asks for them where it is newer.
+    noted_ns: i64,
 }
 
 #[derive(Serialize)]
 struct Overview {
     sessions: Vec<Line>,
+    /// What somebody sends to a session that is not here: its name, and how many channels.
+    stranger: Option<(String, usize)>,
 }
 
 /// An event of the stream, by name.
@@ -217,6 +223,7 @@ impl Watched {
             latency_p50_us: at(0.5),
             latency_p99_us: at(0.99),
             lost: self.subscription.lost(),
+            noted_ns: self.session.annotations.newest_ns(),
         }
     }
 }
@@ -247,7 +254,9 @@ pub(super) async fn make_frames(page: Arc<Page>) {
             }
         }
         if number.is_multiple_of(OVERVIEW_EVERY) {
-            let _ = page.overview.send(message("overview", &Overview { sessions: lines }));
+            let stranger = page.registry.stranger(STRANGE).map(|s| (s.session, s.channels));
+            let _ =
+                page.overview.send(message("overview", &Overview { sessions: lines, stranger }));
         }
         number += 1;
     }

@@ -12,7 +12,7 @@ use axum::body::Body;
 use axum::extract::{Path, Query, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
+use axum::routing::{get, post};
 use bytes::Bytes;
 use futures_util::stream::unfold;
 use serde::Deserialize;
@@ -33,9 +33,10 @@ const EVENTS_SHOWN: u64 = 200;
 const EVENTS_AT_ONCE: usize = 1000;
 
 /// The page's files: path, kind, text.
-const FILES: [(&str, &str, &str); 6] = [
+const FILES: [(&str, &str, &str); 7] = [
     ("/", "text/html", include_str!("assets/index.html")),
     ("/page/page.js", "text/javascript", include_str!("assets/page.js")),
+    ("/page/state.js", "text/javascript", include_str!("assets/state.js")),
     ("/page/charts.js", "text/javascript", include_str!("assets/charts.js")),
     ("/page/page.css", "text/css", include_str!("assets/page.css")),
     ("/page/uplot.js", "text/javascript", include_str!("assets/vendor/uplot-1.6.32.js")),
@@ -70,7 +71,16 @@ pub(super) fn data(page: Arc<Page>) -> Router {
         .route("/api/sessions", get(sessions))
         .route("/api/sessions/{name}", get(one_session))
         .route("/api/sessions/{name}/events", get(events))
+        .route("/api/sessions/{name}/annotations", get(annotations))
         .route("/api/stream", get(stream))
+        .with_state(page)
+}
+
+/// What a viewer does, as JSON alone: a page of another site cannot send that unasked.
+pub(super) fn acts(page: Arc<Page>) -> Router {
+    Router::new()
+        .route("/api/sessions/{name}/annotations", post(annotate))
+        .route("/api/sessions/{name}/paused", post(pause))
         .with_state(page)
 }
 
@@ -134,6 +144,54 @@ async fn events(
             let body = json!({ "error": e.to_string(), "nearest": nearest });
             (StatusCode::RANGE_NOT_SATISFIABLE, Json(body)).into_response()
         }
+    }
+}
+
+async fn annotations(State(page): State<Arc<Page>>, Path(name): Path<String>) -> Response {
+    match find(&page, &name) {
+        Ok(session) => Json(json!({ "annotations": session.annotations.held() })).into_response(),
+        Err(refusal) => *refusal,
+    }
+}
+
+/// A note at the newest bin.
+#[derive(Debug, Deserialize)]
+struct Note {
+    text: String,
+}
+
+async fn annotate(
+    State(page): State<Arc<Page>>,
+    Path(name): Path<String>,
+    Json(Note { text }): Json<Note>,
+) -> Response {
+    let session = match find(&page, &name) {
+        Ok(session) => session,
+        Err(refusal) => return *refusal,
+    };
+    match session.annotate(&text, "page") {
+        Ok(annotation) => Json(json!({ "annotation": annotation })).into_response(),
+        Err(e) => refused(StatusCode::BAD_REQUEST, &e.to_string()),
+    }
+}
+
+/// Whether counts are refused.
+#[derive(Debug, Deserialize)]
+struct Paused {
+    paused: bool,
+}
+
+async fn pause(
+    State(page): State<Arc<Page>>,
+    Path(name): Path<String>,
+    Json(Paused { paused }): Json<Paused>,
+) -> Response {
+    match find(&page, &name) {
+        Ok(session) => {
+            session.pause(paused);
+            Json(json!({ "session": as_json(&page, &session) })).into_response()
+        }
+        Err(refusal) => *refusal,
     }
 }
 

@@ -225,9 +225,8 @@ pub(super) fn told_by_daemon(s: &wire::Session) -> Vec<Finding> {
         findings.push(clock(&name("clock"), &found));
     }
     for condition in &s.conditions {
-        let cure = "docs/operations.md has the cure of each condition";
         let text = format!("{}: {}", condition.name, condition.detail);
-        findings.push(Finding::bad(Level::Failure, name("condition"), text, cure));
+        findings.push(Finding::bad(Level::Failure, name("condition"), text, &condition.cure));
     }
     findings
 }

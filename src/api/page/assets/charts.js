@@ -89,16 +89,17 @@ class Chart {
 
 /** A stacked posterior with the label in force above it. */
 export class Timeline extends Chart {
-  draw_of(history, regimes, colours, theme) {
+  draw_of(history, regimes, notes, colours, theme) {
     const stacked = regimes.map((_, r) =>
       history.posterior.map((p) => p.slice(0, r + 1).reduce((a, b) => a + b, 0)),
     );
     this.history = history;
+    this.notes = notes;
     this.regimes = regimes;
     this.colours = colours;
     const options = () => ({
-      padding: [22, 8, 0, 0],
-      scales: { x: { time: false }, y: { range: [0, 1] } },
+      padding: [22, 16, 0, 0],
+      scales: { x: { time: false, range: () => this.history.range }, y: { range: [0, 1] } },
       axes: axes(colours),
       series: [
         {},
@@ -152,13 +153,26 @@ export class Timeline extends Chart {
       }
       i = j + 1;
     }
+    ctx.fillStyle = ctx.strokeStyle = this.colours.ink;
+    ctx.setLineDash([]);
+    for (const { at, text } of this.notes) {
+      const x = chart.valToPos(at, "x", true);
+      ctx.beginPath();
+      ctx.moveTo(x, bbox.top);
+      ctx.lineTo(x, bbox.top + bbox.height);
+      ctx.stroke();
+      const before = x + ctx.measureText(text).width + 8 * ratio > bbox.left + bbox.width;
+      ctx.textAlign = before ? "right" : "left";
+      ctx.fillText(text, x + (before ? -4 : 4) * ratio, bbox.top + bbox.height - 6 * ratio);
+    }
     ctx.restore();
   }
 }
 
 /** A line with a band around it, and the edge where it has one. */
 export class Trace extends Chart {
-  draw_of(time, { mean, low, high }, edge, colours, theme, unit) {
+  draw_of({ time, range: seen }, { mean, low, high }, edge, colours, theme, unit) {
+    this.seen = seen;
     const hue = colours.regimes[0];
     const line = { stroke: hue, width: 1.5, points: { show: false }, spanGaps: true };
     const bound = { ...line, stroke: faded(hue, 0.3), width: 1 };
@@ -170,8 +184,8 @@ export class Trace extends Chart {
       return [edge === null ? 0 : a - room, b + room];
     };
     const options = () => ({
-      padding: [8, 8, 0, 0],
-      scales: { x: { time: false }, y: { range } },
+      padding: [8, 16, 0, 0],
+      scales: { x: { time: false, range: () => this.seen }, y: { range } },
       axes: axes(colours, unit),
       series: [{}, line, ...(high ? [bound, bound] : [])],
       bands: high ? [{ series: [3, 2], fill: faded(hue, 0.2) }] : [],
@@ -233,6 +247,7 @@ export function drawMap(canvas, map, regimes, estimate, trail, colours) {
     height / 2 - (y - (low + high) / 2) * scale,
   ];
   const named = new Set();
+  const labels = [];
   for (const c of map.clusters) {
     const hue = c.regime === null ? colours.none : colours.regimes[c.regime % 8];
     const [x, y] = place(c.at);
@@ -244,11 +259,19 @@ export function drawMap(canvas, map, regimes, estimate, trail, colours) {
     const name = c.regime === null ? "unlabelled" : regimes[c.regime];
     if (!named.has(name)) {
       named.add(name);
-      context.fillStyle = hue;
       const wide = context.measureText(name).width;
-      context.fillText(name, Math.max(2, Math.min(x - wide / 2, width - wide - 2)), y + 4);
+      labels.push({ name, hue, wide, x: Math.max(2, Math.min(x - wide / 2, width - wide - 2)), y });
     }
   }
+  // From the top down, each below those that it would cover.
+  labels.sort((a, b) => a.y - b.y);
+  labels.forEach((label, i) => {
+    for (const above of labels.slice(0, i))
+      if (above.x < label.x + label.wide && label.x < above.x + above.wide)
+        label.y = Math.max(label.y, above.y + 13);
+    context.fillStyle = label.hue;
+    context.fillText(label.name, label.x, Math.min(label.y + 4, height - 2));
+  });
   if (!estimate) return;
   context.strokeStyle = faded(colours.ink, 0.35);
   context.beginPath();

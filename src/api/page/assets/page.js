@@ -1,8 +1,10 @@
 // The live page: one stream of server-sent events, read by hand so that it can carry a token.
 
 import { palette, Timeline, Trace, Raster, drawMap, drawPlane } from "/page/charts.js";
+import { MEANINGS, acts, showState } from "/page/state.js";
 
-const WINDOW_S = 30;
+// The last minute is kept frame by frame, an hour by half seconds.
+const [FINE_S, KEPT_S, COARSE_S] = [60, 3600, 0.5];
 const EVENTS_KEPT = 500;
 const TRAIL = 90;
 const RETRY_MS = [250, 500, 1000, 2000];
@@ -29,6 +31,11 @@ let stream = null;
 let fresh = false;
 let paused = false;
 let drawn = 0;
+let notes = [];
+let noted = 0;
+let wide = 30;
+let until = null;
+let thinned = 0;
 
 function empty() {
   const band = () => ({ mean: [], low: [], high: [] });
@@ -49,8 +56,9 @@ function headers() {
 
 class Denied extends Error {}
 
-async function ask(path, signal) {
-  const answer = await fetch(path, { headers: headers(), signal, cache: "no-store" });
+async function ask(path, signal, more = {}) {
+  const with_token = { ...headers(), ...more.headers };
+  const answer = await fetch(path, { ...more, headers: with_token, signal, cache: "no-store" });
   if (answer.status === 401 || answer.status === 403)
     throw new Denied(answer.status === 403 ? "this token is of another role" : "no such token");
   if (!answer.ok) throw new Error((await answer.text()).slice(0, 200));
@@ -76,7 +84,13 @@ async function follow() {
       $("token").hidden = true;
       if (!listed.sessions.some((s) => s.name === session))
         choose(listed.sessions[0]?.name ?? null);
-      if (session === null) throw new Error("there is no session yet");
+      if (session === null) {
+        say("live", "live");
+        $("lost").hidden = true;
+        showState(null, null);
+        await wait(1000);
+        continue;
+      }
       const one = await (
         await ask(`/api/sessions/${encodeURIComponent(session)}`, mine.signal)
       ).json();
@@ -130,13 +144,17 @@ async function read(reader, mine) {
 }
 
 const take = {
-  overview({ sessions }) {
+  overview({ sessions, stranger }) {
     showSessions(sessions);
     const of = sessions.find((s) => s.name === session);
-    if (of) {
-      facts = of;
-      showAccounts(of);
-    }
+    showState(of, stranger);
+    if (!of) return;
+    facts = of;
+    showAccounts(of);
+    const paused = of.state === "SESSION_STATE_PAUSED";
+    $("stop").setAttribute("aria-pressed", String(paused));
+    put($("stop"), paused ? "Resume the session" : "Pause the session");
+    if (of.noted_ns > noted) readNotes(of.noted_ns);
   },
 
   change(event) {
@@ -150,7 +168,7 @@ const take = {
   frame(frame) {
     // A frame of the session before may still be on its way.
     if (frame.session !== session || !facts) return;
-    if (newest && frame.bin < newest.bin) history = empty();
+    if (newest && frame.bin < newest.bin) [history, thinned] = [empty(), 0];
     newest = frame;
     if (frame.metrics) metrics = frame.metrics;
     const h = history;
@@ -167,22 +185,92 @@ const take = {
     push(h.radius, metrics?.spectral_radius, metrics?.spectral_radius_interval);
     const exponent = metrics?.edge?.exponent_driven_per_s;
     push(h.exponent, exponent?.mean, exponent);
-    const old = h.time.findIndex((t) => t >= h.time[h.time.length - 1] - WINDOW_S);
-    if (old > 0)
-      for (const series of [
-        h.time,
-        h.posterior,
-        h.regime,
-        h.latency,
-        h.place,
-        ...[h.radius, h.exponent].flatMap(Object.values),
-      ])
-        series.splice(0, old);
+    if (h.time.length - thinned > 300) thin(h);
     charts.raster.push(frame.raster, colours);
     showNow();
     fresh = true;
   },
 };
+
+/** Every series of a history. */
+const series = (h) => [
+  h.time,
+  h.posterior,
+  h.regime,
+  h.latency,
+  h.place,
+  ...[h.radius, h.exponent].flatMap(Object.values),
+];
+
+/** Leaves out what is too old, and of what is not of the last minute all but one each half second
+ * and each change. */
+function thin(h) {
+  const newest = h.time[h.time.length - 1];
+  let last = -Infinity;
+  const keep = h.time.map((t, i) => {
+    const kept =
+      t >= newest - FINE_S ||
+      (t >= newest - KEPT_S && (t - last >= COARSE_S || h.regime[i] !== h.regime[i - 1]));
+    if (kept) last = t;
+    return kept;
+  });
+  for (const of of series(h)) {
+    let n = 0;
+    keep.forEach((kept, i) => {
+      if (kept) of[n++] = of[i];
+    });
+    of.length = n;
+  }
+  thinned = h.time.length;
+}
+
+/** The part of the history that is looked at. */
+function view(h) {
+  const end = until ?? h.time[h.time.length - 1] ?? 0;
+  const at = (t) => {
+    let [low, high] = [0, h.time.length];
+    while (low < high) {
+      const middle = (low + high) >> 1;
+      if (h.time[middle] < t) low = middle + 1;
+      else high = middle;
+    }
+    return low;
+  };
+  const [from, to] = [Math.max(0, at(end - wide) - 1), at(end + 1e-6)];
+  const cut = (of) => of.slice(from, to);
+  const band = (of) => Object.fromEntries(Object.entries(of).map(([k, v]) => [k, cut(v)]));
+  return {
+    range: [end - wide, end],
+    time: cut(h.time),
+    posterior: cut(h.posterior),
+    regime: cut(h.regime),
+    latency: cut(h.latency),
+    radius: band(h.radius),
+    exponent: band(h.exponent),
+  };
+}
+
+/** Looks at a window that ends at a second of the session; null: at the newest. */
+function lookAt(second) {
+  const newest = history.time[history.time.length - 1] ?? 0;
+  until = second === null || second >= newest ? null : Math.max(second, wide);
+  $("live").setAttribute("aria-pressed", String(until === null));
+  fresh = true;
+}
+
+async function readNotes(of) {
+  if (Number.isFinite(of)) noted = of;
+  const name = session;
+  try {
+    const path = `/api/sessions/${encodeURIComponent(name)}/annotations`;
+    const { annotations } = await (await ask(path)).json();
+    if (name === session) notes = annotations;
+    fresh = true;
+  } catch {
+    // Asked again with the next overview.
+    noted = 0;
+  }
+}
 
 function choose(name) {
   if (name === session) return;
@@ -195,6 +283,8 @@ function choose(name) {
     [],
     { clusters: [] },
   ];
+  [notes, noted, until, thinned] = [[], 0, null, 0];
+  $("live").setAttribute("aria-pressed", "true");
   charts.raster.clear();
   $("events").replaceChildren();
   $("name").textContent = name ?? "no session yet";
@@ -242,8 +332,8 @@ function pairs(list, entries) {
   if (list.children.length !== 2 * entries.length) {
     list.replaceChildren(
       ...entries.flatMap(([name]) => [
-        element("dt", name),
-        element("dd", "", { id: `v-${name.replaceAll(" ", "-")}` }),
+        element("dt", name, { title: MEANINGS[name] || "" }),
+        element("dd", "", { id: `v-${name.replaceAll(" ", "-")}`, title: MEANINGS[name] || "" }),
       ]),
     );
   }
@@ -253,6 +343,8 @@ function pairs(list, entries) {
 function showNow() {
   showRegime(newest.regime);
   $("regime").dataset.bin = newest.bin;
+  // Of dynamics that are not known, or not believed, the posterior says nothing.
+  document.body.dataset.unknown = String(newest.untrusted || newest.regime === "unknown");
   const at = facts.regime_names.indexOf(newest.regime);
   const p = at < 0 ? null : newest.posterior[at];
   put(
@@ -331,7 +423,9 @@ function showAccounts(of) {
     ]);
   pairs($("accounts"), accounts);
   const list = $("conditions");
-  const shown = of.conditions.map((c) => `${c.name.replaceAll("_", " ")}: ${c.detail}`);
+  const shown = of.conditions.map(
+    (c) => `${c.name.replaceAll("_", " ")}: ${c.detail} \u2192 ${c.cure}`,
+  );
   if ([...list.children].map((c) => c.textContent).join() !== shown.join())
     list.replaceChildren(...shown.map((text) => element("li", text)));
 }
@@ -376,10 +470,11 @@ function showEvent(e) {
   row.dataset.number = e.event_sequence;
   const at = new Date(e.decision_time_ns / 1e6).toLocaleTimeString([], { hour12: false });
   const cells = e.lost
-    ? [e.event_sequence, "lost with the journal's disk", "", "", "", "", ""]
+    ? [e.event_sequence, "lost with the journal's disk", "", "", "", "", "", ""]
     : [
         e.event_sequence,
         at,
+        ((e.bin + 1) * (facts?.bin_width_s || 0)).toFixed(1),
         e.bin,
         e.from || "(start)",
         e.to,
@@ -387,6 +482,12 @@ function showEvent(e) {
         `${e.onset_bin} (${e.onset_low_bin} to ${e.onset_high_bin})`,
       ];
   row.append(...cells.map((cell) => element("td", String(cell))));
+  if (!e.lost) {
+    row.title = "Show it in the charts";
+    row.addEventListener("click", () =>
+      lookAt((e.bin + 1) * (facts?.bin_width_s || 0) + wide / 2),
+    );
+  }
   $("events").prepend(row);
   while ($("events").children.length > EVENTS_KEPT) $("events").lastChild.remove();
 }
@@ -395,14 +496,19 @@ function showEvent(e) {
 
 function draw(now) {
   requestAnimationFrame(draw);
-  if (!fresh || paused || (still.matches && now - drawn < 1000)) return;
+  // A long window is drawn less often.
+  const pause = still.matches ? 1000 : wide > 60 ? 500 : 0;
+  if (!fresh || paused || now - drawn < pause) return;
   [fresh, drawn] = [false, now];
   const theme = document.documentElement.dataset.theme;
   const regimes = facts?.regime_names || [];
-  charts.timeline.draw_of(history, regimes, colours, theme);
-  charts.radius.draw_of(history.time, history.radius, 1, colours, theme);
-  charts.exponent.draw_of(history.time, history.exponent, 0, colours, theme);
-  charts.latency.draw_of(history.time, { mean: history.latency }, null, colours, theme);
+  const seen = view(history);
+  const width = facts?.bin_width_s || 0;
+  const marks = notes.map((n) => ({ at: (n.bin + 1) * width, text: n.text }));
+  charts.timeline.draw_of(seen, regimes, marks, colours, theme);
+  charts.radius.draw_of(seen, seen.radius, 1, colours, theme);
+  charts.exponent.draw_of(seen, seen.exponent, 0, colours, theme);
+  charts.latency.draw_of(seen, { mean: seen.latency }, null, colours, theme);
   charts.raster.draw();
   const estimate = newest && { at: newest.embedding, covariance: newest.ellipse };
   drawMap($("map"), map, regimes, estimate, history.place.slice(-TRAIL), colours);
@@ -442,7 +548,7 @@ function otherTheme() {
 function pause() {
   paused = !paused;
   $("pause").setAttribute("aria-pressed", String(paused));
-  put($("pause"), paused ? "Go on" : "Pause");
+  put($("pause"), paused ? "Go on" : "Hold");
 }
 
 function askForToken(why) {
@@ -470,10 +576,12 @@ function step(by) {
 }
 
 document.addEventListener("keydown", (event) => {
-  if (event.target.matches("input") || event.ctrlKey || event.metaKey || event.altKey) return;
+  const typing = event.target.matches("input, select");
+  if (typing || event.ctrlKey || event.metaKey || event.altKey) return;
   const inside = event.target.closest(".scroll");
   if (event.key === "t") otherTheme();
   else if (event.key === "p") pause();
+  else if (event.key === "n") $("note-text").focus();
   else if (/^[1-9]$/.test(event.key)) $("sessions").children[event.key - 1]?.firstChild.click();
   else if (event.key === "ArrowDown" && !inside) step(1);
   else if (event.key === "ArrowUp" && !inside) step(-1);
@@ -481,6 +589,15 @@ document.addEventListener("keydown", (event) => {
   event.preventDefault();
 });
 $("theme").addEventListener("click", otherTheme);
+$("window").addEventListener("change", () => {
+  wide = Number($("window").value);
+  lookAt(until);
+});
+const newestSecond = () => until ?? history.time[history.time.length - 1] ?? 0;
+$("earlier").addEventListener("click", () => lookAt(newestSecond() - wide / 2));
+$("later").addEventListener("click", () => lookAt(newestSecond() + wide / 2));
+$("live").addEventListener("click", () => lookAt(null));
+acts(ask, () => session, () => readNotes(Infinity));
 $("pause").addEventListener("click", pause);
 new ResizeObserver(() => {
   fresh = true;
