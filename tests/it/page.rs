@@ -115,6 +115,11 @@ async fn a_browser_shows_what_the_daemon_says() {
     let waits = "Waiting for a rig: 96 channels in bins of 10 ms for \u{2018}a\u{2019}, over gRPC \
                  or ZeroMQ.";
     browser.text("#state p", waits);
+    browser.step(&json!({ "do": "press", "key": "2" }));
+    pace(daemon.grpc.clone(), "b", 0, switching(1)).await;
+    browser.step(&json!({ "do": "visible", "selector": "#state", "is": false }));
+    browser.step(&json!({ "do": "press", "key": "1" }));
+    browser.text("#name", "a");
     // Labels appear soon after they are decided.
     pace(daemon.grpc.clone(), "a", 0, switching(4)).await;
     daemon.wait_metric("regimed_bins_processed_total", "session=\"a\"", 1200.0);
