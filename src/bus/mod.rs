@@ -35,5 +35,5 @@ pub use registry::Registry;
 pub(crate) use registry::{Ending, Reservation, Stranger};
 pub(crate) use resumed::{NewestEvent, Resumed};
 pub(crate) use subscription::{Subscription, Update};
-pub(crate) use triggers::TriggerState;
+pub(crate) use triggers::{TriggerState, can_wait_for};
 pub(crate) use wording::Wording;

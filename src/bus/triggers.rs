@@ -2,8 +2,14 @@
 
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 
+use crate::regime::Label;
 use crate::telemetry;
 use crate::wire;
+
+/// Whether a trigger can wait for this with a model that has these regimes.
+pub(crate) fn can_wait_for(regime: &str, names: &[String]) -> bool {
+    regime == Label::UNKNOWN || names.iter().any(|name| name == regime)
+}
 
 /// One trigger as everybody may know it.
 #[derive(Debug)]

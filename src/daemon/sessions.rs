@@ -11,12 +11,11 @@ use super::start;
 use crate::api::describe;
 use crate::bus::{
     CalibrationState, Ending, ModelChoice, ModelSource, Plan, Registry, Reservation, SessionHandle,
-    Stranger, TriggerState,
+    Stranger, TriggerState, can_wait_for,
 };
 use crate::config::{BUILTIN_MODEL, Config, SessionConfig, parse_session};
 use crate::intake::MASKED;
 use crate::regime::Engine;
-use crate::regime::Label;
 use crate::wire::journal_record::What;
 use crate::wire::{SessionStopped, TriggersArmed};
 use crate::{telemetry, wire};
@@ -253,9 +252,7 @@ impl Sessions {
 
 /// Another model has the regimes that a session's triggers wait for.
 fn triggers_fit(session: &SessionHandle, next: &Plan) -> Result<()> {
-    let absent = |t: &&TriggerState| {
-        t.regime != Label::UNKNOWN && !next.model.regime_names.contains(&t.regime)
-    };
+    let absent = |t: &&TriggerState| !can_wait_for(&t.regime, &next.model.regime_names);
     if let Some(trigger) = session.triggers.each.iter().find(absent) {
         let (trigger, regime) = (&trigger.name, &trigger.regime);
         bail!("expected a model with the regime '{regime}' of trigger '{trigger}', found none");

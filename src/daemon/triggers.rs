@@ -3,17 +3,14 @@
 
 use anyhow::{Result, bail};
 
-use crate::bus::Plan;
+use crate::bus::{Plan, can_wait_for};
 use crate::clock::wall_ns;
 use crate::config::{Config, SessionConfig};
 use crate::journal;
-use crate::regime::Label;
 use crate::security::Role;
+use crate::triggers::DAY_NS;
 use crate::wire::TriggerOutcome;
 use crate::wire::journal_record::What;
-
-/// Acts of this long ago count towards the daily limit, ns.
-const DAY_NS: i64 = 24 * 3600 * 1_000_000_000;
 
 /// Checks a session's triggers.
 ///
@@ -24,7 +21,7 @@ pub(crate) fn check_triggers(session: &SessionConfig, plan: &Plan, config: &Conf
     let names = &plan.model.regime_names;
     for trigger in &session.triggers {
         let (name, regime) = (&trigger.name, &trigger.regime);
-        if regime != Label::UNKNOWN && !names.contains(regime) {
+        if !can_wait_for(regime, names) {
             let known = names.join(", ");
             bail!("trigger '{name}': expected a regime of the model ({known}), found '{regime}'");
         }

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 /// The daily limit's day, ns.
-const DAY_NS: i64 = 24 * 3600 * 1_000_000_000;
+pub(crate) const DAY_NS: i64 = 24 * 3600 * 1_000_000_000;
 
 /// What a trigger has used up.
 #[derive(Debug)]

@@ -14,6 +14,7 @@ mod target;
 mod watch;
 mod worker;
 
+pub(crate) use limits::DAY_NS;
 #[cfg(feature = "lsl")]
 pub(crate) use settings::LslTarget;
 pub(crate) use settings::{
