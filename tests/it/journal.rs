@@ -5,6 +5,7 @@ use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+use futures_util::{FutureExt, StreamExt};
 use rand::{RngExt, SeedableRng};
 use regimed::internals::journal;
 use regimed::internals::wire::ingest_client::IngestClient;
@@ -343,7 +344,21 @@ async fn what_happens_to_sessions_is_kept_and_decisions_become_arrays() {
     assert!(!ok && stderr.contains("another regimed"), "{stderr}");
     let mut messages = changing(100, 2, 0);
     messages.drain(150..153);
-    let (decisions, events) = exchange(&daemon, futures_util::stream::iter(messages)).await;
+    // Metrics are read beside the decisions: the last bins wait for the first reading.
+    let last_bins = messages.split_off(300);
+    let (read, reading) = tokio::sync::oneshot::channel();
+    let rest = async move {
+        reading.await.expect("a reading");
+        futures_util::stream::iter(last_bins)
+    };
+    let stream = futures_util::stream::iter(messages).chain(rest.flatten_stream());
+    let looking = async {
+        while !daemon.get("/api/sessions/rig").1.contains("spectral_radius") {
+            wait::look_again().await;
+        }
+        read.send(()).expect("a stream");
+    };
+    let ((decisions, events), ()) = tokio::join!(exchange(&daemon, stream), looking);
     assert!(daemon.terminate().success(), "{}", daemon.log());
     let (records, reading) = records(folder.path());
     assert_eq!((reading.lost, reading.damaged_files.len()), (0, 0), "{reading:?}");
