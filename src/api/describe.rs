@@ -70,6 +70,7 @@ pub(crate) fn describe(session: &SessionHandle, conditions: &Conditions) -> Sess
             .collect(),
         triggers: session.triggers.describe(),
         triggers_armed: session.triggers.are_armed(),
+        false_changes_per_min: facts.false_changes_per_min.unwrap_or(0.0),
         clock: offset.map(|offset_s| Clock { offset_s, drift, jumps }),
     }
 }

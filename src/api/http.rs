@@ -43,6 +43,8 @@ pub(crate) struct Shared {
     pub registry: Arc<Registry>,
     /// The live page.
     pub page: Arc<Page>,
+    /// What the page's visitors do, for those who may.
+    pub acts: Router,
     /// Who may read.
     pub tokens: Arc<Tokens>,
 }
@@ -56,8 +58,8 @@ pub(crate) fn routes(shared: Shared) -> IntoMakeServiceWithConnectInfo<Router, P
         .with_state(shared.clone())
         .merge(page::data(shared.page.clone()))
         .layer(from_fn_with_state((tokens.clone(), Role::Read), guard));
-    let acts = page::acts(shared.page.clone())
-        .layer(from_fn_with_state((tokens.clone(), Role::Control), guard));
+    let acts =
+        shared.acts.clone().layer(from_fn_with_state((tokens.clone(), Role::Control), guard));
     // A supervisor that restarts the daemon has no token, and the page asks for liveness.
     let open = Router::new()
         .route("/healthz", get(|| async { "ok\n" }))

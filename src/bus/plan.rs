@@ -1,9 +1,11 @@
 //! What a session runs on: a model of a checkpoint, at the session's bin width, with a readout and
 //! a decision rule.
 
-use ndarray::{Array1, Array2};
+use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
+
+use ndarray::{Array1, Array2};
 
 use super::wording::Wording;
 use crate::checkpoint::{Checkpoint, sha256_hex};
@@ -27,6 +29,20 @@ pub enum ModelSource {
     Builtin,
     /// A model directory.
     Directory(PathBuf),
+}
+
+impl ModelSource {
+    /// What the model in the binary is called.
+    pub(crate) const BUILTIN: &str = "builtin";
+}
+
+impl fmt::Display for ModelSource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Builtin => f.write_str(Self::BUILTIN),
+            Self::Directory(directory) => directory.display().fmt(f),
+        }
+    }
 }
 
 /// From where a session's own readout is to come.
@@ -102,6 +118,8 @@ pub(crate) struct SessionFacts {
     pub model: String,
     /// What the model learned of where its regimes lie.
     pub map: Arc<EmbeddingMap>,
+    /// False changes per minute that the rule may make, where not as the model chose.
+    pub false_changes_per_min: Option<f64>,
 }
 
 /// Why a session and its model do not go together.
@@ -149,6 +167,27 @@ pub enum PlanError {
     /// The filter bank does not take the model.
     #[error(transparent)]
     Bank(#[from] BankError),
+}
+
+/// When the label changes, by a session's choice.
+fn rule(
+    model: &Model,
+    own: Option<&Readout>,
+    choice: &ModelChoice,
+) -> Result<DecisionRule, PlanError> {
+    let mut rule = DecisionRule::of(model, choice.false_changes_per_min);
+    rule.unknown = choice.unknown;
+    rule.unlabelled &= choice.unknown;
+    if let Some(rate) = choice.unknown_rate {
+        rule = rule.with_unknown_rate(model, own, rate)?;
+    }
+    if let Some(p) = choice.probability_min {
+        rule.probability_min = p as f32;
+    }
+    if let Some(ms) = choice.dwell_ms {
+        rule.dwell_bins = (ms / 1e3 / model.bin_width_s).ceil().max(1.0) as u32;
+    }
+    Ok(rule)
 }
 
 /// A session with its model.
@@ -199,19 +238,8 @@ impl Plan {
             Some(seconds) => model.with_mean_dwell(seconds),
             None => model,
         };
-        let mut rule = DecisionRule::of(&model, choice.false_changes_per_min);
-        rule.unknown = choice.unknown;
-        rule.unlabelled &= choice.unknown;
-        if let Some(rate) = choice.unknown_rate {
-            let own = model.readout(named).filter(|_| !new_animal);
-            rule = rule.with_unknown_rate(&model, own, rate)?;
-        }
-        if let Some(p) = choice.probability_min {
-            rule.probability_min = p as f32;
-        }
-        if let Some(ms) = choice.dwell_ms {
-            rule.dwell_bins = (ms / 1e3 / bin_width_s).ceil().max(1.0) as u32;
-        }
+        let own = model.readout(named).filter(|_| !new_animal);
+        let rule = rule(&model, own, &choice)?;
         let gathered_s = choice.calibration.as_ref().map_or(0.0, |c| c.seconds);
         let of_bins = |m: &Model| (gathered_s / m.bin_width_s) * channels as f64;
         if of_bins(&model) > COUNTS_GATHERED_MAX {
@@ -231,6 +259,21 @@ impl Plan {
             model: Arc::new(model),
             checkpoint,
         })
+    }
+
+    /// The same session with a rule that may make other false changes per minute. A threshold that
+    /// was set by hand goes: it would leave the rate without effect.
+    ///
+    /// # Errors
+    /// [`PlanError::UnknownRate`].
+    pub(crate) fn with_false_changes(&self, per_min: f64) -> Result<Self, PlanError> {
+        let choice = ModelChoice {
+            false_changes_per_min: Some(per_min),
+            probability_min: None,
+            ..self.choice.clone()
+        };
+        let rule = rule(&self.model, Some(&self.readout), &choice)?;
+        Ok(Self { rule, choice, ..self.clone() })
     }
 
     /// The model that the session is calibrated on, and how many of the session's bins one of its
@@ -261,6 +304,7 @@ impl Plan {
             regime_names: self.model.regime_names.clone(),
             model: self.checkpoint.weights_sha256[..12].to_owned(),
             map: Arc::new(EmbeddingMap::of(&self.readout.prior)),
+            false_changes_per_min: self.choice.false_changes_per_min,
         }
     }
 

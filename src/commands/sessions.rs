@@ -64,8 +64,8 @@ pub enum Action {
         /// Session
         #[arg(value_name = "NAME")]
         name: String,
-        /// Model directory on the daemon's machine, or "builtin"
-        #[arg(long, value_name = "MODEL")]
+        /// Model directory on the daemon's machine, or "builtin" (default: as now)
+        #[arg(long, value_name = "MODEL", default_value = "", hide_default_value = true)]
         model: String,
         /// The model's session whose readout is used (default: as now)
         #[arg(long, value_name = "NAME", default_value = "")]
@@ -73,6 +73,9 @@ pub enum Action {
         /// Seconds of counts on which it is warmed up
         #[arg(long, value_name = "S", default_value_t = 2.0)]
         warm_up: f64,
+        /// False changes per minute that its decision rule may make (default: as now)
+        #[arg(long, value_name = "N")]
+        false_changes_per_min: Option<f64>,
     },
     /// Let a session's triggers act
     Arm {
@@ -144,12 +147,13 @@ async fn act(args: &SessionsArgs) -> Result<()> {
         Action::Resume { name } => {
             control.resume_session(ResumeSessionRequest { session: session(name) }).await
         }
-        Action::Swap { name, model, readout, warm_up } => {
+        Action::Swap { name, model, readout, warm_up, false_changes_per_min } => {
             let request = SwapModelRequest {
                 session: session(name),
                 model: model.clone(),
                 readout: readout.clone(),
                 warm_up_s: *warm_up,
+                false_changes_per_min: false_changes_per_min.unwrap_or(0.0),
             };
             control.swap_model(request).await
         }

@@ -12,13 +12,16 @@ use super::picture::{Picture, json_line};
 use super::serve::runtime;
 use crate::wire::regimes_client::RegimesClient;
 use crate::wire::{
-    Decision, Event, ListSessionsRequest, SubscribeDecisionsRequest, SubscribeEventsRequest,
+    Decision, Event, ListSessionsRequest, Session, SubscribeDecisionsRequest,
+    SubscribeEventsRequest,
 };
 
 type Client = RegimesClient<Connection>;
 
 /// Interval of attempts to reconnect to a lost daemon.
 const RETRY: Duration = Duration::from_millis(500);
+/// Interval at which accounts and conditions are asked for.
+const LIST_EVERY: Duration = Duration::from_secs(1);
 /// Events from before the start that are shown.
 const EVENTS_BEFORE: u64 = 10;
 /// Bound on updates that are received and not shown yet.
@@ -91,7 +94,7 @@ pub fn run(args: &WatchArgs) -> Result<()> {
 
 /// An update from the daemon.
 enum Received {
-    Session(String),
+    Session(Box<Session>),
     Decision(Box<Decision>, u64),
     Event(Event),
     /// The connection is lost, and why; empty when it is back.
@@ -125,12 +128,25 @@ impl Listener {
             {
                 continue;
             }
-            let _ = self.send(Received::Session(name.clone())).await;
+            let _ = self.send(Received::Session(Box::new(session.clone()))).await;
             let after = session.last_event_sequence.saturating_sub(EVENTS_BEFORE);
             let (client, received) = (self.client.clone(), self.received.clone());
             tokio::spawn(events(client, name.clone(), after, received));
         }
         Ok(listed.sessions.into_iter().map(|s| s.name).collect())
+    }
+
+    /// What became of the bins so far; where that fails, the stream ends as well.
+    async fn list(&mut self) -> Result<(), ConsumerGone> {
+        let Ok(listed) = self.client.list_sessions(ListSessionsRequest {}).await else {
+            return Ok(());
+        };
+        for session in listed.into_inner().sessions {
+            if self.known.contains(&session.name) {
+                self.send(Received::Session(Box::new(session))).await?;
+            }
+        }
+        Ok(())
     }
 
     /// Decisions until the stream ends, and why it did.
@@ -142,8 +158,16 @@ impl Listener {
             Err(e) => return Ok(e.message().to_owned()),
         };
         self.send(Received::Lost(String::new())).await?;
+        let mut list = tokio::time::interval(LIST_EVERY);
         loop {
-            match stream.message().await {
+            let message = tokio::select! {
+                message = stream.message() => message,
+                _ = list.tick() => {
+                    self.list().await?;
+                    continue;
+                }
+            };
+            match message {
                 Ok(Some(update)) => {
                     let Some(decision) = update.decision else { continue };
                     if !self.known.contains(&decision.session) {
@@ -271,7 +295,7 @@ impl Shown {
             (Self::Json { .. }, _) => Ok(true),
             (Self::Picture(picture), received) => {
                 match received {
-                    Received::Session(name) => picture.session(&name),
+                    Received::Session(session) => picture.described(*session),
                     Received::Decision(decision, lost) => picture.decision(*decision, lost, None),
                     Received::Event(event) => picture.event(&event),
                     Received::Lost(why) => picture.trouble(

@@ -1,5 +1,7 @@
 //! Defaults of the configuration.
 
+use crate::bus::ModelSource;
+
 /// Default address of gRPC.
 pub(crate) const GRPC_LISTEN: &str = "127.0.0.1:7733";
 /// Default address of ZeroMQ counts in (PULL).
@@ -30,6 +32,6 @@ pub(crate) const CALIBRATE_S: f64 = 60.0;
 /// Default rate of the metrics, Hz.
 pub(crate) const METRICS_HZ: f64 = 10.0;
 /// Model that is part of the binary.
-pub(crate) const BUILTIN_MODEL: &str = "builtin";
+pub(crate) const BUILTIN_MODEL: &str = ModelSource::BUILTIN;
 /// Most sessions of one daemon.
 pub(crate) const SESSIONS_MAX: usize = 256;

@@ -23,7 +23,7 @@ pub(crate) use fault::{ConfigError, Fault};
 pub(crate) use journal::{DECISIONS, JournalConfig, STATE};
 pub(crate) use rigs::SourceConfig;
 use section::{Beyond, Faults, Section, set};
-pub(crate) use session::SessionConfig;
+pub(crate) use session::{FALSE_CHANGES_PER_MIN, SessionConfig};
 
 /// Longest configuration.
 const FILE_BYTES_MAX: u64 = 16 << 20;

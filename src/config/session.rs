@@ -1,5 +1,6 @@
 //! One session's table.
 
+use std::ops::Range;
 use std::path::Path;
 
 use super::defaults::{BUILTIN_MODEL, CALIBRATE_S};
@@ -12,6 +13,9 @@ use crate::inference::{Adaptation, Gains};
 use crate::intake::{AssemblySettings, FEEDS_MAX};
 use crate::rigs::redis;
 use crate::triggers::Settings as Trigger;
+
+/// False changes per minute that a decision rule may be asked for.
+pub(crate) const FALSE_CHANGES_PER_MIN: Range<f64> = 1e-6..1e4;
 
 #[derive(Debug, Clone, PartialEq)]
 pub struct SessionConfig {
@@ -97,7 +101,8 @@ fn rule(s: &mut Section<'_, '_>, choice: &mut ModelChoice) {
     choice.unknown_rate = s.number("unknown_rate", 0.001..0.2, share);
     choice.mean_dwell_s = s.number("mean_dwell_s", 0.001..1e9, "seconds above 0");
     let false_changes = "false changes per minute, above 0";
-    choice.false_changes_per_min = s.number("false_changes_per_min", 1e-6..1e4, false_changes);
+    choice.false_changes_per_min =
+        s.number("false_changes_per_min", FALSE_CHANGES_PER_MIN, false_changes);
     let default = Adaptation::default();
     let gain_s = s.number("gain_time_constant_s", 0.0..1e6, "seconds, 0 for fixed gains");
     choice.adaptation = Adaptation {

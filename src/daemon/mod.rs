@@ -1,5 +1,6 @@
 //! The daemon, put together: models, sessions, ports, servers, and their end.
 
+mod acts;
 mod announcer;
 mod attach;
 mod calibrator;
@@ -125,7 +126,8 @@ impl Daemon {
         let services = Services { intake, registry: registry.clone(), sessions: sessions.clone() };
         let (health, servers) = ports.grpc((listeners.grpc, listeners.grpc_unix), services).await?;
         if let (Some(listener), Some(metrics)) = (listeners.http, metrics) {
-            ports.http(listener, metrics, phase_seen, &registry, &mut tasks)?;
+            let of = (&registry, &sessions);
+            ports.http(listener, metrics, phase_seen, of, &mut tasks)?;
         }
         let reread = Arc::new(Notify::new());
         tasks.extend(access.keep_reading(&registry, &reread));

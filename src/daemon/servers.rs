@@ -10,6 +10,7 @@ use tokio::task::JoinHandle;
 use tonic::transport::server::{Router, Server};
 use tonic_health::server::HealthReporter;
 
+use super::acts;
 use super::control::ControlService;
 use super::credentials::{Access, needs_control, needs_ingest, needs_nothing, needs_read};
 use super::sessions::Sessions;
@@ -182,14 +183,16 @@ impl Ports<'_> {
         listener: TcpListener,
         metrics: Series,
         phase: watch::Receiver<Phase>,
-        registry: &Arc<Registry>,
+        sessions: (&Arc<Registry>, &Arc<Sessions>),
         tasks: &mut Vec<JoinHandle<()>>,
     ) -> Result<()> {
+        let (registry, sessions) = sessions;
         let routes = http::routes(http::Shared {
             metrics: metrics.clone(),
             phase,
             registry: registry.clone(),
             page: Page::new(registry.clone()),
+            acts: acts::routes(sessions.clone()),
             tokens: self.access.tokens.clone(),
         });
         let tls = self.access.http_tls.clone();

@@ -13,7 +13,7 @@ use crate::bus::{
     CalibrationState, Ending, ModelChoice, ModelSource, Plan, Registry, Reservation, SessionHandle,
     Stranger, TriggerState, can_wait_for,
 };
-use crate::config::{BUILTIN_MODEL, Config, SessionConfig, parse_session};
+use crate::config::{BUILTIN_MODEL, Config, FALSE_CHANGES_PER_MIN, SessionConfig, parse_session};
 use crate::intake::MASKED;
 use crate::regime::Engine;
 use crate::wire::journal_record::What;
@@ -170,6 +170,12 @@ impl Sessions {
         if !(0.0..=60.0).contains(&warm_up_s) {
             bail!("warm_up_s: expected seconds from 0 to 60, found {warm_up_s}");
         }
+        let rate = request.false_changes_per_min;
+        if rate != 0.0 && !FALSE_CHANGES_PER_MIN.contains(&rate) {
+            bail!(
+                "false_changes_per_min: expected false changes per minute, above 0, found {rate}"
+            );
+        }
         let session = self.registry.running(name)?;
         let Some(swap) = session.begin_swap() else {
             bail!("expected one swap at a time, found '{name}' taking another model over");
@@ -179,16 +185,15 @@ impl Sessions {
             bail!("expected a session that is calibrated, found '{name}' calibrating itself");
         }
         let before = swap.before.clone();
-        let choice = choice(&request, &before);
         let warm_up = WarmUp {
             session: session.clone(),
             bins: (warm_up_s / before.model.bin_width_s).round() as usize,
             patience: Duration::from_secs_f64(warm_up_s) + WARM_UP_PATIENCE,
         };
         tracing::info!(session = name, seconds = warm_up_s, "warming up another model");
-        let planned_name = name.to_owned();
+        let (asked, now) = (request.clone(), before.clone());
         let (next, engine, warmed) = tokio::task::spawn_blocking(move || {
-            let next = plan_one(&planned_name, choice)?;
+            let next = next(&asked, &now)?;
             let adaptation = next.choice.adaptation;
             let mut engine = Engine::new(&next.model, &next.readout, next.rule, adaptation)?;
             let warmed = warm_up.run(&mut engine);
@@ -258,6 +263,18 @@ fn triggers_fit(session: &SessionHandle, next: &Plan) -> Result<()> {
         bail!("expected a model with the regime '{regime}' of trigger '{trigger}', found none");
     }
     Ok(())
+}
+
+/// What a session is to run on next.
+fn next(request: &wire::SwapModelRequest, before: &Plan) -> Result<Plan> {
+    let is_same = request.model.is_empty() && request.readout.is_empty();
+    let next = match is_same {
+        // A readout of the session's own making is in no file.
+        true => before.clone(),
+        false => plan_one(&request.session, choice(request, before))?,
+    };
+    let rate = request.false_changes_per_min;
+    Ok(if rate == 0.0 { next } else { next.with_false_changes(rate)? })
 }
 
 /// The model that a request asks for, with everything it does not name as `before`.

@@ -10,4 +10,4 @@ pub(crate) use decision::{Change, NoSigns, Tracker};
 pub use decision::{DecisionRule, Label};
 pub use engine::Engine;
 pub use score::{ChangeScore, Score};
-pub(crate) use score::{ChangeVerdict, Verdict, quantile};
+pub(crate) use score::{ChangeVerdict, Followed, Scored, Verdict, quantile};

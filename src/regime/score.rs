@@ -23,6 +23,28 @@ pub struct Score {
 /// Classes of the largest posterior probability, of equal width between 0 and 1.
 const RELIABILITY_BINS: usize = 20;
 
+/// How a labelled bin was scored.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct Scored {
+    /// Whether the most probable regime was the true one.
+    pub right: bool,
+    /// Bins since the truth began or changed.
+    pub lag: usize,
+    /// Negative log posterior of the true label, nats.
+    pub loss: f64,
+}
+
+/// How a bin's label in force followed the truth.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Followed {
+    /// The truth changed from one label to another.
+    pub changed: bool,
+    /// The newest change's label came into force.
+    pub found: bool,
+    /// A label came into force and was wrong.
+    pub is_false: bool,
+}
+
 /// Longest lag after a change that is kept, seconds.
 const LAG_MAX_S: f64 = 10.0;
 
@@ -90,10 +112,15 @@ impl Score {
 
     /// The next bin.
     pub fn push(&mut self, truth: Option<usize>, posterior: &[f32]) {
+        self.scored(truth, posterior);
+    }
+
+    /// The same, and how it was scored where it has a label.
+    pub(crate) fn scored(&mut self, truth: Option<usize>, posterior: &[f32]) -> Option<Scored> {
         let Some(truth) = truth else {
             // When the next label began is not known: its lag is counted from where it is seen.
             self.running = None;
-            return;
+            return None;
         };
         let most_probable = (0..posterior.len())
             .max_by(|&a, &b| posterior[a].total_cmp(&posterior[b]))
@@ -103,19 +130,22 @@ impl Score {
             _ => 0,
         };
         self.running = Some((truth, lag));
+        let is_right = most_probable == truth;
         if let Some((right, all)) = self.by_lag.get_mut(lag) {
-            *right += u64::from(most_probable == truth);
+            *right += u64::from(is_right);
             *all += 1;
         }
         self.confusion[truth * self.n_regimes + most_probable] += 1;
         // One sure error must not make the mean infinite.
-        self.negative_log_likelihood -= f64::from(posterior[truth].max(1e-12)).ln();
+        let loss = -f64::from(posterior[truth].max(1e-12)).ln();
+        self.negative_log_likelihood += loss;
         let largest = f64::from(posterior[most_probable]);
         let class = (largest * RELIABILITY_BINS as f64) as usize;
         let (bins, sum, right) = &mut self.reliability[class.min(RELIABILITY_BINS - 1)];
         *bins += 1;
         *sum += largest;
-        *right += u64::from(most_probable == truth);
+        *right += u64::from(is_right);
+        Some(Scored { right: is_right, lag, loss })
     }
 
     /// `(mean largest probability, fraction right, bins)` of each class of probabilities that
@@ -225,11 +255,23 @@ impl ChangeScore {
     /// The next bin: truth, the label in force (`None`: none, or `unknown`), and the change to it,
     /// if it was decided here.
     pub fn push(&mut self, truth: Option<usize>, label: Option<usize>, change: Option<&Change>) {
+        self.followed(truth, label, change);
+    }
+
+    /// The same, and how the label followed.
+    pub(crate) fn followed(
+        &mut self,
+        truth: Option<usize>,
+        label: Option<usize>,
+        change: Option<&Change>,
+    ) -> Followed {
+        let mut followed = Followed::default();
         if let (Some(before), Some(now)) = (self.truth, truth)
             && before != now
         {
             self.settle();
             self.pending = Some((now, 0));
+            followed.changed = true;
         }
         // A change whose label ends unfound is missed.
         if truth.is_none() {
@@ -240,6 +282,7 @@ impl ChangeScore {
             *bins += 1;
             if label == Some(*to) {
                 self.delays_bins.push(*bins);
+                followed.found = true;
                 if let Some(change) = change {
                     let true_onset = (change.bin + 1).saturating_sub(*bins);
                     let onset = change.onset;
@@ -252,8 +295,10 @@ impl ChangeScore {
         }
         self.labelled_bins += u64::from(truth.is_some());
         let changed = label.is_some() && label != self.label;
-        self.false_changes += u64::from(changed && truth.is_some() && label != truth);
+        followed.is_false = changed && truth.is_some() && label != truth;
+        self.false_changes += u64::from(followed.is_false);
         self.label = label;
+        followed
     }
 
     /// The score in numbers.

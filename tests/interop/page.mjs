@@ -52,6 +52,35 @@ const steps = {
       { timeout },
     );
   },
+  /** Waits until a selector's text begins as expected. */
+  async starts({ selector, with: text }) {
+    await page.waitForFunction(
+      ([s, t]) => document.querySelector(s)?.textContent.startsWith(t),
+      [selector, text],
+      { timeout: 15000 },
+    );
+  },
+  async click({ selector }) {
+    await page.click(selector);
+  },
+  async point({ x, y }) {
+    await page.mouse.move(x - 5, y);
+    await page.mouse.move(x, y);
+  },
+  /** Draws over a stretch. */
+  async drag({ x, y, to }) {
+    await page.mouse.move(x, y);
+    await page.mouse.down();
+    await page.mouse.move((x + to) / 2, y);
+    await page.mouse.move(to, y);
+    await page.mouse.up();
+  },
+  /** What a button saves: its name, length, and text. */
+  async download({ selector }) {
+    const [saved] = await Promise.all([page.waitForEvent("download"), page.click(selector)]);
+    const bytes = readFileSync(await saved.path());
+    return { name: saved.suggestedFilename(), bytes: bytes.length, text: bytes.toString("utf8") };
+  },
   async visible({ selector, is }) {
     await page.locator(selector).waitFor({ state: is ? "visible" : "hidden", timeout: 15000 });
   },

@@ -6,9 +6,14 @@ NUL, pretty-printed headers with CRLF, one count of messages over all types, one
 and block of continuous data.
 """
 
-import json, sys, threading, time
+import json
+import os, sys, threading, time
 
 import numpy as np
+
+
+#: Where rigs listen: loopback, but on a host of their own.
+HOST = os.environ.get("RIG_HOST", "127.0.0.1")
 
 
 class OpenEphys:
@@ -25,7 +30,7 @@ class OpenEphys:
         self.pub = self.context.socket(zmq.XPUB)
         self.pub.setsockopt(zmq.XPUB_VERBOSE, 1)
         self.pub.setsockopt(zmq.SNDHWM, 0)
-        self.pub.bind(f"tcp://127.0.0.1:{port}")
+        self.pub.bind(f"tcp://{HOST}:{port}")
         self.beats, self.ttl, self.running = 0, [], True
         self.number, self.sample, self.stream = numbers_from, 0, stream
         self.spikes = 0
@@ -40,7 +45,7 @@ class OpenEphys:
 
     def answer(self, port, reply):
         rep = self.context.socket(self.zmq.REP)
-        rep.bind(f"tcp://127.0.0.1:{port}")
+        rep.bind(f"tcp://{HOST}:{port}")
         while self.running:
             if rep.poll(50):
                 rep.send_string(reply(rep.recv_string()))

@@ -7,9 +7,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::peer::{Rig, python, two_ports};
+use crate::redis::Redis;
 use crate::rig::{Daemon, arg, binary, config, recording, run, spikes};
 use crate::wait;
 
@@ -173,11 +174,13 @@ fn a_daemon_that_runs_is_asked() {
 struct Playing(Option<JoinHandle<()>>);
 
 impl Playing {
-    fn start(python: &str, kind: &str, port: u16, file: &Path) -> Self {
-        let mut rig = Rig::start(python, &kind.replace('-', "_"), &json!({ "port": port }));
+    /// A rig that has a port of its own waits for whoever listens.
+    fn start(mut rig: Rig, waits: bool, file: &Path) -> Self {
         let file = arg(file).to_owned();
         Self(Some(std::thread::spawn(move || {
-            rig.ask("wait_daemon", &json!({}));
+            if waits {
+                rig.ask("wait_daemon", &json!({}));
+            }
             // A reader that has gone ends some of them: the answer does not matter.
             rig.tell("play", &json!({ "file": file, "bins": 900, "speed": 1 }));
             rig.listen();
@@ -191,11 +194,17 @@ impl Drop for Playing {
     }
 }
 
+/// A rig as an interpreter starts it.
+fn plain(python: &str, kind: &str, with: &Value) -> Rig {
+    Rig::start(python, &kind.replace('-', "_"), with)
+}
+
 /// What a rig sends is heard and written down, and found well.
-fn heard(kind: &str, at: &str, port: u16, python: &str, expected: &[&str]) {
+pub(crate) fn heard(kind: &str, at: &str, begin: impl Fn() -> Rig, expected: &[&str]) {
     let folder = tempfile::tempdir().expect("a folder");
     let file = recording(folder.path(), &spikes(900));
-    let playing = Playing::start(python, kind, port, &file);
+    let waits = ["open-ephys", "intan"].contains(&kind);
+    let playing = Playing::start(begin(), waits, &file);
     let (good, _, said) = init(folder.path(), &["--rig", kind, "--at", at, "--for", "3s"]);
     assert!(good, "{kind}: {said}");
     drop(playing);
@@ -204,7 +213,7 @@ fn heard(kind: &str, at: &str, port: u16, python: &str, expected: &[&str]) {
         assert!(text.contains(part), "{kind}: {part}: {text}");
     }
     on_free_ports(folder.path());
-    let playing = Playing::start(python, kind, port, &file);
+    let playing = Playing::start(begin(), waits, &file);
     let (good, shown, error) = doctor(folder.path(), "4s");
     assert!(good, "{kind}: {shown}{error}");
     assert!(shown.contains("ours less the rig's"), "{kind}: {shown}");
@@ -217,8 +226,50 @@ fn an_open_ephys_gui_and_an_rhx_are_heard() {
     let port = two_ports();
     let at = format!("tcp://127.0.0.1:{port}");
     let names = ["sample_rate_hz = 30000", "electrodes = [", "channels = 96"];
-    heard("open-ephys", &at, port, &python, &names);
+    let with = json!({ "port": port });
+    heard("open-ephys", &at, || plain(&python, "open-ephys", &with), &names);
     let port = two_ports();
     let at = format!("127.0.0.1:{port}");
-    heard("intan", &at, port, &python, &["\"A-000\"", "channels = 96"]);
+    let with = json!({ "port": port });
+    heard("intan", &at, || plain(&python, "intan", &with), &["\"A-000\"", "channels = 96"]);
+}
+
+#[test]
+fn a_blackrock_processor_is_heard() {
+    let Some(python) = python("init::blackrock", &["numpy"]) else { return };
+    let port = two_ports();
+    let at = format!("127.0.0.1:{port}");
+    let with = json!({ "port": port });
+    let expected = [&format!("listen = \"{at}\"")[..], "channels = 96"];
+    heard("blackrock", &at, || plain(&python, "blackrock", &with), &expected);
+}
+
+#[test]
+fn a_brand_graph_is_heard() {
+    let Some(python) = python("init::brand", &["numpy", "redis"]) else { return };
+    let Some(server) = Redis::start("init::brand") else { return };
+    let with = json!({ "url": server.url() });
+    let expected = [&format!("redis = \"{}\"", server.url())[..], "channels = 96"];
+    heard("brand", &server.url(), || plain(&python, "brand", &with), &expected);
+}
+
+#[test]
+fn a_program_that_sends_over_grpc_is_heard() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = recording(folder.path(), &spikes(800));
+    let at = format!("127.0.0.1:{}", two_ports());
+    let to = format!("http://{at}");
+    let _sender = Sender::start(&["replay", arg(&file), "--to", &to, "--session", "left-m1"]);
+    let (good, _, said) = init(folder.path(), &["--rig", "grpc", "--at", &at, "--for", "3s"]);
+    assert!(good, "{said}");
+    let text = written(folder.path());
+    for part in ["name = \"left-m1\"", "channels = 96", "bin_ms = 10\n", &at] {
+        assert!(text.contains(part), "{part}: {text}");
+    }
+    let free = ["7734", "7735", "9464"]
+        .iter()
+        .fold(text, |text, port| text.replace(&format!("127.0.0.1:{port}"), "127.0.0.1:0"));
+    std::fs::write(folder.path().join("regimed.toml"), free).expect("written");
+    let (good, shown, error) = doctor(folder.path(), "3s");
+    assert!(good && shown.contains("96 channels, bins of 10 ms"), "{shown}{error}");
 }

@@ -133,3 +133,13 @@ async fn a_lost_stream_is_found_again_and_a_gap_is_estimated() {
     assert!(daemon.metric("regimed_source_connections_total", "rig") >= 2.0);
     daemon.check_accounts("rig").await;
 }
+
+#[test]
+fn init_and_doctor_listen_to_a_stream() {
+    let Some(python) = python("lsl::init", &["pylsl", "numpy"]) else { return };
+    let name = format!("bins-{}", std::process::id());
+    let with = json!({ "name": name, "channels": 96 });
+    let at = format!("name={name}");
+    let expected = [&format!("name = \"{name}\"")[..], "channels = 96"];
+    crate::init::heard("lsl", &at, || Rig::start(&python, "lsl", &with), &expected);
+}

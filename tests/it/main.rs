@@ -23,6 +23,7 @@ mod interop;
 mod journal;
 #[cfg(feature = "lsl")]
 mod lsl;
+mod networks;
 mod open_ephys;
 mod page;
 mod peer;

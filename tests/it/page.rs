@@ -169,7 +169,7 @@ async fn a_browser_shows_what_the_daemon_says() {
     );
     assert_eq!(blank, json!([]));
     let mute = browser.evaluate(
-        "[...document.querySelectorAll('canvas:not(.uplot canvas), .chart')].filter(c => \
+        "[...document.querySelectorAll('canvas:not(.uplot canvas, [aria-hidden]), .chart')].filter(c => \
          c.getAttribute('role') !== 'img' || \
          !c.ariaLabel).length",
     );
@@ -195,6 +195,40 @@ async fn a_browser_shows_what_the_daemon_says() {
     assert_eq!(browser.evaluate(pressed), "false");
     browser.evaluate("document.getElementById('live').click()");
     assert_eq!(browser.evaluate(pressed), "true");
+    // Pointed at, a chart says when that was, in both times; drawn over, it shows that stretch.
+    let middle = browser.evaluate(
+        "(() => { const b = document.querySelector('#timeline .u-over').getBoundingClientRect(); \
+         return [b.left, b.top + b.height / 2, b.width]; })()",
+    );
+    let at = |i: usize| middle[i].as_f64().expect("a number");
+    browser.step(&json!({ "do": "point", "x": at(0) + at(2) / 2.0, "y": at(1) }));
+    let said = browser.evaluate("document.getElementById('cursor').textContent");
+    let said = said.as_str().expect("a text");
+    assert!(said.contains(" s \u{b7} ") && said.contains(":") && said.contains(" us"), "{said}");
+    let (from, to) = (at(0) + 0.5 * at(2), at(0) + 0.7 * at(2));
+    browser.step(&json!({ "do": "drag", "x": from, "y": at(1), "to": to }));
+    assert_eq!(browser.evaluate("document.getElementById('window').value"), "");
+    browser.evaluate("document.getElementById('live').click()");
+    // Channels by name, with what they do.
+    let channels = browser.evaluate("document.getElementById('channels-said').textContent");
+    let channels = channels.as_str().expect("a text");
+    assert!(channels.starts_with("96 channels, "), "{channels}");
+    // What is shown, as files.
+    let saved = browser.step(&json!({ "do": "download", "selector": "#save-csv" }));
+    let text = saved["text"].as_str().expect("a text");
+    assert!(text.starts_with("second,time,regime,p_"), "{text}");
+    assert!(text.lines().count() > 100 && text.contains("T"), "{}", text.lines().count());
+    let saved = browser.step(&json!({ "do": "download", "selector": "#save-png" }));
+    assert_eq!(saved["name"], "a.png");
+    assert!(saved["bytes"].as_u64().is_some_and(|n| n > 20_000), "{saved}");
+    // Another rate of false changes, chosen among those that were measured.
+    let chosen = browser.evaluate(
+        "(() => { const s = document.getElementById('swap-rate'); s.selectedIndex = 1; \
+         document.getElementById('swap').requestSubmit(); return Number(s.value); })()",
+    );
+    browser.step(&json!({ "do": "starts", "selector": "#said", "with": "It runs " }));
+    let (_, answer) = daemon.get("/api/sessions/a");
+    assert_eq!(body(&answer)["session"]["false_changes_per_min"], chosen);
     // Nothing comes any more: it says since when, and what is old is grey.
     daemon.wait_metric("regimed_source_stalled", "session=\"a\"", 1.0);
     browser.step(&json!({ "do": "visible", "selector": "body[data-state=stalled]", "is": true }));
@@ -212,15 +246,8 @@ async fn a_browser_shows_what_the_daemon_says() {
             "document.documentElement.scrollWidth - document.documentElement.clientWidth",
         );
         assert_eq!(beyond, 0, "{width} px");
-        if let Ok(to) = std::env::var("REGIMED_SCREENSHOTS") {
-            let path = format!("{to}/page-{width}.png");
-            browser.step(&json!({ "do": "screenshot", "path": path }));
-        }
     }
     browser.step(&json!({ "do": "size", "width": 1400, "height": 1180 }));
-    if let Ok(to) = std::env::var("REGIMED_SCREENSHOTS") {
-        browser.step(&json!({ "do": "screenshot", "path": format!("{to}/page.png") }));
-    }
     // Another theme, another session, by keys alone.
     browser.step(&json!({ "do": "press", "key": "t" }));
     let theme = browser.evaluate("document.documentElement.dataset.theme");
@@ -252,6 +279,80 @@ async fn a_browser_shows_what_the_daemon_says() {
     browser.text("#events tr td", &newest.to_string());
     assert_eq!(browser.evaluate(rows), numbers(newest));
     assert!(daemon.metric("regimed_page_viewers", "") >= 1.0);
+}
+
+/// Ten sessions, one of 512 channels, some of which are dead or noisy: what a busy lab looks at. A
+/// session is started, and ended, from the page. With REGIMED_SCREENSHOTS, pictures of every size.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_browser_shows_ten_sessions_and_many_channels() {
+    let test = "a_browser_shows_ten_sessions_and_many_channels";
+    let Some(mut browser) = Browser::start(test) else { return };
+    let names = ["s0", "s1", "s2", "s3", "s4", "s5", "s6", "s7", "s8"];
+    let many = "[[session]]\nname = \"many\"\nmodel = \"builtin\"\nchannels = 512\n\
+                calibrate_s = 5\n";
+    let daemon = Daemon::start(&(config("", &names) + many));
+    browser.step(&json!({ "do": "open", "url": format!("http://{}/", daemon.http) }));
+    browser.text("#link", "live");
+    browser.step(&json!({ "do": "click", "selector": "#sessions li:last-child button" }));
+    browser.text("#name", "many");
+    let wide = |bin: &Vec<u32>, i: usize| -> Vec<u32> {
+        let count = |c: usize| match c {
+            7 => 0,
+            9 => 3,
+            c => bin[(c * 7 + i) % bin.len()],
+        };
+        (0..512).map(count).collect()
+    };
+    let bins: Vec<Vec<u32>> = switching(4).iter().enumerate().map(|(i, b)| wide(b, i)).collect();
+    let feeds = names.map(|name| pace(daemon.grpc.clone(), name, 0, switching(4)));
+    let all = futures_util::future::join_all(feeds);
+    tokio::join!(all, pace(daemon.grpc.clone(), "many", 0, bins));
+    daemon.wait_metric("regimed_bins_processed_total", "session=\"many\"", 1200.0);
+    browser.step(&json!({ "do": "starts", "selector": "#channels-said", "with": "512 channels" }));
+    // Every channel has a row that is a pixel or more, and no tile hides another.
+    let rows = browser.evaluate("document.getElementById('raster').clientHeight");
+    assert!(rows.as_u64().is_some_and(|h| h >= 512), "{rows}");
+    for (width, height) in [(1920, 1500), (1440, 1500), (1024, 1700), (390, 1700)] {
+        browser.step(&json!({ "do": "size", "width": width, "height": height }));
+        let beyond = browser.evaluate(
+            "document.documentElement.scrollWidth - document.documentElement.clientWidth",
+        );
+        assert_eq!(beyond, 0, "{width} px");
+        let covered = browser.evaluate(
+            "(() => { const b = [...document.querySelectorAll('#sessions li')].map(l => \
+             l.getBoundingClientRect()); return b.filter((x, i) => b.some((y, j) => j > i && \
+             x.left < y.right && y.left < x.right && x.top < y.bottom && y.top < \
+             x.bottom)).length + 100 * b.length; })()",
+        );
+        assert_eq!(covered, 1000, "{width} px");
+        if let Ok(to) = std::env::var("REGIMED_SCREENSHOTS") {
+            for theme in ["light", "dark"] {
+                let now = browser.evaluate("document.documentElement.dataset.theme");
+                if now != theme {
+                    browser.step(&json!({ "do": "press", "key": "t" }));
+                }
+                browser.evaluate("new Promise(r => setTimeout(r, 300))");
+                let path = format!("{to}/ten-{width}-{theme}.png");
+                browser.step(&json!({ "do": "screenshot", "path": path }));
+            }
+        }
+    }
+    // Another one begins, and ends, by hand.
+    browser.evaluate(
+        "(() => { document.getElementById('start-config').value = '[[session]]\\nname = \
+         \"later\"\\nmodel = \"builtin\"\\nreadout = \"0\"\\n'; \
+         document.getElementById('start').requestSubmit(); })()",
+    );
+    browser.text("#said", "later has begun.");
+    browser.step(&json!({ "do": "visible", "selector": "[data-name=later]", "is": true }));
+    browser.evaluate("document.querySelector('[data-name=later] button').click()");
+    browser.text("#name", "later");
+    browser.evaluate("document.getElementById('end').click()");
+    browser.text("#end", "Really end later?");
+    browser.evaluate("document.getElementById('end').click()");
+    browser.text("#said", "later has ended after 0 bins.");
+    let (code, _) = daemon.get("/api/sessions/later");
+    assert_eq!(code, 404);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -314,6 +415,8 @@ fn the_page_and_its_data_say_what_is_wrong_with_a_request() {
     };
     let (notes, note) = ("/api/sessions/rig/annotations", "{\"text\":\"x\"}");
     assert!(post(notes, "text/plain", note).starts_with("HTTP/1.1 415"));
+    assert!(post("/api/sessions", "text/plain", note).starts_with("HTTP/1.1 415"));
+    assert!(post("/api/sessions/rig/stopped", "text/plain", "").starts_with("HTTP/1.1 415"));
     assert!(post(notes, "application/json", "{\"text\":\"\"}").starts_with("HTTP/1.1 400"));
     assert!(post(notes, "application/json", note).starts_with("HTTP/1.1 200"));
     let (_, answer) = daemon.get(notes);

@@ -13,7 +13,6 @@ use crate::rig::{
 };
 use crate::wait;
 
-/// A server of its own.
 /// How a server's start went.
 enum Started {
     Running(Child),
@@ -21,14 +20,15 @@ enum Started {
     Absent,
 }
 
-struct Redis {
+/// A server of its own.
+pub(crate) struct Redis {
     child: Child,
     port: u16,
     folder: tempfile::TempDir,
 }
 
 impl Redis {
-    fn start(test: &str) -> Option<Self> {
+    pub(crate) fn start(test: &str) -> Option<Self> {
         let folder = tempfile::tempdir().expect("a folder");
         // Another process may take a port that was free a moment ago: then the next one.
         for _ in 0..10 {
@@ -67,7 +67,7 @@ impl Redis {
         Started::Running(child)
     }
 
-    fn url(&self) -> String {
+    pub(crate) fn url(&self) -> String {
         format!("redis://127.0.0.1:{}", self.port)
     }
 

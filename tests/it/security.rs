@@ -31,9 +31,9 @@ fn tokens(folder: &Path) -> String {
     text
 }
 
-type Issuer = CertifiedIssuer<'static, KeyPair>;
+pub(crate) type Issuer = CertifiedIssuer<'static, KeyPair>;
 
-fn authority() -> Issuer {
+pub(crate) fn authority() -> Issuer {
     let mut params = CertificateParams::new(Vec::new()).expect("parameters");
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     CertifiedIssuer::self_signed(params, KeyPair::generate().expect("a key")).expect("an authority")
@@ -41,7 +41,12 @@ fn authority() -> Issuer {
 
 /// A certificate for this machine: PEM of it and of its key.
 fn certificate(by: &Issuer) -> (String, String) {
-    let names = vec!["localhost".to_owned(), "127.0.0.1".to_owned()];
+    certificate_for(by, &["localhost", "127.0.0.1"])
+}
+
+/// The same for other names and addresses.
+pub(crate) fn certificate_for(by: &Issuer, names: &[&str]) -> (String, String) {
+    let names: Vec<String> = names.iter().map(ToString::to_string).collect();
     let key = KeyPair::generate().expect("a key");
     let params = CertificateParams::new(names).expect("parameters");
     let cert = params.signed_by(&key, by).expect("a certificate");

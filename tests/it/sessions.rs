@@ -127,12 +127,14 @@ async fn a_model_is_swapped_between_two_bins() {
         model: model.into(),
         readout: readout.into(),
         warm_up_s: 1.0,
+        false_changes_per_min: 0.0,
     };
     // What does not fit is refused, and nothing changes.
     for (request, word) in [
         (swap("/nowhere", ""), "/nowhere"),
         (swap("builtin", "nobody"), "'nobody'"),
         (SwapModelRequest { warm_up_s: -1.0, ..swap("builtin", "") }, "warm_up_s"),
+        (SwapModelRequest { false_changes_per_min: -1.0, ..swap("", "") }, "above 0, found -1"),
     ] {
         let refusal = control.swap_model(request).await.expect_err("refused");
         assert!(refusal.message().contains(word), "{refusal}");
@@ -140,6 +142,11 @@ async fn a_model_is_swapped_between_two_bins() {
     let shown =
         control.swap_model(swap(arg(folder.path()), "")).await.expect("swapped").into_inner();
     assert!(shown.regime_names.contains(&"rhythm".to_owned()), "{shown:?}");
+    assert_eq!(shown.false_changes_per_min, 0.0);
+    // Another rate of false changes alone: the same model goes on.
+    let rarer = SwapModelRequest { false_changes_per_min: 0.5, ..swap("", "") };
+    let same = control.swap_model(rarer).await.expect("swapped").into_inner();
+    assert_eq!((same.false_changes_per_min, &same.model), (0.5, &shown.model));
     feed.await.expect("joined");
     sent.await.expect("joined").expect("accepted");
     let heard = heard.await.expect("joined");

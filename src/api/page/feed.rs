@@ -8,9 +8,10 @@ use bytes::Bytes;
 use serde::Serialize;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
+use super::channels::Rates;
 use super::viewers::Page;
 use crate::api::describe;
-use crate::bus::{SessionHandle, Subscription};
+use crate::bus::{Plan, SessionHandle, Subscription};
 use crate::intake::MASKED;
 use crate::regime::quantile;
 use crate::wire::{Decision, Expert, Metrics, Session};
@@ -21,7 +22,9 @@ const FRAME: Duration = Duration::from_micros(33_333);
 const OVERVIEW_EVERY: u64 = 3;
 /// Rows of a raster at most: more channels share them, each row with the largest count of its
 /// channels.
-const ROWS_MAX: usize = 256;
+const ROWS_MAX: usize = 512;
+/// Frames for each account of a session's channels.
+const CHANNELS_EVERY: u64 = 30;
 /// Columns of a frame's raster at most: more bins share them, summed.
 const COLUMNS_MAX: usize = 8;
 /// A message for a session that is not here is told of for this long.
@@ -131,6 +134,8 @@ struct Watched {
     predicted: u64,
     latency_ns: u64,
     counts: Vec<Option<Vec<u16>>>,
+    /// Of a session that somebody looks at.
+    rates: Option<(Arc<Plan>, Rates)>,
     metrics_sent: Option<u64>,
     /// When decisions were made and how late they were, ns.
     recent: VecDeque<(Instant, u64)>,
@@ -148,6 +153,7 @@ impl Watched {
             predicted: 0,
             latency_ns: 0,
             counts: Vec::new(),
+            rates: None,
             metrics_sent: None,
             recent: VecDeque::new(),
         }
@@ -172,11 +178,16 @@ impl Watched {
     fn frame(&mut self) -> Option<Bytes> {
         let facts = self.session.facts();
         let counts = &mut self.counts;
+        let plan = self.session.plan();
+        // Another model has learned other rates.
+        self.rates.take_if(|of| !Arc::ptr_eq(&of.0, &plan));
+        let (_, rates) = self.rates.get_or_insert_with(|| (plan.clone(), Rates::new(&plan)));
         counts.clear();
         self.session.each_page_count(|gap, bin| {
             if gap && !counts.is_empty() {
                 counts.push(None);
             }
+            rates.push(bin);
             counts.push(Some(bin.to_vec()));
         });
         let d = self.newest.as_ref().filter(|_| self.bins > 0)?;
@@ -245,9 +256,20 @@ pub(super) async fn make_frames(page: Arc<Page>) {
             w.gather();
             match page.viewers_of(session.name()) {
                 // Fails when the last viewer has left.
-                Some(viewers) => drop(w.frame().map(|frame| viewers.send(frame))),
+                Some(viewers) => {
+                    drop(w.frame().map(|frame| viewers.send(frame)));
+                    if let Some((_, rates)) = &w.rates
+                        && number.is_multiple_of(CHANNELS_EVERY)
+                    {
+                        let shown = rates.shown(session.name());
+                        drop(viewers.send(message("channels", &shown)));
+                    }
+                }
                 // The next viewer starts with new counts, not with those of before.
-                None => session.each_page_count(|_, _| {}),
+                None => {
+                    session.each_page_count(|_, _| {});
+                    w.rates = None;
+                }
             }
             if number.is_multiple_of(OVERVIEW_EVERY) {
                 lines.push(w.line(describe(session, &page.registry.conditions)));

@@ -1,6 +1,7 @@
 //! The live page: what it is made of, all in the binary, and what it shows, as JSON and as a stream
 //! of events.
 
+mod channels;
 mod feed;
 mod viewers;
 
@@ -12,7 +13,7 @@ use axum::body::Body;
 use axum::extract::{Path, Query, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
+use axum::routing::get;
 use bytes::Bytes;
 use futures_util::stream::unfold;
 use serde::Deserialize;
@@ -23,7 +24,7 @@ pub(crate) use viewers::Page;
 use viewers::Viewing;
 
 use super::describe;
-use crate::bus::{EventsError, Resumed, SessionHandle};
+use crate::bus::{EventsError, ModelSource, Resumed, SessionHandle};
 use crate::telemetry;
 use crate::wire::Event;
 
@@ -32,15 +33,28 @@ const EVENTS_SHOWN: u64 = 200;
 /// Events of one answer.
 const EVENTS_AT_ONCE: usize = 1000;
 
+/// Colours and type, light and dark, of the page and of reports.
+pub(crate) const THEME: &str = include_str!("assets/theme.css");
+/// The charts' library, and its style.
+pub(crate) const UPLOT_JS: &str = include_str!("assets/vendor/uplot-1.6.32.js");
+/// As above.
+pub(crate) const UPLOT_CSS: &str = include_str!("assets/vendor/uplot-1.6.32.css");
+
 /// The page's files: path, kind, text.
-const FILES: [(&str, &str, &str); 7] = [
+const FILES: [(&str, &str, &str); 13] = [
     ("/", "text/html", include_str!("assets/index.html")),
     ("/page/page.js", "text/javascript", include_str!("assets/page.js")),
     ("/page/state.js", "text/javascript", include_str!("assets/state.js")),
     ("/page/charts.js", "text/javascript", include_str!("assets/charts.js")),
+    ("/page/acts.js", "text/javascript", include_str!("assets/acts.js")),
+    ("/page/alerts.js", "text/javascript", include_str!("assets/alerts.js")),
+    ("/page/history.js", "text/javascript", include_str!("assets/history.js")),
+    ("/page/raster.js", "text/javascript", include_str!("assets/raster.js")),
+    ("/page/save.js", "text/javascript", include_str!("assets/save.js")),
+    ("/page/theme.css", "text/css", THEME),
     ("/page/page.css", "text/css", include_str!("assets/page.css")),
-    ("/page/uplot.js", "text/javascript", include_str!("assets/vendor/uplot-1.6.32.js")),
-    ("/page/uplot.css", "text/css", include_str!("assets/vendor/uplot-1.6.32.css")),
+    ("/page/uplot.js", "text/javascript", UPLOT_JS),
+    ("/page/uplot.css", "text/css", UPLOT_CSS),
 ];
 /// The page runs and loads only what this server sends, and cannot be embedded in another page.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; \
@@ -76,14 +90,6 @@ pub(super) fn data(page: Arc<Page>) -> Router {
         .with_state(page)
 }
 
-/// What a viewer does, as JSON alone: a page of another site cannot send that unasked.
-pub(super) fn acts(page: Arc<Page>) -> Router {
-    Router::new()
-        .route("/api/sessions/{name}/annotations", post(annotate))
-        .route("/api/sessions/{name}/paused", post(pause))
-        .with_state(page)
-}
-
 fn refused(code: StatusCode, why: &str) -> Response {
     (code, Json(json!({ "error": why }))).into_response()
 }
@@ -113,9 +119,31 @@ async fn one_session(State(page): State<Arc<Page>>, Path(name): Path<String>) ->
             "session": as_json(&page, &session),
             "map": &*session.facts().map,
             "metrics": session.metrics(),
+            "channels": channels::named(&session.plan()),
+            "choices": choices(&page, &session),
         }))
         .into_response(),
     }
+}
+
+/// What a session could run instead: the models that this daemon knows of, the sessions whose
+/// readouts its own model has, and the rates of false changes that were measured for it.
+fn choices(page: &Page, session: &SessionHandle) -> serde_json::Value {
+    let plan = session.plan();
+    let model = |s: &Arc<SessionHandle>| s.plan().choice.source.to_string();
+    let mut models: Vec<String> = page.registry.sessions().iter().map(model).collect();
+    models.push(ModelSource::BUILTIN.to_owned());
+    models.sort();
+    models.dedup();
+    let points = plan.model.online.operating_points.iter();
+    json!({
+        "models": models,
+        "model": plan.choice.source.to_string(),
+        "readouts": plan.model.session_names(),
+        "readout": plan.choice.readout,
+        "false_changes_per_min":
+            points.map(|p| (p.false_changes_per_min, p.median_delay_s)).collect::<Vec<_>>(),
+    })
 }
 
 /// Query of `/api/events`: the events after a number.
@@ -154,47 +182,6 @@ async fn annotations(State(page): State<Arc<Page>>, Path(name): Path<String>) ->
     }
 }
 
-/// A note at the newest bin.
-#[derive(Debug, Deserialize)]
-struct Note {
-    text: String,
-}
-
-async fn annotate(
-    State(page): State<Arc<Page>>,
-    Path(name): Path<String>,
-    Json(Note { text }): Json<Note>,
-) -> Response {
-    let session = match find(&page, &name) {
-        Ok(session) => session,
-        Err(refusal) => return *refusal,
-    };
-    match session.annotate(&text, "page") {
-        Ok(annotation) => Json(json!({ "annotation": annotation })).into_response(),
-        Err(e) => refused(StatusCode::BAD_REQUEST, &e.to_string()),
-    }
-}
-
-/// Whether counts are refused.
-#[derive(Debug, Deserialize)]
-struct Paused {
-    paused: bool,
-}
-
-async fn pause(
-    State(page): State<Arc<Page>>,
-    Path(name): Path<String>,
-    Json(Paused { paused }): Json<Paused>,
-) -> Response {
-    match find(&page, &name) {
-        Ok(session) => {
-            session.pause(paused);
-            Json(json!({ "session": as_json(&page, &session) })).into_response()
-        }
-        Err(refusal) => *refusal,
-    }
-}
-
 /// What a viewer asks to see.
 #[derive(Debug, Deserialize)]
 struct View {
@@ -203,8 +190,8 @@ struct View {
     after: Option<u64>,
 }
 
-/// Server-sent events: `overview` of all sessions, `frame` of one, `change` for each of its regime
-/// events.
+/// Server-sent events: `overview` of all sessions, `frame` and `channels` of one, `change` for each
+/// of its regime events.
 async fn stream(State(page): State<Arc<Page>>, Query(view): Query<View>) -> Response {
     let first = || page.registry.sessions().first().map(|s| s.name().to_owned());
     let session = match view.session.or_else(first) {

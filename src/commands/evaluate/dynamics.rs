@@ -62,7 +62,8 @@ pub(super) struct TruthRow {
     signatures: Vec<(&'static str, f64)>,
 }
 
-/// Means over all refreshes while a label was true, with 90 % intervals from streams' means.
+/// Means over all refreshes while a label was true, with 90 % intervals from streams' means (null
+/// of one stream).
 #[derive(Debug, Clone, Serialize)]
 pub(super) struct LabelRow {
     regime: String,
@@ -128,7 +129,8 @@ impl ByLabel {
                 let mean = of.iter().map(|s| s.of[i]).sum::<f64>() / total;
                 let n = values.len() as f64;
                 let square: f64 = values.iter().map(|v| (v - mean).powi(2)).sum();
-                let half = NORMAL_HALF_WIDTH * (square / (n - 1.0).max(1.0) / n).sqrt();
+                // One stream says nothing of how far others would be from it: NaN.
+                let half = NORMAL_HALF_WIDTH * (square / (n - 1.0) / n).sqrt();
                 [mean, mean - half, mean + half]
             };
             (!of.is_empty()).then(|| LabelRow {
@@ -261,6 +263,78 @@ pub(super) fn cell(x: Option<f64>) -> String {
     x.map_or("-".into(), |x| format!("{x:.2}"))
 }
 
+/// A mean with its interval, where there is one.
+fn ranged([mean, low, high]: [f64; 3], digits: usize) -> String {
+    if low.is_nan() {
+        return format!("{mean:.digits$}");
+    }
+    format!("{mean:.digits$} [{low:.digits$} {high:.digits$}]")
+}
+
+/// Rows of the mean dynamics, with a head, for a page.
+pub(super) fn label_rows(rows: &[LabelRow]) -> (Vec<String>, Vec<Vec<String>>) {
+    let head = [
+        "true regime",
+        "streams",
+        "spectral radius",
+        "abscissa, 1/s",
+        "leading frequency, Hz",
+        "bare radius",
+        "noise-free exponent, 1/s",
+        "Kaplan-Yorke dimension",
+    ];
+    let row = |r: &LabelRow| {
+        vec![
+            r.regime.clone(),
+            r.streams.to_string(),
+            ranged(r.spectral_radius, 3),
+            ranged(r.spectral_abscissa_per_s, 2),
+            ranged(r.leading_frequency_hz, 2),
+            ranged(r.bare_radius, 2),
+            ranged(r.lyapunov_max_noise_free_per_s, 2),
+            ranged(r.kaplan_yorke_dimension, 2),
+        ]
+    };
+    (head.map(str::to_owned).to_vec(), rows.iter().map(row).collect())
+}
+
+/// Rows of the exponents against the truth, with a head, for a page.
+pub(super) fn truth_table(rows: &[TruthRow]) -> (Vec<String>, Vec<Vec<String>>) {
+    let head = [
+        "true regime",
+        "tasks",
+        "exponent",
+        "true, 1/s",
+        "found, 1/s",
+        "mean error",
+        "correlation",
+        "in its 90 %",
+        "sign right",
+        "frequency within 5 %",
+        "stable points right",
+    ];
+    let row = |r: &TruthRow, name: &str, of: &ExponentRow| {
+        vec![
+            r.regime.clone(),
+            r.tasks.to_string(),
+            name.to_owned(),
+            format!("{:.2}", of.truth),
+            format!("{:.2}", of.found),
+            format!("{:.2}", of.error),
+            cell(of.correlation),
+            format!("{:.2}", of.coverage),
+            cell(of.sign),
+            cell(r.frequency_right),
+            cell(r.stable_points_right),
+        ]
+    };
+    let rows = rows.iter().flat_map(|r| {
+        let of = [("noise-free", &r.model_noise_free), ("driven", &r.model_driven)];
+        of.into_iter().filter_map(move |(name, of)| Some(row(r, name, of.as_ref()?)))
+    });
+    (head.map(str::to_owned).to_vec(), rows.collect())
+}
+
 fn label_table(out: &mut String, rows: &[LabelRow], width: usize) {
     let _ = writeln!(
         out,
@@ -268,10 +342,8 @@ fn label_table(out: &mut String, rows: &[LabelRow], width: usize) {
         "mean dynamics", "spectral radius", "abscissa /s", "Hz", "bare radius", "free exponent /s"
     );
     for r in rows {
-        let [radius, low, high] = r.spectral_radius;
-        let radius = format!("{radius:.3} [{low:.3} {high:.3}]");
-        let [abscissa, low, high] = r.spectral_abscissa_per_s;
-        let abscissa = format!("{abscissa:.2} [{low:.2} {high:.2}]");
+        let radius = ranged(r.spectral_radius, 3);
+        let abscissa = ranged(r.spectral_abscissa_per_s, 2);
         let _ = writeln!(
             out,
             "{:width$}  {radius:>20}  {abscissa:>22}  {:>8.2}  {:>11.2}  {:>15.2}",

@@ -1,9 +1,12 @@
 //! `regimed evaluate`: streams recordings through the engine that serves, and scores them; with
 //! `--student-teacher`, proves the method on simulated teachers.
 
+mod blocks;
+mod compare;
 mod decisions;
 mod dynamics;
 mod maps;
+mod page;
 mod plots;
 mod report;
 mod scoring;
@@ -18,8 +21,10 @@ use super::recordings::RecordingArgs;
 use crate::checkpoint;
 use crate::checkpoint::Checkpoint;
 use crate::config::BUILTIN_MODEL;
+use crate::recording::Recording;
 use crate::regime::DecisionRule;
 use decisions::Decisions;
+use report::Scored;
 use scoring::{arrange, score};
 
 /// Stream recordings through the engine that serves, score them, write a report
@@ -28,9 +33,10 @@ pub struct EvaluateArgs {
     /// Recordings (.npz)
     #[arg(required_unless_present = "student_teacher", value_name = "DATA")]
     pub data: Vec<PathBuf>,
-    /// Directory of the model, or "builtin"
+    /// Directory of the model, or "builtin"; several, each with its own --model, are compared on
+    /// the same data
     #[arg(long, required_unless_present = "student_teacher", value_name = "MODEL")]
-    pub model: Option<PathBuf>,
+    pub model: Vec<PathBuf>,
     /// Directory for report.json, report.txt, report.html and the plots (SVG)
     #[arg(long, value_name = "DIR")]
     pub report: PathBuf,
@@ -57,13 +63,28 @@ pub struct EvaluateArgs {
 /// # Errors
 /// A recording or model that cannot be used, or that do not go together.
 pub fn run(args: &EvaluateArgs) -> Result<()> {
-    let given = args.model.as_deref().map(load).transpose()?;
     if args.teachers.student_teacher {
+        if args.model.len() > 1 {
+            bail!("--model: expected one student, found {}", args.model.len());
+        }
+        let given = args.model.first().map(|m| load(m)).transpose()?;
         return student_teacher::run(&args.teachers, given, &args.report);
     }
-    let Some(mut checkpoint) = given else { bail!("--model: expected a model, found none") };
+    if args.decisions.is_some() && args.model.len() > 1 {
+        bail!("--decisions: expected one model, whose decisions they are, found several");
+    }
     let mut recordings = args.recordings.read_all(&args.data)?;
-    for recording in &mut recordings {
+    let mut all = Vec::new();
+    for model in &args.model {
+        all.push(one(args, model, &mut recordings)?);
+    }
+    compare::write(&args.report, &all)
+}
+
+/// Scores one model.
+fn one(args: &EvaluateArgs, model: &Path, recordings: &mut [Recording]) -> Result<Scored> {
+    let mut checkpoint = load(model)?;
+    for recording in &mut *recordings {
         arrange(&checkpoint, recording)?;
     }
     if let Some(first) = recordings.first() {
@@ -84,12 +105,12 @@ pub fn run(args: &EvaluateArgs) -> Result<()> {
         let found = rule.with_unknown_rate(&checkpoint.model, with, rate);
         rule = found.map_err(|e| anyhow::anyhow!("--unknown-rate: {e}"))?;
     }
-    let mut scored = score(&checkpoint, &recordings, rule, decisions)?;
+    let mut scored = score(&checkpoint, recordings, rule, decisions)?;
     if let (Some(path), Some(decisions)) = (&args.decisions, &scored.tally.decisions) {
         decisions.write(path, &checkpoint.model)?;
     }
-    scored.report.model = args.model.as_ref().map_or_else(String::new, |m| m.display().to_string());
-    report::write(&args.report, &scored)
+    scored.report.model = model.display().to_string();
+    Ok(scored)
 }
 
 fn load(model: &Path) -> Result<Checkpoint> {

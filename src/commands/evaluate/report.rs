@@ -1,22 +1,21 @@
-//! The report: numbers, table, plots, page.
+//! The report: numbers, text, plots.
 
 use std::fmt::Write as _;
-use std::path::Path;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use serde::Serialize;
 
+use super::blocks::{Interval, Intervals};
 use super::dynamics::{LabelRow, TruthRow};
 use super::stream::{Tally, Timeline};
 use super::{dynamics, maps, plots};
 use crate::checkpoint::Checkpoint;
 use crate::dynamics::{DynamicsSkill, SkillMeter};
-use crate::files::write_whole;
 use crate::recording::Recording;
-use crate::regime::{ChangeVerdict, Score, Verdict};
+use crate::regime::{ChangeVerdict, Verdict};
 
 /// Times after a start or change at which accuracy is reported, seconds.
-const LAGS_S: [f64; 9] = [0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0, 1.5, 2.0];
+pub(super) const LAGS_S: [f64; 9] = [0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0, 1.5, 2.0];
 
 /// What streaming showed.
 pub(super) struct Scored {
@@ -36,10 +35,16 @@ pub(super) struct Report {
     pub(super) streams: usize,
     pub(super) overall: Verdict,
     pub(super) by_session: Vec<(String, Verdict)>,
+    /// 90 % intervals by a bootstrap over blocks of at most 10 s; null of fewer than five.
+    pub(super) intervals: Intervals,
+    pub(super) intervals_by_session: Vec<(String, Intervals)>,
+    pub(super) changes_by_session: Vec<(String, ChangeVerdict)>,
     /// `[truth][label]`, fractions of each truth's bins.
     pub(super) confusion: Vec<Vec<f64>>,
     /// `(seconds after a start or change, fraction right)`.
     pub(super) accuracy_after_s: Vec<(f64, f64)>,
+    /// The 90 % interval of each.
+    pub(super) accuracy_after_interval: Vec<Interval>,
     /// `(mean largest probability, fraction right, bins)` by class of that probability.
     pub(super) reliability: Vec<(f64, f64, u64)>,
     pub(super) changes: ChangeVerdict,
@@ -61,9 +66,16 @@ impl Report {
         checkpoint: &Checkpoint,
         recordings: &[Recording],
         tally: &Tally,
-        sessions: &[(String, Score)],
         streams: usize,
     ) -> Self {
+        let (intervals, after) = tally.blocks.intervals(None);
+        let sessions = &tally.sessions;
+        let of_lags = LAGS_S.iter().zip(after).filter_map(|(&s, interval)| {
+            let accuracy = tally.score.accuracy_after(s);
+            let is_there = s >= checkpoint.model.bin_width_s;
+            accuracy.filter(|_| is_there).map(|right| ((s, right), interval))
+        });
+        let (accuracy_after_s, accuracy_after_interval) = of_lags.unzip();
         let model = &checkpoint.model;
         let n = model.regime_names.len();
         let confusion = tally
@@ -84,13 +96,17 @@ impl Report {
             regime_names: model.regime_names.clone(),
             streams,
             overall: tally.score.verdict(),
-            by_session: sessions.iter().map(|(name, s)| (name.clone(), s.verdict())).collect(),
-            confusion,
-            accuracy_after_s: LAGS_S
-                .iter()
-                .filter(|s| **s >= model.bin_width_s)
-                .filter_map(|&s| Some((s, tally.score.accuracy_after(s)?)))
+            by_session: sessions.iter().map(|s| (s.name.clone(), s.score.verdict())).collect(),
+            intervals,
+            intervals_by_session: (sessions.iter().enumerate())
+                .map(|(i, s)| (s.name.clone(), tally.blocks.intervals(Some(i)).0))
                 .collect(),
+            changes_by_session: (sessions.iter())
+                .map(|s| (s.name.clone(), s.changes.verdict(model.bin_width_s)))
+                .collect(),
+            confusion,
+            accuracy_after_s,
+            accuracy_after_interval,
             reliability: tally.score.reliability(),
             changes: tally.changes.verdict(model.bin_width_s),
             unknown_fraction: tally.unknown_bins as f64 / bins,
@@ -104,6 +120,49 @@ impl Report {
     }
 }
 
+/// A figure with its 90 % interval, where there is one.
+pub(super) fn figure(x: Option<f64>, interval: Interval, digits: usize) -> String {
+    match (x, interval) {
+        (None, _) => "-".into(),
+        (Some(x), None) => format!("{x:.digits$}"),
+        (Some(x), Some([low, high])) => format!("{x:.digits$} ({low:.digits$} to {high:.digits$})"),
+    }
+}
+
+/// Head and rows: how right the labels were, over all and in each session.
+pub(super) fn of_sessions(r: &Report) -> Vec<Vec<String>> {
+    let head = ["session", "bins", "accuracy (90 %)", "balanced", "1 s after a change", "log loss"];
+    let row = |name: &str, v: &Verdict, of: &Intervals| {
+        vec![
+            name.to_owned(),
+            v.n_bins.to_string(),
+            figure(Some(v.accuracy), of.of("accuracy"), 3),
+            figure(Some(v.balanced_accuracy), of.of("balanced_accuracy"), 3),
+            figure(v.accuracy_after_1s, of.of("accuracy_after_1s"), 3),
+            figure(Some(v.log_loss), of.of("log_loss"), 3),
+        ]
+    };
+    let mut rows = vec![head.map(str::to_owned).to_vec(), row("all", &r.overall, &r.intervals)];
+    let sessions = r.by_session.iter().zip(&r.intervals_by_session);
+    rows.extend(sessions.map(|((name, v), (_, of))| row(name, v, of)));
+    rows
+}
+
+/// Rows as text, each column as wide as its widest cell.
+pub(super) fn aligned(rows: &[Vec<String>]) -> Vec<String> {
+    let columns = rows.first().map_or(0, Vec::len);
+    let width = |c: usize| rows.iter().filter_map(|r| r.get(c)).map(|t| t.chars().count()).max();
+    let widths: Vec<usize> = (0..columns).map(|c| width(c).unwrap_or(0)).collect();
+    let line = |row: &Vec<String>| {
+        let cell = |(c, text): (usize, &String)| match c {
+            0 => format!("{text:<0$}", widths[c]),
+            _ => format!("{text:>0$}", widths[c]),
+        };
+        row.iter().enumerate().map(cell).collect::<Vec<_>>().join("  ")
+    };
+    rows.iter().map(line).collect()
+}
+
 pub(super) fn table(r: &Report) -> String {
     let mut out = String::new();
     let mut line = |text: String| {
@@ -113,8 +172,8 @@ pub(super) fn table(r: &Report) -> String {
     line(format!("model      {} ({})", r.model, &r.model_weights_sha256[..12]));
     line(format!("recordings {} ({} streams)", r.recordings.join(", "), r.streams));
     line(format!("overall    {}", r.overall));
-    for (name, v) in &r.by_session {
-        line(format!("session {name:<3}{v}"));
+    for text in aligned(&of_sessions(r)) {
+        line(text);
     }
     let c = &r.changes;
     let seconds = |x: Option<f64>| x.map_or("-".into(), |x| format!("{:.0} ms", x * 1e3));
@@ -181,76 +240,4 @@ pub(super) fn drawn(of: &Scored) -> Result<Vec<(&'static str, String)>> {
         plots.push(("exponents.svg", maps::exponents(&tally.compared, names)?));
     }
     Ok(plots)
-}
-
-/// Writes an evaluation's report and prints its table.
-pub(super) fn write(dir: &Path, of: &Scored) -> Result<()> {
-    let text = table(&of.report);
-    let plots = drawn(of)?;
-    let mut page = Page::new("regimed evaluate");
-    page.text(&text);
-    for (_, svg) in &plots {
-        page.plot(svg);
-    }
-    page.write(dir, &text, &plots, &of.report)
-}
-
-/// A page that can be read without a network.
-pub(super) struct Page(String);
-
-impl Page {
-    pub(super) fn new(title: &str) -> Self {
-        Self(format!(
-            "<!doctype html><html lang=\"en\"><meta charset=\"utf-8\"><title>{title}</title>\
-             <style>body{{font:15px sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem}}\
-             pre{{background:#f4f4f4;padding:1rem;overflow:auto}}\
-             svg{{max-width:100%;height:auto}}</style>\
-             <h1>{title}</h1>"
-        ))
-    }
-
-    pub(super) fn heading(&mut self, text: &str) {
-        self.0.push_str(&format!("<h2>{}</h2>", escaped(text)));
-    }
-
-    pub(super) fn paragraph(&mut self, text: &str) {
-        self.0.push_str(&format!("<p>{}</p>", escaped(text)));
-    }
-
-    pub(super) fn text(&mut self, text: &str) {
-        self.0.push_str(&format!("<pre>{}</pre>", escaped(text)));
-    }
-
-    pub(super) fn plot(&mut self, svg: &str) {
-        self.0.push_str(svg);
-    }
-
-    /// Writes report.html, report.txt, report.json and the plots, and prints the text.
-    pub(super) fn write(
-        mut self,
-        dir: &Path,
-        text: &str,
-        plots: &[(&str, String)],
-        numbers: &impl Serialize,
-    ) -> Result<()> {
-        std::fs::create_dir_all(dir).with_context(|| format!("cannot create {}", dir.display()))?;
-        self.0.push_str("</html>\n");
-        for (name, svg) in plots {
-            save(&dir.join(name), svg)?;
-        }
-        save(&dir.join("report.html"), &self.0)?;
-        save(&dir.join("report.txt"), text)?;
-        save(&dir.join("report.json"), &(serde_json::to_string_pretty(numbers)? + "\n"))?;
-        print!("{text}");
-        println!("report in {}", dir.display());
-        Ok(())
-    }
-}
-
-fn escaped(text: &str) -> String {
-    text.replace('&', "&amp;").replace('<', "&lt;")
-}
-
-fn save(path: &Path, text: &str) -> Result<()> {
-    write_whole(path, text.as_bytes()).with_context(|| format!("cannot write {}", path.display()))
 }

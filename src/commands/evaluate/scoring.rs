@@ -2,6 +2,7 @@
 
 use anyhow::{Result, bail};
 
+use super::blocks::Blocks;
 use super::decisions::Decisions;
 use super::dynamics::ByLabel;
 use super::report::{Report, Scored};
@@ -26,6 +27,8 @@ pub(super) fn score(
         rule,
         score: Score::new(model.regime_names.len(), model.bin_width_s),
         changes: ChangeScore::default(),
+        blocks: Blocks::new(model.regime_names.len(), model.bin_width_s),
+        sessions: Vec::new(),
         compute: Durations::default(),
         unknown_bins: 0,
         bins: 0,
@@ -37,7 +40,6 @@ pub(super) fn score(
         skill: Vec::new(),
         decisions,
     };
-    let mut sessions: Vec<(String, Score)> = Vec::new();
     let mut timeline = Timeline::default();
     let mut n_streams = 0;
     let total: usize = recordings.iter().map(Recording::n_bins).sum();
@@ -55,22 +57,17 @@ pub(super) fn score(
             for r in &mut trial.regime {
                 *r = r.and_then(|r| regimes[r]);
             }
-            let fresh = || Score::new(model.regime_names.len(), model.bin_width_s);
-            let at = sessions.iter().position(|s| s.0 == trial.session).unwrap_or_else(|| {
-                sessions.push((trial.session.clone(), fresh()));
-                sessions.len() - 1
-            });
-            let seen = tally.run(model, &trial, &mut sessions[at].1)?;
+            let seen = tally.run(model, &trial)?;
             // Streams spread over all recordings make the plot.
             if n_streams % total.div_ceil(stream::TIMELINE_BINS).min(trials) == 0 {
-                timeline.extend(seen);
+                timeline.extend(&seen);
             }
             n_streams += 1;
             progress.at(tally.bins as usize, || format!("session {}", trial.session));
         }
     }
     progress.finish();
-    let report = Report::of(checkpoint, recordings, &tally, &sessions, n_streams);
+    let report = Report::of(checkpoint, recordings, &tally, n_streams);
     Ok(Scored { report, timeline, tally })
 }
 

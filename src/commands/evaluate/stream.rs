@@ -4,6 +4,7 @@ use std::time::Instant;
 
 use anyhow::{Context, Result};
 
+use super::blocks::Blocks;
 use super::decisions::Decisions;
 use super::dynamics::{ByLabel, COMPARED_AFTER_S, COMPARED_FROM_S, Compared};
 use crate::commands::scoreboard::Durations;
@@ -19,29 +20,41 @@ const METRICS_EVERY_S: f64 = 0.1;
 const METRICS_FROM_S: f64 = 0.1;
 /// Forecasts of a session.
 const FORECASTS_MAX: usize = 500;
-/// Bins kept for the timeline's plot.
+/// Bins kept of a timeline.
 pub(super) const TIMELINE_BINS: usize = 4000;
 
-/// The first bins of the streams.
+/// The first bins of streams.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Timeline {
     pub(super) truth: Vec<Option<usize>>,
+    /// The label in force; `None`: none, or unknown.
+    pub(super) label: Vec<Option<usize>>,
     pub(super) posterior: Vec<Vec<f32>>,
 }
 
 impl Timeline {
-    fn push(&mut self, truth: Option<usize>, posterior: &[f32]) {
+    fn push(&mut self, truth: Option<usize>, label: Option<usize>, posterior: &[f32]) {
         if self.truth.len() < TIMELINE_BINS {
             self.truth.push(truth);
+            self.label.push(label);
             self.posterior.push(posterior.to_vec());
         }
     }
 
-    pub(super) fn extend(&mut self, more: Self) {
+    pub(super) fn extend(&mut self, more: &Self) {
         let left = TIMELINE_BINS.saturating_sub(self.truth.len());
-        self.truth.extend(more.truth.into_iter().take(left));
-        self.posterior.extend(more.posterior.into_iter().take(left));
+        self.truth.extend(more.truth.iter().take(left));
+        self.label.extend(more.label.iter().take(left));
+        self.posterior.extend(more.posterior.iter().take(left).cloned());
     }
+}
+
+/// What is known of one session's streams.
+pub(super) struct OfSession {
+    pub(super) name: String,
+    pub(super) score: Score,
+    pub(super) changes: ChangeScore,
+    pub(super) timeline: Timeline,
 }
 
 /// Everything that streaming adds up.
@@ -49,6 +62,8 @@ pub(super) struct Tally {
     pub(super) rule: DecisionRule,
     pub(super) score: Score,
     pub(super) changes: ChangeScore,
+    pub(super) blocks: Blocks,
+    pub(super) sessions: Vec<OfSession>,
     pub(super) compute: Durations,
     pub(super) unknown_bins: u64,
     pub(super) bins: u64,
@@ -66,6 +81,19 @@ pub(super) struct Tally {
 }
 
 impl Tally {
+    /// Place of a session.
+    fn session(&mut self, model: &Model, name: &str) -> usize {
+        self.sessions.iter().position(|s| s.name == name).unwrap_or_else(|| {
+            self.sessions.push(OfSession {
+                name: name.to_owned(),
+                score: Score::new(model.regime_names.len(), model.bin_width_s),
+                changes: ChangeScore::default(),
+                timeline: Timeline::default(),
+            });
+            self.sessions.len() - 1
+        })
+    }
+
     /// Place of a session's meter, at the start of a stream.
     fn meter(&mut self, session: &str, channels: usize) -> usize {
         let at = self.skill.iter().position(|s| s.0 == session).unwrap_or_else(|| {
@@ -77,17 +105,16 @@ impl Tally {
     }
 
     /// Streams a trial whose regimes are the model's; returns its timeline.
-    pub(super) fn run(
-        &mut self,
-        model: &Model,
-        trial: &Trial,
-        own: &mut Score,
-    ) -> Result<Timeline> {
+    pub(super) fn run(&mut self, model: &Model, trial: &Trial) -> Result<Timeline> {
         let readout = model.readout(&trial.session).context("a session the model does not know")?;
         let mut engine = Engine::new(model, readout, self.rule, Adaptation::default())?;
+        let session = self.session(model, &trial.session);
+        let own = &mut self.sessions[session];
         self.score.start_stream();
-        own.start_stream();
+        own.score.start_stream();
+        own.changes.start_stream();
         self.changes.start_stream();
+        self.blocks.start_stream(session);
         if let Some(decisions) = &mut self.decisions {
             decisions.start_stream(trial);
         }
@@ -110,14 +137,17 @@ impl Tally {
             if let Some(decisions) = &mut self.decisions {
                 decisions.push(&engine, change);
             }
-            self.score.push(truth, &estimate.posterior);
-            own.push(truth, &estimate.posterior);
             let label = engine.label().and_then(Label::regime);
             self.unknown_bins += u64::from(engine.label() == Some(Label::Unknown));
-            self.changes.push(truth, label, change.as_ref());
+            let own = &mut self.sessions[session];
+            own.score.push(truth, &estimate.posterior);
+            own.changes.push(truth, label, change.as_ref());
+            let scored = self.score.scored(truth, &estimate.posterior);
+            let followed = self.changes.followed(truth, label, change.as_ref());
+            self.blocks.push(truth, scored, &followed);
             self.bins += 1;
             self.log_likelihood += f64::from(estimate.log_likelihood);
-            seen.push(truth, &estimate.posterior);
+            seen.push(truth, label, &estimate.posterior);
             self.skill[at].1.push(model, readout, &counts, estimate);
             monitor.push_counts(Some(&counts));
             if (bin + 1).is_multiple_of(every) {
@@ -134,6 +164,7 @@ impl Tally {
         let last = trial.regime.last().copied().flatten();
         self.ends.push((last, engine.estimate().embedding_mean.clone()));
         self.compare(model, trial, newest);
+        self.sessions[session].timeline.extend(&seen);
         Ok(seen)
     }
 

@@ -1,6 +1,8 @@
 //! The live picture: on a terminal with ratatui, in plain lines otherwise.
 
+mod numbers;
 mod paint;
+mod small;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io::{ErrorKind, IsTerminal, Write};
@@ -11,7 +13,7 @@ use ratatui::DefaultTerminal;
 use ratatui::crossterm::event::{self, KeyCode, KeyModifiers};
 
 use crate::regime::Label;
-use crate::wire::{Decision, Event};
+use crate::wire::{Decision, Event, Session};
 
 const EVENTS_KEPT: usize = 500;
 /// Bins over which rate and latency are shown.
@@ -36,6 +38,8 @@ struct Seen {
     /// Bin of the newest reading.
     read: Option<u64>,
     shown: Option<Instant>,
+    /// Its accounts, and what is wrong with it, as it was listed last.
+    described: Option<Session>,
 }
 
 fn push<T>(to: &mut VecDeque<T>, value: T, most: usize) {
@@ -171,6 +175,23 @@ impl Picture {
     pub(crate) fn session(&mut self, name: &str) {
         self.sessions.entry(name.to_owned()).or_default();
         self.chosen.get_or_insert_with(|| name.to_owned());
+    }
+
+    /// A session as it is listed: what became of its bins, and what is wrong.
+    pub(crate) fn described(&mut self, session: Session) {
+        if self.paused {
+            return;
+        }
+        self.session(&session.name);
+        if let Some(seen) = self.sessions.get_mut(&session.name) {
+            seen.described = Some(session);
+        }
+    }
+
+    /// The events that are asked for, the newest first.
+    fn wanted_events(&self) -> impl Iterator<Item = &(String, String)> {
+        let wanted = |e: &&(String, String)| self.all_events || Some(&e.0) == self.chosen.as_ref();
+        self.events.iter().rev().filter(wanted)
     }
 
     /// Why nothing comes; or that all is well again.

@@ -8,42 +8,52 @@ use ratatui::text::{Line, Span};
 use ratatui::widgets::canvas::{Canvas, Circle, Line as Stroke, Points};
 use ratatui::widgets::{Axis, Bar, BarChart, Block, Chart, Dataset, GraphType, Paragraph};
 
+use super::numbers::lines;
 use super::{Picture, Seen, shown};
-use crate::wire::{Decision, Estimate, Metrics};
+use crate::wire::Decision;
 
 const COLOURS: [Color; 6] =
     [Color::Cyan, Color::Yellow, Color::Green, Color::Magenta, Color::Red, Color::Blue];
-/// Narrower or lower than this, traces and plane are left out.
+/// Narrower or lower than this, the small picture is painted.
 const WIDE: u16 = 100;
-const HIGH: u16 = 26;
+const HIGH: u16 = 32;
 const KEYS: &str =
     " q leave  \u{2190}\u{2192} 1-9 session  \u{2191}\u{2193} events  a events of all  p pause ";
 
 impl Picture {
-    fn hue(&self, colour: Color) -> Style {
+    pub(super) fn hue(&self, colour: Color) -> Style {
         if self.colour { Style::default().fg(colour) } else { Style::default() }
     }
 
-    fn regime_style(&self, d: &Decision) -> Style {
+    pub(super) fn regime_style(&self, d: &Decision) -> Style {
         let at = d.regime_names.iter().position(|n| *n == d.regime);
         self.hue(at.map_or(Color::Gray, |i| COLOURS[i % COLOURS.len()]))
     }
 
     pub(super) fn paint(&self, frame: &mut Frame<'_>) {
         let area = frame.area();
+        if area.width < WIDE || area.height < HIGH {
+            return self.paint_small(frame);
+        }
         let seen = self.chosen.as_ref().and_then(|name| self.sessions.get(name));
         let n_regimes =
             seen.and_then(|s| s.newest.as_ref()).map_or(1, |d| d.posterior.len() as u16);
         let many = self.sessions.len() > 1;
-        let list = if many { self.sessions.len().min(8) as u16 + 2 } else { 0 };
+        let rows_max = usize::from(area.height / 3);
+        let list = if many { self.sessions.len().min(rows_max) as u16 + 2 } else { 0 };
+        let numbers = seen
+            .and_then(|s| {
+                Some(lines(s, s.newest.as_ref()?, self.lost, usize::from(area.width) - 2))
+            })
+            .unwrap_or_default();
         let notes = self.notes.len() as u16 + u16::from(self.trouble.is_some());
         let head = if notes > 0 { notes + 2 } else { 1 };
-        let [head, list, label, middle, numbers, log, foot] = Layout::vertical([
+        let [head, list, label, middle, below, log, foot] = Layout::vertical([
             Constraint::Length(head),
             Constraint::Length(list),
             Constraint::Length(3),
-            Constraint::Length((n_regimes + 2).max(if area.height >= HIGH { 9 } else { 0 })),
-            Constraint::Length(8),
+            Constraint::Length((n_regimes + 2).max(9)),
+            Constraint::Length(numbers.len() as u16 + 2),
             Constraint::Min(3),
             Constraint::Length(1),
         ])
@@ -63,22 +73,20 @@ impl Picture {
             return;
         };
         self.paint_label(frame, label, seen, d);
-        if area.width >= WIDE && area.height >= HIGH {
-            let [bars, radius, exponent, plane] = Layout::horizontal([
-                Constraint::Percentage(34),
-                Constraint::Percentage(22),
-                Constraint::Percentage(22),
-                Constraint::Percentage(22),
-            ])
-            .areas(middle);
-            self.paint_bars(frame, bars, d);
-            self.paint_trace(frame, radius, " spectral radius ", &seen.radius, 1.0);
-            self.paint_trace(frame, exponent, " exponent by counts, /s ", &seen.exponent, 0.0);
-            self.paint_plane(frame, plane, d);
-        } else {
-            self.paint_bars(frame, middle, d);
-        }
-        self.paint_numbers(frame, numbers, seen, d);
+        let [bars, radius, exponent, plane] = Layout::horizontal([
+            Constraint::Percentage(34),
+            Constraint::Percentage(22),
+            Constraint::Percentage(22),
+            Constraint::Percentage(22),
+        ])
+        .areas(middle);
+        self.paint_bars(frame, bars, d);
+        self.paint_trace(frame, radius, " spectral radius ", &seen.radius, 1.0);
+        self.paint_trace(frame, exponent, " exponent by counts, /s ", &seen.exponent, 0.0);
+        self.paint_plane(frame, plane, d);
+        let numbers: Vec<Line<'_>> = numbers.into_iter().map(Line::raw).collect();
+        let block = Block::bordered().title(" now ");
+        frame.render_widget(Paragraph::new(numbers).block(block), below);
     }
 
     fn paint_head(&self, frame: &mut Frame<'_>, area: Rect) {
@@ -232,44 +240,10 @@ impl Picture {
         frame.render_widget(canvas, area);
     }
 
-    fn paint_numbers(&self, frame: &mut Frame<'_>, area: Rect, seen: &Seen, d: &Decision) {
-        let (rate, p50, p99) = seen.pace();
-        let m = d.metrics.clone().unwrap_or_default();
-        let lines = vec![
-            Line::raw(format!(
-                "spectral radius {:.4}   abscissa {:+.2}{} /s   leading {:.2} Hz   time constant \
-                 {:+.3} s",
-                m.spectral_radius,
-                m.spectral_abscissa_per_s,
-                m.spectral_abscissa_per_s_interval
-                    .map_or(String::new(), |i| format!(" ({:+.1} to {:+.1})", i.low, i.high)),
-                m.leading_frequency_hz,
-                m.leading_time_constant_s
-            )),
-            Line::raw(free_running(&m)),
-            Line::raw(by_counts(&m)),
-            Line::raw(format!(
-                "participation ratio {:.2}   novelty {:.2}   unlabelled {:.2}   log-likelihood \
-                 {:+.3} nats/channel   silent channels {}",
-                m.participation_ratio, d.novelty, d.unlabelled, d.log_likelihood, d.silent_channels
-            )),
-            Line::raw(format!("bin {}   sequence {}   {rate:.1} bins/s", d.bin, d.sequence)),
-            Line::raw(format!(
-                "latency p50 {p50} us, p99 {p99} us   decisions seen {}, lost {}",
-                seen.bins, self.lost
-            )),
-        ];
-        frame.render_widget(Paragraph::new(lines).block(Block::bordered().title(" now ")), area);
-    }
-
     fn paint_events(&self, frame: &mut Frame<'_>, area: Rect) {
         let rows = usize::from(area.height.saturating_sub(2));
-        let wanted = |e: &&(String, String)| self.all_events || Some(&e.0) == self.chosen.as_ref();
         let lines: Vec<Line<'_>> = self
-            .events
-            .iter()
-            .rev()
-            .filter(wanted)
+            .wanted_events()
             .skip(self.scrolled)
             .take(rows)
             .map(|(session, line)| match self.all_events {
@@ -282,39 +256,6 @@ impl Picture {
     }
 }
 
-/// What the counts alone tell of the edge of chaos.
-fn by_counts(m: &Metrics) -> String {
-    let Some(edge) = m.edge else { return "edge of chaos by counts: from 20 s on".into() };
-    let seconds = edge.seconds;
-    edge.exponent_driven_per_s.map_or_else(
-        || format!("edge of chaos by counts: not resolved in {seconds:.0} s"),
-        |e| {
-            format!(
-                "edge of chaos by counts: exponent {:+.2} /s ({:+.1} to {:+.1}, clipped to 2)   \
-                 P(chaos) {:.2}   of {seconds:.0} s",
-                e.mean, e.low, e.high, edge.p_chaos
-            )
-        },
-    )
-}
-
-/// What the fitted network does when it runs by itself.
-fn free_running(m: &Metrics) -> String {
-    let row = |name: &str, e: Option<Estimate>, unit: &str| {
-        e.map_or(String::new(), |e| {
-            format!("   {name} {:+.2}{unit} ({:+.1} to {:+.1})", e.mean, e.low, e.high)
-        })
-    };
-    let exponent = row("exponent of the fit", m.lyapunov_max_driven_per_s, " /s");
-    let points = m.fixed_points.map_or(String::new(), |p| {
-        format!("   fixed points {} stable, {} unstable", p.stable, p.unstable)
-    });
-    let cycle =
-        m.oscillation_hz.map_or(String::new(), |e| format!("   oscillates at {:.2} Hz", e.mean));
-    let signature = m.signature().as_str_name().trim_start_matches("SIGNATURE_").to_lowercase();
-    format!("looks {}{exponent}{points}{cycle}", signature.replace('_', "-"))
-}
-
 #[cfg(test)]
 mod tests {
     use ratatui::Terminal;
@@ -322,7 +263,7 @@ mod tests {
     use ratatui::crossterm::event::{KeyCode, KeyModifiers};
 
     use super::*;
-    use crate::wire::{Eigenvalue, Event};
+    use crate::wire::{Eigenvalue, Event, Metrics};
 
     fn decision(session: &str, bin: u64, regime: &str) -> Decision {
         Decision {
@@ -397,6 +338,51 @@ mod tests {
             let shown = on_screen(&picture, width, height);
             assert_eq!(shown.lines().count(), usize::from(height));
         }
+    }
+
+    #[test]
+    fn a_terminal_of_80_by_24_shows_all_sessions_and_whole_numbers() {
+        let mut picture = Picture::of("watch".into(), Vec::new());
+        for session in 0..10 {
+            picture.decision(decision(&format!("rig-{session}"), 1, "calm"), 0, None);
+        }
+        let event = Event { session: "rig-0".into(), to: "calm".into(), ..Event::default() };
+        picture.event(&event);
+        let described = crate::wire::Session {
+            name: "rig-0".into(),
+            bins: 7,
+            accounts: Some(crate::wire::Accounts { bins_received: 9, ..Default::default() }),
+            ..Default::default()
+        };
+        picture.described(described);
+        let shown = on_screen(&picture, 80, 24);
+        for session in 0..10 {
+            assert!(shown.contains(&format!("rig-{session} ")), "{shown}");
+        }
+        for part in [
+            "calm 0.90   wild 0.10",
+            "spectral radius 0.9800",
+            "spectral abscissa 0.00 /s",
+            "leading frequency 0.00 Hz",
+            "log-likelihood 0.000 nats",
+            " bins a second",
+            "received 9",
+            "processed 7",
+            "-> calm",
+            "q leave",
+        ] {
+            assert!(shown.contains(part), "{part}: {shown}");
+        }
+        // Many more are there in two columns, the chosen one among them.
+        for session in 10..40 {
+            picture.decision(decision(&format!("rig-{session}"), 1, "wild"), 0, None);
+        }
+        for _ in 0..39 {
+            assert!(picture.key(KeyCode::Right, KeyModifiers::NONE));
+        }
+        let shown = on_screen(&picture, 80, 24);
+        let chosen = picture.chosen.clone().expect("one");
+        assert!(shown.contains(&chosen) && shown.matches("rig-").count() >= 20, "{shown}");
     }
 
     #[test]

@@ -1,4 +1,8 @@
-// Pictures: time series by uPlot, planes and the raster on canvases of their own.
+// Pictures: time series by uPlot, planes on canvases of their own.
+
+/** Where plots begin and end in their elements, px: the same in all of them, as they share an
+ * axis. */
+export const [PLOT_LEFT, PLOT_RIGHT] = [64, 16];
 
 /** Colours of the theme that is on. */
 export function palette() {
@@ -24,7 +28,7 @@ function faded(colour, alpha) {
 }
 
 /** A canvas' context in CSS pixels, cleared, with its size. */
-function cleared(canvas) {
+export function cleared(canvas) {
   const ratio = window.devicePixelRatio || 1;
   const [width, height] = [canvas.clientWidth, canvas.clientHeight];
   const [w, h] = [Math.round(width * ratio), Math.round(height * ratio)];
@@ -36,7 +40,7 @@ function cleared(canvas) {
   return { context, width, height };
 }
 
-function axes(colours, unit) {
+function axes(colours) {
   const axis = {
     stroke: colours.faint,
     grid: { stroke: colours.line, width: 1 },
@@ -47,17 +51,18 @@ function axes(colours, unit) {
     { ...axis, size: 30, values: (_, ticks) => ticks.map((t) => `${t} s`) },
     {
       ...axis,
-      size: 46,
-      values: (_, ticks) =>
-        ticks.map((t) => (Math.abs(t) >= 10000 ? `${t / 1000}k` : `${t}`) + (unit || "")),
+      size: PLOT_LEFT,
+      values: (_, ticks) => ticks.map((t) => (Math.abs(t) >= 10000 ? `${t / 1000}k` : `${t}`)),
     },
   ];
 }
 
-/** A chart in an element, drawn again where its size or its make changes. */
+/** A chart in an element, drawn again where its size or its make changes. `on` hears of the second
+ * that is pointed at (null: none), and of a stretch that is drawn over. */
 class Chart {
-  constructor(place) {
+  constructor(place, on) {
     this.place = place;
+    this.on = on;
     this.chart = null;
     this.made = "";
     new ResizeObserver(() => this.resize()).observe(place);
@@ -76,14 +81,50 @@ class Chart {
         width: this.place.clientWidth,
         height: this.place.clientHeight,
         legend: { show: false },
-        cursor: { show: false },
+        cursor: {
+          y: false,
+          points: { show: false },
+          drag: { x: true, y: false, setScale: false },
+          // A double click is heard below.
+          bind: { dblclick: () => null },
+        },
+        select: { show: true },
         pxAlign: 0,
       };
-      this.chart = new uPlot({ ...common, ...options() }, data, this.place);
+      const made_of = options();
+      const hooks = {
+        ...made_of.hooks,
+        setCursor: [(chart) => this.point(chart)],
+        setSelect: [(chart) => this.select(chart)],
+      };
+      this.chart = new uPlot({ ...common, ...made_of, hooks }, data, this.place);
       this.made = made;
     } else {
       this.chart.setData(data);
     }
+  }
+
+  point(chart) {
+    // Told of by another chart, it tells nobody.
+    if (this.told) return;
+    const { left } = chart.cursor;
+    this.on.point(left >= 0 ? chart.posToVal(left, "x") : null, this);
+  }
+
+  select(chart) {
+    const { left, width } = chart.select;
+    if (width < 6) return;
+    this.on.stretch(chart.posToVal(left, "x"), chart.posToVal(left + width, "x"));
+    chart.setSelect({ left: 0, top: 0, width: 0, height: 0 }, false);
+  }
+
+  /** Shows the second that is pointed at elsewhere. */
+  show(second) {
+    if (!this.chart) return;
+    this.told = true;
+    const left = second === null ? -10 : this.chart.valToPos(second, "x");
+    this.chart.setCursor({ left, top: second === null ? -10 : 0 });
+    this.told = false;
   }
 }
 
@@ -171,12 +212,13 @@ export class Timeline extends Chart {
 
 /** A line with a band around it, and the edge where it has one. */
 export class Trace extends Chart {
-  draw_of({ time, range: seen }, { mean, low, high }, edge, colours, theme, unit) {
+  draw_of({ time, range: seen }, { mean, low, high }, edge, colours, theme, span) {
     this.seen = seen;
     const hue = colours.regimes[0];
     const line = { stroke: hue, width: 1.5, points: { show: false }, spanGaps: true };
     const bound = { ...line, stroke: faded(hue, 0.3), width: 1 };
     const range = (_, least, most) => {
+      if (span) return span;
       if (least === null || most === null)
         return [edge === null ? 0 : edge - 1, edge === null ? 1 : edge + 1];
       const [a, b] = edge === null ? [0, most] : [Math.min(least, edge), Math.max(most, edge)];
@@ -186,8 +228,12 @@ export class Trace extends Chart {
     const options = () => ({
       padding: [8, 16, 0, 0],
       scales: { x: { time: false, range: () => this.seen }, y: { range } },
-      axes: axes(colours, unit),
-      series: [{}, line, ...(high ? [bound, bound] : [])],
+      axes: axes(colours),
+      series: [
+        {},
+        span ? { ...line, fill: faded(hue, 0.15) } : line,
+        ...(high ? [bound, bound] : []),
+      ],
       bands: high ? [{ series: [3, 2], fill: faded(hue, 0.2) }] : [],
       hooks: {
         draw: [
@@ -336,50 +382,5 @@ export function drawPlane(canvas, eigenvalues, colours) {
     context.beginPath();
     context.arc(x, y, 4, 0, 2 * Math.PI);
     context.fill();
-  }
-}
-
-/** Counts that scroll from right to left: only the newest columns of a picture are drawn. */
-export class Raster {
-  constructor(canvas) {
-    this.canvas = canvas;
-    this.picture = document.createElement("canvas");
-    this.columns = 600;
-    this.rows = 0;
-  }
-
-  clear() {
-    this.rows = 0;
-  }
-
-  push(raster, colours) {
-    if (raster.rows !== this.rows) {
-      this.rows = raster.rows;
-      [this.picture.width, this.picture.height] = [this.columns, raster.rows];
-    }
-    const n = raster.columns.length;
-    if (!n || !this.rows) return;
-    const context = this.picture.getContext("2d", { willReadFrequently: true });
-    context.drawImage(this.picture, -n, 0);
-    const fresh = context.createImageData(n, this.rows);
-    const { low, high } = colours;
-    raster.columns.forEach((column, x) => {
-      for (let y = 0; y < this.rows; y++) {
-        const at = 4 * (y * n + x);
-        const count = column === "." ? -1 : parseInt(column[y], 36);
-        const share = Math.sqrt(Math.min(Math.max(count, 0), 9) / 9);
-        for (let k = 0; k < 3; k++) fresh.data[at + k] = low[k] + (high[k] - low[k]) * share;
-        if (count < 0) [fresh.data[at], fresh.data[at + 1], fresh.data[at + 2]] = [200, 60, 40];
-        fresh.data[at + 3] = 255;
-      }
-    });
-    context.putImageData(fresh, this.columns - n, 0);
-  }
-
-  draw() {
-    const { context, width, height } = cleared(this.canvas);
-    if (!this.rows) return;
-    context.imageSmoothingEnabled = false;
-    context.drawImage(this.picture, 0, 0, this.columns, this.rows, 0, 0, width, height);
   }
 }

@@ -1,31 +1,40 @@
 // The live page: one stream of server-sent events, read by hand so that it can carry a token.
 
-import { palette, Timeline, Trace, Raster, drawMap, drawPlane } from "/page/charts.js";
-import { MEANINGS, acts, showState } from "/page/state.js";
+import { acts, showChoices } from "/page/acts.js";
+import { Alerts } from "/page/alerts.js";
+import { Timeline, Trace, drawMap, drawPlane, palette } from "/page/charts.js";
+import { History } from "/page/history.js";
+import { Raster } from "/page/raster.js";
+import { saveCsv, savePicture } from "/page/save.js";
+import { MEANINGS, showState } from "/page/state.js";
 
-// The last minute is kept frame by frame, an hour by half seconds.
-const [FINE_S, KEPT_S, COARSE_S] = [60, 3600, 0.5];
 const EVENTS_KEPT = 500;
 const TRAIL = 90;
 const RETRY_MS = [250, 500, 1000, 2000];
 
 const $ = (id) => document.getElementById(id);
+const on = { point: pointed, stretch: (from, to) => zoom(from, to) };
 const charts = {
-  timeline: new Timeline($("timeline")),
-  radius: new Trace($("radius")),
-  exponent: new Trace($("exponent")),
-  latency: new Trace($("latency")),
-  raster: new Raster($("raster")),
+  timeline: new Timeline($("timeline"), on),
+  radius: new Trace($("radius"), on),
+  exponent: new Trace($("exponent"), on),
+  chaos: new Trace($("chaos"), on),
+  latency: new Trace($("latency"), on),
 };
+const raster = new Raster($("raster"));
+const history = new History();
+const alerts = new Alerts();
 const still = matchMedia("(prefers-reduced-motion: reduce)");
 let colours = palette();
 let token = sessionStorage.getItem("token") || "";
 let session = null;
 let facts = null;
 let map = { clusters: [] };
+/** Names and learned rates of the channels, and what each does now. */
+let channels = { names: null, learned_hz: null };
+let doing = null;
 let newest = null;
 let metrics = null;
-let history = empty();
 let events = [];
 let stream = null;
 let fresh = false;
@@ -35,20 +44,11 @@ let notes = [];
 let noted = 0;
 let wide = 30;
 let until = null;
-let thinned = 0;
-
-function empty() {
-  const band = () => ({ mean: [], low: [], high: [] });
-  return {
-    time: [],
-    posterior: [],
-    regime: [],
-    latency: [],
-    place: [],
-    radius: band(),
-    exponent: band(),
-  };
-}
+/** The second that is pointed at, by which chart, and what else is there. */
+let cursor = { second: null, by: null, more: "" };
+/** Labels of every session in the last minute, for its tile. */
+const lanes = new Map();
+const LANE = 300;
 
 function headers() {
   return token ? { authorization: `Bearer ${token}` } : {};
@@ -95,7 +95,9 @@ async function follow() {
         await ask(`/api/sessions/${encodeURIComponent(session)}`, mine.signal)
       ).json();
       facts = one.session;
-      map = one.map;
+      ({ map, channels } = one);
+      showChoices(one.choices, facts);
+      alerts.of(session, facts.regime_names);
       metrics = one.metrics || metrics;
       // Without a journal, a daemon that was started again counts its events from 1.
       if (events.length && facts.last_event_sequence < events[0].event_sequence) events = [];
@@ -154,6 +156,9 @@ const take = {
     const paused = of.state === "SESSION_STATE_PAUSED";
     $("stop").setAttribute("aria-pressed", String(paused));
     put($("stop"), paused ? "Resume the session" : "Pause the session");
+    $("arm").hidden = !of.triggers.length;
+    $("arm").setAttribute("aria-pressed", String(of.triggers_armed));
+    put($("arm"), of.triggers_armed ? "Disarm the triggers" : "Arm the triggers");
     if (of.noted_ns > noted) readNotes(of.noted_ns);
   },
 
@@ -165,97 +170,82 @@ const take = {
     if (!event.lost) showRegime(event.to);
   },
 
+  channels(of) {
+    if (of.session !== session) return;
+    doing = of;
+    showChannels();
+  },
+
   frame(frame) {
     // A frame of the session before may still be on its way.
     if (frame.session !== session || !facts) return;
-    if (newest && frame.bin < newest.bin) [history, thinned] = [empty(), 0];
+    if (newest && frame.bin < newest.bin) history.clear();
     newest = frame;
     if (frame.metrics) metrics = frame.metrics;
-    const h = history;
-    h.time.push(+((frame.bin + 1) * facts.bin_width_s).toFixed(4));
-    h.posterior.push(frame.posterior);
-    h.regime.push(frame.regime || "none yet");
-    h.latency.push(frame.latency_us);
-    h.place.push(frame.embedding);
-    const push = (to, mean, ends) => {
-      to.mean.push(mean ?? null);
-      to.low.push(ends?.low ?? null);
-      to.high.push(ends?.high ?? null);
-    };
-    push(h.radius, metrics?.spectral_radius, metrics?.spectral_radius_interval);
-    const exponent = metrics?.edge?.exponent_driven_per_s;
-    push(h.exponent, exponent?.mean, exponent);
-    if (h.time.length - thinned > 300) thin(h);
-    charts.raster.push(frame.raster, colours);
+    history.push(frame, metrics, facts.bin_width_s);
+    raster.push(frame.raster, history.end, facts.bin_width_s);
+    alerts.take(frame.regime || "");
     showNow();
     fresh = true;
   },
 };
 
-/** Every series of a history. */
-const series = (h) => [
-  h.time,
-  h.posterior,
-  h.regime,
-  h.latency,
-  h.place,
-  ...[h.radius, h.exponent].flatMap(Object.values),
-];
-
-/** Leaves out what is too old, and of what is not of the last minute all but one each half second
- * and each change. */
-function thin(h) {
-  const newest = h.time[h.time.length - 1];
-  let last = -Infinity;
-  const keep = h.time.map((t, i) => {
-    const kept =
-      t >= newest - FINE_S ||
-      (t >= newest - KEPT_S && (t - last >= COARSE_S || h.regime[i] !== h.regime[i - 1]));
-    if (kept) last = t;
-    return kept;
-  });
-  for (const of of series(h)) {
-    let n = 0;
-    keep.forEach((kept, i) => {
-      if (kept) of[n++] = of[i];
-    });
-    of.length = n;
-  }
-  thinned = h.time.length;
-}
-
-/** The part of the history that is looked at. */
-function view(h) {
-  const end = until ?? h.time[h.time.length - 1] ?? 0;
-  const at = (t) => {
-    let [low, high] = [0, h.time.length];
-    while (low < high) {
-      const middle = (low + high) >> 1;
-      if (h.time[middle] < t) low = middle + 1;
-      else high = middle;
-    }
-    return low;
-  };
-  const [from, to] = [Math.max(0, at(end - wide) - 1), at(end + 1e-6)];
-  const cut = (of) => of.slice(from, to);
-  const band = (of) => Object.fromEntries(Object.entries(of).map(([k, v]) => [k, cut(v)]));
-  return {
-    range: [end - wide, end],
-    time: cut(h.time),
-    posterior: cut(h.posterior),
-    regime: cut(h.regime),
-    latency: cut(h.latency),
-    radius: band(h.radius),
-    exponent: band(h.exponent),
-  };
-}
-
 /** Looks at a window that ends at a second of the session; null: at the newest. */
 function lookAt(second) {
-  const newest = history.time[history.time.length - 1] ?? 0;
-  until = second === null || second >= newest ? null : Math.max(second, wide);
+  until = second === null || second >= history.end ? null : Math.max(second, wide);
   $("live").setAttribute("aria-pressed", String(until === null));
   fresh = true;
+}
+
+/** Looks at a stretch that was drawn over. */
+function zoom(from, to) {
+  wide = Math.max(to - from, 0.5);
+  $("window").value = "";
+  lookAt(to >= history.end ? null : to);
+}
+
+const widths = () => [...$("window").options].map((o) => Number(o.value)).filter((w) => w > 0);
+
+/** The next wider window, or the next narrower one. */
+function widen(by) {
+  const all = widths();
+  const next = by > 0 ? all.find((w) => w > wide) : all.findLast((w) => w < wide);
+  if (!next) return;
+  wide = next;
+  $("window").value = String(next);
+  lookAt(until);
+}
+
+/** A chart is pointed at: all show the second, and the line says what was then. */
+function pointed(second, by, more = "") {
+  if (second === null && by !== cursor.by) return;
+  cursor = { second, by, more };
+  for (const chart of Object.values(charts)) if (chart !== by) chart.show(second);
+  showCursor();
+  if (paused || until !== null) drawRaster(history.view(until, wide).range);
+}
+
+function showCursor() {
+  const i = cursor.second === null ? -1 : history.at(cursor.second);
+  if (i < 0) {
+    put($("cursor"), "Point at a chart for its numbers; draw over a stretch to look closer.");
+    return;
+  }
+  const at = (ms) => {
+    const time = new Date(ms);
+    const tenths = String(Math.floor(time.getMilliseconds() / 100));
+    return `${time.toLocaleTimeString([], { hour12: false })}.${tenths}`;
+  };
+  const p = history.posterior[i][facts.regime_names.indexOf(history.regime[i])];
+  const parts = [
+    `${history.time[i].toFixed(2)} s`,
+    at(history.clock[i]),
+    history.regime[i] + (p === undefined ? "" : ` p ${p.toFixed(2)}`),
+    `radius ${fixed(history.radius.mean[i], 3)}`,
+    `exponent ${fixed(history.exponent.mean[i], 2)} /s`,
+    `${history.latency[i]} us`,
+  ];
+  put($("cursor"), parts.join(" \u00b7 ") + (cursor.more ? ` \u00b7 ${cursor.more}` : ""));
 }
 
 async function readNotes(of) {
@@ -275,17 +265,12 @@ async function readNotes(of) {
 function choose(name) {
   if (name === session) return;
   session = name;
-  [facts, newest, metrics, history, events, map] = [
-    null,
-    null,
-    null,
-    empty(),
-    [],
-    { clusters: [] },
-  ];
-  [notes, noted, until, thinned] = [[], 0, null, 0];
+  [facts, newest, metrics, events, map] = [null, null, null, [], { clusters: [] }];
+  [notes, noted, until, doing] = [[], 0, null, null];
+  history.clear();
   $("live").setAttribute("aria-pressed", "true");
-  charts.raster.clear();
+  raster.clear();
+  showChannels();
   $("events").replaceChildren();
   $("name").textContent = name ?? "no session yet";
   document.title = name ? `${name} - regimed` : "regimed";
@@ -372,6 +357,7 @@ function showNow() {
     value.dataset.value = p;
     meter.value = p;
   });
+  showExperts();
   const m = metrics || {};
   pairs($("numbers"), [
     ["bin", String(newest.bin)],
@@ -387,12 +373,76 @@ function showNow() {
       (m.signature || "\u2013").replace("SIGNATURE_", "").replace("_", "-").toLowerCase(),
     ],
     ["stable points", m.fixed_points ? String(m.fixed_points.stable) : "\u2013"],
-    ...newest.experts.map(({ name, posterior }) => {
-      const best = posterior.indexOf(Math.max(...posterior));
-      return [`by ${name}`, `${facts.regime_names[best]} ${posterior[best].toFixed(2)}`];
-    }),
     ["log-likelihood", `${fixed(newest.log_likelihood, 3)} nats`],
   ]);
+}
+
+/** What each expert says alone: a row each, a column for each regime. */
+function showExperts() {
+  const table = $("experts");
+  table.hidden = !newest.experts.length;
+  const shape = `${newest.experts.length} ${facts.regime_names.join(" ")}`;
+  if (table.dataset.shape !== shape) {
+    table.dataset.shape = shape;
+    const head = element("tr", "");
+    head.append(element("th", "expert", { scope: "col" }));
+    facts.regime_names.forEach((name, i) => {
+      const cell = element("th", String(i + 1), { scope: "col", title: name });
+      cell.style.setProperty("--hue", `var(--c${i % 8})`);
+      head.append(cell);
+    });
+    const rows = newest.experts.map(({ name }) => {
+      const row = element("tr", "");
+      row.append(element("th", name, { scope: "row" }));
+      facts.regime_names.forEach((regime, i) => {
+        const cell = element("td", "", { title: `${regime} by ${name} alone` });
+        cell.style.setProperty("--hue", `var(--c${i % 8})`);
+        row.append(cell);
+      });
+      return row;
+    });
+    table.tHead.replaceChildren(head);
+    table.tBodies[0].replaceChildren(...rows);
+  }
+  newest.experts.forEach(({ posterior }, e) => {
+    posterior.forEach((p, r) => {
+      const cell = table.tBodies[0].rows[e].cells[r + 1];
+      put(cell, p.toFixed(2).replace("0.", "."));
+      cell.style.setProperty("--p", `${Math.round(70 * p)}%`);
+    });
+  });
+}
+
+const named = (i) => channels.names?.[i] ?? `channel ${i + 1}`;
+
+/** The channels that are not as they should be, and the busiest of the others. */
+function showChannels() {
+  const list = $("channels");
+  const n = doing?.doing.length ?? 0;
+  const odd = (kind) => [...Array(n).keys()].filter((i) => doing.doing[i] === kind);
+  const total = n ? doing.rate_hz.reduce((a, b) => a + b, 0) / n : 0;
+  const kinds = ["silent", "artefact", "masked"].map((kind) => [kind, n ? odd(kind) : []]);
+  const counts = kinds.map(([kind, of]) => `${of.length} ${kind}`);
+  put(
+    $("channels-said"),
+    n ? `${n} channels, ${total.toFixed(1)} Hz on average; ${counts.join(", ")}` : "",
+  );
+  const fine = n ? odd("fine").sort((a, b) => doing.rate_hz[b] - doing.rate_hz[a]) : [];
+  const shown = [...kinds.flatMap(([, of]) => of), ...fine].slice(0, 64);
+  const most = Math.max(1, ...shown.map((i) => doing.rate_hz[i]));
+  while (list.rows.length > shown.length) list.deleteRow(-1);
+  shown.forEach((i, at) => {
+    const row = list.rows[at] ?? list.insertRow();
+    while (row.cells.length < 3) row.insertCell();
+    const [name, rate, what] = row.cells;
+    const learned = fixed(channels.learned_hz?.[i], 1);
+    put(name, named(i));
+    put(rate, `${doing.rate_hz[i].toFixed(1)} Hz`);
+    put(what, doing.doing[i] === "fine" ? `of ${learned}` : doing.doing[i]);
+    row.title = MEANINGS[doing.doing[i]] || `The model learned ${learned} Hz.`;
+    row.dataset.doing = doing.doing[i];
+    row.style.setProperty("--p", `${Math.round((100 * doing.rate_hz[i]) / most)}%`);
+  });
 }
 
 function byCounts(edge) {
@@ -445,6 +495,7 @@ function showSessions(sessions) {
           element("span", ""),
           element("small", ""),
           element("small", "", { className: "wrong" }),
+          element("canvas", "", { ariaHidden: "true" }),
         );
         button.addEventListener("click", () => look(name));
         item.append(button);
@@ -455,14 +506,37 @@ function showSessions(sessions) {
   }
   sessions.forEach((s, i) => {
     const button = list.children[i].firstChild;
-    const [, regime, pace, wrong] = button.children;
+    const [, regime, pace, wrong, lane] = button.children;
     button.style.setProperty("--hue", hue(s.regime, s.regime_names));
     button.setAttribute("aria-pressed", String(s.name === session));
     const state = s.state.replace("SESSION_STATE_", "").toLowerCase();
     put(regime, state === "running" ? s.regime || "no label yet" : state);
     put(pace, `${s.rate_hz.toFixed(0)} bins/s, p99 ${s.latency_p99_us} us`);
     put(wrong, s.conditions.map((c) => c.name.replaceAll("_", " ")).join(", "));
+    const seen = lanes.get(s.name) ?? [];
+    lanes.set(s.name, seen);
+    seen.push(s.regime ? s.regime_names.indexOf(s.regime) : -2);
+    // Overviews come ten times a second; a lane is of the last minute, two readings a pixel.
+    if (seen.length > 2 * LANE) seen.splice(0, seen.length - 2 * LANE);
+    drawLane(lane, seen);
   });
+}
+
+/** The labels of the last minute, from left to right. */
+function drawLane(canvas, seen) {
+  if (canvas.width !== LANE || canvas.height !== 1) [canvas.width, canvas.height] = [LANE, 1];
+  const context = canvas.getContext("2d");
+  context.clearRect(0, 0, LANE, 1);
+  const first = LANE - seen.length / 2;
+  for (let i = 0; i < seen.length; ) {
+    let j = i;
+    while (j < seen.length && seen[j] === seen[i]) j++;
+    if (seen[i] !== -2) {
+      context.fillStyle = seen[i] < 0 ? colours.none : colours.regimes[seen[i] % 8];
+      context.fillRect(first + i / 2, 0, (j - i) / 2, 1);
+    }
+    i = j;
+  }
 }
 
 function showEvent(e) {
@@ -502,14 +576,16 @@ function draw(now) {
   [fresh, drawn] = [false, now];
   const theme = document.documentElement.dataset.theme;
   const regimes = facts?.regime_names || [];
-  const seen = view(history);
+  const seen = history.view(until, wide);
   const width = facts?.bin_width_s || 0;
   const marks = notes.map((n) => ({ at: (n.bin + 1) * width, text: n.text }));
   charts.timeline.draw_of(seen, regimes, marks, colours, theme);
   charts.radius.draw_of(seen, seen.radius, 1, colours, theme);
   charts.exponent.draw_of(seen, seen.exponent, 0, colours, theme);
+  charts.chaos.draw_of(seen, { mean: seen.chaos }, null, colours, theme, [0, 1]);
   charts.latency.draw_of(seen, { mean: seen.latency }, null, colours, theme);
-  charts.raster.draw();
+  drawRaster(seen.range);
+  if (cursor.second !== null) showCursor();
   const estimate = newest && { at: newest.embedding, covariance: newest.ellipse };
   drawMap($("map"), map, regimes, estimate, history.place.slice(-TRAIL), colours);
   const eigenvalues = metrics?.map_eigenvalues || [];
@@ -528,14 +604,17 @@ function draw(now) {
   );
 }
 
+function drawRaster(range) {
+  const with_names = { names: channels.names, channels: doing, cursor: cursor.second };
+  raster.draw(range, colours, with_names);
+}
+
 // ---- What the user does.
 
 function theme(name) {
   document.documentElement.dataset.theme = name;
   $("theme").textContent = name === "dark" ? "Light" : "Dark";
   colours = palette();
-  // Its columns have the other theme's colours.
-  charts.raster.clear();
   fresh = true;
 }
 
@@ -576,12 +655,17 @@ function step(by) {
 }
 
 document.addEventListener("keydown", (event) => {
-  const typing = event.target.matches("input, select");
+  const typing = event.target.matches("input, select, textarea");
   if (typing || event.ctrlKey || event.metaKey || event.altKey) return;
   const inside = event.target.closest(".scroll");
   if (event.key === "t") otherTheme();
   else if (event.key === "p") pause();
   else if (event.key === "n") $("note-text").focus();
+  else if (event.key === "l") lookAt(null);
+  else if (event.key === "+") widen(-1);
+  else if (event.key === "-") widen(1);
+  else if (event.key === "ArrowLeft") lookAt((until ?? history.end) - wide / 2);
+  else if (event.key === "ArrowRight") lookAt((until ?? history.end) + wide / 2);
   else if (/^[1-9]$/.test(event.key)) $("sessions").children[event.key - 1]?.firstChild.click();
   else if (event.key === "ArrowDown" && !inside) step(1);
   else if (event.key === "ArrowUp" && !inside) step(-1);
@@ -593,11 +677,37 @@ $("window").addEventListener("change", () => {
   wide = Number($("window").value);
   lookAt(until);
 });
-const newestSecond = () => until ?? history.time[history.time.length - 1] ?? 0;
-$("earlier").addEventListener("click", () => lookAt(newestSecond() - wide / 2));
-$("later").addEventListener("click", () => lookAt(newestSecond() + wide / 2));
+$("earlier").addEventListener("click", () => lookAt((until ?? history.end) - wide / 2));
+$("later").addEventListener("click", () => lookAt((until ?? history.end) + wide / 2));
 $("live").addEventListener("click", () => lookAt(null));
-acts(ask, () => session, () => readNotes(Infinity));
+for (const id of ["timeline", "radius", "exponent", "chaos", "latency", "raster"])
+  $(id).addEventListener("dblclick", () => lookAt(null));
+$("raster").addEventListener("mousemove", (event) => {
+  const n = doing?.doing.length ?? facts?.n_channels ?? 0;
+  const { range } = history.view(until, wide);
+  const at = raster.at(event.offsetX, event.offsetY, range, n);
+  if (!at) return pointed(null, raster);
+  const [first, last] = at.channels;
+  const of = (i) =>
+    doing
+      ? `${named(i)} ${fixed(doing.rate_hz[i], 1)} of ${fixed(channels.learned_hz?.[i], 1)} Hz` +
+        (doing.doing[i] === "fine" ? "" : ` (${doing.doing[i]})`)
+      : named(i);
+  const more = last - first > 1 ? `${named(first)} to ${named(last - 1)}` : of(first);
+  pointed(at.second, raster, more);
+});
+$("raster").addEventListener("mouseleave", () => pointed(null, raster));
+$("save-csv").addEventListener("click", () =>
+  saveCsv(session ?? "session", history.view(until, wide), facts?.regime_names || []),
+);
+$("save-png").addEventListener("click", () => savePicture(session ?? "session", $("main")));
+acts(
+  ask,
+  () => session,
+  () => readNotes(Infinity),
+  // What the session is has changed: it is asked for anew.
+  () => stream?.abort(),
+);
 $("pause").addEventListener("click", pause);
 new ResizeObserver(() => {
   fresh = true;
@@ -607,6 +717,7 @@ dark.addEventListener(
   "change",
   () => localStorage.getItem("theme") || theme(dark.matches ? "dark" : "light"),
 );
+showCursor();
 theme(localStorage.getItem("theme") || (dark.matches ? "dark" : "light"));
 requestAnimationFrame(draw);
 follow();

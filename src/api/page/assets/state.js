@@ -1,5 +1,4 @@
-// What there is to say where there is nothing to draw, what a person does about a session, and what
-// each number means.
+// What there is to say where there is nothing to draw, and what each number means.
 
 const $ = (id) => document.getElementById(id);
 
@@ -19,6 +18,11 @@ export const MEANINGS = {
   "P(chaos) by counts": "Probability that the exponent by the counts is above 0.",
   signature: "What kind of dynamics the fitted network's invariants show, beside the label.",
   "stable points": "Stable fixed points of the fitted network.",
+  silent: "No spike came where 14 were expected: it does not inform until it fires again.",
+  artefact:
+    "It fires over five times what was learned, and more than chance explains; without anything " +
+    "learned, above 300 Hz.",
+  masked: "The rig says that this channel does not inform.",
   "log-likelihood": "How well this bin was foretold, nats for each channel: larger is better.",
   received: "Bins that came in: each is accepted, late or rejected.",
   processed: "Bins that were done and had come.",
@@ -117,42 +121,4 @@ export function showState(of, stranger) {
   if (cure.textContent !== state.cure) cure.textContent = state.cure;
   share.hidden = state.share === undefined;
   if (state.share !== undefined) share.value = state.share;
-}
-
-/** Notes and pauses: `ask` is a request that carries the token. */
-export function acts(ask, session, noted) {
-  const say = (text, wrong) => {
-    $("said").textContent = text;
-    $("said").classList.toggle("wrong", wrong);
-  };
-  const post = async (what, body, done) => {
-    try {
-      const path = `/api/sessions/${encodeURIComponent(session())}/${what}`;
-      const answer = await ask(path, undefined, {
-        method: "POST",
-        headers: { "content-type": "application/json" },
-        body: JSON.stringify(body),
-      });
-      done(await answer.json());
-    } catch (error) {
-      const why = error.message || String(error);
-      say(why.includes("role") ? "This needs a token of the role \u2018control\u2019." : why, true);
-    }
-  };
-  $("note").addEventListener("submit", (event) => {
-    event.preventDefault();
-    const text = $("note-text").value.trim();
-    if (!text || !session()) return;
-    post("annotations", { text }, ({ annotation }) => {
-      $("note-text").value = "";
-      // Keys are the page's again.
-      $("note-text").blur();
-      say(`Noted at bin ${annotation.bin}.`, false);
-      noted();
-    });
-  });
-  $("stop").addEventListener("click", () => {
-    const paused = $("stop").getAttribute("aria-pressed") !== "true";
-    post("paused", { paused }, () => say(paused ? "Paused." : "Resumed.", false));
-  });
 }

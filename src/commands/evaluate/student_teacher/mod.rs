@@ -12,7 +12,7 @@ use std::path::Path;
 use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
 
-use super::report::Page;
+use super::page::Page;
 use crate::checkpoint::Checkpoint;
 use crate::commands::progress::Interrupt;
 use families::Scale;
