@@ -3,7 +3,7 @@
 use std::sync::LazyLock;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
-use rustix::time::{ClockId, clock_gettime};
+pub(crate) use crate::platform::monotonic_ns;
 
 /// The wall clock, nanoseconds since the Unix epoch.
 #[must_use]
@@ -12,14 +12,7 @@ pub(crate) fn wall_ns() -> i64 {
     i64::try_from(wall.as_nanos()).unwrap_or(i64::MAX)
 }
 
-/// `CLOCK_MONOTONIC`, nanoseconds: what BRAND's nodes stamp their entries by.
-#[must_use]
-pub(crate) fn monotonic_ns() -> u64 {
-    let now = clock_gettime(ClockId::Monotonic);
-    now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
-}
-
-/// The same in seconds: what LSL calls `local_clock()`.
+/// [`monotonic_ns`], by which BRAND's nodes stamp, in seconds: what LSL calls `local_clock()`.
 #[cfg(feature = "lsl")]
 #[must_use]
 pub(crate) fn monotonic_s() -> f64 {

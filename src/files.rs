@@ -5,23 +5,19 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::path::Path;
 
+use crate::platform;
+
 /// Opens a file to read it.
 ///
 /// # Errors
 /// Errors of the system, and a path that is no regular file.
 pub(crate) fn open(path: &Path) -> io::Result<File> {
-    use std::os::unix::fs::FileTypeExt;
     // Before it is opened: a pipe is only open once somebody writes.
     let kind = std::fs::metadata(path)?.file_type();
     if kind.is_file() {
         return File::open(path);
     }
-    let found = match kind {
-        k if k.is_dir() => "a folder",
-        k if k.is_fifo() => "a pipe",
-        k if k.is_socket() => "a socket",
-        _ => "a device",
-    };
+    let found = platform::kind(kind);
     Err(io::Error::new(io::ErrorKind::InvalidInput, format!("expected a file, found {found}")))
 }
 
@@ -54,8 +50,7 @@ pub(crate) fn read_text(path: &Path, bytes_max: u64) -> io::Result<String> {
 /// # Errors
 /// Errors of the system.
 pub(crate) fn own_folder(path: &Path) -> io::Result<()> {
-    use std::os::unix::fs::DirBuilderExt;
-    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path)
+    platform::make_folder(path)
 }
 
 /// A new file that only this user can read, in place of one of that name.
@@ -63,10 +58,8 @@ pub(crate) fn own_folder(path: &Path) -> io::Result<()> {
 /// # Errors
 /// Errors of the system.
 pub(crate) fn own_file(path: &Path) -> io::Result<File> {
-    use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
-    let file = File::options().write(true).create(true).truncate(true).mode(0o600).open(path)?;
-    // One that was there before may have been open to others.
-    file.set_permissions(std::fs::Permissions::from_mode(0o600))?;
+    let file = platform::own_options().write(true).create(true).truncate(true).open(path)?;
+    platform::owner_only(&file)?;
     Ok(file)
 }
 

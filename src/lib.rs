@@ -17,7 +17,8 @@
 //! 6. `teacher`: simulated networks with known truth; what small networks (`learner`) learned of
 //!    them: `edge`, how near to the edge of chaos a population is, from its counts alone, and
 //!    `recogniser`, regimes of a population that nobody labelled.
-//! 7. `clock`, `files`, `sync`, `wire`, `telemetry`, `security`, `journal`: ground services.
+//! 7. `platform`, `clock`, `files`, `sync`, `wire`, `telemetry`, `security`, `journal`: ground
+//!    services.
 //! 8. `recording`, `checkpoint`, `training`: learning from files.
 //! 9. `intake`, `bus`, `rigs`, `triggers`, `api`: what comes in, what is held of a session, what
 //!    rigs speak, what is done about regimes, what others call.
@@ -32,7 +33,8 @@ pub(crate) mod experts;
 pub(crate) mod inference;
 mod learner;
 pub(crate) mod model;
-pub(crate) mod recogniser;
+pub(crate) mod platform;
+mod recogniser;
 pub(crate) mod regime;
 pub(crate) mod teacher;
 

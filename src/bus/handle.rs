@@ -321,19 +321,30 @@ impl SessionHandle {
         self.feeds.turn()
     }
 
-    /// Notes something at the newest bin: in memory, and in the journal where there is one.
+    /// Notes something at the bin of `age_s` seconds ago (0: the newest): in memory, and in the
+    /// journal where there is one.
     ///
     /// # Errors
     /// A text that is empty or too long.
-    pub(crate) fn annotate(&self, text: &str, source: &str) -> Result<Annotation, AnnotationError> {
+    pub(crate) fn annotate(
+        &self,
+        text: &str,
+        source: &str,
+        age_s: f64,
+    ) -> Result<Annotation, AnnotationError> {
         Annotations::check(text, source)?;
+        let bins_ago = (age_s / self.facts().bin_width_s).round() as u64;
         let annotation = Annotation {
             session: self.name.clone(),
             text: text.to_owned(),
             source: source.to_owned(),
-            bin: self.bins().saturating_sub(1),
-            rig_time_ns: self.rig_time_ns.load(Ordering::Relaxed),
-            time_ns: wall_ns(),
+            bin: self.bins().saturating_sub(1 + bins_ago),
+            rig_time_ns: match self.rig_time_ns.load(Ordering::Relaxed) {
+                // Not known.
+                0 => 0,
+                newest => newest - (age_s * 1e9) as i64,
+            },
+            time_ns: wall_ns() - (age_s * 1e9) as i64,
         };
         self.annotations.add(annotation.clone());
         if let Some(journal) = &self.journal {

@@ -6,9 +6,10 @@ use anyhow::{Context, Result, bail};
 use redis::aio::MultiplexedConnection;
 use serde_json::Value;
 
-use super::serve::{Signals, runtime};
+use super::serve::{runtime, until_end};
 use crate::config::Config;
 use crate::daemon::Daemon;
+use crate::platform::Signals;
 use crate::rigs::brand::fields;
 use crate::rigs::redis::{Connection, newest};
 use crate::{config, telemetry};
@@ -93,7 +94,7 @@ async fn node(flags: &Flags) -> Result<()> {
         let daemon = Daemon::start(configured(flags, &url, &mut redis).await?).await?;
         state(&mut redis, flags, 0, "NODE_READY").await?;
         tracing::info!(nickname = flags.nickname, "ready");
-        signals.until_end(&daemon).await;
+        until_end(&mut signals, &daemon).await;
         tracing::info!("draining");
         daemon.stop().await
     };

@@ -3,9 +3,9 @@
 use std::path::PathBuf;
 
 use anyhow::{Context, Result};
-use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::daemon::{Daemon, access, check_source, check_triggers, plan};
+use crate::platform::Signals;
 use crate::{config, telemetry};
 
 /// Time for unfinished work when everything is stopped.
@@ -57,7 +57,7 @@ pub fn run(args: &ServeArgs) -> Result<()> {
     telemetry::log_to_stderr()?;
     let runtime = runtime()?;
     let ended = runtime.block_on(async {
-        let mut signals = Signals::new()?;
+        let mut signals = Signals::new().context("cannot listen for signals")?;
         let daemon = tokio::select! {
             daemon = Daemon::start(config) => daemon?,
             () = signals.end() => {
@@ -74,7 +74,7 @@ pub fn run(args: &ServeArgs) -> Result<()> {
             http = shown(e.http),
             "ready"
         );
-        signals.until_end(&daemon).await;
+        until_end(&mut signals, &daemon).await;
         tracing::info!("draining");
         daemon.stop().await?;
         tracing::info!("stopped");
@@ -85,46 +85,11 @@ pub fn run(args: &ServeArgs) -> Result<()> {
     ended
 }
 
-/// Signals from the system.
-pub(crate) struct Signals {
-    terminate: Signal,
-    interrupt: Signal,
-    hangup: Signal,
-}
-
-impl Signals {
-    /// Listens for them.
-    pub(crate) fn new() -> Result<Self> {
-        let listen = |kind, name: &'static str| {
-            signal(kind).with_context(|| format!("cannot listen for {name}"))
-        };
-        Ok(Self {
-            terminate: listen(SignalKind::terminate(), "SIGTERM")?,
-            interrupt: listen(SignalKind::interrupt(), "SIGINT")?,
-            hangup: listen(SignalKind::hangup(), "SIGHUP")?,
-        })
-    }
-
-    /// Resolves when it is to end.
-    pub(crate) async fn end(&mut self) {
-        tokio::select! {
-            _ = self.terminate.recv() => {}
-            _ = self.interrupt.recv() => {}
-        }
-    }
-
-    /// Resolves when the daemon should end; SIGHUP meanwhile makes it read its files again.
-    pub(crate) async fn until_end(&mut self, daemon: &Daemon) {
-        loop {
-            tokio::select! {
-                _ = self.terminate.recv() => return,
-                _ = self.interrupt.recv() => return,
-                _ = self.hangup.recv() => {
-                    tracing::info!("SIGHUP: tokens and certificates are read again");
-                    daemon.reread_credentials();
-                }
-            }
-        }
+/// Resolves when the daemon should end; it is told meanwhile to read its files again.
+pub(crate) async fn until_end(signals: &mut Signals, daemon: &Daemon) {
+    while !signals.next().await {
+        tracing::info!("SIGHUP: tokens and certificates are read again");
+        daemon.reread_credentials();
     }
 }
 

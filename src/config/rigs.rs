@@ -126,37 +126,56 @@ fn replay_table(s: &mut Section<'_, '_>, path: &Path) -> Option<replay::Settings
 
 #[cfg(feature = "lsl")]
 fn lsl(s: &mut Section<'_, '_>) -> Option<SourceConfig> {
-    use crate::rigs::lsl::Settings;
     let read = |s: &mut Section<'_, '_>| {
-        let mut to = Settings::default();
-        let mut quoted = None;
-        for (key, place) in [
-            ("name", &mut to.name),
-            ("type", &mut to.kind),
-            ("source_id", &mut to.source_id),
-            ("session_id", &mut to.session_id),
-        ] {
-            let Some((text, span)) = s.string(key) else { continue };
-            if text.contains('\'') {
-                quoted = Some((span, key));
-            }
-            text.clone_into(place);
-        }
-        if let Some((span, key)) = quoted {
-            s.fault(span, key, "expected text without ', which LSL's queries cannot quote");
-        }
-        if let Some(peers) = s.strings("known_peers") {
-            to.known_peers = peers;
-        }
+        let mut to = lsl_stream(s);
         set(&mut to.outlets, s.boolean("outlets"));
         set(&mut to.listen, lsl_listen(s));
-        if to.name.is_empty() && to.kind.is_empty() && to.source_id.is_empty() {
-            let span = s.span.clone();
-            s.fault(span, "name", "expected a name, type or source_id of the stream, found none");
-        }
         SourceConfig::Lsl(to)
     };
     s.section("lsl", read)
+}
+
+/// A stream of markers that become notes.
+#[cfg(feature = "lsl")]
+pub(super) fn lsl_notes(s: &mut Section<'_, '_>) -> Option<lsl::Settings> {
+    s.section("lsl_notes", lsl_stream)
+}
+
+/// Without LSL there are none.
+#[cfg(not(feature = "lsl"))]
+pub(super) fn lsl_notes(s: &mut Section<'_, '_>) -> Option<std::convert::Infallible> {
+    no_lsl(s, "lsl_notes");
+    None
+}
+
+/// Which stream.
+#[cfg(feature = "lsl")]
+fn lsl_stream(s: &mut Section<'_, '_>) -> lsl::Settings {
+    let mut to = lsl::Settings::default();
+    let mut quoted = None;
+    for (key, place) in [
+        ("name", &mut to.name),
+        ("type", &mut to.kind),
+        ("source_id", &mut to.source_id),
+        ("session_id", &mut to.session_id),
+    ] {
+        let Some((text, span)) = s.string(key) else { continue };
+        if text.contains('\'') {
+            quoted = Some((span, key));
+        }
+        text.clone_into(place);
+    }
+    if let Some((span, key)) = quoted {
+        s.fault(span, key, "expected text without ', which LSL's queries cannot quote");
+    }
+    if let Some(peers) = s.strings("known_peers") {
+        to.known_peers = peers;
+    }
+    if to.name.is_empty() && to.kind.is_empty() && to.source_id.is_empty() {
+        let span = s.span.clone();
+        s.fault(span, "name", "expected a name, type or source_id of the stream, found none");
+    }
+    to
 }
 
 /// Where LSL's outlets are.
@@ -179,17 +198,17 @@ pub(super) fn lsl_listen(s: &mut Section<'_, '_>) -> Option<std::net::IpAddr> {
 
 #[cfg(not(feature = "lsl"))]
 fn lsl(s: &mut Section<'_, '_>) -> Option<SourceConfig> {
-    no_lsl(s);
+    no_lsl(s, "lsl");
     None
 }
 
 /// That this build has no LSL, where it is asked for.
 #[cfg(not(feature = "lsl"))]
-pub(super) fn no_lsl(s: &mut Section<'_, '_>) {
-    if let Some(value) = s.value("lsl") {
+pub(super) fn no_lsl(s: &mut Section<'_, '_>, key: &'static str) {
+    if let Some(value) = s.value(key) {
         let problem =
             "expected a build with LSL (cargo build --release --features lsl), found one without";
-        s.fault(value.span(), "lsl", problem);
+        s.fault(value.span(), key, problem);
     }
 }
 

@@ -17,6 +17,12 @@ use crate::triggers::Settings as Trigger;
 /// False changes per minute that a decision rule may be asked for.
 pub(crate) const FALSE_CHANGES_PER_MIN: Range<f64> = 1e-6..1e4;
 
+/// Where a session's notes come from, beside those that people write.
+#[cfg(feature = "lsl")]
+pub(crate) type Notes = Option<crate::rigs::lsl::Settings>;
+#[cfg(not(feature = "lsl"))]
+pub(crate) type Notes = Option<std::convert::Infallible>;
+
 #[derive(Debug, Clone, PartialEq)]
 pub struct SessionConfig {
     /// Name that messages carry.
@@ -27,6 +33,8 @@ pub struct SessionConfig {
     pub events: AssemblySettings,
     /// The rig that the daemon goes to by itself; without it, rigs come over gRPC or ZeroMQ.
     pub source: Option<SourceConfig>,
+    /// Streams of markers that become its notes; nothing in a build without LSL.
+    pub(crate) notes: Notes,
     /// A Redis stream to which decisions and events are written.
     pub redis: Option<redis::OutSettings>,
     /// What it does about regimes.
@@ -42,6 +50,7 @@ impl SessionConfig {
             choice: ModelChoice::new(model, readout),
             events: AssemblySettings::default(),
             source: None,
+            notes: None,
             redis: None,
             triggers: Vec::new(),
         }
@@ -73,6 +82,7 @@ pub(super) fn one_session(
     rule(s, &mut choice);
     let events = events(s);
     let source = rigs::source(s, path);
+    let notes = rigs::lsl_notes(s);
     let redis = rigs::redis_out(s);
     let triggers = triggers::triggers(s);
     let name = checked_name(s, name?, before)?;
@@ -87,7 +97,8 @@ pub(super) fn one_session(
         let from = calibrate_from.map(|(from, _)| from.to_owned());
         SelfCalibration { seconds, from }
     });
-    Some(SessionConfig { name: name.to_owned(), choice, events, source, redis, triggers })
+    let name = name.to_owned();
+    Some(SessionConfig { name, choice, events, source, notes, redis, triggers })
 }
 
 /// Keys of the decision rule and of the adaptation.

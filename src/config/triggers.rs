@@ -190,6 +190,6 @@ fn lsl(s: &mut Section<'_, '_>) -> Option<Option<Target>> {
 
 #[cfg(not(feature = "lsl"))]
 fn lsl(s: &mut Section<'_, '_>) -> Option<Option<Target>> {
-    rigs::no_lsl(s);
+    rigs::no_lsl(s, "lsl");
     None
 }

@@ -214,6 +214,10 @@ pub(super) fn attach(
     if let Some(settings) = config.redis.clone() {
         outs.push(tokio::spawn(redis::out::run(session.clone(), settings)));
     }
+    #[cfg(feature = "lsl")]
+    if let Some(settings) = config.notes.clone() {
+        sources.push(tokio::spawn(lsl::notes::run(settings, session.clone())));
+    }
     let assembly = session.assembly.clone();
     sources.push(tokio::spawn(async move { assembly.keep_closing().await }));
     (sources, outs)

@@ -9,12 +9,12 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
-use super::priority::give_way;
 use super::resume;
 use crate::bus::{CalibrationState, Plan, SelfCalibration, SessionHandle};
 use crate::intake::MASKED;
 use crate::journal::Journal;
 use crate::model::{COUNT_MAX, Model, Readout};
+use crate::platform;
 use crate::recogniser::Recogniser;
 use crate::recording::{Recording, Trial, in_bins};
 use crate::training::{
@@ -109,7 +109,7 @@ impl Calibrator {
         std::thread::Builder::new()
             .name(format!("calibrate-{}", self.plan.session))
             .spawn(move || {
-                give_way();
+                platform::give_way();
                 self.run();
             })
             .context("cannot start a calibration's thread")?;

@@ -6,12 +6,12 @@ use std::time::Instant;
 
 use anyhow::{Context, Result};
 
-use super::priority::give_way;
 use super::resume::Keeping;
 use crate::bus::{Condition, Registry};
 use crate::config::{Config, JournalConfig, STATE};
 use crate::journal;
 use crate::journal::Journal;
+use crate::platform;
 use crate::wire::journal_record::What;
 use crate::wire::{DaemonStarted, Lost};
 
@@ -88,7 +88,7 @@ pub(super) fn open_journal(config: &Config) -> Result<Opened> {
 /// files that were not read at the start.
 pub(super) fn check_journal(folder: PathBuf, registry: Arc<Registry>) -> Result<()> {
     let check = move || {
-        give_way();
+        platform::give_way();
         match journal::read(&folder, |_| {}) {
             Ok(reading) => report_damage(&reading, &registry),
             Err(e) => tracing::warn!("the journal cannot be read: {e}"),

@@ -4,11 +4,12 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
-use tokio::net::{TcpListener, UnixListener};
+use tokio::net::TcpListener;
 
 use crate::api::zeromq::gate;
 use crate::api::zeromq::gate::Listener;
 use crate::config::Config;
+use crate::platform::{self, LocalListener, bind_local};
 
 /// Addresses that are served.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -32,8 +33,8 @@ async fn listen(what: &str, key: &str, address: SocketAddr) -> Result<TcpListene
     })
 }
 
-fn listen_unix(key: &str, path: &Path) -> Result<UnixListener> {
-    gate::bind_unix(path).with_context(|| {
+fn listen_unix(key: &str, path: &Path) -> Result<LocalListener> {
+    bind_local(path).with_context(|| {
         format!(
             "{key}: cannot listen at {} (another path in the configuration helps)",
             path.display()
@@ -45,7 +46,7 @@ fn listen_unix(key: &str, path: &Path) -> Result<UnixListener> {
 #[derive(Default)]
 pub(super) struct Listeners {
     pub(super) grpc: Option<TcpListener>,
-    pub(super) grpc_unix: Option<UnixListener>,
+    pub(super) grpc_unix: Option<LocalListener>,
     pub(super) http: Option<TcpListener>,
     pub(super) pull: Vec<Listener>,
     pub(super) publish: Vec<Listener>,
@@ -105,13 +106,7 @@ impl Listeners {
 
 /// Every connection is an open file: as many as the system allows.
 pub(super) fn raise_open_files() {
-    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-    let limit = getrlimit(Resource::Nofile);
-    if limit.current != limit.maximum {
-        let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
-        if let Err(e) = setrlimit(Resource::Nofile, raised) {
-            let current = limit.current.map_or("what it is".into(), |n| n.to_string());
-            tracing::warn!("the limit of open files stays at {current}: {e}");
-        }
+    if let Err(e) = platform::raise_open_files() {
+        tracing::warn!("the limit of open files stays as it is: {e}");
     }
 }

@@ -5,13 +5,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::{Context, Result};
 
-use super::priority::give_way;
 use crate::bus::{CountsReader, CountsTap, Outcome, SessionHandle, Wording, dynamics, tap};
 use crate::checkpoint::builtin_edge;
 use crate::dynamics::{Monitor, Position};
 use crate::edge::{EdgeMeter, EdgeReading, Estimator, SECONDS_MAX};
 use crate::intake::MASKED;
 use crate::model::Model;
+use crate::platform;
 use crate::regime::Label;
 
 /// A session's monitor with what feeds it.
@@ -95,7 +95,7 @@ impl MetricsWorker {
         std::thread::Builder::new()
             .name("metrics".into())
             .spawn(move || {
-                give_way();
+                platform::give_way();
                 work(&receiver);
             })
             .context("cannot start the metrics' thread")?;

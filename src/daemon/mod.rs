@@ -11,7 +11,6 @@ mod listeners;
 mod metrics_worker;
 mod outcomes;
 mod plans;
-mod priority;
 pub(crate) mod probe;
 mod publishing;
 mod resume;
@@ -37,6 +36,7 @@ use crate::api::zeromq::socket_dir::PrivateSocketDir;
 use crate::bus::{Condition, Conditions, Intake, Registry, Stranger};
 use crate::config::{Config, Supervision};
 use crate::journal::Journal;
+use crate::platform::Notifier;
 use crate::telemetry;
 use crate::wire::DaemonStopped;
 use crate::wire::journal_record::What;
@@ -46,7 +46,7 @@ use metrics_worker::MetricsWorker;
 use servers::{Ports, Services, report};
 use sessions::Sessions;
 use shared::Shared;
-use supervisor::{Notifier, Supervisor};
+use supervisor::Supervisor;
 
 pub(crate) use attach::{check_source, named};
 pub(crate) use credentials::access;
@@ -80,7 +80,7 @@ pub(crate) struct Daemon {
 /// Starts the supervisor.
 fn supervise(registry: Arc<Registry>, journal: Option<Arc<Journal>>) -> (Notifier, JoinHandle<()>) {
     let supervision = Supervision::from_environment();
-    let notifier = Notifier::new(&supervision);
+    let notifier = Notifier::new(supervision.notify_socket.as_deref());
     let supervisor = Supervisor { registry, journal, supervision };
     (notifier, tokio::spawn(supervisor.run()))
 }
@@ -126,8 +126,7 @@ impl Daemon {
         let services = Services { intake, registry: registry.clone(), sessions: sessions.clone() };
         let (health, servers) = ports.grpc((listeners.grpc, listeners.grpc_unix), services).await?;
         if let (Some(listener), Some(metrics)) = (listeners.http, metrics) {
-            let of = (&registry, &sessions);
-            ports.http(listener, metrics, phase_seen, of, &mut tasks)?;
+            ports.http(listener, metrics, phase_seen, &sessions, &mut tasks)?;
         }
         let reread = Arc::new(Notify::new());
         tasks.extend(access.keep_reading(&registry, &reread));

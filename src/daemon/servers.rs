@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use tokio::net::{TcpListener, UnixListener};
+use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tonic::transport::server::{Router, Server};
@@ -25,6 +25,7 @@ use crate::api::zeromq::socket_dir::PrivateSocketDir;
 use crate::api::zeromq::{Side, counts};
 use crate::bus::{Intake, Registry};
 use crate::config::Config;
+use crate::platform::LocalListener;
 use crate::security::{Admission, Guarded, InFlight, Listening, admit, admit_unix};
 use crate::telemetry::Series;
 use crate::wire;
@@ -112,7 +113,7 @@ impl Ports<'_> {
     /// gRPC over TCP and over a Unix socket, each where it is on.
     pub(super) async fn grpc(
         &self,
-        (tcp, unix): (Option<TcpListener>, Option<UnixListener>),
+        (tcp, unix): (Option<TcpListener>, Option<LocalListener>),
         services: Services,
     ) -> Result<(HealthReporter, Vec<JoinHandle<()>>)> {
         let registry = services.registry.clone();
@@ -183,10 +184,10 @@ impl Ports<'_> {
         listener: TcpListener,
         metrics: Series,
         phase: watch::Receiver<Phase>,
-        sessions: (&Arc<Registry>, &Arc<Sessions>),
+        sessions: &Arc<Sessions>,
         tasks: &mut Vec<JoinHandle<()>>,
     ) -> Result<()> {
-        let (registry, sessions) = sessions;
+        let registry = sessions.registry();
         let routes = http::routes(http::Shared {
             metrics: metrics.clone(),
             phase,

@@ -41,6 +41,11 @@ impl Sessions {
         Self { registry, shared, config }
     }
 
+    /// The sessions by name.
+    pub(super) fn registry(&self) -> &Arc<Registry> {
+        &self.registry
+    }
+
     /// What was sent to a session that is not here, most recently.
     pub(super) fn stranger(&self) -> Option<Stranger> {
         self.registry.stranger(Duration::MAX)
@@ -143,7 +148,7 @@ impl Sessions {
     /// Notes something on a session's time.
     pub(super) fn annotate(&self, request: &wire::AnnotateRequest) -> Result<wire::Annotation> {
         let session = self.registry.running(&request.session)?;
-        let annotation = session.annotate(&request.text, &request.source)?;
+        let annotation = session.annotate(&request.text, &request.source, 0.0)?;
         let (session, source) = (session.name(), &request.source);
         tracing::info!(session, source, text = request.text, "annotation");
         Ok(annotation)
@@ -166,16 +171,7 @@ impl Sessions {
     /// Gives a session another model.
     pub(super) async fn swap(&self, request: wire::SwapModelRequest) -> Result<wire::Session> {
         let name = request.session.as_str();
-        let warm_up_s = if request.warm_up_s == 0.0 { WARM_UP_S } else { request.warm_up_s };
-        if !(0.0..=60.0).contains(&warm_up_s) {
-            bail!("warm_up_s: expected seconds from 0 to 60, found {warm_up_s}");
-        }
-        let rate = request.false_changes_per_min;
-        if rate != 0.0 && !FALSE_CHANGES_PER_MIN.contains(&rate) {
-            bail!(
-                "false_changes_per_min: expected false changes per minute, above 0, found {rate}"
-            );
-        }
+        let warm_up_s = checked(&request)?;
         let session = self.registry.running(name)?;
         let Some(swap) = session.begin_swap() else {
             bail!("expected one swap at a time, found '{name}' taking another model over");
@@ -253,6 +249,19 @@ impl Sessions {
         late.extend(ending);
         late
     }
+}
+
+/// Seconds of counts on which another model is warmed up, where the request can be met.
+fn checked(request: &wire::SwapModelRequest) -> Result<f64> {
+    let warm_up_s = if request.warm_up_s == 0.0 { WARM_UP_S } else { request.warm_up_s };
+    if !(0.0..=60.0).contains(&warm_up_s) {
+        bail!("warm_up_s: expected seconds from 0 to 60, found {warm_up_s}");
+    }
+    let rate = request.false_changes_per_min;
+    if rate != 0.0 && !FALSE_CHANGES_PER_MIN.contains(&rate) {
+        bail!("false_changes_per_min: expected false changes per minute, above 0, found {rate}");
+    }
+    Ok(warm_up_s)
 }
 
 /// Another model has the regimes that a session's triggers wait for.

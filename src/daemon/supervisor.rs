@@ -2,7 +2,6 @@
 //! system's supervisor.
 
 use std::collections::HashMap;
-use std::os::unix::net::UnixDatagram;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
@@ -11,6 +10,7 @@ use crate::bus::{Condition, Registry, SessionHandle};
 use crate::clock::wall_ns;
 use crate::config::Supervision;
 use crate::journal::Journal;
+use crate::platform::Notifier;
 
 /// Interval of the checks.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
@@ -145,32 +145,6 @@ pub(super) struct Supervisor {
     pub(super) supervision: Supervision,
 }
 
-/// The system's supervisor (systemd), where there is one: sd_notify(3).
-pub(super) struct Notifier(Option<(UnixDatagram, std::os::unix::net::SocketAddr)>);
-
-impl Notifier {
-    pub(super) fn new(supervision: &Supervision) -> Self {
-        let place = supervision.notify_socket.as_ref().and_then(|path| {
-            use std::os::linux::net::SocketAddrExt;
-            use std::os::unix::net::SocketAddr;
-            let address = match path.strip_prefix('@') {
-                Some(name) => SocketAddr::from_abstract_name(name),
-                None => SocketAddr::from_pathname(path),
-            };
-            Some((UnixDatagram::unbound().ok()?, address.ok()?))
-        });
-        Self(place)
-    }
-
-    pub(super) fn notify(&self, state: &str) {
-        if let Some((socket, address)) = &self.0
-            && let Err(e) = socket.send_to_addr(state.as_bytes(), address)
-        {
-            tracing::debug!("the system's supervisor cannot be notified: {e}");
-        }
-    }
-}
-
 /// Seconds by which the wall clock moved more than the steady one did.
 fn strayed_s(before_ns: i64, now_ns: i64, steady: Duration) -> f64 {
     now_ns.saturating_sub(before_ns) as f64 * 1e-9 - steady.as_secs_f64()
@@ -179,7 +153,7 @@ fn strayed_s(before_ns: i64, now_ns: i64, steady: Duration) -> f64 {
 impl Supervisor {
     /// Looks and reports until aborted.
     pub(super) async fn run(self) {
-        let notifier = Notifier::new(&self.supervision);
+        let notifier = Notifier::new(self.supervision.notify_socket.as_deref());
         let mut seen: HashMap<String, Seen> = HashMap::new();
         let (mut steady, mut wall) = (Instant::now(), wall_ns());
         let mut jumped: Option<Instant> = None;

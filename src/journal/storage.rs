@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use super::part::{ENDING, file_name};
 use crate::files;
+use crate::platform;
 
 /// Longest file of numbers.
 const NUMBERS_BYTES_MAX: u64 = 4 << 20;
@@ -137,13 +138,11 @@ impl Storage for Folder {
     }
 
     fn write_numbers(&mut self, slot: usize, bytes: &[u8]) -> io::Result<()> {
-        use std::os::unix::fs::{FileExt, OpenOptionsExt};
         let path = self.numbers_path(slot);
         let is_new = !path.exists();
-        let file =
-            File::options().write(true).create(true).truncate(false).mode(0o600).open(path)?;
+        let file = platform::own_options().write(true).create(true).truncate(false).open(path)?;
         // Overwrites in place: the file is never empty.
-        file.write_all_at(bytes, 0)?;
+        platform::write_at(&file, bytes, 0)?;
         file.set_len(bytes.len() as u64)?;
         // Once: an empty one after a loss of power would be a damaged one.
         if is_new { file.sync_all() } else { Ok(()) }

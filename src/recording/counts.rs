@@ -3,13 +3,13 @@
 use std::fs::File;
 use std::io;
 use std::ops::Range;
-use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::Arc;
 
 use ndarray::Array2;
 
 use crate::model::values;
+use crate::platform;
 
 /// Bins read at a time where a stream is gone through.
 const CHUNK_BINS: usize = 4096;
@@ -125,7 +125,7 @@ impl Counts {
             }
             Kept::File(file, at) => {
                 bytes.resize(2 * range.len(), 0);
-                file.read_exact_at(bytes, at + 2 * range.start as u64)?;
+                platform::read_at(file, bytes, at + 2 * range.start as u64)?;
                 let pairs = bytes.chunks_exact(2);
                 counts.extend(pairs.map(|b| f32::from(u16::from_le_bytes([b[0], b[1]]))));
             }
@@ -179,7 +179,7 @@ impl Spool {
         let (bins, channels) = counts.dim();
         for part in values(counts).chunks(CHUNK_BINS * channels.max(1)) {
             let bytes: Vec<u8> = part.iter().flat_map(|c| c.to_le_bytes()).collect();
-            self.file.write_all_at(&bytes, self.end)?;
+            platform::write_at(&self.file, &bytes, self.end)?;
             self.end += bytes.len() as u64;
         }
         Ok(Counts { channels, bins, kept: Kept::File(self.file.clone(), at) })

@@ -13,13 +13,14 @@ use std::future::Future;
 
 use futures_util::Stream as Streamed;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::{TcpListener, TcpStream, UnixListener};
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 use tokio::time::Sleep;
 use tonic::transport::server::Connected;
 
 use super::connection::{Connection, FIRST_REQUEST, Peer, Untaken};
 use super::tls::Tls;
+use crate::platform::LocalListener;
 use crate::telemetry;
 
 /// A connection without a byte for this long after connecting is cut.
@@ -423,7 +424,7 @@ async fn begin(stream: TcpStream, tls: Option<Arc<Tls>>) -> io::Result<Box<dyn I
 
 /// The same for a Unix socket, whose file permissions control access: no TLS, no tokens.
 #[must_use]
-pub(crate) fn admit_unix(listener: UnixListener, admission: Admission) -> Incoming {
+pub(crate) fn admit_unix(listener: LocalListener, admission: Admission) -> Incoming {
     let (sender, streams) = mpsc::channel(WAITING);
     tokio::spawn(async move {
         loop {

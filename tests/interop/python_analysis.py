@@ -77,6 +77,12 @@ assert arrays["after_s"].attrs["units"] == "s" and float(arrays["after_s"].max()
 assert list(arrays["bound"].values) == ["mean", "low", "high"]
 low, high = (arrays["spectral_radius"].sel(bound=b) for b in ("low", "high"))
 assert bool((low <= high).all())
+ends = arrays["accuracy_interval"]
+assert ends.dims == ("session", "end")
+low, high = (float(ends.sel(end=e)[0]) for e in ("low", "high"))
+assert low <= report.accuracy <= high, (low, report.accuracy, high)
+both = regimed.evaluate([folder / "model"] * 2, trials, progress=False)
+assert [m.accuracy for m in both.models] == [report.accuracy] * 2 and report.models == [report]
 
 # Its types hold.
 settings = Path(__file__).resolve().parents[2] / "clients/python/pyproject.toml"

@@ -427,6 +427,10 @@ class Lsl:
     def stop(self):
         del self.outlet
 
+    def mark(self, text, ago_s=0.0):
+        """A marker, of a while ago."""
+        self.outlet.push_sample([text], self.pylsl.local_clock() - ago_s)
+
     def garbage(self, channels):
         """Values that are no counts, of any format."""
         for value in [-1, 5000, -30_000]:

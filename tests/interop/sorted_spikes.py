@@ -1,4 +1,4 @@
-"""What Phy, SpikeInterface, neo and pynapple write, through the package `regimed` into
+"""What Phy, SpikeInterface, neo, pynapple and MATLAB write, through the package `regimed` into
 files that the commands read.
 
 usage: sorted_spikes.py FOLDER: leaves an .npz of each there."""
@@ -137,6 +137,67 @@ def pynapple():
     recording.save(folder / "pynapple.npz")
 
 
+def mat():
+    import shutil
+    import subprocess
+
+    import h5py
+    from scipy.io import savemat
+
+    names = [f"u{unit}" for unit in UNITS]
+    cells = np.empty((1, len(UNITS)), dtype=object)
+    texts = np.empty((1, len(UNITS)), dtype=object)
+    for i, unit in enumerate(UNITS):
+        cells[0, i], texts[0, i] = times[unit][:, None], names[i]
+    binned = np.stack([counted(unit, 100 * SECONDS) for unit in UNITS], axis=1)
+    old = folder / "v5.mat"
+    savemat(old, {"spikes": cells, "names": texts, "binned": binned.astype(np.uint16)})
+    # As MATLAB lays out its files of version 7.3: cells are references, columns come first.
+    new = folder / "v73.mat"
+    with h5py.File(new, "w", userblock_size=512) as file:
+
+        def put(name, values, kind):
+            data = file.create_dataset(name, data=values)
+            data.attrs["MATLAB_class"] = np.bytes_(kind)
+            return data.ref
+
+        of = {"spikes": [times[u][None, :] for u in UNITS], "names": []}
+        of["names"] = [np.array([[ord(c)] for c in name], np.uint16) for name in names]
+        for variable, kind in [("spikes", "double"), ("names", "char")]:
+            refs = [put(f"#refs#/{variable}{i}", x, kind) for i, x in enumerate(of[variable])]
+            references = np.array([[r] for r in refs], dtype=h5py.ref_dtype)
+            put(variable, references, "cell")
+        put("binned", binned.T, "uint16")
+    with open(new, "r+b") as file:
+        file.write(b"MATLAB 7.3 MAT-file".ljust(124) + b"\x00\x02IM")
+    files = [old, new]
+    if shutil.which("octave-cli"):
+        octave = folder / "octave.mat"
+        text = "; ".join(f"spikes{{{i + 1}}} = x.spikes{{{i + 1}}}" for i in range(len(UNITS)))
+        script = f"x = load('{old}'); {text}; names = x.names; binned = x.binned; "
+        script += f"save('-v7', '{octave}', 'spikes', 'names', 'binned')"
+        subprocess.run(["octave-cli", "--eval", script], check=True, capture_output=True)
+        files.append(octave)
+    for file in files:
+        recording = regimed.from_mat(file, channels="names", start_s=0, stop_s=SECONDS)
+        assert list(recording.channels) == names and recording.session == file.stem
+        check(recording, UNITS)
+        assert np.array_equal(regimed.from_mat(file, counts="binned").counts, binned), file
+        for asked, why in [
+            (dict(spikes="nothing"), "no variable 'nothing'"),
+            (dict(spikes="binned"), "a cell of spike times"),
+            (dict(counts="spikes"), "[bins, channels]"),
+            (dict(channels="binned"), "a cell of texts"),
+            (dict(channels=["a"]), "names of channels, found 1"),
+        ]:
+            try:
+                regimed.from_mat(file, **asked)
+                raise AssertionError("taken")
+            except ValueError as error:
+                assert why in str(error), error
+    recording.save(folder / "mat.npz")
+
+
 def faults():
     counts = np.zeros((10, 2))
     for bad, why in [
@@ -168,4 +229,5 @@ phy()
 spikeinterface()
 neo_()
 pynapple()
+mat()
 faults()

@@ -110,6 +110,31 @@ fn simulate_pretrain_calibrate_evaluate_replay() {
     for name in ["report.html", "report.txt", "timeline.svg", "accuracy.svg", "confusion.svg"] {
         assert!(report.join(name).metadata().expect(name).len() > 500, "{name}");
     }
+    let accuracy = json["intervals"]["accuracy"].as_array().expect("an interval");
+    let (low, high) = (accuracy[0].as_f64().expect("low"), accuracy[1].as_f64().expect("high"));
+    let found = json["overall"]["accuracy"].as_f64().expect("a number");
+    assert!(low <= found && found <= high && high - low < 0.3, "{low} {found} {high}");
+    // Tables are tables, a section for each session, charts with their data, and nothing to load.
+    let page = std::fs::read_to_string(report.join("report.html")).expect("a page");
+    for part in ["<h2>Session 0</h2>", "<th scope=\"row\">accuracy</th>", "data-kind=\"timeline\""]
+    {
+        assert!(page.contains(part), "{part}");
+    }
+    assert!(!page.contains("src=") && !page.contains("<link"), "nothing is loaded");
+    // Two models beside each other, on the same blocks: the same model does not differ.
+    let last = ["--report", arg(&report), "--last", "0.2"];
+    let two = ["evaluate", arg(&data), "--model", arg(&model), "--model", arg(&model)];
+    let (good, stdout, stderr) = run(&[&two[..], &last].concat());
+    assert!(good && stdout.contains("right 1 s after a change"), "{stdout}{stderr}");
+    let json = std::fs::read_to_string(report.join("report.json")).expect("a report");
+    let both: serde_json::Value = serde_json::from_str(&json).expect("JSON");
+    assert_eq!(both["models"].as_array().map(Vec::len), Some(2));
+    assert!(report.join("model-2/report.json").exists());
+    let page = std::fs::read_to_string(report.join("report.html")).expect("a page");
+    assert!(page.contains("<td>0.000 (0.000 to 0.000)</td>"), "no difference");
+    let out = path("decisions.npz");
+    let (good, _, stderr) = run(&[&two[..], &last, &["--decisions", arg(&out)]].concat());
+    assert!(!good && stderr.contains("found several"), "{stderr}");
     let (good, _, stderr) =
         run(&["evaluate", arg(&fresh), "--model", arg(&model), "--report", arg(&report)]);
     assert!(!good && stderr.contains("expected sessions of the model (0), found '1'"), "{stderr}");

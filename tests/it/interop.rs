@@ -183,7 +183,7 @@ fn pynwb_writes_what_we_read() {
 
 #[test]
 fn what_spike_sorters_and_analysis_packages_leave_is_read() {
-    let needed = ["regimed", "numpy", "neo", "pynapple", "spikeinterface"];
+    let needed = ["regimed", "numpy", "neo", "pynapple", "spikeinterface", "scipy", "h5py"];
     let Some(python) = python("interop::sorted_spikes", &needed) else { return };
     let dir = tempfile::tempdir().expect("a folder");
     run(&python, "sorted_spikes.py", &[arg(dir.path())]);
@@ -196,6 +196,7 @@ fn what_spike_sorters_and_analysis_packages_leave_is_read() {
         ("spikeinterface", 4, 4000, 1),
         ("neo", 2, 4000, 1),
         ("pynapple", 4, 3000, 2),
+        ("mat", 4, 4000, 1),
     ] {
         let found = read(name);
         assert_eq!((found.n_channels, found.n_bins()), (channels, bins), "{name}");
@@ -239,6 +240,14 @@ fn trials_are_classified_and_reports_are_arrays() {
     let Some(python) = python("interop::python_analysis", &needed) else { return };
     let dir = tempfile::tempdir().expect("a folder");
     with_binary(&python, "python_analysis.py", &[arg(dir.path())]);
+}
+
+#[test]
+fn docstrings_are_of_numpydocs_form() {
+    let Some(python) = python("interop::docstrings", &["regimed", "numpydoc", "sklearn"]) else {
+        return;
+    };
+    with_binary(&python, "docstrings.py", &[]);
 }
 
 #[test]

@@ -5,6 +5,8 @@ use std::time::Instant;
 
 use serde_json::json;
 
+use regimed::internals::wire::ListAnnotationsRequest;
+
 use crate::peer::{Rig, python};
 use crate::rig::{
     Daemon, PATIENCE, arg, config, decisions_until, exchange, message, recording, same, spikes,
@@ -142,4 +144,53 @@ fn init_and_doctor_listen_to_a_stream() {
     let at = format!("name={name}");
     let expected = [&format!("name = \"{name}\"")[..], "channels = 96"];
     crate::init::heard("lsl", &at, || Rig::start(&python, "lsl", &with), &expected);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn markers_of_task_software_become_notes() {
+    let Some((python, session, folder)) = stage("lsl::notes") else { return };
+    let text = config("", &["rig"])
+        + &format!("[session.lsl_notes]\ntype = \"Markers\"\nsession_id = \"{session}\"\n");
+    let daemon = Daemon::start(&text);
+    let bins = spikes(400);
+    let messages: Vec<_> = (0..).zip(&bins).map(|(i, c)| message("rig", i, c)).collect();
+    exchange(&daemon, futures_util::stream::iter(messages)).await;
+    let with = json!({
+        "name": "task", "channels": 1, "dtype": "string", "rate": 0.0, "kind": "Markers",
+    });
+    let mut task = rig(&python, &folder, &with);
+    task.ask("wait_consumer", &json!({}));
+    task.ask("mark", &json!({ "text": "trial 1: go" }));
+    // One that took a second to come is noted where it belongs.
+    task.ask("mark", &json!({ "text": "x".repeat(300), "ago_s": 1.0 }));
+    // What cannot be noted is said, and the stream goes on.
+    task.ask("mark", &json!({ "text": "y".repeat(2000) }));
+    task.ask("mark", &json!({ "text": "last" }));
+    let began = Instant::now();
+    let noted = loop {
+        let request = ListAnnotationsRequest { session: "rig".into() };
+        let listed = daemon.regimes().await.list_annotations(request).await.expect("listed");
+        let noted = listed.into_inner().annotations;
+        if noted.iter().any(|a| a.text == "last") {
+            break noted;
+        }
+        assert!(began.elapsed() < PATIENCE, "{noted:?} {}", daemon.log());
+        wait::look_again().await;
+    };
+    let said: Vec<(&str, &str, u64)> =
+        noted.iter().map(|a| (a.text.as_str(), a.source.as_str(), a.bin)).collect();
+    let long = "x".repeat(300);
+    assert_eq!((said[0].0, said[0].1), ("trial 1: go", "lsl task"), "{said:?}");
+    assert_eq!((said[1].0, said[2].0), (long.as_str(), "last"), "{said:?}");
+    assert!((290..=300).contains(&said[1].2), "a second before bin 399: {said:?}");
+    assert!(said[0].2 >= 390, "{said:?}");
+    assert!(daemon.log().contains("text: expected 1 to 1000 bytes, found 2000"));
+    // The outlet goes and comes again.
+    drop(task);
+    wait::until(|| daemon.log().contains("LSL markers: "), || daemon.log());
+    let mut task = rig(&python, &folder, &with);
+    task.ask("wait_consumer", &json!({}));
+    task.ask("mark", &json!({ "text": "again" }));
+    let again = || daemon.get("/api/sessions/rig/annotations").1;
+    wait::until(|| again().contains("\"again\""), again);
 }

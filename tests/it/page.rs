@@ -169,8 +169,8 @@ async fn a_browser_shows_what_the_daemon_says() {
     );
     assert_eq!(blank, json!([]));
     let mute = browser.evaluate(
-        "[...document.querySelectorAll('canvas:not(.uplot canvas, [aria-hidden]), .chart')].filter(c => \
-         c.getAttribute('role') !== 'img' || \
+        "[...document.querySelectorAll('canvas:not(.uplot canvas, [aria-hidden]), .chart')]\
+         .filter(c => c.getAttribute('role') !== 'img' || \
          !c.ariaLabel).length",
     );
     assert_eq!(mute, 0);
@@ -215,9 +215,9 @@ async fn a_browser_shows_what_the_daemon_says() {
     assert!(channels.starts_with("96 channels, "), "{channels}");
     // What is shown, as files.
     let saved = browser.step(&json!({ "do": "download", "selector": "#save-csv" }));
-    let text = saved["text"].as_str().expect("a text");
-    assert!(text.starts_with("second,time,regime,p_"), "{text}");
-    assert!(text.lines().count() > 100 && text.contains("T"), "{}", text.lines().count());
+    let csv = saved["text"].as_str().expect("a text");
+    assert!(csv.starts_with("second,time,regime,p_"), "{csv}");
+    assert!(csv.lines().count() > 100, "{}", csv.lines().count());
     let saved = browser.step(&json!({ "do": "download", "selector": "#save-png" }));
     assert_eq!(saved["name"], "a.png");
     assert!(saved["bytes"].as_u64().is_some_and(|n| n > 20_000), "{saved}");
@@ -303,11 +303,22 @@ async fn a_browser_shows_ten_sessions_and_many_channels() {
         };
         (0..512).map(count).collect()
     };
-    let bins: Vec<Vec<u32>> = switching(4).iter().enumerate().map(|(i, b)| wide(b, i)).collect();
-    let feeds = names.map(|name| pace(daemon.grpc.clone(), name, 0, switching(4)));
-    let all = futures_util::future::join_all(feeds);
-    tokio::join!(all, pace(daemon.grpc.clone(), "many", 0, bins));
-    daemon.wait_metric("regimed_bins_processed_total", "session=\"many\"", 1200.0);
+    let bins: Vec<Vec<u32>> = switching(12).iter().enumerate().map(|(i, b)| wide(b, i)).collect();
+    let grpc = daemon.grpc.clone();
+    // Beside the browser's steps, which block.
+    let feeding = std::thread::spawn(move || {
+        let feeds = names.iter().enumerate().map(|(i, name)| {
+            let mut bins = switching(12);
+            bins.rotate_left(37 * i);
+            pace(grpc.clone(), name, 0, bins)
+        });
+        let all = futures_util::future::join_all(feeds);
+        let many = pace(grpc.clone(), "many", 0, bins);
+        let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+        runtime.block_on(async { tokio::join!(all, many) });
+    });
+    // Long enough for one to be called silent.
+    daemon.wait_metric("regimed_bins_processed_total", "session=\"many\"", 1700.0);
     browser.step(&json!({ "do": "starts", "selector": "#channels-said", "with": "512 channels" }));
     // Every channel has a row that is a pixel or more, and no tile hides another.
     let rows = browser.evaluate("document.getElementById('raster').clientHeight");
@@ -337,6 +348,7 @@ async fn a_browser_shows_ten_sessions_and_many_channels() {
             }
         }
     }
+    feeding.join().expect("fed");
     // Another one begins, and ends, by hand.
     browser.evaluate(
         "(() => { document.getElementById('start-config').value = '[[session]]\\nname = \

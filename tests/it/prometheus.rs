@@ -26,9 +26,9 @@ impl Drop for Prometheus {
 }
 
 impl Prometheus {
-    /// With the deployed configuration, but for where the daemon is; `None`, and said, where there
-    /// is none.
-    fn start(test: &str, daemon: &Daemon) -> Option<Self> {
+    /// With the deployed configuration, but for where the daemon is, and for how long an alert has
+    /// to hold where that is said; `None`, and said, where there is none.
+    fn start(test: &str, daemon: &Daemon, holds: Option<&str>) -> Option<Self> {
         if Command::new("prometheus").arg("--version").output().is_err() {
             skipped(test, "prometheus is not here");
             return None;
@@ -45,6 +45,11 @@ impl Prometheus {
         for rules in ["recording.yml", "alerts.yml"] {
             let text = std::fs::read_to_string(deployed.join(rules)).expect("text");
             let text = text.replace("interval: 5s", "interval: 1s");
+            let line = |line: &str| match (holds, line.find("for: ")) {
+                (Some(time), Some(at)) => format!("{}for: {time}\n", &line[..at]),
+                _ => format!("{line}\n"),
+            };
+            let text: String = text.lines().map(line).collect();
             std::fs::write(folder.path().join(rules), text).expect("written");
         }
         let free = TcpListener::bind("127.0.0.1:0").expect("a port");
@@ -123,7 +128,7 @@ async fn every_panel_and_rule_has_something_to_show() {
         names.join(", ")
     );
     let daemon = Daemon::start(&(config(&journal, &["rig", "gone"]) + gone));
-    let Some(prometheus) = Prometheus::start(test, &daemon) else { return };
+    let Some(prometheus) = Prometheus::start(test, &daemon, None) else { return };
     let mut client = IngestClient::connect(daemon.grpc.clone()).await.expect("connected");
     let bins = spikes(100);
     let (began, mut sequence) = (Instant::now(), 0);
@@ -179,6 +184,74 @@ async fn every_panel_and_rule_has_something_to_show() {
     let seen = prometheus.query("regimed_bins_processed_total{session=\"rig\"}").expect("ok");
     let value = seen[0]["value"][1].as_str().expect("text").parse::<f64>().expect("a number");
     assert!(value > 1000.0 && value <= sequence as f64, "{value}");
+}
+
+/// Ten sessions: eight whose rigs send, one whose rig was never there, one whose rig stops. Each of
+/// the dead raises one alert, and none says anything of dynamics.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dead_rig_among_ten_sessions_raises_one_alert() {
+    let test = "a_dead_rig_among_ten_sessions_raises_one_alert";
+    let names: Vec<String> = (0..9).map(|i| format!("rig{i}")).collect();
+    let electrodes: Vec<String> = (1..=96).map(|i| format!("\"Electrode {i}\"")).collect();
+    let gone = format!(
+        "\n[[session]]\nname = \"gone\"\nmodel = \"builtin\"\nreadout = \
+         \"0\"\n[session.open_ephys]\nendpoint = \"tcp://127.0.0.1:9\"\nsample_rate_hz = \
+         30000\nelectrodes = [{}]\n",
+        electrodes.join(", ")
+    );
+    let of: Vec<&str> = names.iter().map(String::as_str).collect();
+    let daemon = Daemon::start(&(config("", &of) + &gone));
+    let bins = spikes(200);
+    let mut feeds = Vec::new();
+    for name in names {
+        let (grpc, bins) = (daemon.grpc.clone(), bins.clone());
+        feeds.push(tokio::spawn(async move {
+            let mut client = IngestClient::connect(grpc).await.expect("connected");
+            // The last of them is switched off after two seconds.
+            let seconds = if name == "rig8" { 2 } else { 600 };
+            for second in 0..seconds {
+                for part in 0..10 {
+                    let from = (second * 100 + part * 10) as u64;
+                    let batch: Vec<_> = (from..from + 10)
+                        .map(|s| message(&name, s, &bins[s as usize % bins.len()]))
+                        .collect();
+                    let stream = futures_util::stream::iter(batch);
+                    if client.send_counts(stream).await.is_err() {
+                        return;
+                    }
+                    wait::pace(Duration::from_millis(100)).await;
+                }
+            }
+        }));
+    }
+    let Some(prometheus) = Prometheus::start(test, &daemon, Some("2s")) else { return };
+    let began = Instant::now();
+    let expected = ["RegimedSourceGone gone", "RegimedSourceStalled rig8"];
+    let mut seen_in_a_row = 0;
+    loop {
+        let alerts = prometheus.get("/api/v1/alerts");
+        let alerts = alerts.as_ref().and_then(|a| a["data"]["alerts"].as_array());
+        let mut firing: Vec<String> = alerts
+            .into_iter()
+            .flatten()
+            .filter(|a| a["state"] == "firing")
+            .map(|a| {
+                let of = |key: &str| a["labels"][key].as_str().unwrap_or_default().to_owned();
+                format!("{} {}", of("alertname"), of("session"))
+            })
+            // This machine may be slow: that is no dead rig.
+            .filter(|a| !a.starts_with("RegimedSlow"))
+            .collect();
+        firing.sort();
+        seen_in_a_row = if firing == expected { seen_in_a_row + 1 } else { 0 };
+        // Nothing joins them while time goes by.
+        if seen_in_a_row == 20 {
+            break;
+        }
+        assert!(began.elapsed() < 3 * PATIENCE, "{firing:?}");
+        wait::pace(Duration::from_millis(250)).await;
+    }
+    feeds.iter().for_each(tokio::task::JoinHandle::abort);
 }
 
 /// Why an expression shows nothing, where it does.

@@ -163,7 +163,7 @@ async fn a_model_is_swapped_between_two_bins() {
     assert!(heard[at].posterior[rhythm] > 0.5, "{:?}", heard[at].posterior);
     assert_eq!(heard[at + 20].regime, "rhythm");
     assert_eq!(heard[1190].regime, "stable_fixed_point");
-    assert_eq!(daemon.metric("regimed_model_swaps_total", "rig"), 1.0);
+    assert_eq!(daemon.metric("regimed_model_swaps_total", "rig"), 2.0);
     assert_eq!(daemon.metric("regimed_regime_in_force", "limit_cycle"), 0.0);
     assert_eq!(daemon.metric("regimed_regime_in_force", "stable_fixed_point"), 1.0);
     let log = daemon.log();

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use crate::rig::checkout;
 
 /// Floors from the ground up; a room uses rooms of the floors below it alone.
-const FLOORS: [&[&str]; 19] = [
+const FLOORS: [&[&str]; 20] = [
     // Numbers: no clock, no I/O.
     &["model", "teacher", "learner"],
     &["inference"],
@@ -14,6 +14,7 @@ const FLOORS: [&[&str]; 19] = [
     &["dynamics", "regime"],
     &["edge", "recogniser"],
     // Ground services.
+    &["platform"],
     &["clock", "files", "sync", "wire"],
     &["telemetry", "recording"],
     // Learning from files, and what is kept and guarded.
@@ -268,6 +269,26 @@ fn imports_point_down_and_go_in_no_circle() {
         }
     }
     assert!(faults.is_empty(), "{}", faults.into_iter().collect::<Vec<_>>().join("\n"));
+}
+
+/// What another operating system would have otherwise.
+const OF_A_PLATFORM: [&str; 6] =
+    ["std::os::", "rustix::", "signal::unix", "net::Unix", "target_os", "cfg(unix)"];
+
+#[test]
+fn one_room_knows_the_operating_system() {
+    let mut faults = Vec::new();
+    let mut known = 0;
+    for (module, text) in modules() {
+        let found: Vec<&str> = OF_A_PLATFORM.into_iter().filter(|w| text.contains(w)).collect();
+        match module[0].as_str() {
+            "platform" => known += found.len(),
+            _ if found.is_empty() => {}
+            _ => faults.push(format!("{}: {}", module.join("::"), found.join(", "))),
+        }
+    }
+    assert!(known >= 4, "the room has little of it: {known}");
+    assert!(faults.is_empty(), "{}", faults.join("\n"));
 }
 
 #[test]

@@ -12,16 +12,17 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio::net::{TcpListener, UnixListener, UnixStream};
+use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 
 use super::frames::{Frames, Side};
+use crate::platform::{LocalListener, LocalStream};
 use crate::security::{AFTER_ERROR, Account, Admission, InFlight, Place, Untaken};
 use crate::telemetry;
 
@@ -66,7 +67,7 @@ pub(crate) enum Listener {
     /// Over the network.
     Tcp(TcpListener),
     /// On this machine.
-    Unix(UnixListener),
+    Unix(LocalListener),
 }
 
 impl Listener {
@@ -127,7 +128,7 @@ impl Gate {
         (peer_read, peer_write): Peer,
         place: Place,
     ) -> Option<&'static str> {
-        let Ok(mut inner) = UnixStream::connect(&self.behind).await else {
+        let Ok(mut inner) = LocalStream::connect(&self.behind).await else {
             return Some("shutting_down");
         };
         let (inner_read, inner_write) = inner.split();
@@ -287,27 +288,4 @@ async fn outward(
 /// Errors of the system.
 pub(crate) async fn bind(address: SocketAddr) -> io::Result<TcpListener> {
     TcpListener::bind(address).await
-}
-
-/// Binds a Unix socket for this user and group alone. A socket file without a listener is replaced.
-///
-/// # Errors
-/// Errors of the system; a socket with a listener is in use.
-pub(crate) fn bind_unix(path: &Path) -> io::Result<UnixListener> {
-    use std::os::unix::fs::{FileTypeExt, PermissionsExt};
-    if let Ok(found) = std::fs::symlink_metadata(path) {
-        if !found.file_type().is_socket() {
-            return Err(io::Error::new(
-                io::ErrorKind::AlreadyExists,
-                "expected a socket, found a file",
-            ));
-        }
-        if std::os::unix::net::UnixStream::connect(path).is_ok() {
-            return Err(io::ErrorKind::AddrInUse.into());
-        }
-        std::fs::remove_file(path)?;
-    }
-    let listener = UnixListener::bind(path)?;
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o660))?;
-    Ok(listener)
 }

@@ -2,10 +2,12 @@
 //! found and removed by the next.
 
 use std::ffi::OsStr;
-use std::fs::{self, DirBuilder, File};
+use std::fs::{self, File};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
+
+use crate::platform;
+use crate::platform::PRIVATE_FOLDER;
 
 /// Begin of the folders' names; the process's number follows.
 const PREFIX: &str = "regimed-";
@@ -34,7 +36,7 @@ impl PrivateSocketDir {
                 .map_or(0, |d| d.subsec_nanos());
             let name = format!("{PREFIX}{}-{nanos}-{attempt}", std::process::id());
             let folder = parent.join(name);
-            match DirBuilder::new().mode(0o700).create(&folder) {
+            match platform::new_folder(&folder, PRIVATE_FOLDER) {
                 Ok(()) => {}
                 Err(e) if e.kind() == io::ErrorKind::AlreadyExists => continue,
                 Err(e) => return Err(e),
@@ -65,7 +67,7 @@ impl Drop for PrivateSocketDir {
 
 /// Removes folders of this user's that no daemon holds.
 fn remove_left(parent: &Path, own: &Path) {
-    let Ok(us) = fs::metadata(own).map(|m| m.uid()) else { return };
+    let Ok(us) = fs::metadata(own).map(|m| platform::owner(&m).0) else { return };
     for entry in fs::read_dir(parent).into_iter().flatten().flatten() {
         let path = entry.path();
         if path == own || !is_left(&path, us) {
@@ -86,12 +88,12 @@ fn is_left(path: &Path, us: u32) -> bool {
         return false;
     };
     let ours = fs::symlink_metadata(path)
-        .is_ok_and(|m| m.is_dir() && m.uid() == us && m.mode() & 0o777 == 0o700);
+        .is_ok_and(|m| m.is_dir() && platform::owner(&m) == (us, PRIVATE_FOLDER));
     // Folders of earlier versions, which did not lock them, are known by their process number.
     let process = numbers.split('-').next().and_then(|p| p.parse::<i32>().ok());
     let lives = process.is_some_and(|p| {
         let own = u32::try_from(p).is_ok_and(|p| p == std::process::id());
-        !own && Path::new("/proc").join(p.to_string()).exists()
+        !own && platform::process_lives(p)
     });
     ours && !lives && File::open(path).is_ok_and(|lock| lock.try_lock().is_ok())
 }
@@ -105,7 +107,7 @@ mod tests {
         let parent = tempfile::tempdir().expect("a folder");
         let make = |name: &str, mode: u32| {
             let path = parent.path().join(name);
-            DirBuilder::new().mode(mode).create(&path).expect("made");
+            platform::new_folder(&path, mode).expect("made");
             fs::write(path.join("pull"), "").expect("written");
             path
         };

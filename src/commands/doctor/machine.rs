@@ -3,10 +3,9 @@
 use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
 
-use rustix::process::{Resource, getrlimit};
-
 use super::finding::{Finding, Level};
 use crate::config::Config;
+use crate::platform;
 
 /// Less room on the journal's disk is a warning, and none to speak of a failure, bytes.
 const ROOM_WARNING: u64 = 2 << 30;
@@ -69,10 +68,9 @@ pub(super) fn journal(config: &Config) -> Finding {
     if let Err(e) = std::fs::write(&trial, b"x").and_then(|()| std::fs::remove_file(&trial)) {
         return fails(&e);
     }
-    match rustix::fs::statvfs(there) {
+    match platform::room(there) {
         Err(e) => fails(&e),
-        Ok(disk) => {
-            let room = disk.f_bavail.saturating_mul(disk.f_frsize);
+        Ok(room) => {
             let found = format!("{shown}: {:.1} GB free", room as f64 / 1e9);
             let cure = "make room, or keep less (journal.retain_*)";
             if room < ROOM_FAILURE {
@@ -90,7 +88,7 @@ pub(super) fn journal(config: &Config) -> Finding {
 pub(super) fn limits(config: &Config) -> Vec<Finding> {
     let mut findings = Vec::new();
     let wanted = config.connections.connections as u64 * addresses(config).len() as u64;
-    let files = getrlimit(Resource::Nofile).maximum;
+    let files = platform::open_files_max();
     let shown = files.map_or("no limit".into(), |n| n.to_string());
     findings.push(match files {
         Some(n) if n < wanted => Finding::bad(
@@ -101,7 +99,7 @@ pub(super) fn limits(config: &Config) -> Vec<Finding> {
         ),
         _ => Finding::good("open files", shown),
     });
-    let realtime = getrlimit(Resource::Rtprio).maximum;
+    let realtime = platform::realtime_max();
     findings.push(match realtime {
         Some(0) => Finding::good(
             "real time",

@@ -6,9 +6,11 @@ use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use serde::Serialize;
 
-use super::report::LAGS_S;
+use crate::dynamics::NORMAL_HALF_WIDTH;
 use crate::regime::{Followed, Scored, quantile};
 
+/// Times after a start or change at which accuracy is reported, seconds.
+pub(super) const LAGS_S: [f64; 9] = [0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0, 1.5, 2.0];
 /// Longest block, seconds: several regimes long, so that blocks know little of each other.
 const BLOCK_S: f64 = 10.0;
 /// Draws of all blocks.
@@ -29,6 +31,8 @@ pub(super) const MEASURES: [(&str, &str); 8] = [
     ("changes_found", "changes found"),
     ("false_changes_per_minute", "false changes a minute"),
 ];
+/// Those of them that are no shares.
+const NO_SHARES: [usize; 2] = [5, 7];
 /// Places in [`LAGS_S`] of the three above.
 const AFTER: [usize; 3] = [4, 6, 8];
 
@@ -182,7 +186,15 @@ impl Blocks {
     /// Intervals of a session, or of all; and those of the accuracy at every lag.
     pub(super) fn intervals(&self, session: Option<usize>) -> (Intervals, Vec<Interval>) {
         let drawn = self.drawn(session);
-        let interval = |at: usize| ends(drawn.iter().filter_map(|d| d[at]).collect());
+        let n = self.of_session(session).len() as f64;
+        let interval = |at: usize| -> Interval {
+            let found = ends(drawn.iter().filter_map(|d| d[at]).collect())?;
+            // Where every block is right, or every one wrong, no draw differs: each counts as one
+            // observation of a share.
+            let is_all = found[0] == found[1] && [0.0, 1.0].contains(&found[0]);
+            let is_share = !NO_SHARES.contains(&at);
+            Some(if is_all && is_share { wilson(found[0], n) } else { found })
+        };
         let named = MEASURES.iter().enumerate().map(|(i, m)| (m.0, interval(i)));
         let lags = (0..LAGS_S.len()).map(|i| interval(MEASURES.len() + i));
         (Intervals(named.collect()), lags.collect())
@@ -204,6 +216,15 @@ impl Blocks {
         });
         Some(differences.collect())
     }
+}
+
+/// Wilson's 90 % interval of a share of `n` independent observations (Wilson 1927).
+pub(super) fn wilson(share: f64, n: f64) -> [f64; 2] {
+    let z = NORMAL_HALF_WIDTH;
+    let middle = (share + z * z / (2.0 * n)) / (1.0 + z * z / n);
+    let half =
+        z / (1.0 + z * z / n) * (share * (1.0 - share) / n + z * z / (4.0 * n * n)).max(0.0).sqrt();
+    [(middle - half).max(0.0), (middle + half).min(1.0)]
 }
 
 fn ends(mut drawn: Vec<f64>) -> Interval {
@@ -241,6 +262,10 @@ mod tests {
         // There is no bin two seconds after a start, and no change that could be found.
         assert_eq!((lags[8], intervals.of("changes_found")), (None, None));
         assert!(lags[6].is_some());
+        // What is always right is not right for sure: 20 streams of 20 are 0.88 to 1 (Wilson).
+        let sure = streams(20, |_| true).intervals(None).0.of("accuracy").expect("an interval");
+        assert!((sure[0] - 20.0 / (20.0 + 1.645f64.powi(2))).abs() < 1e-3, "{sure:?}");
+        assert_eq!(sure[1], 1.0);
         // Two streams are too few to tell.
         assert_eq!(streams(2, |_| true).intervals(None).0.of("accuracy"), None);
         // A long stream is cut.

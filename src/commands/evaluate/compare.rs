@@ -6,7 +6,7 @@ use std::path::Path;
 use anyhow::Result;
 use serde_json::{Value, json};
 
-use super::blocks::MEASURES;
+use super::blocks::{MEASURES, wilson};
 use super::dynamics;
 use super::page::{Page, write_numbers};
 use super::report::{Report, Scored, aligned, drawn, figure, of_sessions, table};
@@ -163,15 +163,6 @@ fn curves(page: &mut Page, all: &[Scored]) {
             "diagonal": true, "of": lines(&reliable),
         }),
     );
-}
-
-/// Wilson's 90 % interval of a share of `n` independent observations (Wilson 1927).
-fn wilson(share: f64, n: f64) -> [f64; 2] {
-    let z = crate::dynamics::NORMAL_HALF_WIDTH;
-    let middle = (share + z * z / (2.0 * n)) / (1.0 + z * z / n);
-    let half =
-        z / (1.0 + z * z / n) * (share * (1.0 - share) / n + z * z / (4.0 * n * n)).max(0.0).sqrt();
-    [(middle - half).max(0.0), (middle + half).min(1.0)]
 }
 
 /// The section of one recorded session.

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use anyhow::Result;
 use serde::Serialize;
 
-use super::blocks::{Interval, Intervals};
+use super::blocks::{Interval, Intervals, LAGS_S};
 use super::dynamics::{LabelRow, TruthRow};
 use super::stream::{Tally, Timeline};
 use super::{dynamics, maps, plots};
@@ -13,9 +13,6 @@ use crate::checkpoint::Checkpoint;
 use crate::dynamics::{DynamicsSkill, SkillMeter};
 use crate::recording::Recording;
 use crate::regime::{ChangeVerdict, Verdict};
-
-/// Times after a start or change at which accuracy is reported, seconds.
-pub(super) const LAGS_S: [f64; 9] = [0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0, 1.5, 2.0];
 
 /// What streaming showed.
 pub(super) struct Scored {

@@ -12,7 +12,7 @@ use crate::dynamics::{Monitor, Position, Reading, SkillMeter};
 use crate::inference::Adaptation;
 use crate::model::Model;
 use crate::recording::{DynamicsTruth, Trial};
-use crate::regime::{ChangeScore, DecisionRule, Engine, Label, Score};
+use crate::regime::{Change, ChangeScore, DecisionRule, Engine, Label, Score};
 
 /// Time between readings of the dynamics, seconds.
 const METRICS_EVERY_S: f64 = 0.1;
@@ -104,17 +104,40 @@ impl Tally {
         at
     }
 
+    fn start_stream(&mut self, session: usize) {
+        let own = &mut self.sessions[session];
+        for score in [&mut self.score, &mut own.score] {
+            score.start_stream();
+        }
+        for changes in [&mut self.changes, &mut own.changes] {
+            changes.start_stream();
+        }
+        self.blocks.start_stream(session);
+        self.by_label.start_stream();
+    }
+
+    /// A bin of a session: what is true and the label in force, the change to it, the posterior.
+    fn score_bin(
+        &mut self,
+        session: usize,
+        (truth, label): (Option<usize>, Option<usize>),
+        change: Option<&Change>,
+        posterior: &[f32],
+    ) {
+        let own = &mut self.sessions[session];
+        own.score.push(truth, posterior);
+        own.changes.push(truth, label, change);
+        let scored = self.score.scored(truth, posterior);
+        let followed = self.changes.followed(truth, label, change);
+        self.blocks.push(truth, scored, &followed);
+    }
+
     /// Streams a trial whose regimes are the model's; returns its timeline.
     pub(super) fn run(&mut self, model: &Model, trial: &Trial) -> Result<Timeline> {
         let readout = model.readout(&trial.session).context("a session the model does not know")?;
         let mut engine = Engine::new(model, readout, self.rule, Adaptation::default())?;
         let session = self.session(model, &trial.session);
-        let own = &mut self.sessions[session];
-        self.score.start_stream();
-        own.score.start_stream();
-        own.changes.start_stream();
-        self.changes.start_stream();
-        self.blocks.start_stream(session);
+        self.start_stream(session);
         if let Some(decisions) = &mut self.decisions {
             decisions.start_stream(trial);
         }
@@ -123,7 +146,6 @@ impl Tally {
         let every = (METRICS_EVERY_S / model.bin_width_s).round().max(1.0) as usize;
         let from = (METRICS_FROM_S / model.bin_width_s).round() as usize;
         let mut monitor = Monitor::new(model, n);
-        self.by_label.start_stream();
         let compared_at = (COMPARED_AFTER_S / model.bin_width_s).round() as usize;
         let mut newest: Option<(Reading, usize)> = None;
         let mut seen = Timeline::default();
@@ -139,12 +161,7 @@ impl Tally {
             }
             let label = engine.label().and_then(Label::regime);
             self.unknown_bins += u64::from(engine.label() == Some(Label::Unknown));
-            let own = &mut self.sessions[session];
-            own.score.push(truth, &estimate.posterior);
-            own.changes.push(truth, label, change.as_ref());
-            let scored = self.score.scored(truth, &estimate.posterior);
-            let followed = self.changes.followed(truth, label, change.as_ref());
-            self.blocks.push(truth, scored, &followed);
+            self.score_bin(session, (truth, label), change.as_ref(), &estimate.posterior);
             self.bins += 1;
             self.log_likelihood += f64::from(estimate.log_likelihood);
             seen.push(truth, label, &estimate.posterior);

@@ -12,6 +12,8 @@ use super::info::{Format, StreamInfo};
 const PATIENCE: Duration = Duration::from_secs(5);
 /// Longest header.
 const LINE_MAX: usize = 1024;
+/// Longest text of a sample, bytes.
+const TEXT_MAX: u64 = 1 << 16;
 /// Tags before a sample.
 const DEDUCED: u8 = 1;
 const TRANSMITTED: u8 = 2;
@@ -132,16 +134,12 @@ impl Feed {
 
     /// The next sample: time stamp, seconds of the sender's clock, and values.
     pub(crate) async fn next(&mut self) -> io::Result<(f64, Vec<f64>)> {
-        match self.reader.read_u8().await? {
-            // A sender leaves out stamps that are a nominal step after the last.
-            DEDUCED => self.stamp += self.step_s,
-            TRANSMITTED => {
-                let mut bytes = [0; 8];
-                self.reader.read_exact(&mut bytes).await?;
-                self.stamp = self.of_order(bytes, f64::from_le_bytes, f64::from_be_bytes);
-            }
-            tag => return Err(broken(format!("expected a sample's tag, found {tag}"))),
+        if self.format == Format::Text {
+            // The test pattern alone is numbers, as text.
+            let (stamp, texts) = self.next_texts().await?;
+            return Ok((stamp, texts.iter().map(|t| t.parse().unwrap_or(f64::NAN)).collect()));
         }
+        self.stamp().await?;
         let mut raw = std::mem::take(&mut self.raw);
         self.reader.read_exact(&mut raw).await?;
         let mut values = Vec::with_capacity(self.channels);
@@ -150,6 +148,54 @@ impl Feed {
         }
         self.raw = raw;
         Ok((self.stamp, values))
+    }
+
+    /// The next sample of a stream of text.
+    pub(crate) async fn next_texts(&mut self) -> io::Result<(f64, Vec<String>)> {
+        self.stamp().await?;
+        let mut texts = Vec::with_capacity(self.channels.min(16));
+        for _ in 0..self.channels {
+            let length = match self.reader.read_u8().await? {
+                1 => u64::from(self.reader.read_u8().await?),
+                2 => u64::from(self.bytes(u16::from_le_bytes, u16::from_be_bytes).await?),
+                4 => u64::from(self.bytes(u32::from_le_bytes, u32::from_be_bytes).await?),
+                8 => self.bytes(u64::from_le_bytes, u64::from_be_bytes).await?,
+                width => {
+                    return Err(broken(format!("expected the width of a length, found {width}")));
+                }
+            };
+            if length > TEXT_MAX {
+                let expected = format!("expected a text of at most {TEXT_MAX} bytes");
+                return Err(broken(format!("{expected}, found {length}")));
+            }
+            let mut text = vec![0; length as usize];
+            self.reader.read_exact(&mut text).await?;
+            texts.push(String::from_utf8_lossy(&text).into_owned());
+        }
+        Ok((self.stamp, texts))
+    }
+
+    async fn bytes<const N: usize, T>(
+        &mut self,
+        little: fn([u8; N]) -> T,
+        big: fn([u8; N]) -> T,
+    ) -> io::Result<T> {
+        let mut bytes = [0; N];
+        self.reader.read_exact(&mut bytes).await?;
+        Ok(self.of_order(bytes, little, big))
+    }
+
+    /// Reads when the next sample was taken.
+    async fn stamp(&mut self) -> io::Result<()> {
+        match self.reader.read_u8().await? {
+            // A sender leaves out stamps that are a nominal step after the last.
+            DEDUCED => self.stamp += self.step_s,
+            TRANSMITTED => {
+                self.stamp = self.bytes(f64::from_le_bytes, f64::from_be_bytes).await?;
+            }
+            tag => return Err(broken(format!("expected a sample's tag, found {tag}"))),
+        }
+        Ok(())
     }
 
     fn of_order<const N: usize, T>(

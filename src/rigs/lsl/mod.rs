@@ -5,6 +5,7 @@
 mod discovery;
 mod feed;
 mod info;
+pub(crate) mod notes;
 pub(crate) mod outlets;
 mod pace;
 

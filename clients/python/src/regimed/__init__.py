@@ -22,6 +22,7 @@ from .commands import Model, calibrate, edge, evaluate, export, pretrain
 from .plots import plot
 from .recordings import (
     Recording,
+    from_mat,
     from_neo,
     from_phy,
     from_pynapple,
@@ -43,6 +44,7 @@ __all__ = [
     "edge",
     "evaluate",
     "export",
+    "from_mat",
     "from_neo",
     "from_phy",
     "from_pynapple",

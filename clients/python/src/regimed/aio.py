@@ -11,28 +11,11 @@ import grpc
 import grpc.aio
 from numpy.typing import ArrayLike
 
-from regimed.v1 import (
-    actions_pb2,
-    control_pb2,
-    control_pb2_grpc,
-    decisions_pb2,
-    ingest_pb2,
-    ingest_pb2_grpc,
-    regimes_pb2,
-    regimes_pb2_grpc,
-)
+from regimed.v1 import actions_pb2, decisions_pb2, ingest_pb2, regimes_pb2
 
-from ._access import (
-    PASSING,
-    RETRY_S,
-    Access,
-    Numbers,
-    RegimedError,
-    counts_message,
-    raise_rejected,
-    refused,
-    spikes_message,
-)
+from . import _calls
+from ._access import Access, RegimedError, raise_rejected, refused
+from ._calls import Call, Counting, Resuming, Spiking, Stubs, T
 
 Path = Union[str, "os.PathLike[str]"]
 
@@ -58,16 +41,11 @@ class AsyncClient:
     ):
         access = Access(endpoint, token, token_file, ca, client_cert, client_key)
         self.timeout = timeout
-        self._metadata = access.metadata
-        self._numbers = Numbers()
-        self._channel = access.channel(grpc.aio)
-        self._ingest = ingest_pb2_grpc.IngestStub(self._channel)
-        self._regimes = regimes_pb2_grpc.RegimesStub(self._channel)
-        self._control = control_pb2_grpc.ControlStub(self._channel)
+        self._stubs = Stubs(access, grpc.aio)
 
     async def close(self) -> None:
         """Ends the connection and all streams on it."""
-        await self._channel.close()
+        await self._stubs.channel.close()
 
     async def __aenter__(self) -> AsyncClient:
         return self
@@ -75,97 +53,78 @@ class AsyncClient:
     async def __aexit__(self, *_: object) -> None:
         await self.close()
 
-    async def _call(self, call, request, timeout=None):
+    async def _do(self, call: Call[T]) -> T:
+        stubs, timeout = self._stubs, self.timeout + call.longer_s
         try:
-            return await call(request, timeout=timeout or self.timeout, metadata=self._metadata)
+            answer = await call.of(stubs)(call.request, timeout=timeout, metadata=stubs.metadata)
         except grpc.RpcError as error:
             raise refused(error) from None
+        return call.then(answer)
 
     async def sessions(self) -> list[regimes_pb2.Session]:
         """The sessions that run."""
-        return list(
-            (
-                await self._call(self._regimes.ListSessions, regimes_pb2.ListSessionsRequest())
-            ).sessions
-        )
+        return await self._do(_calls.sessions())
 
     async def session(self, name: str) -> regimes_pb2.Session:
         """One session."""
-        listed = await self.sessions()
-        for session in listed:
-            if session.name == name:
-                return session
-        known = ", ".join(s.name for s in listed)
-        raise RegimedError(
-            f"expected one of the sessions {known}, found '{name}'", grpc.StatusCode.NOT_FOUND
-        )
+        return await self._do(_calls.session(name))
 
     async def start_session(self, config: str) -> regimes_pb2.Session:
         """Starts a session from a ``[[session]]`` table in TOML."""
-        return await self._call(
-            self._control.StartSession, control_pb2.StartSessionRequest(config=config)
-        )
+        return await self._do(_calls.start(config))
 
     async def stop_session(self, session: str) -> regimes_pb2.Session:
         """Ends a session."""
-        return await self._call(
-            self._control.StopSession, control_pb2.StopSessionRequest(session=session)
-        )
+        return await self._do(_calls.stop(session))
 
     async def pause_session(self, session: str) -> regimes_pb2.Session:
         """Refuses the session's counts until it is resumed."""
-        return await self._call(
-            self._control.PauseSession, control_pb2.PauseSessionRequest(session=session)
-        )
+        return await self._do(_calls.pause(session))
 
     async def resume_session(self, session: str) -> regimes_pb2.Session:
         """Takes the session's counts again."""
-        return await self._call(
-            self._control.ResumeSession, control_pb2.ResumeSessionRequest(session=session)
-        )
+        return await self._do(_calls.resume(session))
 
     async def swap_model(
-        self, session: str, model: str, readout: str = "", warm_up_s: float = 0.0
+        self,
+        session: str,
+        model: str = "",
+        readout: str = "",
+        warm_up_s: float = 0.0,
+        false_changes_per_min: float = 0.0,
     ) -> regimes_pb2.Session:
-        """Gives the session another model between two bins."""
-        request = control_pb2.SwapModelRequest(
-            session=session, model=model, readout=readout, warm_up_s=warm_up_s
-        )
-        return await self._call(
-            self._control.SwapModel, request, self.timeout + 10 * max(warm_up_s, 2.0)
-        )
+        """Gives the session another model, or another rate of false changes, between two bins: see
+        `regimed.Client.swap_model`."""
+        call = _calls.swap(session, model, readout, warm_up_s, false_changes_per_min)
+        return await self._do(call)
 
     async def arm_triggers(self, session: str, armed: bool = True) -> regimes_pb2.Session:
         """Lets the session's triggers act, or not any more."""
-        request = control_pb2.ArmTriggersRequest(session=session, armed=armed)
-        return await self._call(self._control.ArmTriggers, request)
+        return await self._do(_calls.arm(session, armed))
 
     async def annotate(
         self, session: str, text: str, source: str = "python"
     ) -> actions_pb2.Annotation:
         """Notes something at the session's newest bin: kept in the journal, shown on the page,
         exported."""
-        request = control_pb2.AnnotateRequest(session=session, text=text, source=source)
-        return await self._call(self._control.Annotate, request)
+        return await self._do(_calls.annotate(session, text, source))
 
     async def annotations(self, session: str) -> list[actions_pb2.Annotation]:
         """The session's newest annotations, oldest first."""
-        request = regimes_pb2.ListAnnotationsRequest(session=session)
-        return list((await self._call(self._regimes.ListAnnotations, request)).annotations)
+        return await self._do(_calls.notes(session))
 
     async def seek(self, session: str, position_s: float) -> regimes_pb2.Session:
         """Has a session that replays a recording go on from another place in it."""
-        return await self._call(
-            self._control.Seek, control_pb2.SeekRequest(session=session, position_s=position_s)
-        )
+        return await self._do(_calls.seek(session, position_s))
 
     async def updates(
         self, session: str = "", every: int = 1
     ) -> AsyncIterator[regimes_pb2.DecisionUpdate]:
         """Every ``every``-th decision from now on, with the number of updates that this reader has
         lost so far."""
-        request = regimes_pb2.SubscribeDecisionsRequest(session=session, every=every)
-        call = self._regimes.SubscribeDecisions(request, metadata=self._metadata)
+        stubs = self._stubs
+        request = _calls.updates(session, every)
+        call = stubs.regimes.SubscribeDecisions(request, metadata=stubs.metadata)
         try:
             async for update in call:
                 yield update
@@ -188,52 +147,37 @@ class AsyncClient:
         `regimed.Client.events`."""
         if after is None:
             after = (await self.session(session)).last_event_sequence
-        wait = RETRY_S[0]
+        at = Resuming(session, after, reconnect)
         while True:
-            request = regimes_pb2.SubscribeEventsRequest(
-                session=session, after_event_sequence=after
+            call = self._stubs.regimes.SubscribeEvents(
+                at.request(), metadata=self._stubs.metadata
             )
-            call = self._regimes.SubscribeEvents(request, metadata=self._metadata)
             try:
                 async for event in call:
-                    after, wait = event.event_sequence, RETRY_S[0]
-                    yield event
-                # The session has ended, or its daemon ends.
-                if not reconnect or all(s.name != session for s in await self.sessions()):
+                    yield at.take(event)
+                if not reconnect or at.ended(await self.sessions()):
                     return
-            except grpc.RpcError as error:
-                if not reconnect or error.code() not in PASSING:
-                    raise refused(error) from None
-            except RegimedError as error:
-                if error.code not in PASSING:
-                    raise
+            except (grpc.RpcError, RegimedError) as error:
+                at.failed(error)
             finally:
                 call.cancel()
-            await asyncio.sleep(wait)
-            wait = min(2 * wait, RETRY_S[1])
+            await asyncio.sleep(at.pause())
 
     async def exchange(
         self, session: str, bins: AsyncIterable[ArrayLike], first_sequence: Optional[int] = None
     ) -> AsyncIterator[Union[decisions_pb2.Decision, decisions_pb2.Event, ingest_pb2.Rejection]]:
         """Sends counts ``[n_channels]`` or ``[n_bins, n_channels]`` and gives back what the daemon
         makes of them."""
-        of = await self.session(session)
-        first = self._numbers.first(of, first_sequence)
+        numbered = Counting(await self.session(session), self._stubs.numbers, first_sequence)
 
         async def messages():
-            sequence = first
             async for counts in bins:
-                message = counts_message(
-                    of.name, of.bin_width_s, of.n_channels, sequence, counts, 0, ()
-                )
-                sequence += len(message.counts) // of.n_channels
-                self._numbers.sent(of.name, sequence)
-                yield message
+                yield numbered.sent(numbered.message(counts, None, 0, ()))
 
-        call = self._ingest.Exchange(messages(), metadata=self._metadata)
+        call = self._stubs.ingest.Exchange(messages(), metadata=self._stubs.metadata)
         try:
             async for reply in call:
-                yield getattr(reply, reply.WhichOneof("reply"))
+                yield _calls.reply(reply)
         except grpc.RpcError as error:
             raise refused(error) from None
         finally:
@@ -248,18 +192,15 @@ class AsyncClient:
     ) -> ingest_pb2.SpikesSummary:
         """Sends spike events, ``(times_ns, channels)`` each, until there are no more; what became
         of them."""
-        of = await self.session(session)
+        numbered = Spiking(await self.session(session), publisher)
 
         async def messages():
-            number = 0
             async for times_ns, channels in events:
-                number += 1
-                yield spikes_message(
-                    of.name, of.n_channels, number, times_ns, channels, 0, publisher
-                )
+                yield numbered.message(times_ns, channels)
 
+        stubs = self._stubs
         try:
-            summary = await self._ingest.SendSpikes(messages(), metadata=self._metadata)
+            summary = await stubs.ingest.SendSpikes(messages(), metadata=stubs.metadata)
         except grpc.RpcError as error:
             raise refused(error) from None
         if raises:

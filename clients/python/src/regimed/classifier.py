@@ -142,6 +142,7 @@ class RegimeClassifier(ClassifierMixin, BaseEstimator):
         Returns
         -------
         ndarray [trials, n_classes]
+            Classes in the order of `classes_`; each row's sum is 1.
         """
         check_is_fitted(self)
         counts = self._counts(X)

@@ -12,28 +12,11 @@ from typing import Optional, Union
 import grpc
 from numpy.typing import ArrayLike
 
-from regimed.v1 import (
-    actions_pb2,
-    control_pb2,
-    control_pb2_grpc,
-    decisions_pb2,
-    ingest_pb2,
-    ingest_pb2_grpc,
-    regimes_pb2,
-    regimes_pb2_grpc,
-)
+from regimed.v1 import actions_pb2, decisions_pb2, ingest_pb2, regimes_pb2
 
-from ._access import (
-    PASSING,
-    RETRY_S,
-    Access,
-    Numbers,
-    RegimedError,
-    counts_message,
-    raise_rejected,
-    refused,
-    spikes_message,
-)
+from . import _calls
+from ._access import Access, RegimedError, raise_rejected, refused
+from ._calls import Call, Counting, Resuming, Spiking, Stubs, T
 
 Path = Union[str, "os.PathLike[str]"]
 
@@ -68,16 +51,11 @@ class Client:
     ):
         access = Access(endpoint, token, token_file, ca, client_cert, client_key)
         self.timeout = timeout
-        self._metadata = access.metadata
-        self._numbers = Numbers()
-        self._channel = access.channel(grpc)
-        self._ingest = ingest_pb2_grpc.IngestStub(self._channel)
-        self._regimes = regimes_pb2_grpc.RegimesStub(self._channel)
-        self._control = control_pb2_grpc.ControlStub(self._channel)
+        self._stubs = Stubs(access, grpc)
 
     def close(self) -> None:
         """Ends the connection and all streams on it."""
-        self._channel.close()
+        self._stubs.channel.close()
 
     def __enter__(self) -> Client:
         return self
@@ -85,19 +63,19 @@ class Client:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _call(self, call, request):
+    def _do(self, call: Call[T]) -> T:
+        stubs, timeout = self._stubs, self.timeout + call.longer_s
         try:
-            return call(request, timeout=self.timeout, metadata=self._metadata)
+            answer = call.of(stubs)(call.request, timeout=timeout, metadata=stubs.metadata)
         except grpc.RpcError as error:
             raise refused(error) from None
+        return call.then(answer)
 
     # ---- Sessions.
 
     def sessions(self) -> list[regimes_pb2.Session]:
         """The sessions that run, with what became of their bins."""
-        return list(
-            self._call(self._regimes.ListSessions, regimes_pb2.ListSessionsRequest()).sessions
-        )
+        return self._do(_calls.sessions())
 
     def session(self, name: str) -> regimes_pb2.Session:
         """One session.
@@ -107,76 +85,68 @@ class Client:
         RegimedError
             There is none of that name.
         """
-        listed = self.sessions()
-        for session in listed:
-            if session.name == name:
-                return session
-        known = ", ".join(s.name for s in listed)
-        raise RegimedError(
-            f"expected one of the sessions {known}, found '{name}'", grpc.StatusCode.NOT_FOUND
-        )
+        return self._do(_calls.session(name))
 
     def start_session(self, config: str) -> regimes_pb2.Session:
         """Starts a session from a ``[[session]]`` table in TOML; paths in it are the daemon's."""
-        return self._call(
-            self._control.StartSession, control_pb2.StartSessionRequest(config=config)
-        )
+        return self._do(_calls.start(config))
 
     def stop_session(self, session: str) -> regimes_pb2.Session:
         """Ends a session: what waits is done and published first."""
-        return self._call(
-            self._control.StopSession, control_pb2.StopSessionRequest(session=session)
-        )
+        return self._do(_calls.stop(session))
 
     def pause_session(self, session: str) -> regimes_pb2.Session:
         """Refuses the session's counts until it is resumed."""
-        return self._call(
-            self._control.PauseSession, control_pb2.PauseSessionRequest(session=session)
-        )
+        return self._do(_calls.pause(session))
 
     def resume_session(self, session: str) -> regimes_pb2.Session:
         """Takes the session's counts again."""
-        return self._call(
-            self._control.ResumeSession, control_pb2.ResumeSessionRequest(session=session)
-        )
+        return self._do(_calls.resume(session))
 
     def swap_model(
-        self, session: str, model: str, readout: str = "", warm_up_s: float = 0.0
+        self,
+        session: str,
+        model: str = "",
+        readout: str = "",
+        warm_up_s: float = 0.0,
+        false_changes_per_min: float = 0.0,
     ) -> regimes_pb2.Session:
-        """Gives the session another model between two bins; answers when it is in force."""
-        request = control_pb2.SwapModelRequest(
-            session=session, model=model, readout=readout, warm_up_s=warm_up_s
-        )
-        try:
-            return self._control.SwapModel(
-                request, timeout=self.timeout + 10 * max(warm_up_s, 2.0), metadata=self._metadata
-            )
-        except grpc.RpcError as error:
-            raise refused(error) from None
+        """Gives the session another model between two bins; answers when it is in force.
+
+        Parameters
+        ----------
+        session : str
+            Session name.
+        model : str
+            Directory on the daemon's machine, or ``builtin``; empty: as now.
+        readout : str
+            Session of the model whose readout is used; empty: as now.
+        warm_up_s : float
+            Seconds of counts on which the model is warmed up; 0: 2 s.
+        false_changes_per_min : float
+            False changes a minute that the decision rule may make; 0: as now.
+        """
+        call = _calls.swap(session, model, readout, warm_up_s, false_changes_per_min)
+        return self._do(call)
 
     def arm_triggers(self, session: str, armed: bool = True) -> regimes_pb2.Session:
         """Lets the session's triggers act, or not any more."""
-        request = control_pb2.ArmTriggersRequest(session=session, armed=armed)
-        return self._call(self._control.ArmTriggers, request)
+        return self._do(_calls.arm(session, armed))
 
     def annotate(
         self, session: str, text: str, source: str = "python"
     ) -> actions_pb2.Annotation:
         """Notes something at the session's newest bin: kept in the journal, shown on the page,
         exported."""
-        request = control_pb2.AnnotateRequest(session=session, text=text, source=source)
-        return self._call(self._control.Annotate, request)
+        return self._do(_calls.annotate(session, text, source))
 
     def annotations(self, session: str) -> list[actions_pb2.Annotation]:
         """The session's newest annotations, oldest first."""
-        request = regimes_pb2.ListAnnotationsRequest(session=session)
-        return list((self._call(self._regimes.ListAnnotations, request)).annotations)
+        return self._do(_calls.notes(session))
 
     def seek(self, session: str, position_s: float) -> regimes_pb2.Session:
         """Has a session that replays a recording go on from another place in it."""
-        return self._call(
-            self._control.Seek, control_pb2.SeekRequest(session=session, position_s=position_s)
-        )
+        return self._do(_calls.seek(session, position_s))
 
     # ---- Out.
 
@@ -191,8 +161,9 @@ class Client:
 
     def updates(self, session: str = "", every: int = 1) -> Iterator[regimes_pb2.DecisionUpdate]:
         """As `decisions`, each with the number of updates that this reader has lost so far."""
-        request = regimes_pb2.SubscribeDecisionsRequest(session=session, every=every)
-        call = self._regimes.SubscribeDecisions(request, metadata=self._metadata)
+        stubs = self._stubs
+        request = _calls.updates(session, every)
+        call = stubs.regimes.SubscribeDecisions(request, metadata=stubs.metadata)
         try:
             yield from call
         except grpc.RpcError as error:
@@ -224,29 +195,21 @@ class Client:
         """
         if after is None:
             after = self.session(session).last_event_sequence
-        wait = RETRY_S[0]
+        at = Resuming(session, after, reconnect)
         while True:
-            request = regimes_pb2.SubscribeEventsRequest(
-                session=session, after_event_sequence=after
+            call = self._stubs.regimes.SubscribeEvents(
+                at.request(), metadata=self._stubs.metadata
             )
-            call = self._regimes.SubscribeEvents(request, metadata=self._metadata)
             try:
                 for event in call:
-                    after, wait = event.event_sequence, RETRY_S[0]
-                    yield event
-                # The session has ended, or its daemon ends.
-                if not reconnect or all(s.name != session for s in self.sessions()):
+                    yield at.take(event)
+                if not reconnect or at.ended(self.sessions()):
                     return
-            except grpc.RpcError as error:
-                if not reconnect or error.code() not in PASSING:
-                    raise refused(error) from None
-            except RegimedError as error:
-                if error.code not in PASSING:
-                    raise
+            except (grpc.RpcError, RegimedError) as error:
+                at.failed(error)
             finally:
                 call.cancel()
-            time.sleep(wait)
-            wait = min(2 * wait, RETRY_S[1])
+            time.sleep(at.pause())
 
     # ---- In.
 
@@ -267,6 +230,8 @@ class Client:
             Whether bins that were refused are an error at the end; else they are in
             `Sender.summary` alone.
 
+        Examples
+        --------
         >>> with daemon.send("rig") as rig:
         ...     rig.send(counts)
         """
@@ -295,23 +260,12 @@ class Client:
         first_sequence : int, optional
             Number of the first bin; without it, as `send` has it.
         """
-        of = self.session(session)
-        first = self._numbers.first(of, first_sequence)
-
-        def messages():
-            sequence = first
-            for counts in bins:
-                message = counts_message(
-                    of.name, of.bin_width_s, of.n_channels, sequence, counts, 0, ()
-                )
-                sequence += len(message.counts) // of.n_channels
-                self._numbers.sent(of.name, sequence)
-                yield message
-
-        call = self._ingest.Exchange(messages(), metadata=self._metadata)
+        numbered = Counting(self.session(session), self._stubs.numbers, first_sequence)
+        messages = (numbered.sent(numbered.message(counts, None, 0, ())) for counts in bins)
+        call = self._stubs.ingest.Exchange(messages, metadata=self._stubs.metadata)
         try:
             for reply in call:
-                yield getattr(reply, reply.WhichOneof("reply"))
+                yield _calls.reply(reply)
         except grpc.RpcError as error:
             raise refused(error) from None
         finally:
@@ -330,13 +284,12 @@ class _Stream:
     #: Messages that wait to be sent.
     ROOM = 1024
 
-    def __init__(self, client: Client, call, session: regimes_pb2.Session, raises: bool):
-        self._session = session
+    def __init__(self, client: Client, call, raises: bool):
         self._waiting: queue.Queue = queue.Queue(self.ROOM)
         self._timeout = client.timeout
         self._raises = raises
         self.summary = None
-        self._call = call.future(iter(self._waiting.get, None), metadata=client._metadata)
+        self._call = call.future(iter(self._waiting.get, None), metadata=client._stubs.metadata)
         self._done = threading.Event()
         self._call.add_done_callback(lambda _: self._done.set())
 
@@ -391,13 +344,7 @@ class _Stream:
 
 
 class Sender(_Stream):
-    """A stream of counts to one session; `Client.send` opens it.
-
-    Attributes
-    ----------
-    sequence : int
-        Number that the next bin gets.
-    """
+    """A stream of counts to one session; `Client.send` opens it."""
 
     def __init__(
         self,
@@ -406,9 +353,13 @@ class Sender(_Stream):
         first_sequence: Optional[int],
         raises: bool,
     ):
-        super().__init__(client, client._ingest.SendCounts, session, raises)
-        self._numbers = client._numbers
-        self.sequence = self._numbers.first(session, first_sequence)
+        super().__init__(client, client._stubs.ingest.SendCounts, raises)
+        self._numbered = Counting(session, client._stubs.numbers, first_sequence)
+
+    @property
+    def sequence(self) -> int:
+        """Number that the next bin gets."""
+        return self._numbered.sequence
 
     def send(
         self,
@@ -444,24 +395,17 @@ class Sender(_Stream):
         RegimedError
             The stream has ended, or takes nothing for `Client.timeout` seconds.
         """
-        first = self.sequence if sequence is None else sequence
-        s = self._session
-        message = counts_message(
-            s.name, s.bin_width_s, s.n_channels, first, counts, rig_time_ns, masked
-        )
+        message = self._numbered.message(counts, sequence, rig_time_ns, masked)
         self._put(message)
-        self.sequence = first + len(message.counts) // s.n_channels
-        self._numbers.sent(s.name, self.sequence)
-        return first
+        return self._numbered.sent(message).sequence
 
 
 class SpikeSender(_Stream):
     """A stream of spike events to one session; `Client.send_spikes` opens it."""
 
     def __init__(self, client: Client, session: regimes_pb2.Session, publisher: str, raises: bool):
-        super().__init__(client, client._ingest.SendSpikes, session, raises)
-        self._publisher = publisher
-        self._number = 0
+        super().__init__(client, client._stubs.ingest.SendSpikes, raises)
+        self._numbered = Spiking(session, publisher)
 
     def send(self, times_ns: ArrayLike, channels: ArrayLike, *, until_ns: int = 0) -> None:
         """Sends events; they need not be sorted.
@@ -483,10 +427,4 @@ class SpikeSender(_Stream):
         RegimedError
             The stream has ended, or takes nothing for `Client.timeout` seconds.
         """
-        self._number += 1
-        s = self._session
-        self._put(
-            spikes_message(
-                s.name, s.n_channels, self._number, times_ns, channels, until_ns, self._publisher
-            )
-        )
+        self._put(self._numbered.message(times_ns, channels, until_ns))

@@ -13,7 +13,7 @@ import sys
 import sysconfig
 import tempfile
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Optional, Union
@@ -111,7 +111,7 @@ def calibrate(
 
 
 def evaluate(
-    model: Folder | Model,
+    model: Folder | Model | Sequence[Folder | Model],
     data: Some,
     *,
     report: Optional[Folder] = None,
@@ -119,11 +119,14 @@ def evaluate(
     **flags: Any,
 ) -> Report:
     """Streams recordings through a model and scores them: ``regimed evaluate``; its report.
-    ``report`` keeps that, with its page and plots; other parameters and errors as
-    :func:`pretrain`."""
+    ``report`` keeps that, with its page and plots; several models are compared on the same data
+    (:attr:`Report.models`); other parameters and errors as :func:`pretrain`."""
+    single = isinstance(model, (Model, str, os.PathLike))
+    every: Any = [model] if single else model
+    models = [_place(m) for m in every]
     with _files(data) as files, tempfile.TemporaryDirectory() as folder:
         place = folder if report is None else report
-        run("evaluate", *files, model=_place(model), report=place, progress=progress, **flags)
+        run("evaluate", *files, model=models, report=place, progress=progress, **flags)
         found = Report.load(place)
         return found if report is not None else Report(found.numbers)
 
@@ -241,6 +244,9 @@ def _flags(flags: dict[str, Any]) -> Iterator[str]:
         flag = "--" + name.replace("_", "-")
         if value is True:
             yield flag
+        elif isinstance(value, (list, tuple)):
+            for one in value:
+                yield from (flag, str(one))
         elif value is not None and value is not False:
             yield from (flag, os.fspath(value) if isinstance(value, os.PathLike) else str(value))
 

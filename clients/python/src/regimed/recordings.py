@@ -471,3 +471,140 @@ def from_pynapple(
         regime=regime,
         trial_start=np.concatenate([[0], np.cumsum(lengths)[:-1]]),
     )
+
+
+def from_mat(
+    file: Path_,
+    spikes: Optional[str] = None,
+    *,
+    counts: Optional[str] = None,
+    channels: Union[str, Sequence[str], None] = None,
+    bin_width_s: float = 0.01,
+    start_s: Optional[float] = None,
+    stop_s: Optional[float] = None,
+    session: Optional[str] = None,
+) -> Recording:
+    """A MATLAB file, v4 to v7.2 (needs scipy) or v7.3 (needs h5py).
+
+    Parameters
+    ----------
+    file : path
+        The file.
+    spikes : str, optional
+        Variable with a cell of spike times (seconds) for each channel. Where neither this nor
+        ``counts`` is said, the file's only cell of numbers.
+    counts : str, optional
+        Variable with binned counts, ``[bins, channels]``, instead.
+    channels : str or sequence of str, optional
+        Names of the channels, or the variable (a cell of texts) that has them.
+    bin_width_s : float
+        Width of a bin, seconds.
+    start_s, stop_s : float, optional
+        What was recorded, seconds: see :func:`from_spike_times`.
+    session : str, optional
+        Name of the session; the file's where it is not said.
+
+    Raises
+    ------
+    ValueError
+        No such variable; one that holds something else.
+    """
+    path = Path(file)
+    found = _hdf5_mat(path) if _is_hdf5(path) else _old_mat(path)
+    names = _names(found, channels)
+    session = path.stem if session is None else session
+    if counts is not None:
+        binned = _variable(found, counts)
+        if isinstance(binned, list) or binned.ndim != 2:
+            raise ValueError(f"{counts}: expected counts [bins, channels], found {_kind(binned)}")
+        if not np.array_equal(binned, np.rint(binned)):
+            raise ValueError(f"{counts}: expected whole counts, found fractions")
+        start = 0.0 if start_s is None else start_s
+        whole = binned.astype(np.int64)
+        return Recording(whole, bin_width_s, channels=names, session=session, start_s=start)
+    if spikes is None:
+        cells = [name for name, of in found.items() if _are_numbers(of)]
+        if len(cells) != 1:
+            listed = ", ".join(f"{name} ({_kind(of)})" for name, of in found.items())
+            raise ValueError(f"{path}: expected spikes= or counts=, one of {listed or 'none'}")
+        spikes = cells[0]
+    trains = _variable(found, spikes)
+    if not _are_numbers(trains):
+        raise ValueError(f"{spikes}: expected a cell of spike times, found {_kind(trains)}")
+    if names is not None and len(names) != len(trains):
+        raise ValueError(f"expected {len(trains)} names of channels, found {len(names)}")
+    named = trains if names is None else dict(zip(names, trains))
+    return from_spike_times(
+        named, bin_width_s=bin_width_s, start_s=start_s, stop_s=stop_s, session=session
+    )
+
+
+def _variable(found: dict[str, Any], name: str) -> Any:
+    if name not in found:
+        raise ValueError(f"expected one of {', '.join(found)}, found no variable '{name}'")
+    return found[name]
+
+
+def _names(
+    found: dict[str, Any], channels: Union[str, Sequence[str], None]
+) -> Optional[list[str]]:
+    if channels is None:
+        return None
+    if not isinstance(channels, str):
+        return list(channels)
+    names = _variable(found, channels)
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise ValueError(f"{channels}: expected a cell of texts, found {_kind(names)}")
+    return names
+
+
+def _are_numbers(of: Any) -> bool:
+    return isinstance(of, list) and len(of) > 0 and all(isinstance(x, np.ndarray) for x in of)
+
+
+def _kind(of: Any) -> str:
+    if isinstance(of, list):
+        return f"a cell of {len(of)}"
+    return "text" if isinstance(of, str) else f"an array {list(np.shape(of))}"
+
+
+def _is_hdf5(path: Path) -> bool:
+    """MATLAB puts HDF5 behind a header of 512 bytes."""
+    with open(path, "rb") as file:
+        head = file.read(520)
+    return head[512:520] == b"\x89HDF\r\n\x1a\n" or head[:8] == b"\x89HDF\r\n\x1a\n"
+
+
+def _old_mat(path: Path) -> dict[str, Any]:
+    from scipy.io import loadmat
+
+    def plain(of: np.ndarray) -> Any:
+        if of.dtype == object:
+            return [plain(np.asarray(cell)) for cell in of.ravel()]
+        if of.dtype.kind in "US":
+            return str(of.ravel()[0]) if of.size else ""
+        return of
+
+    read = loadmat(path, struct_as_record=False)
+    return {k: plain(v) for k, v in read.items() if not k.startswith("__")}
+
+
+def _hdf5_mat(path: Path) -> dict[str, Any]:
+    import h5py
+
+    with h5py.File(path, "r") as file:
+
+        def plain(of: Any) -> Any:
+            kind = of.attrs.get("MATLAB_class", b"")
+            kind = kind.decode() if isinstance(kind, bytes) else str(kind)
+            if of.attrs.get("MATLAB_empty", 0):
+                return "" if kind == "char" else ([] if kind == "cell" else np.zeros((0, 0)))
+            if kind == "cell":
+                return [plain(file[reference]) for reference in of[()].T.ravel()]
+            if kind == "char":
+                return "".join(chr(c) for c in of[()].T.ravel())
+            # MATLAB's columns are HDF5's rows.
+            return np.asarray(of[()]).T
+
+        data = {k: v for k, v in file.items() if not k.startswith("#")}
+        return {k: plain(v) for k, v in data.items() if isinstance(v, h5py.Dataset)}

@@ -49,6 +49,13 @@ class Report(Mapping[str, Any]):
         return len(self.numbers)
 
     @property
+    def models(self) -> list[Report]:
+        """A report for each of the models that were compared; this one, where there was one."""
+        if "models" not in self.numbers:
+            return [self]
+        return [Report(numbers, self.folder) for numbers in self.numbers["models"]]
+
+    @property
     def accuracy(self) -> float:
         """Share of the labelled bins whose most probable regime is the right one."""
         return float(self.numbers["overall"]["accuracy"])
@@ -61,9 +68,10 @@ class Report(Mapping[str, Any]):
         xarray.Dataset
             ``confusion`` (truth, label: shares of each truth's bins); ``accuracy_after`` over
             ``after_s`` (seconds after a start or change); ``reliability`` over ``claimed`` (mean
-            largest probability) with ``reliability_bins``; every verdict over ``session``; and the
-            dynamics under each label over ``regime`` and ``bound`` (``mean``, ``low``, ``high``: a
-            90 % interval over streams).
+            largest probability) with ``reliability_bins``; every verdict over ``session``, and of
+            those that have one the 90 % interval as ``*_interval`` over ``end`` (``low``, ``high``;
+            NaN where there is too little to tell by); and the dynamics under each label over
+            ``regime`` and ``bound`` (``mean``, ``low``, ``high``: a 90 % interval over streams).
         """
         import xarray
 
@@ -88,6 +96,16 @@ class Report(Mapping[str, Any]):
         for key in sessions[0][1] if sessions else []:
             values = [np.nan if v[key] is None else v[key] for _, v in sessions]
             variables[key] = ("session", np.array(values, float))
+        coordinates["end"] = ["low", "high"]
+        ends = [[np.nan] * 2 if e is None else e for e in of["accuracy_after_interval"]]
+        variables["accuracy_after_interval"] = (
+            ("after_s", "end"),
+            np.array(ends, float).reshape(-1, 2),
+        )
+        intervals = of["intervals_by_session"]
+        for key in intervals[0][1] if intervals else []:
+            ends = [[np.nan] * 2 if e[key] is None else e[key] for _, e in intervals]
+            variables[f"{key}_interval"] = (("session", "end"), np.array(ends, float))
         rows = of["dynamics_by_label"]
         coordinates["regime"] = [row["regime"] for row in rows]
         coordinates["bound"] = ["mean", "low", "high"]

@@ -42,7 +42,8 @@ let paused = false;
 let drawn = 0;
 let notes = [];
 let noted = 0;
-let wide = 30;
+/** Seconds that are looked at, and those of the window that was chosen last. */
+let [wide, chosen] = [30, 30];
 let until = null;
 /** The second that is pointed at, by which chart, and what else is there. */
 let cursor = { second: null, by: null, more: "" };
@@ -197,6 +198,13 @@ function lookAt(second) {
   fresh = true;
 }
 
+/** Back to the newest, in the window of before. */
+function live() {
+  wide = chosen;
+  $("window").value = String(chosen);
+  lookAt(null);
+}
+
 /** Looks at a stretch that was drawn over. */
 function zoom(from, to) {
   wide = Math.max(to - from, 0.5);
@@ -211,7 +219,7 @@ function widen(by) {
   const all = widths();
   const next = by > 0 ? all.find((w) => w > wide) : all.findLast((w) => w < wide);
   if (!next) return;
-  wide = next;
+  wide = chosen = next;
   $("window").value = String(next);
   lookAt(until);
 }
@@ -661,7 +669,7 @@ document.addEventListener("keydown", (event) => {
   if (event.key === "t") otherTheme();
   else if (event.key === "p") pause();
   else if (event.key === "n") $("note-text").focus();
-  else if (event.key === "l") lookAt(null);
+  else if (event.key === "l") live();
   else if (event.key === "+") widen(-1);
   else if (event.key === "-") widen(1);
   else if (event.key === "ArrowLeft") lookAt((until ?? history.end) - wide / 2);
@@ -674,14 +682,14 @@ document.addEventListener("keydown", (event) => {
 });
 $("theme").addEventListener("click", otherTheme);
 $("window").addEventListener("change", () => {
-  wide = Number($("window").value);
+  wide = chosen = Number($("window").value);
   lookAt(until);
 });
 $("earlier").addEventListener("click", () => lookAt((until ?? history.end) - wide / 2));
 $("later").addEventListener("click", () => lookAt((until ?? history.end) + wide / 2));
-$("live").addEventListener("click", () => lookAt(null));
+$("live").addEventListener("click", live);
 for (const id of ["timeline", "radius", "exponent", "chaos", "latency", "raster"])
-  $(id).addEventListener("dblclick", () => lookAt(null));
+  $(id).addEventListener("dblclick", live);
 $("raster").addEventListener("mousemove", (event) => {
   const n = doing?.doing.length ?? facts?.n_channels ?? 0;
   const { range } = history.view(until, wide);
