@@ -73,17 +73,24 @@ pub fn run(args: &EvaluateArgs) -> Result<()> {
     if args.decisions.is_some() && args.model.len() > 1 {
         bail!("--decisions: expected one model, whose decisions they are, found several");
     }
+    // A model that is not there is told before long recordings are read.
+    let loaded = args.model.iter().map(|m| load(m)).collect::<Result<Vec<_>>>()?;
     let mut recordings = args.recordings.read_all(&args.data)?;
     let mut all = Vec::new();
-    for model in &args.model {
-        all.push(one(args, model, &mut recordings)?);
+    for (model, checkpoint) in args.model.iter().zip(loaded) {
+        let mut scored = one(args, checkpoint, &mut recordings)?;
+        scored.report.model = model.display().to_string();
+        all.push(scored);
     }
     compare::write(&args.report, &all)
 }
 
 /// Scores one model.
-fn one(args: &EvaluateArgs, model: &Path, recordings: &mut [Recording]) -> Result<Scored> {
-    let mut checkpoint = load(model)?;
+fn one(
+    args: &EvaluateArgs,
+    mut checkpoint: Checkpoint,
+    recordings: &mut [Recording],
+) -> Result<Scored> {
     for recording in &mut *recordings {
         arrange(&checkpoint, recording)?;
     }
@@ -105,11 +112,10 @@ fn one(args: &EvaluateArgs, model: &Path, recordings: &mut [Recording]) -> Resul
         let found = rule.with_unknown_rate(&checkpoint.model, with, rate);
         rule = found.map_err(|e| anyhow::anyhow!("--unknown-rate: {e}"))?;
     }
-    let mut scored = score(&checkpoint, recordings, rule, decisions)?;
+    let scored = score(&checkpoint, recordings, rule, decisions)?;
     if let (Some(path), Some(decisions)) = (&args.decisions, &scored.tally.decisions) {
         decisions.write(path, &checkpoint.model)?;
     }
-    scored.report.model = model.display().to_string();
     Ok(scored)
 }
 
