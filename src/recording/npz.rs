@@ -67,7 +67,7 @@ pub fn read_from(file: impl Read + Seek, path: &Path) -> Result<Recording, Recor
     };
     let mut zip = ZipArchive::new(file).map_err(|e| archive(&e))?;
     let mut found: Vec<String> =
-        zip.file_names().flatten().map(|n| n.trim_end_matches(".npy").to_owned()).collect();
+        zip.file_names().map(|n| n.trim_end_matches(".npy").to_owned()).collect();
     found.sort_unstable();
     let mut keys = Keys { path, arrays: HashMap::new(), found };
     for key in KEYS.into_iter().chain(TRUTH_KEYS.map(|(key, ..)| key)) {

@@ -110,12 +110,12 @@ impl Picture {
         let line = |(i, (name, seen)): (usize, (&String, &Seen))| {
             let mark = if i == at { "> " } else { "  " };
             let Some(d) = &seen.newest else {
-                return Line::raw(format!("{mark}{:<2}{name:<20} (nothing heard)", i + 1));
+                return Line::raw(format!("{mark}{:<3}{name:<20} (nothing heard)", i + 1));
             };
             let (rate, _, p99) = seen.pace();
             let best = d.posterior.iter().copied().fold(0.0f32, f32::max);
             Line::from(vec![
-                Span::raw(format!("{mark}{:<2}{name:<20} ", i + 1)),
+                Span::raw(format!("{mark}{:<3}{name:<20} ", i + 1)),
                 Span::styled(format!("{:<24}", shown(&d.regime)), self.regime_style(d)),
                 Span::raw(format!(
                     "p {best:.2}  novelty {:.2}  {rate:>6.0} bins/s  p99 {p99} us",
@@ -306,13 +306,13 @@ mod tests {
             picture.event(&event);
         }
         let shown = on_screen(&picture, 120, 40);
-        for part in ["sessions", "> 1 a", "spectral radius", "eigenvalues", "calm", "-> calm"] {
+        for part in ["sessions", "> 1  a", "spectral radius", "eigenvalues", "calm", "-> calm"] {
             assert!(shown.contains(part), "{part}: {shown}");
         }
         assert!(!shown.contains("-> wild"), "{shown}");
         assert!(picture.key(KeyCode::Right, none));
         let shown = on_screen(&picture, 120, 40);
-        assert!(shown.contains("> 2 b") && shown.contains("-> wild"), "{shown}");
+        assert!(shown.contains("> 2  b") && shown.contains("-> wild"), "{shown}");
         assert!(!shown.contains("-> calm"));
         picture.key(KeyCode::Char('a'), none);
         let shown = on_screen(&picture, 120, 40);
