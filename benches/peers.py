@@ -279,7 +279,7 @@ def peer(name, folder):
 
 def ours(folder):
     began = time.perf_counter()
-    run("pretrain", folder / "train.npz", "--out", folder / "model", "--force")
+    run("pretrain", folder / "train.npz", "--out", folder / "model")
     trained = time.perf_counter() - began
     base = ["--model", folder / "model", "--report", folder / "report"]
     command = ["evaluate", folder / "test.npz", *base, "--decisions", folder / "ours.npz"]
