@@ -15,7 +15,8 @@ pub(crate) fn monotonic_ns() -> u64 {
 
 /// Lowers this thread's priority, so that threads that decide and publish run first.
 pub(crate) fn give_way() {
-    // Of a thread on Linux alone: elsewhere it would be the whole process.
+    // Elsewhere it would be the whole process.
+    #[cfg(target_os = "linux")]
     if let Err(e) = rustix::process::nice(10) {
         tracing::debug!("a thread keeps its priority: {e}");
     }

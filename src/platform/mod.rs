@@ -1,5 +1,5 @@
 //! What the operating system is asked for beyond Rust's own library: everything that is another
-//! call elsewhere stands here, behind this one interface. A port is another file beside `unix.rs`.
+//! call elsewhere stands here, behind this one interface. A port changes these files alone.
 //!
 //! | what | on Linux |
 //! |---|---|

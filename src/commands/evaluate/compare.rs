@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use super::blocks::{MEASURES, wilson};
 use super::dynamics;
 use super::page::{Page, write_numbers};
-use super::report::{Report, Scored, aligned, drawn, figure, of_sessions, table};
+use super::report::{Report, Scored, aligned, drawn, figure, of_sessions, shares, table};
 use super::stream::{OfSession, TIMELINE_BINS};
 
 /// Sessions of which a timeline is shown at most.
@@ -70,11 +70,11 @@ fn side_by_side(all: &[Scored]) -> Vec<Vec<String>> {
     let mut head = vec!["".to_owned()];
     head.extend(all.iter().map(|s| s.report.model.clone()));
     let mut rows = vec![head];
+    let found: Vec<_> = all.iter().map(|s| s.tally.blocks.measures(None)).collect();
     for (i, (measure, words)) in MEASURES.into_iter().enumerate() {
         let mut row = vec![words.to_owned()];
-        row.extend(all.iter().map(|s| {
-            let interval = s.report.intervals.of(measure);
-            figure(s.tally.blocks.measures(None)[i], interval, digits(measure))
+        row.extend(all.iter().zip(&found).map(|(s, measures)| {
+            figure(measures[i], s.report.intervals.of(measure), digits(measure))
         }));
         rows.push(row);
     }
@@ -171,16 +171,16 @@ fn recording(page: &mut Page, all: &[Scored], at: usize) {
     page.heading(&format!("Session {}", session.name));
     let mut head = vec!["".to_owned()];
     head.extend(all.iter().map(|s| s.report.model.clone()));
-    // Several models name the same sessions in the same order: they saw the same streams.
     let of = |s: &Scored| -> Option<(Vec<Option<f64>>, usize)> {
         let place = s.tally.sessions.iter().position(|o| o.name == session.name)?;
         Some((s.tally.blocks.measures(Some(place)), place))
     };
+    let found: Vec<_> = all.iter().map(of).collect();
     let row = |(i, (measure, words)): (usize, (&'static str, &'static str))| {
         let mut row = vec![words.to_owned()];
-        row.extend(all.iter().map(|s| match of(s) {
+        row.extend(all.iter().zip(&found).map(|(s, found)| match found {
             Some((measures, place)) => {
-                let interval = s.report.intervals_by_session[place].1.of(measure);
+                let interval = s.report.intervals_by_session[*place].1.of(measure);
                 figure(measures[i], interval, digits(measure))
             }
             None => "-".to_owned(),
@@ -190,10 +190,10 @@ fn recording(page: &mut Page, all: &[Scored], at: usize) {
     let rows: Vec<Vec<String>> = MEASURES.into_iter().enumerate().map(row).collect();
     page.table(&head, &rows);
     let shown = TIMELINES_MAX / all.len().max(1);
-    for scored in all {
-        let Some((_, place)) = of(scored) else { continue };
-        let session = &scored.tally.sessions[place];
-        if place < shown.max(1) {
+    for (scored, found) in all.iter().zip(&found) {
+        let Some((_, place)) = found else { continue };
+        let session = &scored.tally.sessions[*place];
+        if *place < shown.max(1) {
             timeline(page, &scored.report, session, all.len() > 1);
         }
         let names = &scored.report.regime_names;
@@ -204,15 +204,6 @@ fn recording(page: &mut Page, all: &[Scored], at: usize) {
 
 fn named(words: &str, of: &Scored, many: bool) -> String {
     if many { format!("{words}: {}", of.report.model) } else { words.to_owned() }
-}
-
-/// Rows of counts as shares of each.
-fn shares(counts: &[u64], n: usize) -> Vec<Vec<f64>> {
-    let row = |row: &[u64]| {
-        let total = row.iter().sum::<u64>().max(1) as f64;
-        row.iter().map(|&c| c as f64 / total).collect()
-    };
-    counts.chunks_exact(n.max(1)).map(row).collect()
 }
 
 fn timeline(page: &mut Page, report: &Report, session: &OfSession, many: bool) {

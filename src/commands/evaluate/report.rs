@@ -75,15 +75,7 @@ impl Report {
         let (accuracy_after_s, accuracy_after_interval) = of_lags.unzip();
         let model = &checkpoint.model;
         let n = model.regime_names.len();
-        let confusion = tally
-            .score
-            .confusion()
-            .chunks_exact(n)
-            .map(|row| {
-                let total = row.iter().sum::<u64>().max(1) as f64;
-                row.iter().map(|&c| c as f64 / total).collect()
-            })
-            .collect();
+        let confusion = shares(tally.score.confusion(), n);
         let bins = tally.bins.max(1) as f64;
         Self {
             model: String::new(),
@@ -115,6 +107,15 @@ impl Report {
             dynamics_against_truth: dynamics::truth_rows(&tally.compared, &model.regime_names),
         }
     }
+}
+
+/// Rows of counts as shares of each.
+pub(super) fn shares(counts: &[u64], n: usize) -> Vec<Vec<f64>> {
+    let row = |row: &[u64]| {
+        let total = row.iter().sum::<u64>().max(1) as f64;
+        row.iter().map(|&c| c as f64 / total).collect()
+    };
+    counts.chunks_exact(n.max(1)).map(row).collect()
 }
 
 /// A figure with its 90 % interval, where there is one.

@@ -1,6 +1,7 @@
 // What a session has shown: the last minute frame by frame, an hour by half seconds.
 
-const [FINE_S, KEPT_S, COARSE_S] = [60, 3600, 0.5];
+/** What is kept as it came, what is kept at all, and between two of what is older, seconds. */
+export const [FINE_S, KEPT_S, COARSE_S] = [60, 3600, 0.5];
 /** Frames between two times that what is old is thinned out. */
 const THIN_EVERY = 300;
 

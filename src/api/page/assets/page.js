@@ -62,8 +62,17 @@ async function ask(path, signal, more = {}) {
   const answer = await fetch(path, { ...more, headers: with_token, signal, cache: "no-store" });
   if (answer.status === 401 || answer.status === 403)
     throw new Denied(answer.status === 403 ? "this token is of another role" : "no such token");
-  if (!answer.ok) throw new Error((await answer.text()).slice(0, 200));
+  if (!answer.ok) throw new Error(wordsOf(await answer.text()).slice(0, 400));
   return answer;
+}
+
+/** The daemon's own words, where it gave some. */
+function wordsOf(text) {
+  try {
+    return JSON.parse(text).error || text;
+  } catch {
+    return text;
+  }
 }
 
 function say(state, text) {
@@ -146,12 +155,17 @@ async function read(reader, mine) {
   }
 }
 
+/** What a session runs on: model, calibration, rule. */
+const runs = (of) => [of.model, of.calibration.state, of.false_changes_per_min].join();
+
 const take = {
   overview({ sessions, stranger }) {
     showSessions(sessions);
     const of = sessions.find((s) => s.name === session);
     showState(of, stranger);
     if (!of) return;
+    // What stands still of a session is asked for anew once it is another's.
+    if (facts && runs(facts) !== runs(of)) stream?.abort();
     facts = of;
     showAccounts(of);
     const paused = of.state === "SESSION_STATE_PAUSED";
@@ -180,7 +194,11 @@ const take = {
   frame(frame) {
     // A frame of the session before may still be on its way.
     if (frame.session !== session || !facts) return;
-    if (newest && frame.bin < newest.bin) history.clear();
+    // The session began anew: what was before is on another time.
+    if (newest && frame.bin < newest.bin) {
+      history.clear();
+      raster.clear();
+    }
     newest = frame;
     if (frame.metrics) metrics = frame.metrics;
     history.push(frame, metrics, facts.bin_width_s);

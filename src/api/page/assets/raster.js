@@ -2,9 +2,8 @@
 // hour by half seconds.
 
 import { PLOT_LEFT, PLOT_RIGHT, cleared } from "/page/charts.js";
-import { reached } from "/page/history.js";
+import { COARSE_S, FINE_S, KEPT_S, reached } from "/page/history.js";
 
-const [FINE_S, KEPT_S, COARSE_S] = [60, 3600, 0.5];
 /** Height of a picture of few channels, and of many, px. */
 const [LOW, HIGH] = [220, 512];
 /** Between two channels' names, px. */
