@@ -3,43 +3,48 @@
 use pulp::{Simd, WithSimd};
 
 use super::BankError;
+use super::block::{Block, Members};
 use super::channels::{Adaptation, Channels, NOVELTY_WINDOW_S, Seen};
 use super::estimate::Estimate;
-use super::hypothesis::{Hypothesis, gather};
-use super::kernels::exp;
-use super::layout::{Bin, Layout, Scratch, check_sizes, entry, log_factorials, precision};
+use super::kernels::{exp, padded_row};
+use super::lanes::{Wide, triangle};
+use super::layout::{Bin, Layout, check_sizes, entry, log_factorials, precision};
 use super::participation::Participation;
 use super::signs::{Shown, Signs};
 use super::tape::Tape;
-use crate::model::{KnownDynamics, Model, NoveltyLimits, Readout, UNKNOWN_RATE};
+use crate::model::{Component, KnownDynamics, Model, NoveltyLimits, Readout, UNKNOWN_RATE};
 
 /// Time constant of the latent covariance behind the participation ratio, seconds.
 const PARTICIPATION_WINDOW_S: f64 = 2.0;
 /// Weight of a restarted hypothesis, times its prior's.
 const RESTARTED_WEIGHT: f32 = 1e-3;
 
+/// Runs something for each block, on rows of as many vectors as it has.
+macro_rules! for_each {
+    ($block:ident of $blocks:expr, $wide:ident of $simd:expr => $body:expr) => {
+        for $block in $blocks {
+            if $block.groups == 2 {
+                let $wide = Wide::<_, 2>($simd);
+                $body
+            } else {
+                let $wide = Wide::<_, 1>($simd);
+                $body
+            }
+        }
+    };
+}
+pub(super) use for_each;
+
 /// The bank of filters of one session.
 #[derive(Debug)]
 pub struct FilterBank {
     pub(super) arch: pulp::Arch,
     pub(super) layout: Layout,
-    pub(super) scratch: Scratch,
-    pub(super) hypotheses: Vec<Hypothesis>,
+    pub(super) blocks: Vec<Block>,
     /// Regime of each hypothesis; `n_regimes` is without a label.
     regime_of: Vec<usize>,
-    /// Probability per bin of entering a hypothesis out of a regime, `[n_regimes + 1, hypotheses]`.
-    entry: Vec<f32>,
-    /// Probability per bin of leaving a regime: sums of `entry`'s rows.
-    leave: Vec<f32>,
     /// Weight of each regime's hypotheses, `[n_regimes + 1]`.
     regime_weight: Vec<f32>,
-    prior_weight: Vec<f32>,
-    /// `[hypotheses, embedding]`.
-    prior_mean: Vec<f32>,
-    /// `[hypotheses, embedding, embedding]`.
-    prior_cov: Vec<f32>,
-    /// Inverses of these.
-    prior_precision: Vec<f32>,
     limits: NoveltyLimits,
     /// With the score that known dynamics exceed as often as is usual.
     known: Option<(KnownDynamics, f32)>,
@@ -50,12 +55,16 @@ pub struct FilterBank {
     novelty_rate: f32,
     pub(super) channels: Channels,
     log_factorial: Vec<f32>,
-    weights: Vec<f32>,
+    /// Mean `[rank]` and covariance of the latents over all hypotheses, a lower triangle.
     latent_mean: Vec<f32>,
     latent_cov: Vec<f32>,
-    /// Score `[rank]` and information `[rank, rank]` of the newest bin.
-    score: Vec<f32>,
+    /// Score of the newest bin, `[rank]`, and its information, a lower triangle.
+    moments: Vec<f32>,
+    /// That information, and the covariance of the latents before the bin, `[rank, rank]`.
     information: Vec<f32>,
+    predicted: Vec<f32>,
+    /// `C^T y` of the newest bin, `[rank]`.
+    pub(super) projected: Vec<f32>,
     pub(super) participation: Participation,
     pub(super) estimate: Estimate,
     resets: u64,
@@ -77,25 +86,21 @@ impl FilterBank {
         let (k, rank) = (components.len(), dims.rank);
         let smoothing = |window: f64| (1.0 - (-model.bin_width_s / window).exp()) as f32;
         let n_regimes = model.regime_names.len();
-        let states = n_regimes + 1;
         let regime_of: Vec<usize> =
             components.iter().map(|c| c.regime.unwrap_or(n_regimes)).collect();
         // They hold for sessions that they were learned with: those that have experts beside.
         let known = model.online.known.as_ref().filter(|_| readout.experts.is_some());
         let squared_rates = readout.baseline.iter().map(|d| (2.0 * d).exp()).sum();
         let entry = entry(&model.online.hazard_per_bin, &regime_of, readout);
+        let leaving: Vec<f32> = entry.chunks_exact(k).map(|row| row.iter().sum()).collect();
+        let leave: Vec<f32> = regime_of.iter().map(|&r| leaving[r]).collect();
+        let arch = pulp::Arch::new();
+        let pairs = rank * (rank + 1) / 2;
         let mut bank = Self {
-            arch: pulp::Arch::new(),
-            leave: entry.chunks_exact(k).map(|row| row.iter().sum()).collect(),
-            entry,
-            regime_weight: vec![0.0; states],
-            scratch: Scratch::new(&layout),
-            hypotheses: vec![Hypothesis::new(&layout); k],
+            arch,
+            blocks: blocks(&layout, components, &entry, &leave, arch.dispatch(Width)),
             regime_of,
-            prior_weight: components.iter().map(|c| c.weight).collect(),
-            prior_mean: components.iter().flat_map(|c| c.mean.iter().copied()).collect(),
-            prior_cov: components.iter().flat_map(|c| c.covariance.iter().copied()).collect(),
-            prior_precision: components.iter().flat_map(precision).collect(),
+            regime_weight: vec![0.0; n_regimes + 1],
             limits: model.online.novelty_limits,
             known: known.map(|k| (k.clone(), k.limit(UNKNOWN_RATE))),
             signs: Signs::new(rank, smoothing(NOVELTY_WINDOW_S), known, squared_rates),
@@ -105,11 +110,12 @@ impl FilterBank {
             novelty_rate: smoothing(NOVELTY_WINDOW_S),
             channels: Channels::new(model, readout, adaptation),
             log_factorial: log_factorials(),
-            weights: vec![0.0; k],
             latent_mean: vec![0.0; rank],
-            latent_cov: vec![0.0; rank * rank],
-            score: vec![0.0; rank],
+            latent_cov: vec![0.0; pairs],
+            moments: vec![0.0; rank + pairs],
             information: vec![0.0; rank * rank],
+            predicted: vec![0.0; rank * rank],
+            projected: vec![0.0; rank],
             participation: Participation::new(rank, smoothing(PARTICIPATION_WINDOW_S), readout),
             estimate: Estimate::empty(n_regimes, dims.embedding, rank),
             resets: 0,
@@ -158,26 +164,26 @@ impl FilterBank {
     pub fn reset(&mut self) {
         self.channels.reset();
         self.signs.reset();
-        for k in 0..self.hypotheses.len() {
-            self.restart(k);
-            self.hypotheses[k].log_weight = self.prior_weight[k].ln();
-        }
+        self.blocks.iter_mut().for_each(|b| b.reset(&self.initial_variance));
         self.participation.reset();
         self.estimate.novelty = 0.0;
         self.estimate.innovation_runs = 1.0;
         self.estimate.embedding_distance = 0.0;
         self.estimate.log_likelihood = 0.0;
-        self.summarise();
+        self.refresh();
+    }
+
+    /// The estimate from the hypotheses as they are.
+    fn refresh(&mut self) {
+        let arch = self.arch;
+        arch.dispatch(Refresh(self));
     }
 
     /// Writes everything that the next bin depends on to the tape, or reads it from there; see
     /// [`Self::resume`].
     pub fn state(&mut self, tape: &mut Tape) {
-        for h in &mut self.hypotheses {
-            tape.floats(&mut h.mean);
-            tape.floats(&mut h.cov);
-            tape.float(&mut h.log_weight);
-        }
+        let stride = padded_row(self.layout.state);
+        self.blocks.iter_mut().for_each(|b| b.state(tape, stride));
         self.participation.state(tape);
         self.channels.state(tape);
         self.signs.state(tape);
@@ -195,13 +201,14 @@ impl FilterBank {
         self.state(tape);
         let e = &self.estimate;
         let signs = [e.novelty, e.innovation_runs, e.embedding_distance];
-        let sound = self.hypotheses.iter().all(|h| h.is_sound(&self.layout))
+        let all_sound = |b: &Block| (0..b.width).all(|lane| b.lane_is_sound(lane));
+        let sound = self.blocks.iter().all(all_sound)
             && self.channels.is_sound()
             && self.signs.is_sound()
             && self.participation.is_sound()
             && signs.iter().all(|v| v.is_finite());
         if sound {
-            self.summarise();
+            self.refresh();
         } else {
             self.reset();
         }
@@ -233,109 +240,118 @@ impl FilterBank {
 
     #[inline(always)]
     fn advance<S: Simd>(&mut self, simd: S, seen: bool) {
-        self.mix();
-        for h in &mut self.hypotheses {
-            h.predict(simd, &self.layout, &mut self.scratch);
-        }
+        self.mix(simd);
+        for_each!(block of &mut self.blocks, wide of simd => block.predict(wide, &self.layout));
         self.estimate.log_likelihood = 0.0;
         let n_informing = self.channels.n_informing();
         let informed = seen && n_informing > 0;
         if informed {
             // Moments of the prediction, for what the bin shows beside it.
-            self.pool();
-            let Channels { counts, weight, baseline, expected, .. } = &mut self.channels;
-            expected.fill(0.0);
-            let bin = Bin { counts, weight, baseline };
+            self.pool(simd);
+            self.inform(simd);
+            self.correct(simd);
             // The same for all hypotheses: added once, and left out of their evidence.
-            let constant = self.layout.count_constant(counts, &self.log_factorial);
-            for h in &mut self.hypotheses {
-                let evidence = h.update(simd, &self.layout, &mut self.scratch, bin, expected);
-                h.log_weight += evidence;
-            }
-            gather(&self.weights, &self.hypotheses, &mut self.score, &mut self.information);
-            let total = self.normalise();
+            let constant = self.layout.count_constant(&self.channels.counts, &self.log_factorial);
+            let total = self.normalise(simd);
             self.estimate.log_likelihood = (total + constant) / n_informing as f32;
-            self.estimate.innovation_runs = self.channels.innovation_runs();
-            self.channels.learn();
-            self.estimate.silent_channels = self.channels.n_silent() as u32;
+            self.learn();
         }
-        // Checked in every bin: one number that is not finite spreads to all hypotheses with the
-        // next mixing.
-        for k in 0..self.hypotheses.len() {
-            if !self.hypotheses[k].is_sound(&self.layout) {
-                self.restart(k);
-                self.hypotheses[k].log_weight = (RESTARTED_WEIGHT * self.prior_weight[k]).ln();
-                self.resets += 1;
-            }
-        }
-        self.normalise();
-        self.summarise();
+        self.restart_unsound(simd);
+        self.normalise(simd);
+        self.summarise(simd);
+        self.look(informed);
+        self.track_novelty(simd);
+        self.estimate.participation_ratio = self.participation.take(&self.estimate.latent);
+    }
+
+    /// Score, information and rates of the newest bin at the predictions.
+    #[inline(always)]
+    pub(super) fn inform<S: Simd>(&mut self, simd: S) {
+        let layout = &self.layout;
+        let Channels { counts, weight, baseline, expected, .. } = &mut self.channels;
+        layout.project(counts, &mut self.projected);
+        expected.fill(0.0);
+        let bin = Bin { counts, weight, baseline, projected: &self.projected };
+        for_each!(block of &mut self.blocks, wide of simd => {
+            block.inform(wide, layout, bin, expected);
+        });
+        self.moments.fill(0.0);
+        for_each!(block of &self.blocks, wide of simd => {
+            block.pool_moments(wide, &mut self.moments);
+        });
+        unfold(&self.moments[self.layout.rank..], &mut self.information);
+        unfold(&self.latent_cov, &mut self.predicted);
+    }
+
+    /// The measurement update by what was found.
+    #[inline(always)]
+    pub(super) fn correct<S: Simd>(&mut self, simd: S) {
+        let Channels { counts, weight, baseline, .. } = &self.channels;
+        let bin = Bin { counts, weight, baseline, projected: &self.projected };
+        for_each!(block of &mut self.blocks, wide of simd => {
+            block.correct(wide, &self.layout, bin);
+        });
+    }
+
+    /// What the channels show of themselves in a bin that informed.
+    #[inline(always)]
+    pub(super) fn learn(&mut self) {
+        self.estimate.innovation_runs = self.channels.innovation_runs();
+        self.channels.learn();
+        self.estimate.silent_channels = self.channels.n_silent() as u32;
+    }
+
+    /// Signs of unknown dynamics.
+    #[inline(always)]
+    pub(super) fn look(&mut self, informed: bool) {
         if informed {
             self.signs.take(&Shown {
-                score: &self.score,
+                score: &self.moments[..self.layout.rank],
                 information: &self.information,
-                predicted: &self.latent_cov,
+                predicted: &self.predicted,
                 latent: &self.estimate.latent,
                 excess: self.channels.excess(),
             });
         } else {
             self.signs.skip(&self.estimate.latent);
         }
-        self.track_novelty();
-        self.estimate.participation_ratio = self.participation.take(&self.estimate.latent);
     }
 
-    fn restart(&mut self, k: usize) {
-        let (rank, d, stride) = (self.layout.rank, self.layout.embedding, self.layout.stride);
-        let h = &mut self.hypotheses[k];
-        h.mean.fill(0.0);
-        h.cov.fill(0.0);
-        h.mean[rank..rank + d].copy_from_slice(&self.prior_mean[k * d..(k + 1) * d]);
-        for r in 0..rank {
-            h.cov[r * stride + r] = self.initial_variance[r];
-        }
-        for i in 0..d {
-            let from = &self.prior_cov[(k * d + i) * d..(k * d + i + 1) * d];
-            h.cov[(rank + i) * stride + rank..(rank + i) * stride + rank + d].copy_from_slice(from);
-        }
+    /// Checked in every bin: one number that is not finite spreads to all hypotheses with the next
+    /// mixing.
+    #[inline(always)]
+    fn restart_unsound<S: Simd>(&mut self, simd: S) {
+        for_each!(block of &mut self.blocks, wide of simd => {
+            if !block.is_sound(wide) {
+                self.resets += block.restart_unsound(&self.initial_variance, RESTARTED_WEIGHT);
+            }
+        });
     }
 
     /// Subtracts the log total from all log weights and returns it.
     #[inline(always)]
-    pub(super) fn normalise(&mut self) -> f32 {
-        // A hypothesis that became non-finite must not spoil the others' weights; it is
-        // restarted after this.
-        let finite = |h: &Hypothesis| if h.log_weight.is_finite() { h.log_weight } else { -1e30 };
-        let top = self.hypotheses.iter().map(finite).fold(f32::NEG_INFINITY, f32::max);
-        let sum: f32 = self.hypotheses.iter().map(|h| exp(finite(h) - top)).sum();
+    pub(super) fn normalise<S: Simd>(&mut self, simd: S) -> f32 {
+        let mut top = f32::NEG_INFINITY;
+        for_each!(block of &mut self.blocks, wide of simd => top = top.max(block.top(wide)));
+        let mut sum = 0.0;
+        for_each!(block of &self.blocks, wide of simd => sum += block.total(wide, top));
         let total = top + sum.ln();
-        for h in &mut self.hypotheses {
-            h.log_weight -= total;
-        }
+        for_each!(block of &mut self.blocks, wide of simd => block.scale_down(wide, total));
         total
     }
 
-    /// Mean and covariance of the latents over all hypotheses.
+    /// Weights, and mean and covariance of the latents over all hypotheses.
     #[inline(always)]
-    fn pool(&mut self) {
-        let (rank, stride) = (self.layout.rank, self.layout.stride);
+    fn pool<S: Simd>(&mut self, simd: S) {
         self.latent_mean.fill(0.0);
         self.latent_cov.fill(0.0);
-        for (w, h) in self.weights.iter_mut().zip(&self.hypotheses) {
-            *w = exp(h.log_weight);
-            for r in 0..rank {
-                self.latent_mean[r] += *w * h.mean[r];
-            }
-        }
-        for (&w, h) in self.weights.iter().zip(&self.hypotheses) {
-            for r in 0..rank {
-                let dr = h.mean[r] - self.latent_mean[r];
-                for q in 0..rank {
-                    let dq = h.mean[q] - self.latent_mean[q];
-                    self.latent_cov[r * rank + q] += w * (h.cov[r * stride + q] + dr * dq);
-                }
-            }
-        }
+        for_each!(block of &mut self.blocks, wide of simd => {
+            block.weigh(wide);
+            block.pool_mean(wide, 0, &mut self.latent_mean);
+        });
+        for_each!(block of &self.blocks, wide of simd => {
+            block.pool_cov(wide, 0, &self.latent_mean, &mut self.latent_cov);
+        });
     }
 
     /// Interacting multiple models (Blom & Bar-Shalom 1988): every hypothesis passes weight to the
@@ -348,70 +364,29 @@ impl FilterBank {
     /// happened, and never refines its embedding; the exact mixture would be the same within that
     /// share (docs/decisions/0005).
     #[inline(always)]
-    pub(super) fn mix(&mut self) {
-        let (rank, d, stride) = (self.layout.rank, self.layout.embedding, self.layout.stride);
-        self.pool();
+    pub(super) fn mix<S: Simd>(&mut self, simd: S) {
+        self.pool(simd);
         self.regime_weight.fill(0.0);
-        for (&regime, w) in self.regime_of.iter().zip(&self.weights) {
-            self.regime_weight[regime] += w;
-        }
-        let n = self.hypotheses.len();
-        for (k, h) in self.hypotheses.iter_mut().enumerate() {
-            let entering: f32 =
-                self.regime_weight.iter().enumerate().map(|(r, w)| w * self.entry[r * n + k]).sum();
-            let staying = (1.0 - self.leave[self.regime_of[k]]) * self.weights[k];
-            let weight = (staying + entering).max(f32::MIN_POSITIVE);
-            h.log_weight = weight.ln();
-            let fresh = entering / weight;
-            if fresh < self.fresh_share_min {
-                h.entered = 0.0;
-                continue;
-            }
-            h.entered = fresh;
-            let spread = fresh * (1.0 - fresh);
-            // Difference of what was there and what enters, `[rank + embedding]`.
-            let mut delta = [0.0f32; crate::model::RANK_MAX + crate::model::EMBEDDING_MAX];
-            for i in 0..rank {
-                delta[i] = h.mean[i] - self.latent_mean[i];
-            }
-            for i in 0..d {
-                delta[rank + i] = h.mean[rank + i] - self.prior_mean[k * d + i];
-            }
-            for i in 0..rank + d {
-                h.mean[i] -= fresh * delta[i];
-                let row = &mut h.cov[i * stride..(i + 1) * stride];
-                for (c, dj) in row.iter_mut().zip(&delta) {
-                    *c = (1.0 - fresh) * *c + spread * delta[i] * dj;
-                }
-                if i < rank {
-                    for j in 0..rank {
-                        row[j] += fresh * self.latent_cov[i * rank + j];
-                    }
-                } else {
-                    let from = &self.prior_cov[(k * d + i - rank) * d..(k * d + i - rank + 1) * d];
-                    for (c, p) in row[rank..].iter_mut().zip(from) {
-                        *c += fresh * p;
-                    }
-                }
+        for block in &self.blocks {
+            for (lane, &regime) in self.regime_of[block.first..][..block.len].iter().enumerate() {
+                self.regime_weight[regime] += block.weight[lane];
             }
         }
+        let latents = (self.latent_mean.as_slice(), self.latent_cov.as_slice());
+        for_each!(block of &mut self.blocks, wide of simd => {
+            block.mix(wide, &self.regime_weight, self.fresh_share_min, latents);
+        });
     }
 
     /// Distance of the embedding from what the model knows, and the novelty with it.
     #[inline(always)]
-    pub(super) fn track_novelty(&mut self) {
+    pub(super) fn track_novelty<S: Simd>(&mut self, simd: S) {
         let d = self.layout.embedding;
         let e = &mut self.estimate;
         let mut nearest = f32::INFINITY;
-        for (mean, precision) in
-            self.prior_mean.chunks_exact(d).zip(self.prior_precision.chunks_exact(d * d))
-        {
-            let delta = |i: usize| e.embedding_mean[i] - mean[i];
-            let squared: f32 = (0..d)
-                .map(|i| delta(i) * (0..d).map(|j| precision[i * d + j] * delta(j)).sum::<f32>())
-                .sum();
-            nearest = nearest.min(squared);
-        }
+        for_each!(block of &mut self.blocks, wide of simd => {
+            nearest = nearest.min(block.nearest(wide, &e.embedding_mean));
+        });
         e.embedding_distance += self.novelty_rate * (nearest / d as f32 - e.embedding_distance);
         e.signs = self.signs.now(e.innovation_runs, e.embedding_distance);
         e.novelty = match &self.known {
@@ -423,46 +398,34 @@ impl FilterBank {
 
     /// Label posterior and moments of the embedding and latents.
     #[inline(always)]
-    pub(super) fn summarise(&mut self) {
-        let (rank, d, stride) = (self.layout.rank, self.layout.embedding, self.layout.stride);
+    pub(super) fn summarise<S: Simd>(&mut self, simd: S) {
+        let (rank, d) = (self.layout.rank, self.layout.embedding);
+        self.pool(simd);
         let out = &mut self.estimate;
         out.posterior.fill(0.0);
         out.unlabelled = 0.0;
+        for block in &self.blocks {
+            for (lane, &regime) in self.regime_of[block.first..][..block.len].iter().enumerate() {
+                let of = out.posterior.get_mut(regime).unwrap_or(&mut out.unlabelled);
+                *of += block.weight[lane];
+            }
+        }
         out.embedding_mean.fill(0.0);
         out.embedding_covariance.fill(0.0);
-        out.latent.fill(0.0);
-        out.latent_sd.fill(0.0);
-        for (k, h) in self.hypotheses.iter().enumerate() {
-            let w = exp(h.log_weight);
-            *out.posterior.get_mut(self.regime_of[k]).unwrap_or(&mut out.unlabelled) += w;
-            for i in 0..rank {
-                out.latent[i] += w * h.mean[i];
-            }
-            for i in 0..d {
-                out.embedding_mean[i] += w * h.mean[rank + i];
-            }
-        }
-        for h in &self.hypotheses {
-            let w = exp(h.log_weight);
-            let mut at = 0;
-            for i in 0..d {
-                let delta = h.mean[rank + i] - out.embedding_mean[i];
-                for j in 0..=i {
-                    let other = h.mean[rank + j] - out.embedding_mean[j];
-                    let own = h.cov[(rank + i) * stride + rank + j];
-                    out.embedding_covariance[at] += w * (own + delta * other);
-                    at += 1;
-                }
-            }
-            for i in 0..rank {
-                let delta = h.mean[i] - out.latent[i];
-                out.latent_sd[i] += w * (h.cov[i * stride + i] + delta * delta);
-            }
-        }
+        for_each!(block of &self.blocks, wide of simd => {
+            block.pool_mean(wide, rank, &mut out.embedding_mean);
+        });
+        for_each!(block of &self.blocks, wide of simd => {
+            block.pool_cov(wide, rank, &out.embedding_mean, &mut out.embedding_covariance);
+        });
+        let sd = |variance: f32| variance.max(0.0).sqrt();
         for i in 0..d {
-            out.embedding_sd[i] = out.embedding_covariance[i * (i + 3) / 2].max(0.0).sqrt();
+            out.embedding_sd[i] = sd(out.embedding_covariance[triangle(i, i)]);
         }
-        out.latent_sd.iter_mut().for_each(|v| *v = v.max(0.0).sqrt());
+        out.latent.copy_from_slice(&self.latent_mean);
+        for r in 0..rank {
+            out.latent_sd[r] = sd(self.latent_cov[triangle(r, r)]);
+        }
         let power = 1.0 / self.temperature;
         let tempered = |p: f32| exp(p.max(1e-30).ln() * power);
         // Zero is not tempered: there is no hypothesis without a label.
@@ -474,6 +437,65 @@ impl FilterBank {
         }
         out.posterior.iter_mut().for_each(|p| *p /= sum);
         out.unlabelled = unlabelled / (unlabelled + sum);
+    }
+}
+
+/// A symmetric matrix from its lower triangle.
+fn unfold(triangle: &[f32], out: &mut [f32]) {
+    let n = out.len().isqrt();
+    let mut at = 0;
+    for i in 0..n {
+        for j in 0..=i {
+            out[i * n + j] = triangle[at];
+            out[j * n + i] = triangle[at];
+            at += 1;
+        }
+    }
+}
+
+/// Components in blocks of two vectors, the last ones of one where that holds them.
+fn blocks(
+    layout: &Layout,
+    components: &[Component],
+    entry: &[f32],
+    leave: &[f32],
+    lanes: usize,
+) -> Vec<Block> {
+    let mut blocks = Vec::new();
+    let mut first = 0;
+    while first < components.len() {
+        let left = components.len() - first;
+        let groups = if left > lanes { 2 } else { 1 };
+        let len = left.min(groups * lanes);
+        let components = &components[first..first + len];
+        let precision = components.iter().map(precision).collect();
+        let members = Members { components, first, entry, leave, precision };
+        blocks.push(Block::new(layout, &members, groups, groups * lanes));
+        first += len;
+    }
+    blocks
+}
+
+/// Numbers in a vector of this processor.
+struct Width;
+
+impl WithSimd for Width {
+    type Output = usize;
+
+    fn with_simd<S: Simd>(self, _: S) -> usize {
+        S::F32_LANES
+    }
+}
+
+/// [`FilterBank::refresh`].
+struct Refresh<'a>(&'a mut FilterBank);
+
+impl WithSimd for Refresh<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        self.0.summarise(simd);
     }
 }
 

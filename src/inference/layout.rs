@@ -1,23 +1,27 @@
 //! A model and a readout laid out for the kernels, and the memory that the kernels work in.
 
-use ndarray::{Array1, Array2, ArrayView1};
+use ndarray::{Array1, Array2, ArrayView1, ArrayView2};
 
 use super::BankError;
-use super::kernels::{padded, padded_row};
+use super::kernels::padded;
+use super::lanes::TILE;
 use crate::model::{COUNT_MAX, Component, Model, Readout};
 
 /// Smaller dispersions are taken for this one: nearly Poisson, and nothing is divided by 0.
 const DISPERSION_MIN: f32 = 1e-3;
 
-/// Constants of a model and readout, laid out for the kernels.
+/// Channels whose rates are in memory at once: with as many lanes as there are, they stay in the
+/// first cache.
+pub(super) const CHUNK: usize = 64;
+
+/// Constants of a model and readout, laid out for the kernels: rows as they are summed.
 #[derive(Debug)]
 pub(super) struct Layout {
     pub(super) rank: usize,
     pub(super) embedding: usize,
     /// `rank + embedding`.
     pub(super) state: usize,
-    /// Row stride of a covariance.
-    pub(super) stride: usize,
+    /// Padded.
     pub(super) units: usize,
     pub(super) hidden: [usize; 2],
     pub(super) leak: f32,
@@ -26,166 +30,150 @@ pub(super) struct Layout {
     pub(super) entry_variance: Vec<f32>,
     pub(super) embedding_drift: f32,
     pub(super) bounds: [f32; 2],
-    /// `[rank, units]`, units padded.
+    /// `[units, rank]` and transposed.
     pub(super) m: Vec<f32>,
+    pub(super) m_t: Vec<f32>,
     pub(super) offset: Vec<f32>,
+    /// `[embedding, hidden0]` and transposed.
     pub(super) w1: Vec<f32>,
+    pub(super) w1_t: Vec<f32>,
     pub(super) b1: Vec<f32>,
+    /// `[hidden0, hidden1]` and transposed.
     pub(super) w2: Vec<f32>,
+    pub(super) w2_t: Vec<f32>,
     pub(super) b2: Vec<f32>,
-    /// `[hidden1, rank, units]`, units padded.
+    /// `[rank, hidden1, units]`.
     pub(super) wn: Vec<f32>,
+    /// `[rank, units]`.
     pub(super) n0: Vec<f32>,
+    /// `[rank, hidden1]`.
     pub(super) wc: Vec<f32>,
     /// Channels padded.
     pub(super) channels: usize,
-    /// `C` transposed, `[rank, channels]`.
+    /// `C`, `[channels, rank]`.
     pub(super) loading: Vec<f32>,
     /// Dispersion of negative binomial counts where the readout has one.
     pub(super) dispersion: Option<Vec<f32>>,
-    /// `C_r * C_s` for r <= s, `[rank (rank+1) / 2, channels]`.
-    pub(super) products: Vec<f32>,
+    /// For each [`CHUNK`] of channels the columns of `C`, then `C_r * C_s` for `s <= r`:
+    /// `[rank + rank (rank + 1) / 2, channels of the chunk]`.
+    pub(super) moments: Vec<f32>,
 }
 
-/// Rows of a matrix, or a vector as one row, padded to `stride`; of `rows` rows in all.
+/// Rows of a matrix padded to `stride`.
 fn padded_rows<'a>(
     source: impl IntoIterator<Item = ArrayView1<'a, f32>>,
-    rows: usize,
     stride: usize,
 ) -> Vec<f32> {
-    let mut out = vec![0.0; rows * stride];
-    for (row, from) in out.chunks_exact_mut(stride).zip(source) {
-        row.iter_mut().zip(from).for_each(|(to, from)| *to = *from);
+    let mut out = Vec::new();
+    for row in source {
+        out.extend(row.iter());
+        out.resize(out.len().next_multiple_of(stride), 0.0);
     }
     out
 }
 
 /// A vector padded to `len`.
 fn padded_vector(source: &Array1<f32>, len: usize) -> Vec<f32> {
-    padded_rows([source.view()], 1, len)
+    padded_rows([source.view()], len)
+}
+
+/// As it lies in memory.
+fn flat(source: &ArrayView2<'_, f32>) -> Vec<f32> {
+    source.iter().copied().collect()
+}
+
+/// Columns of `C` and their products, chunk by chunk.
+fn moments(loading: &[f32], rank: usize) -> Vec<f32> {
+    let mut out = Vec::with_capacity(loading.len() * (rank + 3) / 2);
+    for chunk in loading.chunks(CHUNK * rank) {
+        for r in 0..rank {
+            out.extend(chunk.chunks_exact(rank).map(|c| c[r]));
+        }
+        for r in 0..rank {
+            for s in 0..=r {
+                out.extend(chunk.chunks_exact(rank).map(|c| c[r] * c[s]));
+            }
+        }
+    }
+    out
 }
 
 impl Layout {
     pub(super) fn new(model: &Model, readout: &Readout) -> Self {
-        let dims = &model.dims;
+        let (dims, hyper) = (&model.dims, &model.hypernetwork);
         let (rank, embedding) = (dims.rank, dims.embedding);
-        let units = padded(dims.units);
-        let hidden = [padded_row(dims.hidden[0]), padded_row(dims.hidden[1])];
+        let units = dims.units.next_multiple_of(TILE);
         let channels = padded(readout.n_channels());
-        let hyper = &model.hypernetwork;
-        let loading = padded_rows(readout.loading.columns(), rank, channels);
-        let mut products = Vec::with_capacity(rank * (rank + 1) / 2 * channels);
-        for r in 0..rank {
-            for s in r..rank {
-                products.extend(
-                    (0..channels).map(|i| loading[r * channels + i] * loading[s * channels + i]),
-                );
-            }
-        }
+        let mut loading = flat(&readout.loading.view());
+        loading.resize(channels * rank, 0.0);
+        let m_t = padded_rows(model.network.m.columns(), units);
+        let per_latent =
+            |values: &Array1<f32>, times: f32| values.iter().map(|v| v * times).collect();
         Self {
             rank,
             embedding,
             state: rank + embedding,
-            stride: padded_row(rank + embedding),
             units,
-            hidden,
+            hidden: dims.hidden,
             leak: model.network.leak,
-            entry_variance: (&model.network.initial_variance * model.online.entry_variance)
-                .to_vec(),
-            process_variance: model
-                .network
-                .process_variance
-                .iter()
-                .map(|q| q * model.online.process_noise)
-                .collect(),
+            entry_variance: per_latent(
+                &model.network.initial_variance,
+                model.online.entry_variance,
+            ),
+            process_variance: per_latent(
+                &model.network.process_variance,
+                model.online.process_noise,
+            ),
             embedding_drift: model.online.embedding_drift,
             bounds: model.online.log_rate_bounds,
-            m: padded_rows(model.network.m.columns(), rank, units),
+            m: (0..units).flat_map(|u| m_t.iter().skip(u).step_by(units)).copied().collect(),
+            m_t,
             offset: padded_vector(&model.network.offset, units),
-            w1: padded_rows(hyper.w1.rows(), embedding, hidden[0]),
-            b1: padded_vector(&hyper.b1, hidden[0]),
-            w2: padded_rows(hyper.w2.rows(), hidden[0], hidden[1]),
-            b2: padded_vector(&hyper.b2, hidden[1]),
-            wn: padded_rows(hyper.wn.rows(), hidden[1] * rank, units),
-            n0: padded_rows(hyper.n0.rows(), rank, units),
-            wc: padded_rows(hyper.wc.rows(), hidden[1], rank),
+            w1: flat(&hyper.w1.view()),
+            w1_t: flat(&hyper.w1.t()),
+            b1: hyper.b1.to_vec(),
+            w2: flat(&hyper.w2.view()),
+            w2_t: flat(&hyper.w2.t()),
+            b2: hyper.b2.to_vec(),
+            wn: padded_rows(hyper.wn.view().permuted_axes([1, 0, 2]).rows(), units),
+            n0: padded_rows(hyper.n0.rows(), units),
+            wc: flat(&hyper.wc.t()),
             channels,
+            moments: moments(&loading, rank),
             loading,
             dispersion: readout.dispersion.as_ref().map(|alpha| {
                 let floored = alpha.iter().map(|a| a.max(DISPERSION_MIN));
                 floored.chain(std::iter::repeat(DISPERSION_MIN)).take(channels).collect()
             }),
-            products,
+        }
+    }
+
+    /// `C^T y` of one bin.
+    #[inline(always)]
+    pub(super) fn project(&self, counts: &[f32], out: &mut [f32]) {
+        out.fill(0.0);
+        for (row, &y) in self.loading.chunks_exact(self.rank).zip(counts) {
+            if y > 0.0 {
+                out.iter_mut().zip(row).for_each(|(o, c)| *o += y * c);
+            }
         }
     }
 
     /// What counts of one bin add to the log-likelihood whatever the rates: `-sum log y!`, and for
     /// negative binomial counts `sum_j<y log(1 + alpha j)` as well.
+    #[inline(always)]
     pub(super) fn count_constant(&self, counts: &[f32], log_factorial: &[f32]) -> f32 {
         let last = log_factorial.len() - 1;
         let mut constant = 0.0f32;
-        for (i, &y) in counts.iter().enumerate() {
+        // Most counts are 0 or 1, and add nothing.
+        for (i, &y) in counts.iter().enumerate().filter(|(_, y)| **y > 1.0) {
             let y = (y as usize).min(last);
             constant -= log_factorial[y];
-            if let Some(alpha) = self.dispersion.as_ref().filter(|_| y > 1) {
+            if let Some(alpha) = &self.dispersion {
                 constant += (1..y).map(|j| (alpha[i] * j as f32).ln_1p()).sum::<f32>();
             }
         }
         constant
-    }
-}
-
-/// Working memory shared by all hypotheses of a bank.
-#[derive(Debug)]
-pub(super) struct Scratch {
-    pub(super) phi: Vec<f32>,
-    pub(super) slope: Vec<f32>,
-    pub(super) h1: Vec<f32>,
-    pub(super) h2: Vec<f32>,
-    pub(super) d1: Vec<f32>,
-    pub(super) d2: Vec<f32>,
-    pub(super) tangent: Vec<f32>,
-    pub(super) n: Vec<f32>,
-    pub(super) contracted: Vec<f32>,
-    /// `[rank, stride]`: rows of the transition's Jacobian.
-    pub(super) transition: Vec<f32>,
-    pub(super) product: Vec<f32>,
-    pub(super) gain_t: Vec<f32>,
-    pub(super) rates: Vec<f32>,
-    pub(super) residual: Vec<f32>,
-    pub(super) log_rates: Vec<f32>,
-    /// `1 / (1 + alpha rate)` of negative binomial counts.
-    pub(super) shrink: Vec<f32>,
-    pub(super) square: Vec<f32>,
-    pub(super) inverse: Vec<f32>,
-    pub(super) latent: Vec<f32>,
-}
-
-impl Scratch {
-    pub(super) fn new(l: &Layout) -> Self {
-        let rows = || vec![0.0; l.rank * l.stride];
-        let channels = || vec![0.0; l.channels];
-        Self {
-            phi: vec![0.0; l.units],
-            slope: vec![0.0; l.units],
-            h1: vec![0.0; l.hidden[0]],
-            h2: vec![0.0; l.hidden[1]],
-            d1: vec![0.0; l.hidden[0]],
-            d2: vec![0.0; l.hidden[1]],
-            tangent: vec![0.0; l.hidden[1]],
-            n: vec![0.0; l.rank * l.units],
-            contracted: vec![0.0; l.hidden[1] * l.rank],
-            transition: rows(),
-            product: rows(),
-            gain_t: rows(),
-            rates: channels(),
-            residual: channels(),
-            log_rates: channels(),
-            shrink: channels(),
-            square: vec![0.0; l.rank * l.rank],
-            inverse: vec![0.0; l.rank * l.rank],
-            latent: vec![0.0; l.rank],
-        }
     }
 }
 
@@ -198,6 +186,8 @@ pub(super) struct Bin<'a> {
     pub(super) weight: &'a [f32],
     /// Log rates at `kappa = 0`.
     pub(super) baseline: &'a [f32],
+    /// `C^T y`, `[rank]`.
+    pub(super) projected: &'a [f32],
 }
 
 /// Whether readout, prior and hazards have the model's sizes.

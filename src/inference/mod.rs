@@ -3,16 +3,19 @@
 //! allocation after construction.
 
 mod bank;
+mod block;
 mod channels;
 mod estimate;
-mod hypothesis;
 pub(crate) mod kernels;
+mod lanes;
 mod layout;
+mod measurement;
 mod participation;
 mod signs;
 mod smoother;
 mod stage;
 mod tape;
+mod transition;
 #[cfg(test)]
 mod twin;
 
@@ -20,7 +23,7 @@ pub use bank::FilterBank;
 pub use channels::Adaptation;
 pub(crate) use channels::{Gains, NOVELTY_WINDOW_S, Seen};
 pub use estimate::Estimate;
-pub(crate) use hypothesis::{HALVINGS, STEP_LOSS_MAX};
+pub(crate) use measurement::{HALVINGS, STEP_LOSS_MAX};
 pub(crate) use smoother::smooth;
 pub use stage::Stage;
 pub use tape::Tape;

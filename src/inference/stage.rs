@@ -3,19 +3,16 @@
 use pulp::{Simd, WithSimd};
 
 use super::FilterBank;
-use super::channels::Channels;
-use super::hypothesis::Hypothesis;
-use super::layout::Bin;
+use super::bank::for_each;
+use super::lanes::Wide;
 
 /// A part of a bin's work.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Stage {
     /// Interacting multiple models.
     Mixing,
-    /// Hypernetwork, mean step and its Jacobian with respect to the latents.
-    Factors,
-    /// Jacobian with respect to the embedding.
-    Tangents,
+    /// Hypernetwork, mean step and its Jacobian with respect to latents and embedding.
+    Transition,
     /// Covariance through the step.
     Propagation,
     /// Rates, score and information matrix.
@@ -24,18 +21,20 @@ pub enum Stage {
     Update,
     /// Posterior, moments, novelty and participation ratio.
     Summary,
+    /// What is followed beside the dynamics: gains, silences, signs of unknown dynamics.
+    Channels,
 }
 
 impl Stage {
     /// The stages in the order in which a bin passes them.
     pub const ALL: [Self; 7] = [
         Self::Mixing,
-        Self::Factors,
-        Self::Tangents,
+        Self::Transition,
         Self::Propagation,
         Self::Information,
         Self::Update,
         Self::Summary,
+        Self::Channels,
     ];
 }
 
@@ -60,32 +59,26 @@ impl WithSimd for RunStage<'_> {
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
         let bank = self.bank;
-        let (l, s) = (&bank.layout, &mut bank.scratch);
-        let Channels { counts, weight, baseline, expected, .. } = &mut bank.channels;
-        let bin = Bin { counts, weight, baseline };
+        let layout = &bank.layout;
         match self.stage {
-            Stage::Mixing => bank.mix(),
-            Stage::Factors => bank.hypotheses.iter().for_each(|h| h.factors(simd, l, s)),
-            Stage::Tangents => {
-                for _ in &bank.hypotheses {
-                    Hypothesis::tangents(simd, l, s);
-                }
+            Stage::Mixing => bank.mix(simd),
+            Stage::Transition => {
+                for_each!(block of &mut bank.blocks, wide of simd => block.linearise(wide, layout));
             }
-            Stage::Propagation => bank.hypotheses.iter_mut().for_each(|h| h.propagate(simd, l, s)),
-            Stage::Information => {
-                expected.fill(0.0);
-                bank.hypotheses.iter_mut().for_each(|h| h.inform(simd, l, s, bin, expected));
+            Stage::Propagation => {
+                for_each!(block of &mut bank.blocks, wide of simd => block.propagate(wide, layout));
             }
-            Stage::Update => {
-                for h in &mut bank.hypotheses {
-                    std::hint::black_box(h.correct(simd, l, s, bin));
-                }
-            }
+            Stage::Information => bank.inform(simd),
+            Stage::Update => bank.correct(simd),
             Stage::Summary => {
-                bank.normalise();
-                bank.summarise();
-                bank.track_novelty();
+                bank.normalise(simd);
+                bank.summarise(simd);
+                bank.track_novelty(simd);
                 bank.estimate.participation_ratio = bank.participation.take(&bank.estimate.latent);
+            }
+            Stage::Channels => {
+                bank.learn();
+                bank.look(true);
             }
         }
     }

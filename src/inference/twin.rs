@@ -4,7 +4,7 @@
 use nalgebra::{DMatrix, DVector};
 use ndarray::{Array1, Array2, arr1, arr2};
 
-use super::hypothesis::{HALVINGS, STEP_LOSS_MAX};
+use super::measurement::{HALVINGS, STEP_LOSS_MAX};
 use super::{Adaptation, FilterBank};
 use crate::model::{
     Component, Dimensions, Hypernetwork, Model, Network, OnlineSettings, Readout, RegimePrior,

@@ -1,0 +1,454 @@
+//! Hypotheses side by side: a vector holds the same number of as many hypotheses as it has lanes,
+//! so that matrices of 6 by 6 run as full vectors. Every array is rows of so many lanes, and a
+//! kernel reads each weight once for all of a row.
+
+use std::ops::{Deref, DerefMut};
+
+use pulp::Simd;
+
+/// Bytes of a line of the cache.
+const LINE: usize = 64;
+/// Rows of a product that are summed at once: as many sums as the multiplier needs to be busy.
+pub(super) const TILE: usize = 4;
+
+/// Memory that begins with a line of the cache, so that no vector lies in two.
+#[derive(Debug)]
+pub(super) struct Lanes {
+    values: Vec<f32>,
+    from: usize,
+    len: usize,
+}
+
+impl Lanes {
+    pub(super) fn zeros(len: usize) -> Self {
+        let spare = LINE / size_of::<f32>() - 1;
+        let values = vec![0.0f32; len + spare];
+        let from = values.as_ptr().align_offset(LINE).min(spare);
+        Self { values, from, len }
+    }
+}
+
+impl Deref for Lanes {
+    type Target = [f32];
+
+    #[inline(always)]
+    fn deref(&self) -> &[f32] {
+        &self.values[self.from..self.from + self.len]
+    }
+}
+
+impl DerefMut for Lanes {
+    #[inline(always)]
+    fn deref_mut(&mut self) -> &mut [f32] {
+        &mut self.values[self.from..self.from + self.len]
+    }
+}
+
+/// `G` vectors: one number of each hypothesis of a block.
+pub(super) type Row<S, const G: usize> = [<S as Simd>::f32s; G];
+
+/// Where row `i`, column `j <= i` of a lower triangle lies that is kept row by row.
+#[inline(always)]
+pub(super) fn triangle(i: usize, j: usize) -> usize {
+    i * (i + 1) / 2 + j
+}
+
+/// Arithmetic on rows.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Wide<S, const G: usize>(pub(super) S);
+
+macro_rules! unary {
+    ($($(#[$doc:meta])* $name:ident($from:ident, $a:ident) $body:block)*) => {$(
+        $(#[$doc])*
+        #[inline(always)]
+        pub(super) fn $name(self, a: Row<S, G>) -> Row<S, G> {
+            let mut out = a;
+            for g in 0..G {
+                let ($from, $a) = (self.0, a[g]);
+                out[g] = $body;
+            }
+            out
+        }
+    )*};
+}
+
+macro_rules! binary {
+    ($($name:ident = $operation:ident;)*) => {$(
+        #[inline(always)]
+        pub(super) fn $name(self, a: Row<S, G>, b: Row<S, G>) -> Row<S, G> {
+            let mut out = a;
+            for g in 0..G {
+                out[g] = self.0.$operation(a[g], b[g]);
+            }
+            out
+        }
+    )*};
+}
+
+impl<S: Simd, const G: usize> Wide<S, G> {
+    binary! {
+        add = add_f32s;
+        sub = sub_f32s;
+        mul = mul_f32s;
+        div = div_f32s;
+        max = max_f32s;
+    }
+
+    unary! {
+        sqrt(simd, a) { simd.sqrt_f32s(a) }
+        /// Within 3 ulp for |x| < 87, clamped beyond.
+        exp(simd, a) { exp(simd, a) }
+        /// Within 2e-7.
+        tanh(simd, a) { tanh(simd, a) }
+        /// Within 1e-6 of its value for normal `x > 0`.
+        ln(simd, a) { ln(simd, a) }
+        /// `log(1 + x)` within 1e-6 of its value for `x >= 0`.
+        ln_1p(simd, a) { ln_1p(simd, a) }
+    }
+
+    #[inline(always)]
+    pub(super) fn splat(self, x: f32) -> Row<S, G> {
+        [self.0.splat_f32s(x); G]
+    }
+
+    /// `a b + c`.
+    #[inline(always)]
+    pub(super) fn mul_add(self, a: Row<S, G>, b: Row<S, G>, c: Row<S, G>) -> Row<S, G> {
+        let mut out = c;
+        for g in 0..G {
+            out[g] = self.0.mul_add_e_f32s(a[g], b[g], c[g]);
+        }
+        out
+    }
+
+    /// `c - a b`.
+    #[inline(always)]
+    pub(super) fn mul_sub_from(self, a: Row<S, G>, b: Row<S, G>, c: Row<S, G>) -> Row<S, G> {
+        let mut out = c;
+        for g in 0..G {
+            out[g] = self.0.negate_mul_add_e_f32s(a[g], b[g], c[g]);
+        }
+        out
+    }
+
+    /// `a b + c` with a number for all lanes.
+    #[inline(always)]
+    pub(super) fn scale_add(self, a: f32, b: Row<S, G>, c: Row<S, G>) -> Row<S, G> {
+        self.mul_add(self.splat(a), b, c)
+    }
+
+    #[inline(always)]
+    pub(super) fn clamp(self, a: Row<S, G>, [low, high]: [f32; 2]) -> Row<S, G> {
+        let (low, high) = (self.0.splat_f32s(low), self.0.splat_f32s(high));
+        let mut out = a;
+        for g in 0..G {
+            out[g] = self.0.min_f32s(self.0.max_f32s(a[g], low), high);
+        }
+        out
+    }
+
+    /// Lane by lane: `x` where `a < b`, else `y`.
+    #[inline(always)]
+    pub(super) fn where_less(
+        self,
+        a: Row<S, G>,
+        b: Row<S, G>,
+        x: Row<S, G>,
+        y: Row<S, G>,
+    ) -> Row<S, G> {
+        let mut out = x;
+        for g in 0..G {
+            out[g] = self.0.select_f32s(self.0.less_than_f32s(a[g], b[g]), x[g], y[g]);
+        }
+        out
+    }
+
+    /// Lane by lane: `x` where `a` is finite, else `y`.
+    #[inline(always)]
+    pub(super) fn where_finite(self, a: Row<S, G>, x: Row<S, G>, y: Row<S, G>) -> Row<S, G> {
+        let zero = self.0.splat_f32s(0.0);
+        let mut out = x;
+        for g in 0..G {
+            // Infinity and NaN times 0 are NaN.
+            let finite = self.0.equal_f32s(self.0.mul_f32s(a[g], zero), zero);
+            out[g] = self.0.select_f32s(finite, x[g], y[g]);
+        }
+        out
+    }
+
+    #[inline(always)]
+    pub(super) fn sum(self, a: Row<S, G>) -> f32 {
+        let mut all = a[0];
+        for vector in &a[1..] {
+            all = self.0.add_f32s(all, *vector);
+        }
+        self.0.reduce_sum_f32s(all)
+    }
+
+    #[inline(always)]
+    pub(super) fn largest(self, a: Row<S, G>) -> f32 {
+        let mut all = a[0];
+        for vector in &a[1..] {
+            all = self.0.max_f32s(all, *vector);
+        }
+        self.0.reduce_max_f32s(all)
+    }
+
+    /// Memory as rows.
+    #[inline(always)]
+    pub(super) fn rows(self, x: &[f32]) -> &[Row<S, G>] {
+        S::as_simd_f32s(x).0.as_chunks().0
+    }
+
+    #[inline(always)]
+    pub(super) fn rows_mut(self, x: &mut [f32]) -> &mut [Row<S, G>] {
+        S::as_mut_simd_f32s(x).0.as_chunks_mut().0
+    }
+
+    /// `out_i = a_i` for all lanes.
+    #[inline(always)]
+    pub(super) fn spread(self, out: &mut [Row<S, G>], a: &[f32]) {
+        for (out, &a) in out.iter_mut().zip(a) {
+            *out = self.splat(a);
+        }
+    }
+
+    /// `out_i += sum_u a_iu x_u`, `a` `[rows, columns]` with as many columns as `x` has rows.
+    #[inline(always)]
+    pub(super) fn product(self, out: &mut [Row<S, G>], a: &[f32], x: &[Row<S, G>]) {
+        let columns = x.len();
+        let (tiles, rest) = out.as_chunks_mut::<TILE>();
+        let (head, tail) = a.split_at(tiles.len() * TILE * columns);
+        for (out, a) in tiles.iter_mut().zip(head.chunks_exact((TILE * columns).max(1))) {
+            self.tile(out, a, x);
+        }
+        match rest {
+            [] => {}
+            [a, b, c] => {
+                let mut out = [*a, *b, *c];
+                self.tile(&mut out, tail, x);
+                [*a, *b, *c] = out;
+            }
+            [a, b] => {
+                let mut out = [*a, *b];
+                self.tile(&mut out, tail, x);
+                [*a, *b] = out;
+            }
+            rest => {
+                for (out, a) in rest.iter_mut().zip(tail.chunks_exact(columns.max(1))) {
+                    let mut row = [*out];
+                    self.tile(&mut row, a, x);
+                    [*out] = row;
+                }
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn tile<const T: usize>(self, out: &mut [Row<S, G>; T], a: &[f32], x: &[Row<S, G>]) {
+        let columns = x.len();
+        let mut rows = [a; T];
+        let mut left = a;
+        for row in &mut rows {
+            (*row, left) = left.split_at(columns);
+        }
+        let mut sums = *out;
+        for (u, x) in x.iter().enumerate() {
+            for t in 0..T {
+                sums[t] = self.mul_add(self.splat(rows[t][u]), *x, sums[t]);
+            }
+        }
+        *out = sums;
+    }
+
+    /// `out_u += sum_b a_bu x_b`, `a` `[rows, columns]` with as many rows as `x` has, and as many
+    /// columns as `out`, a multiple of [`TILE`].
+    #[inline(always)]
+    pub(super) fn transposed(self, out: &mut [Row<S, G>], a: &[f32], x: &[Row<S, G>]) {
+        let columns = out.len();
+        for (t, out) in out.as_chunks_mut::<TILE>().0.iter_mut().enumerate() {
+            let mut sums = *out;
+            for (a, x) in a.chunks_exact(columns).zip(x) {
+                let a = &a[t * TILE..(t + 1) * TILE];
+                for i in 0..TILE {
+                    sums[i] = self.mul_add(self.splat(a[i]), *x, sums[i]);
+                }
+            }
+            *out = sums;
+        }
+    }
+
+    /// `sum_i a_i b_i`, lane by lane.
+    #[inline(always)]
+    pub(super) fn inner(self, a: &[Row<S, G>], b: &[Row<S, G>]) -> Row<S, G> {
+        let mut sums = [self.splat(0.0); TILE];
+        let (a, a_rest) = a.as_chunks::<TILE>();
+        let (b, b_rest) = b.as_chunks::<TILE>();
+        for (a, b) in a.iter().zip(b) {
+            for t in 0..TILE {
+                sums[t] = self.mul_add(a[t], b[t], sums[t]);
+            }
+        }
+        for (a, b) in a_rest.iter().zip(b_rest) {
+            sums[0] = self.mul_add(*a, *b, sums[0]);
+        }
+        self.add(self.add(sums[0], sums[1]), self.add(sums[2], sums[3]))
+    }
+}
+
+/// A power series, coefficients from the highest power down.
+#[inline(always)]
+fn series<S: Simd, const N: usize>(simd: S, x: S::f32s, coefficients: [f32; N]) -> S::f32s {
+    let mut sum = simd.splat_f32s(coefficients[0]);
+    for c in &coefficients[1..] {
+        sum = simd.mul_add_e_f32s(sum, x, simd.splat_f32s(*c));
+    }
+    sum
+}
+
+#[inline(always)]
+fn exp<S: Simd>(simd: S, x: S::f32s) -> S::f32s {
+    const MAGIC: f32 = 12_582_912.0; // 1.5 * 2^23: adding it rounds to the nearest integer
+    let splat = |x: f32| simd.splat_f32s(x);
+    let x = simd.min_f32s(simd.max_f32s(x, splat(-87.0)), splat(88.0));
+    let shifted = simd.mul_add_e_f32s(x, splat(std::f32::consts::LOG2_E), splat(MAGIC));
+    let n = simd.sub_f32s(shifted, splat(MAGIC));
+    // ln 2 in two parts.
+    let r = simd.mul_add_e_f32s(n, splat(-0.693_359_4), x);
+    let r = simd.mul_add_e_f32s(n, splat(2.121_944_4e-4), r);
+    let p = series(simd, r, [1.0 / 720.0, 1.0 / 120.0, 1.0 / 24.0, 1.0 / 6.0, 0.5, 1.0, 1.0]);
+    let bits = simd.wrapping_dyn_shl_u32s(simd.transmute_u32s_f32s(shifted), simd.splat_u32s(23));
+    let scale = simd.add_u32s(bits, simd.splat_u32s(0x3f80_0000));
+    simd.mul_f32s(p, simd.transmute_f32s_u32s(scale))
+}
+
+#[inline(always)]
+fn tanh<S: Simd>(simd: S, x: S::f32s) -> S::f32s {
+    let splat = |x: f32| simd.splat_f32s(x);
+    let x = simd.min_f32s(simd.max_f32s(x, splat(-9.0)), splat(9.0));
+    let power = exp(simd, simd.add_f32s(x, x));
+    let share = simd.div_f32s(splat(2.0), simd.add_f32s(power, splat(1.0)));
+    simd.sub_f32s(splat(1.0), share)
+}
+
+/// With `x = m 2^n`, m in `[sqrt(1/2), sqrt 2)`, and `log m = 2 atanh((m - 1) / (m + 1))`.
+#[inline(always)]
+fn ln<S: Simd>(simd: S, x: S::f32s) -> S::f32s {
+    const ROOT_HALF: u32 = 0x3f35_04f3;
+    let splat = |x: f32| simd.splat_f32s(x);
+    let above = simd.splat_u32s(0x3f80_0000 - ROOT_HALF);
+    let bits = simd.add_u32s(simd.transmute_u32s_f32s(x), above);
+    let m = simd.and_u32s(bits, simd.splat_u32s(0x007f_ffff));
+    let m = simd.transmute_f32s_u32s(simd.add_u32s(m, simd.splat_u32s(ROOT_HALF)));
+    // The exponent, which is at most 255, as the last bits of 2^23.
+    let n = simd.wrapping_dyn_shr_u32s(bits, simd.splat_u32s(23));
+    let n = simd.transmute_f32s_u32s(simd.or_u32s(n, simd.splat_u32s(0x4b00_0000)));
+    let n = simd.sub_f32s(n, splat(8_388_608.0 + 127.0));
+    let one = splat(1.0);
+    let z = simd.div_f32s(simd.sub_f32s(m, one), simd.add_f32s(m, one));
+    let odd = series(simd, simd.mul_f32s(z, z), [1.0 / 9.0, 1.0 / 7.0, 0.2, 1.0 / 3.0, 1.0]);
+    let log_m = simd.mul_f32s(simd.add_f32s(z, z), odd);
+    simd.mul_add_e_f32s(n, splat(std::f32::consts::LN_2), log_m)
+}
+
+#[inline(always)]
+fn ln_1p<S: Simd>(simd: S, x: S::f32s) -> S::f32s {
+    let near = series(
+        simd,
+        x,
+        [-1.0 / 8.0, 1.0 / 7.0, -1.0 / 6.0, 1.0 / 5.0, -0.25, 1.0 / 3.0, -0.5, 1.0],
+    );
+    let near = simd.mul_f32s(x, near);
+    let far = ln(simd, simd.add_f32s(x, simd.splat_f32s(1.0)));
+    simd.select_f32s(simd.less_than_f32s(x, simd.splat_f32s(0.1)), near, far)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Every check on the vectors of a processor and one after the other.
+    struct Check;
+
+    impl pulp::WithSimd for Check {
+        type Output = ();
+
+        fn with_simd<S: Simd>(self, simd: S) {
+            functions(Wide::<S, 1>(simd));
+            products(Wide::<S, 1>(simd));
+            products(Wide::<S, 2>(simd));
+        }
+    }
+
+    fn functions<S: Simd>(wide: Wide<S, 1>) {
+        let at = |x: f32, f: fn(Wide<S, 1>, Row<S, 1>) -> Row<S, 1>| -> f64 {
+            let largest = wide.largest(f(wide, wide.splat(x)));
+            f64::from(largest)
+        };
+        for i in -20_000..20_000 {
+            let x = i as f32 * 0.004;
+            let exact = f64::from(x);
+            let relative = |found: f64, expected: f64| ((found - expected) / expected).abs();
+            let found = at(x, Wide::exp);
+            assert!(relative(found, exact.exp()) < 3.6e-7, "exp({x}) = {found}");
+            assert!((at(x, Wide::tanh) - exact.tanh()).abs() < 2e-7, "tanh({x})");
+            let positive = (0.2 * x).exp();
+            let exact = f64::from(positive);
+            assert!(relative(at(positive, Wide::ln_1p), exact.ln_1p()) < 1e-6, "{positive}");
+            let off = (at(x.exp(), Wide::ln) - f64::from(x.exp()).ln()).abs();
+            assert!(off < 1e-6 * f64::from(x).abs().max(1.0), "ln(exp {x}) is {off} off");
+        }
+    }
+
+    fn products<S: Simd, const G: usize>(wide: Wide<S, G>) {
+        let width = G * S::F32_LANES;
+        let fill = |rows: usize, phase: f32| {
+            let mut lanes = Lanes::zeros(rows * width);
+            let wave = |i: usize| (0.7 * i as f32 + phase).sin();
+            lanes.iter_mut().enumerate().for_each(|(i, x)| *x = wave(i));
+            lanes
+        };
+        let columns = 5;
+        for rows in 0..12 {
+            let a: Vec<f32> = (0..rows * columns).map(|i| (i as f32).cos()).collect();
+            let (x, mut out) = (fill(columns, 0.1), fill(rows, 0.9));
+            let before = out.to_vec();
+            wide.product(wide.rows_mut(&mut out), &a, wide.rows(&x));
+            for (at, found) in out.iter().enumerate() {
+                let (i, lane) = (at / width, at % width);
+                let expected: f32 =
+                    (0..columns).map(|u| a[i * columns + u] * x[u * width + lane]).sum();
+                assert!((found - before[at] - expected).abs() < 1e-5, "{rows} rows, at {at}");
+            }
+            if rows % TILE == 0 && rows > 0 {
+                let mut out = fill(rows, 0.9);
+                wide.transposed(wide.rows_mut(&mut out), &a, wide.rows(&x));
+                for (at, found) in out.iter().enumerate() {
+                    let (i, lane) = (at / width, at % width);
+                    let expected: f32 =
+                        (0..columns).map(|b| a[b * rows + i] * x[b * width + lane]).sum();
+                    assert!((found - before[at] - expected).abs() < 1e-5, "{rows}, at {at}");
+                }
+            }
+            let (one, other) = (fill(rows, 0.3), fill(rows, 0.5));
+            let each: f32 = one.iter().zip(other.iter()).map(|(a, b)| a * b).sum();
+            let found = wide.sum(wide.inner(wide.rows(&one), wide.rows(&other)));
+            assert!((found - each).abs() < 1e-4, "{found} for {each}");
+        }
+    }
+
+    #[test]
+    fn rows_agree_with_plain_loops() {
+        pulp::Arch::new().dispatch(Check);
+        pulp::WithSimd::with_simd(Check, pulp::Scalar::new());
+    }
+
+    #[test]
+    fn memory_begins_with_a_line_of_the_cache() {
+        for len in [0, 1, 5, 64, 1000] {
+            let lanes = Lanes::zeros(len);
+            assert_eq!(lanes.len(), len);
+            assert_eq!(lanes.as_ptr().align_offset(LINE), 0);
+        }
+    }
+}
