@@ -103,8 +103,7 @@ fn work(model: &Model, channels: usize, stage: Stage) -> [f64; 3] {
     let (flops, once, each) = match stage {
         // Moments of each hypothesis against the pool or its prior; few are mixed, all may be.
         Stage::Mixing => {
-            let floats = k * (2 * z * z + d * d);
-            (k * (3 * r * r + 5 * z * z), floats, floats)
+            (k * (3 * r * r + 5 * z * z), k * (z * z + d * d / 2), k * (2 * z * z + d * d))
         }
         // M kappa, two hidden layers, N(e), its contraction with phi, N^T D M, tanh of 20
         // operations; then back through the hidden layers from each latent, or forth from each
@@ -121,7 +120,7 @@ fn work(model: &Model, channels: usize, stage: Stage) -> [f64; 3] {
             hypernetwork + k * (2 * n + 2 * h1 + 2 * h2 + r * z),
             k * (2 * h2 * r * n + h1 * h2 + 3 * n * r + d * h1 + d * h1 * h2),
         ),
-        Stage::Propagation => (k * (2 * r * z * z + r * r * z), k * 2 * z * z, k * 2 * z * z),
+        Stage::Propagation => (k * (2 * r * z * z + r * r * z), k * z * z, k * 2 * z * z),
         // Log rates, exponentials of 20 operations, residuals, score, information, expected counts.
         Stage::Information => (
             k * c * (2 * r + 20 + 3 + 2 * r + r * (r + 1) + 2),
@@ -131,12 +130,12 @@ fn work(model: &Model, channels: usize, stage: Stage) -> [f64; 3] {
         // I + Lambda P, its inverse, gain, covariance, and the log rates at the new mean.
         Stage::Update => (
             k * (2 * r * r * z + 4 * r * r * r + 2 * r * r * z + 2 * r * z * z + c * (2 * r + 24)),
-            k * 3 * z * z + c * (r + 3),
+            k * z * z + c * (r + 3),
             k * (3 * z * z + c * (r + 4)),
         ),
         Stage::Summary => {
-            let floats = k * (2 * z + d * d);
-            (k * (3 * z + 2 * d * d) + 6 * r * r * r, floats, floats)
+            let (once, each) = (k * (z + d * d / 2), k * (2 * z + d * d));
+            (k * (3 * z + 2 * d * d) + 6 * r * r * r, once, each)
         }
         // Each channel's gain, silence, runs and excess; the bin's whitened score.
         Stage::Channels => (c * 30 + 6 * r * r * r, c * 12, 0),

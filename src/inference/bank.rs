@@ -223,23 +223,22 @@ impl FilterBank {
     /// One bin of counts, `[n_channels]`, each finite and in `0..=COUNT_MAX` (sources see to that).
     pub fn update(&mut self, counts: &[f32]) -> &Estimate {
         assert_eq!(counts.len(), self.channels.len(), "counts of one bin");
-        let seen = self.channels.take(counts);
-        self.estimate.artefact = !seen;
         let arch = self.arch;
-        arch.dispatch(Advance { bank: self, seen });
+        arch.dispatch(Advance { bank: self, counts: Some(counts) });
         &self.estimate
     }
 
     /// A missing bin: prediction without update.
     pub(crate) fn predict(&mut self) -> &Estimate {
-        self.estimate.artefact = false;
         let arch = self.arch;
-        arch.dispatch(Advance { bank: self, seen: false });
+        arch.dispatch(Advance { bank: self, counts: None });
         &self.estimate
     }
 
     #[inline(always)]
-    fn advance<S: Simd>(&mut self, simd: S, seen: bool) {
+    fn advance<S: Simd>(&mut self, simd: S, counts: Option<&[f32]>) {
+        let seen = counts.is_some_and(|c| self.channels.take(c));
+        self.estimate.artefact = counts.is_some() && !seen;
         self.mix(simd);
         for_each!(block of &mut self.blocks, wide of simd => block.predict(wide, &self.layout));
         self.estimate.log_likelihood = 0.0;
@@ -503,7 +502,7 @@ impl WithSimd for Refresh<'_> {
 /// its call is not inlined into the function that has them.
 struct Advance<'a> {
     bank: &'a mut FilterBank,
-    seen: bool,
+    counts: Option<&'a [f32]>,
 }
 
 impl WithSimd for Advance<'_> {
@@ -511,6 +510,6 @@ impl WithSimd for Advance<'_> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
-        self.bank.advance(simd, self.seen);
+        self.bank.advance(simd, self.counts);
     }
 }

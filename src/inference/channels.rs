@@ -62,7 +62,7 @@ impl Default for Adaptation {
 const GAIN_PSEUDO_COUNT: f32 = 20.0;
 /// Beyond these a channel has another unit or none, which a gain does not describe.
 const GAIN_BOUNDS: [f32; 2] = [0.05, 20.0];
-/// Gains enter the baselines once in this many bins, because a logarithm is not cheap.
+/// Each channel's gain enters its baseline once in this many bins, because a logarithm is not cheap.
 const GAIN_EVERY: u32 = 16;
 /// A channel is silent when no spike came where this many were expected: by chance `e^-14`.
 const SILENCE: f32 = 14.0;
@@ -106,7 +106,7 @@ impl Seen<'_> {
 pub(super) struct Channels {
     adaptation: Adaptation,
     n: usize,
-    /// Channels that the source marks as informing, `[channels]`.
+    /// Channels that the source marks as informing; padded.
     active: Vec<bool>,
     /// 1 for a channel that informs, else 0; padded.
     pub(super) weight: Vec<f32>,
@@ -123,7 +123,7 @@ pub(super) struct Channels {
     predicted: Vec<f32>,
     follows_gains: bool,
     keep: f32,
-    /// Spikes expected since the last one.
+    /// Spikes expected since the last one; padded, as are the runs.
     silent: Vec<f32>,
     /// Expected counts of a bin, smoothed.
     total: f32,
@@ -135,7 +135,8 @@ pub(super) struct Channels {
     run: Vec<f32>,
     run_variance: Vec<f32>,
     run_rate: f32,
-    dispersion: Option<Vec<f32>>,
+    /// Of negative binomial counts; 0 for Poisson counts.
+    dispersion: Vec<f32>,
 }
 
 impl Channels {
@@ -150,7 +151,7 @@ impl Channels {
         let mut channels = Self {
             adaptation,
             n,
-            active: vec![true; n],
+            active: (0..padded(n)).map(|i| i < n).collect(),
             weight: zeros(),
             counts: zeros(),
             trained: baseline.clone(),
@@ -161,16 +162,19 @@ impl Channels {
             predicted: zeros(),
             follows_gains: gain_time_constant_s.is_some(),
             keep: gain_time_constant_s.map_or(1.0, keep),
-            silent: vec![0.0; n],
+            silent: zeros(),
             total: 0.0,
             total_rate: 1.0 - keep(TOTAL_WINDOW_S),
             artefacts_in_a_row: 0,
             artefacts_max: (ARTEFACT_S_MAX / bin_width_s).ceil() as u32,
             bins_to_gains: GAIN_EVERY,
-            run: vec![0.0; n],
-            run_variance: vec![0.0; n],
+            run: zeros(),
+            run_variance: zeros(),
             run_rate: 1.0 - keep(NOVELTY_WINDOW_S),
-            dispersion: readout.dispersion.as_ref().map(|alpha| alpha.to_vec()),
+            dispersion: {
+                let alpha = readout.dispersion.iter().flatten().copied();
+                alpha.chain(std::iter::repeat(0.0)).take(padded(n)).collect()
+            },
         };
         channels.reset();
         channels
@@ -197,9 +201,13 @@ impl Channels {
 
     /// State of the channels for the tape; the source's own mask is not part of it.
     pub(super) fn state(&mut self, tape: &mut Tape) {
+        let n = self.n;
         let Self { baseline, gain, observed, predicted, silent, run, run_variance, .. } = self;
-        for values in [baseline, gain, observed, predicted, silent, run, run_variance] {
+        for values in [baseline, gain, observed, predicted] {
             tape.floats(values);
+        }
+        for values in [silent, run, run_variance] {
+            tape.floats(&mut values[..n]);
         }
         tape.float(&mut self.total);
         tape.word(&mut self.artefacts_in_a_row);
@@ -229,11 +237,13 @@ impl Channels {
     }
 
     /// Channels that inform.
+    #[inline(always)]
     pub(super) fn n_informing(&self) -> usize {
         self.weight.iter().filter(|&&w| w > 0.0).count()
     }
 
     /// Channels taken for silent.
+    #[inline(always)]
     pub(super) fn n_silent(&self) -> usize {
         self.silent.iter().filter(|&&s| s > SILENCE).count()
     }
@@ -250,23 +260,22 @@ impl Channels {
     }
 
     /// Takes a bin's counts, `[channels]`. `false` where it is an artefact and must not inform.
+    #[inline(always)]
     pub(super) fn take(&mut self, counts: &[f32]) -> bool {
         // One spike ends a silence, and the channel informs from this bin on.
         let mut back = false;
-        for (i, &y) in counts.iter().enumerate() {
-            if self.active[i] && y > 0.0 && self.silent[i] > 0.0 {
-                back |= self.silent[i] > SILENCE;
-                self.silent[i] = 0.0;
-            }
+        for ((silent, &y), &on) in self.silent.iter_mut().zip(counts).zip(&self.active) {
+            let fires = on & (y > 0.0);
+            back |= fires & (*silent > SILENCE);
+            *silent = if fires { 0.0 } else { *silent };
         }
         if back {
             self.weigh();
         }
-        let mut total = 0.0;
         for ((to, &y), w) in self.counts.iter_mut().zip(counts).zip(&self.weight) {
             *to = y * w;
-            total += *to;
         }
+        let total = total(&self.counts);
         let [times, deviations] = ARTEFACT;
         let artefact = self.adaptation.artefacts
             && self.total > 0.0
@@ -277,19 +286,20 @@ impl Channels {
     }
 
     /// Learns from a bin that informed: `expected` is filled.
+    #[inline(always)]
     pub(super) fn learn(&mut self) {
-        let total: f32 = self.expected.iter().sum();
+        let total = total(&self.expected);
         // The first bin has no past to be smoothed with.
         let rate = if self.total > 0.0 { self.total_rate } else { 1.0 };
         self.total += rate * (total - self.total);
         if self.adaptation.silence {
             let mut fell_silent = false;
-            for (i, silent) in self.silent.iter_mut().enumerate() {
+            let each = self.silent.iter_mut().zip(&self.counts).zip(&self.expected);
+            for ((silent, &y), &expected) in each {
                 // Nothing is expected of a channel that does not inform: its silence does not grow.
-                if self.counts[i] == 0.0 && self.expected[i] > 0.0 {
-                    *silent += self.expected[i];
-                    fell_silent |= *silent > SILENCE;
-                }
+                let more = if y == 0.0 { expected } else { 0.0 };
+                *silent += more;
+                fell_silent |= (more > 0.0) & (*silent > SILENCE);
             }
             if fell_silent {
                 self.weigh();
@@ -302,26 +312,28 @@ impl Channels {
 
     /// How far counts stray from their predictions for long: squared residuals, smoothed over
     /// [`NOVELTY_WINDOW_S`], summed over channels, over what white innovations give. 1 by chance.
+    #[inline(always)]
     pub(super) fn innovation_runs(&mut self) -> f32 {
         let g = self.run_rate;
-        let (mut squares, mut by_chance) = (0.0f32, 0.0f32);
-        for i in 0..self.n {
-            let rate = self.expected[i];
-            let alpha = self.dispersion.as_ref().map_or(0.0, |a| a[i]);
-            self.run[i] += g * (self.counts[i] - rate - self.run[i]);
-            let variance = g * g * rate * (1.0 + alpha * rate);
-            self.run_variance[i] = (1.0 - g) * (1.0 - g) * self.run_variance[i] + variance;
-            squares += self.run[i] * self.run[i];
-            by_chance += self.run_variance[i];
+        let keep = (1.0 - g) * (1.0 - g);
+        let runs = self.run.iter_mut().zip(&mut self.run_variance);
+        let each = runs.zip(&self.counts).zip(&self.expected).zip(&self.dispersion);
+        for ((((run, variance), y), rate), alpha) in each {
+            *run += g * (y - rate - *run);
+            *variance = keep * *variance + g * g * rate * (1.0 + alpha * rate);
         }
-        squares / by_chance.max(f32::MIN_POSITIVE)
+        let by_chance = total(&self.run_variance);
+        total_of(&self.run, &self.run, |run, _| run * run) / by_chance.max(f32::MIN_POSITIVE)
     }
 
     /// `sum (y - lambda)^2 - y` and `sum lambda^2` of the newest bin.
+    #[inline(always)]
     pub(super) fn excess(&self) -> [f32; 2] {
-        let pairs = || self.counts.iter().zip(&self.expected);
-        let excess = pairs().map(|(y, rate)| (y - rate) * (y - rate) - y).sum();
-        [excess, pairs().map(|(_, rate)| rate * rate).sum()]
+        let excess = |y: f32, rate: f32| (y - rate) * (y - rate) - y;
+        [
+            total_of(&self.counts, &self.expected, excess),
+            total_of(&self.expected, &self.expected, |rate, _| rate * rate),
+        ]
     }
 
     /// A gamma posterior of each channel's gain whose evidence fades (power steady model, Smith
@@ -332,21 +344,48 @@ impl Channels {
     /// move, units that are lost) and not the dynamics. `lambda` is taken at gain 1, or a gain
     /// would be measured against itself and could run away; pseudo-counts keep rarely firing
     /// channels at 1.
+    #[inline(always)]
     fn follow_gains(&mut self) {
-        for i in 0..self.n {
-            self.observed[i] = self.keep * self.observed[i] + self.counts[i];
-            self.predicted[i] = self.keep * self.predicted[i] + self.expected[i] / self.gain[i];
+        let sums = self.observed.iter_mut().zip(&mut self.predicted);
+        let each = sums.zip(&self.counts).zip(&self.expected).zip(&self.gain);
+        for ((((observed, predicted), y), expected), gain) in each {
+            *observed = self.keep * *observed + y;
+            *predicted = self.keep * *predicted + expected / gain;
         }
+        // Some channels in each bin, so that no bin takes longer than others.
+        let share = self.n.div_ceil(GAIN_EVERY as usize);
         self.bins_to_gains -= 1;
-        if self.bins_to_gains > 0 {
-            return;
-        }
-        self.bins_to_gains = GAIN_EVERY;
-        for i in 0..self.n {
+        let from = (self.bins_to_gains as usize * share).min(self.n);
+        for i in from..(from + share).min(self.n) {
             let gain =
                 (GAIN_PSEUDO_COUNT + self.observed[i]) / (GAIN_PSEUDO_COUNT + self.predicted[i]);
             self.gain[i] = gain.clamp(GAIN_BOUNDS[0], GAIN_BOUNDS[1]);
             self.baseline[i] = self.trained[i] + self.gain[i].ln();
         }
+        if self.bins_to_gains == 0 {
+            self.bins_to_gains = GAIN_EVERY;
+        }
     }
+}
+
+/// Numbers that are summed at once.
+const AT_ONCE: usize = 16;
+
+/// Sum over channels, padded.
+#[inline(always)]
+fn total(values: &[f32]) -> f32 {
+    total_of(values, values, |v, _| v)
+}
+
+/// Sum over channels, padded, of what two arrays give; [`AT_ONCE`] sums, so that they run as
+/// vectors.
+#[inline(always)]
+fn total_of(a: &[f32], b: &[f32], of: impl Fn(f32, f32) -> f32) -> f32 {
+    let mut sums = [0.0f32; AT_ONCE];
+    for (a, b) in a.as_chunks::<AT_ONCE>().0.iter().zip(b.as_chunks::<AT_ONCE>().0) {
+        for i in 0..AT_ONCE {
+            sums[i] += of(a[i], b[i]);
+        }
+    }
+    sums.iter().sum()
 }

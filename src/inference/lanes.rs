@@ -8,8 +8,11 @@ use pulp::Simd;
 
 /// Bytes of a line of the cache.
 const LINE: usize = 64;
-/// Rows of a product that are summed at once: as many sums as the multiplier needs to be busy.
+/// Rows that are taken at once where all of them are constants or all are sums.
 pub(super) const TILE: usize = 4;
+/// Rows of a product that are summed at once: with a row of the other factor, as many as there are
+/// registers.
+const SUMS: usize = 6;
 
 /// Memory that begins with a line of the cache, so that no vector lies in two.
 #[derive(Debug)]
@@ -217,31 +220,34 @@ impl<S: Simd, const G: usize> Wide<S, G> {
     #[inline(always)]
     pub(super) fn product(self, out: &mut [Row<S, G>], a: &[f32], x: &[Row<S, G>]) {
         let columns = x.len();
-        let (tiles, rest) = out.as_chunks_mut::<TILE>();
-        let (head, tail) = a.split_at(tiles.len() * TILE * columns);
-        for (out, a) in tiles.iter_mut().zip(head.chunks_exact((TILE * columns).max(1))) {
+        let (tiles, rest) = out.as_chunks_mut::<SUMS>();
+        let (head, a) = a.split_at(tiles.len() * SUMS * columns);
+        for (out, a) in tiles.iter_mut().zip(head.chunks_exact((SUMS * columns).max(1))) {
             self.tile(out, a, x);
         }
-        match rest {
-            [] => {}
-            [a, b, c] => {
-                let mut out = [*a, *b, *c];
-                self.tile(&mut out, tail, x);
-                [*a, *b, *c] = out;
-            }
-            [a, b] => {
-                let mut out = [*a, *b];
-                self.tile(&mut out, tail, x);
-                [*a, *b] = out;
-            }
-            rest => {
-                for (out, a) in rest.iter_mut().zip(tail.chunks_exact(columns.max(1))) {
-                    let mut row = [*out];
-                    self.tile(&mut row, a, x);
-                    [*out] = row;
-                }
-            }
+        let (rest, a) = self.first::<4>(rest, a, x);
+        let (rest, a) = self.first::<3>(rest, a, x);
+        let (rest, a) = self.first::<2>(rest, a, x);
+        self.first::<1>(rest, a, x);
+    }
+
+    /// The first `T` rows of a product where there are as many; what is left of it.
+    #[inline(always)]
+    fn first<'o, 'a, const T: usize>(
+        self,
+        out: &'o mut [Row<S, G>],
+        a: &'a [f32],
+        x: &[Row<S, G>],
+    ) -> (&'o mut [Row<S, G>], &'a [f32]) {
+        if out.len() < T {
+            return (out, a);
         }
+        let (rows, rest) = out.split_at_mut(T);
+        let (weights, left) = a.split_at(T * x.len());
+        if let Ok(rows) = rows.try_into() {
+            self.tile::<T>(rows, weights, x);
+        }
+        (rest, left)
     }
 
     #[inline(always)]

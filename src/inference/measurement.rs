@@ -3,7 +3,7 @@
 use pulp::Simd;
 
 use super::block::Block;
-use super::lanes::{Row, TILE, Wide, triangle};
+use super::lanes::{Row, Wide, triangle};
 use super::layout::{Bin, CHUNK, Layout};
 
 /// A step that lowers the log density of latents and counts by more than this, nats, goes too far,
@@ -32,44 +32,34 @@ impl Block {
         let moments = wide.rows_mut(&mut self.moments);
         moments.fill(wide.splat(0.0));
         let mut sums = Sums::new(wide);
-        let mut at = 0;
-        while at < l.channels {
-            let len = CHUNK.min(l.channels - at);
-            let rates = &mut wide.rows_mut(&mut s.rates)[..len];
-            let tiles = rates.as_chunks_mut::<TILE>().0.iter_mut().enumerate();
-            for (t, out) in tiles {
-                let from = at + t * TILE;
-                let (logs, found) = rates_of(wide, l, bin, from, kappa);
-                for i in 0..TILE {
-                    expected[from + i] += wide.sum(wide.mul(weight, found[i]));
-                }
-                *out = found;
-                let Some(alpha) = &l.dispersion else {
-                    sums.poisson(wide, bin, from, (&logs, &found));
-                    continue;
-                };
-                sums.dispersed(wide, bin, from, (&logs, &found), &alpha[from..from + TILE]);
+        for chunk in Chunk::all(l, bin) {
+            let rates = &mut wide.rows_mut(&mut s.rates)[..chunk.counts.len()];
+            chunk.log_rates(wide, l, kappa, rates);
+            let expected = &mut expected[chunk.from..];
+            for ((row, own), expected) in rates.iter_mut().zip(chunk.channels()).zip(expected) {
+                *row = sums.take(wide, l, &own, *row);
+                *expected += wide.sum(wide.mul(weight, *row));
+            }
+            let moments_of = &l.moments[chunk.from * moments.len()..];
+            let moments_of = &moments_of[..rates.len() * moments.len()];
+            if l.dispersion.is_none() {
+                wide.product(moments, moments_of, rates);
+                continue;
+            }
+            let residuals = &mut wide.rows_mut(&mut s.residual)[..rates.len()];
+            for ((rate, residual), own) in
+                rates.iter_mut().zip(&mut *residuals).zip(chunk.channels())
+            {
                 // Score and Fisher information with respect to the log rate carry
                 // 1 / (1 + alpha rate).
-                let residuals = &mut wide.rows_mut(&mut s.residual)[t * TILE..(t + 1) * TILE];
-                for i in 0..TILE {
-                    let excess = wide.scale_add(alpha[from + i], found[i], wide.splat(1.0));
-                    let residual = wide.sub(wide.splat(bin.counts[from + i]), found[i]);
-                    residuals[i] = wide.div(residual, excess);
-                    out[i] = wide.div(found[i], excess);
-                }
+                let excess = wide.scale_add(own.alpha, *rate, wide.splat(1.0));
+                *residual = wide.div(wide.sub(wide.splat(own.count), *rate), excess);
+                *rate = wide.div(*rate, excess);
             }
-            let rows = moments.len();
-            let chunk = &l.moments[at * rows..(at + len) * rows];
-            if l.dispersion.is_none() {
-                wide.product(moments, chunk, rates);
-            } else {
-                let (of_score, of_information) = chunk.split_at(len * l.rank);
-                let (score, information) = moments.split_at_mut(l.rank);
-                wide.product(score, of_score, &wide.rows(&s.residual)[..len]);
-                wide.product(information, of_information, rates);
-            }
-            at += len;
+            let (of_score, of_information) = moments_of.split_at(rates.len() * l.rank);
+            let (score, information) = moments.split_at_mut(l.rank);
+            wide.product(score, of_score, residuals);
+            wide.product(information, of_information, rates);
         }
         if l.dispersion.is_none() {
             for (score, projected) in moments[..l.rank].iter_mut().zip(bin.projected) {
@@ -110,7 +100,8 @@ impl Block {
                 *to = wide.mul_add(share, *by, *from);
             }
             let penalty = wide.mul(wide.mul(half, wide.mul(share, share)), quadratic);
-            density = wide.sub(log_likelihood(wide, l, bin, moved), penalty);
+            let likelihood = log_likelihood(wide, l, bin, moved, wide.rows_mut(&mut s.rates));
+            density = wide.sub(likelihood, penalty);
             let shorter = wide.mul(half, share);
             let next = wide.where_less(density, least, shorter, share);
             let fell = wide.largest(wide.sub(share, next)) > 0.0;
@@ -279,25 +270,65 @@ fn solve<S: Simd, const G: usize>(
     }
 }
 
-/// Log rates within their bounds, and rates times the channels' weights, of [`TILE`] channels.
-#[inline(always)]
-fn rates_of<S: Simd, const G: usize>(
-    wide: Wide<S, G>,
-    l: &Layout,
-    bin: Bin<'_>,
+/// Channels whose rates are in memory at once.
+#[derive(Clone, Copy)]
+struct Chunk<'a> {
+    /// Its first channel.
     from: usize,
-    kappa: &[Row<S, G>],
-) -> ([Row<S, G>; TILE], [Row<S, G>; TILE]) {
-    let mut logs = [wide.splat(0.0); TILE];
-    let loading = &l.loading[from * l.rank..(from + TILE) * l.rank];
-    wide.spread(&mut logs, &bin.baseline[from..from + TILE]);
-    wide.product(&mut logs, loading, kappa);
-    let mut rates = logs;
-    for i in 0..TILE {
-        logs[i] = wide.clamp(logs[i], l.bounds);
-        rates[i] = wide.mul(wide.splat(bin.weight[from + i]), wide.exp(logs[i]));
+    counts: &'a [f32],
+    weight: &'a [f32],
+    baseline: &'a [f32],
+    /// Dispersions; none of Poisson counts.
+    alpha: &'a [f32],
+}
+
+/// One of them.
+struct Channel {
+    count: f32,
+    weight: f32,
+    /// 0 of Poisson counts.
+    alpha: f32,
+}
+
+impl<'a> Chunk<'a> {
+    #[inline(always)]
+    fn all(l: &'a Layout, bin: Bin<'a>) -> impl Iterator<Item = Self> {
+        let alpha = l.dispersion.as_deref().unwrap_or_default();
+        (0..l.channels).step_by(CHUNK).map(move |from| {
+            let to = (from + CHUNK).min(l.channels);
+            Self {
+                from,
+                counts: &bin.counts[from..to],
+                weight: &bin.weight[from..to],
+                baseline: &bin.baseline[from..to],
+                alpha: alpha.get(from..to).unwrap_or_default(),
+            }
+        })
     }
-    (logs, rates)
+
+    #[inline(always)]
+    fn channels(self) -> impl Iterator<Item = Channel> {
+        let each = self.counts.iter().zip(self.weight).enumerate();
+        each.map(move |(i, (&count, &weight))| Channel {
+            count,
+            weight,
+            alpha: self.alpha.get(i).copied().unwrap_or(0.0),
+        })
+    }
+
+    /// Log rates at given latents, not yet within their bounds.
+    #[inline(always)]
+    fn log_rates<S: Simd, const G: usize>(
+        self,
+        wide: Wide<S, G>,
+        l: &Layout,
+        kappa: &[Row<S, G>],
+        out: &mut [Row<S, G>],
+    ) {
+        wide.spread(out, self.baseline);
+        let loading = &l.loading[self.from * l.rank..][..out.len() * l.rank];
+        wide.product(out, loading, kappa);
+    }
 }
 
 /// Log-likelihood of the bin, without terms that do not depend on the rates:
@@ -314,36 +345,26 @@ impl<S: Simd, const G: usize> Sums<S, G> {
         Self { gained: wide.splat(0.0), lost: wide.splat(0.0) }
     }
 
+    /// Adds a channel's share; returns its rate times its weight.
     #[inline(always)]
-    fn poisson(
+    fn take(
         &mut self,
         wide: Wide<S, G>,
-        bin: Bin<'_>,
-        from: usize,
-        (logs, rates): (&[Row<S, G>; TILE], &[Row<S, G>; TILE]),
-    ) {
-        for i in 0..TILE {
-            self.gained = wide.scale_add(bin.counts[from + i], logs[i], self.gained);
-            self.lost = wide.add(self.lost, rates[i]);
-        }
-    }
-
-    #[inline(always)]
-    fn dispersed(
-        &mut self,
-        wide: Wide<S, G>,
-        bin: Bin<'_>,
-        from: usize,
-        (logs, rates): (&[Row<S, G>; TILE], &[Row<S, G>; TILE]),
-        alpha: &[f32],
-    ) {
-        for i in 0..TILE {
-            let y = bin.counts[from + i];
-            self.gained = wide.scale_add(y, logs[i], self.gained);
-            let times = bin.weight[from + i] * (y + 1.0 / alpha[i]);
-            let excess = wide.ln_1p(wide.mul(wide.splat(alpha[i]), rates[i]));
+        l: &Layout,
+        own: &Channel,
+        log_rate: Row<S, G>,
+    ) -> Row<S, G> {
+        let log_rate = wide.clamp(log_rate, l.bounds);
+        let rate = wide.mul(wide.splat(own.weight), wide.exp(log_rate));
+        self.gained = wide.scale_add(own.count, log_rate, self.gained);
+        if l.dispersion.is_none() {
+            self.lost = wide.add(self.lost, rate);
+        } else {
+            let times = own.weight * (own.count + 1.0 / own.alpha);
+            let excess = wide.ln_1p(wide.mul(wide.splat(own.alpha), rate));
             self.lost = wide.scale_add(times, excess, self.lost);
         }
+        rate
     }
 
     #[inline(always)]
@@ -352,22 +373,21 @@ impl<S: Simd, const G: usize> Sums<S, G> {
     }
 }
 
-/// [`Sums`] at given latents.
+/// [`Sums`] at given latents; `memory` for a chunk's log rates.
 #[inline(always)]
 fn log_likelihood<S: Simd, const G: usize>(
     wide: Wide<S, G>,
     l: &Layout,
     bin: Bin<'_>,
     kappa: &[Row<S, G>],
+    memory: &mut [Row<S, G>],
 ) -> Row<S, G> {
     let mut sums = Sums::new(wide);
-    for from in (0..l.channels).step_by(TILE) {
-        let (logs, rates) = rates_of(wide, l, bin, from, kappa);
-        match &l.dispersion {
-            None => sums.poisson(wide, bin, from, (&logs, &rates)),
-            Some(alpha) => {
-                sums.dispersed(wide, bin, from, (&logs, &rates), &alpha[from..from + TILE]);
-            }
+    for chunk in Chunk::all(l, bin) {
+        let logs = &mut memory[..chunk.counts.len()];
+        chunk.log_rates(wide, l, kappa, logs);
+        for (row, own) in logs.iter().zip(chunk.channels()) {
+            sums.take(wide, l, &own, *row);
         }
     }
     sums.total(wide)
