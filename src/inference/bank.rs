@@ -3,16 +3,16 @@
 use pulp::{Simd, WithSimd};
 
 use super::BankError;
-use super::block::{Block, Members};
+use super::block::{Block, blocks};
 use super::channels::{Adaptation, Channels, NOVELTY_WINDOW_S, Seen};
 use super::estimate::Estimate;
 use super::kernels::{exp, padded_row};
-use super::lanes::{Wide, triangle};
-use super::layout::{Bin, Layout, check_sizes, entry, log_factorials, precision};
+use super::lanes::{Wide, triangle, unfold};
+use super::layout::{Bin, Layout, check_sizes, entry, log_factorials};
 use super::participation::Participation;
 use super::signs::{Shown, Signs};
 use super::tape::Tape;
-use crate::model::{Component, KnownDynamics, Model, NoveltyLimits, Readout, UNKNOWN_RATE};
+use crate::model::{KnownDynamics, Model, NoveltyLimits, Readout, UNKNOWN_RATE};
 
 /// Time constant of the latent covariance behind the participation ratio, seconds.
 const PARTICIPATION_WINDOW_S: f64 = 2.0;
@@ -253,7 +253,7 @@ impl FilterBank {
             let constant = self.layout.count_constant(&self.channels.counts, &self.log_factorial);
             let total = self.normalise(simd);
             self.estimate.log_likelihood = (total + constant) / n_informing as f32;
-            self.learn();
+            self.learn(simd);
         }
         self.restart_unsound(simd);
         self.normalise(simd);
@@ -294,9 +294,9 @@ impl FilterBank {
 
     /// What the channels show of themselves in a bin that informed.
     #[inline(always)]
-    pub(super) fn learn(&mut self) {
+    pub(super) fn learn<S: Simd>(&mut self, simd: S) {
         self.estimate.innovation_runs = self.channels.innovation_runs();
-        self.channels.learn();
+        self.channels.learn(Wide(simd));
         self.estimate.silent_channels = self.channels.n_silent() as u32;
     }
 
@@ -437,42 +437,6 @@ impl FilterBank {
         out.posterior.iter_mut().for_each(|p| *p /= sum);
         out.unlabelled = unlabelled / (unlabelled + sum);
     }
-}
-
-/// A symmetric matrix from its lower triangle.
-fn unfold(triangle: &[f32], out: &mut [f32]) {
-    let n = out.len().isqrt();
-    let mut at = 0;
-    for i in 0..n {
-        for j in 0..=i {
-            out[i * n + j] = triangle[at];
-            out[j * n + i] = triangle[at];
-            at += 1;
-        }
-    }
-}
-
-/// Components in blocks of two vectors, the last ones of one where that holds them.
-fn blocks(
-    layout: &Layout,
-    components: &[Component],
-    entry: &[f32],
-    leave: &[f32],
-    lanes: usize,
-) -> Vec<Block> {
-    let mut blocks = Vec::new();
-    let mut first = 0;
-    while first < components.len() {
-        let left = components.len() - first;
-        let groups = if left > lanes { 2 } else { 1 };
-        let len = left.min(groups * lanes);
-        let components = &components[first..first + len];
-        let precision = components.iter().map(precision).collect();
-        let members = Members { components, first, entry, leave, precision };
-        blocks.push(Block::new(layout, &members, groups, groups * lanes));
-        first += len;
-    }
-    blocks
 }
 
 /// Numbers in a vector of this processor.

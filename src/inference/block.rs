@@ -4,7 +4,7 @@
 use pulp::Simd;
 
 use super::lanes::{Lanes, Row, Wide, triangle};
-use super::layout::Layout;
+use super::layout::{CHUNK, Layout, precision};
 use super::tape::Tape;
 use crate::model::{Component, values};
 
@@ -91,7 +91,7 @@ impl Scratch {
     fn new(l: &Layout, width: usize) -> Self {
         let rows = |n: usize| Lanes::zeros(n * width);
         let [h1, h2] = l.hidden;
-        let chunk = super::layout::CHUNK.min(l.channels);
+        let chunk = CHUNK.min(l.channels);
         Self {
             phi: rows(l.units),
             slope: rows(l.units),
@@ -117,21 +117,44 @@ impl Scratch {
     }
 }
 
+/// Components in blocks of two vectors, the last ones of one where that holds them.
+pub(super) fn blocks(
+    layout: &Layout,
+    components: &[Component],
+    entry: &[f32],
+    leave: &[f32],
+    lanes: usize,
+) -> Vec<Block> {
+    let mut blocks = Vec::new();
+    let mut first = 0;
+    while first < components.len() {
+        let left = components.len() - first;
+        let groups = if left > lanes { 2 } else { 1 };
+        let len = left.min(groups * lanes);
+        let components = &components[first..first + len];
+        let precision = components.iter().map(precision).collect();
+        let members = Members { components, first, entry, leave, precision };
+        blocks.push(Block::new(layout, &members, groups, groups * lanes));
+        first += len;
+    }
+    blocks
+}
+
 /// What a block is made of: components, with the probabilities of entering each out of every regime
 /// and of leaving its own.
-pub(super) struct Members<'a> {
-    pub(super) components: &'a [Component],
-    pub(super) first: usize,
+struct Members<'a> {
+    components: &'a [Component],
+    first: usize,
     /// `[n_regimes + 1, hypotheses]` of the whole bank.
-    pub(super) entry: &'a [f32],
+    entry: &'a [f32],
     /// Of the whole bank.
-    pub(super) leave: &'a [f32],
+    leave: &'a [f32],
     /// Inverses of the components' covariances, `[embedding, embedding]`.
-    pub(super) precision: Vec<Vec<f32>>,
+    precision: Vec<Vec<f32>>,
 }
 
 impl Block {
-    pub(super) fn new(l: &Layout, of: &Members<'_>, groups: usize, width: usize) -> Self {
+    fn new(l: &Layout, of: &Members<'_>, groups: usize, width: usize) -> Self {
         let rows = |n: usize| Lanes::zeros(n * width);
         let len = of.components.len();
         let d = l.embedding;

@@ -1,6 +1,9 @@
 //! State of the channels: which inform, how their gains drift, which are silent.
 
+use pulp::Simd;
+
 use super::kernels::{padded, padded_row};
+use super::lanes::Wide;
 use super::tape::Tape;
 use crate::model::{Model, Readout, values};
 
@@ -62,7 +65,7 @@ impl Default for Adaptation {
 const GAIN_PSEUDO_COUNT: f32 = 20.0;
 /// Beyond these a channel has another unit or none, which a gain does not describe.
 const GAIN_BOUNDS: [f32; 2] = [0.05, 20.0];
-/// Each channel's gain enters its baseline once in this many bins, because a logarithm is not cheap.
+/// Gains enter the baselines once in this many bins, because a logarithm is not cheap.
 const GAIN_EVERY: u32 = 16;
 /// A channel is silent when no spike came where this many were expected: by chance `e^-14`.
 const SILENCE: f32 = 14.0;
@@ -287,7 +290,7 @@ impl Channels {
 
     /// Learns from a bin that informed: `expected` is filled.
     #[inline(always)]
-    pub(super) fn learn(&mut self) {
+    pub(super) fn learn<S: Simd>(&mut self, wide: Wide<S, 1>) {
         let total = total(&self.expected);
         // The first bin has no past to be smoothed with.
         let rate = if self.total > 0.0 { self.total_rate } else { 1.0 };
@@ -306,7 +309,7 @@ impl Channels {
             }
         }
         if self.follows_gains {
-            self.follow_gains();
+            self.follow_gains(wide);
         }
     }
 
@@ -345,25 +348,28 @@ impl Channels {
     /// would be measured against itself and could run away; pseudo-counts keep rarely firing
     /// channels at 1.
     #[inline(always)]
-    fn follow_gains(&mut self) {
+    fn follow_gains<S: Simd>(&mut self, wide: Wide<S, 1>) {
         let sums = self.observed.iter_mut().zip(&mut self.predicted);
         let each = sums.zip(&self.counts).zip(&self.expected).zip(&self.gain);
         for ((((observed, predicted), y), expected), gain) in each {
             *observed = self.keep * *observed + y;
             *predicted = self.keep * *predicted + expected / gain;
         }
-        // Some channels in each bin, so that no bin takes longer than others.
-        let share = self.n.div_ceil(GAIN_EVERY as usize);
         self.bins_to_gains -= 1;
-        let from = (self.bins_to_gains as usize * share).min(self.n);
-        for i in from..(from + share).min(self.n) {
-            let gain =
-                (GAIN_PSEUDO_COUNT + self.observed[i]) / (GAIN_PSEUDO_COUNT + self.predicted[i]);
-            self.gain[i] = gain.clamp(GAIN_BOUNDS[0], GAIN_BOUNDS[1]);
-            self.baseline[i] = self.trained[i] + self.gain[i].ln();
+        if self.bins_to_gains > 0 {
+            return;
         }
-        if self.bins_to_gains == 0 {
-            self.bins_to_gains = GAIN_EVERY;
+        self.bins_to_gains = GAIN_EVERY;
+        for ((gain, observed), predicted) in
+            self.gain.iter_mut().zip(&self.observed).zip(&self.predicted)
+        {
+            let found = (GAIN_PSEUDO_COUNT + observed) / (GAIN_PSEUDO_COUNT + predicted);
+            *gain = found.clamp(GAIN_BOUNDS[0], GAIN_BOUNDS[1]);
+        }
+        let logs = wide.rows_mut(&mut self.baseline).iter_mut();
+        let each = logs.zip(wide.rows(&self.trained)).zip(wide.rows(&self.gain));
+        for ((baseline, trained), gain) in each {
+            *baseline = wide.add(*trained, wide.ln(*gain));
         }
     }
 }

@@ -56,6 +56,19 @@ pub(super) fn triangle(i: usize, j: usize) -> usize {
     i * (i + 1) / 2 + j
 }
 
+/// A symmetric matrix from its lower triangle.
+pub(super) fn unfold(triangle: &[f32], out: &mut [f32]) {
+    let n = out.len().isqrt();
+    let mut at = 0;
+    for i in 0..n {
+        for j in 0..=i {
+            out[i * n + j] = triangle[at];
+            out[j * n + i] = triangle[at];
+            at += 1;
+        }
+    }
+}
+
 /// Arithmetic on rows.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Wide<S, const G: usize>(pub(super) S);

@@ -173,28 +173,8 @@ impl Block {
                 product[i * rank + j] = sum;
             }
         }
-        // I + L^T Lambda L, and its factor in place: pivots are 1 at least.
         let inverse = wide.rows_mut(&mut s.inverse);
-        let mut log_det = wide.splat(0.0);
-        for j in 0..rank {
-            for i in j..rank {
-                let mut sum = wide.splat(if i == j { 1.0 } else { 0.0 });
-                for k in i..rank {
-                    sum = wide.mul_add(root[k * rank + i], product[k * rank + j], sum);
-                }
-                for k in 0..j {
-                    sum = wide.mul_sub_from(square[i * rank + k], square[j * rank + k], sum);
-                }
-                square[i * rank + j] = if i == j { sum } else { wide.mul(sum, inverse[j]) };
-                if i == j {
-                    let above = wide.max(wide.sub(sum, wide.splat(1.0)), wide.splat(0.0));
-                    log_det = wide.add(log_det, wide.ln_1p(above));
-                    let pivot = wide.sqrt(wide.add(above, wide.splat(1.0)));
-                    inverse[j] = wide.div(wide.splat(1.0), pivot);
-                    square[j * rank + j] = pivot;
-                }
-            }
-        }
+        let log_det = add_and_factor(wide, root, product, square, inverse);
         let white = wide.rows_mut(&mut s.white);
         for i in 0..state {
             let (from, to) =
@@ -249,6 +229,40 @@ impl Block {
             }
         }
     }
+}
+
+/// The Cholesky factor of `I + L^T product`, `[rank, rank]`, with the inverses of its diagonal;
+/// returns the log determinant. Pivots are 1 at least.
+#[inline(always)]
+fn add_and_factor<S: Simd, const G: usize>(
+    wide: Wide<S, G>,
+    root: &[Row<S, G>],
+    product: &[Row<S, G>],
+    square: &mut [Row<S, G>],
+    inverse: &mut [Row<S, G>],
+) -> Row<S, G> {
+    let rank = inverse.len();
+    let mut log_det = wide.splat(0.0);
+    for j in 0..rank {
+        for i in j..rank {
+            let mut sum = wide.splat(if i == j { 1.0 } else { 0.0 });
+            for k in i..rank {
+                sum = wide.mul_add(root[k * rank + i], product[k * rank + j], sum);
+            }
+            for k in 0..j {
+                sum = wide.mul_sub_from(square[i * rank + k], square[j * rank + k], sum);
+            }
+            if i > j {
+                square[i * rank + j] = wide.mul(sum, inverse[j]);
+                continue;
+            }
+            let above = wide.max(wide.sub(sum, wide.splat(1.0)), wide.splat(0.0));
+            log_det = wide.add(log_det, wide.ln_1p(above));
+            square[j * rank + j] = wide.sqrt(wide.add(above, wide.splat(1.0)));
+            inverse[j] = wide.div(wide.splat(1.0), square[j * rank + j]);
+        }
+    }
+    log_det
 }
 
 /// `x = R^-1 b` for a lower triangle `R` `[rank, rank]` given the inverses of its diagonal.

@@ -77,7 +77,7 @@ impl WithSimd for RunStage<'_> {
                 bank.estimate.participation_ratio = bank.participation.take(&bank.estimate.latent);
             }
             Stage::Channels => {
-                bank.learn();
+                bank.learn(simd);
                 bank.look(true);
             }
         }

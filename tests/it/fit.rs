@@ -200,10 +200,11 @@ fn a_million_bins_leave_the_numbers_sound() {
 fn a_hypothesis_that_loses_its_numbers_begins_anew() {
     // Rates without a bound overflow: whatever comes, the posterior stays one.
     let mut model = MODEL.clone();
-    model.online.log_rate_bounds = [-40.0, 40.0];
+    model.online.log_rate_bounds = [-90.0, 90.0];
     let bins = switching(60, 5);
     let readout = &mut model.readouts[0];
     readout.loading *= 60.0;
+    readout.baseline[0] = 89.0;
     let mut bank = FilterBank::new(&model, &model.readouts[0], Adaptation::NONE).expect("a bank");
     for bin in &bins {
         let e = bank.update(&bin.iter().map(|c| c * 900.0).collect::<Vec<f32>>());
