@@ -12,11 +12,12 @@ use axum::middleware::{Next, from_fn, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::serve::IncomingStream;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 
 use super::page;
 use super::page::Page;
 use crate::bus::Registry;
+use crate::platform;
 use crate::security::{Answer, Denied, Incoming, Peer, Role, Tokens};
 use crate::telemetry;
 use crate::telemetry::Series;
@@ -144,12 +145,15 @@ async fn health(State(shared): State<Shared>) -> impl IntoResponse {
     ([(header::CONTENT_TYPE, "application/json")], format!("{body}\n"))
 }
 
-/// On another thread: with many sessions this takes milliseconds, which would delay decisions.
+/// On a thread that gives way, one after the other: with many sessions this takes milliseconds,
+/// which would delay decisions.
 async fn render(State(shared): State<Shared>) -> Result<impl IntoResponse, StatusCode> {
+    static ONE: Semaphore = Semaphore::const_new(1);
     let kind = "text/plain; version=0.0.4; charset=utf-8";
-    let text = tokio::task::spawn_blocking(move || telemetry::render(&shared.metrics)).await;
-    // Fails only while the runtime shuts down.
-    let text = text.map_err(|_| StatusCode::SERVICE_UNAVAILABLE)?;
+    let unavailable = || StatusCode::SERVICE_UNAVAILABLE;
+    let _turn = ONE.acquire().await.map_err(|_| unavailable())?;
+    let text = platform::aside("scrape", move || telemetry::render(&shared.metrics));
+    let text = text.map_err(|_| unavailable())?.await.map_err(|_| unavailable())?;
     Ok(([(header::CONTENT_TYPE, kind)], text))
 }
 

@@ -1,9 +1,11 @@
 //! `regimed serve`: the daemon.
 
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use anyhow::{Context, Result};
 
+use crate::config::RuntimeConfig;
 use crate::daemon::{Daemon, access, check_source, check_triggers, plan};
 use crate::platform::Signals;
 use crate::{config, telemetry};
@@ -55,7 +57,7 @@ pub fn run(args: &ServeArgs) -> Result<()> {
         return Ok(());
     }
     telemetry::log_to_stderr()?;
-    let runtime = runtime()?;
+    let runtime = runtime_of(&config.runtime)?;
     let ended = runtime.block_on(async {
         let mut signals = Signals::new().context("cannot listen for signals")?;
         let daemon = tokio::select! {
@@ -93,16 +95,28 @@ pub(crate) async fn until_end(signals: &mut Signals, daemon: &Daemon) {
     }
 }
 
-/// Threads for I/O at least: while one takes a long message apart, others carry short ones.
-const IO_THREADS: usize = 4;
-
-/// The runtime for I/O.
+/// The runtime for I/O of a command.
 pub(crate) fn runtime() -> Result<tokio::runtime::Runtime> {
-    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    runtime_of(&RuntimeConfig::default())
+}
+
+/// The runtime for I/O, its threads where they should run.
+fn runtime_of(config: &RuntimeConfig) -> Result<tokio::runtime::Runtime> {
+    let (placement, threads) = (config.placement.clone(), config.io_threads);
+    let started = AtomicUsize::new(0);
     tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(cores.max(IO_THREADS))
+        .worker_threads(threads)
         .enable_all()
         .thread_name("io")
+        .on_thread_start(move || {
+            // Those that come later do what takes long, and are started by these.
+            if started.fetch_add(1, Ordering::Relaxed) >= threads {
+                return placement.leave();
+            }
+            if let Err(e) = placement.take() {
+                tracing::warn!("a thread for I/O does not run where [runtime] says: {e}");
+            }
+        })
         .build()
         .context("cannot start the I/O threads")
 }

@@ -6,6 +6,7 @@ mod environment;
 mod fault;
 mod journal;
 mod rigs;
+mod runtime;
 mod section;
 mod session;
 mod triggers;
@@ -22,6 +23,7 @@ pub(crate) use environment::Supervision;
 pub(crate) use fault::{ConfigError, Fault};
 pub(crate) use journal::{DECISIONS, JournalConfig, STATE};
 pub(crate) use rigs::SourceConfig;
+pub(crate) use runtime::RuntimeConfig;
 use section::{Beyond, Faults, Section, set};
 pub(crate) use session::{FALSE_CHANGES_PER_MIN, SessionConfig};
 
@@ -69,6 +71,8 @@ pub struct Config {
     pub drain_s: f64,
     /// Rate of the metrics, Hz.
     pub metrics_hz: f64,
+    /// How its threads run.
+    pub(crate) runtime: RuntimeConfig,
     /// The journal, where one is kept.
     pub journal: Option<JournalConfig>,
     /// Sessions that start with the daemon.
@@ -101,6 +105,7 @@ impl Default for Config {
             events_kept: EVENTS_KEPT,
             drain_s: DRAIN_S,
             metrics_hz: METRICS_HZ,
+            runtime: RuntimeConfig::default(),
             journal: None,
             sessions: Vec::new(),
         }
@@ -163,6 +168,7 @@ fn top<'a>(table: &'a DeTable<'a>, path: &Path, faults: &mut Faults<'a>) -> Conf
     section.section("metrics", |s| {
         set(&mut config.metrics_hz, s.number("rate_hz", 0.1..100.1, "Hz from 0.1 to 100"));
     });
+    set(&mut config.runtime, section.section("runtime", runtime::runtime));
     config.journal = section.section("journal", |s| journal::journal(s, path)).flatten();
     sessions(&mut section, path, &mut config);
     exclusive_ports(&config, &mut section);

@@ -56,6 +56,7 @@ impl Probe {
     fn take_counts(&mut self) {
         let Self { monitor, edge, reader, counts, .. } = self;
         reader.each(|gap, bin| {
+            platform::take_turns();
             if gap {
                 monitor.push_counts(None);
                 edge.iter_mut().for_each(EdgeMeter::gap);

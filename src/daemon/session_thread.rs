@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::outcomes::Sending;
 use super::resume::Restored;
@@ -24,6 +24,8 @@ pub(super) struct Ends {
     pub(super) taps: [CountsTap; 3],
     pub(super) slot: Option<Arc<SnapshotSlot>>,
     pub(super) watch: Option<Watch>,
+    /// How long it looks for the next bin before it sleeps.
+    pub(super) spin: Duration,
 }
 
 /// Owns the engine. After the first bins it neither allocates nor waits, but for a full ring of
@@ -38,6 +40,7 @@ pub(super) struct SessionThread {
     /// Models that the session had before this one.
     swaps: u32,
     outlet: Outlet,
+    spin: Duration,
     sending: Sending<Outcome>,
     raw: Vec<u16>,
     counts: Vec<f32>,
@@ -74,6 +77,7 @@ impl SessionThread {
             restored,
             taps: ends.taps,
             outlet: ends.outlet,
+            spin: ends.spin,
             sending: ends.sending,
             slot: ends.slot,
             watch: ends.watch,
@@ -98,10 +102,28 @@ impl SessionThread {
                     // A session without bins takes an engine over as well: whoever offered it
                     // waits.
                     self.take_over();
-                    self.outlet.sleep();
+                    if !self.look() {
+                        self.outlet.sleep();
+                    }
                 }
             }
         }
+    }
+
+    /// Looks for the next bin for as long as it should before it sleeps; whether one has come. A
+    /// thread that sleeps takes tens of microseconds to wake; one that looks takes a core.
+    fn look(&self) -> bool {
+        if self.spin.is_zero() {
+            return false;
+        }
+        let until = Instant::now() + self.spin;
+        while Instant::now() < until {
+            if self.outlet.has_next() {
+                return true;
+            }
+            std::hint::spin_loop();
+        }
+        false
     }
 
     fn handle(&mut self, header: &Header) {

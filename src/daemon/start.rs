@@ -19,7 +19,7 @@ use crate::api::zeromq::publisher::Topics;
 use crate::bus::{
     CalibrationState, CountsTap, Outcome, Parts, Plan, SessionHandle, Tasks, recorder, tap,
 };
-use crate::config::{Config, SessionConfig};
+use crate::config::{Config, RuntimeConfig, SessionConfig};
 use crate::intake::{Assembly, Outlet, Port, PortSettings};
 use crate::triggers::{Settings as Trigger, Watch, Worker};
 
@@ -80,7 +80,8 @@ pub(super) fn start(
     let (watch, workers) = watch(&asked, &session, config, shared)?;
     let (resumed, own) = (beginning.restored.is_some(), beginning.own_readout);
     let ins = Ins { outlet, taps: [metrics_tap, fit_tap, page_tap], watch };
-    let (slot, fetching) = run_thread(&session, beginning, ins, keeping.as_ref())?;
+    let runtime = shared.runtime.clone();
+    let (slot, fetching) = run_thread(&session, beginning, ins, keeping.as_ref(), runtime)?;
     match own {
         Some(trusted) => show_kept(&session, trusted),
         None => calibrate(&session, &plan, keeping.as_ref(), shared)?,
@@ -164,6 +165,7 @@ fn run_thread(
     beginning: Beginning,
     ins: Ins,
     keeping: Option<&Keeping>,
+    runtime: RuntimeConfig,
 ) -> Result<(Option<Arc<SnapshotSlot>>, Fetching<Outcome>)> {
     let Beginning { mut engine, fingerprint, restored, .. } = beginning;
     let slot = keeping.map(|keeping| {
@@ -172,11 +174,16 @@ fn run_thread(
     });
     let (sending, fetching) = outcomes::ring(OUTCOMES_WAITING);
     let Ins { outlet, taps, watch } = ins;
-    let ends = Ends { outlet, sending, taps, slot: slot.clone(), watch };
+    let ends = Ends { outlet, sending, taps, slot: slot.clone(), watch, spin: runtime.spin };
     let owner = SessionThread::new(session.clone(), ends, (engine, fingerprint), restored);
     let thread = std::thread::Builder::new()
         .name(format!("session-{}", session.name()))
-        .spawn(move || owner.run())
+        .spawn(move || {
+            if let Err(e) = runtime.placement.take() {
+                tracing::warn!("a session's thread does not run where [runtime] says: {e}");
+            }
+            owner.run();
+        })
         .context("cannot start a session's thread")?;
     session.port.set_thread(thread.thread().clone());
     Ok((slot, fetching))

@@ -12,6 +12,7 @@ use super::products::{Products, Scatter, Scattered, Squares};
 use super::window::{LAGS_S, Window, bins};
 use crate::dynamics::eigenvalues;
 use crate::learner::leading;
+use crate::platform;
 
 /// A channel that fires less is not read, spikes per second.
 const RATE_MIN_HZ: f64 = 0.4;
@@ -109,6 +110,7 @@ impl Population<'_> {
         let roots: Vec<f64> = self.means.iter().map(|m| m.sqrt()).collect();
         let over: Vec<f64> = roots.iter().map(|r| 1.0 / r).collect();
         for a in 0..n {
+            platform::take_turns();
             for b in 0..=a {
                 let product = self.window.product(self.kept[a], self.kept[b]);
                 let c = product * over[a] * over[b] - roots[a] * roots[b];
@@ -243,6 +245,9 @@ impl WithSimd for Project<'_> {
         let (n, base) = (weights.len(), population.base());
         let mut counts = vec![0.0f32; n];
         for t in 0..population.window.bins() {
+            if t.is_multiple_of(256) {
+                platform::take_turns();
+            }
             population.pick(population.window.bin(t), &mut counts);
             let (state, total) = projected::<S>(&counts, weights);
             states.of.push(std::array::from_fn(|d| state[d] - centre[d]));
@@ -317,6 +322,7 @@ impl States {
 
     /// `C(k)` of the first `n` directions, `[n][n]`.
     fn covariance(&self, n: usize, k: usize) -> DMatrix<f64> {
+        platform::take_turns();
         let mut all = DMatrix::zeros(n, n);
         for (earlier, later) in self.pairs(k) {
             let sums = Arch::new().dispatch(Products { earlier, later });
@@ -331,6 +337,7 @@ impl States {
 
     /// Of each direction, its autocovariance at a lag in bins.
     fn variances(&self, k: usize) -> [f64; LEADING] {
+        platform::take_turns();
         let mut all = [0.0f64; LEADING];
         for (earlier, later) in self.pairs(k) {
             let sums = Arch::new().dispatch(Squares { earlier, later });

@@ -119,6 +119,12 @@ impl Outlet {
         doorbell.answer(|| self.pop(counts))
     }
 
+    /// Whether a header waits.
+    #[must_use]
+    pub fn has_next(&self) -> bool {
+        !self.headers.is_empty()
+    }
+
     /// Sleeps until something waits.
     pub fn sleep(&self) {
         self.doorbell.sleep();

@@ -1,4 +1,4 @@
-//! The clock, limits, priorities, the disk.
+//! The clock, limits, the disk.
 
 use std::io;
 use std::path::Path;
@@ -11,15 +11,6 @@ use rustix::time::{ClockId, clock_gettime};
 pub(crate) fn monotonic_ns() -> u64 {
     let now = clock_gettime(ClockId::Monotonic);
     now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
-}
-
-/// Lowers this thread's priority, so that threads that decide and publish run first.
-pub(crate) fn give_way() {
-    // Elsewhere it would be the whole process.
-    #[cfg(target_os = "linux")]
-    if let Err(e) = rustix::process::nice(10) {
-        tracing::debug!("a thread keeps its priority: {e}");
-    }
 }
 
 /// Open files that this process may have at most; `None`: no limit.

@@ -4,7 +4,8 @@
 //! | what | on Linux |
 //! |---|---|
 //! | the clock that rigs stamp by | `CLOCK_MONOTONIC` |
-//! | priority of a thread, limits, room on a disk | `nice`, `getrlimit`, `statvfs` |
+//! | which threads run first, and where | `SCHED_IDLE`, `SCHED_RR`, `sched_setaffinity` |
+//! | limits, room on a disk | `getrlimit`, `statvfs` |
 //! | files of this user alone, reading and writing at a place | modes, `pread`, `pwrite` |
 //! | sockets in the file system | Unix sockets |
 //! | being told to end, or to read files again | signals |
@@ -14,13 +15,15 @@ mod files;
 mod machine;
 mod signals;
 mod sockets;
+mod threads;
 
 pub(crate) use files::{
     PRIVATE_FOLDER, kind, make_folder, new_folder, own_options, owner, owner_only, read_at,
     write_at,
 };
 pub(crate) use machine::{
-    give_way, monotonic_ns, open_files_max, process_lives, raise_open_files, realtime_max, room,
+    monotonic_ns, open_files_max, process_lives, raise_open_files, realtime_max, room,
 };
 pub(crate) use signals::Signals;
 pub(crate) use sockets::{LocalListener, LocalStream, Notifier, bind_local};
+pub(crate) use threads::{Placement, aside, give_way, take_turns};

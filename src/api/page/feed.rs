@@ -13,6 +13,7 @@ use super::viewers::Page;
 use crate::api::describe;
 use crate::bus::{Plan, SessionHandle, Subscription};
 use crate::intake::MASKED;
+use crate::platform;
 use crate::regime::quantile;
 use crate::wire::{Decision, Expert, Metrics, Session};
 
@@ -239,8 +240,22 @@ impl Watched {
     }
 }
 
-/// Makes frames until the last viewer has left.
-pub(super) async fn make_frames(page: Arc<Page>) {
+/// Makes frames until the last viewer has left, on a thread that gives way: a frame of many sessions
+/// takes as long as several decisions.
+pub(super) fn start(page: Arc<Page>) {
+    let frames = platform::aside("page", move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build();
+        match runtime {
+            Ok(runtime) => runtime.block_on(make_frames(page)),
+            Err(e) => tracing::warn!("the page shows nothing: {e}"),
+        }
+    });
+    if let Err(e) = frames {
+        tracing::warn!("the page shows nothing: {e}");
+    }
+}
+
+async fn make_frames(page: Arc<Page>) {
     let mut watched: HashMap<String, Watched> = HashMap::new();
     let mut ticks = interval(FRAME);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
