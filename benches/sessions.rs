@@ -2,7 +2,7 @@
 //! cores? Budget: no bin refused, no decision lost, and at most 8 MiB of resident memory for each
 //! session. The rigs send over gRPC from this process, on the same cores.
 //!
-//!     cargo bench --bench sessions
+//!     cargo bench --bench sessions [-- 100]
 
 mod support;
 
@@ -109,8 +109,10 @@ fn main() {
         .enable_all()
         .build()
         .expect("a runtime");
+    let asked = std::env::args().skip(1).find_map(|a| a.parse().ok());
+    let many = asked.unwrap_or(SESSIONS);
     let mut resident = Vec::new();
-    for sessions in [1, SESSIONS] {
+    for sessions in [1, many] {
         let daemon = start(sessions, folder.path());
         let (pid, http) = (daemon.child.id(), daemon.address("http"));
         let grpc = format!("http://{}", daemon.address("grpc"));
@@ -150,6 +152,6 @@ fn main() {
             resident[resident.len() - 1]
         );
     }
-    let each = (resident[1] - resident[0]) / (SESSIONS - 1) as f64;
+    let each = (resident[1] - resident[0]) / (many - 1) as f64;
     println!("resident for each session added {each:.2} MiB / {MIB_MAX} = {:.2}", each / MIB_MAX);
 }

@@ -56,7 +56,7 @@ impl Probe {
     fn take_counts(&mut self) {
         let Self { monitor, edge, reader, counts, .. } = self;
         reader.each(|gap, bin| {
-            platform::take_turns();
+            std::thread::yield_now();
             if gap {
                 monitor.push_counts(None);
                 edge.iter_mut().for_each(EdgeMeter::gap);
@@ -96,6 +96,7 @@ impl MetricsWorker {
         std::thread::Builder::new()
             .name("metrics".into())
             .spawn(move || {
+                // And what takes milliseconds yields within: docs/decisions/0016.
                 platform::give_way();
                 work(&receiver);
             })

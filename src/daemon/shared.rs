@@ -5,7 +5,6 @@ use std::sync::Arc;
 use super::metrics_worker::MetricsWorker;
 use super::resume::Keeping;
 use crate::api::zeromq::publisher::Publisher;
-use crate::config::RuntimeConfig;
 use crate::journal::Journal;
 
 /// What all sessions share.
@@ -13,8 +12,6 @@ use crate::journal::Journal;
 pub(super) struct Shared {
     pub(super) publisher: Option<Arc<Publisher>>,
     pub(super) worker: MetricsWorker,
-    /// How sessions' threads run.
-    pub(super) runtime: RuntimeConfig,
     pub(super) journal: Option<Arc<Journal>>,
     pub(super) keeping: Option<Keeping>,
     /// Where decisions are recorded, and every how many of them.

@@ -19,7 +19,7 @@ use crate::api::zeromq::publisher::Topics;
 use crate::bus::{
     CalibrationState, CountsTap, Outcome, Parts, Plan, SessionHandle, Tasks, recorder, tap,
 };
-use crate::config::{Config, RuntimeConfig, SessionConfig};
+use crate::config::{Config, SessionConfig};
 use crate::intake::{Assembly, Outlet, Port, PortSettings};
 use crate::triggers::{Settings as Trigger, Watch, Worker};
 
@@ -80,8 +80,7 @@ pub(super) fn start(
     let (watch, workers) = watch(&asked, &session, config, shared)?;
     let (resumed, own) = (beginning.restored.is_some(), beginning.own_readout);
     let ins = Ins { outlet, taps: [metrics_tap, fit_tap, page_tap], watch };
-    let runtime = shared.runtime.clone();
-    let (slot, fetching) = run_thread(&session, beginning, ins, keeping.as_ref(), runtime)?;
+    let (slot, fetching) = run_thread(&session, beginning, ins, keeping.as_ref(), config)?;
     match own {
         Some(trusted) => show_kept(&session, trusted),
         None => calibrate(&session, &plan, keeping.as_ref(), shared)?,
@@ -165,9 +164,10 @@ fn run_thread(
     beginning: Beginning,
     ins: Ins,
     keeping: Option<&Keeping>,
-    runtime: RuntimeConfig,
+    config: &Config,
 ) -> Result<(Option<Arc<SnapshotSlot>>, Fetching<Outcome>)> {
     let Beginning { mut engine, fingerprint, restored, .. } = beginning;
+    let runtime = config.runtime.clone();
     let slot = keeping.map(|keeping| {
         let every = (keeping.every_s / session.plan().model.bin_width_s).round() as u64;
         Arc::new(SnapshotSlot::new(&mut engine, every))

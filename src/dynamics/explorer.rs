@@ -13,7 +13,6 @@ use super::lyapunov::{LyapunovSum, kaplan_yorke_dimension};
 use super::signature::{Signature, Signs, ZERO_WITHIN_PER_S, signature};
 use super::spectrum::StatePosterior;
 use crate::model::Model;
-use crate::platform;
 
 /// Bins that each run advances by in a refresh.
 const BINS_PER_REFRESH: usize = 64;
@@ -196,7 +195,7 @@ impl Explorer {
             draw.driven.sum.forget(keep);
         }
         for b in 0..BINS_PER_REFRESH {
-            platform::take_turns();
+            std::thread::yield_now();
             // All draws share the noise: what they differ by is the posterior alone.
             let now = self.run_bins + b + 1;
             let noise: Vec<f32> = self

@@ -4,7 +4,6 @@ use nalgebra::{Complex, DMatrix, DVector};
 
 use super::eigenvalues::eigenvalues;
 use crate::model::{Factors, Model};
-use crate::platform;
 
 /// A point is fixed where `q = |F(kappa) - kappa|^2 / 2` is below this.
 const FIXED_BELOW: f64 = 1e-12;
@@ -154,7 +153,7 @@ pub(crate) fn fixed_points(model: &Model, e: &[f32], starts: &[Vec<f32>]) -> Vec
     let rank = model.dims.rank;
     let mut found: Vec<(DVector<f64>, f64)> = Vec::new();
     let mut take = |start: &[f32]| {
-        platform::take_turns();
+        std::thread::yield_now();
         let Some((kappa, speed)) = drift.minimise(start) else { return };
         if speed >= SLOW_BELOW {
             return;
@@ -172,7 +171,7 @@ pub(crate) fn fixed_points(model: &Model, e: &[f32], starts: &[Vec<f32>]) -> Vec
     take(&vec![0.0; rank]);
     let first: Vec<DVector<f64>> = found.iter().map(|f| f.0.clone()).collect();
     let mut take = |kappa: DVector<f64>| {
-        platform::take_turns();
+        std::thread::yield_now();
         let start: Vec<f32> = kappa.iter().map(|&x| x as f32).collect();
         let Some((kappa, speed)) = drift.minimise(&start) else { return };
         if speed < FIXED_BELOW && found.iter().all(|f| (&f.0 - &kappa).norm() >= MERGED_WITHIN) {

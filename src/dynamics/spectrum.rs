@@ -13,7 +13,6 @@ use rand_distr::StandardNormal;
 use super::eigenvalues::eigenvalues;
 use super::estimate::NORMAL_HALF_WIDTH;
 use crate::model::{Model, values};
-use crate::platform;
 
 /// Local dynamics at one state under one embedding.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -148,7 +147,7 @@ pub fn spectrum_interval(model: &Model, of: StatePosterior<'_>) -> Option<Spectr
     let root = of.embedding_root();
     let drawn: Vec<Spectrum> = (0..DRAWS)
         .filter_map(|_| {
-            platform::take_turns();
+            std::thread::yield_now();
             let e = of.embedding_at(&root, &normals(of.embedding.len()));
             spectrum(model, &e, &of.latent_at(&normals(of.latent[0].len())))
         })

@@ -12,7 +12,6 @@ use super::products::{Products, Scatter, Scattered, Squares};
 use super::window::{LAGS_S, Window, bins};
 use crate::dynamics::eigenvalues;
 use crate::learner::leading;
-use crate::platform;
 
 /// A channel that fires less is not read, spikes per second.
 const RATE_MIN_HZ: f64 = 0.4;
@@ -110,7 +109,7 @@ impl Population<'_> {
         let roots: Vec<f64> = self.means.iter().map(|m| m.sqrt()).collect();
         let over: Vec<f64> = roots.iter().map(|r| 1.0 / r).collect();
         for a in 0..n {
-            platform::take_turns();
+            std::thread::yield_now();
             for b in 0..=a {
                 let product = self.window.product(self.kept[a], self.kept[b]);
                 let c = product * over[a] * over[b] - roots[a] * roots[b];
@@ -246,7 +245,7 @@ impl WithSimd for Project<'_> {
         let mut counts = vec![0.0f32; n];
         for t in 0..population.window.bins() {
             if t.is_multiple_of(256) {
-                platform::take_turns();
+                std::thread::yield_now();
             }
             population.pick(population.window.bin(t), &mut counts);
             let (state, total) = projected::<S>(&counts, weights);
@@ -322,7 +321,7 @@ impl States {
 
     /// `C(k)` of the first `n` directions, `[n][n]`.
     fn covariance(&self, n: usize, k: usize) -> DMatrix<f64> {
-        platform::take_turns();
+        std::thread::yield_now();
         let mut all = DMatrix::zeros(n, n);
         for (earlier, later) in self.pairs(k) {
             let sums = Arch::new().dispatch(Products { earlier, later });
@@ -337,7 +336,7 @@ impl States {
 
     /// Of each direction, its autocovariance at a lag in bins.
     fn variances(&self, k: usize) -> [f64; LEADING] {
-        platform::take_turns();
+        std::thread::yield_now();
         let mut all = [0.0f64; LEADING];
         for (earlier, later) in self.pairs(k) {
             let sums = Arch::new().dispatch(Squares { earlier, later });

@@ -19,13 +19,6 @@ pub(crate) fn give_way() {
     }
 }
 
-/// Leaves the core to a thread that waits for it. What computes for milliseconds says so every
-/// tenth of one: once it has a core, a scheduler may let it keep that for its whole slice, whoever
-/// waits.
-pub(crate) fn take_turns() {
-    std::thread::yield_now();
-}
-
 /// Does something that can wait on a thread of its own that gives way; what it gave, or an error
 /// where it ended without.
 ///
@@ -73,8 +66,8 @@ impl Placement {
     /// Places this thread.
     ///
     /// # Errors
-    /// The system's: a core that is not there, a priority that is not allowed. What could be done is
-    /// done.
+    /// The system's: a core that is not there, a priority that is not allowed. What could be done
+    /// is done.
     pub(crate) fn take(&self) -> io::Result<()> {
         let placed = if self.cores.is_empty() { Ok(()) } else { run_on(&self.cores) };
         if self.priority > 0 {

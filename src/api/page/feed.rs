@@ -240,8 +240,8 @@ impl Watched {
     }
 }
 
-/// Makes frames until the last viewer has left, on a thread that gives way: a frame of many sessions
-/// takes as long as several decisions.
+/// Makes frames until the last viewer has left, on a thread that gives way: a frame of many
+/// sessions takes as long as several decisions.
 pub(super) fn start(page: Arc<Page>) {
     let frames = platform::aside("page", move || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build();
