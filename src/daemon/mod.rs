@@ -116,8 +116,7 @@ impl Daemon {
             check_journal(journal.settings.folder.clone(), registry.clone())?;
         }
         let recorded = decisions.as_ref().map(|(log, _)| log.clone());
-        let journal_of = journal.clone();
-        let shared = Shared { publisher, worker, journal: journal_of, keeping, decisions };
+        let shared = Shared { publisher, worker, journal: journal.clone(), keeping, decisions };
         let sessions = Arc::new(Sessions::new(config.clone(), registry.clone(), shared));
         for (plan, session) in plans.into_iter().zip(config.sessions.clone()) {
             sessions.begin(plan, session).await?;
