@@ -1,7 +1,7 @@
 //! `/metrics`, `/healthz`, `/readyz`, `/health` and the live page over HTTP.
 
 use std::net::IpAddr;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use axum::Router;
 use axum::body::Body;
@@ -148,11 +148,15 @@ async fn health(State(shared): State<Shared>) -> impl IntoResponse {
 /// On a thread that gives way, one after the other: with many sessions this takes milliseconds,
 /// which would delay decisions.
 async fn render(State(shared): State<Shared>) -> Result<impl IntoResponse, StatusCode> {
-    static ONE: Semaphore = Semaphore::const_new(1);
+    static ONE: LazyLock<Arc<Semaphore>> = LazyLock::new(|| Arc::new(Semaphore::new(1)));
     let kind = "text/plain; version=0.0.4; charset=utf-8";
     let unavailable = || StatusCode::SERVICE_UNAVAILABLE;
-    let _turn = ONE.acquire().await.map_err(|_| unavailable())?;
-    let text = platform::aside("scrape", move || telemetry::render(&shared.metrics));
+    let turn = ONE.clone().acquire_owned().await.map_err(|_| unavailable())?;
+    let text = platform::aside("scrape", move || {
+        // Held until the thread ends, also where nobody waits for it any more.
+        let _turn = turn;
+        telemetry::render(&shared.metrics)
+    });
     let text = text.map_err(|_| unavailable())?.await.map_err(|_| unavailable())?;
     Ok(([(header::CONTENT_TYPE, kind)], text))
 }

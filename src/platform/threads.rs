@@ -10,11 +10,19 @@ pub(crate) fn give_way() {
     // Elsewhere it would be the whole process.
     #[cfg(target_os = "linux")]
     {
+        use std::sync::Once;
+
         use thread_priority::{NormalThreadSchedulePolicy, ThreadPriority, ThreadSchedulePolicy};
 
         let idle = ThreadSchedulePolicy::Normal(NormalThreadSchedulePolicy::Idle);
         if let Err(e) = set(ThreadPriority::Min, idle) {
-            tracing::debug!("a thread keeps its priority: {e}");
+            static SAID: Once = Once::new();
+            SAID.call_once(|| {
+                tracing::warn!("threads that can wait give way by their nice value alone: {e}");
+            });
+            if let Err(e) = rustix::process::nice(10) {
+                tracing::debug!("a thread keeps its priority: {e}");
+            }
         }
     }
 }
