@@ -7,7 +7,7 @@ use anyhow::{Context, Result};
 
 use crate::config::RuntimeConfig;
 use crate::daemon::{Daemon, access, check_source, check_triggers, plan};
-use crate::platform::Signals;
+use crate::platform::{self, Signals};
 use crate::{config, telemetry};
 
 /// Time for unfinished work when everything is stopped.
@@ -104,6 +104,7 @@ pub(crate) fn runtime() -> Result<tokio::runtime::Runtime> {
 fn runtime_of(config: &RuntimeConfig) -> Result<tokio::runtime::Runtime> {
     let (placement, threads) = (config.placement.clone(), config.io_threads);
     let started = AtomicUsize::new(0);
+    platform::note_home();
     tokio::runtime::Builder::new_multi_thread()
         .worker_threads(threads)
         .enable_all()

@@ -327,6 +327,23 @@ mod tests {
     }
 
     #[test]
+    fn threads_run_where_it_is_said_and_none_spins_before_everybody() {
+        let of = |keys: &str| {
+            format!("[runtime]\n{keys}\n[[session]]\nname = \"rig\"\nmodel = \"builtin\"\n")
+        };
+        let text = of("io_threads = 2\ncores = [0, 3]\npriority = 20");
+        let runtime = parse(Path::new("x"), &text).expect("good").runtime;
+        assert_eq!((runtime.io_threads, runtime.placement.priority), (2, 20));
+        assert_eq!(runtime.placement.cores, [0, 3]);
+        let spinning = parse(Path::new("x"), &of("spin_us = 200")).expect("good").runtime.spin;
+        assert_eq!(spinning.as_micros(), 200);
+        let wrong = ["priority = 20\nspin_us = 200", "spin_us = 20000", "cores = [-1]"];
+        for (keys, key) in wrong.iter().zip(["spin_us", "spin_us", "cores"]) {
+            assert_eq!(faults(&of(keys))[0].1, format!("runtime.{key}"), "{keys}");
+        }
+    }
+
+    #[test]
     fn a_session_that_calibrates_itself_says_of_what() {
         let of = |keys: &str| format!("[[session]]\nname = \"rig\"\nmodel = \"builtin\"\n{keys}\n");
         let parsed = |keys: &str| parse(Path::new("x"), &of(keys)).expect(keys).sessions[0].clone();

@@ -10,8 +10,8 @@ use crate::platform::Placement;
 /// Threads for I/O at least, where nobody says how many: while one takes a long message apart,
 /// others carry short ones.
 const IO_THREADS: usize = 4;
-/// Longest look for the next bin, us.
-const SPIN_US_MAX: usize = 1_000_000;
+/// Longest look for the next bin, us: the session's end and another model wait for it.
+const SPIN_US_MAX: usize = 10_000;
 
 /// How the daemon's threads run.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -42,6 +42,11 @@ pub(super) fn runtime(s: &mut Section<'_, '_>) -> RuntimeConfig {
     config.placement.priority = priority.unwrap_or(0) as u8;
     let spin_us: Option<usize> = s.whole("spin_us", 0, SPIN_US_MAX);
     config.spin = Duration::from_micros(spin_us.unwrap_or(0) as u64);
+    if config.placement.priority > 0 && !config.spin.is_zero() {
+        let problem = "expected none beside runtime.priority: a thread that neither sleeps nor \
+                       gives way leaves others on its core no turn";
+        s.fault(s.span.clone(), "spin_us", problem);
+    }
     if let Some(value) = s.value("cores") {
         let expected = "an array of cores, counted from 0";
         let DeValue::Array(list) = value.get_ref() else {

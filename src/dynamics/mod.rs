@@ -1,5 +1,7 @@
 //! What a model's low-rank network does: spectra of its linearisation, Lyapunov exponents, fixed
 //! points, forecasts; and measures of the counts alone.
+//!
+//! What takes longer than a decision yields within (docs/decisions/0016).
 
 mod eigenvalues;
 mod estimate;

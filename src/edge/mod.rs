@@ -6,6 +6,8 @@
 //! on simulated networks of many kinds ([`crate::teacher`]), whose exponents are exact, reads the
 //! largest driven Lyapunov exponent off such features. Its readings are conditional on that
 //! ensemble.
+//!
+//! What takes longer than a decision yields within (docs/decisions/0016).
 
 mod chance;
 mod correlogram;

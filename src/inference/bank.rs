@@ -366,10 +366,8 @@ impl FilterBank {
     pub(super) fn mix<S: Simd>(&mut self, simd: S) {
         self.pool(simd);
         self.regime_weight.fill(0.0);
-        for block in &self.blocks {
-            for (lane, &regime) in self.regime_of[block.first..][..block.len].iter().enumerate() {
-                self.regime_weight[regime] += block.weight[lane];
-            }
+        for (regime, weight) in weights(&self.regime_of, &self.blocks) {
+            self.regime_weight[regime] += weight;
         }
         let latents = (self.latent_mean.as_slice(), self.latent_cov.as_slice());
         for_each!(block of &mut self.blocks, wide of simd => {
@@ -403,11 +401,8 @@ impl FilterBank {
         let out = &mut self.estimate;
         out.posterior.fill(0.0);
         out.unlabelled = 0.0;
-        for block in &self.blocks {
-            for (lane, &regime) in self.regime_of[block.first..][..block.len].iter().enumerate() {
-                let of = out.posterior.get_mut(regime).unwrap_or(&mut out.unlabelled);
-                *of += block.weight[lane];
-            }
+        for (regime, weight) in weights(&self.regime_of, &self.blocks) {
+            *out.posterior.get_mut(regime).unwrap_or(&mut out.unlabelled) += weight;
         }
         out.embedding_mean.fill(0.0);
         out.embedding_covariance.fill(0.0);
@@ -437,6 +432,15 @@ impl FilterBank {
         out.posterior.iter_mut().for_each(|p| *p /= sum);
         out.unlabelled = unlabelled / (unlabelled + sum);
     }
+}
+
+/// Each hypothesis' regime and weight.
+fn weights<'a>(
+    regime_of: &'a [usize],
+    blocks: &'a [Block],
+) -> impl Iterator<Item = (usize, f32)> + 'a {
+    let of_blocks = blocks.iter().flat_map(|b| &b.weight[..b.len]);
+    regime_of.iter().copied().zip(of_blocks.copied())
 }
 
 /// Numbers in a vector of this processor.

@@ -18,9 +18,8 @@ pub(super) struct Block {
     pub(super) groups: usize,
     /// Lanes of a row.
     pub(super) width: usize,
-    /// Hypotheses in it, and the number of its first.
+    /// Hypotheses in it.
     pub(super) len: usize,
-    pub(super) first: usize,
     /// `[state]`: kappa, e.
     pub(super) mean: Lanes,
     /// `[state (state + 1) / 2]`, the lower triangle.
@@ -165,7 +164,6 @@ impl Block {
             groups,
             width,
             len,
-            first: of.first,
             mean: rows(l.state),
             cov: rows(pairs(l.state)),
             log_weight: rows(1),

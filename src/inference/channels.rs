@@ -160,7 +160,7 @@ impl Channels {
             trained: baseline.clone(),
             baseline,
             expected: zeros(),
-            gain: vec![1.0; padded_row(n)],
+            gain: vec![1.0; padded(n)],
             observed: zeros(),
             predicted: zeros(),
             follows_gains: gain_time_constant_s.is_some(),
@@ -206,6 +206,7 @@ impl Channels {
     pub(super) fn state(&mut self, tape: &mut Tape) {
         let n = self.n;
         let Self { baseline, gain, observed, predicted, silent, run, run_variance, .. } = self;
+        let gain = &mut gain[..padded_row(n)];
         for values in [baseline, gain, observed, predicted] {
             tape.floats(values);
         }

@@ -1,4 +1,5 @@
-//! Vector kernels of the filter bank, inlined into [`pulp`]'s dispatch. Sums run in an order that
+//! Scalar functions and vector kernels of experts, free runs and training, inlined into [`pulp`]'s
+//! dispatch; those of the filter bank are in `lanes.rs`. Sums run in an order that
 //! depends on the width of the processor's vectors alone: on one kind of processor the same input
 //! gives the same bits.
 

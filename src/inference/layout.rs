@@ -1,4 +1,4 @@
-//! A model and a readout laid out for the kernels, and the memory that the kernels work in.
+//! A model and a readout laid out for the kernels.
 
 use ndarray::{Array1, Array2, ArrayView1, ArrayView2};
 

@@ -2,7 +2,7 @@
 //! differences, the update through explicit inverses. Only for checks.
 
 use nalgebra::{DMatrix, DVector};
-use ndarray::{Array1, Array2, arr1, arr2};
+use ndarray::{Array1, Array2, Axis, arr1, arr2};
 
 use super::measurement::{HALVINGS, STEP_LOSS_MAX};
 use super::{Adaptation, FilterBank};
@@ -361,6 +361,26 @@ fn bank_agrees_with_the_dense_twin_on_negative_binomial_counts() {
     readout.dispersion = Some((0..readout.n_channels()).map(|i| 0.05 + 0.02 * i as f32).collect());
     model.online.process_noise = 2.0;
     model.online.entry_variance = 0.3;
+    agrees_with_the_twin(&model);
+}
+
+#[test]
+fn bank_agrees_with_the_dense_twin_over_several_blocks_and_chunks() {
+    let mut model = example();
+    let readout = &mut model.readouts[0];
+    let channels: Vec<usize> = (0..75).map(|i| i % readout.n_channels()).collect();
+    readout.loading = readout.loading.select(Axis(0), &channels) * 0.5;
+    readout.baseline = readout.baseline.select(Axis(0), &channels);
+    let components = readout.prior.components.clone();
+    let weight = components.len() as f32 / 20.0;
+    readout.prior.components = (0..20)
+        .map(|k| {
+            let mut component = components[k % components.len()].clone();
+            component.weight *= weight;
+            component.mean *= 1.0 + 0.02 * k as f32;
+            component
+        })
+        .collect();
     agrees_with_the_twin(&model);
 }
 

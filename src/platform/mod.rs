@@ -26,4 +26,4 @@ pub(crate) use machine::{
 };
 pub(crate) use signals::Signals;
 pub(crate) use sockets::{LocalListener, LocalStream, Notifier, bind_local};
-pub(crate) use threads::{Placement, aside, give_way};
+pub(crate) use threads::{Placement, aside, give_way, note_home};

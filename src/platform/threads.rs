@@ -38,6 +38,7 @@ pub(crate) fn aside<T: Send + 'static>(
 ) -> io::Result<oneshot::Receiver<T>> {
     let (done, found) = oneshot::channel();
     std::thread::Builder::new().name(name.into()).spawn(move || {
+        go_home();
         give_way();
         // Nobody may wait for it any more.
         let _ = done.send(work());
@@ -86,14 +87,34 @@ impl Placement {
 
     /// Takes from this thread what it inherited of one that was placed.
     pub(crate) fn leave(&self) {
-        if *self == Self::default() {
-            return;
+        go_home();
+        if self.priority > 0
+            && let Err(e) = lower()
+        {
+            tracing::debug!("a thread keeps the priority of those that decide: {e}");
         }
-        let all: Vec<usize> = (0..Self::CORES_MAX).collect();
-        let freed = run_on(&all).and_then(|()| if self.priority > 0 { lower() } else { Ok(()) });
-        if let Err(e) = freed {
-            tracing::debug!("a thread stays where those are that decide: {e}");
-        }
+    }
+}
+
+/// Where threads may run of which nothing is said.
+#[cfg(target_os = "linux")]
+static HOME: std::sync::OnceLock<rustix::thread::CpuSet> = std::sync::OnceLock::new();
+
+/// Notes where this thread may run, before any is placed: a thread inherits its maker's cores.
+pub(crate) fn note_home() {
+    #[cfg(target_os = "linux")]
+    if let Ok(cores) = rustix::thread::sched_getaffinity(None) {
+        let _ = HOME.set(cores);
+    }
+}
+
+/// Back to where threads may run of which nothing is said.
+fn go_home() {
+    #[cfg(target_os = "linux")]
+    if let Some(home) = HOME.get()
+        && let Err(e) = rustix::thread::sched_setaffinity(None, home)
+    {
+        tracing::debug!("a thread stays where those are that decide: {e}");
     }
 }
 
@@ -117,7 +138,8 @@ fn raise(priority: u8) -> io::Result<()> {
 fn lower() -> io::Result<()> {
     use thread_priority::{NormalThreadSchedulePolicy, ThreadPriority, ThreadSchedulePolicy};
 
-    let value = 50u8.try_into().map_err(io::Error::other)?;
+    // The crate's scale from 0 to 99: this is a nice value of 0.
+    let value = 48u8.try_into().map_err(io::Error::other)?;
     let policy = ThreadSchedulePolicy::Normal(NormalThreadSchedulePolicy::Other);
     set(ThreadPriority::Crossplatform(value), policy)
 }
@@ -135,4 +157,45 @@ fn raise(_: u8) -> io::Result<()> {
 #[cfg(not(target_os = "linux"))]
 fn lower() -> io::Result<()> {
     Ok(())
+}
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use rustix::thread::sched_getaffinity;
+    use thread_priority::{
+        NormalThreadSchedulePolicy, ThreadSchedulePolicy, thread_schedule_policy,
+    };
+
+    use super::*;
+
+    fn is(policy: NormalThreadSchedulePolicy) -> bool {
+        thread_schedule_policy().expect("a policy") == ThreadSchedulePolicy::Normal(policy)
+    }
+
+    #[test]
+    fn what_gives_way_is_idle_and_what_leaves_is_where_it_was() {
+        note_home();
+        let home = sched_getaffinity(None).expect("cores");
+        let first = (0..Placement::CORES_MAX).find(|&c| home.is_set(c)).expect("a core");
+        let placement = Placement { cores: vec![first], priority: 0 };
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                placement.take().expect("placed");
+                assert_eq!(sched_getaffinity(None).expect("cores").count(), 1);
+                // It inherits the one core, but for what is done aside.
+                let done = aside("aside", || {
+                    (is(NormalThreadSchedulePolicy::Idle), sched_getaffinity(None))
+                });
+                let (idle, cores) = done.expect("started").blocking_recv().expect("done");
+                assert!(idle && cores.expect("cores") == home);
+                assert!(is(NormalThreadSchedulePolicy::Other));
+                lower().expect("as any thread");
+                assert!(is(NormalThreadSchedulePolicy::Other));
+                let nice = rustix::process::getpriority_process(None).expect("a nice value");
+                assert_eq!(nice, 0);
+                placement.leave();
+                assert!(sched_getaffinity(None).expect("cores") == home);
+            });
+        });
+    }
 }

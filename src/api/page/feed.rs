@@ -242,16 +242,21 @@ impl Watched {
 
 /// Makes frames until the last viewer has left, on a thread that gives way: a frame of many
 /// sessions takes as long as several decisions.
-pub(super) fn start(page: Arc<Page>) {
-    let frames = platform::aside("page", move || {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build();
-        match runtime {
-            Ok(runtime) => runtime.block_on(make_frames(page)),
-            Err(e) => tracing::warn!("the page shows nothing: {e}"),
-        }
-    });
-    if let Err(e) = frames {
+pub(super) fn start(page: &Arc<Page>) {
+    let failed = |page: &Page, e: std::io::Error| {
         tracing::warn!("the page shows nothing: {e}");
+        page.give_up();
+    };
+    let making = page.clone();
+    let started =
+        platform::aside("page", move || {
+            match tokio::runtime::Builder::new_current_thread().enable_time().build() {
+                Ok(runtime) => runtime.block_on(make_frames(making)),
+                Err(e) => failed(&making, e),
+            }
+        });
+    if let Err(e) = started {
+        failed(page, e);
     }
 }
 

@@ -237,7 +237,7 @@ async fn show(
     let _counted = telemetry::Counted::new(&telemetry::page_viewers());
     let Viewing { mut overview, mut frames, is_first } = page.view(session.name());
     if is_first {
-        feed::start(page.clone());
+        feed::start(&page);
     }
     let mut events = begin(&page, session, after).await;
     loop {

@@ -50,6 +50,11 @@ impl Page {
         *busy
     }
 
+    /// Nobody makes frames: the next viewer is the first again.
+    pub(super) fn give_up(&self) {
+        *locked(&self.busy) = false;
+    }
+
     /// Subscribers to a session's frames, where there are any.
     pub(super) fn viewers_of(&self, session: &str) -> Option<broadcast::Sender<Bytes>> {
         let mut frames = locked(&self.frames);
