@@ -3,7 +3,7 @@
 
 use pulp::Simd;
 
-use super::lanes::{Lanes, Row, Wide, triangle};
+use super::lanes::{Arithmetic, Lanes, Row, Wide, triangle};
 use super::layout::{CHUNK, Layout, precision};
 use super::tape::Tape;
 use crate::model::{Component, values};

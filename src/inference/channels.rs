@@ -3,7 +3,7 @@
 use pulp::Simd;
 
 use super::kernels::{padded, padded_row};
-use super::lanes::Wide;
+use super::lanes::{Arithmetic, Wide};
 use super::tape::Tape;
 use crate::model::{Model, Readout, values};
 

@@ -1,49 +1,9 @@
-//! Scalar functions and vector kernels of experts, free runs and training, inlined into [`pulp`]'s
-//! dispatch; those of the filter bank are in `lanes.rs`. Sums run in an order that
+//! Scalar functions and vector kernels of experts and free runs, inlined into [`pulp`]'s
+//! dispatch; those of the filter bank and of training are in `lanes.rs`. Sums run in an order that
 //! depends on the width of the processor's vectors alone: on one kind of processor the same input
 //! gives the same bits.
 
-use num_traits::Float;
 use pulp::Simd;
-
-/// Floating point of the filter: `f32` in service, `f64` where a check wants the digits.
-pub(crate) trait Real:
-    Float + std::ops::AddAssign + std::ops::SubAssign + std::ops::MulAssign + Send + Sync
-{
-    /// Fast exponential.
-    fn fast_exp(self) -> Self;
-    /// Fast hyperbolic tangent.
-    fn fast_tanh(self) -> Self;
-    /// From `f32`, exactly.
-    fn of(x: f32) -> Self;
-}
-
-impl Real for f32 {
-    #[inline(always)]
-    fn fast_exp(self) -> Self {
-        exp(self)
-    }
-    #[inline(always)]
-    fn fast_tanh(self) -> Self {
-        tanh(self)
-    }
-    #[inline(always)]
-    fn of(x: f32) -> Self {
-        x
-    }
-}
-
-impl Real for f64 {
-    fn fast_exp(self) -> Self {
-        self.exp()
-    }
-    fn fast_tanh(self) -> Self {
-        self.tanh()
-    }
-    fn of(x: f32) -> Self {
-        x.into()
-    }
-}
 
 /// Padded lengths of rows are multiples of this; of longer arrays, of [`WIDE`].
 const LANES: usize = 8;
@@ -120,50 +80,6 @@ pub(crate) fn axpy<S: Simd>(simd: S, y: &mut [f32], a: f32, x: &[f32]) {
     y_tail.iter_mut().zip(x_tail).for_each(|(y, x)| *y += a * x);
 }
 
-/// Inverts the `n` by `n` row-major matrix `a` in place of `inverse` by Gauss-Jordan elimination
-/// with partial pivoting (`a` is destroyed). Returns `log |det a|`; not finite when singular.
-#[inline(always)]
-pub(crate) fn invert<T: Real>(a: &mut [T], inverse: &mut [T], n: usize) -> T {
-    inverse[..n * n].fill(T::zero());
-    for i in 0..n {
-        inverse[i * n + i] = T::one();
-    }
-    let mut log_det = T::zero();
-    for col in 0..n {
-        let mut pivot = col;
-        for row in col + 1..n {
-            if a[row * n + col].abs() > a[pivot * n + col].abs() {
-                pivot = row;
-            }
-        }
-        if pivot != col {
-            for j in 0..n {
-                a.swap(col * n + j, pivot * n + j);
-                inverse.swap(col * n + j, pivot * n + j);
-            }
-        }
-        let p = a[col * n + col];
-        log_det += p.abs().ln();
-        let scale = p.recip();
-        for j in 0..n {
-            a[col * n + j] *= scale;
-            inverse[col * n + j] *= scale;
-        }
-        for row in 0..n {
-            let factor = a[row * n + col];
-            if row == col || factor == T::zero() {
-                continue;
-            }
-            for j in 0..n {
-                let (x, y) = (a[col * n + j], inverse[col * n + j]);
-                a[row * n + j] -= factor * x;
-                inverse[row * n + j] -= factor * y;
-            }
-        }
-    }
-    log_det
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -180,21 +96,6 @@ mod tests {
             );
             assert!((f64::from(tanh(x)) - f64::from(x).tanh()).abs() < 2e-7, "tanh({x})");
         }
-    }
-
-    #[test]
-    fn invert_gives_identity_and_determinant() {
-        let source = [4.0, 1.0, -2.0, 0.5, 3.0, 1.0, 0.0, -1.0, 2.0f32];
-        let (mut a, mut inverse) = (source, [0.0; 9]);
-        let log_det = invert(&mut a, &mut inverse, 3);
-        for i in 0..3 {
-            for j in 0..3 {
-                let x: f32 = (0..3).map(|k| source[i * 3 + k] * inverse[k * 3 + j]).sum();
-                assert!((x - f32::from(u8::from(i == j))).abs() < 1e-6);
-            }
-        }
-        // det by Sarrus: 4*(6+1) - 1*(1-0) + (-2)*(-0.5-0) = 28
-        assert!((log_det - 28f32.ln()).abs() < 1e-6);
     }
 
     struct Check<'a> {

@@ -2,8 +2,9 @@
 //! so that matrices of 6 by 6 run as full vectors. Every array is rows of so many lanes, and a
 //! kernel reads each weight once for all of a row.
 
-use std::ops::{Deref, DerefMut};
+use std::ops::{AddAssign, Deref, DerefMut, MulAssign};
 
+use num_traits::{Float, Zero};
 use pulp::Simd;
 
 /// Bytes of a line of the cache.
@@ -14,35 +15,54 @@ pub(super) const TILE: usize = 4;
 /// registers.
 const SUMS: usize = 6;
 
+/// Numbers of lanes: `f32` in service, `f64` where a check wants the digits.
+pub(crate) trait Number: Float + AddAssign + MulAssign + Default + Send + Sync {
+    /// From `f32`, exactly.
+    fn of(x: f32) -> Self;
+}
+
+impl Number for f32 {
+    #[inline(always)]
+    fn of(x: f32) -> Self {
+        x
+    }
+}
+
+impl Number for f64 {
+    fn of(x: f32) -> Self {
+        x.into()
+    }
+}
+
 /// Memory that begins with a line of the cache, so that no vector lies in two.
 #[derive(Debug)]
-pub(super) struct Lanes {
-    values: Vec<f32>,
+pub(crate) struct Lanes<T = f32> {
+    values: Vec<T>,
     from: usize,
     len: usize,
 }
 
-impl Lanes {
-    pub(super) fn zeros(len: usize) -> Self {
-        let spare = LINE / size_of::<f32>() - 1;
-        let values = vec![0.0f32; len + spare];
+impl<T: Number> Lanes<T> {
+    pub(crate) fn zeros(len: usize) -> Self {
+        let spare = LINE / size_of::<T>() - 1;
+        let values = vec![T::zero(); len + spare];
         let from = values.as_ptr().align_offset(LINE).min(spare);
         Self { values, from, len }
     }
 }
 
-impl Deref for Lanes {
-    type Target = [f32];
+impl<T> Deref for Lanes<T> {
+    type Target = [T];
 
     #[inline(always)]
-    fn deref(&self) -> &[f32] {
+    fn deref(&self) -> &[T] {
         &self.values[self.from..self.from + self.len]
     }
 }
 
-impl DerefMut for Lanes {
+impl<T> DerefMut for Lanes<T> {
     #[inline(always)]
-    fn deref_mut(&mut self) -> &mut [f32] {
+    fn deref_mut(&mut self) -> &mut [T] {
         &mut self.values[self.from..self.from + self.len]
     }
 }
@@ -52,7 +72,7 @@ pub(super) type Row<S, const G: usize> = [<S as Simd>::f32s; G];
 
 /// Where row `i`, column `j <= i` of a lower triangle lies that is kept row by row.
 #[inline(always)]
-pub(super) fn triangle(i: usize, j: usize) -> usize {
+pub(crate) fn triangle(i: usize, j: usize) -> usize {
     i * (i + 1) / 2 + j
 }
 
@@ -69,15 +89,169 @@ pub(super) fn unfold(triangle: &[f32], out: &mut [f32]) {
     }
 }
 
-/// Arithmetic on rows.
+/// Arithmetic on rows. A row holds one number of each of what runs side by side.
+pub(crate) trait Arithmetic: Copy {
+    type Number: Number;
+    type Row: Copy;
+
+    /// Lanes of a row.
+    fn width(self) -> usize;
+    /// Memory as rows.
+    fn rows(self, x: &[Self::Number]) -> &[Self::Row];
+    fn rows_mut(self, x: &mut [Self::Number]) -> &mut [Self::Row];
+
+    fn splat(self, x: Self::Number) -> Self::Row;
+    fn add(self, a: Self::Row, b: Self::Row) -> Self::Row;
+    fn sub(self, a: Self::Row, b: Self::Row) -> Self::Row;
+    fn mul(self, a: Self::Row, b: Self::Row) -> Self::Row;
+    fn div(self, a: Self::Row, b: Self::Row) -> Self::Row;
+    fn max(self, a: Self::Row, b: Self::Row) -> Self::Row;
+    fn min(self, a: Self::Row, b: Self::Row) -> Self::Row;
+    /// `a b + c`.
+    fn mul_add(self, a: Self::Row, b: Self::Row, c: Self::Row) -> Self::Row;
+    /// `c - a b`.
+    fn mul_sub_from(self, a: Self::Row, b: Self::Row, c: Self::Row) -> Self::Row;
+    fn sqrt(self, a: Self::Row) -> Self::Row;
+    /// Within 3 ulp for |x| < 87, clamped beyond.
+    fn exp(self, a: Self::Row) -> Self::Row;
+    /// Within 2e-7.
+    fn tanh(self, a: Self::Row) -> Self::Row;
+    /// Within 1e-6 of its value for normal `x > 0`.
+    fn ln(self, a: Self::Row) -> Self::Row;
+    /// `log(1 + x)` within 1e-6 of its value for `x >= 0`.
+    fn ln_1p(self, a: Self::Row) -> Self::Row;
+    /// Lane by lane: `x` where `a < b`, else `y`.
+    fn where_less(self, a: Self::Row, b: Self::Row, x: Self::Row, y: Self::Row) -> Self::Row;
+    /// Over all lanes.
+    fn sum(self, a: Self::Row) -> Self::Number;
+    fn largest(self, a: Self::Row) -> Self::Number;
+
+    /// `a b + c` with a number for all lanes.
+    #[inline(always)]
+    fn scale_add(self, a: Self::Number, b: Self::Row, c: Self::Row) -> Self::Row {
+        self.mul_add(self.splat(a), b, c)
+    }
+
+    #[inline(always)]
+    fn clamp(self, a: Self::Row, [low, high]: [Self::Number; 2]) -> Self::Row {
+        self.min(self.max(a, self.splat(low)), self.splat(high))
+    }
+
+    /// `out_i = a_i` for all lanes.
+    #[inline(always)]
+    fn spread(self, out: &mut [Self::Row], a: &[Self::Number]) {
+        for (out, &a) in out.iter_mut().zip(a) {
+            *out = self.splat(a);
+        }
+    }
+
+    /// `out_i += sum_u a_iu x_u`, `a` `[rows, columns]` with as many columns as `x` has rows.
+    #[inline(always)]
+    fn product(self, out: &mut [Self::Row], a: &[Self::Number], x: &[Self::Row]) {
+        let columns = x.len();
+        let (tiles, rest) = out.as_chunks_mut::<SUMS>();
+        let (head, a) = a.split_at(tiles.len() * SUMS * columns);
+        for (out, a) in tiles.iter_mut().zip(head.chunks_exact((SUMS * columns).max(1))) {
+            tile(self, out, a, x);
+        }
+        let (rest, a) = first::<Self, 4>(self, rest, a, x);
+        let (rest, a) = first::<Self, 3>(self, rest, a, x);
+        let (rest, a) = first::<Self, 2>(self, rest, a, x);
+        first::<Self, 1>(self, rest, a, x);
+    }
+
+    /// `out_u += sum_b a_bu x_b`, `a` `[rows, columns]` with as many rows as `x` has, and as many
+    /// columns as `out`.
+    #[inline(always)]
+    fn transposed(self, out: &mut [Self::Row], a: &[Self::Number], x: &[Self::Row]) {
+        let columns = out.len();
+        let (tiles, rest) = out.as_chunks_mut::<TILE>();
+        let done = tiles.len() * TILE;
+        for (t, out) in tiles.iter_mut().enumerate() {
+            let mut sums = *out;
+            for (a, x) in a.chunks_exact(columns).zip(x) {
+                let a = &a[t * TILE..(t + 1) * TILE];
+                for i in 0..TILE {
+                    sums[i] = self.scale_add(a[i], *x, sums[i]);
+                }
+            }
+            *out = sums;
+        }
+        for (u, out) in rest.iter_mut().enumerate() {
+            for (a, x) in a.chunks_exact(columns).zip(x) {
+                *out = self.scale_add(a[done + u], *x, *out);
+            }
+        }
+    }
+
+    /// `sum_i a_i b_i`, lane by lane.
+    #[inline(always)]
+    fn inner(self, a: &[Self::Row], b: &[Self::Row]) -> Self::Row {
+        let zero = self.splat(Self::Number::zero());
+        let mut sums = [zero; TILE];
+        let (a, a_rest) = a.as_chunks::<TILE>();
+        let (b, b_rest) = b.as_chunks::<TILE>();
+        for (a, b) in a.iter().zip(b) {
+            for t in 0..TILE {
+                sums[t] = self.mul_add(a[t], b[t], sums[t]);
+            }
+        }
+        for (a, b) in a_rest.iter().zip(b_rest) {
+            sums[0] = self.mul_add(*a, *b, sums[0]);
+        }
+        self.add(self.add(sums[0], sums[1]), self.add(sums[2], sums[3]))
+    }
+}
+
+/// The first `T` rows of a product where there are as many; what is left of it.
+#[inline(always)]
+fn first<'o, 'a, W: Arithmetic, const T: usize>(
+    wide: W,
+    out: &'o mut [W::Row],
+    a: &'a [W::Number],
+    x: &[W::Row],
+) -> (&'o mut [W::Row], &'a [W::Number]) {
+    if out.len() < T {
+        return (out, a);
+    }
+    let (rows, rest) = out.split_at_mut(T);
+    let (weights, left) = a.split_at(T * x.len());
+    if let Ok(rows) = rows.try_into() {
+        tile::<W, T>(wide, rows, weights, x);
+    }
+    (rest, left)
+}
+
+#[inline(always)]
+fn tile<W: Arithmetic, const T: usize>(
+    wide: W,
+    out: &mut [W::Row; T],
+    a: &[W::Number],
+    x: &[W::Row],
+) {
+    let columns = x.len();
+    let mut rows = [a; T];
+    let mut left = a;
+    for row in &mut rows {
+        (*row, left) = left.split_at(columns);
+    }
+    let mut sums = *out;
+    for (u, x) in x.iter().enumerate() {
+        for t in 0..T {
+            sums[t] = wide.scale_add(rows[t][u], *x, sums[t]);
+        }
+    }
+    *out = sums;
+}
+
+/// Arithmetic on rows of `G` of a processor's vectors.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Wide<S, const G: usize>(pub(super) S);
+pub(crate) struct Wide<S, const G: usize>(pub(crate) S);
 
 macro_rules! unary {
-    ($($(#[$doc:meta])* $name:ident($from:ident, $a:ident) $body:block)*) => {$(
-        $(#[$doc])*
+    ($($name:ident($from:ident, $a:ident) $body:block)*) => {$(
         #[inline(always)]
-        pub(super) fn $name(self, a: Row<S, G>) -> Row<S, G> {
+        fn $name(self, a: Row<S, G>) -> Row<S, G> {
             let mut out = a;
             for g in 0..G {
                 let ($from, $a) = (self.0, a[g]);
@@ -91,7 +265,7 @@ macro_rules! unary {
 macro_rules! binary {
     ($($name:ident = $operation:ident;)*) => {$(
         #[inline(always)]
-        pub(super) fn $name(self, a: Row<S, G>, b: Row<S, G>) -> Row<S, G> {
+        fn $name(self, a: Row<S, G>, b: Row<S, G>) -> Row<S, G> {
             let mut out = a;
             for g in 0..G {
                 out[g] = self.0.$operation(a[g], b[g]);
@@ -101,35 +275,39 @@ macro_rules! binary {
     )*};
 }
 
-impl<S: Simd, const G: usize> Wide<S, G> {
+impl<S: Simd, const G: usize> Arithmetic for Wide<S, G> {
+    type Number = f32;
+    type Row = Row<S, G>;
+
     binary! {
         add = add_f32s;
         sub = sub_f32s;
         mul = mul_f32s;
         div = div_f32s;
         max = max_f32s;
+        min = min_f32s;
     }
 
     unary! {
         sqrt(simd, a) { simd.sqrt_f32s(a) }
-        /// Within 3 ulp for |x| < 87, clamped beyond.
         exp(simd, a) { exp(simd, a) }
-        /// Within 2e-7.
         tanh(simd, a) { tanh(simd, a) }
-        /// Within 1e-6 of its value for normal `x > 0`.
         ln(simd, a) { ln(simd, a) }
-        /// `log(1 + x)` within 1e-6 of its value for `x >= 0`.
         ln_1p(simd, a) { ln_1p(simd, a) }
     }
 
     #[inline(always)]
-    pub(super) fn splat(self, x: f32) -> Row<S, G> {
+    fn width(self) -> usize {
+        G * S::F32_LANES
+    }
+
+    #[inline(always)]
+    fn splat(self, x: f32) -> Row<S, G> {
         [self.0.splat_f32s(x); G]
     }
 
-    /// `a b + c`.
     #[inline(always)]
-    pub(super) fn mul_add(self, a: Row<S, G>, b: Row<S, G>, c: Row<S, G>) -> Row<S, G> {
+    fn mul_add(self, a: Row<S, G>, b: Row<S, G>, c: Row<S, G>) -> Row<S, G> {
         let mut out = c;
         for g in 0..G {
             out[g] = self.0.mul_add_e_f32s(a[g], b[g], c[g]);
@@ -137,9 +315,8 @@ impl<S: Simd, const G: usize> Wide<S, G> {
         out
     }
 
-    /// `c - a b`.
     #[inline(always)]
-    pub(super) fn mul_sub_from(self, a: Row<S, G>, b: Row<S, G>, c: Row<S, G>) -> Row<S, G> {
+    fn mul_sub_from(self, a: Row<S, G>, b: Row<S, G>, c: Row<S, G>) -> Row<S, G> {
         let mut out = c;
         for g in 0..G {
             out[g] = self.0.negate_mul_add_e_f32s(a[g], b[g], c[g]);
@@ -147,31 +324,8 @@ impl<S: Simd, const G: usize> Wide<S, G> {
         out
     }
 
-    /// `a b + c` with a number for all lanes.
     #[inline(always)]
-    pub(super) fn scale_add(self, a: f32, b: Row<S, G>, c: Row<S, G>) -> Row<S, G> {
-        self.mul_add(self.splat(a), b, c)
-    }
-
-    #[inline(always)]
-    pub(super) fn clamp(self, a: Row<S, G>, [low, high]: [f32; 2]) -> Row<S, G> {
-        let (low, high) = (self.0.splat_f32s(low), self.0.splat_f32s(high));
-        let mut out = a;
-        for g in 0..G {
-            out[g] = self.0.min_f32s(self.0.max_f32s(a[g], low), high);
-        }
-        out
-    }
-
-    /// Lane by lane: `x` where `a < b`, else `y`.
-    #[inline(always)]
-    pub(super) fn where_less(
-        self,
-        a: Row<S, G>,
-        b: Row<S, G>,
-        x: Row<S, G>,
-        y: Row<S, G>,
-    ) -> Row<S, G> {
+    fn where_less(self, a: Row<S, G>, b: Row<S, G>, x: Row<S, G>, y: Row<S, G>) -> Row<S, G> {
         let mut out = x;
         for g in 0..G {
             out[g] = self.0.select_f32s(self.0.less_than_f32s(a[g], b[g]), x[g], y[g]);
@@ -179,6 +333,36 @@ impl<S: Simd, const G: usize> Wide<S, G> {
         out
     }
 
+    #[inline(always)]
+    fn sum(self, a: Row<S, G>) -> f32 {
+        let mut all = a[0];
+        for vector in &a[1..] {
+            all = self.0.add_f32s(all, *vector);
+        }
+        self.0.reduce_sum_f32s(all)
+    }
+
+    #[inline(always)]
+    fn largest(self, a: Row<S, G>) -> f32 {
+        let mut all = a[0];
+        for vector in &a[1..] {
+            all = self.0.max_f32s(all, *vector);
+        }
+        self.0.reduce_max_f32s(all)
+    }
+
+    #[inline(always)]
+    fn rows(self, x: &[f32]) -> &[Row<S, G>] {
+        S::as_simd_f32s(x).0.as_chunks().0
+    }
+
+    #[inline(always)]
+    fn rows_mut(self, x: &mut [f32]) -> &mut [Row<S, G>] {
+        S::as_mut_simd_f32s(x).0.as_chunks_mut().0
+    }
+}
+
+impl<S: Simd, const G: usize> Wide<S, G> {
     /// Lane by lane: `x` where `a` is finite, else `y`.
     #[inline(always)]
     pub(super) fn where_finite(self, a: Row<S, G>, x: Row<S, G>, y: Row<S, G>) -> Row<S, G> {
@@ -190,128 +374,6 @@ impl<S: Simd, const G: usize> Wide<S, G> {
             out[g] = self.0.select_f32s(finite, x[g], y[g]);
         }
         out
-    }
-
-    #[inline(always)]
-    pub(super) fn sum(self, a: Row<S, G>) -> f32 {
-        let mut all = a[0];
-        for vector in &a[1..] {
-            all = self.0.add_f32s(all, *vector);
-        }
-        self.0.reduce_sum_f32s(all)
-    }
-
-    #[inline(always)]
-    pub(super) fn largest(self, a: Row<S, G>) -> f32 {
-        let mut all = a[0];
-        for vector in &a[1..] {
-            all = self.0.max_f32s(all, *vector);
-        }
-        self.0.reduce_max_f32s(all)
-    }
-
-    /// Memory as rows.
-    #[inline(always)]
-    pub(super) fn rows(self, x: &[f32]) -> &[Row<S, G>] {
-        S::as_simd_f32s(x).0.as_chunks().0
-    }
-
-    #[inline(always)]
-    pub(super) fn rows_mut(self, x: &mut [f32]) -> &mut [Row<S, G>] {
-        S::as_mut_simd_f32s(x).0.as_chunks_mut().0
-    }
-
-    /// `out_i = a_i` for all lanes.
-    #[inline(always)]
-    pub(super) fn spread(self, out: &mut [Row<S, G>], a: &[f32]) {
-        for (out, &a) in out.iter_mut().zip(a) {
-            *out = self.splat(a);
-        }
-    }
-
-    /// `out_i += sum_u a_iu x_u`, `a` `[rows, columns]` with as many columns as `x` has rows.
-    #[inline(always)]
-    pub(super) fn product(self, out: &mut [Row<S, G>], a: &[f32], x: &[Row<S, G>]) {
-        let columns = x.len();
-        let (tiles, rest) = out.as_chunks_mut::<SUMS>();
-        let (head, a) = a.split_at(tiles.len() * SUMS * columns);
-        for (out, a) in tiles.iter_mut().zip(head.chunks_exact((SUMS * columns).max(1))) {
-            self.tile(out, a, x);
-        }
-        let (rest, a) = self.first::<4>(rest, a, x);
-        let (rest, a) = self.first::<3>(rest, a, x);
-        let (rest, a) = self.first::<2>(rest, a, x);
-        self.first::<1>(rest, a, x);
-    }
-
-    /// The first `T` rows of a product where there are as many; what is left of it.
-    #[inline(always)]
-    fn first<'o, 'a, const T: usize>(
-        self,
-        out: &'o mut [Row<S, G>],
-        a: &'a [f32],
-        x: &[Row<S, G>],
-    ) -> (&'o mut [Row<S, G>], &'a [f32]) {
-        if out.len() < T {
-            return (out, a);
-        }
-        let (rows, rest) = out.split_at_mut(T);
-        let (weights, left) = a.split_at(T * x.len());
-        if let Ok(rows) = rows.try_into() {
-            self.tile::<T>(rows, weights, x);
-        }
-        (rest, left)
-    }
-
-    #[inline(always)]
-    fn tile<const T: usize>(self, out: &mut [Row<S, G>; T], a: &[f32], x: &[Row<S, G>]) {
-        let columns = x.len();
-        let mut rows = [a; T];
-        let mut left = a;
-        for row in &mut rows {
-            (*row, left) = left.split_at(columns);
-        }
-        let mut sums = *out;
-        for (u, x) in x.iter().enumerate() {
-            for t in 0..T {
-                sums[t] = self.mul_add(self.splat(rows[t][u]), *x, sums[t]);
-            }
-        }
-        *out = sums;
-    }
-
-    /// `out_u += sum_b a_bu x_b`, `a` `[rows, columns]` with as many rows as `x` has, and as many
-    /// columns as `out`, a multiple of [`TILE`].
-    #[inline(always)]
-    pub(super) fn transposed(self, out: &mut [Row<S, G>], a: &[f32], x: &[Row<S, G>]) {
-        let columns = out.len();
-        for (t, out) in out.as_chunks_mut::<TILE>().0.iter_mut().enumerate() {
-            let mut sums = *out;
-            for (a, x) in a.chunks_exact(columns).zip(x) {
-                let a = &a[t * TILE..(t + 1) * TILE];
-                for i in 0..TILE {
-                    sums[i] = self.mul_add(self.splat(a[i]), *x, sums[i]);
-                }
-            }
-            *out = sums;
-        }
-    }
-
-    /// `sum_i a_i b_i`, lane by lane.
-    #[inline(always)]
-    pub(super) fn inner(self, a: &[Row<S, G>], b: &[Row<S, G>]) -> Row<S, G> {
-        let mut sums = [self.splat(0.0); TILE];
-        let (a, a_rest) = a.as_chunks::<TILE>();
-        let (b, b_rest) = b.as_chunks::<TILE>();
-        for (a, b) in a.iter().zip(b) {
-            for t in 0..TILE {
-                sums[t] = self.mul_add(a[t], b[t], sums[t]);
-            }
-        }
-        for (a, b) in a_rest.iter().zip(b_rest) {
-            sums[0] = self.mul_add(*a, *b, sums[0]);
-        }
-        self.add(self.add(sums[0], sums[1]), self.add(sums[2], sums[3]))
     }
 }
 
@@ -439,7 +501,7 @@ mod tests {
                     (0..columns).map(|u| a[i * columns + u] * x[u * width + lane]).sum();
                 assert!((found - before[at] - expected).abs() < 1e-5, "{rows} rows, at {at}");
             }
-            if rows % TILE == 0 && rows > 0 {
+            if rows > 0 {
                 let mut out = fill(rows, 0.9);
                 wide.transposed(wide.rows_mut(&mut out), &a, wide.rows(&x));
                 for (at, found) in out.iter().enumerate() {
@@ -465,7 +527,7 @@ mod tests {
     #[test]
     fn memory_begins_with_a_line_of_the_cache() {
         for len in [0, 1, 5, 64, 1000] {
-            let lanes = Lanes::zeros(len);
+            let lanes = Lanes::<f32>::zeros(len);
             assert_eq!(lanes.len(), len);
             assert_eq!(lanes.as_ptr().align_offset(LINE), 0);
         }

@@ -3,17 +3,15 @@
 use pulp::Simd;
 
 use super::block::Block;
-use super::lanes::{Row, Wide, triangle};
+use super::lanes::{Arithmetic, Row, Wide, triangle};
 use super::layout::{Bin, CHUNK, Layout};
+use super::small::{add_and_factor, cholesky, solve, times_root, whiten};
 
 /// A step that lowers the log density of latents and counts by more than this, nats, goes too far,
 /// and is halved.
 pub(crate) const STEP_LOSS_MAX: f32 = 0.01;
 /// A step that goes too far is halved this many times at most.
 pub(crate) const HALVINGS: usize = 6;
-/// The smallest part of a variance that is not explained by the latents before it: rounding makes
-/// it no less.
-const PIVOT_MIN: f32 = 1e-6;
 
 impl Block {
     /// Score and Fisher information of a bin at the predicted mean, and its log-likelihood there.
@@ -85,7 +83,8 @@ impl Block {
         l: &Layout,
         bin: Bin<'_>,
     ) {
-        self.factor(wide, l);
+        let scratch = &mut self.scratch;
+        cholesky(wide, wide.rows(&self.cov), l.rank, wide.rows_mut(&mut scratch.root));
         let (log_det, quadratic) = self.gain(wide, l);
         self.shrink(wide, l);
         let s = &mut self.scratch;
@@ -120,33 +119,6 @@ impl Block {
         *weight = wide.add(*weight, evidence);
     }
 
-    /// The covariance's Cholesky factor `U`, its columns of latents: `P_kk = L L^T`, `U = [L; P_ek
-    /// L^-T]`.
-    #[inline(always)]
-    fn factor<S: Simd, const G: usize>(&mut self, wide: Wide<S, G>, l: &Layout) {
-        let (rank, state) = (l.rank, l.state);
-        let cov = wide.rows(&self.cov);
-        let root = wide.rows_mut(&mut self.scratch.root);
-        for j in 0..rank {
-            let own = cov[triangle(j, j)];
-            let mut left = own;
-            for k in 0..j {
-                left = wide.mul_sub_from(root[j * rank + k], root[j * rank + k], left);
-            }
-            let left = wide.max(left, wide.mul(own, wide.splat(PIVOT_MIN)));
-            let pivot = wide.sqrt(left);
-            let inverse = wide.div(wide.splat(1.0), pivot);
-            root[j * rank + j] = pivot;
-            for i in j + 1..state {
-                let mut sum = cov[triangle(i, j)];
-                for k in 0..j {
-                    sum = wide.mul_sub_from(root[i * rank + k], root[j * rank + k], sum);
-                }
-                root[i * rank + j] = wide.mul(sum, inverse);
-            }
-        }
-    }
-
     /// With `I + L^T Lambda L = R R^T`: `U` whitened, `R^-1 U^T`, and the step
     /// `U R^-T R^-1 L^T score`, which is `P (I + Lambda P)^-1 score`. Returns `log det (I + Lambda
     /// P)` and the step's squared length by the prediction's precision.
@@ -161,26 +133,12 @@ impl Block {
         let s = &mut self.scratch;
         let root = wide.rows(&s.root);
         let square = wide.rows_mut(&mut s.square);
-        // Lambda L.
         let product = wide.rows_mut(&mut s.product);
-        for i in 0..rank {
-            for j in 0..rank {
-                let mut sum = wide.splat(0.0);
-                for k in j..rank {
-                    let lambda = information[triangle(i.max(k), i.min(k))];
-                    sum = wide.mul_add(lambda, root[k * rank + j], sum);
-                }
-                product[i * rank + j] = sum;
-            }
-        }
+        times_root(wide, information, root, rank, product);
         let inverse = wide.rows_mut(&mut s.inverse);
         let log_det = add_and_factor(wide, root, product, square, inverse);
         let white = wide.rows_mut(&mut s.white);
-        for i in 0..state {
-            let (from, to) =
-                (&root[i * rank..(i + 1) * rank], &mut white[i * rank..(i + 1) * rank]);
-            solve(wide, square, inverse, |a| if a <= i { from[a] } else { wide.splat(0.0) }, to);
-        }
+        whiten(wide, root, (square, inverse), white);
         // w = R^-1 L^T score; the step is the whitened U times w.
         let moved = wide.rows_mut(&mut s.moved);
         let projected = |a: usize| {
@@ -228,59 +186,6 @@ impl Block {
                 };
             }
         }
-    }
-}
-
-/// The Cholesky factor of `I + L^T product`, `[rank, rank]`, with the inverses of its diagonal;
-/// returns the log determinant. Pivots are 1 at least.
-#[inline(always)]
-fn add_and_factor<S: Simd, const G: usize>(
-    wide: Wide<S, G>,
-    root: &[Row<S, G>],
-    product: &[Row<S, G>],
-    square: &mut [Row<S, G>],
-    inverse: &mut [Row<S, G>],
-) -> Row<S, G> {
-    let rank = inverse.len();
-    let mut log_det = wide.splat(0.0);
-    for j in 0..rank {
-        for i in j..rank {
-            let mut sum = wide.splat(if i == j { 1.0 } else { 0.0 });
-            for k in i..rank {
-                sum = wide.mul_add(root[k * rank + i], product[k * rank + j], sum);
-            }
-            for k in 0..j {
-                sum = wide.mul_sub_from(square[i * rank + k], square[j * rank + k], sum);
-            }
-            if i > j {
-                square[i * rank + j] = wide.mul(sum, inverse[j]);
-                continue;
-            }
-            let above = wide.max(wide.sub(sum, wide.splat(1.0)), wide.splat(0.0));
-            log_det = wide.add(log_det, wide.ln_1p(above));
-            square[j * rank + j] = wide.sqrt(wide.add(above, wide.splat(1.0)));
-            inverse[j] = wide.div(wide.splat(1.0), square[j * rank + j]);
-        }
-    }
-    log_det
-}
-
-/// `x = R^-1 b` for a lower triangle `R` `[rank, rank]` given the inverses of its diagonal.
-#[inline(always)]
-fn solve<S: Simd, const G: usize>(
-    wide: Wide<S, G>,
-    r: &[Row<S, G>],
-    inverse: &[Row<S, G>],
-    b: impl Fn(usize) -> Row<S, G>,
-    x: &mut [Row<S, G>],
-) {
-    let rank = x.len();
-    for a in 0..rank {
-        let mut sum = b(a);
-        for k in 0..a {
-            sum = wide.mul_sub_from(r[a * rank + k], x[k], sum);
-        }
-        x[a] = wide.mul(sum, inverse[a]);
     }
 }
 

@@ -3,7 +3,7 @@
 use pulp::Simd;
 
 use super::block::Block;
-use super::lanes::{Row, TILE, Wide, triangle};
+use super::lanes::{Arithmetic, Row, TILE, Wide, triangle};
 use super::layout::Layout;
 
 impl Block {

@@ -3,6 +3,7 @@
 //! filter.
 
 mod adam;
+mod block;
 mod calibration;
 mod data;
 mod decide;

@@ -1,23 +1,19 @@
 //! The filter's loss as one candle operation: the filter and its adjoint run over a batch of
-//! windows on all cores, and candle's backward pass continues from their gradients.
+//! windows, side by side and on all cores, and candle's backward pass continues from their
+//! gradients.
 
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
-use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor};
-use rand::{RngExt, SeedableRng};
-use rand_chacha::ChaCha8Rng;
-use rand_distr::StandardNormal;
-
+use super::block::{Block, Parameters, blocks};
 use super::data::Dataset;
-use super::filter::{
-    Entry, Exponent, Gradient, LossShape, Pass, RivalStretch, SessionReadout, Shared, Stretch,
-    Weighted, WindowGradient, Workspace, burn_in_of,
-};
-use super::windows::{Drawn, Rival, Run, RunStart};
+use super::filter::{Gradient, LossShape, SessionReadout, Shared, Workspace};
+use super::windows::{Drawn, Run};
 use crate::recording::CountsBuffer;
+use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor};
 
-/// Windows are dealt to this many groups; sums run within a group, then over groups in order, so a
-/// step does not depend on the number of cores.
+/// Blocks of windows are dealt to this many groups; sums run within a group, then over groups in
+/// order, so a step does not depend on the number of cores.
 const GROUPS: usize = 8;
 
 /// Where each session's readout lies in the flat vector of all of them.
@@ -49,12 +45,6 @@ pub(crate) struct Contrast {
     pub(crate) temperature: f64,
 }
 
-/// Weight of a run's squared distance from the only stable point, relative to the exponents'.
-const ATTRACTOR_WEIGHT: f32 = 0.05;
-/// Rivals less probable than this get no gradient: it would be a thousandth of what a confusion
-/// gives, for a backward pass that costs as much.
-const RIVAL_MIN: f64 = 1e-3;
-
 /// Mean loss over a batch of windows as a function of
 /// `factors [labels, rank * units + rank]`, `shared` and `readouts` (flat).
 pub(crate) struct BatchLoss<'a> {
@@ -85,7 +75,7 @@ pub(crate) struct BatchScores {
 }
 
 impl BatchScores {
-    fn add(&mut self, other: Self) {
+    pub(super) fn add(&mut self, other: Self) {
         self.one_step += other.one_step;
         self.forecast += other.forecast;
         self.contrast += other.contrast;
@@ -116,7 +106,7 @@ impl RunEnds {
         at * self.rank..(at + 1) * self.rank
     }
 
-    fn of(&self, run: &Run) -> Option<Vec<f32>> {
+    pub(super) fn of(&self, run: &Run) -> Option<Vec<f32>> {
         let state = &self.states[self.place(run)];
         state.iter().all(|x| x.is_finite()).then(|| state.to_vec())
     }
@@ -152,23 +142,35 @@ impl BatchLoss<'_> {
             })
             .collect();
         let sizes = [factors.len(), shared.len(), readouts.len()];
-        let group = |g: usize| self.group(g, factors, &shared_values, &sessions, sizes);
-        let mut results: Vec<Option<std::io::Result<GroupResult>>> =
-            (0..GROUPS).map(|_| None).collect();
-        let per_thread = GROUPS.div_ceil(self.threads.clamp(1, GROUPS));
+        let blocks = blocks(&self.windows);
+        let group = |g: usize| {
+            let own: Vec<&[&Drawn]> =
+                blocks.iter().map(Vec::as_slice).skip(g).step_by(GROUPS).collect();
+            self.group(&own, factors, &shared_values, &sessions, sizes)
+        };
+        let results: Vec<Mutex<Option<std::io::Result<GroupResult>>>> =
+            (0..GROUPS).map(|_| Mutex::new(None)).collect();
+        let next = AtomicUsize::new(0);
+        let work = || {
+            loop {
+                let g = next.fetch_add(1, Ordering::Relaxed);
+                let Some(slot) = results.get(g) else { return };
+                let result = group(g);
+                if let Ok(mut slot) = slot.lock() {
+                    *slot = Some(result);
+                }
+            }
+        };
         // Starting threads takes microseconds, a step takes tens of milliseconds: no pool is kept.
         std::thread::scope(|scope| {
-            for (t, chunk) in results.chunks_mut(per_thread).enumerate() {
-                let group = &group;
-                scope.spawn(move || {
-                    for (i, slot) in chunk.iter_mut().enumerate() {
-                        *slot = Some(group(t * per_thread + i));
-                    }
-                });
+            for _ in 1..self.threads.clamp(1, GROUPS) {
+                scope.spawn(work);
             }
+            work();
         });
+        let results = results.into_iter().flat_map(|slot| slot.into_inner().ok().flatten());
         let (mut scores, mut total) = (BatchScores::default(), Gradient::zeros(sizes));
-        for (i, result) in results.into_iter().flatten().enumerate() {
+        for (i, result) in results.enumerate() {
             let (s, g) = result?;
             scores.add(s);
             if i == 0 {
@@ -194,7 +196,7 @@ impl BatchLoss<'_> {
 
     fn group(
         &self,
-        group: usize,
+        blocks: &[&[&Drawn]],
         factors: &[f32],
         shared: &Shared<f32>,
         sessions: &[SessionReadout<f32>],
@@ -205,158 +207,20 @@ impl BatchLoss<'_> {
         let mut scores = BatchScores::default();
         let mut buffer = CountsBuffer::default();
         let mut workspaces: Vec<Option<Workspace<f32>>> = sessions.iter().map(|_| None).collect();
-        for drawn in self.windows.iter().skip(group).step_by(GROUPS) {
-            let readout = &sessions[drawn.session];
-            let pass = Pass { shape: &self.shape, shared, readout, factors };
-            scores.add(arch.dispatch(OneWindow {
+        for windows in blocks {
+            let session = windows[0].session;
+            let (readout, range) = (&sessions[session], self.places.range(session));
+            let block = Block {
                 batch: self,
-                drawn,
-                counts: self.data.read(drawn, &mut buffer)?,
-                workspace: workspaces[drawn.session].get_or_insert_with(|| Workspace::new(&pass)),
-                pass: &pass,
-                gradient: &mut total.of_session(self.places.range(drawn.session)),
-            }));
+                windows,
+                parameters: Parameters { shape: &self.shape, shared, readout, factors },
+                buffer: &mut buffer,
+                workspace: &mut workspaces[session],
+                gradient: (&mut total, range),
+            };
+            scores.add(arch.dispatch(block)?);
         }
         Ok((scores, total))
-    }
-
-    /// One window: its scores; and with a rival the cross-entropy `log(1 + exp(-D))`, `D` the
-    /// tempered difference of the stretch's scores under the true labels and under the rival.
-    #[inline(always)]
-    fn window(
-        &self,
-        drawn: &Drawn,
-        counts: &[f32],
-        pass: &Pass<'_, f32>,
-        workspace: &mut Workspace<f32>,
-        gradient: &mut WindowGradient<'_, f32>,
-    ) -> BatchScores {
-        let (channels, bins) = (pass.readout.channels, drawn.labels.len());
-        let burn_in = burn_in_of(self.shape.burn_in, bins);
-        let entry = drawn.splice.map(|s| Entry { from: s.at, to: s.at + s.fade.max(1) });
-        let window = Stretch { counts, factor_of: &drawn.labels, entry };
-        let mut weight = self.weights(drawn, channels);
-        let one_step = pass.filter(&window, burn_in, workspace);
-        let mean_score: f64 = one_step.iter().zip(&weight).map(|(s, w)| s * f64::from(*w)).sum();
-        let mut contrast = 0.0;
-        let (mut rival_of, mut rival_weight) = (Vec::new(), Vec::new());
-        if let Some(Rival { from, to, label, enters }) = drawn.rival {
-            let truth: f64 = one_step[from..to].iter().sum();
-            rival_of.resize(to - from, label);
-            let stretch = rival_stretch(counts, channels, from, &rival_of, enters);
-            let rival: f64 = pass.filter_rival(from, &stretch, workspace).iter().sum();
-            let ratio = (truth - rival) / self.contrast.temperature;
-            let rival_probability = 1.0 / (1.0 + ratio.exp());
-            // log(1 + exp(-ratio)) in a form that neither overflows nor loses small values.
-            contrast = (-ratio).max(0.0) + (-ratio.abs()).exp().ln_1p();
-            if rival_probability > RIVAL_MIN {
-                let pull = self.contrast.weight * rival_probability / self.contrast.temperature;
-                weight[from..to].iter_mut().for_each(|w| *w += pull as f32);
-                rival_weight.resize(to - from, -pull as f32);
-            }
-        }
-        let rival = drawn.rival.filter(|_| !rival_weight.is_empty()).map(|r| RivalStretch {
-            from: r.from,
-            of: Weighted {
-                stretch: rival_stretch(counts, channels, r.from, &rival_of, r.enters),
-                weight: &rival_weight,
-            },
-        });
-        let exponent = drawn.exponent.map(|run| self.exponent(&run));
-        let window = Weighted { stretch: window, weight: &weight };
-        let found = pass.descend(window, rival, exponent.as_ref(), workspace, gradient);
-        BatchScores {
-            one_step: mean_score,
-            forecast: f64::from(found.forecast),
-            contrast,
-            exponent: found.exponent.as_ref().map_or(0.0, |e| f64::from(e.loss)),
-            run_ends: found
-                .exponent
-                .zip(drawn.exponent)
-                .map(|(e, run)| (run, e.end))
-                .into_iter()
-                .collect(),
-        }
-    }
-
-    /// Weight of each bin's one-step score.
-    fn weights(&self, drawn: &Drawn, channels: usize) -> Vec<f32> {
-        let bins = drawn.labels.len();
-        let burn_in = burn_in_of(self.shape.burn_in, bins);
-        let mut weight = vec![1.0 / ((bins - burn_in).max(1) * channels) as f32; bins];
-        // The first bins only find the state: scored, they would teach the prior of the start.
-        weight[..burn_in].fill(0.0);
-        // Nor is what lies between two trials either one's dynamics: there only the labels count.
-        if let Some(splice) = drawn.splice {
-            weight[splice.at..splice.at + splice.fade].fill(0.0);
-        }
-        weight
-    }
-
-    /// A drawn run as the filter makes it.
-    fn exponent(&self, run: &Run) -> Exponent<f32> {
-        let rank = self.shape.rank;
-        Exponent {
-            from: run.from,
-            start: match run.start {
-                RunStart::Filtered => None,
-                RunStart::GoesOn => self.run_ends.of(run),
-                RunStart::Elsewhere(label) => self.run_ends.of(&Run { label, ..*run }),
-                // Without starts on the other side, a network with one stable point grew a second
-                // one that faced the first, where no data had been (docs/decisions/0006).
-                RunStart::Opposite => {
-                    let end = self.run_ends.of(run);
-                    end.map(|end| end.into_iter().map(|x| -x).collect())
-                }
-            },
-            attractor: match run.start {
-                RunStart::Elsewhere(_) | RunStart::Opposite if self.data.one_point[run.label] => {
-                    let point = self.run_ends.of(&Run { noise_seed: None, ..*run });
-                    point.map(|p| (p, ATTRACTOR_WEIGHT * self.exponent_weight as f32))
-                }
-                _ => None,
-            },
-            noise: run.noise_seed.map_or_else(Vec::new, |seed| {
-                let rng = ChaCha8Rng::seed_from_u64(seed);
-                rng.sample_iter(StandardNormal).take(run.bins * rank).collect()
-            }),
-            bins: run.bins,
-            target: run.per_bin,
-            weight: self.exponent_weight as f32,
-            damped: true,
-        }
-    }
-}
-
-/// The part of a window from bin `from` on, under other factors.
-fn rival_stretch<'a>(
-    counts: &'a [f32],
-    channels: usize,
-    from: usize,
-    factor_of: &'a [usize],
-    enters: bool,
-) -> Stretch<'a, f32> {
-    let bins = from..from + factor_of.len();
-    let counts = &counts[bins.start * channels..bins.end * channels];
-    Stretch { counts, factor_of, entry: enters.then_some(Entry { from: 0, to: 1 }) }
-}
-
-/// [`BatchLoss::window`], compiled for each set of vector instructions.
-struct OneWindow<'a> {
-    batch: &'a BatchLoss<'a>,
-    drawn: &'a Drawn,
-    counts: &'a [f32],
-    pass: &'a Pass<'a, f32>,
-    workspace: &'a mut Workspace<f32>,
-    gradient: &'a mut WindowGradient<'a, f32>,
-}
-
-impl pulp::WithSimd for OneWindow<'_> {
-    type Output = BatchScores;
-
-    #[inline(always)]
-    fn with_simd<S: pulp::Simd>(self, _: S) -> BatchScores {
-        self.batch.window(self.drawn, self.counts, self.pass, self.workspace, self.gradient)
     }
 }
 

@@ -1,151 +1,150 @@
 //! Adjoints of the steps that all passes share: the network's and the readout's.
 
-use super::algebra::{axpy, dot};
-use super::pass::{Pass, WindowGradient};
-use crate::inference::kernels::Real;
+use super::algebra::{axpy, slope};
+use super::factors::Factors;
+use super::pass::Pass;
+use super::sums::Sums;
+use crate::inference::lanes::{Arithmetic, Lanes, Number};
 
 /// What a step's adjoint needs.
-pub(super) struct StepRecord<'a, T> {
-    pub(super) mean: &'a [T],
-    pub(super) factor: usize,
-    pub(super) phi: &'a [T],
-    pub(super) drive: &'a [T],
+pub(super) struct StepRecord<'a, R> {
+    pub(super) mean: &'a [R],
+    pub(super) phi: &'a [R],
+    pub(super) drive: &'a [R],
 }
 
-/// What a step's adjoint works in, `[units]` each, and its result.
+/// What a step's adjoint works in, and its result.
 #[derive(Debug)]
 pub(super) struct StepScratch<T> {
     /// Adjoint of the mean before the step, `[rank]`.
-    pub(super) before_bar: Vec<T>,
-    phi_bar: Vec<T>,
-    slope: Vec<T>,
-    slope_bar: Vec<T>,
-    row: Vec<T>,
+    pub(super) before_bar: Lanes<T>,
+    /// `[units]` each.
+    phi_bar: Lanes<T>,
+    slope_bar: Lanes<T>,
+    row: Lanes<T>,
+    /// `[rank]`.
+    column: Lanes<T>,
 }
 
-impl<T: Real> StepScratch<T> {
-    pub(super) fn new(rank: usize, units: usize) -> Self {
-        let zeros = || vec![T::zero(); units];
+impl<T: Number> StepScratch<T> {
+    pub(super) fn new(rank: usize, units: usize, width: usize) -> Self {
+        let rows = |n: usize| Lanes::zeros(n * width);
         Self {
-            before_bar: vec![T::zero(); rank],
-            phi_bar: zeros(),
-            slope: zeros(),
-            slope_bar: zeros(),
-            row: zeros(),
+            before_bar: rows(rank),
+            phi_bar: rows(units),
+            slope_bar: rows(units),
+            row: rows(units),
+            column: rows(rank),
         }
     }
 }
 
-impl<T: Real> Pass<'_, T> {
-    /// `eta = C m + d`: adds to the readout's gradient and to the adjoint of `m`.
-    #[inline(always)]
-    pub(super) fn pull_readout(
-        &self,
-        eta_bar: &[T],
-        m: &[T],
-        m_bar: &mut [T],
-        g: &mut WindowGradient<'_, T>,
-    ) {
-        let channels = self.readout.channels;
-        let (loading_bar, baseline_bar) = g.readout.split_at_mut(m.len() * channels);
-        for r in 0..m.len() {
-            let row = r * channels..(r + 1) * channels;
-            m_bar[r] += dot(eta_bar, &self.readout.loading[row.clone()]);
-            axpy(&mut loading_bar[row], m[r], eta_bar);
-        }
-        axpy(baseline_bar, T::one(), eta_bar);
-    }
+/// Where the adjoint of a step adds to: the lanes' networks, and what they share.
+pub(super) struct Gathered<'a, T> {
+    pub(super) factors: &'a mut Factors<T>,
+    pub(super) sums: &'a mut Sums<T>,
+    pub(super) step: &'a mut StepScratch<T>,
+}
 
+impl<T: Number, W: Arithmetic<Number = T>> Pass<'_, W> {
     /// Adjoint of the step and, where its adjoint is given, of the transition matrix; leaves the
-    /// adjoint of the mean before in `scratch.before_bar`.
+    /// adjoint of the mean before in `to.step.before_bar`.
     #[inline(always)]
     pub(super) fn pull_step(
         &self,
-        at: &StepRecord<'_, T>,
-        next_bar: &[T],
-        transition_bar: Option<(&[T], &[T])>,
-        g: &mut WindowGradient<'_, T>,
-        scratch: &mut StepScratch<T>,
+        at: &StepRecord<'_, W::Row>,
+        next_bar: &[W::Row],
+        transition_bar: Option<(&[W::Row], &[W::Row])>,
+        to: &mut Gathered<'_, T>,
     ) {
-        let s = self.shape;
-        let (rank, units, a) = (s.rank, s.units, self.leak());
-        let (n, _) = self.factor(at.factor);
-        let base = at.factor * (rank * units + rank);
-        let (n_bar, c_bar) = g.factors[base..base + rank * units + rank].split_at_mut(rank * units);
-        let (m_bar, rest) = g.shared.split_at_mut(rank * units);
-        let (offset_bar, rest) = rest.split_at_mut(units);
-        let mut leak_bar = T::zero();
-        let StepScratch { before_bar, phi_bar, .. } = scratch;
-        phi_bar.fill(T::zero());
-        before_bar.fill(T::zero());
+        let (wide, rank, units, a) = (self.wide, self.shape.rank, self.shape.units, self.leak());
+        let (leak, kept) = (wide.splat(a), wide.splat(T::one() - a));
+        let mut leak_bar = wide.rows(&to.sums.leak)[0];
+        let (n, n_bar, c_bar) = to.factors.with_bars(wide);
+        let before_bar = wide.rows_mut(&mut to.step.before_bar);
+        let phi_bar = wide.rows_mut(&mut to.step.phi_bar);
+        phi_bar.fill(wide.splat(T::zero()));
         for r in 0..rank {
-            let drive_bar = a * next_bar[r];
-            leak_bar += next_bar[r] * (at.drive[r] - at.mean[r]);
-            before_bar[r] += (T::one() - a) * next_bar[r];
-            c_bar[r] += drive_bar;
-            axpy(&mut n_bar[r * units..(r + 1) * units], drive_bar, at.phi);
-            axpy(phi_bar, drive_bar, &n[r * units..(r + 1) * units]);
+            let drive_bar = wide.mul(leak, next_bar[r]);
+            leak_bar = wide.mul_add(next_bar[r], wide.sub(at.drive[r], at.mean[r]), leak_bar);
+            before_bar[r] = wide.mul(kept, next_bar[r]);
+            c_bar[r] = wide.add(c_bar[r], drive_bar);
+            let own = r * units..(r + 1) * units;
+            axpy(wide, &mut n_bar[own.clone()], drive_bar, at.phi);
+            axpy(wide, phi_bar, drive_bar, &n[own]);
         }
+        wide.rows_mut(&mut to.sums.leak)[0] = leak_bar;
         if let Some(of) = transition_bar {
-            leak_bar += self.pull_transition(at, of, (n_bar, m_bar), scratch);
+            self.pull_transition(at, of, to);
         }
-        let StepScratch { before_bar, phi_bar, .. } = scratch;
-        for (x, phi) in phi_bar.iter_mut().zip(at.phi) {
-            *x *= T::one() - *phi * *phi;
+        let before_bar = wide.rows_mut(&mut to.step.before_bar);
+        let phi_bar = wide.rows_mut(&mut to.step.phi_bar);
+        let offset_bar = wide.rows_mut(&mut to.sums.offset);
+        for u in 0..units {
+            phi_bar[u] = wide.mul(phi_bar[u], slope(wide, at.phi[u]));
+            offset_bar[u] = wide.add(offset_bar[u], phi_bar[u]);
         }
-        for j in 0..rank {
-            axpy(&mut m_bar[j * units..(j + 1) * units], at.mean[j], phi_bar);
-            before_bar[j] += dot(phi_bar, &self.shared.m[j * units..(j + 1) * units]);
+        let m_bar = wide.rows_mut(&mut to.sums.m);
+        for (m_bar, mean) in m_bar.chunks_exact_mut(units).zip(at.mean) {
+            axpy(wide, m_bar, *mean, phi_bar);
         }
-        axpy(offset_bar, T::one(), phi_bar);
-        rest[0] += leak_bar * a * (T::one() - a);
+        wide.product(before_bar, &self.shared.m, phi_bar);
     }
 
-    /// Pulls the adjoint of a transition matrix `[rank, rank]`,
-    /// `(1-a) I + a E` with `E_rj = sum_n N_rn D_n M_jn`, back to the factors and to `phi`;
-    /// returns the leak's part.
+    /// Pulls the adjoint of a transition matrix `[rank, rank]`, `(1-a) I + a E` with `E_rj = sum_n
+    /// N_rn D_n M_jn`, back to the factors, to `phi` and to the leak.
+    #[inline(always)]
     fn pull_transition(
         &self,
-        at: &StepRecord<'_, T>,
-        (transition, f_bar): (&[T], &[T]),
-        (n_bar, m_bar): (&mut [T], &mut [T]),
-        scratch: &mut StepScratch<T>,
-    ) -> T {
-        let (rank, units, a) = (self.shape.rank, self.shape.units, self.leak());
-        let (n, _) = self.factor(at.factor);
-        let StepScratch { phi_bar, slope, slope_bar, row, .. } = scratch;
-        let mut leak_bar = T::zero();
-        slope_bar.fill(T::zero());
-        for (slope, phi) in slope.iter_mut().zip(at.phi) {
-            *slope = T::one() - *phi * *phi;
+        at: &StepRecord<'_, W::Row>,
+        (transition, f_bar): (&[W::Row], &[W::Row]),
+        to: &mut Gathered<'_, T>,
+    ) {
+        let (wide, rank, units, a) = (self.wide, self.shape.rank, self.shape.units, self.leak());
+        let (zero, leak) = (wide.splat(T::zero()), wide.splat(a));
+        let leak_bar = &mut wide.rows_mut(&mut to.sums.leak)[0];
+        for (place, (f, bar)) in transition.iter().zip(f_bar).enumerate() {
+            // E - I, of which the leak's part is E_rj - [r = j].
+            let diagonal = if place % (rank + 1) == 0 { T::one() } else { T::zero() };
+            let grown = wide.sub(*f, wide.splat(diagonal));
+            *leak_bar = wide.mul_add(*bar, wide.mul(grown, wide.splat(a.recip())), *leak_bar);
         }
+        let (n, n_bar, _) = to.factors.with_bars(wide);
+        let scratch = &mut *to.step;
+        let phi_bar = wide.rows_mut(&mut scratch.phi_bar);
+        let slope_bar = wide.rows_mut(&mut scratch.slope_bar);
+        let row = wide.rows_mut(&mut scratch.row);
+        let column = wide.rows_mut(&mut scratch.column);
+        slope_bar.fill(zero);
         for r in 0..rank {
-            row.fill(T::zero());
-            for j in 0..rank {
-                let at_rj = r * rank + j;
-                let diagonal = if r == j { T::one() } else { T::zero() };
-                let e = (transition[at_rj] - (T::one() - a) * diagonal) / a;
-                leak_bar += f_bar[at_rj] * (e - diagonal);
-                axpy(row, a * f_bar[at_rj], &self.shared.m[j * units..(j + 1) * units]);
+            for (to, bar) in column.iter_mut().zip(&f_bar[r * rank..]) {
+                *to = wide.mul(leak, *bar);
             }
-            let n_row = &n[r * units..(r + 1) * units];
-            for i in 0..units {
-                n_bar[r * units + i] += slope[i] * row[i];
-                slope_bar[i] += n_row[i] * row[i];
+            row.fill(zero);
+            wide.transposed(row, &self.shared.m, column);
+            let own = r * units..(r + 1) * units;
+            let (n, n_bar) = (&n[own.clone()], &mut n_bar[own]);
+            for u in 0..units {
+                n_bar[u] = wide.mul_add(slope(wide, at.phi[u]), row[u], n_bar[u]);
+                slope_bar[u] = wide.mul_add(n[u], row[u], slope_bar[u]);
             }
         }
-        for j in 0..rank {
-            row.fill(T::zero());
-            for r in 0..rank {
-                axpy(row, a * f_bar[r * rank + j], &n[r * units..(r + 1) * units]);
+        let m_bar = wide.rows_mut(&mut to.sums.m);
+        for (j, m_bar) in m_bar.chunks_exact_mut(units).enumerate() {
+            for (r, to) in column.iter_mut().enumerate() {
+                *to = wide.mul(leak, f_bar[r * rank + j]);
             }
-            for i in 0..units {
-                m_bar[j * units + i] += slope[i] * row[i];
+            for u in 0..units {
+                let mut sum = zero;
+                for (r, bar) in column.iter().enumerate() {
+                    sum = wide.mul_add(*bar, n[r * units + u], sum);
+                }
+                m_bar[u] = wide.mul_add(slope(wide, at.phi[u]), sum, m_bar[u]);
             }
         }
-        for i in 0..units {
-            phi_bar[i] -= T::of(2.0) * at.phi[i] * slope_bar[i];
+        let twice = wide.splat(T::of(-2.0));
+        for u in 0..units {
+            phi_bar[u] = wide.mul_add(wide.mul(twice, at.phi[u]), slope_bar[u], phi_bar[u]);
         }
-        leak_bar
     }
 }

@@ -1,11 +1,13 @@
 //! The network's own Lyapunov exponent as a part of the loss: along a free run, with or without
 //! process noise, compared with the task's true one.
 
-use super::adjoint::StepScratch;
-use super::algebra::dot;
-use super::pass::{Pass, Shared, WindowGradient};
+use super::adjoint::Gathered;
+use super::algebra::scale;
+use super::backward::Adjoint;
+use super::pass::{Pass, WindowGradient};
 use super::run::Run;
-use crate::inference::kernels::Real;
+use super::tapes::Tapes;
+use crate::inference::lanes::{Arithmetic, Lanes, Number};
 
 /// Bins before the tangent vector counts: it turns towards the fastest direction.
 const TRANSIENT_BINS: usize = 40;
@@ -22,9 +24,11 @@ pub(crate) struct Exponent<T> {
     /// ...unless a state is given, `[rank]`: where an earlier run of this or of another task ended,
     /// or its mirror image.
     pub(crate) start: Option<Vec<T>>,
+    /// Row of the factors that it is under.
+    pub(crate) factor: usize,
     /// Standard normal variates of the process noise, `[bins, rank]`; empty for a noise-free run.
     pub(crate) noise: Vec<T>,
-    /// Length of the run, bins.
+    /// Length of the run, bins: the same for all lanes.
     pub(crate) bins: usize,
     /// True largest exponent, per bin.
     pub(crate) target: T,
@@ -48,49 +52,76 @@ pub(crate) struct ExponentFound<T> {
     pub(crate) end: Vec<T>,
 }
 
-/// A tangent vector carried along a run: Benettin's method for the largest exponent.
+/// Tangent vectors carried along: Benettin's method for the largest exponent.
 struct Tangent<T> {
     /// Unit vectors, `[bins + 1, rank]`.
-    vectors: Vec<T>,
+    vectors: Lanes<T>,
     /// Jacobians of the steps, `[bins, rank, rank]`.
-    transitions: Vec<T>,
+    transitions: Lanes<T>,
     /// Lengths before they were made 1, `[bins]`.
-    norms: Vec<T>,
+    norms: Lanes<T>,
     /// Bins that count, from here on.
     from: usize,
-    /// Exponent over those, per bin.
-    exponent: T,
+    /// Exponent over those, per bin, `[1]`.
+    exponent: Lanes<T>,
 }
 
-impl<T: Real> Pass<'_, T> {
-    /// A run from `filtered [rank]` or the state given: its exponent per bin, its Huber loss
-    /// (squared error over twice the threshold within it) and where it ended; adds `weight` times
-    /// the loss' gradient with respect to the network.
+/// What lanes are given, a number of each in a row; 0 of lanes without a run.
+struct Given<T> {
+    bins: usize,
+    /// `[bins, rank]`, times the noise's standard deviation; empty where no run has any.
+    noise: Lanes<T>,
+    /// Share of the adjoint that each bin keeps.
+    kept: T,
+}
+
+impl<T: Number, W: Arithmetic<Number = T>> Pass<'_, W> {
+    /// A run of each lane that has one, from its filtered state or the state given: its exponent per
+    /// bin, its Huber loss (squared error over twice the threshold within it) and where it ended;
+    /// adds `weight` times the loss' gradient with respect to the network.
     #[inline(always)]
     pub(super) fn exponent(
         &self,
-        of: &Exponent<T>,
-        factor: usize,
-        filtered: &[T],
-        gradient: Option<&mut WindowGradient<'_, T>>,
-        scratch: &mut StepScratch<T>,
-    ) -> ExponentFound<T> {
-        let mut run = Run::new(self, of.bins);
-        run.begin(of.start.as_deref().unwrap_or(filtered));
-        let tangent = self.run_tangent(of, factor, &mut run);
-        let exponent = tangent.exponent;
-        let error = exponent - of.target;
-        let (threshold, half) = (T::of(HUBER_PER_BIN), T::of(0.5));
-        let loss = if error.abs() <= threshold {
-            half * error * error / threshold
-        } else {
-            error.abs() - half * threshold
-        };
-        if let Some(g) = gradient {
-            let slope = (error / threshold).max(-T::one()).min(T::one());
-            self.pull_exponent(of, (factor, of.weight * slope), (&run, &tangent), g, scratch);
+        of: &[Option<Exponent<T>>],
+        tapes: &Tapes<T>,
+        adjoint: &mut Adjoint<T>,
+        g: &mut WindowGradient<'_, T>,
+    ) -> Vec<Option<ExponentFound<T>>> {
+        let Some(first) = of.iter().flatten().next() else { return vec![None; of.len()] };
+        let (width, rank, bins) = (self.wide.width(), self.shape.rank, first.bins);
+        let mut run = Run::new(self.sizes(), bins);
+        let at = |e: &Option<Exponent<T>>| e.as_ref().map_or(0, |e| e.from + 1);
+        tapes.gather(&of.iter().map(at).collect::<Vec<_>>(), run.first_mut());
+        for (lane, e) in of.iter().enumerate() {
+            let start = e.as_ref().and_then(|e| e.start.as_ref());
+            let to = run.first_mut().iter_mut().skip(lane).step_by(width);
+            to.zip(start.into_iter().flatten()).for_each(|(to, from)| *to = *from);
         }
-        ExponentFound { exponent, loss, end: run.state(of.bins).to_vec() }
+        let own = |lane: usize| of.get(lane).and_then(Option::as_ref);
+        let factor = |lane: usize| own(lane).map_or(first.factor, |e| e.factor);
+        adjoint.factors.turn(self, factor, Some(&mut *g.factors));
+        let given = self.given(of, first);
+        let tangent = self.run_tangent(&given, &mut run, adjoint);
+        let mut exponent_bar = vec![T::zero(); width];
+        let mut found = vec![None; of.len()];
+        for (lane, e) in of.iter().enumerate() {
+            let Some(e) = e else { continue };
+            let exponent = tangent.exponent[lane];
+            let error = exponent - e.target;
+            let (threshold, half) = (T::of(HUBER_PER_BIN), T::of(0.5));
+            let loss = if error.abs() <= threshold {
+                half * error * error / threshold
+            } else {
+                error.abs() - half * threshold
+            };
+            let slope = (error / threshold).max(-T::one()).min(T::one());
+            exponent_bar[lane] = e.weight * slope;
+            let end = run.end().iter().skip(lane).step_by(width).copied().take(rank).collect();
+            found[lane] = Some(ExponentFound { exponent, loss, end });
+        }
+        let end_bar = self.end_bar(of, &run);
+        self.pull_exponent(&given, (&exponent_bar, end_bar), (&run, &tangent), adjoint);
+        found
     }
 
     /// Process noise's standard deviations, `[rank]`.
@@ -98,103 +129,136 @@ impl<T: Real> Pass<'_, T> {
         self.shared.log_process.iter().map(|q| (T::of(0.5) * *q).exp()).collect()
     }
 
-    /// Runs on and carries a tangent vector along.
-    #[inline(always)]
-    fn run_tangent(&self, of: &Exponent<T>, factor: usize, run: &mut Run<T>) -> Tangent<T> {
-        let (rank, units, a) = (self.shape.rank, self.shape.units, self.leak());
-        let zeros = |n: usize| vec![T::zero(); n];
-        let mut found = Tangent {
-            vectors: zeros((of.bins + 1) * rank),
-            transitions: zeros(of.bins * rank * rank),
-            norms: zeros(of.bins),
-            from: TRANSIENT_BINS.min(of.bins / 2),
-            exponent: T::zero(),
-        };
-        found.vectors[..rank].fill(T::of(1.0 / (rank as f32).sqrt()));
-        let (sd, mut slopes) = (self.noise_sd(), zeros(units));
-        let (n, _) = self.factor(factor);
-        for h in 0..of.bins {
-            let after = run.step(self, h, factor);
-            if !of.noise.is_empty() {
-                let noise = &of.noise[h * rank..(h + 1) * rank];
-                for ((x, n), sd) in after.iter_mut().zip(noise).zip(&sd) {
-                    *x += *n * *sd;
-                }
-            }
-            let (v, next) = found.vectors[h * rank..].split_at_mut(rank);
-            for r in 0..rank {
-                let row = &n[r * units..(r + 1) * units];
-                for ((d, x), phi) in slopes.iter_mut().zip(row).zip(run.phi(h)) {
-                    *d = *x * (T::one() - *phi * *phi);
-                }
-                let at = (h * rank + r) * rank;
-                let transition = &mut found.transitions[at..at + rank];
-                for (j, t) in transition.iter_mut().enumerate() {
-                    *t = a * dot(&slopes, &self.shared.m[j * units..(j + 1) * units]);
-                }
-                transition[r] += T::one() - a;
-                next[r] = transition.iter().zip(v.iter()).fold(T::zero(), |s, (t, v)| s + *t * *v);
-            }
-            let norm = next[..rank].iter().fold(T::zero(), |s, x| s + *x * *x).sqrt();
-            found.norms[h] = norm.max(T::of(1e-20));
-            next[..rank].iter_mut().for_each(|x| *x = *x / found.norms[h]);
-            if h >= found.from {
-                found.exponent += found.norms[h].ln();
-            }
+    fn given(&self, of: &[Option<Exponent<T>>], first: &Exponent<T>) -> Given<T> {
+        let (width, rank, bins) = (self.wide.width(), self.shape.rank, first.bins);
+        let noisy = of.iter().flatten().any(|e| !e.noise.is_empty());
+        let mut noise = Lanes::zeros(if noisy { bins * rank * width } else { 0 });
+        let sd = self.noise_sd();
+        for (lane, e) in of.iter().enumerate() {
+            let own = e.iter().flat_map(|e| &e.noise).zip(sd.iter().cycle());
+            let to = noise.iter_mut().skip(lane).step_by(width);
+            to.zip(own).for_each(|(to, (noise, sd))| *to = *noise * *sd);
         }
-        found.exponent = found.exponent / T::of((of.bins - found.from) as f32);
-        found
+        let kept = if first.damped { T::of(ADJOINT_KEPT) } else { T::one() };
+        Given { bins, noise, kept }
     }
 
-    /// Adds the gradient of the exponent, times `exponent_bar`, and of the distance from the
-    /// attractor.
-    #[inline(always)]
-    fn pull_exponent(
-        &self,
-        of: &Exponent<T>,
-        (factor, exponent_bar): (usize, T),
-        (run, tangent): (&Run<T>, &Tangent<T>),
-        g: &mut WindowGradient<'_, T>,
-        scratch: &mut StepScratch<T>,
-    ) {
-        let rank = self.shape.rank;
-        let zeros = |n: usize| vec![T::zero(); n];
-        let grown_bar = exponent_bar / T::of((of.bins - tangent.from) as f32);
-        let kept = if of.damped { T::of(ADJOINT_KEPT) } else { T::one() };
-        let (mut v_bar, mut state_bar, mut u_bar) = (zeros(rank), zeros(rank), zeros(rank));
-        if let Some((point, weight)) = &of.attractor {
-            for ((bar, x), p) in state_bar.iter_mut().zip(run.state(of.bins)).zip(point) {
+    /// Adjoint of the last state by its distance from the attractor, `[rank, lanes]`.
+    fn end_bar(&self, of: &[Option<Exponent<T>>], run: &Run<T>) -> Lanes<T> {
+        let width = self.wide.width();
+        let mut bar = Lanes::zeros(self.shape.rank * width);
+        for (lane, e) in of.iter().enumerate() {
+            let Some((point, weight)) = e.as_ref().and_then(|e| e.attractor.as_ref()) else {
+                continue;
+            };
+            let end = run.end().iter().skip(lane).step_by(width);
+            let to = bar.iter_mut().skip(lane).step_by(width);
+            for ((bar, x), p) in to.zip(end).zip(point) {
                 *bar = T::of(2.0) * *weight * (*x - *p);
             }
         }
-        let (sd, mut transition_bar) = (self.noise_sd(), zeros(rank * rank));
-        for h in (0..of.bins).rev() {
-            let (v, next) = tangent.vectors[h * rank..(h + 2) * rank].split_at(rank);
-            let along = next.iter().zip(&v_bar).fold(T::zero(), |s, (x, y)| s + *x * *y);
-            let own = if h >= tangent.from { grown_bar } else { T::zero() };
-            for r in 0..rank {
-                u_bar[r] = (v_bar[r] - next[r] * along + own * next[r]) / tangent.norms[h];
-            }
-            let transition = &tangent.transitions[h * rank * rank..(h + 1) * rank * rank];
-            for q in 0..rank {
-                let sum = (0..rank).fold(T::zero(), |s, r| s + transition[r * rank + q] * u_bar[r]);
-                v_bar[q] = sum * kept;
-                for r in 0..rank {
-                    transition_bar[r * rank + q] = u_bar[r] * v[q];
+        bar
+    }
+
+    /// Runs on and carries tangent vectors along.
+    #[inline(always)]
+    fn run_tangent(&self, of: &Given<T>, run: &mut Run<T>, adjoint: &mut Adjoint<T>) -> Tangent<T> {
+        let (wide, rank, width) = (self.wide, self.shape.rank, self.wide.width());
+        let rows = |n: usize| Lanes::zeros(n * width);
+        let mut found = Tangent {
+            vectors: rows((of.bins + 1) * rank),
+            transitions: rows(of.bins * rank * rank),
+            norms: rows(of.bins),
+            from: TRANSIENT_BINS.min(of.bins / 2),
+            exponent: rows(1),
+        };
+        found.vectors[..rank * width].fill(T::of(1.0 / (rank as f32).sqrt()));
+        let mut slopes = rows(self.shape.units);
+        let (zero, least) = (wide.splat(T::zero()), wide.splat(T::of(1e-20)));
+        let mut exponent = zero;
+        for h in 0..of.bins {
+            let after = run.step(self, h, &adjoint.factors);
+            if !of.noise.is_empty() {
+                for (x, noise) in after.iter_mut().zip(&wide.rows(&of.noise)[h * rank..]) {
+                    *x = wide.add(*x, *noise);
                 }
             }
+            let square = h * rank * rank..(h + 1) * rank * rank;
+            let transition = &mut wide.rows_mut(&mut found.transitions)[square];
+            let slopes = wide.rows_mut(&mut slopes);
+            self.jacobian(&adjoint.factors, run.phi(wide, h), slopes, transition);
+            let vectors = &mut wide.rows_mut(&mut found.vectors)[h * rank..(h + 2) * rank];
+            let (v, next) = vectors.split_at_mut(rank);
+            for (next, row) in next.iter_mut().zip(transition.chunks_exact(rank)) {
+                *next = wide.inner(row, v);
+            }
+            let norm = wide.max(wide.sqrt(wide.inner(next, next)), least);
+            scale(wide, next, wide.div(wide.splat(T::one()), norm));
+            wide.rows_mut(&mut found.norms)[h] = norm;
+            if h >= found.from {
+                exponent = wide.add(exponent, wide.ln(norm));
+            }
+        }
+        let counted = wide.splat(T::of((of.bins - found.from) as f32));
+        wide.rows_mut(&mut found.exponent)[0] = wide.div(exponent, counted);
+        found
+    }
+
+    /// Adds the gradient of the exponents, times `exponent_bar`, and of the runs' ends.
+    #[inline(always)]
+    fn pull_exponent(
+        &self,
+        of: &Given<T>,
+        (exponent_bar, mut state_bar): (&[T], Lanes<T>),
+        (run, tangent): (&Run<T>, &Tangent<T>),
+        adjoint: &mut Adjoint<T>,
+    ) {
+        let (wide, rank, width) = (self.wide, self.shape.rank, self.wide.width());
+        let rows = |n: usize| Lanes::zeros(n * width);
+        let (zero, kept) = (wide.splat(T::zero()), wide.splat(of.kept));
+        let counted = wide.splat(T::of((of.bins - tangent.from) as f32));
+        let mut bar = rows(1);
+        bar.copy_from_slice(exponent_bar);
+        let grown_bar = wide.div(wide.rows(&bar)[0], counted);
+        let (mut v_bar, mut u_bar) = (rows(rank), rows(rank));
+        let mut transition_bar = rows(rank * rank);
+        let (v_bar, u_bar) = (wide.rows_mut(&mut v_bar), wide.rows_mut(&mut u_bar));
+        let transition_bar = wide.rows_mut(&mut transition_bar);
+        for h in (0..of.bins).rev() {
+            let vectors = &wide.rows(&tangent.vectors)[h * rank..(h + 2) * rank];
+            let (v, next) = vectors.split_at(rank);
+            let along = wide.inner(next, v_bar);
+            let own = wide.sub(if h >= tangent.from { grown_bar } else { zero }, along);
+            let norm = wide.rows(&tangent.norms)[h];
+            for r in 0..rank {
+                u_bar[r] = wide.div(wide.mul_add(next[r], own, v_bar[r]), norm);
+            }
+            let square = h * rank * rank..(h + 1) * rank * rank;
+            let transition = &wide.rows(&tangent.transitions)[square];
+            for q in 0..rank {
+                let mut sum = zero;
+                for r in 0..rank {
+                    sum = wide.mul_add(transition[r * rank + q], u_bar[r], sum);
+                    transition_bar[r * rank + q] = wide.mul(u_bar[r], v[q]);
+                }
+                v_bar[q] = wide.mul(sum, kept);
+            }
+            let bars = wide.rows_mut(&mut state_bar);
             if !of.noise.is_empty() {
                 // The noise's size is learned too.
-                let process = Shared::<T>::process_range(self.shape).start;
+                let process = wide.rows_mut(&mut adjoint.sums.log_process);
+                let noise = &wide.rows(&of.noise)[h * rank..(h + 1) * rank];
                 for r in 0..rank {
-                    g.shared[process + r] +=
-                        state_bar[r] * T::of(0.5) * sd[r] * of.noise[h * rank + r];
+                    let half = wide.mul(wide.splat(T::of(0.5)), noise[r]);
+                    process[r] = wide.mul_add(bars[r], half, process[r]);
                 }
             }
-            let through = Some((transition, transition_bar.as_slice()));
-            self.pull_step(&run.record(h, factor), &state_bar, through, g, scratch);
-            for (bar, before) in state_bar.iter_mut().zip(&scratch.before_bar) {
-                *bar = *before * kept;
+            let Adjoint { factors, sums, step, .. } = &mut *adjoint;
+            let mut to = Gathered { factors, sums, step };
+            let through = Some((transition, &*transition_bar));
+            self.pull_step(&run.record(wide, h), bars, through, &mut to);
+            for (bar, before) in bars.iter_mut().zip(wide.rows(&adjoint.step.before_bar)) {
+                *bar = wide.mul(*before, kept);
             }
         }
     }

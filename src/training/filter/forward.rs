@@ -1,97 +1,100 @@
-//! Forward: the filter over a window, its states on a tape.
+//! Forward: the filter over windows, its states on a tape.
 
-use super::algebra::{axpy, dot, matmul, matmul_nt, pairs};
-use super::pass::Pass;
+use super::algebra::{
+    abs, constant, doubled, marked, pairs, pairs_of, symmetric_nt, symmetric_times,
+    symmetric_vector, times_symmetric, whole,
+};
+use super::factors::Factors;
+use super::pass::{Pass, Step};
+use super::stretch::Stretch;
 use super::tapes::{Sizes, Tapes};
-use crate::inference::kernels::{Real, invert};
+use crate::inference::lanes::{Arithmetic, Lanes, Number};
+use crate::inference::small::{add_and_factor, cholesky, times_root, whiten};
 use crate::inference::{HALVINGS, STEP_LOSS_MAX};
 
 /// Largest variance correction to a log rate: beyond it the log-normal mean is no help.
 const VARIANCE_MAX: f32 = 2.0;
-
-/// Consecutive bins with the factors in force at each.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Stretch<'a, T> {
-    /// `[bins, channels]`.
-    pub(crate) counts: &'a [T],
-    /// Row of the factors for each bin.
-    pub(crate) factor_of: &'a [usize],
-    /// Where others are entered than trials have shown.
-    pub(crate) entry: Option<Entry>,
-}
-
-/// Bins from one trial to another.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Entry {
-    /// The first of them, in which the latents' variance is wider.
-    pub(crate) from: usize,
-    /// The bin after the last: nothing is foretold from before them, nor of them.
-    pub(crate) to: usize,
-}
-
-impl<'a, T> Stretch<'a, T> {
-    /// Whether other factors are entered at bin `t`.
-    pub(super) fn enters(&self, t: usize) -> bool {
-        self.entry.is_some_and(|e| e.from == t)
-    }
-
-    /// Counts of bin `t`, `[channels]`.
-    pub(super) fn at(&self, t: usize, channels: usize) -> &'a [T] {
-        &self.counts[t * channels..(t + 1) * channels]
-    }
-}
-
-/// A stretch with the weight of each bin's one-step score in the gradient.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Weighted<'a, T> {
-    pub(crate) stretch: Stretch<'a, T>,
-    /// `[bins]`; a bin of weight 0 is unscored.
-    pub(crate) weight: &'a [T],
-}
 
 /// Where a forward pass begins.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Start<'a, T> {
     /// At the prior of the latent state.
     Prior,
-    /// At the state before a bin of another tape.
-    Before(&'a Tapes<T>, usize),
+    /// At the state before a bin of each lane's own on another tape.
+    Before(&'a Tapes<T>, &'a [usize]),
 }
 
 /// What a forward pass works in.
 #[derive(Debug)]
 pub(crate) struct ForwardScratch<T> {
-    work: Vec<T>,
-    information: Vec<T>,
-    process: Vec<T>,
-    slopes: Vec<T>,
-    eta: Vec<T>,
-    var: Vec<T>,
+    pub(super) factors: Factors<T>,
+    /// `[rank, rank]` each.
+    work: Lanes<T>,
+    root: Lanes<T>,
+    square: Lanes<T>,
+    white: Lanes<T>,
+    /// `[rank]`.
+    inverse: Lanes<T>,
+    process: Lanes<T>,
+    moved: Lanes<T>,
+    /// Lower triangles.
+    information: Lanes<T>,
+    scaled: Lanes<T>,
+    /// `[units]`.
+    slopes: Lanes<T>,
+    /// `[channels]` each.
+    eta: Lanes<T>,
+    memory: Lanes<T>,
+    residual: Lanes<T>,
+    /// `[1]`.
+    entering: Lanes<T>,
 }
 
-impl<T: Real> ForwardScratch<T> {
-    pub(super) fn new(Sizes { rank, units, channels }: Sizes) -> Self {
-        let zeros = |n: usize| vec![T::zero(); n];
+impl<T: Number> ForwardScratch<T> {
+    pub(super) fn new(Sizes { rank, units, channels, width }: Sizes) -> Self {
+        let rows = |n: usize| Lanes::zeros(n * width);
+        let square = || rows(rank * rank);
         Self {
-            work: zeros(rank * rank),
-            information: zeros(rank * rank),
-            process: zeros(rank),
-            slopes: zeros(units),
-            eta: zeros(channels),
-            var: zeros(channels),
+            factors: Factors::new(rank, units, width),
+            work: square(),
+            root: square(),
+            square: square(),
+            white: square(),
+            inverse: rows(rank),
+            process: rows(rank),
+            moved: rows(rank),
+            information: rows(pairs_of(rank)),
+            scaled: rows(pairs_of(rank)),
+            slopes: rows(units),
+            eta: rows(channels),
+            memory: rows(channels),
+            residual: rows(channels),
+            entering: rows(1),
         }
     }
 }
 
-impl<T: Real> Pass<'_, T> {
-    pub(super) fn sizes(&self) -> Sizes {
-        let (rank, units) = (self.shape.rank, self.shape.units);
-        Sizes { rank, units, channels: self.readout.channels }
-    }
-
+impl<T: Number, W: Arithmetic<Number = T>> Pass<'_, W> {
     /// Variance that latent `r` gains where factors are entered by a jump.
     pub(super) fn entry_variance(&self, r: usize) -> T {
         T::of(self.shape.entry_variance) * self.shared.log_initial[r].exp()
+    }
+
+    /// 1 for the lanes that enter other factors at bin `t`, else 0; none where no lane does.
+    #[inline(always)]
+    pub(super) fn entering(
+        &self,
+        stretch: &Stretch<'_, T>,
+        t: usize,
+        memory: &mut [T],
+    ) -> Option<W::Row> {
+        let mut any = false;
+        for (lane, to) in memory.iter_mut().enumerate() {
+            let enters = stretch.enters(lane, t);
+            any |= enters;
+            *to = if enters { T::one() } else { T::zero() };
+        }
+        any.then(|| self.wide.rows(memory)[0])
     }
 
     /// Filters a stretch; bins from `scored_from` on are scored.
@@ -104,31 +107,29 @@ impl<T: Real> Pass<'_, T> {
         tapes: &mut Tapes<T>,
         scratch: &mut ForwardScratch<T>,
     ) {
-        let rank = self.shape.rank;
-        tapes.begin(self.sizes(), stretch.factor_of.len());
-        let (mean, cov) = tapes.state_mut(0);
+        let (wide, rank) = (self.wide, self.shape.rank);
+        tapes.begin(stretch.bins());
         match start {
             Start::Prior => {
-                mean.fill(T::zero());
-                cov.fill(T::zero());
-                for r in 0..rank {
-                    cov[r * rank + r] = self.shared.log_initial[r].exp();
+                let (mean, cov) = tapes.state_mut(wide, 0);
+                mean.fill(wide.splat(T::zero()));
+                for (cov, (r, q)) in cov.iter_mut().zip(pairs(rank)) {
+                    let variance = self.shared.log_initial[r].exp();
+                    *cov = wide.splat(if r == q { variance } else { T::zero() });
                 }
             }
-            Start::Before(other, t) => {
-                let state = other.state(t);
-                mean.copy_from_slice(state.0);
-                cov.copy_from_slice(state.1);
-            }
+            Start::Before(other, at) => other.gather(at, tapes.first_state_mut()),
         }
-        for (process, log) in scratch.process.iter_mut().zip(&self.shared.log_process) {
-            *process = log.exp();
+        let process = wide.rows_mut(&mut scratch.process);
+        for (process, log) in process.iter_mut().zip(&self.shared.log_process) {
+            *process = wide.splat(log.exp());
         }
         for t in 0..tapes.bins() {
+            scratch.factors.turn(self, |lane| stretch.factor(lane, t), None);
             self.predict(stretch, t, tapes, scratch);
-            let y = stretch.at(t, self.readout.channels);
+            let y = wide.rows(stretch.at(t, self.readout.channels));
             if t >= scored_from {
-                tapes.one_step[t] = self.score(y, t, tapes, scratch);
+                self.score(y, t, tapes, scratch);
             }
             self.update(y, t, tapes, scratch);
         }
@@ -143,114 +144,103 @@ impl<T: Real> Pass<'_, T> {
         tapes: &mut Tapes<T>,
         scratch: &mut ForwardScratch<T>,
     ) {
-        let (rank, units, a) = (self.shape.rank, self.shape.units, self.leak());
-        let factor = stretch.factor_of[t];
-        let (bin, _, _) = tapes.bin_mut(t);
-        self.step(bin.mean, factor, bin.phi, bin.drive, bin.mean_pred);
-        let (n, _) = self.factor(factor);
-        for r in 0..rank {
-            let row = &n[r * units..(r + 1) * units];
-            for ((d, x), phi) in scratch.slopes.iter_mut().zip(row).zip(bin.phi.iter()) {
-                *d = *x * (T::one() - *phi * *phi);
+        let (wide, rank) = (self.wide, self.shape.rank);
+        let (bin, _, _) = tapes.bin_mut(wide, t);
+        let to = Step { phi: bin.phi, drive: bin.drive, next: bin.mean_pred };
+        self.step(&scratch.factors, bin.mean, to);
+        let slopes = wide.rows_mut(&mut scratch.slopes);
+        self.jacobian(&scratch.factors, bin.phi, slopes, bin.transition);
+        let work = wide.rows_mut(&mut scratch.work);
+        times_symmetric(wide, work, bin.transition, bin.cov, rank);
+        symmetric_nt(wide, bin.cov_pred, work, bin.transition, rank);
+        let process = wide.rows(&scratch.process);
+        let entering = self.entering(stretch, t, &mut scratch.entering);
+        for (cov, (r, q)) in bin.cov_pred.iter_mut().zip(pairs(rank)) {
+            if r != q {
+                continue;
             }
-            for j in 0..rank {
-                bin.transition[r * rank + j] =
-                    a * dot(&scratch.slopes, &self.shared.m[j * units..(j + 1) * units]);
-            }
-            bin.transition[r * rank + r] += T::one() - a;
-        }
-        matmul(&mut scratch.work, bin.transition, bin.cov, rank);
-        matmul_nt(bin.cov_pred, &scratch.work, bin.transition, rank);
-        for r in 0..rank {
-            bin.cov_pred[r * rank + r] += scratch.process[r];
-            if stretch.enters(t) {
-                bin.cov_pred[r * rank + r] += self.entry_variance(r);
+            *cov = wide.add(*cov, process[r]);
+            if let Some(entering) = entering {
+                *cov = wide.scale_add(self.entry_variance(r), entering, *cov);
             }
         }
-        self.log_rates(bin.mean_pred, &mut scratch.eta, bin.in_bounds);
+        self.log_rates(bin.mean_pred, wide.rows_mut(&mut scratch.eta), bin.rates);
     }
 
     /// One-step score of the prediction; what its adjoint needs is put on the tape, without the
     /// bin's weight.
     #[inline(always)]
-    fn score(
-        &self,
-        y: &[T],
-        t: usize,
-        tapes: &mut Tapes<T>,
-        scratch: &mut ForwardScratch<T>,
-    ) -> f64 {
-        let (rank, channels) = (self.shape.rank, self.readout.channels);
-        let (bin, _, _) = tapes.bin_mut(t);
-        let (var, eta) = (&mut scratch.var, &scratch.eta);
+    fn score(&self, y: &[W::Row], t: usize, tapes: &mut Tapes<T>, scratch: &mut ForwardScratch<T>) {
+        let wide = self.wide;
+        let (bin, _, _) = tapes.bin_mut(wide, t);
+        let (var, eta) = (wide.rows_mut(&mut scratch.memory), wide.rows(&scratch.eta));
         // Variance of each log rate, C P- C^T: the products of loadings are made once a step, and
         // pairs off the diagonal stand for two.
-        var.fill(T::zero());
-        for (p, (r, q)) in pairs(rank).enumerate() {
-            let scale = if r == q { T::one() } else { T::of(2.0) };
-            let cc = &self.readout.products[p * channels..(p + 1) * channels];
-            axpy(var, scale * bin.cov_pred[r * rank + q], cc);
-        }
-        let mut sum = T::zero();
-        for i in 0..channels {
-            let clipped = var[i].max(T::zero()).min(T::of(VARIANCE_MAX));
-            let log_rho = eta[i] + T::of(0.5) * clipped;
-            let rho = log_rho.fast_exp();
-            sum += y[i] * log_rho - rho;
-            let surprise = y[i] - rho;
-            bin.surprise[i] = surprise;
+        let scaled = wide.rows_mut(&mut scratch.scaled);
+        doubled(wide, scaled, bin.cov_pred, self.shape.rank);
+        var.fill(wide.splat(T::zero()));
+        wide.transposed(var, self.readout.products(), scaled);
+        let bounds = [T::zero(), T::of(VARIANCE_MAX)];
+        let half = constant::<W>(wide, 0.5);
+        let (mut gained, mut lost) = (wide.splat(T::zero()), wide.splat(T::zero()));
+        for i in 0..y.len() {
+            let log_rho = wide.mul_add(half, wide.clamp(var[i], bounds), eta[i]);
+            let rho = wide.exp(log_rho);
+            gained = wide.mul_add(y[i], log_rho, gained);
+            lost = wide.add(lost, rho);
             // Where the variance is clipped, the score does not depend on it.
-            let free = var[i] > T::zero() && var[i] < T::of(VARIANCE_MAX);
-            bin.free_surprise[i] = if free { T::of(0.5) * surprise } else { T::zero() };
+            bin.expected[i] = marked(wide, rho, var[i], bounds);
         }
-        sum.to_f64().unwrap_or(f64::NAN)
+        wide.rows_mut(&mut scratch.entering)[0] = wide.sub(gained, lost);
+        tapes.take_scores(t, &scratch.entering);
     }
 
     /// Measurement update: the state after the bin.
     #[inline(always)]
-    fn update(&self, y: &[T], t: usize, tapes: &mut Tapes<T>, scratch: &mut ForwardScratch<T>) {
-        let (rank, channels) = (self.shape.rank, self.readout.channels);
-        let (bin, mean, cov) = tapes.bin_mut(t);
-        let ForwardScratch { work, information, eta, var: residual, .. } = scratch;
-        for (l, e) in bin.rates.iter_mut().zip(eta.iter()) {
-            *l = e.fast_exp();
+    fn update(
+        &self,
+        y: &[W::Row],
+        t: usize,
+        tapes: &mut Tapes<T>,
+        scratch: &mut ForwardScratch<T>,
+    ) {
+        let (wide, rank) = (self.wide, self.shape.rank);
+        let (bin, mean, cov) = tapes.bin_mut(wide, t);
+        let rates = wide.rows_mut(&mut scratch.memory);
+        let residual = wide.rows_mut(&mut scratch.residual);
+        for i in 0..y.len() {
+            rates[i] = abs(wide, bin.rates[i]);
+            residual[i] = wide.sub(y[i], rates[i]);
         }
-        for (res, (y, l)) in residual.iter_mut().zip(y.iter().zip(bin.rates.iter())) {
-            *res = *y - *l;
-        }
-        for (p, (r, q)) in pairs(rank).enumerate() {
-            let cc = &self.readout.products[p * channels..(p + 1) * channels];
-            let value = dot(cc, bin.rates);
-            information[r * rank + q] = value;
-            information[q * rank + r] = value;
-        }
-        for r in 0..rank {
-            let row = &self.readout.loading[r * channels..(r + 1) * channels];
-            bin.score[r] = dot(row, residual);
-        }
-        // P = (I + P- L)^-1 P-: the covariance itself is never inverted, because it may be nearly
-        // singular.
-        matmul(work, bin.cov_pred, information, rank);
-        for r in 0..rank {
-            work[r * rank + r] += T::one();
-        }
-        invert(work, bin.projection, rank);
-        matmul(cov, bin.projection, bin.cov_pred, rank);
-        // Rounding would let the two halves drift apart over a window.
-        for r in 0..rank {
-            for q in 0..r {
-                let value = T::of(0.5) * (cov[r * rank + q] + cov[q * rank + r]);
-                cov[r * rank + q] = value;
-                cov[q * rank + r] = value;
-            }
+        let information = wide.rows_mut(&mut scratch.information);
+        information.fill(wide.splat(T::zero()));
+        wide.product(information, self.readout.products(), rates);
+        bin.score.fill(wide.splat(T::zero()));
+        wide.product(bin.score, self.readout.loading(), residual);
+        // With P- = G G^T and I + G^T L G = R R^T, P is the square of R^-1 G^T: the covariance
+        // itself, which may be nearly singular, is never inverted.
+        let root = wide.rows_mut(&mut scratch.root);
+        cholesky(wide, bin.cov_pred, rank, root);
+        let work = wide.rows_mut(&mut scratch.work);
+        times_root(wide, information, root, rank, work);
+        let square = wide.rows_mut(&mut scratch.square);
+        let inverse = wide.rows_mut(&mut scratch.inverse);
+        add_and_factor(wide, root, work, square, inverse);
+        let white = wide.rows_mut(&mut scratch.white);
+        whiten(wide, root, (square, inverse), white);
+        symmetric_nt(wide, cov, white, white, rank);
+        // (I + P- L)^-1 = I - P L.
+        whole(work, information, rank);
+        symmetric_times(wide, bin.projection, cov, work, rank);
+        let (zero, one) = (wide.splat(T::zero()), wide.splat(T::one()));
+        for (at, x) in bin.projection.iter_mut().enumerate() {
+            *x = wide.sub(if at % (rank + 1) == 0 { one } else { zero }, *x);
         }
         // The whole step, P u, in the place of the mean.
-        for r in 0..rank {
-            mean[r] = (0..rank).fold(T::zero(), |s, k| s + cov[r * rank + k] * bin.score[k]);
-        }
+        symmetric_vector(wide, mean, cov, bin.score);
         bin.share[0] = self.share(y, (mean, bin.mean_pred, bin.score), scratch);
         for r in 0..rank {
-            mean[r] = bin.mean_pred[r] + bin.share[0] * mean[r];
+            mean[r] = wide.mul_add(bin.share[0], mean[r], bin.mean_pred[r]);
         }
     }
 
@@ -260,46 +250,69 @@ impl<T: Real> Pass<'_, T> {
     #[inline(always)]
     fn share(
         &self,
-        y: &[T],
-        (step, mean_pred, score): (&[T], &[T], &[T]),
+        y: &[W::Row],
+        (step, mean_pred, score): (&[W::Row], &[W::Row], &[W::Row]),
         scratch: &mut ForwardScratch<T>,
-    ) -> T {
-        let (rank, channels) = (self.shape.rank, self.readout.channels);
-        let ForwardScratch { information, eta, var: change, .. } = scratch;
-        change.fill(T::zero());
-        for (r, &by) in step.iter().enumerate() {
-            axpy(change, by, &self.readout.loading[r * channels..(r + 1) * channels]);
+    ) -> W::Row {
+        let wide = self.wide;
+        let (zero, one) = (wide.splat(T::zero()), wide.splat(T::one()));
+        let half = constant::<W>(wide, 0.5);
+        let change = wide.rows_mut(&mut scratch.memory);
+        change.fill(zero);
+        wide.transposed(change, self.readout.loading(), step);
+        let mut largest = zero;
+        for c in change.iter() {
+            largest = wide.max(largest, *c);
         }
         // Where no rate more than doubles, the curvature does not either, and the step cannot go
         // too far.
-        let doubles = change.iter().any(|c| *c > T::of(std::f32::consts::LN_2));
-        if !doubles {
-            return T::one();
+        let twice = T::of(std::f32::consts::LN_2);
+        if wide.largest(largest) <= twice {
+            return one;
         }
+        let far = wide.where_less(wide.splat(twice), largest, one, zero);
         // P-^-1 P u = u - L P u.
-        let quadratic = (0..rank).fold(T::zero(), |sum, r| {
-            let turned = dot(&information[r * rank..(r + 1) * rank], step);
-            sum + step[r] * (score[r] - turned)
-        });
+        let turned = &mut wide.rows_mut(&mut scratch.inverse)[..step.len()];
+        symmetric_vector(wide, turned, wide.rows(&scratch.information), step);
+        let mut quadratic = zero;
+        for r in 0..step.len() {
+            quadratic = wide.mul_add(step[r], wide.sub(score[r], turned[r]), quadratic);
+        }
         // `eta` is the clipped log rate at the prediction; behind the step it is clipped anew.
-        let before = y.iter().zip(eta.iter()).fold(T::zero(), |s, (y, e)| s + *y * *e - e.exp());
-        let [low, high] = self.shape.log_rate_bounds.map(T::of);
-        let mut share = T::one();
+        let mut before = zero;
+        for (y, eta) in y.iter().zip(wide.rows(&scratch.eta)) {
+            before = density(wide, *y, *eta, before);
+        }
+        let least = wide.sub(before, constant::<W>(wide, STEP_LOSS_MAX));
+        let bounds = self.shape.log_rate_bounds.map(T::of);
+        let moved = wide.rows_mut(&mut scratch.moved);
+        let mut share = one;
         for _ in 0..HALVINGS {
-            let mut density = T::of(-0.5) * share * share * quadratic;
-            for i in 0..channels {
-                let mut eta = self.readout.baseline[i];
-                for (r, (m, by)) in mean_pred.iter().zip(step).enumerate() {
-                    eta += (*m + share * *by) * self.readout.loading[r * channels + i];
-                }
-                let eta = eta.max(low).min(high);
-                density += y[i] * eta - eta.exp();
+            for r in 0..step.len() {
+                moved[r] = wide.mul_add(share, step[r], mean_pred[r]);
             }
-            if density >= before - T::of(STEP_LOSS_MAX) {
+            wide.spread(change, &self.readout.baseline);
+            wide.transposed(change, self.readout.loading(), moved);
+            let penalty = wide.mul(wide.mul(half, wide.mul(share, share)), quadratic);
+            let mut reached = zero;
+            for (y, eta) in y.iter().zip(change.iter()) {
+                reached = density(wide, *y, wide.clamp(*eta, bounds), reached);
+            }
+            let shorter = wide.mul(half, share);
+            let next = wide.where_less(wide.sub(reached, penalty), least, shorter, share);
+            let next = wide.where_less(half, far, next, share);
+            let fell = wide.largest(wide.sub(share, next)) > T::zero();
+            share = next;
+            if !fell {
                 break;
             }
-            share *= T::of(0.5);
         }
         share
     }
+}
+
+/// `sum + y eta - exp eta`.
+#[inline(always)]
+fn density<W: Arithmetic>(wide: W, y: W::Row, eta: W::Row, sum: W::Row) -> W::Row {
+    wide.sub(wide.mul_add(y, eta, sum), wide.exp(eta))
 }

@@ -1,5 +1,6 @@
-//! The filter's predictive likelihood with its hand-derived adjoint, one window of counts at a
-//! time.
+//! The filter's predictive likelihood with its hand-derived adjoint, over windows of counts side by
+//! side: a vector holds the same number of as many windows as it has lanes
+//! (docs/decisions/0016-near-to-the-limit.md).
 //!
 //! Forward, per bin: time update, one-step score, measurement update, as the filter bank does it
 //! for a known embedding (no `e` in the state) and Poisson counts, Newton steps halved alike:
@@ -17,17 +18,20 @@
 mod adjoint;
 mod algebra;
 mod backward;
+#[cfg(test)]
+mod exact;
 mod exponent;
+mod factors;
 mod forecast;
 mod forward;
 mod pass;
 mod run;
+mod stretch;
+mod sums;
 mod tapes;
 mod window;
 
 pub(crate) use exponent::Exponent;
-pub(crate) use forward::{Entry, Stretch, Weighted};
-pub(crate) use pass::{
-    Gradient, LossShape, Pass, SessionReadout, Shared, WindowGradient, burn_in_of,
-};
+pub(crate) use pass::{Gradient, LossShape, Pass, SessionReadout, Shared, burn_in_of};
+pub(crate) use stretch::{Entry, Lane, Stretch, Weighted};
 pub(crate) use window::{RivalStretch, Workspace};

@@ -1,10 +1,12 @@
-//! The parameters that a pass over a window reads, the gradient that it adds to, and the steps that
+//! The parameters that a pass over windows reads, the gradient that it adds to, and the steps that
 //! all passes share.
 
 use std::ops::Range;
 
-use super::algebra::{axpy, dot, pairs};
-use crate::inference::kernels::Real;
+use super::algebra::{marked, pairs, pairs_of, slope};
+use super::factors::Factors;
+use super::tapes::Sizes;
+use crate::inference::lanes::{Arithmetic, Number};
 
 /// Sizes and weights of the loss.
 #[derive(Debug, Clone, Copy)]
@@ -55,9 +57,14 @@ pub(crate) struct Shared<T> {
     pub(crate) log_initial: Vec<T>,
 }
 
-impl<T: Real> Shared<T> {
+impl<T: Number> Shared<T> {
     pub(crate) fn len(s: &LossShape) -> usize {
         s.units * s.rank + s.units + 1 + 2 * s.rank
+    }
+
+    /// Numbers of `log_initial` and of `m`.
+    pub(super) fn initial_and_m(s: &LossShape) -> usize {
+        s.rank + s.units * s.rank
     }
 
     /// Where `log_process` lies in the flat vector.
@@ -90,24 +97,39 @@ impl<T: Real> Shared<T> {
 #[derive(Debug, Clone)]
 pub(crate) struct SessionReadout<T> {
     pub(crate) channels: usize,
-    /// `[rank, channels]`.
-    pub(crate) loading: Vec<T>,
+    /// Loadings, `[rank, channels]`, then their products `C_i C_j`, j <= i, `[pairs, channels]`.
+    moments: Vec<T>,
+    loadings: usize,
     /// `[channels]`.
-    pub(crate) baseline: Vec<T>,
-    /// `C_r C_s`, r <= s, `[pairs, channels]`.
-    pub(super) products: Vec<T>,
+    pub(super) baseline: Vec<T>,
 }
 
-impl<T: Real> SessionReadout<T> {
+impl<T: Number> SessionReadout<T> {
     /// From `loading [rank, channels]` and `baseline [channels]`, one after the other.
     pub(crate) fn unpack(rank: usize, channels: usize, flat: &[T]) -> Self {
         let (loading, baseline) = flat.split_at(rank * channels);
-        let mut products = Vec::with_capacity(rank * (rank + 1) / 2 * channels);
+        let mut moments = Vec::with_capacity((rank + pairs_of(rank)) * channels);
+        moments.extend_from_slice(loading);
         for (r, q) in pairs(rank) {
             let (a, b) = (&loading[r * channels..], &loading[q * channels..]);
-            products.extend((0..channels).map(|i| a[i] * b[i]));
+            moments.extend((0..channels).map(|i| a[i] * b[i]));
         }
-        Self { channels, loading: loading.to_vec(), baseline: baseline.to_vec(), products }
+        Self { channels, moments, loadings: rank * channels, baseline: baseline.to_vec() }
+    }
+
+    /// `[rank, channels]`.
+    pub(super) fn loading(&self) -> &[T] {
+        &self.moments[..self.loadings]
+    }
+
+    /// `[pairs, channels]`.
+    pub(super) fn products(&self) -> &[T] {
+        &self.moments[self.loadings..]
+    }
+
+    /// Both, one after the other.
+    pub(super) fn moments(&self) -> &[T] {
+        &self.moments
     }
 }
 
@@ -121,7 +143,7 @@ pub(crate) struct Gradient<T> {
     pub(crate) readouts: Vec<T>,
 }
 
-impl<T: Real> Gradient<T> {
+impl<T: Number> Gradient<T> {
     /// Zeros of these lengths.
     pub(crate) fn zeros([factors, shared, readouts]: [usize; 3]) -> Self {
         let zeros = |n: usize| vec![T::zero(); n];
@@ -148,61 +170,87 @@ pub(crate) struct WindowGradient<'a, T> {
     pub(super) readout: &'a mut [T],
 }
 
-/// One window's loss and gradient.
-pub(crate) struct Pass<'a, T> {
+/// The loss and gradient of windows side by side.
+pub(crate) struct Pass<'a, W: Arithmetic> {
+    pub(crate) wide: W,
     pub(crate) shape: &'a LossShape,
-    pub(crate) shared: &'a Shared<T>,
-    pub(crate) readout: &'a SessionReadout<T>,
+    pub(crate) shared: &'a Shared<W::Number>,
+    pub(crate) readout: &'a SessionReadout<W::Number>,
     /// `[n_factors, rank * units + rank]`.
-    pub(crate) factors: &'a [T],
+    pub(crate) factors: &'a [W::Number],
 }
 
-impl<T: Real> Pass<'_, T> {
+/// What a step of the network needs and leaves: `phi = tanh(M m + b)`, `[units]`, `drive = N^T phi +
+/// c` and the state after it, `[rank]`.
+pub(super) struct Step<'a, R> {
+    pub(super) phi: &'a mut [R],
+    pub(super) drive: &'a mut [R],
+    pub(super) next: &'a mut [R],
+}
+
+impl<T: Number, W: Arithmetic<Number = T>> Pass<'_, W> {
+    pub(super) fn sizes(&self) -> Sizes {
+        let (rank, units) = (self.shape.rank, self.shape.units);
+        Sizes { rank, units, channels: self.readout.channels, width: self.wide.width() }
+    }
+
     pub(super) fn leak(&self) -> T {
         (T::one() + (-self.shared.logit_leak).exp()).recip()
     }
 
-    pub(super) fn factor(&self, index: usize) -> (&[T], &[T]) {
-        let (r, n) = (self.shape.rank, self.shape.units);
-        let row = &self.factors[index * (r * n + r)..(index + 1) * (r * n + r)];
-        row.split_at(r * n)
+    /// One step from `m [rank]`: `next = (1-a) m + a drive`.
+    #[inline(always)]
+    pub(super) fn step(&self, factors: &Factors<T>, m: &[W::Row], to: Step<'_, W::Row>) {
+        let (wide, units, a) = (self.wide, self.shape.units, self.leak());
+        let (n, c) = factors.values(wide);
+        let Step { phi, drive, next } = to;
+        wide.spread(phi, &self.shared.offset);
+        wide.transposed(phi, &self.shared.m, m);
+        for x in phi.iter_mut() {
+            *x = wide.tanh(*x);
+        }
+        let (leak, kept) = (wide.splat(a), wide.splat(T::one() - a));
+        for r in 0..m.len() {
+            drive[r] = wide.add(wide.inner(&n[r * units..(r + 1) * units], phi), c[r]);
+            next[r] = wide.mul_add(leak, drive[r], wide.mul(kept, m[r]));
+        }
     }
 
-    /// `phi = tanh(M m + b)`, `drive = N^T phi + c`, `next = (1-a) m + a drive`.
+    /// The step's Jacobian `(1-a) I + a N^T D M`, `[rank, rank]`; `slopes` is memory, `[units]`.
     #[inline(always)]
-    pub(super) fn step(
+    pub(super) fn jacobian(
         &self,
-        m: &[T],
-        factor: usize,
-        phi: &mut [T],
-        drive: &mut [T],
-        next: &mut [T],
+        factors: &Factors<T>,
+        phi: &[W::Row],
+        slopes: &mut [W::Row],
+        out: &mut [W::Row],
     ) {
-        let (rank, units, a) = (self.shape.rank, self.shape.units, self.leak());
-        let (n, c) = self.factor(factor);
-        phi.copy_from_slice(&self.shared.offset);
+        let (wide, rank, units, a) = (self.wide, self.shape.rank, self.shape.units, self.leak());
+        let (n, _) = factors.values(wide);
+        let (leak, kept) = (wide.splat(a), wide.splat(T::one() - a));
+        out.fill(wide.splat(T::zero()));
         for r in 0..rank {
-            axpy(phi, m[r], &self.shared.m[r * units..(r + 1) * units]);
-        }
-        phi.iter_mut().for_each(|x| *x = x.fast_tanh());
-        for r in 0..rank {
-            drive[r] = dot(&n[r * units..(r + 1) * units], phi) + c[r];
-            next[r] = (T::one() - a) * m[r] + a * drive[r];
+            for ((d, x), phi) in slopes.iter_mut().zip(&n[r * units..]).zip(phi) {
+                *d = wide.mul(wide.mul(leak, *x), slope(wide, *phi));
+            }
+            let row = &mut out[r * rank..(r + 1) * rank];
+            wide.product(row, &self.shared.m, slopes);
+            row[r] = wide.add(row[r], kept);
         }
     }
 
-    /// Clipped log rates at latent `m`.
+    /// Log rates within their bounds at latents `m`, and the rates; where a log rate was clipped,
+    /// the rate has a minus.
     #[inline(always)]
-    pub(super) fn log_rates(&self, m: &[T], eta: &mut [T], in_bounds: &mut [T]) {
-        let channels = self.readout.channels;
-        eta.copy_from_slice(&self.readout.baseline);
-        for (r, &k) in m.iter().enumerate() {
-            axpy(eta, k, &self.readout.loading[r * channels..(r + 1) * channels]);
-        }
-        let [low, high] = self.shape.log_rate_bounds.map(T::of);
-        for (eta, inside) in eta.iter_mut().zip(in_bounds) {
-            *inside = if *eta > low && *eta < high { T::one() } else { T::zero() };
-            *eta = eta.max(low).min(high);
+    pub(super) fn log_rates(&self, m: &[W::Row], eta: &mut [W::Row], rates: &mut [W::Row]) {
+        let wide = self.wide;
+        wide.spread(eta, &self.readout.baseline);
+        wide.transposed(eta, self.readout.loading(), m);
+        let bounds = self.shape.log_rate_bounds.map(T::of);
+        for (eta, rate) in eta.iter_mut().zip(rates) {
+            let within = wide.clamp(*eta, bounds);
+            *rate = marked(wide, wide.exp(within), *eta, bounds);
+            *eta = within;
         }
     }
 }

@@ -1,68 +1,88 @@
-//! The network run on by itself, with what the adjoint of each step needs.
+//! The networks run on by themselves, with what the adjoint of each step needs.
 
 use super::adjoint::StepRecord;
-use super::pass::Pass;
-use crate::inference::kernels::Real;
+use super::factors::Factors;
+use super::pass::{Pass, Step};
+use super::tapes::Sizes;
+use crate::inference::lanes::{Arithmetic, Lanes, Number};
 
 /// A run of some bins.
+#[derive(Debug)]
 pub(super) struct Run<T> {
-    rank: usize,
-    units: usize,
+    sizes: Sizes,
     /// `[bins + 1, rank]`.
-    states: Vec<T>,
+    states: Lanes<T>,
     /// `[bins, units]`.
-    phis: Vec<T>,
+    phis: Lanes<T>,
     /// `[bins, rank]`.
-    drives: Vec<T>,
+    drives: Lanes<T>,
 }
 
-impl<T: Real> Run<T> {
+impl<T: Number> Run<T> {
     /// Room for `bins` bins.
-    pub(super) fn new(pass: &Pass<'_, T>, bins: usize) -> Self {
-        let (rank, units) = (pass.shape.rank, pass.shape.units);
-        let zeros = |n: usize| vec![T::zero(); n];
+    pub(super) fn new(sizes: Sizes, bins: usize) -> Self {
+        let rows = |n: usize| Lanes::zeros(n * sizes.width);
+        let Sizes { rank, units, .. } = sizes;
         Self {
-            rank,
-            units,
-            states: zeros((bins + 1) * rank),
-            phis: zeros(bins * units),
-            drives: zeros(bins * rank),
+            sizes,
+            states: rows((bins + 1) * rank),
+            phis: rows(bins * units),
+            drives: rows(bins * rank),
         }
     }
 
-    /// Begins at a state, `[rank]`.
-    pub(super) fn begin(&mut self, state: &[T]) {
-        self.states[..self.rank].copy_from_slice(state);
+    /// The state at which it begins, `[rank, lanes]`, to be written.
+    pub(super) fn first_mut(&mut self) -> &mut [T] {
+        &mut self.states[..self.sizes.rank * self.sizes.width]
     }
 
-    /// Step `h` under a row of the factors; its state after, which may be moved by noise.
+    /// Step `h`; its state after, which may be moved by noise.
     #[inline(always)]
-    pub(super) fn step(&mut self, pass: &Pass<'_, T>, h: usize, factor: usize) -> &mut [T] {
-        let (rank, units) = (self.rank, self.units);
-        let (before, after) = self.states.split_at_mut((h + 1) * rank);
-        pass.step(
-            &before[h * rank..],
-            factor,
-            &mut self.phis[h * units..(h + 1) * units],
-            &mut self.drives[h * rank..(h + 1) * rank],
-            &mut after[..rank],
-        );
+    pub(super) fn step<W: Arithmetic<Number = T>>(
+        &mut self,
+        pass: &Pass<'_, W>,
+        h: usize,
+        factors: &Factors<T>,
+    ) -> &mut [W::Row] {
+        let (wide, Sizes { rank, units, .. }) = (pass.wide, self.sizes);
+        let (before, after) = wide.rows_mut(&mut self.states).split_at_mut((h + 1) * rank);
+        let to = Step {
+            phi: &mut wide.rows_mut(&mut self.phis)[h * units..(h + 1) * units],
+            drive: &mut wide.rows_mut(&mut self.drives)[h * rank..(h + 1) * rank],
+            next: &mut after[..rank],
+        };
+        pass.step(factors, &before[h * rank..], to);
         &mut after[..rank]
     }
 
+    /// The state at which it ended, `[rank, lanes]`.
+    pub(super) fn end(&self) -> &[T] {
+        &self.states[self.states.len() - self.sizes.rank * self.sizes.width..]
+    }
+
     /// State before step `h`, `[rank]`.
-    pub(super) fn state(&self, h: usize) -> &[T] {
-        &self.states[h * self.rank..(h + 1) * self.rank]
+    #[inline(always)]
+    pub(super) fn state<W: Arithmetic<Number = T>>(&self, wide: W, h: usize) -> &[W::Row] {
+        let rank = self.sizes.rank;
+        &wide.rows(&self.states)[h * rank..(h + 1) * rank]
     }
 
     /// `tanh(M m + b)` of step `h`, `[units]`.
-    pub(super) fn phi(&self, h: usize) -> &[T] {
-        &self.phis[h * self.units..(h + 1) * self.units]
+    #[inline(always)]
+    pub(super) fn phi<W: Arithmetic<Number = T>>(&self, wide: W, h: usize) -> &[W::Row] {
+        let units = self.sizes.units;
+        &wide.rows(&self.phis)[h * units..(h + 1) * units]
     }
 
     /// What the adjoint of step `h` needs.
-    pub(super) fn record(&self, h: usize, factor: usize) -> StepRecord<'_, T> {
-        let drive = &self.drives[h * self.rank..(h + 1) * self.rank];
-        StepRecord { mean: self.state(h), factor, phi: self.phi(h), drive }
+    #[inline(always)]
+    pub(super) fn record<W: Arithmetic<Number = T>>(
+        &self,
+        wide: W,
+        h: usize,
+    ) -> StepRecord<'_, W::Row> {
+        let rank = self.sizes.rank;
+        let drive = &wide.rows(&self.drives)[h * rank..(h + 1) * rank];
+        StepRecord { mean: self.state(wide, h), phi: self.phi(wide, h), drive }
     }
 }

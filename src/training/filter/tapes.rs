@@ -1,7 +1,8 @@
-//! What a forward pass leaves behind for the backward pass, in one arena that windows share one
-//! after the other.
+//! What a forward pass leaves behind for the backward pass, in one arena that blocks of windows
+//! share one after the other.
 
-use crate::inference::kernels::Real;
+use super::algebra::pairs_of;
+use crate::inference::lanes::{Arithmetic, Lanes, Number};
 
 /// Sizes of one bin's part of a tape.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -9,26 +10,33 @@ pub(super) struct Sizes {
     pub(super) rank: usize,
     pub(super) units: usize,
     pub(super) channels: usize,
+    /// Lanes side by side.
+    pub(super) width: usize,
 }
 
 /// Number of fields of a bin.
-const FIELDS: usize = 14;
+const FIELDS: usize = 12;
 
 impl Sizes {
-    /// Lengths of a bin's fields, in the order of [`Bin::of`].
-    fn lengths(self) -> [usize; FIELDS] {
-        let Self { rank: r, units: n, channels: c } = self;
-        [r, r * r, n, r, r * r, r, r * r, r * r, r, c, c, c, c, 1]
+    /// Rows of a bin's fields, in the order of [`Bin::of`].
+    fn rows(self) -> [usize; FIELDS] {
+        let Self { rank: r, units: n, channels: c, .. } = self;
+        let p = pairs_of(r);
+        [r, p, n, r, r * r, r, p, r * r, r, c, c, 1]
     }
 
     fn stride(self) -> usize {
-        self.lengths().iter().sum()
+        self.width * self.rows().iter().sum::<usize>()
+    }
+
+    fn state(self) -> usize {
+        self.width * (self.rank + pairs_of(self.rank))
     }
 }
 
-/// One bin of a tape, its fields to be read (`&[T]`) or written (`&mut [T]`).
+/// One bin of a tape, its fields to be read (`&[Row]`) or written (`&mut [Row]`).
 pub(super) struct Bin<S> {
-    /// Filtered mean before the bin, `[R]`, and covariance, `[R, R]`.
+    /// Filtered mean before the bin, `[R]`, and covariance, a lower triangle.
     pub(super) mean: S,
     pub(super) cov: S,
     /// `tanh(M m + b)`, `[N]`.
@@ -38,19 +46,17 @@ pub(super) struct Bin<S> {
     /// `F`, `[R, R]`.
     pub(super) transition: S,
     pub(super) mean_pred: S,
+    /// A lower triangle.
     pub(super) cov_pred: S,
     /// `(I + P- L)^-1`, `[R, R]`.
     pub(super) projection: S,
     /// `C^T (y - lambda)`, `[R]`.
     pub(super) score: S,
-    /// `lambda`, `[channels]`.
+    /// `lambda`, `[channels]`; where the log rate was clipped, with a minus.
     pub(super) rates: S,
-    /// 1 where the log rate was not clipped.
-    pub(super) in_bounds: S,
-    /// `y - rho` where the bin is scored; else whatever was there.
-    pub(super) surprise: S,
-    /// Half of it where the variance was not clipped, else 0.
-    pub(super) free_surprise: S,
+    /// `rho` where the bin is scored, else whatever was there; where the variance was clipped, with
+    /// a minus.
+    pub(super) expected: S,
     /// Share of the Newton step that was taken, `[1]`.
     pub(super) share: S,
 }
@@ -68,9 +74,7 @@ impl<S> Bin<S> {
             projection,
             score,
             rates,
-            in_bounds,
-            surprise,
-            free_surprise,
+            expected,
             share,
         ] = fields;
         Self {
@@ -84,43 +88,38 @@ impl<S> Bin<S> {
             projection,
             score,
             rates,
-            in_bounds,
-            surprise,
-            free_surprise,
+            expected,
             share,
         }
     }
 }
 
-/// A forward pass' states and scores. The arena is kept from window to window: only a longer
-/// window, or one of more channels, makes it grow.
+/// A forward pass' states and scores. The arena is kept from block to block: only longer windows
+/// make it grow.
 #[derive(Debug)]
 pub(crate) struct Tapes<T> {
     sizes: Sizes,
     bins: usize,
     /// `[bins + 1, stride]`; of the last, only mean and covariance are used.
-    data: Vec<T>,
-    /// One-step score of each bin, nats over all channels; 0 where unscored.
+    data: Lanes<T>,
+    /// One-step score of each bin, nats over all channels, `[bins, lanes]`; 0 where unscored.
     pub(crate) one_step: Vec<f64>,
 }
 
-impl<T: Real> Default for Tapes<T> {
-    fn default() -> Self {
-        let sizes = Sizes { rank: 0, units: 0, channels: 0 };
-        Self { sizes, bins: 0, data: Vec::new(), one_step: Vec::new() }
+impl<T: Number> Tapes<T> {
+    pub(super) fn new(sizes: Sizes) -> Self {
+        Self { sizes, bins: 0, data: Lanes::zeros(0), one_step: Vec::new() }
     }
-}
 
-impl<T: Real> Tapes<T> {
-    /// Makes room for another window; the old content is overwritten.
-    pub(super) fn begin(&mut self, sizes: Sizes, bins: usize) {
-        (self.sizes, self.bins) = (sizes, bins);
-        let needed = (bins + 1) * sizes.stride();
+    /// Makes room for other windows; the old content is overwritten.
+    pub(super) fn begin(&mut self, bins: usize) {
+        self.bins = bins;
+        let needed = (bins + 1) * self.sizes.stride();
         if self.data.len() < needed {
-            self.data.resize(needed, T::zero());
+            self.data = Lanes::zeros(needed);
         }
         self.one_step.clear();
-        self.one_step.resize(bins, 0.0);
+        self.one_step.resize(bins * self.sizes.width, 0.0);
     }
 
     /// Number of bins.
@@ -135,21 +134,56 @@ impl<T: Real> Tapes<T> {
 
     /// Filtered mean and covariance before bin `t`; those at the end where `t` is the number of
     /// bins.
-    pub(super) fn state(&self, t: usize) -> (&[T], &[T]) {
-        let rank = self.sizes.rank;
-        self.block(t)[..rank + rank * rank].split_at(rank)
+    #[inline(always)]
+    pub(super) fn state<W: Arithmetic<Number = T>>(
+        &self,
+        wide: W,
+        t: usize,
+    ) -> (&[W::Row], &[W::Row]) {
+        wide.rows(&self.block(t)[..self.sizes.state()]).split_at(self.sizes.rank)
     }
 
     /// The same, to be written.
-    pub(super) fn state_mut(&mut self, t: usize) -> (&mut [T], &mut [T]) {
-        let (rank, stride) = (self.sizes.rank, self.sizes.stride());
-        self.data[t * stride..t * stride + rank + rank * rank].split_at_mut(rank)
+    #[inline(always)]
+    pub(super) fn state_mut<W: Arithmetic<Number = T>>(
+        &mut self,
+        wide: W,
+        t: usize,
+    ) -> (&mut [W::Row], &mut [W::Row]) {
+        let from = t * self.sizes.stride();
+        let state = &mut self.data[from..from + self.sizes.state()];
+        wide.rows_mut(state).split_at_mut(self.sizes.rank)
+    }
+
+    /// Filtered mean and covariance before the first bin, one after the other, to be written.
+    pub(super) fn first_state_mut(&mut self) -> &mut [T] {
+        &mut self.data[..self.sizes.state()]
+    }
+
+    /// Scores of bin `t`, a number of each lane.
+    pub(super) fn take_scores(&mut self, t: usize, scores: &[T]) {
+        let to = &mut self.one_step[t * scores.len()..];
+        for (to, score) in to.iter_mut().zip(scores) {
+            *to = score.to_f64().unwrap_or(f64::NAN);
+        }
+    }
+
+    /// Filtered mean, and behind it where there is room for it the covariance, of each lane before
+    /// a bin of its own.
+    pub(super) fn gather(&self, at: &[usize], out: &mut [T]) {
+        let width = self.sizes.width;
+        for (lane, &t) in at.iter().enumerate() {
+            let from = self.block(t).iter().skip(lane).step_by(width);
+            let to = out.iter_mut().skip(lane).step_by(width);
+            to.zip(from).for_each(|(to, from)| *to = *from);
+        }
     }
 
     /// Bin `t`.
-    pub(super) fn bin(&self, t: usize) -> Bin<&[T]> {
-        let mut rest = self.block(t);
-        Bin::of(self.sizes.lengths().map(|n| {
+    #[inline(always)]
+    pub(super) fn bin<W: Arithmetic<Number = T>>(&self, wide: W, t: usize) -> Bin<&[W::Row]> {
+        let mut rest = wide.rows(self.block(t));
+        Bin::of(self.sizes.rows().map(|n| {
             let (field, more) = rest.split_at(n);
             rest = more;
             field
@@ -157,16 +191,21 @@ impl<T: Real> Tapes<T> {
     }
 
     /// Bin `t` to be written, and mean and covariance of the state after it.
-    pub(super) fn bin_mut(&mut self, t: usize) -> (Bin<&mut [T]>, &mut [T], &mut [T]) {
-        let (rank, stride) = (self.sizes.rank, self.sizes.stride());
-        let lengths = self.sizes.lengths();
-        let (mut rest, next) = self.data[t * stride..(t + 2) * stride].split_at_mut(stride);
-        let bin = Bin::of(lengths.map(|n| {
+    #[inline(always)]
+    pub(super) fn bin_mut<W: Arithmetic<Number = T>>(
+        &mut self,
+        wide: W,
+        t: usize,
+    ) -> (Bin<&mut [W::Row]>, &mut [W::Row], &mut [W::Row]) {
+        let (sizes, stride) = (self.sizes, self.sizes.stride());
+        let (own, next) = self.data[t * stride..(t + 2) * stride].split_at_mut(stride);
+        let mut rest = wide.rows_mut(own);
+        let bin = Bin::of(sizes.rows().map(|n| {
             let (field, more) = std::mem::take(&mut rest).split_at_mut(n);
             rest = more;
             field
         }));
-        let (mean, cov) = next[..rank + rank * rank].split_at_mut(rank);
+        let (mean, cov) = wide.rows_mut(&mut next[..sizes.state()]).split_at_mut(sizes.rank);
         (bin, mean, cov)
     }
 }
