@@ -11,6 +11,8 @@ use pulp::Simd;
 const LINE: usize = 64;
 /// Rows that are taken at once where all of them are constants or all are sums.
 pub(super) const TILE: usize = 4;
+/// The same of a transposed product of rows of one vector.
+const LONG_TILE: usize = 8;
 /// Rows of a product that are summed at once: with a row of the other factor, as many as there are
 /// registers.
 const SUMS: usize = 6;
@@ -93,6 +95,8 @@ pub(super) fn unfold(triangle: &[f32], out: &mut [f32]) {
 pub(crate) trait Arithmetic: Copy {
     type Number: Number;
     type Row: Copy;
+    /// Registers that a row takes.
+    const VECTORS: usize;
 
     /// Lanes of a row.
     fn width(self) -> usize;
@@ -165,22 +169,19 @@ pub(crate) trait Arithmetic: Copy {
     #[inline(always)]
     fn transposed(self, out: &mut [Self::Row], a: &[Self::Number], x: &[Self::Row]) {
         let columns = out.len();
-        let (tiles, rest) = out.as_chunks_mut::<TILE>();
-        let done = tiles.len() * TILE;
-        for (t, out) in tiles.iter_mut().enumerate() {
-            let mut sums = *out;
-            for (a, x) in a.chunks_exact(columns).zip(x) {
-                let a = &a[t * TILE..(t + 1) * TILE];
-                for i in 0..TILE {
-                    sums[i] = self.scale_add(a[i], *x, sums[i]);
-                }
-            }
-            *out = sums;
+        // Rows of one vector leave room for more sums.
+        let long = if Self::VECTORS == 1 { columns - columns % LONG_TILE } else { 0 };
+        let (head, rest) = out.split_at_mut(long);
+        for (t, out) in head.as_chunks_mut::<LONG_TILE>().0.iter_mut().enumerate() {
+            down(self, out, a, (t * LONG_TILE, columns), x);
         }
-        for (u, out) in rest.iter_mut().enumerate() {
-            for (a, x) in a.chunks_exact(columns).zip(x) {
-                *out = self.scale_add(a[done + u], *x, *out);
-            }
+        let (tiles, rest) = rest.as_chunks_mut::<TILE>();
+        let done = long + tiles.len() * TILE;
+        for (t, out) in tiles.iter_mut().enumerate() {
+            down(self, out, a, (long + t * TILE, columns), x);
+        }
+        for (u, out) in rest.as_chunks_mut::<1>().0.iter_mut().enumerate() {
+            down(self, out, a, (done + u, columns), x);
         }
     }
 
@@ -201,6 +202,25 @@ pub(crate) trait Arithmetic: Copy {
         }
         self.add(self.add(sums[0], sums[1]), self.add(sums[2], sums[3]))
     }
+}
+
+/// `out_u += sum_b a_b,from+u x_b` for some columns of `a`.
+#[inline(always)]
+fn down<W: Arithmetic, const T: usize>(
+    wide: W,
+    out: &mut [W::Row; T],
+    a: &[W::Number],
+    (from, columns): (usize, usize),
+    x: &[W::Row],
+) {
+    let mut sums = *out;
+    for (a, x) in a.chunks_exact(columns).zip(x) {
+        let a = &a[from..from + T];
+        for t in 0..T {
+            sums[t] = wide.scale_add(a[t], *x, sums[t]);
+        }
+    }
+    *out = sums;
 }
 
 /// The first `T` rows of a product where there are as many; what is left of it.
@@ -278,6 +298,7 @@ macro_rules! binary {
 impl<S: Simd, const G: usize> Arithmetic for Wide<S, G> {
     type Number = f32;
     type Row = Row<S, G>;
+    const VECTORS: usize = G;
 
     binary! {
         add = add_f32s;

@@ -84,6 +84,13 @@ impl BatchScores {
     }
 }
 
+/// What a thread works in.
+struct Memory {
+    buffer: CountsBuffer,
+    /// Of each session.
+    workspaces: Vec<Option<Workspace<f32>>>,
+}
+
 /// Sums over a group's windows.
 type GroupResult = (BatchScores, Gradient<f32>);
 
@@ -143,19 +150,23 @@ impl BatchLoss<'_> {
             .collect();
         let sizes = [factors.len(), shared.len(), readouts.len()];
         let blocks = blocks(&self.windows);
-        let group = |g: usize| {
+        let group = |g: usize, memory: &mut Memory| {
             let own: Vec<&[&Drawn]> =
                 blocks.iter().map(Vec::as_slice).skip(g).step_by(GROUPS).collect();
-            self.group(&own, factors, &shared_values, &sessions, sizes)
+            self.group(&own, (factors, &shared_values, &sessions), sizes, memory)
         };
         let results: Vec<Mutex<Option<std::io::Result<GroupResult>>>> =
             (0..GROUPS).map(|_| Mutex::new(None)).collect();
         let next = AtomicUsize::new(0);
         let work = || {
+            let mut memory = Memory {
+                buffer: CountsBuffer::default(),
+                workspaces: sessions.iter().map(|_| None).collect(),
+            };
             loop {
                 let g = next.fetch_add(1, Ordering::Relaxed);
                 let Some(slot) = results.get(g) else { return };
-                let result = group(g);
+                let result = group(g, &mut memory);
                 if let Ok(mut slot) = slot.lock() {
                     *slot = Some(result);
                 }
@@ -197,16 +208,13 @@ impl BatchLoss<'_> {
     fn group(
         &self,
         blocks: &[&[&Drawn]],
-        factors: &[f32],
-        shared: &Shared<f32>,
-        sessions: &[SessionReadout<f32>],
+        (factors, shared, sessions): (&[f32], &Shared<f32>, &[SessionReadout<f32>]),
         sizes: [usize; 3],
+        memory: &mut Memory,
     ) -> std::io::Result<GroupResult> {
         let arch = pulp::Arch::new();
         let mut total = Gradient::zeros(sizes);
         let mut scores = BatchScores::default();
-        let mut buffer = CountsBuffer::default();
-        let mut workspaces: Vec<Option<Workspace<f32>>> = sessions.iter().map(|_| None).collect();
         for windows in blocks {
             let session = windows[0].session;
             let (readout, range) = (&sessions[session], self.places.range(session));
@@ -214,8 +222,8 @@ impl BatchLoss<'_> {
                 batch: self,
                 windows,
                 parameters: Parameters { shape: &self.shape, shared, readout, factors },
-                buffer: &mut buffer,
-                workspace: &mut workspaces[session],
+                buffer: &mut memory.buffer,
+                workspace: &mut memory.workspaces[session],
                 gradient: (&mut total, range),
             };
             scores.add(arch.dispatch(block)?);

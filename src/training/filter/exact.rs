@@ -16,6 +16,7 @@ fn each(f: impl Fn(usize) -> f64) -> Row {
 impl Arithmetic for Exact {
     type Number = f64;
     type Row = Row;
+    const VECTORS: usize = 1;
 
     fn width(self) -> usize {
         LANES
