@@ -8,43 +8,15 @@
 //!
 //! `cargo bench --bench training_cost [-- PLOT.svg]` prints tables and, with a path, draws them.
 
-use std::path::PathBuf;
-use std::time::Instant;
+#[path = "support/lessons.rs"]
+mod lessons;
 
-use ndarray::Array2;
+use lessons::{STEPS, WARM_UP, recording, settings, step_ms};
 use plotters::prelude::*;
-use rand::{RngExt, SeedableRng};
-use rand_chacha::ChaCha8Rng;
-use regimed::internals::model::Dimensions;
-use regimed::internals::recording::{DynamicsTruth, Recording, Spool, Trial};
-use regimed::internals::training::{Gathering, Trainer, TrainingSettings};
+use regimed::internals::recording::{Recording, Spool};
+use regimed::internals::training::{Gathering, Trainer};
 
-const STEPS: usize = 12;
-const WARM_UP: usize = 2;
 const MEMORY_BUDGET_MIB: f64 = 1.0;
-
-/// Random counts: `tasks` tasks of each of two regimes, `bins` bins each.
-fn recording(name: &str, tasks: usize, bins: usize, channels: usize, seed: u64) -> Recording {
-    let mut rng = ChaCha8Rng::seed_from_u64(seed);
-    let trial = |i: usize| Trial {
-        session: name.to_owned(),
-        counts: Array2::from_shape_simple_fn((bins, channels), || {
-            u16::from(rng.random_range(0..8) == 0)
-        }),
-        task: vec![(i / 2) as i64; bins],
-        regime: vec![Some(i % 2); bins],
-        truth: DynamicsTruth::default(),
-    };
-    Recording {
-        path: PathBuf::from(name),
-        n_channels: channels,
-        channels: None,
-        bin_width_s: 0.01,
-        regime_names: vec!["a".into(), "b".into()],
-        trials: (0..2 * tasks).map(trial).collect(),
-        continuous: false,
-    }
-}
 
 /// Memory that the process holds, MiB.
 fn resident_mib() -> f64 {
@@ -52,33 +24,6 @@ fn resident_mib() -> f64 {
     let line = status.lines().find(|l| l.starts_with("VmRSS:")).unwrap_or_default();
     let kib: f64 = line.split_whitespace().nth(1).and_then(|n| n.parse().ok()).unwrap_or(f64::NAN);
     kib / 1024.0
-}
-
-fn settings(rank: usize) -> TrainingSettings {
-    TrainingSettings {
-        dims: Dimensions { rank, ..Dimensions::default() },
-        ..TrainingSettings::default()
-    }
-}
-
-/// Milliseconds of a step.
-fn step_ms(recordings: &[Recording], rank: usize) -> f64 {
-    let folder = tempfile::tempdir().expect("a folder");
-    let spool = Spool::in_folder(folder.path()).expect("a spool");
-    let mut gathering = Gathering::new(Some(spool));
-    recordings.iter().for_each(|r| gathering.add(r).expect("recordings that go together"));
-    let data = gathering.finish().expect("a dataset").serving().clone();
-    let mut trainer = Trainer::new(data, settings(rank)).expect("a trainer");
-    let mut times: Vec<f64> = (0..STEPS)
-        .map(|_| {
-            let began = Instant::now();
-            trainer.step().expect("a step");
-            began.elapsed().as_secs_f64() * 1e3
-        })
-        .skip(WARM_UP)
-        .collect();
-    times.sort_by(f64::total_cmp);
-    times[times.len() / 2]
 }
 
 type Curve = (&'static str, Vec<(f64, f64)>);

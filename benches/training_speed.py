@@ -3,9 +3,10 @@ the same cores in one run. Question: is regimed ahead of torch? The filter's one
 with its gradient; no forecasts, no validation.
 
     pip install numpy jax optax torch
-    python benches/training_speed.py [SESSIONS' CHANNELS] [RANK]
+    python benches/training_speed.py [SESSIONS' CHANNELS] [RANK] [FORMER BINARY]
 
-Prints bins per second and the ratio to torch. The binary is target/release/regimed.
+Prints bins per second and the ratio to torch. The binary is target/release/regimed; a former one
+takes turns with it.
 """
 
 import subprocess, sys, tempfile, time
@@ -16,6 +17,8 @@ import jax, jax.numpy as jnp, numpy as np, torch
 BINARY = str(Path(__file__).resolve().parent.parent / "target/release/regimed")
 CHANNELS = int(sys.argv[1]) if len(sys.argv) > 1 else 96
 RANK = int(sys.argv[2]) if len(sys.argv) > 2 else 8
+FORMER = sys.argv[3] if len(sys.argv) > 3 else None
+TURNS = 3 if FORMER else 1
 BATCH, BINS, UNITS, H1, H2, D, LABELS = 96, 100, 64, 64, 24, 8, 60
 torch.set_num_threads(2)
 rng = np.random.default_rng(0)
@@ -108,7 +111,7 @@ def jax_step():
     jp = jax.tree.map(lambda x, g: (x - 1e-4 * g).block_until_ready(), jp, g)
 
 
-def regimed():
+def regimed(binary):
     with tempfile.TemporaryDirectory() as folder:
         data = f"{folder}/d.npz"
         z = dict(
@@ -125,7 +128,7 @@ def regimed():
             began = time.time()
             subprocess.run(
                 [
-                    BINARY,
+                    binary,
                     "pretrain",
                     data,
                     "--steps",
@@ -152,6 +155,17 @@ def regimed():
         return 200 * BATCH * BINS / (took[1] - took[0])
 
 
-found = {"regimed, with validations": regimed(), "jax": timed(jax_step), "torch": timed(torch_step)}
+binaries = {"regimed, with validations": BINARY}
+if FORMER:
+    binaries["the former one"] = FORMER
+turns = {name: [] for name in binaries}
+for _ in range(TURNS):
+    for name, binary in binaries.items():
+        turns[name].append(regimed(binary))
+found = {name: float(np.median(rates)) for name, rates in turns.items()}
+found |= {"jax": timed(jax_step), "torch": timed(torch_step)}
 for name, rate in found.items():
     print(f"{name:28} {rate:10.0f} bins/s   ratio to torch {rate / found['torch']:.2f}")
+if FORMER:
+    ratios = np.array(turns["regimed, with validations"]) / np.array(turns["the former one"])
+    print("ratio to the former one, turn by turn", " ".join(f"{r:.2f}" for r in ratios))

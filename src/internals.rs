@@ -39,7 +39,9 @@ pub mod intake {
     };
 }
 pub mod journal {
-    pub use crate::journal::{Reading, Snapshot, format, read};
+    pub use crate::journal::{
+        Journal, Reading, Recovery, Settings, Snapshot, Sync, WhenDiskFails, format, read,
+    };
 }
 pub mod model {
     pub use crate::model::{

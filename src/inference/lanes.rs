@@ -223,6 +223,10 @@ fn down<W: Arithmetic, const T: usize>(
     *out = sums;
 }
 
+/// Rows of a kind of arithmetic.
+pub(crate) type Rows<'a, W> = &'a [<W as Arithmetic>::Row];
+pub(crate) type RowsMut<'a, W> = &'a mut [<W as Arithmetic>::Row];
+
 /// The first `T` rows of a product where there are as many; what is left of it.
 #[inline(always)]
 fn first<'o, 'a, W: Arithmetic, const T: usize>(

@@ -39,8 +39,8 @@ use writer::{Timeline, Writer};
 pub(crate) use part::file_name;
 pub(crate) use reader::NotRetained;
 pub use reader::{Reading, read};
-pub(crate) use recovery::Recovery;
-pub(crate) use settings::{Settings, Sync, WhenDiskFails};
+pub use recovery::Recovery;
+pub use settings::{Settings, Sync, WhenDiskFails};
 pub use snapshot::Snapshot;
 pub(crate) use snapshot::SnapshotError;
 

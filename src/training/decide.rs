@@ -88,7 +88,9 @@ pub(super) fn decide(
         models.iter_mut().for_each(|m| m.online.known = Some(known.clone()));
     }
     let pooled = || heard.iter().filter(|h| h.pooled);
-    let pool = fit_pool(&pooled().flat_map(|h| h.examples(n)).collect::<Vec<_>>(), &base_rates);
+    let threads = members.iter().map(|m| m.trainer.settings().threads).sum::<usize>();
+    let examples: Vec<_> = pooled().flat_map(|h| h.examples(n)).collect();
+    let pool = fit_pool(&examples, &base_rates, threads);
     if let Some(pool) = pool {
         models.iter_mut().for_each(|m| m.online.pool = pool);
         for of in heard.iter_mut().filter(|h| h.pooled) {

@@ -1,7 +1,10 @@
 //! Weights of the log-linear pool: the least log loss on held-out bins, no weight below 0.
 
+use std::convert::Infallible;
+
 use nalgebra::{SMatrix, SVector};
 
+use super::threads::on_each;
 use crate::experts::PROBABILITY_MIN;
 use crate::model::{BASE_RATE_MIN, EXPERTS, Pool};
 
@@ -44,7 +47,11 @@ struct Logs {
 /// does not take all.
 ///
 /// The same decides how far the regimes' base rates are trusted.
-pub(super) fn fit_pool(examples: &[Example<'_>], base_rates: &[f32]) -> Option<Pool> {
+pub(super) fn fit_pool(
+    examples: &[Example<'_>],
+    base_rates: &[f32],
+    threads: usize,
+) -> Option<Pool> {
     let n_regimes = base_rates.len();
     let every = examples.len().div_ceil(BINS_MAX).max(1);
     let mut epoch = 0;
@@ -55,7 +62,11 @@ pub(super) fn fit_pool(examples: &[Example<'_>], base_rates: &[f32]) -> Option<P
             logs.push(Logs { truth: example.truth, epoch, of: logs_of(example, n_regimes) });
         }
     }
-    let pools: Vec<Powers> = RIDGES.iter().filter_map(|&ridge| least_loss(&logs, ridge)).collect();
+    let pools = on_each(&mut RIDGES.to_vec(), threads, |ridge| {
+        Ok::<_, Infallible>(least_loss(&logs, *ridge))
+    });
+    let Ok(pools) = pools;
+    let pools: Vec<Powers> = pools.into_iter().flatten().collect();
     let natural = vec![0.0; n_regimes];
     let best = *pools.first()?;
     let as_good = |p: &&Powers| is_as_good(&logs, (&best, &natural), (p, &natural));
@@ -231,7 +242,7 @@ mod tests {
             .map(|i| (i % 2, posteriors(&mut rng, i % 2, [2.0, 0.5, 1.0, 1.0])))
             .collect();
         let examples = examples(&data);
-        let Pool { weights, temperature, .. } = fit_pool(&examples, &[0.5; 2]).expect("a pool");
+        let Pool { weights, temperature, .. } = fit_pool(&examples, &[0.5; 2], 2).expect("a pool");
         let powers = weights.map(|w| w / temperature);
         assert!((powers[0] - 2.0).abs() < 0.1 && (powers[1] - 0.5).abs() < 0.05, "{powers:?}");
         assert!((weights.iter().sum::<f32>() - 1.0).abs() < 1e-5);
@@ -248,7 +259,7 @@ mod tests {
             })
             .collect();
         let examples = examples(&data);
-        let pool = fit_pool(&examples, &[0.5; 2]).expect("a pool");
+        let pool = fit_pool(&examples, &[0.5; 2], 2).expect("a pool");
         assert!(pool.weights[1] == 0.0 && pool.weights[0] > 0.5, "{pool:?}");
     }
 }

@@ -7,17 +7,23 @@ mod labelled;
 mod rates;
 mod recurrent;
 
+use std::sync::Mutex;
+
 use ndarray::Array2;
 
 use super::error::FinishError;
 use super::finish::hazard;
 use super::folds::Folds;
 use super::settings::TrainingSettings;
+use super::threads::{both, on_each};
 use crate::model::Experts;
 use labelled::Session;
 
 /// Experts of a training's sessions; `None` where a session has none.
 pub(crate) type SessionExperts = Vec<Option<Experts>>;
+
+/// Sessions whose experts are learned at once, at most: the counts of each lie in memory.
+const AT_ONCE: usize = 4;
 
 /// Learns the experts of every member of `folds`, `[members][sessions]`. Calls `each` with the
 /// share of the work done; `false` stops it, and nothing is returned.
@@ -27,41 +33,59 @@ pub(crate) type SessionExperts = Vec<Option<Experts>>;
 pub(crate) fn fit_experts(
     folds: &Folds,
     settings: &TrainingSettings,
-    mut each: impl FnMut(f64) -> bool,
+    each: impl FnMut(f64) -> bool + Send,
 ) -> Result<Option<Vec<SessionExperts>>, FinishError> {
     let data = folds.serving();
     let members = folds.members().count();
-    let mut found: Vec<SessionExperts> = vec![Vec::new(); members];
-    let sessions = data.sessions.len();
-    // One label is nothing to tell apart.
-    let tells = data.regime_names.len() > 1;
-    for s in 0..sessions {
+    let mut sessions: Vec<usize> = (0..data.sessions.len()).collect();
+    let progress = Mutex::new((vec![0.0; sessions.len()], each));
+    let found = on_each(&mut sessions, settings.threads.min(AT_ONCE), |&mut s| {
+        // One label is nothing to tell apart.
+        let tells = data.regime_names.len() > 1;
         let session = tells.then(|| Session::of(folds, s)).transpose()?.flatten();
-        let Some(session) = session else {
-            found.iter_mut().for_each(|f| f.push(None));
-            continue;
-        };
+        let Some(session) = session else { return Ok(Some(vec![None; members])) };
         let hazard: Array2<f32> = hazard(data, session.unlabelled);
-        let seed = settings.seed.wrapping_add(s as u64);
-        let rates = rates::fit(&session, &hazard, seed);
-        let share = |of: f64| (s as f64 + of) / sessions as f64;
-        if !each(share(0.1)) {
-            return Ok(None);
-        }
-        let averages = averages::fit(&session, data.bin_width_s, settings.threads);
-        if !each(share(0.3)) {
-            return Ok(None);
-        }
-        let going = |done: f64| each(share(0.3 + 0.7 * done));
-        let Some(heads) = recurrent::fit(&session, seed, settings.threads, going)? else {
-            return Ok(None);
-        };
-        let all = rates.into_iter().zip(averages).zip(heads);
-        for (found, ((rates, averages), recurrent)) in found.iter_mut().zip(all) {
-            found.push(Some(Experts { rates, averages, recurrent }));
-        }
+        fit_session(&session, &hazard, settings, s, |done| {
+            // A panic elsewhere has ended the program already.
+            progress.lock().is_ok_and(|mut progress| {
+                let (shares, each) = &mut *progress;
+                shares[s] = done;
+                each(shares.iter().sum::<f64>() / shares.len() as f64)
+            })
+        })
+    })?;
+    let Some(found) = found.into_iter().collect::<Option<Vec<SessionExperts>>>() else {
+        return Ok(None);
+    };
+    let of_member = |m: usize| found.iter().map(|session| session[m].clone()).collect();
+    Ok(Some((0..members).map(of_member).collect()))
+}
+
+/// Experts of one session for every member; `None` where `going` stops the work.
+fn fit_session(
+    session: &Session,
+    hazard: &Array2<f32>,
+    settings: &TrainingSettings,
+    number: usize,
+    mut going: impl FnMut(f64) -> bool,
+) -> Result<Option<SessionExperts>, FinishError> {
+    let seed = settings.seed.wrapping_add(number as u64);
+    let threads = settings.threads;
+    if !going(0.0) {
+        return Ok(None);
     }
-    Ok(Some(found))
+    let (heads, others) = both(
+        || recurrent::fit(session, seed, threads, going),
+        || {
+            let rates = rates::fit(session, hazard, seed);
+            (rates, averages::fit(session, session.bin_width_s, threads))
+        },
+    );
+    let (Some(heads), Some((rates, averages))) = (heads?, others) else { return Ok(None) };
+    let all = rates.into_iter().zip(averages).zip(heads);
+    let experts =
+        all.map(|((rates, averages), recurrent)| Some(Experts { rates, averages, recurrent }));
+    Ok(Some(experts.collect()))
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@ use super::algebra::{axpy, slope};
 use super::factors::Factors;
 use super::pass::Pass;
 use super::sums::Sums;
-use crate::inference::lanes::{Arithmetic, Lanes, Number};
+use crate::inference::lanes::{Arithmetic, Lanes, Number, Rows};
 
 /// What a step's adjoint needs.
 pub(super) struct StepRecord<'a, R> {
@@ -54,7 +54,7 @@ impl<T: Number, W: Arithmetic<Number = T>> Pass<'_, W> {
         &self,
         at: &StepRecord<'_, W::Row>,
         next_bar: &[W::Row],
-        transition_bar: Option<(&[W::Row], &[W::Row])>,
+        transition_bar: Option<(Rows<'_, W>, Rows<'_, W>)>,
         to: &mut Gathered<'_, T>,
     ) {
         let (wide, rank, units, a) = (self.wide, self.shape.rank, self.shape.units, self.leak());

@@ -10,7 +10,7 @@ use super::pass::{Pass, WindowGradient};
 use super::stretch::Weighted;
 use super::sums::Sums;
 use super::tapes::{Sizes, Tapes};
-use crate::inference::lanes::{Arithmetic, Lanes, Number};
+use crate::inference::lanes::{Arithmetic, Lanes, Number, Rows};
 
 /// The adjoint of a filtered state, and what a backward pass works in.
 #[derive(Debug)]
@@ -172,7 +172,7 @@ impl<T: Number, W: Arithmetic<Number = T>> Pass<'_, W> {
     #[inline(always)]
     fn slopes(
         &self,
-        (y, rates, expected): (&[W::Row], &[W::Row], &[W::Row]),
+        (y, rates, expected): (Rows<'_, W>, Rows<'_, W>, Rows<'_, W>),
         weight: W::Row,
         adjoint: &mut Adjoint<T>,
     ) {

@@ -1,7 +1,7 @@
 //! The networks that the lanes are under, and the gradient with respect to them.
 
 use super::pass::Pass;
-use crate::inference::lanes::{Arithmetic, Lanes, Number};
+use crate::inference::lanes::{Arithmetic, Lanes, Number, Rows, RowsMut};
 
 /// No network yet.
 const NONE: usize = usize::MAX;
@@ -81,7 +81,7 @@ impl<T: Number> Factors<T> {
     pub(super) fn with_bars<W: Arithmetic<Number = T>>(
         &mut self,
         wide: W,
-    ) -> (&[W::Row], &mut [W::Row], &mut [W::Row]) {
+    ) -> (Rows<'_, W>, RowsMut<'_, W>, RowsMut<'_, W>) {
         let (n, _) = wide.rows(&self.values).split_at(self.inputs);
         let (n_bar, c_bar) = wide.rows_mut(&mut self.bars).split_at_mut(self.inputs);
         (n, n_bar, c_bar)

@@ -49,14 +49,13 @@ struct Scratch<T> {
 }
 
 impl<T: Number, W: Arithmetic<Number = T>> Pass<'_, W> {
-    /// Mean score of forecasts from filtered means, nats per bin and channel, of each lane that
-    /// `counts`; 0 of others. Adds their gradient to `g` and `adjoint`'s sums, and to `pull [bins,
+    /// Mean score of forecasts from filtered means, nats per bin and channel, of each of the first
+    /// `counted` lanes; 0 of others. Adds their gradient to `g` and `adjoint`'s sums, and to `pull [bins,
     /// rank, lanes]` that with respect to each filtered mean.
     #[inline(always)]
     pub(super) fn forecast(
         &self,
-        stretch: &Stretch<'_, T>,
-        counted: usize,
+        (stretch, counted): (&Stretch<'_, T>, usize),
         tapes: &Tapes<T>,
         pull: &mut [T],
         adjoint: &mut Adjoint<T>,

@@ -8,7 +8,7 @@ use super::factors::Factors;
 use super::pass::{Pass, Step};
 use super::stretch::Stretch;
 use super::tapes::{Sizes, Tapes};
-use crate::inference::lanes::{Arithmetic, Lanes, Number};
+use crate::inference::lanes::{Arithmetic, Lanes, Number, Rows};
 use crate::inference::small::{add_and_factor, cholesky, times_root, whiten};
 use crate::inference::{HALVINGS, STEP_LOSS_MAX};
 
@@ -251,7 +251,7 @@ impl<T: Number, W: Arithmetic<Number = T>> Pass<'_, W> {
     fn share(
         &self,
         y: &[W::Row],
-        (step, mean_pred, score): (&[W::Row], &[W::Row], &[W::Row]),
+        (step, mean_pred, score): (Rows<'_, W>, Rows<'_, W>, Rows<'_, W>),
         scratch: &mut ForwardScratch<T>,
     ) -> W::Row {
         let wide = self.wide;

@@ -2,7 +2,7 @@
 //! share one after the other.
 
 use super::algebra::pairs_of;
-use crate::inference::lanes::{Arithmetic, Lanes, Number};
+use crate::inference::lanes::{Arithmetic, Lanes, Number, RowsMut};
 
 /// Sizes of one bin's part of a tape.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -196,7 +196,7 @@ impl<T: Number> Tapes<T> {
         &mut self,
         wide: W,
         t: usize,
-    ) -> (Bin<&mut [W::Row]>, &mut [W::Row], &mut [W::Row]) {
+    ) -> (Bin<RowsMut<'_, W>>, RowsMut<'_, W>, RowsMut<'_, W>) {
         let (sizes, stride) = (self.sizes, self.sizes.stride());
         let (own, next) = self.data[t * stride..(t + 2) * stride].split_at_mut(stride);
         let mut rest = wide.rows_mut(own);

@@ -112,7 +112,7 @@ impl<T: Number, W: Arithmetic<Number = T>> Pass<'_, W> {
         let stretch = &window.stretch;
         pull.clear();
         pull.resize(truth.bins() * self.shape.rank * self.wide.width(), T::zero());
-        let forecast = self.forecast(stretch, counted, truth, pull, adjoint, g);
+        let forecast = self.forecast((stretch, counted), truth, pull, adjoint, g);
         let exponents = self.exponent(exponents, truth, adjoint, g);
         adjoint.begin();
         self.backward(window, truth, Pulls { means: pull, state }, adjoint, g);
@@ -322,7 +322,7 @@ mod tests {
     fn adjoint_matches_finite_differences() {
         let mut inputs = inputs::<f64>();
         let mut gradient = Gradient::zeros(std::array::from_fn(|i| inputs[i].len()));
-        loss(Exact, 0, inputs.each_ref().map(|x| x.as_slice()), Some(&mut gradient));
+        loss(Exact, 0, inputs.each_ref().map(Vec::as_slice), Some(&mut gradient));
         let analytic = [gradient.factors, gradient.shared, gradient.readouts];
         let mut largest: f64 = 0.0;
         for part in 0..3 {
@@ -330,7 +330,7 @@ mod tests {
                 let (x, h) = (inputs[part][i], 1e-5);
                 let mut at = |x: f64| {
                     inputs[part][i] = x;
-                    loss(Exact, 0, inputs.each_ref().map(|x| x.as_slice()), None)
+                    loss(Exact, 0, inputs.each_ref().map(Vec::as_slice), None)
                 };
                 let (up, down) = (at(x + h), at(x - h));
                 at(x);
@@ -359,7 +359,7 @@ mod tests {
             let wide = Wide::<S, G>(simd);
             let inputs = inputs::<f32>();
             let mut gradient = Gradient::zeros(std::array::from_fn(|i| inputs[i].len()));
-            let of = inputs.each_ref().map(|x| x.as_slice());
+            let of = inputs.each_ref().map(Vec::as_slice);
             let blocks = (0..WINDOWS).step_by(wide.width());
             let sum = blocks.map(|first| loss(wide, first, of, Some(&mut gradient))).sum();
             (sum, gradient)
@@ -371,7 +371,7 @@ mod tests {
         let exact = {
             let inputs = inputs::<f64>();
             let mut gradient = Gradient::zeros(std::array::from_fn(|i| inputs[i].len()));
-            let of = inputs.each_ref().map(|x| x.as_slice());
+            let of = inputs.each_ref().map(Vec::as_slice);
             let blocks = (0..WINDOWS).step_by(LANES);
             let sum: f64 = blocks.map(|first| loss(Exact, first, of, Some(&mut gradient))).sum();
             (sum, gradient)
