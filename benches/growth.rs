@@ -37,7 +37,7 @@ const BINS: usize = 2_000;
 const SECONDS: u64 = 6;
 /// Decisions of a rig that [`rig`] does not count: its first second's.
 const RATE_HZ: u64 = 100;
-const OPENED_MAX_S: f64 = 0.5;
+const OPENED_MAX_MS: f64 = 500.0;
 
 /// A cost by a size.
 struct Curve {
@@ -63,7 +63,14 @@ impl Curve {
         }
         let curve = Self { cost, by, points };
         println!("{:>24} {:>12.2}", "exponent", curve.exponent());
+        println!("{:>24} {:>12.5}", "each more, at the end", curve.each_more());
         curve
+    }
+
+    /// What one more costs where the curve ends.
+    fn each_more(&self) -> f64 {
+        let [.., before, last] = self.points[..] else { return f64::NAN };
+        (last.1 - before.1) / (last.0 - before.0)
     }
 
     /// Least squares over the larger half.
@@ -176,8 +183,8 @@ fn subscribers_percent(runtime: &tokio::runtime::Runtime, subscribers: usize) ->
     100.0 * busy
 }
 
-/// Seconds to open a journal of so many records.
-fn opened_s(records: usize) -> f64 {
+/// What it takes to open a journal of so many records, ms.
+fn opened_ms(records: usize) -> f64 {
     let folder = tempfile::tempdir().expect("a folder");
     let settings = || Settings {
         name: "growth",
@@ -202,9 +209,16 @@ fn opened_s(records: usize) -> f64 {
     drop(journal);
     let began = Instant::now();
     let (_journal, recovery) = Journal::open(settings()).expect("the same journal");
-    let took = began.elapsed().as_secs_f64();
+    let took = began.elapsed().as_secs_f64() * 1e3;
     assert_eq!(recovery.last as usize, records, "every record is found");
     took
+}
+
+/// 1, 2 and 5 times powers of ten in a range.
+fn round_numbers(within: &std::ops::Range<f64>) -> Vec<f64> {
+    let powers = (-6..7).map(|p| 10f64.powi(p));
+    let all = powers.flat_map(|p| [1.0, 2.0, 5.0].map(|m| (m * p * 1e6).round() / 1e6));
+    all.filter(|x| within.contains(x)).collect()
 }
 
 fn draw_all(path: &str, curves: &[Curve]) {
@@ -213,21 +227,27 @@ fn draw_all(path: &str, curves: &[Curve]) {
     let area = SVGBackend::new(path, (1080, 260 * rows as u32)).into_drawing_area();
     area.fill(&WHITE).expect("drawn");
     for (plot, curve) in area.split_evenly((rows, COLUMNS)).iter().zip(curves) {
-        let (x, y) = (curve.points.iter().map(|p| p.0), curve.points.iter().map(|p| p.1));
-        let range = |v: &mut dyn Iterator<Item = f64>| {
-            let (low, high) = v.fold((f64::MAX, 0.0f64), |(l, h), x| (l.min(x), h.max(x)));
-            (0.7 * low..1.5 * high).log_scale()
+        let sizes: Vec<f64> = curve.points.iter().map(|p| p.0).collect();
+        let range = |of: fn(&(f64, f64)) -> f64| {
+            let values = || curve.points.iter().map(of);
+            0.7 * values().fold(f64::MAX, f64::min)..1.5 * values().fold(0.0, f64::max)
         };
-        let title = format!("{} ^ {:.2}", curve.by, curve.exponent());
+        let title = format!("{} by {}, exponent {:.2}", curve.cost, curve.by, curve.exponent());
+        let (x, y) = (range(|p| p.0), range(|p| p.1));
+        let marks = round_numbers(&y);
         let mut chart = ChartBuilder::on(plot)
-            .margin(10)
-            .caption(title, ("sans-serif", 15))
-            .x_label_area_size(28)
-            .y_label_area_size(56)
-            .build_cartesian_2d(range(&mut x.clone()), range(&mut y.clone()))
+            .margin(12)
+            .caption(title, ("sans-serif", 14))
+            .x_label_area_size(26)
+            .y_label_area_size(46)
+            .build_cartesian_2d(
+                x.log_scale().with_key_points(sizes),
+                y.log_scale().with_key_points(marks),
+            )
             .expect("drawn");
         let mesh = &mut chart.configure_mesh();
-        mesh.light_line_style(WHITE).y_desc(curve.cost).draw().expect("drawn");
+        mesh.x_label_formatter(&|x| format!("{x}")).y_label_formatter(&|y| format!("{y}"));
+        mesh.light_line_style(WHITE).draw().expect("drawn");
         let line = LineSeries::new(curve.points.iter().copied(), BLUE.stroke_width(2));
         chart.draw_series(line).expect("drawn");
         let dots = curve.points.iter().map(|&p| Circle::new(p, 3, BLUE.filled()));
@@ -266,14 +286,17 @@ fn main() {
             subscribers_percent(&runtime, n)
         }),
         Curve::of(
-            "s to open",
+            "ms to open",
             "journal's records",
             &[1_000, 10_000, 100_000, 1_000_000],
-            &mut opened_s,
+            &mut opened_ms,
         ),
     ];
     let opened = curves[curves.len() - 1].points.last().map_or(f64::NAN, |p| p.1);
-    println!("\nopening the journal {opened:.3}/{OPENED_MAX_S} s = {:.2}", opened / OPENED_MAX_S);
+    println!(
+        "\nopening the journal {opened:.1}/{OPENED_MAX_MS} ms = {:.3}",
+        opened / OPENED_MAX_MS
+    );
     let limits = |c: &&Curve| !c.by.starts_with("rank");
     let worst = curves.iter().filter(limits).max_by(|a, b| a.exponent().total_cmp(&b.exponent()));
     if let Some(worst) = worst {
