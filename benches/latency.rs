@@ -2,7 +2,8 @@
 //! the real daemon in a process of its own (built-in model, 96 channels), and how much of that is
 //! the daemon's? An echo of the same transport, which decodes the counts and answers with a
 //! decision it did not have to find, runs in turn with it; what the daemon takes beside it is what
-//! it adds.
+//! it adds. Over gRPC, ZeroMQ and Redis (a BRAND graph's streams, where there is a redis-server),
+//! and over ZeroMQ to a consumer in Python (where REGIMED_PYTHON has pyzmq and the client).
 //! Aims: p50 120 us and p99 300 us more than the echo at 1 kHz.
 //!
 //! And how long until a datagram is out that a trigger sends, beside what the decision takes?
@@ -13,30 +14,27 @@
 //!     # The daemon with a [runtime] table: what its keys bring on this machine.
 //!     cargo bench --bench latency -- runtime
 
+#[path = "support/echo.rs"]
+mod echo;
+#[path = "support/rigs.rs"]
+mod rigs;
 mod support;
 
-use std::collections::HashMap;
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::pin::Pin;
 use std::process::{Child, Command, Stdio};
-use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use futures_util::{Stream, StreamExt};
+use echo::STREAMS;
 use prost::Message;
+use regimed::internals::wire::ArmTriggersRequest;
 use regimed::internals::wire::control_client::ControlClient;
-use regimed::internals::wire::exchange_reply::Reply;
-use regimed::internals::wire::ingest_client::IngestClient;
-use regimed::internals::wire::ingest_server::{Ingest, IngestServer};
 use regimed::internals::wire::journal_record::What;
-use regimed::internals::wire::{
-    ArmTriggersRequest, Counts, Decision, ExchangeReply, IngestSummary, Spikes, SpikesSummary,
-};
+use rigs::{SentAt, WARM_UP_BINS, grpc, interpreter, python, redis, rig, zeromq};
 use support::{Daemon, quantile};
-use tonic::{Request as Call, Response as Answer, Status, Streaming};
-use zeromq::{Socket, SocketRecv, SocketSend, ZmqMessage};
+use tonic::Request as Call;
+use zeromq::{Socket, SocketSend};
 
 /// More than the echo at 1 kHz, us: p50, p99.
 const ADDED_AIM_US: [f64; 2] = [120.0, 300.0];
@@ -45,20 +43,59 @@ const TOKEN: &str = "a-token-of-the-bench";
 /// Bins per second, and bins of a round.
 const CASES: [(f64, u64); 2] = [(100.0, 600), (1000.0, 4_000)];
 const ROUNDS: usize = 7;
-const WARM_UP_BINS: u64 = 100;
-const CHANNELS: u32 = 96;
-
-type SentAt = Arc<Mutex<HashMap<u64, Instant>>>;
 
 /// One with the built-in model on ports of the system's choosing, and more configuration.
-fn daemon(binary: &Path, more: &str) -> Daemon {
+fn daemon(binary: &Path, way: Way, redis: Option<&Redis>, more: &str) -> Daemon {
     let folder = tempfile::tempdir().expect("a folder");
+    let brand = redis.filter(|_| way == Way::Redis).map_or(String::new(), |redis| {
+        format!(
+            "channels = 96\nbin_ms = 10\n[session.brand]\nredis = \"{}\"\nstream = \"{}\"\n\
+             dtype = \"int8\"\noutput_stream = \"{}\"\n",
+            redis.url, STREAMS[0], STREAMS[1]
+        )
+    });
     let config = format!(
         "[grpc]\nlisten = \"127.0.0.1:0\"\n[http]\nlisten = \"\"\n\
          [zeromq]\npull = \"127.0.0.1:0\"\npublish = \"127.0.0.1:0\"\n{more}\
-         [[session]]\nname = \"rig\"\nmodel = \"builtin\"\nreadout = \"0\"\n"
+         [[session]]\nname = \"rig\"\nmodel = \"builtin\"\nreadout = \"0\"\n{brand}"
     );
     Daemon::start_by(folder.path(), &config, Command::new(binary))
+}
+
+/// A server of its own, in memory alone.
+struct Redis {
+    child: Child,
+    url: String,
+    _folder: tempfile::TempDir,
+}
+
+impl Redis {
+    /// `None` where the system has none.
+    fn start() -> Option<Self> {
+        let folder = tempfile::tempdir().expect("a folder");
+        let socket = folder.path().join("redis.sock");
+        let child = Command::new("redis-server")
+            .args(["--port", "0", "--save", "", "--appendonly", "no", "--unixsocket"])
+            .arg(&socket)
+            .stdout(Stdio::null())
+            .spawn()
+            .ok()?;
+        let url = format!("unix://{}", socket.display());
+        let began = Instant::now();
+        let client = ::redis::Client::open(url.as_str()).expect("an address");
+        while client.get_connection().is_err() {
+            assert!(began.elapsed() < Duration::from_secs(10), "redis-server does not answer");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        Some(Self { child, url, _folder: folder })
+    }
+}
+
+impl Drop for Redis {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
 }
 
 /// Who answers.
@@ -69,10 +106,12 @@ enum Server {
 
 impl Server {
     /// This program as an echo.
-    fn echo(way: Way) -> Self {
+    fn echo(way: Way, redis: Option<&Redis>) -> Self {
         let own = std::env::current_exe().expect("its path");
+        let url = redis.filter(|_| way == Way::Redis).map(|r| r.url.as_str());
         let mut child = Command::new(own)
             .args(["echo", way.name()])
+            .args(url)
             .stdout(Stdio::piped())
             .spawn()
             .expect("an echo");
@@ -89,9 +128,10 @@ impl Server {
                 (counts.into(), decisions.into())
             }
             (Self::Daemon(daemon), Way::Grpc) => (daemon.address("grpc"), String::new()),
-            (Self::Daemon(daemon), Way::ZeroMq) => {
+            (Self::Daemon(daemon), Way::ZeroMq | Way::Python) => {
                 (daemon.address("zeromq_pull"), daemon.address("zeromq_publish"))
             }
+            (Self::Daemon(_), Way::Redis) => Default::default(),
         }
     }
 }
@@ -109,196 +149,53 @@ impl Drop for Server {
 enum Way {
     Grpc,
     ZeroMq,
+    Redis,
+    Python,
 }
 
 impl Way {
     fn name(self) -> &'static str {
-        if self == Self::Grpc { "gRPC" } else { "ZeroMQ" }
-    }
-}
-
-/// A decision as long as the built-in model's.
-fn decision(counts: &Counts) -> Decision {
-    Decision {
-        session: counts.session.clone(),
-        sequence: counts.sequence,
-        bin: counts.sequence,
-        latency_ns: 1,
-        regime: "limit cycle".into(),
-        posterior: vec![0.2; 5],
-        regime_names: ["stable", "bistable", "limit cycle", "ring", "chaotic"]
-            .map(Into::into)
-            .into(),
-        embedding_mean: vec![0.1; 8],
-        embedding_sd: vec![0.1; 8],
-        latent: vec![0.1; 8],
-        latent_sd: vec![0.1; 8],
-        ..Decision::default()
-    }
-}
-
-struct Echo;
-
-type Replies = Pin<Box<dyn Stream<Item = Result<ExchangeReply, Status>> + Send>>;
-
-#[tonic::async_trait]
-impl Ingest for Echo {
-    type ExchangeStream = Replies;
-
-    async fn exchange(&self, call: Call<Streaming<Counts>>) -> Result<Answer<Replies>, Status> {
-        let replies = call.into_inner().map(|counts| {
-            let reply = Some(Reply::Decision(decision(&counts?)));
-            Ok(ExchangeReply { reply })
-        });
-        Ok(Answer::new(Box::pin(replies)))
-    }
-
-    async fn send_counts(
-        &self,
-        _: Call<Streaming<Counts>>,
-    ) -> Result<Answer<IngestSummary>, Status> {
-        Err(Status::unimplemented("an echo"))
-    }
-
-    async fn send_spikes(
-        &self,
-        _: Call<Streaming<Spikes>>,
-    ) -> Result<Answer<SpikesSummary>, Status> {
-        Err(Status::unimplemented("an echo"))
-    }
-}
-
-/// Answers until it is killed.
-async fn echo(way: &str) {
-    if way == Way::Grpc.name() {
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
-        println!("{} -", listener.local_addr().expect("bound"));
-        let incoming =
-            tonic::transport::server::TcpIncoming::from(listener).with_nodelay(Some(true));
-        let server = tonic::transport::Server::builder().add_service(IngestServer::new(Echo));
-        return server.serve_with_incoming(incoming).await.expect("it serves");
-    }
-    let (mut pull, mut publish) = (zeromq::PullSocket::new(), zeromq::PubSocket::new());
-    let from = pull.bind("tcp://127.0.0.1:0").await.expect("bound").to_string();
-    let to = publish.bind("tcp://127.0.0.1:0").await.expect("bound").to_string();
-    println!("{} {}", from.trim_start_matches("tcp://"), to.trim_start_matches("tcp://"));
-    loop {
-        let message = pull.recv().await.expect("counts");
-        let counts = Counts::decode(message.get(0).expect("a frame").as_ref()).expect("counts");
-        let mut answer = ZmqMessage::from("rig/decision");
-        answer.push_back(decision(&counts).encode_to_vec().into());
-        publish.send(answer).await.expect("sent");
-    }
-}
-
-fn counts(sequence: u64) -> Counts {
-    let value = |c: u32| u32::from((u64::from(c) * 7 + sequence * 13).is_multiple_of(6));
-    Counts {
-        session: "rig".into(),
-        sequence,
-        n_channels: CHANNELS,
-        bin_width_s: 0.01,
-        counts: (0..CHANNELS).map(value).collect(),
-        ..Counts::default()
-    }
-}
-
-/// A rig's clock on a thread of its own: notes each bin's time and hands its message on. It sleeps
-/// between bins, as a rig does: a spinning client would take a core from the daemon.
-fn rig(rate_hz: f64, bins: u64, sent: SentAt) -> tokio::sync::mpsc::Receiver<Counts> {
-    let (messages, receiver) = tokio::sync::mpsc::channel(64);
-    std::thread::spawn(move || {
-        let start = Instant::now();
-        for bin in 0..bins {
-            let due = start + Duration::from_secs_f64(bin as f64 / rate_hz);
-            std::thread::sleep(due.saturating_duration_since(Instant::now()));
-            let message = counts(bin);
-            sent.lock().expect("sent").insert(bin, Instant::now());
-            if messages.blocking_send(message).is_err() {
-                return;
-            }
-        }
-    });
-    receiver
-}
-
-struct Times(Vec<f64>, Vec<f64>);
-
-impl Times {
-    fn note(&mut self, sent: &SentAt, d: &Decision) {
-        let now = Instant::now();
-        let at = sent.lock().expect("sent").remove(&d.sequence);
-        if let Some(at) = at.filter(|_| d.sequence >= WARM_UP_BINS) {
-            self.0.push((now - at).as_secs_f64() * 1e6);
-            self.1.push(d.latency_ns as f64 * 1e-3);
+        match self {
+            Self::Grpc => "gRPC",
+            Self::ZeroMq => "ZeroMQ",
+            Self::Redis => "Redis",
+            Self::Python => "Python",
         }
     }
-
-    /// p50 and p99 of sent to received, then of received to decided.
-    fn quantiles(self) -> [f64; 4] {
-        let at = |values: &[f64], q| quantile(values.to_vec(), q);
-        [at(&self.0, 0.5), at(&self.0, 0.99), at(&self.1, 0.5), at(&self.1, 0.99)]
-    }
 }
 
-async fn grpc(counts: &str, rate_hz: f64, bins: u64) -> Times {
-    let sent = SentAt::default();
-    let outbound = futures_util::stream::unfold(rig(rate_hz, bins, sent.clone()), |mut r| async {
-        r.recv().await.map(|message| (message, r))
-    });
-    let mut client = IngestClient::connect(format!("http://{counts}")).await.expect("connected");
-    let mut replies = client.exchange(outbound).await.expect("accepted").into_inner();
-    let mut times = Times(Vec::new(), Vec::new());
-    while let Some(reply) = replies.message().await.expect("no error") {
-        if let Some(Reply::Decision(d)) = reply.reply {
-            times.note(&sent, &d);
-        }
-    }
-    times
-}
-
-async fn zeromq(counts: &str, decisions: &str, rate_hz: f64, bins: u64) -> Times {
-    let sent = SentAt::default();
-    let mut subscriber = zeromq::SubSocket::new();
-    subscriber.connect(&format!("tcp://{decisions}")).await.expect("connected");
-    subscriber.subscribe("rig/decision").await.expect("subscribed");
-    let mut push = zeromq::PushSocket::new();
-    push.connect(&format!("tcp://{counts}")).await.expect("connected");
-    tokio::time::sleep(Duration::from_millis(200)).await;
-    let mut messages = rig(rate_hz, bins, sent.clone());
-    let sender = tokio::spawn(async move {
-        while let Some(message) = messages.recv().await {
-            push.send(bytes::Bytes::from(message.encode_to_vec()).into()).await.expect("sent");
-        }
-        push
-    });
-    let mut times = Times(Vec::new(), Vec::new());
-    loop {
-        let Ok(received) = tokio::time::timeout(Duration::from_secs(2), subscriber.recv()).await
-        else {
-            break;
-        };
-        let message = received.expect("a message");
-        let decision =
-            Decision::decode(message.get(1).expect("a payload").as_ref()).expect("a decision");
-        times.note(&sent, &decision);
-        if decision.sequence + 1 == bins {
-            break;
-        }
-    }
-    let _push = sender.await.expect("sender");
-    times
-}
-
-async fn once(server: &Server, way: Way, rate_hz: f64, bins: u64) -> [f64; 4] {
+async fn once(server: &Server, way: Way, redis_url: &str, rate_hz: f64, bins: u64) -> [f64; 4] {
     let (counts, decisions) = server.addresses(way);
     let times = match way {
         Way::Grpc => grpc(&counts, rate_hz, bins).await,
         Way::ZeroMq => zeromq(&counts, &decisions, rate_hz, bins).await,
+        Way::Redis => tokio::task::block_in_place(|| redis(redis_url, rate_hz, bins)),
+        Way::Python => python(&counts, &decisions, rate_hz, bins).await,
     };
     let lost = bins - WARM_UP_BINS - times.0.len() as u64;
     assert_eq!(lost, 0, "{} at {rate_hz} Hz lost decisions", way.name());
     times.quantiles()
+}
+
+/// The ways that this machine has; says which are left out.
+fn ways() -> Vec<Way> {
+    let mut ways = vec![Way::Grpc, Way::ZeroMq];
+    let runs = |program: &str, args: &[&str]| {
+        let mut command = Command::new(program);
+        let command = command.args(args).stdout(Stdio::null()).stderr(Stdio::null());
+        command.status().is_ok_and(|status| status.success())
+    };
+    if runs("redis-server", &["--version"]) {
+        ways.push(Way::Redis);
+    } else {
+        println!("no redis-server: Redis left out");
+    }
+    if runs(&interpreter(), &["-c", "import zmq; from regimed.v1 import decisions_pb2"]) {
+        ways.push(Way::Python);
+    } else {
+        println!("REGIMED_PYTHON names no Python with pyzmq and regimed: its consumer left out");
+    }
+    ways
 }
 
 /// Median and quartiles.
@@ -308,19 +205,37 @@ fn spread(values: impl Iterator<Item = f64>) -> [f64; 3] {
 }
 
 fn shown([median, low, high]: [f64; 3]) -> String {
+    if median.is_nan() {
+        return "-".into();
+    }
     format!("{median:>5.0} ({low:.0} to {high:.0})")
 }
 
 /// An echo and daemons in turn; what each takes, and adds to the echo of its round.
-async fn compare(daemons: &[(String, PathBuf, String)], rate_hz: f64, bins: u64) {
-    for way in [Way::Grpc, Way::ZeroMq] {
+async fn compare(
+    daemons: &[(String, PathBuf, String)],
+    ways: &[Way],
+    (rate_hz, bins): (f64, u64),
+    rounds: usize,
+) {
+    for &way in ways {
         let mut found = vec![Vec::new(); daemons.len() + 1];
-        for _ in 0..ROUNDS {
-            // A new one for each: the numbering begins at 0.
-            found[0].push(once(&Server::echo(way), way, rate_hz, bins).await);
-            for ((_, binary, more), found) in daemons.iter().zip(&mut found[1..]) {
-                let server = Server::Daemon(daemon(binary, more));
-                found.push(once(&server, way, rate_hz, bins).await);
+        for _ in 0..rounds {
+            // New ones for each: the numbering begins at 0.
+            for (i, found) in found.iter_mut().enumerate() {
+                let redis = if way == Way::Redis { Redis::start() } else { None };
+                let server = match i.checked_sub(1).map(|i| &daemons[i]) {
+                    None => Server::echo(way, redis.as_ref()),
+                    Some((_, binary, more)) => {
+                        Server::Daemon(daemon(binary, way, redis.as_ref(), more))
+                    }
+                };
+                let url = redis.as_ref().map_or("", |r| r.url.as_str());
+                if way == Way::Redis {
+                    // Reading begins at the newest entry: it has to have begun.
+                    tokio::time::sleep(Duration::from_millis(500)).await;
+                }
+                found.push(once(&server, way, url, rate_hz, bins).await);
             }
         }
         let of = |rounds: &[[f64; 4]], i: usize| shown(spread(rounds.iter().map(|r| r[i])));
@@ -456,19 +371,23 @@ fn main() {
         .expect("a runtime");
     let arguments: Vec<String> =
         std::env::args().skip(1).filter(|a| !a.starts_with("--")).collect();
-    if let [first, way] = arguments.as_slice()
+    if let [first, way, redis @ ..] = arguments.as_slice()
         && first == "echo"
     {
-        return runtime.block_on(echo(way));
+        return runtime.block_on(echo::answer(way, redis.first()));
     }
+    let first = arguments.first().map(String::as_str);
+    // Of five daemons in turn, one rate and fewer rounds.
+    let (cases, rounds) =
+        if first == Some("runtime") { (&CASES[1..], ROUNDS - 2) } else { (&CASES[..], ROUNDS) };
     println!(
-        "us, sent to decision received: medians (quartiles) of {ROUNDS} rounds; the aims are of 1 \
+        "us, sent to decision received: medians (quartiles) of {rounds} rounds; the aims are of 1 \
          kHz"
     );
-    let daemons = daemons(arguments.first().map(String::as_str));
+    let (daemons, ways) = (daemons(first), ways());
     runtime.block_on(async {
-        for (rate_hz, bins) in CASES {
-            compare(&daemons, rate_hz, bins).await;
+        for case in cases {
+            compare(&daemons, &ways, *case, rounds).await;
         }
         if arguments.is_empty() {
             println!(
