@@ -35,7 +35,7 @@ use support::{Daemon, resident_mib, rig};
 const WARM_UP_BINS: usize = 300;
 const BINS: usize = 2_000;
 const SECONDS: u64 = 6;
-/// Decisions of a rig that [`rig`] does not count: its first second's.
+/// Bins a second of [`rig`].
 const RATE_HZ: u64 = 100;
 const OPENED_MAX_MS: f64 = 500.0;
 
@@ -58,6 +58,7 @@ impl Curve {
         println!("\n{by:>24}  {cost}");
         for &size in sizes {
             let found = measure(size);
+            assert!(found.is_finite() && found > 0.0, "{cost} cannot be measured here");
             println!("{size:>24} {found:>12.3}");
             points.push((size as f64, found));
         }
@@ -75,7 +76,7 @@ impl Curve {
 
     /// Least squares over the larger half.
     fn exponent(&self) -> f64 {
-        let half = &self.points[self.points.len() / 2 - 1..];
+        let half = &self.points[self.points.len() / 2..];
         let logs: Vec<(f64, f64)> = half.iter().map(|p| (p.0.ln(), p.1.ln())).collect();
         let n = logs.len() as f64;
         let (x, y) =
@@ -198,7 +199,9 @@ fn opened_ms(records: usize) -> f64 {
     let what = || What::DaemonStarted(DaemonStarted::default());
     for i in 0..records {
         // The writer takes them in turn: more than it holds are not put before it.
+        let began = Instant::now();
         while journal.add("s", what()).is_none() {
+            assert!(began.elapsed() < Duration::from_secs(10), "the journal takes no records");
             std::thread::sleep(Duration::from_millis(1));
         }
         if i % 10_000 == 9_999 {

@@ -135,7 +135,7 @@ fn answer_redis(url: &str) {
                 ("changed", &[0]),
                 ("predicted", &[0]),
                 ("novelty", &[0; 4]),
-                ("latents", &[0; 24]),
+                ("latents", &[0; 32]),
                 ("spectral_radius", &[0; 12]),
                 ("spectral_abscissa_per_s", &[0; 12]),
                 ("lyapunov_max_driven_per_s", &[0; 12]),

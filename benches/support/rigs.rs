@@ -180,13 +180,16 @@ socket.subscribe("rig/decision")
 socket.setsockopt(zmq.RCVTIMEO, 4000)
 print("ready", flush=True)
 last, decision = int(sys.argv[2]) - 1, decisions_pb2.Decision()
+found = []
 while decision.sequence != last:
     try:
         decision.ParseFromString(socket.recv_multipart()[1])
     except zmq.Again:
         break
     age = time.monotonic_ns() - decision.rig_time_ns
-    print(decision.sequence, age, decision.latency_ns)
+    found.append((decision.sequence, age, decision.latency_ns))
+for bin in found:
+    print(*bin)
 "#;
 
 pub(crate) async fn python(counts: &str, decisions: &str, rate_hz: f64, bins: u64) -> Times {

@@ -48,9 +48,9 @@ impl Probe {
     }
 
     /// The session has another model, after `swaps` others: forgets what the former one showed.
-    pub(super) fn swap(&mut self, model: Arc<Model>, channels: usize, swaps: u32) {
-        self.monitor = Monitor::new(&model, channels);
-        (self.model, self.swaps) = (model, swaps);
+    fn swap(&mut self, model: &Arc<Model>, swaps: u32) {
+        self.monitor = Monitor::new(model, self.counts.len());
+        (self.model, self.swaps) = (model.clone(), swaps);
     }
 
     fn take_counts(&mut self) {
@@ -77,9 +77,10 @@ impl Probe {
 pub(super) struct Request {
     pub(super) session: Arc<SessionHandle>,
     pub(super) wording: Arc<Wording>,
-    /// Locked by the worker for a refresh, and by the publishing task only where another model
-    /// takes over, which may then wait for one refresh.
+    /// Locked by the worker alone: it gives way to everybody, and nobody may wait for it.
     pub(super) probe: Arc<Mutex<Probe>>,
+    /// The model that made the outcome.
+    pub(super) model: Arc<Model>,
     pub(super) outcome: Outcome,
 }
 
@@ -126,11 +127,10 @@ fn work(requests: &Receiver<Request>) {
         // A panic elsewhere has ended the program.
         let mut probe = r.probe.lock().unwrap_or_else(PoisonError::into_inner);
         probe.take_counts();
-        let Probe { monitor, model, swaps, edge_reading, .. } = &mut *probe;
-        // Asked for before the session had another model.
-        if r.outcome.swaps != *swaps {
-            continue;
+        if r.outcome.swaps > probe.swaps {
+            probe.swap(&r.model, r.outcome.swaps);
         }
+        let Probe { monitor, model, edge_reading, .. } = &mut *probe;
         let at = Position {
             state: r.wording.state(&r.outcome),
             label: r.outcome.label.and_then(Label::regime),

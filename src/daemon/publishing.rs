@@ -1,7 +1,7 @@
 //! A session's publishing task: outcomes become messages, in the order in which they come.
 
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use tokio::sync::mpsc;
 
@@ -12,6 +12,7 @@ use crate::api::zeromq::publisher::{Publisher, Topics};
 use crate::bus::{Numbered, Outcome, Plan, SessionHandle, Update, Wording};
 use crate::clock::wall_ns;
 use crate::journal::Journal;
+use crate::model::Model;
 use crate::telemetry::SessionMetrics;
 use crate::wire::journal_record::What;
 use crate::wire::{Encoded, Gap};
@@ -39,6 +40,7 @@ pub(super) struct PublishingTask {
     fetching: Fetching<Outcome>,
     requests: MetricsWorker,
     probe: Arc<Mutex<Probe>>,
+    model: Arc<Model>,
     metrics_every: u64,
     resets_shown: u64,
     swaps: u32,
@@ -75,6 +77,7 @@ impl PublishingTask {
             fetching: parts.fetching,
             requests: shared.worker.clone(),
             probe: parts.probe,
+            model: plan.model.clone(),
             metrics_every: every.round().max(1.0) as u64,
             resets_shown: 0,
             swaps: 0,
@@ -95,9 +98,7 @@ impl PublishingTask {
         session.rename(o.swaps, |plan| {
             self.swaps = o.swaps;
             self.wording = Arc::new(plan.wording());
-            let mut probe = self.probe.lock().unwrap_or_else(PoisonError::into_inner);
-            probe.swap(plan.model.clone(), plan.readout.n_channels(), o.swaps);
-            drop(probe);
+            self.model = plan.model.clone();
             self.metrics.withdraw();
             self.metrics = plan.session_metrics();
             if let Some(label) = o.label {
@@ -116,6 +117,7 @@ impl PublishingTask {
                 session: self.session.clone(),
                 wording: self.wording.clone(),
                 probe: self.probe.clone(),
+                model: self.model.clone(),
                 outcome: *o,
             });
         }

@@ -66,6 +66,7 @@ pub(super) struct Block<'a> {
     pub(super) windows: &'a [&'a Drawn],
     pub(super) parameters: Parameters<'a>,
     pub(super) buffer: &'a mut CountsBuffer,
+    /// Whatever was worked in before, if it is of as many channels.
     pub(super) workspace: &'a mut Option<Workspace<f32>>,
     /// And where in it the session's readout lies.
     pub(super) gradient: (&'a mut Gradient<f32>, Range<usize>),
@@ -80,7 +81,8 @@ impl pulp::WithSimd for Block<'_> {
         let wide = Wide::<S, VECTORS>(simd);
         let pass = Pass { wide, shape, shared, readout, factors };
         let side_by_side = SideBySide::read(self.batch, self.windows, wide.width(), self.buffer)?;
-        let workspace = self.workspace.get_or_insert_with(|| Workspace::new(&pass));
+        let kept = self.workspace.take().filter(|w| w.is_for(&pass));
+        let workspace = self.workspace.insert(kept.unwrap_or_else(|| Workspace::new(&pass)));
         let (gradient, readout) = self.gradient;
         Ok(side_by_side.descend(self.batch, &pass, workspace, (gradient, readout)))
     }
@@ -153,27 +155,31 @@ impl<'a> SideBySide<'a> {
         let one_step = found.iter().zip(&*weight).map(|(s, w)| s * f64::from(*w)).sum();
         let truth = |lane: usize, r: &Rival| sum_of(found, width, lane, r.from..r.to);
         let truth: Vec<f64> = self.rivals_of().map(|(lane, rival)| truth(lane, rival)).collect();
-        let mut rivals = self.rivals();
-        let (mut contrast, mut pulls) = (0.0, false);
-        if let Some(Rivals { from, of, counts, weight: against }) = &mut rivals {
+        let rivals = self.rivals();
+        let (mut contrast, mut pulls) = (0.0, Vec::new());
+        if let Some(Rivals { from, of, counts, .. }) = &rivals {
             let lanes = self.rival_lanes(of);
             let found = pass.filter_rival(from, &Stretch { counts, lanes: &lanes }, workspace);
             for ((lane, rival), truth) in self.rivals_of().zip(truth) {
-                let bins = rival.to - rival.from;
-                let score = sum_of(found, width, lane, 0..bins);
+                let score = sum_of(found, width, lane, 0..rival.to - rival.from);
                 let ratio = (truth - score) / batch.contrast.temperature;
-                let probability = 1.0 / (1.0 + ratio.exp());
                 // log(1 + exp(-ratio)) in a form that neither overflows nor loses small values.
                 contrast += (-ratio).max(0.0) + (-ratio.abs()).exp().ln_1p();
-                pulls |= probability > RIVAL_MIN;
-                let pull =
-                    (batch.contrast.weight * probability / batch.contrast.temperature) as f32;
-                (rival.from..rival.to).for_each(|t| weight[t * width + lane] += pull);
-                (0..bins).for_each(|t| against[t * width + lane] = -pull);
+                pulls.push((lane, rival, 1.0 / (1.0 + ratio.exp())));
             }
         }
+        let rivals = rivals.filter(|_| pulls.iter().any(|(.., p)| *p > RIVAL_MIN));
+        let rivals = rivals.map(|mut rivals| {
+            for (lane, rival, probability) in pulls {
+                let pull = batch.contrast.weight * probability / batch.contrast.temperature;
+                let row = |t: usize| t * width + lane;
+                (rival.from..rival.to).for_each(|t| weight[row(t)] += pull as f32);
+                (0..rival.to - rival.from).for_each(|t| rivals.weight[row(t)] = -pull as f32);
+            }
+            rivals
+        });
         let of_rivals = rivals.as_ref().map_or_else(Vec::new, |r| self.rival_lanes(&r.of));
-        let rival = rivals.as_ref().filter(|_| pulls).map(|r| RivalStretch {
+        let rival = rivals.as_ref().map(|r| RivalStretch {
             from: &r.from,
             of: Weighted {
                 stretch: Stretch { counts: &r.counts, lanes: &of_rivals },

@@ -87,8 +87,7 @@ impl BatchScores {
 /// What a thread works in.
 struct Memory {
     buffer: CountsBuffer,
-    /// Of each session.
-    workspaces: Vec<Option<Workspace<f32>>>,
+    workspace: Option<Workspace<f32>>,
 }
 
 /// Sums over a group's windows.
@@ -159,10 +158,7 @@ impl BatchLoss<'_> {
             (0..GROUPS).map(|_| Mutex::new(None)).collect();
         let next = AtomicUsize::new(0);
         let work = || {
-            let mut memory = Memory {
-                buffer: CountsBuffer::default(),
-                workspaces: sessions.iter().map(|_| None).collect(),
-            };
+            let mut memory = Memory { buffer: CountsBuffer::default(), workspace: None };
             loop {
                 let g = next.fetch_add(1, Ordering::Relaxed);
                 let Some(slot) = results.get(g) else { return };
@@ -223,7 +219,7 @@ impl BatchLoss<'_> {
                 windows,
                 parameters: Parameters { shape: &self.shape, shared, readout, factors },
                 buffer: &mut memory.buffer,
-                workspace: &mut memory.workspaces[session],
+                workspace: &mut memory.workspace,
                 gradient: (&mut total, range),
             };
             scores.add(arch.dispatch(block)?);
@@ -337,45 +333,67 @@ mod tests {
         }
     }
 
-    fn gradient_matches(splices: bool, window_bins: usize) {
-        let mut rng = ChaCha8Rng::seed_from_u64(3);
-        let data = data(&mut rng);
-        let shape = LossShape {
-            rank: 2,
-            units: 8,
-            burn_in: 4,
-            horizon: 3,
-            forecast_every: 5,
-            forecast_weight: 0.5,
-            entry_variance: 0.4,
-            log_rate_bounds: [-8.0, 4.0],
+    const SHAPE: LossShape = LossShape {
+        rank: 2,
+        units: 8,
+        burn_in: 4,
+        horizon: 3,
+        forecast_every: 5,
+        forecast_weight: 0.5,
+        entry_variance: 0.4,
+        log_rate_bounds: [-8.0, 4.0],
+    };
+
+    fn windows(data: &Dataset, splices: bool, bins: usize, rng: &mut ChaCha8Rng) -> Vec<Drawn> {
+        let draw = Draw {
+            batch: 9,
+            window_bins: bins,
+            burn_in_bins: 4,
+            contrast_bins: 5,
+            run_bins: 0,
+            splices,
         };
-        let draw =
-            Draw { batch: 9, window_bins, burn_in_bins: 4, contrast_bins: 5, run_bins: 0, splices };
-        let windows = data.draw(&draw, &mut rng);
-        assert_eq!(windows.iter().any(|w| w.splice.is_some()), splices);
-        let is_whole = |w: &Drawn| w.rival.is_some_and(|r| r.to - r.from == 5);
-        assert!(windows.iter().all(|w| w.splice.is_some() || is_whole(w)));
+        data.draw(&draw, rng)
+    }
+
+    fn evaluate(
+        data: &Dataset,
+        windows: Vec<Drawn>,
+        contrast: Contrast,
+        [factors, shared, readouts]: &[Vec<f32>; 3],
+    ) -> BatchResult {
         let batch = BatchLoss {
-            shape,
+            shape: SHAPE,
             places: ReadoutPlaces { rank: 2, channels: vec![CHANNELS] },
-            data: &data,
+            data,
             windows,
-            contrast: Contrast { weight: 0.7, temperature: 2.0 },
+            contrast,
             exponent_weight: 0.0,
             run_ends: &RunEnds::new(data.labels.len(), 2),
             threads: 2,
         };
-        let sizes = [data.labels.len() * 18, Shared::<f32>::len(&shape), CHANNELS * 3];
-        let mut numbers =
-            |n: usize| -> Vec<f32> { (0..n).map(|_| rng.random_range(-0.5..0.5)).collect() };
-        let at = sizes.map(&mut numbers);
-        let along = sizes.map(&mut numbers);
+        batch.evaluate(factors, shared, readouts).expect("counts")
+    }
+
+    fn numbers(data: &Dataset, rng: &mut ChaCha8Rng) -> [Vec<f32>; 3] {
+        [data.labels.len() * 18, Shared::<f32>::len(&SHAPE), CHANNELS * 3]
+            .map(|n| (0..n).map(|_| rng.random_range(-0.5..0.5)).collect())
+    }
+
+    fn gradient_matches(splices: bool, window_bins: usize) {
+        let mut rng = ChaCha8Rng::seed_from_u64(3);
+        let data = data(&mut rng);
+        let windows = windows(&data, splices, window_bins, &mut rng);
+        assert_eq!(windows.iter().any(|w| w.splice.is_some()), splices);
+        let is_whole = |w: &Drawn| w.rival.is_some_and(|r| r.to - r.from == 5);
+        assert!(windows.iter().all(|w| w.splice.is_some() || is_whole(w)));
+        let (at, along) = (numbers(&data, &mut rng), numbers(&data, &mut rng));
         let moved = |by: f32| -> BatchResult {
-            let [factors, shared, readouts] = std::array::from_fn(|part| {
-                at[part].iter().zip(&along[part]).map(|(x, d)| x + by * d).collect::<Vec<f32>>()
+            let at: [Vec<f32>; 3] = std::array::from_fn(|part| {
+                at[part].iter().zip(&along[part]).map(|(x, d)| x + by * d).collect()
             });
-            batch.evaluate(&factors, &shared, &readouts).expect("counts")
+            let contrast = Contrast { weight: 0.7, temperature: 2.0 };
+            evaluate(&data, windows.clone(), contrast, &at)
         };
         let found = moved(0.0);
         assert!(found.scores.contrast > 0.05, "the contrast matters: {:?}", found.scores);
@@ -391,5 +409,29 @@ mod tests {
         let step = 1e-2;
         let expected = (moved(step).loss - moved(-step).loss) / (2.0 * f64::from(step));
         assert!((slope - expected).abs() < 2e-3 * expected.abs(), "{slope} for {expected}");
+    }
+
+    #[test]
+    fn rivals_that_are_improbable_pull_on_nothing() {
+        let mut rng = ChaCha8Rng::seed_from_u64(5);
+        let data = data(&mut rng);
+        let at = numbers(&data, &mut rng);
+        // By how much the truth's score is above the rival's, of each window.
+        let of = |w: &Drawn, temperature: f64| {
+            let contrast = Contrast { weight: 0.7, temperature };
+            let found = evaluate(&data, vec![w.clone()], contrast, &at);
+            -found.scores.contrast.exp_m1().ln()
+        };
+        let all = windows(&data, false, 20, &mut rng);
+        let sure: Vec<Drawn> = all.into_iter().filter(|w| of(w, 1.0) > 0.1).collect();
+        assert!(sure.len() > 1, "{} windows", sure.len());
+        let least = sure.iter().map(|w| of(w, 1.0)).fold(f64::MAX, f64::min);
+        let gradient = |weight| {
+            let contrast = Contrast { weight, temperature: least / 8.0 };
+            let found = evaluate(&data, sure.clone(), contrast, &at);
+            assert!(found.scores.contrast > 0.0 && found.scores.contrast < 1e-3);
+            found.gradient.readouts
+        };
+        assert_eq!(gradient(0.7), gradient(0.0));
     }
 }

@@ -38,21 +38,33 @@ pub(crate) fn fit_experts(
     let data = folds.serving();
     let members = folds.members().count();
     let mut sessions: Vec<usize> = (0..data.sessions.len()).collect();
+    let at_once = settings.threads.clamp(1, AT_ONCE.min(sessions.len().max(1)));
+    let threads = settings.threads.div_ceil(at_once);
     let progress = Mutex::new((vec![0.0; sessions.len()], each));
-    let found = on_each(&mut sessions, settings.threads.min(AT_ONCE), |&mut s| {
+    let going = |s: usize, done: f64| {
+        // A panic elsewhere has ended the program already.
+        progress.lock().is_ok_and(|mut progress| {
+            let (shares, each) = &mut *progress;
+            shares[s] = done;
+            each(shares.iter().sum::<f64>() / shares.len() as f64)
+        })
+    };
+    let found = on_each(&mut sessions, at_once, |&mut s| {
+        if !going(s, 0.0) {
+            return Ok::<_, FinishError>(None);
+        }
         // One label is nothing to tell apart.
         let tells = data.regime_names.len() > 1;
         let session = tells.then(|| Session::of(folds, s)).transpose()?.flatten();
-        let Some(session) = session else { return Ok(Some(vec![None; members])) };
-        let hazard: Array2<f32> = hazard(data, session.unlabelled);
-        fit_session(&session, &hazard, settings, s, |done| {
-            // A panic elsewhere has ended the program already.
-            progress.lock().is_ok_and(|mut progress| {
-                let (shares, each) = &mut *progress;
-                shares[s] = done;
-                each(shares.iter().sum::<f64>() / shares.len() as f64)
-            })
-        })
+        let experts = match session {
+            None => Some(vec![None; members]),
+            Some(session) => {
+                let hazard: Array2<f32> = hazard(data, session.unlabelled);
+                let seed = settings.seed.wrapping_add(s as u64);
+                fit_session(&session, &hazard, (seed, threads), |done| going(s, done))?
+            }
+        };
+        Ok(experts.filter(|_| going(s, 1.0)))
     })?;
     let Some(found) = found.into_iter().collect::<Option<Vec<SessionExperts>>>() else {
         return Ok(None);
@@ -65,16 +77,11 @@ pub(crate) fn fit_experts(
 fn fit_session(
     session: &Session,
     hazard: &Array2<f32>,
-    settings: &TrainingSettings,
-    number: usize,
-    mut going: impl FnMut(f64) -> bool,
+    (seed, threads): (u64, usize),
+    going: impl FnMut(f64) -> bool,
 ) -> Result<Option<SessionExperts>, FinishError> {
-    let seed = settings.seed.wrapping_add(number as u64);
-    let threads = settings.threads;
-    if !going(0.0) {
-        return Ok(None);
-    }
     let (heads, others) = both(
+        threads,
         || recurrent::fit(session, seed, threads, going),
         || {
             let rates = rates::fit(session, hazard, seed);

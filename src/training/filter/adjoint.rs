@@ -1,4 +1,4 @@
-//! Adjoints of the steps that all passes share: the network's and the readout's.
+//! The adjoint of the network's step, which all passes share.
 
 use super::algebra::{axpy, slope};
 use super::factors::Factors;

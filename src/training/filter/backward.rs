@@ -24,8 +24,8 @@ pub(crate) struct Adjoint<T> {
     pub(super) cov_bar: Lanes<T>,
     /// `[rank]`.
     pred_mean_bar: Lanes<T>,
-    /// With respect to the score, `[rank]`, and, doubled off the diagonal, to the information,
-    /// `[pairs]`.
+    /// With respect to the score, `[rank]`, at last with a minus, and, doubled off the diagonal, to
+    /// the information, `[pairs]`.
     moments_bar: Lanes<T>,
     /// Lower triangles.
     info_bar: Lanes<T>,

@@ -37,6 +37,7 @@ pub(crate) struct ForwardScratch<T> {
     inverse: Lanes<T>,
     process: Lanes<T>,
     moved: Lanes<T>,
+    turned: Lanes<T>,
     /// Lower triangles.
     information: Lanes<T>,
     scaled: Lanes<T>,
@@ -47,7 +48,7 @@ pub(crate) struct ForwardScratch<T> {
     memory: Lanes<T>,
     residual: Lanes<T>,
     /// `[1]`.
-    entering: Lanes<T>,
+    one: Lanes<T>,
 }
 
 impl<T: Number> ForwardScratch<T> {
@@ -63,13 +64,14 @@ impl<T: Number> ForwardScratch<T> {
             inverse: rows(rank),
             process: rows(rank),
             moved: rows(rank),
+            turned: rows(rank),
             information: rows(pairs_of(rank)),
             scaled: rows(pairs_of(rank)),
             slopes: rows(units),
             eta: rows(channels),
             memory: rows(channels),
             residual: rows(channels),
-            entering: rows(1),
+            one: rows(1),
         }
     }
 }
@@ -154,7 +156,7 @@ impl<T: Number, W: Arithmetic<Number = T>> Pass<'_, W> {
         times_symmetric(wide, work, bin.transition, bin.cov, rank);
         symmetric_nt(wide, bin.cov_pred, work, bin.transition, rank);
         let process = wide.rows(&scratch.process);
-        let entering = self.entering(stretch, t, &mut scratch.entering);
+        let entering = self.entering(stretch, t, &mut scratch.one);
         for (cov, (r, q)) in bin.cov_pred.iter_mut().zip(pairs(rank)) {
             if r != q {
                 continue;
@@ -191,8 +193,8 @@ impl<T: Number, W: Arithmetic<Number = T>> Pass<'_, W> {
             // Where the variance is clipped, the score does not depend on it.
             bin.expected[i] = marked(wide, rho, var[i], bounds);
         }
-        wide.rows_mut(&mut scratch.entering)[0] = wide.sub(gained, lost);
-        tapes.take_scores(t, &scratch.entering);
+        wide.rows_mut(&mut scratch.one)[0] = wide.sub(gained, lost);
+        tapes.take_scores(t, &scratch.one);
     }
 
     /// Measurement update: the state after the bin.
@@ -272,7 +274,7 @@ impl<T: Number, W: Arithmetic<Number = T>> Pass<'_, W> {
         }
         let far = wide.where_less(wide.splat(twice), largest, one, zero);
         // P-^-1 P u = u - L P u.
-        let turned = &mut wide.rows_mut(&mut scratch.inverse)[..step.len()];
+        let turned = wide.rows_mut(&mut scratch.turned);
         symmetric_vector(wide, turned, wide.rows(&scratch.information), step);
         let mut quadratic = zero;
         for r in 0..step.len() {

@@ -7,11 +7,12 @@ use super::exponent::{Exponent, ExponentFound};
 use super::forward::{ForwardScratch, Start};
 use super::pass::{Pass, WindowGradient};
 use super::stretch::{Stretch, Weighted};
-use super::tapes::Tapes;
+use super::tapes::{Sizes, Tapes};
 use crate::inference::lanes::{Arithmetic, Lanes, Number};
 
-/// What blocks are worked in; kept from block to block of a session.
+/// What blocks are worked in; kept from block to block of as many channels.
 pub(crate) struct Workspace<T> {
+    sizes: Sizes,
     truth: Tapes<T>,
     rival: Tapes<T>,
     forward: ForwardScratch<T>,
@@ -23,12 +24,13 @@ pub(crate) struct Workspace<T> {
 }
 
 impl<T: Number> Workspace<T> {
-    /// For blocks of one session.
+    /// For blocks of a session, and of others with as many channels.
     pub(crate) fn new<W: Arithmetic<Number = T>>(pass: &Pass<'_, W>) -> Self {
         let sizes = pass.sizes();
         let adjoint = Adjoint::new(sizes);
         let like = |of: &Lanes<T>| Lanes::zeros(of.len());
         Self {
+            sizes,
             truth: Tapes::new(sizes),
             rival: Tapes::new(sizes),
             forward: ForwardScratch::new(sizes),
@@ -36,6 +38,11 @@ impl<T: Number> Workspace<T> {
             adjoint,
             pull: Vec::new(),
         }
+    }
+
+    /// Whether it serves these blocks. No block leaves anything behind in it.
+    pub(crate) fn is_for<W: Arithmetic<Number = T>>(&self, pass: &Pass<'_, W>) -> bool {
+        self.sizes == pass.sizes()
     }
 }
 
@@ -198,7 +205,7 @@ mod tests {
     /// The loss of windows `first`, `first + 1`, .. side by side: with unscored, favoured and opposed
     /// bins, and rivals.
     fn loss<T: Number, W: Arithmetic<Number = T>>(
-        wide: W,
+        (wide, shape): (W, &LossShape),
         first: usize,
         [factors, shared, readout]: [&[T]; 3],
         gradient: Option<&mut Gradient<T>>,
@@ -206,9 +213,9 @@ mod tests {
         let given: Vec<Given> = (0..wide.width()).map(|lane| Given::new(first + lane)).collect();
         let pass = Pass {
             wide,
-            shape: &SHAPE,
-            shared: &Shared::unpack(&SHAPE, shared),
-            readout: &SessionReadout::unpack(SHAPE.rank, CHANNELS, readout),
+            shape,
+            shared: &Shared::unpack(shape, shared),
+            readout: &SessionReadout::unpack(shape.rank, CHANNELS, readout),
             factors,
         };
         let of = |get: fn(&Given) -> &[f32]| given.iter().map(get).collect::<Vec<_>>();
@@ -320,9 +327,21 @@ mod tests {
 
     #[test]
     fn adjoint_matches_finite_differences() {
+        adjoint_matches(&SHAPE, inputs());
+    }
+
+    /// Loadings by which variances are clipped and steps halved, and bounds that clip rates.
+    #[test]
+    fn where_rates_and_variances_are_clipped_it_does_as_well() {
+        let shape = LossShape { log_rate_bounds: [-0.6, 1.1], ..SHAPE };
         let mut inputs = inputs::<f64>();
+        inputs[2].iter_mut().for_each(|x| *x *= 3.0);
+        adjoint_matches(&shape, inputs);
+    }
+
+    fn adjoint_matches(shape: &LossShape, mut inputs: [Vec<f64>; 3]) {
         let mut gradient = Gradient::zeros(std::array::from_fn(|i| inputs[i].len()));
-        loss(Exact, 0, inputs.each_ref().map(Vec::as_slice), Some(&mut gradient));
+        loss((Exact, shape), 0, inputs.each_ref().map(Vec::as_slice), Some(&mut gradient));
         let analytic = [gradient.factors, gradient.shared, gradient.readouts];
         let mut largest: f64 = 0.0;
         for part in 0..3 {
@@ -330,7 +349,7 @@ mod tests {
                 let (x, h) = (inputs[part][i], 1e-5);
                 let mut at = |x: f64| {
                     inputs[part][i] = x;
-                    loss(Exact, 0, inputs.each_ref().map(Vec::as_slice), None)
+                    loss((Exact, shape), 0, inputs.each_ref().map(Vec::as_slice), None)
                 };
                 let (up, down) = (at(x + h), at(x - h));
                 at(x);
@@ -347,10 +366,11 @@ mod tests {
         assert!(largest > 0.0, "the check compared nothing");
     }
 
-    /// Loss and gradient of the first windows, as many as the widest rows have lanes, block by block.
+    /// Loss and gradient of the first windows, block by block.
     struct Blocks<const G: usize>;
 
-    const WINDOWS: usize = 48;
+    /// As many as all widths divide.
+    const WINDOWS: usize = 96;
 
     impl<const G: usize> pulp::WithSimd for Blocks<G> {
         type Output = (f64, Gradient<f32>);
@@ -361,7 +381,8 @@ mod tests {
             let mut gradient = Gradient::zeros(std::array::from_fn(|i| inputs[i].len()));
             let of = inputs.each_ref().map(Vec::as_slice);
             let blocks = (0..WINDOWS).step_by(wide.width());
-            let sum = blocks.map(|first| loss(wide, first, of, Some(&mut gradient))).sum();
+            let sum =
+                blocks.map(|first| loss((wide, &SHAPE), first, of, Some(&mut gradient))).sum();
             (sum, gradient)
         }
     }
@@ -373,7 +394,8 @@ mod tests {
             let mut gradient = Gradient::zeros(std::array::from_fn(|i| inputs[i].len()));
             let of = inputs.each_ref().map(Vec::as_slice);
             let blocks = (0..WINDOWS).step_by(LANES);
-            let sum: f64 = blocks.map(|first| loss(Exact, first, of, Some(&mut gradient))).sum();
+            let sum: f64 =
+                blocks.map(|first| loss((Exact, &SHAPE), first, of, Some(&mut gradient))).sum();
             (sum, gradient)
         };
         let arch = pulp::Arch::new();
