@@ -1,6 +1,6 @@
 //! Hypotheses, or windows of training, side by side: a vector holds the same number of as many of
-//! them as it has lanes, so that matrices of 6 by 6 run as full vectors. Every array is rows of so many lanes, and a
-//! kernel reads each weight once for all of a row.
+//! them as it has lanes, so that matrices of 6 by 6 run as full vectors. Every array is rows of so
+//! many lanes, and a kernel reads each weight once for all of a row.
 
 use std::ops::{AddAssign, Deref, DerefMut, MulAssign};
 

@@ -7,11 +7,11 @@ use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use rand_distr::StandardNormal;
 
+use super::batch::{BatchLoss, BatchScores};
 use super::filter::{
     Entry, Exponent, Gradient, Lane, LossShape, Pass, RivalStretch, SessionReadout, Shared,
     Stretch, Weighted, Workspace, burn_in_of,
 };
-use super::objective::{BatchLoss, BatchScores};
 use super::windows::{Drawn, Rival, Run, RunStart};
 use crate::inference::lanes::{Arithmetic, Lanes, Wide};
 use crate::recording::CountsBuffer;
@@ -155,29 +155,7 @@ impl<'a> SideBySide<'a> {
         let one_step = found.iter().zip(&*weight).map(|(s, w)| s * f64::from(*w)).sum();
         let truth = |lane: usize, r: &Rival| sum_of(found, width, lane, r.from..r.to);
         let truth: Vec<f64> = self.rivals_of().map(|(lane, rival)| truth(lane, rival)).collect();
-        let rivals = self.rivals();
-        let (mut contrast, mut pulls) = (0.0, Vec::new());
-        if let Some(Rivals { from, of, counts, .. }) = &rivals {
-            let lanes = self.rival_lanes(of);
-            let found = pass.filter_rival(from, &Stretch { counts, lanes: &lanes }, workspace);
-            for ((lane, rival), truth) in self.rivals_of().zip(truth) {
-                let score = sum_of(found, width, lane, 0..rival.to - rival.from);
-                let ratio = (truth - score) / batch.contrast.temperature;
-                // log(1 + exp(-ratio)) in a form that neither overflows nor loses small values.
-                contrast += (-ratio).max(0.0) + (-ratio.abs()).exp().ln_1p();
-                pulls.push((lane, rival, 1.0 / (1.0 + ratio.exp())));
-            }
-        }
-        let rivals = rivals.filter(|_| pulls.iter().any(|(.., p)| *p > RIVAL_MIN));
-        let rivals = rivals.map(|mut rivals| {
-            for (lane, rival, probability) in pulls {
-                let pull = batch.contrast.weight * probability / batch.contrast.temperature;
-                let row = |t: usize| t * width + lane;
-                (rival.from..rival.to).for_each(|t| weight[row(t)] += pull as f32);
-                (0..rival.to - rival.from).for_each(|t| rivals.weight[row(t)] = -pull as f32);
-            }
-            rivals
-        });
+        let (contrast, rivals) = self.contrast(batch, pass, workspace, (&truth, &mut weight));
         let of_rivals = rivals.as_ref().map_or_else(Vec::new, |r| self.rival_lanes(&r.of));
         let rival = rivals.as_ref().map(|r| RivalStretch {
             from: &r.from,
@@ -202,6 +180,44 @@ impl<'a> SideBySide<'a> {
             exponent: ahead.exponents.iter().flatten().map(|e| f64::from(e.loss)).sum(),
             run_ends: ends.map(|(run, e)| (run, e.end.clone())).collect(),
         }
+    }
+
+    /// Cross-entropies of the truth, whose scores over its rivals' stretches are given, against the
+    /// rivals; and, where any of these is probable, the rivals with their weights. Adds the truth's
+    /// to `weight`.
+    #[inline(always)]
+    fn contrast<W: Arithmetic<Number = f32>>(
+        &self,
+        batch: &BatchLoss<'_>,
+        pass: &Pass<'_, W>,
+        workspace: &mut Workspace<f32>,
+        (truth, weight): (&[f64], &mut [f32]),
+    ) -> (f64, Option<Rivals>) {
+        let width = self.windows.len();
+        let rivals = self.rivals();
+        let (mut contrast, mut pulls) = (0.0, Vec::new());
+        if let Some(Rivals { from, of, counts, .. }) = &rivals {
+            let lanes = self.rival_lanes(of);
+            let found = pass.filter_rival(from, &Stretch { counts, lanes: &lanes }, workspace);
+            for ((lane, rival), truth) in self.rivals_of().zip(truth) {
+                let score = sum_of(found, width, lane, 0..rival.to - rival.from);
+                let ratio = (truth - score) / batch.contrast.temperature;
+                // log(1 + exp(-ratio)) in a form that neither overflows nor loses small values.
+                contrast += (-ratio).max(0.0) + (-ratio.abs()).exp().ln_1p();
+                pulls.push((lane, rival, 1.0 / (1.0 + ratio.exp())));
+            }
+        }
+        let rivals = rivals.filter(|_| pulls.iter().any(|(.., p)| *p > RIVAL_MIN));
+        let rivals = rivals.map(|mut rivals| {
+            for (lane, rival, probability) in pulls {
+                let pull = batch.contrast.weight * probability / batch.contrast.temperature;
+                let row = |t: usize| t * width + lane;
+                (rival.from..rival.to).for_each(|t| weight[row(t)] += pull as f32);
+                (0..rival.to - rival.from).for_each(|t| rivals.weight[row(t)] = -pull as f32);
+            }
+            rivals
+        });
+        (contrast, rivals)
     }
 
     /// Weight of each bin's one-step score, `[bins, lanes]`.

@@ -3,6 +3,7 @@
 //! filter.
 
 mod adam;
+mod batch;
 mod block;
 mod calibration;
 mod data;

@@ -8,8 +8,8 @@
 use candle_core::{Device, Tensor};
 use nalgebra::DMatrix;
 
+use super::batch::ReadoutPlaces;
 use super::data::{Dataset, SessionShape, Stream};
-use super::objective::ReadoutPlaces;
 
 /// Bins are summed up to this width first: latents are slower, and the moments less noisy.
 const MOMENT_BIN_S: f64 = 0.05;

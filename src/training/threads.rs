@@ -3,7 +3,8 @@
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-/// `of` each item, in order; a thread that is done with one takes the next, until there is an error.
+/// `of` each item, in order; a thread that is done with one takes the next, until there is an
+/// error.
 ///
 /// # Errors
 /// The error of the first item that has one.

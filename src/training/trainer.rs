@@ -11,11 +11,12 @@ use rand_chacha::ChaCha8Rng;
 use rand_distr::{Distribution, Normal};
 
 use super::adam::Parameter;
+use super::batch::{BatchLoss, BatchScores, Contrast, ReadoutPlaces, RunEnds};
 use super::data::Dataset;
 use super::error::{RestoreError, take_array};
 use super::filter::{LossShape, Shared};
 use super::guard::Guard;
-use super::objective::{BatchLoss, BatchLossOp, BatchScores, Contrast, ReadoutPlaces, RunEnds};
+use super::objective::BatchLossOp;
 use super::settings::TrainingSettings;
 use super::windows::Draw;
 use super::{adam, readout};

@@ -106,7 +106,7 @@ impl<T: Number, W: Arithmetic<Number = T>> Pass<'_, W> {
         let row = rank * wide.width();
         for t in (0..tapes.bins()).rev() {
             let factor = |lane: usize| of.stretch.factor(lane, t);
-            adjoint.factors.turn(self, factor, Some(&mut *g.factors));
+            adjoint.factors.turn(self.factors, factor, Some(&mut *g.factors));
             pull_state(pulls, t + 1, adjoint);
             if !pulls.means.is_empty() {
                 let pulled = &pulls.means[t * row..(t + 1) * row];

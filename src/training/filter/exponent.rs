@@ -76,9 +76,9 @@ struct Given<T> {
 }
 
 impl<T: Number, W: Arithmetic<Number = T>> Pass<'_, W> {
-    /// A run of each lane that has one, from its filtered state or the state given: its exponent per
-    /// bin, its Huber loss (squared error over twice the threshold within it) and where it ended;
-    /// adds `weight` times the loss' gradient with respect to the network.
+    /// A run of each lane that has one, from its filtered state or the state given: its exponent
+    /// per bin, its Huber loss (squared error over twice the threshold within it) and where it
+    /// ended; adds `weight` times the loss' gradient with respect to the network.
     #[inline(always)]
     pub(super) fn exponent(
         &self,
@@ -99,7 +99,7 @@ impl<T: Number, W: Arithmetic<Number = T>> Pass<'_, W> {
         }
         let own = |lane: usize| of.get(lane).and_then(Option::as_ref);
         let factor = |lane: usize| own(lane).map_or(first.factor, |e| e.factor);
-        adjoint.factors.turn(self, factor, Some(&mut *g.factors));
+        adjoint.factors.turn(self.factors, factor, Some(&mut *g.factors));
         let given = self.given(of, first);
         let tangent = self.run_tangent(&given, &mut run, adjoint);
         let mut exponent_bar = vec![T::zero(); width];

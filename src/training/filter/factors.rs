@@ -1,6 +1,5 @@
 //! The networks that the lanes are under, and the gradient with respect to them.
 
-use super::pass::Pass;
 use crate::inference::lanes::{Arithmetic, Lanes, Number, Rows, RowsMut};
 
 /// No network yet.
@@ -23,12 +22,11 @@ impl<T: Number> Factors<T> {
         Self { row_of: vec![NONE; width], values: zeros(), bars: zeros(), inputs: rank * units }
     }
 
-    /// Lanes come under their rows of the factors. Where a gradient is given, `[rows, rank * units +
-    /// rank]`, what was gathered under the rows before is added to it.
-    #[inline(always)]
-    pub(super) fn turn<W: Arithmetic<Number = T>>(
+    /// Lanes come under their rows of `factors [rows, rank * units + rank]`. Where a gradient is
+    /// given, of the same shape, what was gathered under the rows before is added to it.
+    pub(super) fn turn(
         &mut self,
-        pass: &Pass<'_, W>,
+        factors: &[T],
         row_of: impl Fn(usize) -> usize,
         mut gradient: Option<&mut [T]>,
     ) {
@@ -42,7 +40,7 @@ impl<T: Number> Factors<T> {
             }
             self.row_of[lane] = row;
             let (width, len) = (self.row_of.len(), self.values.len() / self.row_of.len());
-            let from = &pass.factors[row * len..(row + 1) * len];
+            let from = &factors[row * len..(row + 1) * len];
             let to = self.values.iter_mut().skip(lane).step_by(width);
             to.zip(from).for_each(|(to, from)| *to = *from);
         }

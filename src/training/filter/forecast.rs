@@ -50,8 +50,8 @@ struct Scratch<T> {
 
 impl<T: Number, W: Arithmetic<Number = T>> Pass<'_, W> {
     /// Mean score of forecasts from filtered means, nats per bin and channel, of each of the first
-    /// `counted` lanes; 0 of others. Adds their gradient to `g` and `adjoint`'s sums, and to `pull [bins,
-    /// rank, lanes]` that with respect to each filtered mean.
+    /// `counted` lanes; 0 of others. Adds their gradient to `g` and `adjoint`'s sums, and to `pull
+    /// [bins, rank, lanes]` that with respect to each filtered mean.
     #[inline(always)]
     pub(super) fn forecast(
         &self,
@@ -85,7 +85,7 @@ impl<T: Number, W: Arithmetic<Number = T>> Pass<'_, W> {
             tapes.gather(&after, s.run.first_mut());
             for h in 0..horizon {
                 let factor = |lane: usize| stretch.factor(lane, after[lane] + h);
-                adjoint.factors.turn(self, factor, Some(&mut *g.factors));
+                adjoint.factors.turn(self.factors, factor, Some(&mut *g.factors));
                 s.run.step(self, h, &adjoint.factors);
                 for (to, plan) in s.weight.iter_mut().zip(&plans) {
                     *to = T::of(plan.weight(k, h));
@@ -95,7 +95,7 @@ impl<T: Number, W: Arithmetic<Number = T>> Pass<'_, W> {
             s.bar.fill(T::zero());
             for h in (0..horizon).rev() {
                 let factor = |lane: usize| stretch.factor(lane, after[lane] + h);
-                adjoint.factors.turn(self, factor, Some(&mut *g.factors));
+                adjoint.factors.turn(self.factors, factor, Some(&mut *g.factors));
                 let own = &s.state_bars[h * rank * width..(h + 1) * rank * width];
                 s.bar.iter_mut().zip(own).for_each(|(bar, by)| *bar += *by);
                 let Adjoint { factors, sums, step, .. } = &mut *adjoint;
@@ -130,8 +130,8 @@ impl<T: Number, W: Arithmetic<Number = T>> Pass<'_, W> {
         Plan { starts, horizon, weight: 1.0 / scored as f32 }
     }
 
-    /// Score of bin `h` of forecasts that begin at bins `after`; gathers the readout's gradient, and
-    /// puts the state's into `s.state_bars`.
+    /// Score of bin `h` of forecasts that begin at bins `after`; gathers the readout's gradient,
+    /// and puts the state's into `s.state_bars`.
     #[inline(always)]
     fn score_forecast(
         &self,

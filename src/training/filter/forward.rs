@@ -1,5 +1,7 @@
 //! Forward: the filter over windows, its states on a tape.
 
+use num_traits::Zero;
+
 use super::algebra::{
     abs, constant, doubled, marked, pairs, pairs_of, symmetric_nt, symmetric_times,
     symmetric_vector, times_symmetric, whole,
@@ -127,7 +129,7 @@ impl<T: Number, W: Arithmetic<Number = T>> Pass<'_, W> {
             *process = wide.splat(log.exp());
         }
         for t in 0..tapes.bins() {
-            scratch.factors.turn(self, |lane| stretch.factor(lane, t), None);
+            scratch.factors.turn(self.factors, |lane| stretch.factor(lane, t), None);
             self.predict(stretch, t, tapes, scratch);
             let y = wide.rows(stretch.at(t, self.readout.channels));
             if t >= scored_from {
@@ -273,13 +275,9 @@ impl<T: Number, W: Arithmetic<Number = T>> Pass<'_, W> {
             return one;
         }
         let far = wide.where_less(wide.splat(twice), largest, one, zero);
-        // P-^-1 P u = u - L P u.
+        let information = wide.rows(&scratch.information);
         let turned = wide.rows_mut(&mut scratch.turned);
-        symmetric_vector(wide, turned, wide.rows(&scratch.information), step);
-        let mut quadratic = zero;
-        for r in 0..step.len() {
-            quadratic = wide.mul_add(step[r], wide.sub(score[r], turned[r]), quadratic);
-        }
+        let quadratic = length(wide, (step, score), information, turned);
         // `eta` is the clipped log rate at the prediction; behind the step it is clipped anew.
         let mut before = zero;
         for (y, eta) in y.iter().zip(wide.rows(&scratch.eta)) {
@@ -311,6 +309,22 @@ impl<T: Number, W: Arithmetic<Number = T>> Pass<'_, W> {
         }
         share
     }
+}
+
+/// A step's squared length by the prediction's precision: `P-^-1 P u = u - L P u`.
+#[inline(always)]
+fn length<W: Arithmetic>(
+    wide: W,
+    (step, score): (Rows<'_, W>, Rows<'_, W>),
+    information: &[W::Row],
+    turned: &mut [W::Row],
+) -> W::Row {
+    symmetric_vector(wide, turned, information, step);
+    let mut sum = wide.splat(W::Number::zero());
+    for r in 0..step.len() {
+        sum = wide.mul_add(step[r], wide.sub(score[r], turned[r]), sum);
+    }
+    sum
 }
 
 /// `sum + y eta - exp eta`.

@@ -180,8 +180,8 @@ pub(crate) struct Pass<'a, W: Arithmetic> {
     pub(crate) factors: &'a [W::Number],
 }
 
-/// What a step of the network needs and leaves: `phi = tanh(M m + b)`, `[units]`, `drive = N^T phi +
-/// c` and the state after it, `[rank]`.
+/// What a step of the network leaves: `phi = tanh(M m + b)`, `[units]`, `drive = N^T phi + c` and
+/// the state after it, `[rank]`.
 pub(super) struct Step<'a, R> {
     pub(super) phi: &'a mut [R],
     pub(super) drive: &'a mut [R],

@@ -1,6 +1,6 @@
-//! A block of windows side by side: the filter over them, forecasts and free runs from their states,
-//! a rival label for a stretch of each, and the gradient of all of them; the windows' bins are
-//! passed back once.
+//! A block of windows side by side: the filter over them, forecasts and free runs from their
+//! states, a rival label for a stretch of each, and the gradient of all of them; the windows' bins
+//! are passed back once.
 
 use super::backward::{Adjoint, Pulls};
 use super::exponent::{Exponent, ExponentFound};
@@ -202,8 +202,8 @@ mod tests {
         places.flat_map(of).collect()
     }
 
-    /// The loss of windows `first`, `first + 1`, .. side by side: with unscored, favoured and opposed
-    /// bins, and rivals.
+    /// The loss of windows `first`, `first + 1`, .. side by side: with unscored, favoured and
+    /// opposed bins, and rivals.
     fn loss<T: Number, W: Arithmetic<Number = T>>(
         (wide, shape): (W, &LossShape),
         first: usize,
