@@ -132,9 +132,9 @@ impl<'a> SideBySide<'a> {
         Ok(Self { windows, counted, channels, bins, counts })
     }
 
-    /// Scores, and to the gradient what they say. With a rival, the cross-entropy is
-    /// `log(1 + exp(-D))`, `D` the tempered difference of the stretch's scores under the true labels
-    /// and under the rival.
+    /// Scores, and to the gradient what they say. With a rival, the cross-entropy is `log(1 +
+    /// exp(-D))`, `D` the tempered difference of the stretch's scores under the true labels and
+    /// under the rival.
     #[inline(always)]
     fn descend<W: Arithmetic<Number = f32>>(
         &self,
