@@ -30,7 +30,7 @@ use regimed::internals::training::TrainingSettings;
 use regimed::internals::wire::journal_record::What;
 use regimed::internals::wire::regimes_client::RegimesClient;
 use regimed::internals::wire::{DaemonStarted, SubscribeDecisionsRequest};
-use support::{Daemon, resident_mib, rig};
+use support::{Daemon, processor_s, resident_mib, rig};
 
 const WARM_UP_BINS: usize = 300;
 const BINS: usize = 2_000;
@@ -138,14 +138,6 @@ fn memory_mib(runtime: &tokio::runtime::Runtime, sessions: usize) -> f64 {
         }
     });
     resident_mib(daemon.child.id())
-}
-
-/// Processor time of a process, seconds.
-fn processor_s(pid: u32) -> f64 {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or("").split_whitespace().collect();
-    let ticks: f64 = [11, 12].iter().filter_map(|&i| fields.get(i)?.parse::<f64>().ok()).sum();
-    ticks / 100.0
 }
 
 /// Share of a core that a daemon takes with one session at 100 Hz and so many subscribers of every

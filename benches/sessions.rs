@@ -14,7 +14,7 @@ use regimed::internals::model::RegimePrior;
 use regimed::internals::wire::Counts;
 use regimed::internals::wire::exchange_reply::Reply;
 use regimed::internals::wire::ingest_client::IngestClient;
-use support::{Daemon, resident_mib};
+use support::{Daemon, processor_s, resident_mib};
 
 const SESSIONS: usize = 40;
 const CHANNELS: usize = 256;
@@ -35,14 +35,6 @@ fn wide_model(folder: &std::path::Path) {
     more.iter_mut().for_each(|c| c.weight = 1.0 / HYPOTHESES as f32);
     readout.prior = RegimePrior { components: more };
     checkpoint::save(folder, &built_in.model, &built_in.provenance).expect("a model");
-}
-
-/// Processor time of a process, seconds.
-fn processor_s(pid: u32) -> f64 {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or("").split_whitespace().collect();
-    let ticks: f64 = [11, 12].iter().filter_map(|&i| fields.get(i)?.parse::<f64>().ok()).sum();
-    ticks / 100.0
 }
 
 async fn rig(address: String, session: String) -> (u64, u64, Vec<u64>) {

@@ -17,7 +17,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use support::{Bin, CHANNELS, Daemon, get, quantile, rig};
+use support::{Bin, CHANNELS, Daemon, get, processor_s, quantile, rig};
 
 const SESSIONS: usize = 10;
 const SECONDS: u64 = 8;
@@ -31,14 +31,6 @@ enum Watched {
     Off,
     Metrics,
     Page,
-}
-
-/// Processor time of a process so far, s.
-fn processor_s(pid: u32) -> f64 {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).expect("a process");
-    let fields: Vec<&str> = stat.rsplit(')').next().expect("fields").split_whitespace().collect();
-    let ticks: f64 = fields[11..13].iter().map(|f| f.parse::<f64>().expect("a number")).sum();
-    ticks / 100.0
 }
 
 /// A viewer that reads all it is sent until told to stop; its frames and bytes are counted.

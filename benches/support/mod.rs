@@ -58,6 +58,14 @@ pub(crate) fn resident_mib(pid: u32) -> f64 {
     kib.map_or(f64::NAN, |k| k / 1024.0)
 }
 
+/// Processor time of a process, seconds, in the hundredths that Linux tells.
+pub(crate) fn processor_s(pid: u32) -> f64 {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).expect("a process");
+    let fields: Vec<&str> = stat.rsplit(')').next().expect("fields").split_whitespace().collect();
+    let ticks: f64 = fields[11..13].iter().map(|f| f.parse::<f64>().expect("a number")).sum();
+    ticks / 100.0
+}
+
 /// An HTTP GET: headers and body.
 pub(crate) fn get(http: &str, path: &str) -> String {
     let mut stream = TcpStream::connect(http).expect("connected");

@@ -62,11 +62,6 @@ impl<T: Number> Shared<T> {
         s.units * s.rank + s.units + 1 + 2 * s.rank
     }
 
-    /// Numbers of `log_initial` and of `m`.
-    pub(super) fn initial_and_m(s: &LossShape) -> usize {
-        s.rank + s.units * s.rank
-    }
-
     /// Where `log_process` lies in the flat vector.
     pub(crate) fn process_range(s: &LossShape) -> std::ops::Range<usize> {
         let start = s.units * s.rank + s.units + 1;

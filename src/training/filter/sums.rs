@@ -1,7 +1,7 @@
 //! The gradient with respect to what all lanes share, gathered lane by lane.
 
 use super::algebra::{pairs, pairs_of};
-use super::pass::{Pass, Shared, WindowGradient};
+use super::pass::{Pass, WindowGradient};
 use super::tapes::Sizes;
 use crate::inference::lanes::{Arithmetic, Lanes, Number};
 
@@ -50,7 +50,6 @@ impl<T: Number> Sums<T> {
         let (offset, rest) = rest.split_at_mut(pass.shape.units);
         let (leak, rest) = rest.split_at_mut(1);
         let (process, initial) = rest.split_at_mut(rank);
-        debug_assert_eq!(initial.len() + m.len(), Shared::<T>::initial_and_m(pass.shape));
         take(pass.wide, &mut self.m, m, T::one());
         take(pass.wide, &mut self.offset, offset, T::one());
         take(pass.wide, &mut self.leak, leak, a * (T::one() - a));
