@@ -4,10 +4,20 @@ use std::io;
 
 use tokio::sync::oneshot;
 
-/// Lets every other thread of the machine run before this one: one that decides or publishes takes
-/// its core at once, and not when its slice has ended.
+/// Leaves ten times its share to any other thread of the machine, for work of seconds. Where all
+/// cores are busy it goes on by a tenth of one: less would be never.
 pub(crate) fn give_way() {
     // Elsewhere it would be the whole process.
+    #[cfg(target_os = "linux")]
+    if let Err(e) = rustix::process::nice(10) {
+        tracing::debug!("a thread keeps its priority: {e}");
+    }
+}
+
+/// Lets every other thread of the machine run before this one: one that decides or publishes takes
+/// its core at once, and not when its slice has ended. Where all cores are busy, a millisecond of
+/// work may wait for a tenth of a second, and work of seconds for ever.
+fn give_way_entirely() {
     #[cfg(target_os = "linux")]
     {
         use std::sync::Once;
@@ -20,15 +30,13 @@ pub(crate) fn give_way() {
             SAID.call_once(|| {
                 tracing::warn!("threads that can wait give way by their nice value alone: {e}");
             });
-            if let Err(e) = rustix::process::nice(10) {
-                tracing::debug!("a thread keeps its priority: {e}");
-            }
+            give_way();
         }
     }
 }
 
-/// Does something that can wait on a thread of its own that gives way; what it gave, or an error
-/// where it ended without.
+/// Does something short that can wait on a thread of its own that gives way; what it gave, or an
+/// error where it ended without.
 ///
 /// # Errors
 /// No thread can be started.
@@ -39,7 +47,7 @@ pub(crate) fn aside<T: Send + 'static>(
     let (done, found) = oneshot::channel();
     std::thread::Builder::new().name(name.into()).spawn(move || {
         go_home();
-        give_way();
+        give_way_entirely();
         // Nobody may wait for it any more.
         let _ = done.send(work());
     })?;
@@ -173,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn what_gives_way_is_idle_and_what_leaves_is_where_it_was() {
+    fn what_is_done_aside_is_idle_and_what_leaves_is_where_it_was() {
         note_home();
         let home = sched_getaffinity(None).expect("cores");
         let first = (0..Placement::CORES_MAX).find(|&c| home.is_set(c)).expect("a core");
@@ -195,6 +203,11 @@ mod tests {
                 assert_eq!(nice, 0);
                 placement.leave();
                 assert!(sched_getaffinity(None).expect("cores") == home);
+                // Work of seconds gets a turn, however busy the machine is.
+                give_way();
+                assert!(is(NormalThreadSchedulePolicy::Other));
+                let nice = rustix::process::getpriority_process(None).expect("a nice value");
+                assert_eq!(nice, 10);
             });
         });
     }

@@ -1,5 +1,9 @@
 //! The daemon's main job over real sockets.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+
 use futures_util::StreamExt;
 use regimed::internals::wire::exchange_reply::Reply;
 use regimed::internals::wire::ingest_client::IngestClient;
@@ -78,6 +82,48 @@ async fn every_bin_is_decided_in_order_and_changes_are_events() {
     assert!(metrics.bare_spectral_radius > 0.0 && metrics.fixed_points.is_some(), "{metrics:?}");
     // Half a minute of counts was not seen.
     assert_eq!(metrics.connectivity_radius, None);
+}
+
+/// Keeps every core busy twice over until it is dropped.
+struct Busy(Arc<AtomicBool>);
+
+impl Busy {
+    fn everywhere() -> Self {
+        let over = Arc::new(AtomicBool::new(false));
+        for _ in 0..2 * std::thread::available_parallelism().map_or(1, usize::from) {
+            let over = over.clone();
+            std::thread::spawn(move || while !over.load(Ordering::Relaxed) {});
+        }
+        Self(over)
+    }
+}
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn readings_come_where_every_core_is_busy() {
+    let daemon = Daemon::start(&config("", &["rig"]));
+    let _busy = Busy::everywhere();
+    let began = Instant::now();
+    let bins = spikes(600);
+    let mut messages = (0..)
+        .zip(bins.iter().cycle())
+        .map(|(s, bin)| message("rig", s, bin))
+        .take_while(|_| began.elapsed() < PATIENCE);
+    // One after the other: what is read once is read on.
+    let mut read = Vec::new();
+    while read.len() < 4 {
+        let decision = exchange_until_metrics(&daemon, &mut messages).await;
+        let of = decision.metrics.expect("metrics").bin;
+        if read.last() != Some(&of) {
+            read.push(of);
+        }
+    }
+    println!("readings of bins {read:?} after {:.1} s", began.elapsed().as_secs_f64());
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -52,7 +52,7 @@ async fn ended(daemon: &Daemon) -> Calibration {
         if ![CalibrationState::Gathering, CalibrationState::Fitting].contains(&found.state()) {
             return found;
         }
-        // It gives way to all else that the machine does.
+        // It leaves most of the machine to all else.
         assert!(began.elapsed() < 10 * PATIENCE, "still {found:?}: {}", daemon.log());
         wait::look_again().await;
     }

@@ -136,9 +136,9 @@ def to_arrays(decisions: Iterable[decisions_pb2.Decision]) -> dict[str, np.ndarr
     found["regime"] = np.array([d.regime for d in rows], dtype=str)
     found["regime_names"] = np.array(names, dtype=str)
     for name in ("posterior", "embedding_mean", "embedding_sd", "latent"):
-        found[name] = np.array([list(getattr(d, name)) for d in rows], np.float32).reshape(
-            len(rows), -1
-        )
+        width = len(getattr(rows[0], name)) if rows else 0
+        two = np.array([list(getattr(d, name)) for d in rows], np.float32)
+        found[name] = two.reshape(len(rows), width)
     experts = [e.name for e in rows[0].experts] if rows else []
     found["expert_names"] = np.array(experts, dtype=str)
     own = [[list(e.posterior) for e in d.experts] for d in rows]
