@@ -240,7 +240,8 @@ impl FilterBank {
         let seen = counts.is_some_and(|c| self.channels.take(c));
         self.estimate.artefact = counts.is_some() && !seen;
         self.mix(simd);
-        for_each!(block of &mut self.blocks, wide of simd => block.predict(wide, &self.layout));
+        self.linearise(simd);
+        self.propagate(simd);
         self.estimate.log_likelihood = 0.0;
         let n_informing = self.channels.n_informing();
         let informed = seen && n_informing > 0;
@@ -265,7 +266,7 @@ impl FilterBank {
 
     /// Score, information and rates of the newest bin at the predictions.
     #[inline(always)]
-    pub(super) fn inform<S: Simd>(&mut self, simd: S) {
+    pub(super) fn inform_within<S: Simd>(&mut self, simd: S) {
         let layout = &self.layout;
         let Channels { counts, weight, baseline, expected, .. } = &mut self.channels;
         layout.project(counts, &mut self.projected);
@@ -284,7 +285,7 @@ impl FilterBank {
 
     /// The measurement update by what was found.
     #[inline(always)]
-    pub(super) fn correct<S: Simd>(&mut self, simd: S) {
+    pub(super) fn correct_within<S: Simd>(&mut self, simd: S) {
         let Channels { counts, weight, baseline, .. } = &self.channels;
         let bin = Bin { counts, weight, baseline, projected: &self.projected };
         for_each!(block of &mut self.blocks, wide of simd => {
@@ -294,14 +295,13 @@ impl FilterBank {
 
     /// What the channels show of themselves in a bin that informed.
     #[inline(always)]
-    pub(super) fn learn<S: Simd>(&mut self, simd: S) {
+    pub(super) fn learn_within<S: Simd>(&mut self, simd: S) {
         self.estimate.innovation_runs = self.channels.innovation_runs();
         self.channels.learn(Wide(simd));
         self.estimate.silent_channels = self.channels.n_silent() as u32;
     }
 
     /// Signs of unknown dynamics.
-    #[inline(always)]
     pub(super) fn look(&mut self, informed: bool) {
         if informed {
             self.signs.take(&Shown {
@@ -329,7 +329,7 @@ impl FilterBank {
 
     /// Subtracts the log total from all log weights and returns it.
     #[inline(always)]
-    pub(super) fn normalise<S: Simd>(&mut self, simd: S) -> f32 {
+    pub(super) fn normalise_within<S: Simd>(&mut self, simd: S) -> f32 {
         let mut top = f32::NEG_INFINITY;
         for_each!(block of &mut self.blocks, wide of simd => top = top.max(block.top(wide)));
         let mut sum = 0.0;
@@ -341,7 +341,7 @@ impl FilterBank {
 
     /// Weights, and mean and covariance of the latents over all hypotheses.
     #[inline(always)]
-    fn pool<S: Simd>(&mut self, simd: S) {
+    pub(super) fn pool_within<S: Simd>(&mut self, simd: S) {
         self.latent_mean.fill(0.0);
         self.latent_cov.fill(0.0);
         for_each!(block of &mut self.blocks, wide of simd => {
@@ -363,7 +363,7 @@ impl FilterBank {
     /// happened, and never refines its embedding; the exact mixture would be the same within that
     /// share (docs/decisions/0005).
     #[inline(always)]
-    pub(super) fn mix<S: Simd>(&mut self, simd: S) {
+    pub(super) fn mix_within<S: Simd>(&mut self, simd: S) {
         self.pool(simd);
         self.regime_weight.fill(0.0);
         for (regime, weight) in weights(&self.regime_of, &self.blocks) {
@@ -377,7 +377,7 @@ impl FilterBank {
 
     /// Distance of the embedding from what the model knows, and the novelty with it.
     #[inline(always)]
-    pub(super) fn track_novelty<S: Simd>(&mut self, simd: S) {
+    pub(super) fn track_novelty_within<S: Simd>(&mut self, simd: S) {
         let d = self.layout.embedding;
         let e = &mut self.estimate;
         let mut nearest = f32::INFINITY;
@@ -395,7 +395,7 @@ impl FilterBank {
 
     /// Label posterior and moments of the embedding and latents.
     #[inline(always)]
-    pub(super) fn summarise<S: Simd>(&mut self, simd: S) {
+    pub(super) fn summarise_within<S: Simd>(&mut self, simd: S) {
         let (rank, d) = (self.layout.rank, self.layout.embedding);
         self.pool(simd);
         let out = &mut self.estimate;

@@ -91,6 +91,37 @@ pub(super) fn unfold(triangle: &[f32], out: &mut [f32]) {
     }
 }
 
+/// Work that is compiled once for a set of vector instructions, and not wherever it is asked for:
+/// all of a bin, or of a window, in one function takes the compiler ten times as long as its parts.
+/// A closure would not do: its call is not inlined into the function that has the instructions.
+pub(crate) trait Outlined {
+    type Output;
+    fn run(self) -> Self::Output;
+}
+
+/// Does some work in a function of its own that has the vector instructions.
+#[inline(always)]
+pub(super) fn outlined<S: Simd, O: Outlined>(simd: S, work: O) -> O::Output {
+    struct Vectors<O>(O);
+
+    impl<O: Outlined> pulp::NullaryFnOnce for Vectors<O> {
+        type Output = O::Output;
+
+        #[inline(always)]
+        fn call(self) -> O::Output {
+            self.0.run()
+        }
+    }
+
+    #[inline(never)]
+    fn plain<O: Outlined>(work: O) -> O::Output {
+        work.run()
+    }
+
+    // Without vectors there are no instructions to be had, and `vectorize` is no function.
+    if S::F32_LANES == 1 { plain(work) } else { simd.vectorize(Vectors(work)) }
+}
+
 /// Arithmetic on rows. A row holds one number of each of what runs side by side.
 pub(crate) trait Arithmetic: Copy {
     type Number: Number;
@@ -126,6 +157,8 @@ pub(crate) trait Arithmetic: Copy {
     fn ln_1p(self, a: Self::Row) -> Self::Row;
     /// Lane by lane: `x` where `a < b`, else `y`.
     fn where_less(self, a: Self::Row, b: Self::Row, x: Self::Row, y: Self::Row) -> Self::Row;
+    /// Does some work in a function of its own that has the vector instructions.
+    fn outlined<O: Outlined>(self, work: O) -> O::Output;
     /// Over all lanes.
     fn sum(self, a: Self::Row) -> Self::Number;
     fn largest(self, a: Self::Row) -> Self::Number;
@@ -324,6 +357,11 @@ impl<S: Simd, const G: usize> Arithmetic for Wide<S, G> {
     #[inline(always)]
     fn width(self) -> usize {
         G * S::F32_LANES
+    }
+
+    #[inline(always)]
+    fn outlined<O: Outlined>(self, work: O) -> O::Output {
+        outlined(self.0, work)
     }
 
     #[inline(always)]

@@ -4,7 +4,7 @@ use pulp::{Simd, WithSimd};
 
 use super::FilterBank;
 use super::bank::for_each;
-use super::lanes::Wide;
+use super::lanes::{Outlined, Wide, outlined};
 
 /// A part of a bin's work.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -48,6 +48,48 @@ impl FilterBank {
     }
 }
 
+/// Parts of a bin, each a function of its own for each set of vector instructions.
+macro_rules! parts {
+    ($($part:ident, $method:ident($bank:ident, $simd:ident) -> $output:ty $does:block)*) => {
+        impl FilterBank {$(
+            #[inline(always)]
+            pub(super) fn $method<S: Simd>(&mut self, simd: S) -> $output {
+                outlined(simd, $part(self, simd))
+            }
+        )*}
+        $(
+            struct $part<'a, S>(&'a mut FilterBank, S);
+
+            impl<S: Simd> Outlined for $part<'_, S> {
+                type Output = $output;
+
+                #[inline(always)]
+                fn run(self) -> $output {
+                    let Self($bank, $simd) = self;
+                    $does
+                }
+            }
+        )*
+    };
+}
+
+parts! {
+    Mixing, mix(bank, simd) -> () { bank.mix_within(simd) }
+    Transition, linearise(bank, simd) -> () {
+        for_each!(block of &mut bank.blocks, wide of simd => block.linearise(wide, &bank.layout));
+    }
+    Propagation, propagate(bank, simd) -> () {
+        for_each!(block of &mut bank.blocks, wide of simd => block.propagate(wide, &bank.layout));
+    }
+    Pooling, pool(bank, simd) -> () { bank.pool_within(simd) }
+    Information, inform(bank, simd) -> () { bank.inform_within(simd) }
+    Update, correct(bank, simd) -> () { bank.correct_within(simd) }
+    Normalising, normalise(bank, simd) -> f32 { bank.normalise_within(simd) }
+    Summary, summarise(bank, simd) -> () { bank.summarise_within(simd) }
+    Novelty, track_novelty(bank, simd) -> () { bank.track_novelty_within(simd) }
+    Learning, learn(bank, simd) -> () { bank.learn_within(simd) }
+}
+
 struct RunStage<'a> {
     bank: &'a mut FilterBank,
     stage: Stage,
@@ -59,15 +101,10 @@ impl WithSimd for RunStage<'_> {
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
         let bank = self.bank;
-        let layout = &bank.layout;
         match self.stage {
             Stage::Mixing => bank.mix(simd),
-            Stage::Transition => {
-                for_each!(block of &mut bank.blocks, wide of simd => block.linearise(wide, layout));
-            }
-            Stage::Propagation => {
-                for_each!(block of &mut bank.blocks, wide of simd => block.propagate(wide, layout));
-            }
+            Stage::Transition => bank.linearise(simd),
+            Stage::Propagation => bank.propagate(simd),
             Stage::Information => bank.inform(simd),
             Stage::Update => bank.correct(simd),
             Stage::Summary => {

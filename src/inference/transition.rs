@@ -7,13 +7,6 @@ use super::lanes::{Arithmetic, Row, TILE, Wide, triangle};
 use super::layout::Layout;
 
 impl Block {
-    /// Time update: mean and covariance one bin ahead.
-    #[inline(always)]
-    pub(super) fn predict<S: Simd, const G: usize>(&mut self, wide: Wide<S, G>, l: &Layout) {
-        self.linearise(wide, l);
-        self.propagate(wide, l);
-    }
-
     /// The mean's step, and its Jacobian with respect to latents and embedding in
     /// `scratch.transition`.
     ///

@@ -4,7 +4,7 @@ use super::algebra::{axpy, slope};
 use super::factors::Factors;
 use super::pass::Pass;
 use super::sums::Sums;
-use crate::inference::lanes::{Arithmetic, Lanes, Number, Rows};
+use crate::inference::lanes::{Arithmetic, Lanes, Number, Outlined, Rows};
 
 /// What a step's adjoint needs.
 pub(super) struct StepRecord<'a, R> {
@@ -46,10 +46,27 @@ pub(super) struct Gathered<'a, T> {
     pub(super) step: &'a mut StepScratch<T>,
 }
 
+/// [`Pass::pull_step`].
+struct Pull<'a, 'p, 'g, W: Arithmetic> {
+    pass: &'a Pass<'p, W>,
+    at: &'a StepRecord<'a, W::Row>,
+    next_bar: Rows<'a, W>,
+    transition_bar: Option<(Rows<'a, W>, Rows<'a, W>)>,
+    to: &'a mut Gathered<'g, W::Number>,
+}
+
+impl<W: Arithmetic> Outlined for Pull<'_, '_, '_, W> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run(self) {
+        self.pass.pull(self);
+    }
+}
+
 impl<T: Number, W: Arithmetic<Number = T>> Pass<'_, W> {
     /// Adjoint of the step and, where its adjoint is given, of the transition matrix; leaves the
     /// adjoint of the mean before in `to.step.before_bar`.
-    #[inline(always)]
     pub(super) fn pull_step(
         &self,
         at: &StepRecord<'_, W::Row>,
@@ -57,6 +74,13 @@ impl<T: Number, W: Arithmetic<Number = T>> Pass<'_, W> {
         transition_bar: Option<(Rows<'_, W>, Rows<'_, W>)>,
         to: &mut Gathered<'_, T>,
     ) {
+        let pass = self;
+        self.wide.outlined(Pull { pass, at, next_bar, transition_bar, to });
+    }
+
+    #[inline(always)]
+    fn pull(&self, of: Pull<'_, '_, '_, W>) {
+        let Pull { at, next_bar, transition_bar, to, .. } = of;
         let (wide, rank, units, a) = (self.wide, self.shape.rank, self.shape.units, self.leak());
         let (leak, kept) = (wide.splat(a), wide.splat(T::one() - a));
         let mut leak_bar = wide.rows(&to.sums.leak)[0];

@@ -10,7 +10,7 @@ use super::pass::{Pass, WindowGradient};
 use super::stretch::Weighted;
 use super::sums::Sums;
 use super::tapes::{Sizes, Tapes};
-use crate::inference::lanes::{Arithmetic, Lanes, Number, Rows};
+use crate::inference::lanes::{Arithmetic, Lanes, Number, Outlined, Rows};
 
 /// The adjoint of a filtered state, and what a backward pass works in.
 #[derive(Debug)]
@@ -89,11 +89,30 @@ pub(crate) struct Pulls<'a, T> {
     pub(super) state: Option<(&'a [usize], &'a [T], &'a [T])>,
 }
 
+/// [`Pass::backward`].
+struct Backward<'a, 'p, W: Arithmetic> {
+    pass: &'a Pass<'p, W>,
+    of: Weighted<'a, W::Number>,
+    tapes: &'a Tapes<W::Number>,
+    pulls: Pulls<'a, W::Number>,
+    adjoint: &'a mut Adjoint<W::Number>,
+    /// With respect to the factors.
+    gradient: &'a mut [W::Number],
+}
+
+impl<W: Arithmetic> Outlined for Backward<'_, '_, W> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run(self) {
+        self.pass.pull_bins(self);
+    }
+}
+
 impl<T: Number, W: Arithmetic<Number = T>> Pass<'_, W> {
     /// Adds the gradient of `-(sum_t weight_t one_step_t)` and of `pulls`. `adjoint` holds the
     /// adjoint of the state after the last bin on entry, and of the state before the first bin on
     /// return.
-    #[inline(always)]
     pub(crate) fn backward(
         &self,
         of: Weighted<'_, T>,
@@ -102,11 +121,18 @@ impl<T: Number, W: Arithmetic<Number = T>> Pass<'_, W> {
         adjoint: &mut Adjoint<T>,
         g: &mut WindowGradient<'_, T>,
     ) {
+        let (pass, gradient) = (self, &mut *g.factors);
+        self.wide.outlined(Backward { pass, of, tapes, pulls, adjoint, gradient });
+    }
+
+    #[inline(always)]
+    fn pull_bins(&self, work: Backward<'_, '_, W>) {
+        let Backward { of, tapes, pulls, adjoint, gradient, .. } = work;
         let (wide, rank) = (self.wide, self.shape.rank);
         let row = rank * wide.width();
         for t in (0..tapes.bins()).rev() {
             let factor = |lane: usize| of.stretch.factor(lane, t);
-            adjoint.factors.turn(self.factors, factor, Some(&mut *g.factors));
+            adjoint.factors.turn(self.factors, factor, Some(&mut *gradient));
             pull_state(pulls, t + 1, adjoint);
             if !pulls.means.is_empty() {
                 let pulled = &pulls.means[t * row..(t + 1) * row];

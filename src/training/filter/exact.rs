@@ -1,6 +1,6 @@
 //! Three windows side by side in `f64`, for checks by finite differences.
 
-use crate::inference::lanes::Arithmetic;
+use crate::inference::lanes::{Arithmetic, Outlined};
 
 pub(super) const LANES: usize = 3;
 
@@ -71,6 +71,9 @@ impl Arithmetic for Exact {
     }
     fn where_less(self, a: Row, b: Row, x: Row, y: Row) -> Row {
         each(|l| if a[l] < b[l] { x[l] } else { y[l] })
+    }
+    fn outlined<O: Outlined>(self, work: O) -> O::Output {
+        work.run()
     }
     fn sum(self, a: Row) -> f64 {
         a.iter().sum()

@@ -10,7 +10,7 @@ use super::factors::Factors;
 use super::pass::{Pass, Step};
 use super::stretch::Stretch;
 use super::tapes::{Sizes, Tapes};
-use crate::inference::lanes::{Arithmetic, Lanes, Number, Rows};
+use crate::inference::lanes::{Arithmetic, Lanes, Number, Outlined, Rows};
 use crate::inference::small::{add_and_factor, cholesky, times_root, whiten};
 use crate::inference::{HALVINGS, STEP_LOSS_MAX};
 
@@ -78,6 +78,25 @@ impl<T: Number> ForwardScratch<T> {
     }
 }
 
+/// [`Pass::forward`].
+struct Forward<'a, 'p, W: Arithmetic> {
+    pass: &'a Pass<'p, W>,
+    stretch: &'a Stretch<'a, W::Number>,
+    start: Start<'a, W::Number>,
+    scored_from: usize,
+    tapes: &'a mut Tapes<W::Number>,
+    scratch: &'a mut ForwardScratch<W::Number>,
+}
+
+impl<W: Arithmetic> Outlined for Forward<'_, '_, W> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run(self) {
+        self.pass.filter_bins(self);
+    }
+}
+
 impl<T: Number, W: Arithmetic<Number = T>> Pass<'_, W> {
     /// Variance that latent `r` gains where factors are entered by a jump.
     pub(super) fn entry_variance(&self, r: usize) -> T {
@@ -102,7 +121,6 @@ impl<T: Number, W: Arithmetic<Number = T>> Pass<'_, W> {
     }
 
     /// Filters a stretch; bins from `scored_from` on are scored.
-    #[inline(always)]
     pub(crate) fn forward(
         &self,
         stretch: &Stretch<'_, T>,
@@ -111,6 +129,13 @@ impl<T: Number, W: Arithmetic<Number = T>> Pass<'_, W> {
         tapes: &mut Tapes<T>,
         scratch: &mut ForwardScratch<T>,
     ) {
+        let pass = self;
+        self.wide.outlined(Forward { pass, stretch, start, scored_from, tapes, scratch });
+    }
+
+    #[inline(always)]
+    fn filter_bins(&self, of: Forward<'_, '_, W>) {
+        let Forward { stretch, start, scored_from, tapes, scratch, .. } = of;
         let (wide, rank) = (self.wide, self.shape.rank);
         tapes.begin(stretch.bins());
         match start {
