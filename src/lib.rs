@@ -44,6 +44,7 @@ mod files;
 pub(crate) mod journal;
 pub(crate) mod security;
 mod sync;
+mod tasks;
 pub(crate) mod telemetry;
 pub(crate) mod wire;
 

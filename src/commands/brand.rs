@@ -12,6 +12,7 @@ use crate::daemon::Daemon;
 use crate::platform::Signals;
 use crate::rigs::brand::fields;
 use crate::rigs::redis::{Connection, newest};
+use crate::tasks;
 use crate::{config, telemetry};
 
 /// Stream in which the graph lies.
@@ -83,7 +84,7 @@ impl Flags {
 pub fn run(args: &BrandArgs) -> Result<()> {
     let flags = Flags::parse(&args.flags)?;
     telemetry::log_to_stderr()?;
-    runtime()?.block_on(node(&flags))
+    tasks::block_on(&runtime()?, node(&flags))
 }
 
 async fn node(flags: &Flags) -> Result<()> {

@@ -19,6 +19,7 @@ use crate::bus::ModelSource;
 use crate::checkpoint;
 use crate::config::{Config, SessionConfig};
 use crate::daemon::{Daemon, Endpoints};
+use crate::tasks;
 use crate::teacher::{Animal, AnimalSettings, Dwell, REGIME_NAMES, Regime, Simulation};
 use crate::wire::regimes_client::RegimesClient;
 use crate::wire::{Counts, DecisionUpdate, SubscribeDecisionsRequest, SubscribeEventsRequest};
@@ -52,7 +53,7 @@ pub struct DemoArgs {
 /// # Errors
 /// Where no port is free, or the built-in model was damaged.
 pub fn run(args: &DemoArgs) -> Result<()> {
-    runtime()?.block_on(demo(args))
+    tasks::block_on(&runtime()?, demo(args))
 }
 
 /// The usual address, or any port where that one is taken.
@@ -106,7 +107,7 @@ async fn demo(args: &DemoArgs) -> Result<()> {
     let mut board = Scoreboard::new(model.regime_names.clone(), model.bin_width_s);
     let (sent, mut noted) = mpsc::unbounded_channel();
     let going = Arc::new(AtomicBool::new(true));
-    let rig = tokio::spawn(rig(pull, args.seed, model.regime_names, sent, going.clone()));
+    let rig = tasks::spawn(rig(pull, args.seed, model.regime_names, sent, going.clone()));
     let mut tick = tokio::time::interval(Duration::from_millis(50));
     let end = tokio::time::Instant::now() + args.for_time.unwrap_or(Duration::from_secs(1 << 31));
     loop {

@@ -9,6 +9,7 @@ use zeromq::{PushSocket, Socket, SocketSend};
 use prost::Message;
 
 use super::access::AccessArgs;
+use crate::tasks;
 use crate::wire::ingest_client::IngestClient;
 use crate::wire::{Counts, IngestSummary};
 
@@ -43,7 +44,7 @@ impl Sender {
         let stream = futures_util::stream::unfold(receiver, |mut receiver| async {
             receiver.recv().await.map(|m: Counts| (m, receiver))
         });
-        let summary = tokio::spawn(async move {
+        let summary = tasks::spawn(async move {
             client.send_counts(stream).await.map(tonic::Response::into_inner)
         });
         Ok(Self::Grpc { messages, summary })

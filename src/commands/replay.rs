@@ -16,6 +16,7 @@ use super::scoreboard::{Scoreboard, Sent};
 use super::serve::runtime;
 use crate::recording::{Recording, Trial};
 use crate::rigs::replay::SPEED_MIN;
+use crate::tasks;
 use crate::wire::regimes_client::RegimesClient;
 use crate::wire::{
     Counts, Decision, DecisionUpdate, ListSessionsRequest, SubscribeDecisionsRequest,
@@ -66,7 +67,7 @@ pub fn run(args: &ReplayArgs) -> Result<()> {
         bail!("--speed: expected from {SPEED_MIN} to 1000000, found {}", args.speed);
     }
     let recording = args.recordings.read(&args.file)?;
-    runtime()?.block_on(replay(args, &recording))
+    tasks::block_on(&runtime()?, replay(args, &recording))
 }
 
 async fn replay(args: &ReplayArgs, recording: &Recording) -> Result<()> {
@@ -185,7 +186,7 @@ async fn listen(
         None => None,
     };
     let judge = Judge { board, names, played, regimes, file, decisions, noted };
-    Ok((notes, tokio::spawn(judge.run())))
+    Ok((notes, tasks::spawn(judge.run())))
 }
 
 /// Compares the daemon's decisions with what was played.

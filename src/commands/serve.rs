@@ -8,6 +8,7 @@ use anyhow::{Context, Result};
 use crate::config::RuntimeConfig;
 use crate::daemon::{Daemon, access, check_source, check_triggers, plan};
 use crate::platform::{self, Signals};
+use crate::tasks;
 use crate::{config, telemetry};
 
 /// Time for unfinished work when everything is stopped.
@@ -58,7 +59,7 @@ pub fn run(args: &ServeArgs) -> Result<()> {
     }
     telemetry::log_to_stderr()?;
     let runtime = runtime_of(&config.runtime)?;
-    let ended = runtime.block_on(async {
+    let ended = tasks::block_on(&runtime, async {
         let mut signals = Signals::new().context("cannot listen for signals")?;
         let daemon = tokio::select! {
             daemon = Daemon::start(config) => daemon?,

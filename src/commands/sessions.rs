@@ -7,6 +7,7 @@ use clap::Subcommand;
 
 use super::access::AccessArgs;
 use super::serve::runtime;
+use crate::tasks;
 use crate::wire::control_client::ControlClient;
 use crate::wire::regimes_client::RegimesClient;
 use crate::wire::{
@@ -114,7 +115,7 @@ pub enum Action {
 /// # Errors
 /// No daemon there, or what the daemon refuses.
 pub fn run(args: &SessionsArgs) -> Result<()> {
-    runtime()?.block_on(act(args))
+    tasks::block_on(&runtime()?, act(args))
 }
 
 async fn act(args: &SessionsArgs) -> Result<()> {

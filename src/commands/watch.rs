@@ -10,6 +10,7 @@ use tokio::sync::mpsc;
 use super::access::{AccessArgs, Connection};
 use super::picture::{Picture, json_line};
 use super::serve::runtime;
+use crate::tasks;
 use crate::wire::regimes_client::RegimesClient;
 use crate::wire::{
     Decision, Event, ListSessionsRequest, Session, SubscribeDecisionsRequest,
@@ -89,7 +90,7 @@ pub(crate) fn duration(text: &str) -> Result<Duration, DurationError> {
 /// # Errors
 /// No daemon there at first, or no such session.
 pub fn run(args: &WatchArgs) -> Result<()> {
-    runtime()?.block_on(watch(args))
+    tasks::block_on(&runtime()?, watch(args))
 }
 
 /// An update from the daemon.
@@ -131,7 +132,7 @@ impl Listener {
             let _ = self.send(Received::Session(Box::new(session.clone()))).await;
             let after = session.last_event_sequence.saturating_sub(EVENTS_BEFORE);
             let (client, received) = (self.client.clone(), self.received.clone());
-            tokio::spawn(events(client, name.clone(), after, received));
+            tasks::spawn(events(client, name.clone(), after, received));
         }
         Ok(listed.sessions.into_iter().map(|s| s.name).collect())
     }
@@ -238,7 +239,7 @@ async fn watch(args: &WatchArgs) -> Result<()> {
     if let Some(name) = args.session.as_ref().filter(|name| !names.contains(name)) {
         bail!("expected one of the sessions {}, found '{name}'", names.join(", "));
     }
-    let listening = tokio::spawn(listener.listen());
+    let listening = tasks::spawn(listener.listen());
     let end = args.for_time.map(|t| tokio::time::Instant::now() + t);
     let over = async {
         match end {

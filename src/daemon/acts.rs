@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::sessions::Sessions;
+use crate::tasks;
 use crate::wire::{AnnotateRequest, SwapModelRequest};
 
 /// Where the page says what is to be done.
@@ -35,7 +36,7 @@ where
     F: Future<Output = anyhow::Result<T>> + Send + 'static,
     T: Serialize + Send + 'static,
 {
-    let (code, body) = match tokio::spawn(act).await {
+    let (code, body) = match tasks::spawn(act).await {
         Ok(Ok(answer)) => (StatusCode::OK, json!({ key: answer })),
         Ok(Err(e)) => (StatusCode::BAD_REQUEST, json!({ "error": format!("{e:#}") })),
         Err(_) => {

@@ -14,6 +14,7 @@ use crate::recording::Recording;
 use crate::rigs::lsl;
 use crate::rigs::replay::Player;
 use crate::rigs::{blackrock, brand, intan, open_ephys, redis, replay};
+use crate::tasks;
 
 /// The session's table with the rig's channel names in the order of the readout. Only names
 /// identify channels: an order that was learned from which channel fired first fits the readout
@@ -212,14 +213,14 @@ pub(super) fn attach(
         sources.extend(read(source, entrance, prepared, syncs));
     }
     if let Some(settings) = config.redis.clone() {
-        outs.push(tokio::spawn(redis::out::run(session.clone(), settings)));
+        outs.push(tasks::spawn(redis::out::run(session.clone(), settings)));
     }
     #[cfg(feature = "lsl")]
     if let Some(settings) = config.notes.clone() {
-        sources.push(tokio::spawn(lsl::notes::run(settings, session.clone())));
+        sources.push(tasks::spawn(lsl::notes::run(settings, session.clone())));
     }
     let assembly = session.assembly.clone();
-    sources.push(tokio::spawn(async move { assembly.keep_closing().await }));
+    sources.push(tasks::spawn(async move { assembly.keep_closing().await }));
     (sources, outs)
 }
 
@@ -234,19 +235,19 @@ fn beside(
     match source {
         SourceConfig::OpenEphys(settings) => {
             if let Some(marks) = settings.network_events.clone() {
-                sources.push(tokio::spawn(open_ephys::network_events::run(session.clone(), marks)));
+                sources.push(tasks::spawn(open_ephys::network_events::run(session.clone(), marks)));
             }
         }
         SourceConfig::Brand(settings) => {
             if let Some(stream) = settings.output_stream.clone() {
                 let (url, syncs) = (settings.url.clone(), syncs.clone());
-                outs.push(tokio::spawn(brand::out::run(session.clone(), url, stream, syncs)));
+                outs.push(tasks::spawn(brand::out::run(session.clone(), url, stream, syncs)));
             }
         }
         #[cfg(feature = "lsl")]
         SourceConfig::Lsl(settings) if settings.outlets => {
             let (listen, lsl_session) = (settings.listen, settings.session_id.clone());
-            outs.push(tokio::spawn(lsl::outlets::run(session.clone(), listen, lsl_session)));
+            outs.push(tasks::spawn(lsl::outlets::run(session.clone(), listen, lsl_session)));
         }
         _ => {}
     }
@@ -262,19 +263,19 @@ pub(super) fn read(
     let status = prepared.status?;
     Some(match source.clone() {
         SourceConfig::OpenEphys(settings) => {
-            tokio::spawn(open_ephys::run(settings, assembly, status))
+            tasks::spawn(open_ephys::run(settings, assembly, status))
         }
-        SourceConfig::Brand(settings) => tokio::spawn(brand::run(settings, port, syncs, status)),
+        SourceConfig::Brand(settings) => tasks::spawn(brand::run(settings, port, syncs, status)),
         SourceConfig::Blackrock(settings) => {
-            tokio::spawn(blackrock::run(settings, prepared.packets, assembly, status))
+            tasks::spawn(blackrock::run(settings, prepared.packets, assembly, status))
         }
-        SourceConfig::Intan(settings) => tokio::spawn(intan::run(settings, assembly, status)),
+        SourceConfig::Intan(settings) => tasks::spawn(intan::run(settings, assembly, status)),
         SourceConfig::Replay(settings) => {
             let (recording, seek) = (prepared.recording?, prepared.seek?);
-            tokio::spawn(Player { recording, settings, port, seek, status }.run())
+            tasks::spawn(Player { recording, settings, port, seek, status }.run())
         }
         #[cfg(feature = "lsl")]
-        SourceConfig::Lsl(settings) => tokio::spawn(lsl::run(settings, port, status)),
+        SourceConfig::Lsl(settings) => tasks::spawn(lsl::run(settings, port, status)),
     })
 }
 

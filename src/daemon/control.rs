@@ -7,6 +7,7 @@ use std::sync::Arc;
 use tonic::{Request, Response, Status};
 
 use super::sessions::Sessions;
+use crate::tasks;
 use crate::wire::control_server::Control;
 use crate::wire::{
     AnnotateRequest, Annotation, ArmTriggersRequest, PauseSessionRequest, ResumeSessionRequest,
@@ -21,7 +22,7 @@ where
     F: Future<Output = anyhow::Result<T>> + Send + 'static,
     T: Send + 'static,
 {
-    match tokio::spawn(call).await {
+    match tasks::spawn(call).await {
         Ok(Ok(session)) => Ok(Response::new(session)),
         Ok(Err(e)) => Err(Status::failed_precondition(format!("{e:#}"))),
         Err(_) => Err(Status::unavailable("the daemon is shutting down")),

@@ -11,6 +11,7 @@ use tokio::task::JoinHandle;
 use crate::bus::{Condition, Registry};
 use crate::config::Config;
 use crate::security::{Role, Tls, TlsFiles, Tokens};
+use crate::tasks;
 
 /// Interval at which files are read again.
 const REREAD_EVERY: Duration = Duration::from_secs(1);
@@ -66,7 +67,7 @@ impl Access {
         let problems = Arc::new(Problems { registry: registry.clone(), by_file: Mutex::default() });
         let one = |(number, reread): (usize, Reread)| {
             let (problems, asked) = (problems.clone(), asked.clone());
-            tokio::spawn(async move {
+            tasks::spawn(async move {
                 loop {
                     let _ = tokio::time::timeout(REREAD_EVERY, asked.notified()).await;
                     let reread = reread.clone();

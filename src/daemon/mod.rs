@@ -37,6 +37,7 @@ use crate::bus::{Condition, Conditions, Intake, Registry, Stranger};
 use crate::config::{Config, Supervision};
 use crate::journal::Journal;
 use crate::platform::Notifier;
+use crate::tasks;
 use crate::telemetry;
 use crate::wire::DaemonStopped;
 use crate::wire::journal_record::What;
@@ -82,7 +83,7 @@ fn supervise(registry: Arc<Registry>, journal: Option<Arc<Journal>>) -> (Notifie
     let supervision = Supervision::from_environment();
     let notifier = Notifier::new(supervision.notify_socket.as_deref());
     let supervisor = Supervisor { registry, journal, supervision };
-    (notifier, tokio::spawn(supervisor.run()))
+    (notifier, tasks::spawn(supervisor.run()))
 }
 
 impl Daemon {

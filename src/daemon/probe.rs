@@ -9,6 +9,7 @@ use super::attach;
 use crate::config::SessionConfig;
 use crate::intake::{Assembly, Header, Kind, MASKED, Port, PortSettings, Seen};
 use crate::rigs::brand;
+use crate::tasks;
 
 /// Interval of looks at what came.
 const LOOK_EVERY: Duration = Duration::from_millis(5);
@@ -95,7 +96,7 @@ pub(crate) async fn probe(
     let status = prepared.status.clone();
     let syncs = Arc::new(brand::Syncs::default());
     let reading = attach::read(source, (port.clone(), assembly.clone()), prepared, syncs);
-    let closing = tokio::spawn(async move { assembly.keep_closing().await });
+    let closing = tasks::spawn(async move { assembly.keep_closing().await });
     let mut probed = Probed { spikes: vec![0; n_channels], ..Probed::default() };
     let mut counts = vec![0; n_channels];
     let until = tokio::time::Instant::now() + time;

@@ -27,6 +27,7 @@ use crate::bus::{Intake, Registry};
 use crate::config::Config;
 use crate::platform::LocalListener;
 use crate::security::{Admission, Guarded, InFlight, Listening, admit, admit_unix};
+use crate::tasks;
 use crate::telemetry::Series;
 use crate::wire;
 use crate::wire::control_server::ControlServer;
@@ -83,7 +84,7 @@ impl Ports<'_> {
         let publisher = Publisher::bind(&format!("ipc://{}", gate.behind.display()))
             .await
             .context("ZeroMQ out: cannot listen behind the gate")?;
-        tasks.extend(listeners.into_iter().map(|l| tokio::spawn(gate.clone().serve(l))));
+        tasks.extend(listeners.into_iter().map(|l| tasks::spawn(gate.clone().serve(l))));
         Ok(Some(publisher))
     }
 
@@ -100,12 +101,12 @@ impl Ports<'_> {
             let socket = counts::bind_pull(&format!("ipc://{}", gate.behind.display()))
                 .await
                 .context("ZeroMQ in: cannot listen behind the gate")?;
-            tasks.push(tokio::spawn(counts::receive(socket, intake.clone(), bytes_max)));
-            tasks.extend(listeners.into_iter().map(|l| tokio::spawn(gate.clone().serve(l))));
+            tasks.push(tasks::spawn(counts::receive(socket, intake.clone(), bytes_max)));
+            tasks.extend(listeners.into_iter().map(|l| tasks::spawn(gate.clone().serve(l))));
         }
         for endpoint in &self.config.zeromq_subscribe {
             let task = counts::subscribe(endpoint.clone(), intake.clone(), bytes_max);
-            tasks.push(tokio::spawn(task));
+            tasks.push(tasks::spawn(task));
         }
         Ok(())
     }
@@ -125,14 +126,14 @@ impl Ports<'_> {
             let incoming =
                 admit(listener, Listening { admission: self.admission(), tls, http1: false })?;
             let (router, end) = (router.clone(), closed(registry.clone()));
-            servers.push(tokio::spawn(async move {
+            servers.push(tasks::spawn(async move {
                 log_end(router.serve_with_incoming_shutdown(incoming, end).await);
             }));
         }
         if let Some(listener) = unix {
             let incoming = admit_unix(listener, self.admission());
             let end = closed(registry);
-            servers.push(tokio::spawn(async move {
+            servers.push(tasks::spawn(async move {
                 log_end(router.serve_with_incoming_shutdown(incoming, end).await);
             }));
         }
@@ -199,12 +200,12 @@ impl Ports<'_> {
         let tls = self.access.http_tls.clone();
         let incoming =
             admit(listener, Listening { admission: self.admission(), tls, http1: true })?;
-        tasks.push(tokio::spawn(async move {
+        tasks.push(tasks::spawn(async move {
             if let Err(e) = axum::serve(incoming, routes).await {
                 tracing::error!("HTTP server: {e}");
             }
         }));
-        tasks.push(tokio::spawn(async move {
+        tasks.push(tasks::spawn(async move {
             loop {
                 tokio::time::sleep(UPKEEP_EVERY).await;
                 let metrics = metrics.clone();

@@ -21,6 +21,7 @@ use crate::bus::{
 };
 use crate::config::{Config, SessionConfig};
 use crate::intake::{Assembly, Outlet, Port, PortSettings};
+use crate::tasks;
 use crate::triggers::{Settings as Trigger, Watch, Worker};
 
 /// Outcomes that wait for the publishing task at most; the thread waits for it beyond that.
@@ -93,10 +94,10 @@ pub(super) fn start(
     let (sources, mut outs) = attach::attach(&asked, &session, prepared);
     outs.extend(workers.into_iter().map(Worker::start));
     if let (Some(slot), Some(keeping)) = (slot, keeping) {
-        outs.push(tokio::spawn(resume::keep(slot, session.clone(), keeping.folder)));
+        outs.push(tasks::spawn(resume::keep(slot, session.clone(), keeping.folder)));
     }
     if let Some((log, every)) = shared.decisions.clone() {
-        outs.push(tokio::spawn(recorder::run(session.clone(), log, every)));
+        outs.push(tasks::spawn(recorder::run(session.clone(), log, every)));
     }
     let parts = PublishingParts { fetching, probe, metrics_hz: config.metrics_hz };
     let publishing = publish(&session, &plan, parts, shared);
@@ -227,10 +228,10 @@ fn publish(
         topics: Topics::new(&plan.session),
         publisher: shared.publisher.clone(),
     };
-    let announcing = tokio::spawn(announcer.run(numbered));
+    let announcing = tasks::spawn(announcer.run(numbered));
     let task = PublishingTask::new(session.clone(), plan, parts, shared, events);
     let session = session.clone();
-    tokio::spawn(async move {
+    tasks::spawn(async move {
         task.run().await;
         // The task has dropped its end of the channel: the announcer ends when it has announced
         // what waits there.

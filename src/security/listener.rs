@@ -21,6 +21,7 @@ use tonic::transport::server::Connected;
 use super::connection::{Connection, FIRST_REQUEST, Peer, Untaken};
 use super::tls::Tls;
 use crate::platform::LocalListener;
+use crate::tasks;
 use crate::telemetry;
 
 /// A connection without a byte for this long after connecting is cut.
@@ -369,7 +370,7 @@ pub(crate) struct Listening {
 pub(crate) fn admit(listener: TcpListener, how: Listening) -> io::Result<Incoming> {
     let address = listener.local_addr()?;
     let (sender, streams) = mpsc::channel(WAITING);
-    tokio::spawn(async move {
+    tasks::spawn(async move {
         loop {
             let accepted = tokio::select! {
                 accepted = listener.accept() => accepted,
@@ -387,7 +388,7 @@ pub(crate) fn admit(listener: TcpListener, how: Listening) -> io::Result<Incomin
             // `place` has counted one that it refuses.
             let Ok(place) = how.admission.place(Some(from)) else { continue };
             let (sender, tls) = (sender.clone(), how.tls.clone());
-            tokio::spawn(async move {
+            tasks::spawn(async move {
                 let began = tokio::select! {
                     began = tokio::time::timeout(FIRST_WORD, begin(stream, tls)) => began,
                     () = place.taken() => return,
@@ -426,7 +427,7 @@ async fn begin(stream: TcpStream, tls: Option<Arc<Tls>>) -> io::Result<Box<dyn I
 #[must_use]
 pub(crate) fn admit_unix(listener: LocalListener, admission: Admission) -> Incoming {
     let (sender, streams) = mpsc::channel(WAITING);
-    tokio::spawn(async move {
+    tasks::spawn(async move {
         loop {
             let accepted = tokio::select! {
                 accepted = listener.accept() => accepted,

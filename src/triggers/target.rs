@@ -14,6 +14,7 @@ use tokio::net::TcpStream;
 use super::settings::{HttpTarget, RedisTarget, SerialTarget, Target};
 use crate::rigs::open_ephys::{self, NetworkEvents, network_events};
 use crate::rigs::redis::Connection;
+use crate::tasks;
 
 /// An act that takes longer has failed.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -167,7 +168,7 @@ async fn post(to: &HttpTarget, text: String) -> Result<(), String> {
     let handshake = hyper::client::conn::http1::handshake(TokioIo::new(connection)).await;
     let (mut sender, driver) = handshake.map_err(|e| e.to_string())?;
     // Ends with the request, or with its connection.
-    let driver = tokio::spawn(driver);
+    let driver = tasks::spawn(driver);
     let authority = uri.authority().map_or(host, |a| a.as_str());
     let path = uri.path_and_query().map_or("/", |p| p.as_str());
     let request = Request::post(path)

@@ -15,7 +15,7 @@ const FLOORS: [&[&str]; 20] = [
     &["edge", "recogniser"],
     // Ground services.
     &["platform"],
-    &["clock", "files", "sync", "wire"],
+    &["clock", "files", "sync", "tasks", "wire"],
     &["telemetry", "recording"],
     // Learning from files, and what is kept and guarded.
     &["security", "journal", "checkpoint", "training"],

@@ -13,6 +13,7 @@ use tonic::{Request, Response, Status, Streaming};
 
 use crate::bus::{Intake, Registry, Subscription, Update};
 use crate::intake::Refusal;
+use crate::tasks;
 use crate::wire::exchange_reply::Reply;
 use crate::wire::ingest_server::Ingest;
 use crate::wire::{
@@ -139,7 +140,7 @@ impl Ingest for IngestService {
     ) -> Result<Response<Self::ExchangeStream>, Status> {
         let (notes, noted) = mpsc::channel(REFUSALS_WAITING);
         let reader = Reader { intake: self.intake.clone(), registry: self.registry.clone(), notes };
-        tokio::spawn(reader.run(request.into_inner()));
+        tasks::spawn(reader.run(request.into_inner()));
         let replies = Replies {
             noted,
             subscription: None,

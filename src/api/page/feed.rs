@@ -15,6 +15,7 @@ use crate::bus::{Plan, SessionHandle, Subscription};
 use crate::intake::MASKED;
 use crate::platform;
 use crate::regime::quantile;
+use crate::tasks;
 use crate::wire::{Decision, Expert, Metrics, Session};
 
 /// Interval of frames of a session with viewers: 30 a second.
@@ -251,7 +252,7 @@ pub(super) fn start(page: &Arc<Page>) {
     let started =
         platform::aside("page", move || {
             match tokio::runtime::Builder::new_current_thread().enable_time().build() {
-                Ok(runtime) => runtime.block_on(make_frames(making)),
+                Ok(runtime) => tasks::block_on(&runtime, make_frames(making)),
                 Err(e) => failed(&making, e),
             }
         });

@@ -25,6 +25,7 @@ use viewers::Viewing;
 
 use super::describe;
 use crate::bus::{EventsError, ModelSource, Resumed, SessionHandle};
+use crate::tasks;
 use crate::telemetry;
 use crate::wire::Event;
 
@@ -202,7 +203,7 @@ async fn stream(State(page): State<Arc<Page>>, Query(view): Query<View>) -> Resp
         },
     };
     let (sender, receiver) = mpsc::channel(2);
-    tokio::spawn(show(page, session, view.after, sender));
+    tasks::spawn(show(page, session, view.after, sender));
     let body = unfold(receiver, |mut receiver| async {
         let chunk = receiver.recv().await?;
         Some((Ok::<Bytes, std::convert::Infallible>(chunk), receiver))

@@ -24,6 +24,7 @@ use tokio::sync::mpsc;
 use super::frames::{Frames, Side};
 use crate::platform::{LocalListener, LocalStream};
 use crate::security::{AFTER_ERROR, Account, Admission, InFlight, Place, Untaken};
+use crate::tasks;
 use crate::telemetry;
 
 /// Time for the greeting and the READY command.
@@ -101,7 +102,7 @@ impl Gate {
                     let Ok(place) = self.admission.place(from) else { continue };
                     let address = from.map_or("a Unix socket".into(), |a| a.to_string());
                     let gate = self.clone();
-                    tokio::spawn(async move {
+                    tasks::spawn(async move {
                         if let Some(reason) = gate.connection(peer, place).await {
                             telemetry::connection_cut(reason);
                             // Port scans and health checks: not worth a warning.

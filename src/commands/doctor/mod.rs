@@ -17,6 +17,7 @@ use crate::clock::wall_ns;
 use crate::config;
 use crate::config::Config;
 use crate::daemon::{Daemon, access, check_triggers, plan};
+use crate::tasks;
 use crate::wire::regimes_client::RegimesClient;
 use crate::wire::{ListSessionsRequest, Session};
 use finding::{Finding, Level};
@@ -46,7 +47,7 @@ pub struct DoctorArgs {
 /// # Errors
 /// Something fails.
 pub fn run(args: &DoctorArgs) -> Result<()> {
-    let findings = runtime()?.block_on(examine(args));
+    let findings = tasks::block_on(&runtime()?, examine(args));
     let count = |level| findings.iter().filter(|f| f.level == level).count();
     let (failures, warnings) = (count(Level::Failure), count(Level::Warning));
     println!("{} checks, {warnings} warnings, {failures} failures", findings.len());

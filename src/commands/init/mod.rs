@@ -15,6 +15,7 @@ use crate::checkpoint;
 use crate::checkpoint::Checkpoint;
 use crate::config::{BUILTIN_MODEL, parse};
 use crate::model::Readout;
+use crate::tasks;
 use listen::{Found, listen};
 use rig::{Rig, Table, quoted};
 
@@ -85,7 +86,7 @@ pub fn run(args: &InitArgs) -> Result<()> {
     eprintln!("listening to {at} for {seconds} s ...");
     let table = Table { at: at.clone(), sample_rate_hz: args.sample_rate_hz, ..Table::default() };
     let bin_ms = model.model.bin_width_s * 1e3;
-    let mut found = runtime()?.block_on(listen(rig, table, bin_ms, args.for_time))?;
+    let mut found = tasks::block_on(&runtime()?, listen(rig, table, bin_ms, args.for_time))?;
     if found.channels == 0 {
         let why = if found.connected { "it answers, but sends nothing" } else { "nothing answers" };
         let Some(channels) = args.channels else {

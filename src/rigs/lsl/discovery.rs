@@ -11,6 +11,7 @@ use tokio::net::{UdpSocket, lookup_host};
 use super::info::StreamInfo;
 use crate::clock::monotonic_s;
 use crate::rigs::DATAGRAM_BYTES;
+use crate::tasks;
 
 /// Port of the multicast groups.
 pub(crate) const DISCOVERY_PORT: u16 = 16571;
@@ -107,7 +108,7 @@ impl Correction {
     pub(crate) fn keep(info: &StreamInfo) -> Self {
         let bits = Arc::new(AtomicU64::new(0.0f64.to_bits()));
         let (to, shared) = ((info.address, info.service_port), bits.clone());
-        let task = tokio::spawn(async move {
+        let task = tasks::spawn(async move {
             loop {
                 if let Ok(Some(seconds)) = wave(to).await {
                     shared.store(seconds.to_bits(), Ordering::Relaxed);

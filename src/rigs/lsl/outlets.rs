@@ -21,6 +21,7 @@ use crate::bus::{SessionFacts, SessionHandle, Update};
 use crate::clock::monotonic_s;
 use crate::rigs::DATAGRAM_BYTES;
 use crate::security::AFTER_ERROR;
+use crate::tasks;
 use crate::wire::Decision;
 
 /// Samples that wait for one inlet before it loses the oldest.
@@ -190,11 +191,11 @@ async fn offer(mut info: StreamInfo, labels: Vec<String>) -> io::Result<Offered>
     let samples = broadcast::Sender::new(WAITING);
     let outlet = Arc::new(Outlet { info, labels, samples: samples.clone() });
     let mut tasks = vec![
-        tokio::spawn(answer(service, outlet.clone())),
-        tokio::spawn(accept(listener, outlet.clone())),
+        tasks::spawn(answer(service, outlet.clone())),
+        tasks::spawn(accept(listener, outlet.clone())),
     ];
     match discovery_socket() {
-        Ok(socket) => tasks.push(tokio::spawn(answer(socket, outlet))),
+        Ok(socket) => tasks.push(tasks::spawn(answer(socket, outlet))),
         Err(e) => tracing::warn!("LSL: found only by known peers, not by multicast: {e}"),
     }
     Ok(Offered { samples, tasks })
@@ -273,7 +274,7 @@ async fn accept(listener: TcpListener, outlet: Arc<Outlet>) {
         match listener.accept().await {
             Ok((stream, _)) => {
                 let outlet = outlet.clone();
-                tokio::spawn(async move {
+                tasks::spawn(async move {
                     if let Err(e) = serve(stream, &outlet).await {
                         tracing::debug!("LSL: an inlet is gone: {e}");
                     }
