@@ -7,6 +7,9 @@ use std::ops::{AddAssign, Deref, DerefMut, MulAssign};
 use num_traits::{Float, Zero};
 use pulp::Simd;
 
+pub(crate) use super::outlined::Outlined;
+use super::outlined::outlined;
+
 /// Bytes of a line of the cache.
 const LINE: usize = 64;
 /// Rows that are taken at once where all of them are constants or all are sums.
@@ -89,37 +92,6 @@ pub(super) fn unfold(triangle: &[f32], out: &mut [f32]) {
             at += 1;
         }
     }
-}
-
-/// Work that is compiled once for a set of vector instructions, and not wherever it is asked for:
-/// all of a bin, or of a window, in one function takes the compiler ten times as long as its parts.
-/// A closure would not do: its call is not inlined into the function that has the instructions.
-pub(crate) trait Outlined {
-    type Output;
-    fn run(self) -> Self::Output;
-}
-
-/// Does some work in a function of its own that has the vector instructions.
-#[inline(always)]
-pub(super) fn outlined<S: Simd, O: Outlined>(simd: S, work: O) -> O::Output {
-    struct Vectors<O>(O);
-
-    impl<O: Outlined> pulp::NullaryFnOnce for Vectors<O> {
-        type Output = O::Output;
-
-        #[inline(always)]
-        fn call(self) -> O::Output {
-            self.0.run()
-        }
-    }
-
-    #[inline(never)]
-    fn plain<O: Outlined>(work: O) -> O::Output {
-        work.run()
-    }
-
-    // Without vectors there are no instructions to be had, and `vectorize` is no function.
-    if S::F32_LANES == 1 { plain(work) } else { simd.vectorize(Vectors(work)) }
 }
 
 /// Arithmetic on rows. A row holds one number of each of what runs side by side.

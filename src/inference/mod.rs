@@ -10,6 +10,7 @@ pub(crate) mod kernels;
 pub(crate) mod lanes;
 mod layout;
 mod measurement;
+mod outlined;
 mod participation;
 mod signs;
 pub(crate) mod small;

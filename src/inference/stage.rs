@@ -4,7 +4,8 @@ use pulp::{Simd, WithSimd};
 
 use super::FilterBank;
 use super::bank::for_each;
-use super::lanes::{Outlined, Wide, outlined};
+use super::lanes::Wide;
+use super::outlined::{Outlined, outlined};
 
 /// A part of a bin's work.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
