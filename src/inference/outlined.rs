@@ -3,7 +3,7 @@
 use pulp::Simd;
 
 /// Work that is compiled once for a set of vector instructions, and not wherever it is asked for:
-/// all of a bin, or of a window, in one function takes the compiler ten times as long as its parts.
+/// all of a bin, or of a window, in one function takes the compiler longer than its parts do.
 /// A closure would not do: its call is not inlined into the function that has the instructions.
 pub(crate) trait Outlined {
     type Output;
