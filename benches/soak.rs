@@ -1,12 +1,13 @@
 //! Question: does a daemon that runs for long stay as it was: flat memory, no drift of its times,
-//! and every bin accounted for? Budget: 10^8 bins; memory after the first tenth grows by at most 2
-//! MiB; the filter bank's time per bin in the last tenth is at most 1.2 times that in the first (on
-//! an idle machine); received = processed + late + rejected, and no event of the journal missing. A
-//! small model (4 channels, 2 hypotheses) in two sessions makes hours of bins pass in minutes: what
-//! could grow does so per bin, not per channel.
+//! and every bin accounted for? Budget: 10^8 bins; memory after the first tenth (and after the 1.5
+//! million bins for which what is kept fills) grows by at most 2 MiB; the filter bank's time per
+//! bin in the last tenth is at most 1.2 times that in the first (on an idle machine); received =
+//! processed + late + rejected, and no event of the journal missing. A small model (4 channels, 2
+//! hypotheses) in two sessions makes hours of bins pass in minutes: what could grow does so per
+//! bin, not per channel.
 //!
 //!     cargo bench --bench soak                      10^8 bins: about an hour on 2 cores
-//!     cargo bench --bench soak -- --bins 1000000    a short one
+//!     cargo bench --bench soak -- --bins 3000000    a short one
 
 mod support;
 
@@ -33,6 +34,9 @@ const CHANNELS: usize = 4;
 const MESSAGE: u64 = 64;
 const WINDOW: u64 = 4096;
 const GROWTH_MIB_MAX: f64 = 2.0;
+/// Until here what is kept of the newest bins (the page's curves, what late subscribers may still
+/// get, the allocator's own pools) fills, and memory grows for that reason alone.
+const FULL: f64 = 1_500_000.0;
 const DRIFT_MAX: f64 = 1.2;
 /// Samples of the curve.
 const SAMPLES: u64 = 100;
@@ -257,17 +261,24 @@ fn main() {
     })
     .expect("a journal");
     let tenth = samples.len() / 10;
-    let early = samples[tenth.min(samples.len() - 1)].mib;
-    let growth = samples.last().map_or(f64::NAN, |s| s.mib) - early;
+    let from = tenth.max(samples.partition_point(|s| s.bins < FULL));
     let mean = |part: &[Sample]| part.iter().map(|s| s.compute_us).sum::<f64>() / part.len() as f64;
     let drift = mean(&samples[samples.len() - tenth.max(1)..]) / mean(&samples[..tenth.max(1)]);
     if let Err(e) = plot(&samples) {
         eprintln!("no plot: {e}");
     }
-    println!(
-        "memory     {growth:+.2} MiB after the first tenth, budget {GROWTH_MIB_MAX}, ratio {:.2}",
-        growth / GROWTH_MIB_MAX
-    );
+    match (samples.get(from), samples.last()) {
+        (Some(early), Some(last)) if from + 1 < samples.len() => {
+            let growth = last.mib - early.mib;
+            println!(
+                "memory     {growth:+.2} MiB after {:.1} million bins, budget {GROWTH_MIB_MAX}, \
+                 ratio {:.2}",
+                early.bins / 1e6,
+                growth / GROWTH_MIB_MAX
+            );
+        }
+        _ => println!("memory     not judged: what is kept fills for {FULL} bins, of {bins} here"),
+    }
     println!(
         "time       last tenth {drift:.2} times the first, budget {DRIFT_MAX}, ratio {:.2}",
         drift / DRIFT_MAX

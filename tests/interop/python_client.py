@@ -11,6 +11,7 @@ import threading
 import grpc
 import numpy as np
 from regimed import AsyncClient, Client, RegimedError, to_arrays
+from regimed.v1 import decisions_pb2
 
 endpoint, step = sys.argv[1:3]
 spikes = np.random.default_rng(0).poisson(0.16, (600, 96))
@@ -53,6 +54,12 @@ def first():
     assert found["bin"].tolist() == list(range(300)) and heard[-1].lost == 0
     assert found["posterior"].shape == (300, len(rig.regime_names))
     assert all(len(values) == 0 for values in to_arrays([]).values())
+    # Before the first reading of the dynamics, and of nothing.
+    unread = [decisions_pb2.Decision.FromString(u.decision.SerializeToString()) for u in heard]
+    for decision in unread:
+        decision.ClearField("metrics")
+    rank = found["latent"].shape[1]
+    assert to_arrays(unread)["map_eigenvalues"].shape == (300, rank)
     assert np.allclose(found["posterior"].sum(1), 1, atol=1e-4)
     assert found["embedding_mean"].shape[1] >= 2 and found["spectral_radius"].shape == (300,)
     for convert, check in [
@@ -64,6 +71,8 @@ def first():
             import regimed
 
             assert check(getattr(regimed, convert)(u.decision for u in heard)), convert
+            assert len(getattr(regimed, convert)(unread)["spectral_radius"]) == 300, convert
+            assert len(getattr(regimed, convert)([])["spectral_radius"]) == 0, convert
         except ModuleNotFoundError as error:
             print(f"without {error.name}")
     # Refusals and errors in the daemon's own words.

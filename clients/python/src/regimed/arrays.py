@@ -153,13 +153,13 @@ def to_arrays(decisions: Iterable[decisions_pb2.Decision]) -> dict[str, np.ndarr
         else:
             values = [np.nan if m is None else _value(m, name) for m in metrics]
             found[name] = np.array(values, np.float32)
-    found["map_eigenvalues"] = _eigenvalues(metrics)
+    found["map_eigenvalues"] = _eigenvalues(metrics, found["latent"].shape[1])
     return found
 
 
-def _eigenvalues(metrics: list[Any]) -> np.ndarray:
-    width = max((len(m.map_eigenvalues) for m in metrics if m is not None), default=0)
-    found = np.full((len(metrics), width), complex(np.nan, np.nan))
+def _eigenvalues(metrics: list[Any], rank: int) -> np.ndarray:
+    """[n, R], NaN where no reading came."""
+    found = np.full((len(metrics), rank), complex(np.nan, np.nan))
     for row, m in zip(found, metrics):
         if m is not None:
             of = [complex(e.re, e.im) for e in m.map_eigenvalues]
