@@ -159,13 +159,15 @@ pub(crate) fn log_to_stderr() -> Result<()> {
             )
         }
     };
-    // A second daemon in one process keeps the first one's log.
-    let _ = tracing_subscriber::fmt()
+    let log = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(LOG.get_or_init(queue).clone())
         .with_target(false)
         .with_ansi(io::IsTerminal::is_terminal(&io::stderr()))
-        .try_init();
+        .finish();
+    // A second daemon in one process keeps the first one's log. Not `try_init`, by which records of
+    // other crates would come along: a line for every stranger's broken handshake.
+    let _ = tracing::subscriber::set_global_default(log);
     Ok(())
 }
 

@@ -406,3 +406,28 @@ fn tests_wait_for_conditions() {
     let found: Vec<_> = paths.iter().filter(sleeps).collect();
     assert!(found.is_empty(), "sleep, where `wait.rs` has what waits: {found:?}");
 }
+
+/// Every crate of the ordinary build with its features as `cargo tree` has them.
+fn built(edges: &str) -> BTreeSet<String> {
+    let found = std::process::Command::new(env!("CARGO"))
+        .args(["tree", "--locked", "--offline", "--prefix=none", "--no-dedupe", "--edges", edges])
+        .args(["--format", "{p} with {f}"])
+        .current_dir(checkout(""))
+        .output()
+        .expect("cargo runs");
+    assert!(found.status.success(), "{}", String::from_utf8_lossy(&found.stderr));
+    String::from_utf8_lossy(&found.stdout).lines().map(str::to_owned).collect()
+}
+
+#[test]
+fn tests_build_no_crate_a_second_time() {
+    // What a test alone needs may ask a crate of the program for more features; then that crate and
+    // all above it, this one too, would be compiled twice.
+    let (program, tests) = (built("normal,build"), built("normal,build,dev"));
+    assert!(program.len() > 300, "{program:?}");
+    let twice: Vec<_> = program.difference(&tests).collect();
+    assert!(
+        twice.is_empty(),
+        "with other features in tests, to be named in Cargo.toml: {twice:#?}"
+    );
+}
