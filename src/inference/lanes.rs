@@ -7,8 +7,7 @@ use std::ops::{AddAssign, Deref, DerefMut, MulAssign};
 use num_traits::{Float, Zero};
 use pulp::Simd;
 
-pub(crate) use super::outlined::Outlined;
-use super::outlined::outlined;
+use super::outlined::{Outlined, outlined};
 
 /// Bytes of a line of the cache.
 const LINE: usize = 64;

@@ -10,7 +10,7 @@ pub(crate) mod kernels;
 pub(crate) mod lanes;
 mod layout;
 mod measurement;
-mod outlined;
+pub(crate) mod outlined;
 mod participation;
 mod signs;
 pub(crate) mod small;

@@ -4,7 +4,8 @@ use super::algebra::{axpy, slope};
 use super::factors::Factors;
 use super::pass::Pass;
 use super::sums::Sums;
-use crate::inference::lanes::{Arithmetic, Lanes, Number, Outlined, Rows};
+use crate::inference::lanes::{Arithmetic, Lanes, Number, Rows};
+use crate::inference::outlined::Outlined;
 
 /// What a step's adjoint needs.
 pub(super) struct StepRecord<'a, R> {

@@ -10,7 +10,8 @@ use super::pass::{Pass, WindowGradient};
 use super::stretch::Weighted;
 use super::sums::Sums;
 use super::tapes::{Sizes, Tapes};
-use crate::inference::lanes::{Arithmetic, Lanes, Number, Outlined, Rows};
+use crate::inference::lanes::{Arithmetic, Lanes, Number, Rows};
+use crate::inference::outlined::Outlined;
 
 /// The adjoint of a filtered state, and what a backward pass works in.
 #[derive(Debug)]

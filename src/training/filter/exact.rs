@@ -1,6 +1,7 @@
 //! Three windows side by side in `f64`, for checks by finite differences.
 
-use crate::inference::lanes::{Arithmetic, Outlined};
+use crate::inference::lanes::Arithmetic;
+use crate::inference::outlined::Outlined;
 
 pub(super) const LANES: usize = 3;
 

@@ -10,7 +10,8 @@ use super::factors::Factors;
 use super::pass::{Pass, Step};
 use super::stretch::Stretch;
 use super::tapes::{Sizes, Tapes};
-use crate::inference::lanes::{Arithmetic, Lanes, Number, Outlined, Rows};
+use crate::inference::lanes::{Arithmetic, Lanes, Number, Rows};
+use crate::inference::outlined::Outlined;
 use crate::inference::small::{add_and_factor, cholesky, times_root, whiten};
 use crate::inference::{HALVINGS, STEP_LOSS_MAX};
 
